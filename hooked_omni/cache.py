@@ -1,0 +1,157 @@
+"""How a position reads the ones before it: masks, and the keys and values kept from earlier passes.
+
+Without a hook on a layer's scores or pattern, the layer uses the kernel that the Hugging Face model
+uses. With one, it materializes scores and pattern in the order of operations of Hugging Face's
+`eager_attention_forward` (transformers, `modeling_qwen2_5_omni.py`), for that layer alone.
+"""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from hooked_omni.config import DecoderConfig
+from hooked_omni.errors import HookError
+from hooked_omni.hook_point import HookPoint
+
+__all__ = ["Attends", "Causal", "KeyValueCache", "require_readable"]
+
+Heads = Float[Tensor, "batch pos head d_head"]
+Keys = Float[Tensor, "batch kv_head key d_head"]
+Scores = Float[Tensor, "batch head query key"]
+
+
+class Attends(Protocol):
+    """What an attention layer needs to know of itself to be attended with."""
+
+    layer: int
+    cfg: DecoderConfig
+    scale: float
+    num_key_value_groups: int
+    is_causal: bool
+    hook_attn_scores: HookPoint
+    hook_pattern: HookPoint
+
+
+class KeyValueCache:
+    """Keys and values of all positions so far, in one buffer a layer that never moves."""
+
+    def __init__(self, cfg: DecoderConfig, batch: int, capacity: int) -> None:
+        shape = (batch, cfg.n_key_value_heads, capacity, cfg.d_head)
+        self.length = 0
+        self.keys, self.values = (
+            [torch.empty(shape, dtype=cfg.dtype, device=cfg.device) for _ in range(cfg.n_layers)]
+            for _ in range(2)
+        )
+
+    def append(self, layer: int, k: Keys, v: Keys) -> tuple[Keys, Keys]:
+        """Store new keys and values of one layer; return all of them so far."""
+        stop = self.length + k.shape[2]
+        self.keys[layer][:, :, self.length : stop] = k
+        self.values[layer][:, :, self.length : stop] = v
+        return self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
+
+
+class Causal:
+    """One pass in which every position reads itself and the ones before it.
+
+    Attributes:
+        cos, sin: Rotary angles of the pass, `[batch, pos, d_head]`.
+        window: Absolute positions of the queries.
+        real: Which positions so far are not padding, `[batch, key]`; None if all are.
+        cache: Where keys and values are kept for later passes; None if there are none.
+    """
+
+    def __init__(
+        self,
+        cos: Float[Tensor, "batch pos d_head"],
+        sin: Float[Tensor, "batch pos d_head"],
+        window: range,
+        real: Bool[Tensor, "batch key"] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> None:
+        self.cos, self.sin = cos, sin
+        self.window, self.real, self.cache = window, real, cache
+        self._allowed: Tensor | None = None
+        self._additive: Tensor | None = None
+
+    def attend(self, attn: Attends, q: Heads, k: Heads, v: Heads) -> Heads:
+        """Weighted values of every head; fires the layer's score and pattern hooks."""
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if self.cache is not None:
+            k, v = self.cache.append(attn.layer, k, v)
+        opened = attn.hook_attn_scores.has_hooks() or attn.hook_pattern.has_hooks()
+        if attn.cfg.attn_implementation == "sdpa" and not opened:
+            mask = None if self.real is None else self.allowed()
+            return sdpa_attention_forward(
+                attn,  # pyright: ignore[reportArgumentType]  # reads two attributes of `Attends`
+                q,
+                k,
+                v,
+                mask,
+                scaling=attn.scale,
+            )[0]
+        return self._eager(attn, q, k, v)
+
+    def _eager(self, attn: Attends, q: Tensor, k: Tensor, v: Tensor) -> Heads:
+        k, v = (_repeat_heads(t, attn.num_key_value_groups) for t in (k, v))
+        masked = torch.matmul(q, k.transpose(2, 3)) * attn.scale
+        if len(self.window) > 1 or self.real is not None:
+            masked = masked + self._additive_mask(q.dtype)
+        scores = attn.hook_attn_scores(masked)
+        if scores is not masked:
+            require_readable(scores, attn.hook_attn_scores, self._real_queries())
+        pattern = torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+        pattern = attn.hook_pattern(pattern)
+        return torch.matmul(pattern, v).transpose(1, 2).contiguous()
+
+    def allowed(self) -> Bool[Tensor, "batch 1 query key"]:
+        """Which keys each query may read."""
+        if self._allowed is None:
+            query = torch.arange(self.window.start, self.window.stop, device=self.cos.device)
+            key = torch.arange(self.window.stop, device=self.cos.device)
+            self._allowed = (key <= query[:, None])[None, None]
+            if self.real is not None:
+                self._allowed = self._allowed & self.real[:, None, None, : self.window.stop]
+        return self._allowed
+
+    def _additive_mask(self, dtype: torch.dtype) -> Float[Tensor, "batch 1 query key"]:
+        if self._additive is None:
+            zero = torch.zeros((), dtype=dtype, device=self.cos.device)
+            self._additive = torch.where(self.allowed(), zero, torch.finfo(dtype).min)
+        return self._additive
+
+    def _real_queries(self) -> Bool[Tensor, "batch query"] | None:
+        return None if self.real is None else self.real[:, self.window.start : self.window.stop]
+
+
+def require_readable(
+    scores: Scores, hook: HookPoint, real: Bool[Tensor, "batch query"] | None = None
+) -> None:
+    """Refuse edited scores that leave a query with nothing to read.
+
+    With every score at the dtype's minimum the softmax is uniform over all keys, masked and future
+    ones included: a number that looks right and is not.
+
+    Raises:
+        HookError: If a real query keeps no score above the minimum.
+    """
+    empty = (scores.amax(-1) <= torch.finfo(scores.dtype).min).any(1)
+    if real is not None:
+        empty = empty & real
+    if bool(empty.any()):
+        row = int(empty.any(0).nonzero()[0])
+        raise HookError(
+            f"expected every query to keep a key to read, got none left at {hook.name!r} for "
+            f"position {hook.positions[row]}. Cut fewer keys, or leave out the first positions."
+        )
+
+
+def _repeat_heads(x: Keys, groups: int) -> Float[Tensor, "batch head key d_head"]:
+    if groups == 1:
+        return x
+    batch, kv_head, key, d_head = x.shape
+    wide = x[:, :, None].expand(batch, kv_head, groups, key, d_head)
+    return wide.reshape(batch, kv_head * groups, key, d_head)

@@ -1,0 +1,58 @@
+"""What can go wrong, as classes that callers can catch.
+
+Every message says what was expected, what came, and what to do. Each class keeps the builtin
+parent that fits it, so `except ValueError` works without knowing this package.
+"""
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "HookError",
+    "HookedOmniError",
+    "MediaError",
+    "ParityError",
+    "PromptError",
+    "ResultsError",
+    "SpanError",
+    "UnknownModelError",
+]
+
+
+class HookedOmniError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class MediaError(HookedOmniError, ValueError):
+    """A clip or sound that cannot be read exactly as asked."""
+
+
+class PromptError(HookedOmniError, ValueError):
+    """A prompt that cannot mean what its author wanted."""
+
+
+class BundleError(HookedOmniError, ValueError):
+    """A saved `EmbeddedPrompt` that is damaged, incomplete, or made for another model."""
+
+
+class SpanError(HookedOmniError, ValueError):
+    """A span that does not exist, or has no position in this prompt."""
+
+
+class HookError(HookedOmniError, ValueError):
+    """A hook that would do nothing, or something other than was asked."""
+
+
+class UnknownModelError(HookedOmniError, ValueError):
+    """A model whose family is not known here."""
+
+
+class CheckpointError(HookedOmniError, ValueError):
+    """Weights or a config that do not add up to the decoder they claim to be."""
+
+
+class ParityError(HookedOmniError, ArithmeticError):
+    """Logits that differ from Hugging Face's, or a hook point without effect."""
+
+
+class ResultsError(HookedOmniError, ValueError):
+    """A results folder that is unfinished, damaged, or of another run."""

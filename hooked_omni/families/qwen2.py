@@ -1,0 +1,112 @@
+"""The decoder that the Qwen2.5 families share: a Qwen2 stack with multi-section rotary positions.
+
+Source: transformers, `modeling_qwen2_5_omni.py` and `modeling_qwen2_5_vl.py`.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooked_omni.config import DecoderConfig
+from hooked_omni.errors import CheckpointError, PromptError
+from hooked_omni.prompt import Prompt
+
+__all__ = ["chat", "decoder_config", "tensor_name", "video_times"]
+
+_NAMES = {
+    "embed": "embed_tokens",
+    "ln_final": "norm",
+    "blocks": "layers",
+    "ln1": "input_layernorm",
+    "ln2": "post_attention_layernorm",
+    "attn": "self_attn",
+    "unembed": "lm_head",
+}
+
+
+def tensor_name(name: str) -> str:
+    """`blocks.3.attn.q_proj.weight` -> `layers.3.self_attn.q_proj.weight`."""
+    return ".".join(_NAMES.get(part, part) for part in name.split("."))
+
+
+def decoder_config(hf_model: Any) -> DecoderConfig:
+    """The decoder's table from a Hugging Face model with a Qwen2 text config.
+
+    Raises:
+        CheckpointError: For a variant that this decoder does not compute.
+    """
+    config = hf_model.config.get_text_config()
+    rope = config.rope_parameters
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    unsupported = {
+        "rope_type": rope.get("rope_type", "default") != "default",
+        "hidden_act": config.hidden_act != "silu",
+        "layer_types": set(config.layer_types) != {"full_attention"},
+        "mrope_section": sum(rope.get("mrope_section", [0])) * 2 != d_head,
+    }
+    if any(unsupported.values()):
+        wrong = [name for name, bad in unsupported.items() if bad]
+        raise CheckpointError(
+            f"expected a Qwen2.5 decoder with default M-RoPE, SiLU and full attention, got another "
+            f"{wrong}: {rope}, {config.hidden_act!r}, {sorted(set(config.layer_types))}."
+        )
+    implementation = getattr(config, "_attn_implementation", None)
+    weight = hf_model.get_input_embeddings().weight
+    return DecoderConfig(
+        n_layers=config.num_hidden_layers,
+        d_model=config.hidden_size,
+        n_heads=config.num_attention_heads,
+        n_key_value_heads=config.num_key_value_heads,
+        d_head=d_head,
+        d_mlp=config.intermediate_size,
+        d_vocab=config.vocab_size,
+        n_ctx=config.max_position_embeddings,
+        eps=config.rms_norm_eps,
+        rope_theta=rope["rope_theta"],
+        mrope_section=tuple(rope["mrope_section"]),
+        attn_implementation="eager" if implementation == "eager" else "sdpa",
+        model_name=getattr(hf_model, "name_or_path", "") or type(hf_model).__name__,
+        dtype=weight.dtype,
+        device=weight.device,
+    )
+
+
+def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: str) -> str:
+    """The prompt in the model's own chat template: words first, then the clip, as in the paper.
+
+    Raises:
+        PromptError: For special tokens in the words, or a processor without a template.
+    """
+    words = {"text": prompt.text, "system": prompt.system or ""}
+    special = set(processor.tokenizer.added_tokens_encoder) | set(
+        processor.tokenizer.all_special_tokens
+    )
+    for where, text in words.items():
+        found = sorted(token for token in special if token in text)
+        if found:
+            raise PromptError(
+                f"expected plain words in {where!r}, got the special token {found[0]!r} in "
+                f"{text!r}: it would be read as a clip or a turn. Rephrase it."
+            )
+    if not getattr(processor, "chat_template", None):
+        raise PromptError(
+            "expected a processor with a chat template, got none. Load the processor of the chat "
+            "model, or set `processor.chat_template`."
+        )
+    content = [{"type": "text", "text": prompt.text}, *items]
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": prompt.system or system}]},
+        {"role": "user", "content": content},
+    ]
+    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def video_times(
+    grid_thw: Int[Tensor, "1 3"], merge: int, seconds_per_grid: float
+) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+    """Start second and grid step of each video token: a step is two sampled frames."""
+    steps, height, width = (int(n) for n in grid_thw[0])
+    frames = torch.arange(steps).repeat_interleave(height * width // merge**2)
+    return frames * float(seconds_per_grid), frames

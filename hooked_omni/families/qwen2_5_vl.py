@@ -1,0 +1,78 @@
+"""Qwen2.5-VL: sees and answers, and does not hear. Base model of Qwen2.5-Omni.
+
+Source: transformers, `modeling_qwen2_5_vl.py` and `processing_qwen2_5_vl.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from hooked_omni.errors import PromptError
+from hooked_omni.families import qwen2
+from hooked_omni.families.family import Family
+from hooked_omni.media import Audio, Video
+from hooked_omni.prompt import Prompt
+
+__all__ = ["QWEN2_5_VL"]
+
+SYSTEM = "You are a helpful assistant."
+
+
+def _media_tokens(hf_model: Any) -> dict[str, int]:
+    return {"video": hf_model.config.video_token_id, "image": hf_model.config.image_token_id}
+
+
+def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
+    sees = any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos"))
+    if sees and inputs.get("mm_token_type_ids") is None:
+        raise PromptError(
+            "expected mm_token_type_ids among the inputs, got none: the model would silently count "
+            "positions in one dimension. Pass the processor's whole output."
+        )
+    if inputs.get("pixel_values_videos") is not None and inputs.get("second_per_grid_ts") is None:
+        raise PromptError(
+            "expected second_per_grid_ts beside pixel_values_videos, got none: the model would "
+            "take every step for one second. Pass the processor's whole output."
+        )
+
+
+def _times(
+    hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    grid, per_grid = inputs.get("video_grid_thw"), inputs.get("second_per_grid_ts")
+    if grid is None or len(grid) != 1 or per_grid is None:
+        return {}, None
+    merge = hf_model.config.vision_config.spatial_merge_size
+    seconds, frames = qwen2.video_times(grid.cpu(), merge, float(per_grid[0]))
+    return {"video": seconds}, frames
+
+
+def _prepare(
+    processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
+) -> dict[str, Any]:
+    items = [{"type": "video", "video": "clip"}] if video is not None else []
+    arguments: dict[str, Any] = {"text": qwen2.chat(processor, prompt, items, SYSTEM)}
+    if video is not None:
+        arguments["videos"] = [video.frames]
+        arguments["videos_kwargs"] = {
+            "fps": video.fps,
+            "do_sample_frames": False,
+            "do_resize": False,
+        }
+    return dict(processor(**arguments, return_tensors="pt"))
+
+
+QWEN2_5_VL = Family(
+    name="qwen2.5-vl",
+    model_types=("qwen2_5_vl",),
+    hf_class="Qwen2_5_VLForConditionalGeneration",
+    unwrap=lambda model: model,
+    decoder_config=qwen2.decoder_config,
+    tensor_name=qwen2.tensor_name,
+    media_tokens=_media_tokens,
+    times=_times,
+    check_inputs=_check_inputs,
+    prepare=_prepare,
+    sound=False,
+)

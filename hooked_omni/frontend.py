@@ -1,0 +1,156 @@
+"""What reaches the decoder?
+
+The Hugging Face model runs until its decoder is called, and stops there. What it was called with
+is taken as it is: embeddings with the towers' outputs in place, rotary positions, mask. Nothing is
+derived a second time, so nothing can be derived otherwise.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Int, Num
+from torch import Tensor, nn
+
+from hooked_omni.errors import PromptError, UnknownModelError
+from hooked_omni.families.family import Family
+from hooked_omni.prompt import EmbeddedPrompt, NoSpans
+from hooked_omni.spans import Spans
+
+__all__ = ["at_the_door", "embedded", "find_decoder"]
+
+
+class _AtTheDoor(Exception):
+    """Carries what the decoder was called with."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self.arguments = arguments
+
+
+def find_decoder(hf_model: nn.Module) -> nn.Module:
+    """The stack of blocks inside a Hugging Face model.
+
+    Raises:
+        UnknownModelError: If there is none.
+    """
+    for module in hf_model.modules():
+        if all(hasattr(module, part) for part in ("layers", "embed_tokens", "norm")):
+            return module
+    raise UnknownModelError(
+        f"expected a module with layers, embed_tokens and norm inside {type(hf_model).__name__}, "
+        "got none. This model's decoder cannot be found."
+    )
+
+
+@torch.no_grad()
+def at_the_door(hf_model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments with which `hf_model` calls its decoder on `inputs`."""
+
+    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise _AtTheDoor({**kwargs, **({"inputs_embeds": args[0]} if args else {})})
+
+    handle = find_decoder(hf_model).register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        hf_model(**inputs)
+    except _AtTheDoor as door:
+        return door.arguments
+    finally:
+        handle.remove()
+    raise UnknownModelError(
+        f"expected {type(hf_model).__name__} to call its decoder, got a forward that did not."
+    )
+
+
+def embedded(
+    hf_model: nn.Module,
+    family: Family,
+    tokenizer: Any,
+    inputs: Mapping[str, Any],
+    facts: dict[str, Any],
+) -> EmbeddedPrompt:
+    """Ready-made model inputs at the decoder's door.
+
+    Raises:
+        PromptError: For inputs without which the model would silently use other positions.
+    """
+    tokens = inputs.get("input_ids")
+    if tokens is None:
+        raise PromptError("expected input_ids among the inputs, got none. Pass what the processor returns.")
+    family.check_inputs(hf_model, inputs)
+    device = next(hf_model.parameters()).device
+    placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    door = at_the_door(hf_model, placed)
+    embeds = door["inputs_embeds"].detach().clone()
+    mask = _mask(placed.get("attention_mask"))
+    one = embeds.shape[0] == 1
+    return EmbeddedPrompt(
+        embeds=embeds,
+        positions=_positions(door["position_ids"], embeds),
+        mask=mask,
+        tokens=placed["input_ids"].clone(),
+        spans=_spans(family, hf_model, tokenizer, placed) if one else NoSpans({}, embeds.shape[1]),
+        facts=facts,
+    )
+
+
+def _mask(mask: Int[Tensor, "batch pos"] | None) -> Int[Tensor, "batch pos"] | None:
+    if mask is None or bool((mask != 0).all()):
+        return None
+    if not bool((mask[:, -1] != 0).all()):
+        raise PromptError(
+            "expected padding on the left, got it behind the prompt: the next token would follow "
+            "the padding. Set the tokenizer's padding_side to 'left'."
+        )
+    return mask.clone()
+
+
+def _positions(positions: Tensor | None, embeds: Tensor) -> Num[Tensor, "rows batch pos"]:
+    if positions is None:  # the decoder counts from 0, padding included
+        batch, n_pos = embeds.shape[:2]
+        return torch.arange(n_pos, device=embeds.device).expand(3, batch, -1).clone()
+    return positions[-3:].clone()  # a fourth row in front holds text positions, for packing
+
+
+def _spans(
+    family: Family, hf_model: nn.Module, tokenizer: Any, inputs: Mapping[str, Any]
+) -> Spans:
+    tokens = inputs["input_ids"][0].cpu()
+    ids = family.media_tokens(hf_model)
+    media = {name: tokens == token for name, token in ids.items()}
+    mask = inputs.get("attention_mask")
+    real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask[0].cpu() != 0
+    text = real & ~torch.stack(list(media.values())).any(0)
+    chosen = {**media, "text": text, "prompt": real, "padding": ~real}
+    chosen["last"] = torch.zeros_like(real)
+    chosen["last"][int(real.nonzero()[-1])] = True
+    if tokenizer is not None:
+        chosen |= _words(tokenizer, tokens, text)
+    positions = {name: found.nonzero()[:, 0] for name, found in chosen.items()}
+    seconds, frames = family.times(hf_model, inputs, {n: len(p) for n, p in positions.items()})
+    return Spans(positions, len(tokens), seconds, frames)
+
+
+def _words(tokenizer: Any, tokens: Int[Tensor, " pos"], text: Tensor) -> dict[str, Tensor]:
+    """The user's words, the system prompt's, and the chat markup around them.
+
+    A turn is `<|im_start|>role`, a newline, its content, `<|im_end|>`. Special tokens are markup
+    wherever they stand. A prompt without turns is all query.
+    """
+    spans = {name: torch.zeros_like(text) for name in ("query", "system", "markup")}
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    turn = {tokenizer.convert_tokens_to_ids(mark) for mark in ("<|im_start|>", "<|im_end|>")}
+    role, in_content = "", not turn & set(tokens.tolist())
+    for i in text.nonzero()[:, 0].tolist():
+        token = int(tokens[i])
+        if token in turn:
+            role, in_content = "", False
+        if token in special:
+            spans["markup"][i] = True
+        elif in_content:
+            spans[{"system": "system", "assistant": "markup"}.get(role, "query")][i] = True
+        else:
+            spans["markup"][i] = True
+            role += tokenizer.decode([token])
+            if role.endswith("\n"):
+                role, in_content = role.strip(), bool(role.strip())
+    return spans

@@ -1,0 +1,138 @@
+"""What is changed in a run, as data.
+
+An intervention is a function from a prompt's spans to hooks, so one line holds for every prompt.
+Interventions combine by being listed, and any TransformerLens hook stands in the same list.
+"""
+
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hooked_omni.config import DecoderConfig
+from hooked_omni.errors import HookError
+from hooked_omni.hook_point import HookFunction, HookPoint
+from hooked_omni.spans import Spans
+
+__all__ = [
+    "Condition",
+    "Edit",
+    "Hook",
+    "HookName",
+    "Intervention",
+    "Positions",
+    "as_hooks",
+    "require_reach",
+]
+
+HookName = str | Callable[[str], bool]
+Hook = tuple[HookName, HookFunction]
+Intervention = Callable[[Spans], list[Hook]]
+Condition = Iterable[Hook | Intervention]
+
+
+class Positions:
+    """A span's positions, split at the end of the prompt so that each step finds its own fast."""
+
+    def __init__(self, spans: Spans, name: str) -> None:
+        mask = spans.mask(name, range(spans.n_prompt + 1))
+        self.name, self.n_prompt = name, spans.n_prompt
+        self.behind = bool(mask[-1])  # every generated position, or none
+        self.prompt = mask[:-1].nonzero()[:, 0]
+        self._on: dict[torch.device, Tensor] = {}
+
+    def reaches(self, window: range) -> bool:
+        """Whether any position of `window` is in the span."""
+        inside = (self.prompt >= window.start) & (self.prompt < window.stop)
+        return bool(inside.any()) or (self.behind and window.stop > self.n_prompt)
+
+    def within(self, window: range, device: torch.device) -> Int[Tensor, " n"]:
+        """Positions of the span in `window`, counted from its start."""
+        if device not in self._on:
+            self._on[device] = self.prompt.to(device)
+        prompt = self._on[device]
+        if window.start >= self.n_prompt:
+            return torch.arange(len(window) if self.behind else 0, device=device)
+        if window.start > 0 or window.stop < self.n_prompt:
+            prompt = prompt[(prompt >= window.start) & (prompt < window.stop)]
+        found = prompt - window.start if window.start else prompt
+        if not self.behind or window.stop <= self.n_prompt:
+            return found
+        behind = torch.arange(self.n_prompt - window.start, len(window), device=device)
+        return torch.cat([found, behind])
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A hook that edits known positions and heads, and so can say beforehand whether it acts.
+
+    Attributes:
+        where: Positions that are edited: queries, for scores and patterns.
+        heads: Heads that are edited; None for all, and where an activation has none.
+        change: From the activation, the index of its edited positions and the pass's window to the
+            edited activation.
+    """
+
+    where: Positions
+    heads: tuple[int, ...] | None
+    change: Callable[[Tensor, Int[Tensor, " n"], range], Tensor]
+
+    def __call__(self, tensor: Tensor, hook: HookPoint) -> Tensor | None:
+        """Edit what the pass under way covers, if anything."""
+        index = self.where.within(hook.positions, tensor.device)
+        return self.change(tensor, index, hook.positions) if len(index) else None
+
+
+def as_hooks(condition: Condition, spans: Spans | None) -> list[Hook]:
+    """Hooks of a list of hooks and interventions.
+
+    Raises:
+        HookError: For anything else, and for an intervention on a run without a prompt's spans.
+    """
+    if isinstance(condition, tuple) and len(condition) == 2 and callable(condition[1]):
+        raise HookError("expected a list of hooks, got one hook. Put it in a list.")
+    if callable(condition):
+        raise HookError("expected a list of interventions, got one. Put it in a list.")
+    hooks: list[Hook] = []
+    for item in condition:
+        if isinstance(item, tuple) and len(item) == 2 and callable(item[1]):
+            hooks.append(item)
+        elif callable(item) and spans is not None:
+            hooks += item(spans)
+        else:
+            raise HookError(
+                f"expected hooks (name, function), or interventions on an EmbeddedPrompt, got "
+                f"{item!r}. A span needs a prompt to be looked up in."
+            )
+    return hooks
+
+
+def require_reach(hooks: Sequence[Hook], window: range, cfg: DecoderConfig) -> None:
+    """Refuse an edit that has nothing to act on in a run over `window`, or no such head.
+
+    Raises:
+        HookError: For such an edit. Hooks of the user's own are not judged.
+    """
+    for name, function in hooks:
+        if not isinstance(function, Edit):
+            continue
+        if not function.where.reaches(window):
+            raise HookError(
+                f"expected a run that reaches {function.where.name!r}, got one over positions "
+                f"{window.start} to {window.stop - 1} of a prompt of {function.where.n_prompt}: "
+                "the edit would do nothing. Use `generate` or `score_many`, or ask for more tokens."
+            )
+        n_heads = cfg.n_key_value_heads if _on_kv_heads(name) else cfg.n_heads
+        beyond = [head for head in function.heads or () if not 0 <= head < n_heads]
+        if beyond:
+            raise HookError(
+                f"expected heads from 0 to {n_heads - 1}, got {beyond}. Heads count from 0"
+                + (", and keys and values have fewer." if _on_kv_heads(name) else ".")
+            )
+
+
+def _on_kv_heads(name: HookName) -> bool:
+    return isinstance(name, str) and name.endswith(("hook_k", "hook_v", "hook_rot_k"))

@@ -1,0 +1,82 @@
+"""Names of hook points, spelled in one place.
+
+The names and shapes are TransformerLens's. No other file writes `f"blocks.{layer}..."`.
+"""
+
+__all__ = [
+    "EMBED",
+    "FINAL_NORM",
+    "PATTERN_LIKE",
+    "attn_out",
+    "attn_scores",
+    "layer_of",
+    "mlp_out",
+    "on_heads",
+    "pattern",
+    "position_axis",
+    "resid_mid",
+    "resid_post",
+    "resid_pre",
+    "result",
+]
+
+EMBED = "hook_embed"
+FINAL_NORM = "ln_final.hook_normalized"
+PATTERN_LIKE = ("hook_attn_scores", "hook_pattern")
+_ON_HEADS = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_z", "hook_result")
+
+
+def attn_scores(layer: int) -> str:
+    """Pre-softmax scores, `[batch, head, query, key]`."""
+    return f"blocks.{layer}.attn.hook_attn_scores"
+
+
+def pattern(layer: int) -> str:
+    """Attention probabilities, `[batch, head, query, key]`."""
+    return f"blocks.{layer}.attn.hook_pattern"
+
+
+def result(layer: int) -> str:
+    """What each head writes to the residual stream, `[batch, pos, head, d_model]`."""
+    return f"blocks.{layer}.attn.hook_result"
+
+
+def resid_pre(layer: int) -> str:
+    """Residual stream before block `layer`, `[batch, pos, d_model]`."""
+    return f"blocks.{layer}.hook_resid_pre"
+
+
+def resid_mid(layer: int) -> str:
+    """Residual stream between attention and MLP, `[batch, pos, d_model]`."""
+    return f"blocks.{layer}.hook_resid_mid"
+
+
+def resid_post(layer: int) -> str:
+    """Residual stream after block `layer`, `[batch, pos, d_model]`."""
+    return f"blocks.{layer}.hook_resid_post"
+
+
+def attn_out(layer: int) -> str:
+    """What attention adds to the residual stream, `[batch, pos, d_model]`."""
+    return f"blocks.{layer}.hook_attn_out"
+
+
+def mlp_out(layer: int) -> str:
+    """What the MLP adds to the residual stream, `[batch, pos, d_model]`."""
+    return f"blocks.{layer}.hook_mlp_out"
+
+
+def layer_of(name: str) -> int | None:
+    """Layer of a hook name, or None for one outside the blocks."""
+    head, _, rest = name.partition(".")
+    return int(rest.partition(".")[0]) if head == "blocks" else None
+
+
+def on_heads(name: str) -> bool:
+    """Whether the activation is `[batch, pos, head, ...]`."""
+    return name.endswith(_ON_HEADS)
+
+
+def position_axis(name: str) -> int:
+    """Axis of the (query) position: 2 for scores and patterns, else 1."""
+    return 2 if name.endswith(PATTERN_LIKE) else 1

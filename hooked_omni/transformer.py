@@ -1,0 +1,417 @@
+"""The decoder of an audio-visual LLM, with TransformerLens's hook points.
+
+Weights are the checkpoint's own tensors, never copied, and every operation is the one the Hugging
+Face model runs, in its order: logits can be equal to the bit. `hook_embed` takes a prompt's
+precomputed embeddings, so audio and video need no towers here.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens import HookedRootModule
+from transformer_lens.utilities import Slice
+
+from hooked_omni import names
+from hooked_omni.activation_cache import ActivationCache
+from hooked_omni.cache import Causal, KeyValueCache
+from hooked_omni.components import Block, Context, RMSNorm, Rotary
+from hooked_omni.config import DecoderConfig
+from hooked_omni.errors import CheckpointError, HookError, PromptError
+from hooked_omni.generate import Generation, generate
+from hooked_omni.hook_point import HookFunction, HookPoint, Pass
+from hooked_omni.interventions import Condition, Hook, as_hooks, require_reach
+from hooked_omni.prompt import EmbeddedPrompt, NoSpans
+
+__all__ = ["HookedTransformer"]
+
+Logits = Float[Tensor, "batch pos d_vocab"]
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+
+
+class HookedTransformer(HookedRootModule):
+    """Decoder with hook points; takes an `EmbeddedPrompt`, or tokens for plain text.
+
+    ```python
+    logits = model(prompt)                                       # [1, pos, d_vocab]
+    logits, cache = model.run_with_cache(prompt, names_filter="blocks.3.attn.hook_pattern")
+    logits = model.run_with_hooks(prompt, fwd_hooks=[(name, hook_function)])
+    caption = model.generate(prompt, max_new_tokens=64, fwd_hooks=[...]).text
+    ```
+    """
+
+    def __init__(self, cfg: DecoderConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.tokenizer: Any = None
+        self.current = Pass()
+        self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
+        self.hook_embed = HookPoint()  # [batch, pos, d_model]
+        self.blocks = nn.ModuleList([Block(cfg, layer) for layer in range(cfg.n_layers)])
+        self.ln_final = RMSNorm(cfg)
+        self.unembed = nn.Linear(cfg.d_model, cfg.d_vocab, bias=False)
+        self.rotary = Rotary(cfg)
+        self.setup()
+        for point in self.hook_dict.values():
+            point.current = self.current
+        self.eval()
+
+    @classmethod
+    def from_tensors(
+        cls,
+        cfg: DecoderConfig,
+        tensors: Mapping[str, Tensor],
+        tensor_name: Callable[[str], str] = str,
+        tokenizer: Any = None,
+    ) -> "HookedTransformer":
+        """Decoder whose parameters *are* `tensors`: shared, not copied.
+
+        Args:
+            cfg: The decoder's table.
+            tensors: Every parameter of the decoder, and nothing else.
+            tensor_name: From a parameter's name here to its name in `tensors`.
+            tokenizer: For text and captions; None if only tokens are used.
+
+        Raises:
+            CheckpointError: For a missing or extra tensor, or one of another shape.
+        """
+        with torch.device("meta"):
+            model = cls(cfg)
+        wanted = {tensor_name(name): (name, p) for name, p in model.named_parameters()}
+        missing, extra = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
+        if missing or extra:
+            raise CheckpointError(
+                f"expected the tensors of a {cfg.n_layers}-layer decoder, got {len(missing)} "
+                f"missing {sorted(missing)[:3]} and {len(extra)} extra {sorted(extra)[:3]}. Check "
+                "that the checkpoint is whole, and of a variant that this decoder computes."
+            )
+        for key, (name, parameter) in wanted.items():
+            tensor = tensors[key]
+            if tensor.shape != parameter.shape:
+                raise CheckpointError(
+                    f"expected {key} of shape {tuple(parameter.shape)} from the config, got "
+                    f"{tuple(tensor.shape)}. The config does not belong to these weights."
+                )
+            path, _, leaf = name.rpartition(".")
+            shared = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)
+            setattr(model.get_submodule(path), leaf, shared)
+        model.tokenizer = tokenizer
+        return model
+
+    # --- passes -----------------------------------------------------------------------------
+
+    def forward(self, input: EmbeddedPrompt | Int[Tensor, "batch pos"]) -> Logits:
+        """Logits of every position, for an embedded prompt or for tokens of plain text.
+
+        Raises:
+            HookError: If a hook cannot reach these positions, or its edit made a NaN.
+            PromptError: For a prompt of another width or dtype, and for unknown tokens.
+        """
+        prompt = self.as_prompt(input)
+        window = range(prompt.n_pos)
+        for name, hook in self._active_hooks():
+            require_reach([(name, hook)], window, self.cfg)
+        return self.unembed(self.run_pass(prompt.embeds, self.context(prompt, window), window))
+
+    def context(
+        self, prompt: EmbeddedPrompt, window: range, cache: KeyValueCache | None = None
+    ) -> Causal:
+        """How the positions of `window` read the ones up to themselves."""
+        cos, sin = self.rotary(prompt.positions_at(window))
+        return Causal(cos, sin, window, _real(prompt.mask, window), cache)
+
+    def run_pass(
+        self, embeds: Float[Tensor, "batch pos d_model"], context: Context, window: range
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """One pass through the blocks: what the unembedding reads at each position.
+
+        Raises:
+            HookError: If an edit made a NaN.
+        """
+        self.current.window, self.current.edits = window, []
+        if torch.is_grad_enabled() and any(p.has_hooks("bwd") for p in self.hook_dict.values()):
+            # Frozen weights record no graph, and without one a backward hook never fires.
+            embeds = embeds if embeds.requires_grad else embeds.detach().requires_grad_()
+        resid = self.hook_embed(embeds)
+        for block in self.blocks:
+            resid = block(resid, context)
+        final = self.ln_final(resid)
+        if self.current.edits and bool(final.isnan().any()):
+            raise HookError(
+                f"expected numbers behind the edits, got NaN in the final residual stream. Edited "
+                f"here: {sorted(set(self.current.edits))}. Check what these hooks return."
+            )
+        return final
+
+    def as_prompt(self, input: EmbeddedPrompt | Int[Tensor, "batch pos"]) -> EmbeddedPrompt:
+        """`input` at this decoder's door: checked, on its device, plain text embedded.
+
+        Raises:
+            PromptError: For a prompt of another width or dtype, and for unknown tokens.
+        """
+        if isinstance(input, EmbeddedPrompt):
+            expected, came = (self.cfg.d_model, self.cfg.dtype), input.embeds
+            if (came.shape[-1], came.dtype) != expected:
+                raise PromptError(
+                    f"expected embeddings of width {expected[0]} and {expected[1]}, got width "
+                    f"{came.shape[-1]} and {came.dtype}. Embed the prompt with this model, or "
+                    "convert it knowingly with `prompt.to(dtype=...)`."
+                )
+            return input if came.device == self.cfg.device else input.to(self.cfg.device)
+        if input.ndim != 2 or input.is_floating_point() or not input.numel():
+            raise PromptError(
+                f"expected an EmbeddedPrompt or tokens [batch, pos], got {input.dtype} of shape "
+                f"{tuple(input.shape)}. Use `embed_inputs` for ready-made embeddings."
+            )
+        tokens = input.to(self.cfg.device)
+        if int(tokens.min()) < 0 or int(tokens.max()) >= self.cfg.d_vocab:
+            raise PromptError(
+                f"expected tokens from 0 to {self.cfg.d_vocab - 1}, got {int(tokens.min())} to "
+                f"{int(tokens.max())}. They belong to another vocabulary."
+            )
+        batch, n_pos = tokens.shape
+        return EmbeddedPrompt(
+            embeds=self.embed(tokens),
+            positions=torch.arange(n_pos, device=tokens.device).expand(3, batch, -1),
+            mask=None,
+            tokens=tokens,
+            spans=NoSpans({}, n_pos),
+            facts={"text_only": True},
+        )
+
+    # --- hooks ------------------------------------------------------------------------------
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: Iterable[Hook] = (),
+        bwd_hooks: Iterable[Hook] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator["HookedTransformer"]:
+        """Hooks that live as long as the `with` block.
+
+        Raises:
+            HookError: For a name that no live hook point has.
+        """
+        fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
+        for name, _ in [*fwd_hooks, *bwd_hooks]:
+            self.require_hook(name)
+        with super().hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
+            yield self
+
+    def add_hook(self, name: Any, hook: HookFunction, *args: Any, **kwargs: Any) -> None:
+        """As in TransformerLens; the hook stays until `reset_hooks`.
+
+        Raises:
+            HookError: For a name that no live hook point has.
+        """
+        self.require_hook(name)
+        super().add_hook(name, hook, *args, **kwargs)  # pyright: ignore[reportArgumentType]
+
+    def run_with_hooks(
+        self,
+        input: EmbeddedPrompt | Int[Tensor, "batch pos"],
+        fwd_hooks: Condition = (),
+        bwd_hooks: Iterable[Hook] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Logits:
+        """Logits of a run with hooks or interventions, which are gone afterwards.
+
+        Raises:
+            HookError: For a hook that cannot act on this run, or whose edit made a NaN.
+        """
+        hooks = as_hooks(fwd_hooks, getattr(input, "spans", None))
+        with self.hooks(hooks, bwd_hooks, reset_hooks_end, clear_contexts):
+            return self(input)
+
+    def run_with_cache(
+        self,
+        input: EmbeddedPrompt | Int[Tensor, "batch pos"],
+        names_filter: NamesFilter = None,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        pos_slice: Any = None,
+        fwd_hooks: Condition = (),
+    ) -> tuple[Logits, ActivationCache]:
+        """Logits, and the activations that `names_filter` names (all by default).
+
+        Caching changes no number, except that it opens the attention of a layer whose scores or
+        pattern are cached (see `cache.py`). With `fwd_hooks`, the cache holds what they made.
+
+        Raises:
+            HookError: For a name that no live hook point has, or a hook that cannot act.
+        """
+        wanted = self._filtered(names_filter)
+        cut = Slice.unwrap(pos_slice)
+        kept: dict[str, Tensor] = {}
+
+        def keep(tensor: Tensor, hook: HookPoint) -> None:
+            name = str(hook.name)
+            stored = tensor.detach().to(device) if device is not None else tensor.detach()
+            if pos_slice is not None:
+                # A copy, or the slice would keep the whole tensor alive.
+                stored = cut.apply(stored, dim=names.position_axis(name) - tensor.ndim).clone()
+            kept[name] = stored
+
+        keep.reads_only = True
+        hooks = as_hooks(fwd_hooks, getattr(input, "spans", None))
+        with self.hooks([*hooks, *((name, keep) for name in wanted)]):
+            logits = self(input)
+        cache = ActivationCache(kept, self, has_batch_dim=True)
+        return logits, cache.remove_batch_dim(logits.shape[0]) if remove_batch_dim else cache
+
+    def require_hook(self, name: str | Callable[[str], bool]) -> None:
+        """Refuse a name that no live hook point has.
+
+        Raises:
+            HookError: With the nearest name, or the flag that brings the hook point to life.
+        """
+        if callable(name):
+            if not any(name(candidate) for candidate in self._live()):
+                raise HookError("expected a filter that some hook name passes, got one none does.")
+            return
+        if name not in self.hook_dict:
+            near = difflib.get_close_matches(str(name), self.hook_dict, n=1, cutoff=0.0)
+            raise HookError(
+                f"expected a hook of this {self.cfg.n_layers}-layer model, got {name!r}. "
+                f"Closest is {near[0]!r}; layers count from 0."
+            )
+        if name not in self._live():
+            raise HookError(
+                f"expected a live hook point, got {name!r}, which is off because it is large. "
+                "Set `model.cfg.use_attn_result = True` first."
+            )
+
+    def _live(self) -> list[str]:
+        with_results = self.cfg.use_attn_result
+        return [n for n in self.hook_dict if with_results or not n.endswith("hook_result")]
+
+    def _filtered(self, names_filter: NamesFilter) -> list[str]:
+        if names_filter is None:
+            return self._live()
+        chosen = [names_filter] if isinstance(names_filter, str) else names_filter
+        if callable(chosen):
+            self.require_hook(chosen)
+            return [name for name in self._live() if chosen(name)]
+        for name in chosen:
+            self.require_hook(name)
+        return list(chosen)
+
+    def _active_hooks(self) -> list[Hook]:
+        return [
+            (name, handle.user_hook)
+            for name, point in self.hook_dict.items()
+            for handle in point.fwd_hooks
+            if handle.user_hook is not None
+        ]
+
+    # --- captions ---------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+        max_new_tokens: int = 64,
+        fwd_hooks: Condition = (),
+        stop_at_eos: bool = True,
+        return_logits: bool = False,
+    ) -> Generation:
+        """Greedy caption with cached keys and values; see `hooked_omni.generate.generate`."""
+        return generate(self, prompt, max_new_tokens, fwd_hooks, stop_at_eos, return_logits)
+
+    # --- tokens and weights, as TransformerLens's helpers expect them -------------------------
+
+    def to_tokens(
+        self, text: str | list[str], prepend_bos: bool = False
+    ) -> Int[Tensor, "batch pos"]:
+        """Tokens of plain text of equal lengths; these models have no token to prepend.
+
+        Raises:
+            PromptError: Without a tokenizer, with `prepend_bos`, or for unequal lengths.
+        """
+        if prepend_bos:
+            raise PromptError("expected prepend_bos=False, got True: these models have no BOS.")
+        rows = [self._tokenizer().encode(t) for t in ([text] if isinstance(text, str) else text)]
+        if len({len(row) for row in rows}) != 1:
+            raise PromptError(
+                f"expected texts of one length, got {[len(r) for r in rows]} tokens. Run them one "
+                "at a time: padding would move their positions."
+            )
+        return torch.tensor(rows, device=self.cfg.device)
+
+    def to_single_token(self, text: str) -> int:
+        """The one token of `text`.
+
+        Raises:
+            PromptError: Without a tokenizer, or if `text` is several tokens.
+        """
+        tokens = self._tokenizer().encode(text)
+        if len(tokens) != 1:
+            raise PromptError(f"expected one token, got {len(tokens)} for {text!r}. Split it.")
+        return tokens[0]
+
+    def _tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise PromptError(
+                "expected a model with a tokenizer, got none. Pass `processor=` to `from_hf`."
+            )
+        return self.tokenizer
+
+    def tokens_to_residual_directions(
+        self, tokens: str | int | Int[Tensor, "*shape"]
+    ) -> Float[Tensor, "*shape d_model"]:
+        """Unembedding direction of each token, to be read after the final norm."""
+        if isinstance(tokens, str):
+            tokens = self.to_single_token(tokens)
+        return self.unembed.weight[torch.as_tensor(tokens, device=self.cfg.device)]
+
+    def accumulated_bias(
+        self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
+    ) -> Float[Tensor, " d_model"]:
+        """Sum of the output biases before `layer`: zero, these decoders have none."""
+        return self.unembed.weight.new_zeros(self.cfg.d_model)
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """Embedding."""
+        return self.embed.weight
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """Unembedding, a view."""
+        return self.unembed.weight.T
+
+    @property
+    def b_U(self) -> Float[Tensor, " d_vocab"]:
+        """Unembedding bias: zero, these decoders have none."""
+        return self.unembed.weight.new_zeros(self.cfg.d_vocab)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "HookedTransformer":
+        moved = super()._apply(fn, recurse)
+        self.cfg.dtype, self.cfg.device = self.embed.weight.dtype, self.embed.weight.device
+        self.rotary = Rotary(self.cfg)
+        return moved
+
+    def __getattr__(self, name: str) -> Any:
+        """`W_Q` ... `W_out`, `b_Q` ... `b_out` of all layers, stacked into a new tensor."""
+        if name in _OF_ATTENTION:
+            return torch.stack([getattr(block.attn, name) for block in self.blocks])
+        if name in _OF_MLP:
+            return torch.stack([getattr(block.mlp, name) for block in self.blocks])
+        return super().__getattr__(name)
+
+
+_OF_ATTENTION = frozenset({"W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"})
+_OF_MLP = frozenset({"W_gate", "W_in", "W_out", "b_out"})
+
+
+def _real(mask: Int[Tensor, "batch pos"] | None, window: range) -> Tensor | None:
+    if mask is None or bool((mask != 0).all()):
+        return None
+    behind = mask.new_ones(mask.shape[0], max(window.stop - mask.shape[1], 0))
+    return torch.cat([mask, behind], dim=1) != 0
