@@ -4,6 +4,7 @@
 knock out, caption. `prove` shows that its logits are Hugging Face's.
 """
 
+from hooked_omni import names
 from hooked_omni.activation_cache import ActivationCache
 from hooked_omni.errors import HookedOmniError
 from hooked_omni.generate import Generation
@@ -28,6 +29,7 @@ __all__ = [
     "Spans",
     "knockout",
     "load",
+    "names",
     "prove",
     "scale_attention",
     "windows",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hooked_omni.cache import KeyValueCache
 from hooked_omni.errors import PromptError
-from hooked_omni.interventions import Condition, as_hooks, require_reach
+from hooked_omni.interventions import Condition, as_hooks, reaches, require_reach
 from hooked_omni.prompt import EmbeddedPrompt
 
 if TYPE_CHECKING:
@@ -67,19 +67,20 @@ def generate(
     cache = KeyValueCache(model.cfg, 1, prompt.n_pos + max_new_tokens - 1)
     tokens: list[int] = []
     kept: list[Tensor] = []
-    with model.hooks(hooks):
-        window, embeds = range(prompt.n_pos), prompt.embeds
-        while True:
+    window, embeds = range(prompt.n_pos), prompt.embeds
+    while True:
+        # A hook for generated positions alone would open the prompt's attention for nothing.
+        with model.hooks(hook for hook in hooks if reaches(hook, window)):
             final = model.run_pass(embeds, model.context(prompt, window, cache), window)
-            cache.length = window.stop
-            logits = model.unembed(final[:, -1:])[0, -1]
-            tokens.append(int(logits.argmax()))
-            kept += [logits] if return_logits else []
-            ended = stop_at_eos and tokens[-1] in model.cfg.eos_tokens
-            if ended or len(tokens) == max_new_tokens:
-                return finished(model, tokens, kept)
-            window = range(window.stop, window.stop + 1)
-            embeds = model.embed(torch.tensor([tokens[-1:]], device=model.cfg.device))
+        cache.length = window.stop
+        logits = model.unembed(final[:, -1:])[0, -1]
+        tokens.append(int(logits.argmax()))
+        kept += [logits] if return_logits else []
+        ended = stop_at_eos and tokens[-1] in model.cfg.eos_tokens
+        if ended or len(tokens) == max_new_tokens:
+            return finished(model, tokens, kept)
+        window = range(window.stop, window.stop + 1)
+        embeds = model.embed(torch.tensor([tokens[-1:]], device=model.cfg.device))
 
 
 def finished(model: "HookedTransformer", tokens: list[int], logits: list[Tensor]) -> Generation:

@@ -19,12 +19,13 @@ from hooked_omni.spans import Spans
 
 __all__ = [
     "Condition",
-    "Edit",
     "Hook",
     "HookName",
     "Intervention",
     "Positions",
+    "SpanHook",
     "as_hooks",
+    "reaches",
     "require_reach",
 ]
 
@@ -66,24 +67,24 @@ class Positions:
 
 
 @dataclass(frozen=True, eq=False)
-class Edit:
-    """A hook that edits known positions and heads, and so can say beforehand whether it acts.
+class SpanHook:
+    """A hook on known positions and heads, which can say beforehand whether a run reaches them.
 
     Attributes:
-        where: Positions that are edited: queries, for scores and patterns.
-        heads: Heads that are edited; None for all, and where an activation has none.
-        change: From the activation, the index of its edited positions and the pass's window to the
-            edited activation.
+        where: Positions it acts on: queries, for scores and patterns.
+        act: From the activation, the index of those positions in it and the window of the pass to
+            the edited activation, or None to have only looked.
+        heads: Heads it acts on; None for all, and where an activation has none.
     """
 
     where: Positions
-    heads: tuple[int, ...] | None
-    change: Callable[[Tensor, Int[Tensor, " n"], range], Tensor]
+    act: Callable[[Tensor, Int[Tensor, " n"], range], Tensor | None]
+    heads: tuple[int, ...] | None = None
 
     def __call__(self, tensor: Tensor, hook: HookPoint) -> Tensor | None:
-        """Edit what the pass under way covers, if anything."""
+        """Act on what the pass under way covers, if anything."""
         index = self.where.within(hook.positions, tensor.device)
-        return self.change(tensor, index, hook.positions) if len(index) else None
+        return self.act(tensor, index, hook.positions) if len(index) else None
 
 
 def as_hooks(condition: Condition, spans: Spans | None) -> list[Hook]:
@@ -111,19 +112,19 @@ def as_hooks(condition: Condition, spans: Spans | None) -> list[Hook]:
 
 
 def require_reach(hooks: Sequence[Hook], window: range, cfg: DecoderConfig) -> None:
-    """Refuse an edit that has nothing to act on in a run over `window`, or no such head.
+    """Refuse a hook that has nothing to act on in a run over `window`, or no such head.
 
     Raises:
-        HookError: For such an edit. Hooks of the user's own are not judged.
+        HookError: For such a hook. Hooks of the user's own are not judged.
     """
     for name, function in hooks:
-        if not isinstance(function, Edit):
+        if not isinstance(function, SpanHook):
             continue
         if not function.where.reaches(window):
             raise HookError(
                 f"expected a run that reaches {function.where.name!r}, got one over positions "
                 f"{window.start} to {window.stop - 1} of a prompt of {function.where.n_prompt}: "
-                "the edit would do nothing. Use `generate` or `score_many`, or ask for more tokens."
+                "it would do nothing. Use `generate` or `score_many`, or ask for more tokens."
             )
         n_heads = cfg.n_key_value_heads if _on_kv_heads(name) else cfg.n_heads
         beyond = [head for head in function.heads or () if not 0 <= head < n_heads]
@@ -132,6 +133,11 @@ def require_reach(hooks: Sequence[Hook], window: range, cfg: DecoderConfig) -> N
                 f"expected heads from 0 to {n_heads - 1}, got {beyond}. Heads count from 0"
                 + (", and keys and values have fewer." if _on_kv_heads(name) else ".")
             )
+
+
+def reaches(hook: Hook, window: range) -> bool:
+    """Whether a hook may act on any position of `window`; the user's own may always."""
+    return not isinstance(hook[1], SpanHook) or hook[1].where.reaches(window)
 
 
 def _on_kv_heads(name: HookName) -> bool:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from hooked_omni import names
 from hooked_omni.errors import HookError
-from hooked_omni.interventions import Edit, Hook, HookName, Intervention, Positions
+from hooked_omni.interventions import Hook, HookName, Intervention, Positions, SpanHook
 from hooked_omni.spans import Spans
 
 __all__ = ["knockout", "scale_attention", "windows"]
@@ -87,7 +87,7 @@ def knockout(
                 return scores.index_fill(-1, columns, minimum)
             return scores.masked_fill(_pairs(scores, index, columns, chosen_heads), minimum)
 
-        edit = Edit(queries, chosen_heads, cut)
+        edit = SpanHook(queries, cut, chosen_heads)
         return [(name, edit) for name in _at(chosen_layers, names.attn_scores)]
 
     return hooks
@@ -128,7 +128,7 @@ def scale_attention(
             touched = pairs.any(-1, keepdim=True)
             return torch.where(touched, scaled / scaled.sum(-1, keepdim=True), pattern)
 
-        edit = Edit(queries, chosen_heads, scale)
+        edit = SpanHook(queries, scale, chosen_heads)
         return [(name, edit) for name in _at(chosen_layers, names.pattern)]
 
     return hooks

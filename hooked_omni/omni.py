@@ -147,7 +147,7 @@ def load(
     """
     if str(name) in SHIPPED:
         hf, processor = SHIPPED[str(name)]()
-        hf.config._name_or_path = str(name)
+        hf.name_or_path = str(name)
         hf.set_attn_implementation(attn_implementation)
         hf = hf.to(device) if dtype is None else _cast(hf, dtype).to(device)
         return HookedOmni.from_hf(hf, processor)

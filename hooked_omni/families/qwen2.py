@@ -11,9 +11,10 @@ from torch import Tensor
 
 from hooked_omni.config import DecoderConfig
 from hooked_omni.errors import CheckpointError, PromptError
+from hooked_omni.media import Video
 from hooked_omni.prompt import Prompt
 
-__all__ = ["chat", "decoder_config", "tensor_name", "video_times"]
+__all__ = ["chat", "decoder_config", "tensor_name", "video_arguments", "video_times"]
 
 _NAMES = {
     "embed": "embed_tokens",
@@ -101,6 +102,14 @@ def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: st
         {"role": "user", "content": content},
     ]
     return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def video_arguments(processor: Any, video: Video, fps: float) -> dict[str, Any]:
+    """The processor's arguments for frames that are sampled and sized already."""
+    kwargs: dict[str, Any] = {"fps": fps, "do_sample_frames": False, "do_resize": False}
+    if hasattr(processor.video_processor, "cap_pixels_per_frame"):
+        kwargs["cap_pixels_per_frame"] = False  # nothing is resized; unset, it warns
+    return {"videos": [video.frames], "videos_kwargs": kwargs}
 
 
 def video_times(

@@ -89,8 +89,7 @@ def _prepare(
     if video is not None:
         # The paper's scripts leave the rate to the processor, which takes it for 2 frames a second.
         fps = video.fps if prompt.rope == "model" else 2.0
-        arguments["videos"] = [video.frames]
-        arguments["videos_kwargs"] = {"fps": fps, "do_sample_frames": False, "do_resize": False}
+        arguments |= qwen2.video_arguments(processor, video, fps)
     if audio is not None:
         arguments["audio"] = [audio.samples]
     if interleaved:

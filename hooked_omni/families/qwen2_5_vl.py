@@ -54,12 +54,7 @@ def _prepare(
     items = [{"type": "video", "video": "clip"}] if video is not None else []
     arguments: dict[str, Any] = {"text": qwen2.chat(processor, prompt, items, SYSTEM)}
     if video is not None:
-        arguments["videos"] = [video.frames]
-        arguments["videos_kwargs"] = {
-            "fps": video.fps,
-            "do_sample_frames": False,
-            "do_resize": False,
-        }
+        arguments |= qwen2.video_arguments(processor, video, video.fps)
     return dict(processor(**arguments, return_tensors="pt"))
 
 

@@ -1,0 +1,128 @@
+"""Tiny models of the real classes, and prompts that went through their real processors.
+
+Frames and waveforms are arrays here: reading media files has its own tests.
+"""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from hooked_omni import HookedOmni, Prompt, load
+from hooked_omni.media import Audio, Video
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+_FPS, _SECONDS, _RATE = 2.0, 3.0, 16_000
+OMNI_KINDS = ("text", "audio", "video", "audio in video", "video then audio")
+VL_KINDS = ("text", "video")
+KINDS = [("omni", kind) for kind in OMNI_KINDS] + [("vl", kind) for kind in VL_KINDS]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """Nothing here may need the network, so nothing may have it."""
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        local = self.family == socket.AF_UNIX or str(address[0]) in ("127.0.0.1", "::1")
+        if not local:
+            raise RuntimeError(f"expected a test without network, got a connection to {address}.")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(socket.socket, "connect_ex", refuse)
+        yield
+
+
+@pytest.fixture(scope="session")
+def omni() -> HookedOmni:
+    return load("random-omni")
+
+
+@pytest.fixture(scope="session")
+def vl() -> HookedOmni:
+    return load("random-vl")
+
+
+@pytest.fixture(scope="session")
+def models(omni: HookedOmni, vl: HookedOmni) -> dict[str, HookedOmni]:
+    return {"omni": omni, "vl": vl}
+
+
+@pytest.fixture(scope="session")
+def clips(models: dict[str, HookedOmni]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The processor's whole output, by model and kind of prompt."""
+    return {(name, kind): processed(models[name], kind) for name, kind in KINDS}
+
+
+def frames(n_frames: int = int(_FPS * _SECONDS), seed: int = 1) -> Video:
+    """A few seconds of noise, 4 x 6 patches large."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (n_frames, 3, 56, 84))
+    shown = tuple(i / _FPS for i in range(n_frames))
+    return Video(torch.tensor(pixels).float(), _FPS, n_frames / _FPS, shown, ())
+
+
+def sound(seconds: float = _SECONDS, seed: int = 2) -> Audio:
+    """Noise at the rate the models hear."""
+    samples = np.random.default_rng(seed).normal(0, 0.1, int(seconds * _RATE)).astype(np.float32)
+    return Audio(samples, _RATE, seconds, ())
+
+
+def processed(omni: HookedOmni, kind: str, words: str = "What now?") -> dict[str, Any]:
+    """What the family's own call of the processor makes of arrays."""
+    video = frames() if "video" in kind else None
+    audio = sound() if "audio" in kind else None
+    prompt = Prompt(
+        words,
+        video=None if video is None else "clip",
+        audio=None if audio is None else "sound",
+        use_audio_in_video=kind == "audio in video",
+        system="Be brief.",
+    )
+    inputs = omni.family.prepare(omni.processor, prompt, video, audio)
+    return {name: value for name, value in inputs.items() if value is not None}
+
+
+def left_padded(omni: HookedOmni, inputs: dict[str, Any], width: int) -> dict[str, Any]:
+    """The same prompt behind `width` padding tokens."""
+    values = {
+        "input_ids": omni.processor.tokenizer.pad_token_id,
+        "attention_mask": 0,
+        "mm_token_type_ids": 0,
+    }
+    padded = dict(inputs)
+    for name, value in values.items():
+        if name in inputs:
+            row = inputs[name]
+            padded[name] = torch.cat([row.new_full((len(row), width), value), row], dim=1)
+    return padded
+
+
+@contextmanager
+def eager(omni: HookedOmni) -> Iterator[Any]:
+    """The Hugging Face model with its attention written out."""
+    omni.hf.set_attn_implementation("eager")
+    try:
+        yield omni.hf
+    finally:
+        omni.hf.set_attn_implementation("sdpa")
+
+
+def look(activation: Any, hook: Any) -> None:
+    """A hook that only reads: it opens a layer's attention, and must change nothing else."""
+
+
+def save_checkpoint(hf: Any, processor: Any, folder: Path) -> Path:
+    hf.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
