@@ -10,8 +10,29 @@ from typing import Any
 import transformer_lens
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens.utilities.slice import Slice
 
-__all__ = ["ActivationCache"]
+from hooked_omni import names
+from hooked_omni.hook_point import LiveHook
+
+__all__ = ["ActivationCache", "Keep"]
+
+
+class Keep(LiveHook):
+    """A hook that keeps what it sees, and changes nothing."""
+
+    def __init__(self, kept: dict[str, Tensor], device: Any, pos_slice: Any) -> None:
+        self.kept, self.device = kept, device
+        self.cut = None if pos_slice is None else Slice.unwrap(pos_slice)
+
+    def __call__(self, tensor: Tensor, hook: Any) -> None:
+        """Keep `tensor`, or the positions of it that were asked for."""
+        stored = tensor.detach()
+        if self.cut is not None:
+            # A copy, or the slice would keep the whole tensor alive.
+            stored = self.cut.apply(stored, dim=names.position_axis(hook.name) - stored.ndim)
+            stored = stored.clone()
+        self.kept[hook.name] = stored if self.device is None else stored.to(self.device)
 
 
 class ActivationCache(transformer_lens.ActivationCache):

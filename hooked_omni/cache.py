@@ -20,7 +20,8 @@ __all__ = ["Attends", "Causal", "KeyValueCache", "require_readable"]
 
 Heads = Float[Tensor, "batch pos head d_head"]
 Keys = Float[Tensor, "batch kv_head key d_head"]
-Scores = Float[Tensor, "batch head query key"]
+Angles = Float[Tensor, "batch pos d_head"]
+Real = Bool[Tensor, "batch key"] | None
 
 
 class Attends(Protocol):
@@ -36,7 +37,11 @@ class Attends(Protocol):
 
 
 class KeyValueCache:
-    """Keys and values of all positions so far, in one buffer a layer that never moves."""
+    """Keys and values of all positions so far, in one buffer a layer that never moves.
+
+    Attributes:
+        length: Positions before the pass under way.
+    """
 
     def __init__(self, cfg: DecoderConfig, batch: int, capacity: int) -> None:
         shape = (batch, cfg.n_key_value_heads, capacity, cfg.d_head)
@@ -45,6 +50,11 @@ class KeyValueCache:
             [torch.empty(shape, dtype=cfg.dtype, device=cfg.device) for _ in range(cfg.n_layers)]
             for _ in range(2)
         )
+
+    def context(self, cos: Angles, sin: Angles, window: range, real: Real) -> "Causal":
+        """A pass over `window`, whose keys and values are kept behind those before it."""
+        self.length = window.start
+        return Causal(cos, sin, window, real, self)
 
     def append(self, layer: int, k: Keys, v: Keys) -> tuple[Keys, Keys]:
         """Store new keys and values of one layer; return all of them so far."""
@@ -66,10 +76,10 @@ class Causal:
 
     def __init__(
         self,
-        cos: Float[Tensor, "batch pos d_head"],
-        sin: Float[Tensor, "batch pos d_head"],
+        cos: Angles,
+        sin: Angles,
         window: range,
-        real: Bool[Tensor, "batch key"] | None = None,
+        real: Real = None,
         cache: KeyValueCache | None = None,
     ) -> None:
         self.cos, self.sin = cos, sin
@@ -84,7 +94,9 @@ class Causal:
             k, v = self.cache.append(attn.layer, k, v)
         opened = attn.hook_attn_scores.has_hooks() or attn.hook_pattern.has_hooks()
         if attn.cfg.attn_implementation == "sdpa" and not opened:
-            mask = None if self.real is None else self.allowed()
+            # The kernel's own causal mask is for queries that are all the positions there are.
+            whole = self.window.start == 0 or len(self.window) == 1
+            mask = None if whole and self.real is None else self.allowed()
             return sdpa_attention_forward(
                 attn,  # pyright: ignore[reportArgumentType]  # reads two attributes of `Attends`
                 q,
@@ -97,9 +109,10 @@ class Causal:
 
     def _eager(self, attn: Attends, q: Tensor, k: Tensor, v: Tensor) -> Heads:
         k, v = (_repeat_heads(t, attn.num_key_value_groups) for t in (k, v))
-        masked = torch.matmul(q, k.transpose(2, 3)) * attn.scale
+        # In place, for the same bits with a third of the memory.
+        masked = torch.matmul(q, k.transpose(2, 3)).mul_(attn.scale)
         if len(self.window) > 1 or self.real is not None:
-            masked = masked + self._additive_mask(q.dtype)
+            masked.add_(self._additive_mask(q.dtype))
         scores = attn.hook_attn_scores(masked)
         if scores is not masked:
             require_readable(scores, attn.hook_attn_scores, self._real_queries())
@@ -128,7 +141,9 @@ class Causal:
 
 
 def require_readable(
-    scores: Scores, hook: HookPoint, real: Bool[Tensor, "batch query"] | None = None
+    scores: Float[Tensor, "*heads query key"],
+    hook: HookPoint,
+    real: Bool[Tensor, "batch query"] | None = None,
 ) -> None:
     """Refuse edited scores that leave a query with nothing to read.
 
@@ -138,14 +153,14 @@ def require_readable(
     Raises:
         HookError: If a real query keeps no score above the minimum.
     """
-    empty = (scores.amax(-1) <= torch.finfo(scores.dtype).min).any(1)
+    empty = scores.amax(-1) <= torch.finfo(scores.dtype).min
     if real is not None:
-        empty = empty & real
+        empty = empty & real[:, None]
     if bool(empty.any()):
-        row = int(empty.any(0).nonzero()[0])
+        query = int(empty.flatten(0, -2).any(0).nonzero()[0])
         raise HookError(
             f"expected every query to keep a key to read, got none left at {hook.name!r} for "
-            f"position {hook.positions[row]}. Cut fewer keys, or leave out the first positions."
+            f"position {hook.positions[query]}. Cut fewer keys, or leave out the first positions."
         )
 
 

@@ -1,6 +1,6 @@
 """What a decoder is, as a table: sizes, norm, rotary layout, attention kernel."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -48,7 +48,7 @@ class DecoderConfig:
     eos_tokens: tuple[int, ...] = ()
     model_name: str = "unnamed"
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     normalization_type: Literal["RMS"] = "RMS"
     act_fn: Literal["silu"] = "silu"
     gated_mlp: bool = True

@@ -75,7 +75,9 @@ def embedded(
     """
     tokens = inputs.get("input_ids")
     if tokens is None:
-        raise PromptError("expected input_ids among the inputs, got none. Pass what the processor returns.")
+        raise PromptError(
+            "expected input_ids among the inputs, got none. Pass what the processor returns."
+        )
     family.check_inputs(hf_model, inputs)
     device = next(hf_model.parameters()).device
     placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
@@ -111,9 +113,7 @@ def _positions(positions: Tensor | None, embeds: Tensor) -> Num[Tensor, "rows ba
     return positions[-3:].clone()  # a fourth row in front holds text positions, for packing
 
 
-def _spans(
-    family: Family, hf_model: nn.Module, tokenizer: Any, inputs: Mapping[str, Any]
-) -> Spans:
+def _spans(family: Family, hf_model: nn.Module, tokenizer: Any, inputs: Mapping[str, Any]) -> Spans:
     tokens = inputs["input_ids"][0].cpu()
     ids = family.media_tokens(hf_model)
     media = {name: tokens == token for name, token in ids.items()}

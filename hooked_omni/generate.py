@@ -1,25 +1,41 @@
 """What does the model say?
 
 Greedy decoding with cached keys and values. A position behind the prompt gets the rotary position
-that follows from the prompt's delta, and hooks fire at every step.
+that `generate` of transformers gives it, and hooks fire at every step.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_omni import names
 from hooked_omni.cache import KeyValueCache
 from hooked_omni.errors import PromptError
-from hooked_omni.interventions import Condition, as_hooks, reaches, require_reach
+from hooked_omni.hook_point import LiveHook
+from hooked_omni.interventions import Condition, Hook, as_hooks, reaches, require_reach
 from hooked_omni.prompt import EmbeddedPrompt
+from hooked_omni.shared_prefix import SharedPrefix
 
 if TYPE_CHECKING:
     from hooked_omni.transformer import HookedTransformer
 
-__all__ = ["Generation", "generate", "one_prompt"]
+__all__ = ["Capture", "Decoder", "Generation", "generate", "one_prompt"]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What to measure while a caption is made; patterns are reduced at once, never kept.
+
+    Attributes:
+        segments: Spans whose share of the generated positions' attention is measured.
+        top_k: How many of the likeliest tokens to keep at each step, with log-probabilities.
+    """
+
+    segments: tuple[str, ...] = ()
+    top_k: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +46,19 @@ class Generation:
         tokens: New tokens, the end token included if it came.
         text: `tokens` without special ones; None for a model without a tokenizer.
         logits: What each new token was chosen from, if asked for.
+        attention: Mean attention of the generated positions to each captured segment, over
+            positions and heads. The last new token is read by no pass, so it is no query; NaN for
+            an answer of one token, which has none.
+        top_tokens: The likeliest tokens at each step, best first.
+        top_logprobs: Their log-probabilities, in nats.
     """
 
     tokens: Int[Tensor, " n"]
     text: str | None
     logits: Float[Tensor, "n d_vocab"] | None = None
+    attention: Float[Tensor, "layer segment"] | None = None
+    top_tokens: Int[Tensor, "n k"] | None = None
+    top_logprobs: Float[Tensor, "n k"] | None = None
 
 
 @torch.no_grad()
@@ -45,6 +69,7 @@ def generate(
     fwd_hooks: Condition = (),
     stop_at_eos: bool = True,
     return_logits: bool = False,
+    capture: Capture | None = None,
 ) -> Generation:
     """Greedy caption of one prompt.
 
@@ -55,6 +80,7 @@ def generate(
         fwd_hooks: Hooks and interventions; they see the prompt once, then one position at a time.
         stop_at_eos: End with the first of `model.cfg.eos_tokens`.
         return_logits: Keep the logits of each new token, `[n, d_vocab]`.
+        capture: What to measure besides.
 
     Raises:
         HookError: For a hook that cannot act on this run, or whose edit made a NaN.
@@ -62,35 +88,126 @@ def generate(
     """
     prompt = one_prompt(model, prompt, max_new_tokens)
     hooks = as_hooks(fwd_hooks, prompt.spans)
+    n_pos, total = prompt.n_pos, prompt.n_pos + max_new_tokens - 1
     for hook in hooks:
-        require_reach([hook], range(prompt.n_pos + max_new_tokens - 1), model.cfg)
-    cache = KeyValueCache(model.cfg, 1, prompt.n_pos + max_new_tokens - 1)
-    tokens: list[int] = []
-    kept: list[Tensor] = []
-    window, embeds = range(prompt.n_pos), prompt.embeds
-    while True:
-        # A hook for generated positions alone would open the prompt's attention for nothing.
-        with model.hooks(hook for hook in hooks if reaches(hook, window)):
-            final = model.run_pass(embeds, model.context(prompt, window, cache), window)
-        cache.length = window.stop
-        logits = model.unembed(final[:, -1:])[0, -1]
-        tokens.append(int(logits.argmax()))
-        kept += [logits] if return_logits else []
-        ended = stop_at_eos and tokens[-1] in model.cfg.eos_tokens
-        if ended or len(tokens) == max_new_tokens:
-            return finished(model, tokens, kept)
-        window = range(window.stop, window.stop + 1)
-        embeds = model.embed(torch.tensor([tokens[-1:]], device=model.cfg.device))
+        model.require_hook(hook[0])
+        require_reach([hook], range(total), model.cfg)
+    cache = KeyValueCache(model.cfg, 1, total)
+    window = range(n_pos)
+    # A hook for generated positions alone would open the prompt's attention for nothing.
+    with model.hooks(hook for hook in hooks if reaches(hook, window)):
+        final = model.run_pass(prompt.embeds, model.context(prompt, window, cache), window)
+    decoder = Decoder(model, prompt, cache, max_new_tokens, stop_at_eos, return_logits, capture)
+    with model.hooks([*hooks, *decoder.hooks()]):
+        return decoder.run(model.unembed(final[:, -1:])[:, -1], n_pos)[0]
 
 
-def finished(model: "HookedTransformer", tokens: list[int], logits: list[Tensor]) -> Generation:
-    """The caption that `tokens` are."""
-    decode = None if model.tokenizer is None else model.tokenizer.decode
-    return Generation(
-        tokens=torch.tensor(tokens, dtype=torch.long),
-        text=None if decode is None else decode(tokens, skip_special_tokens=True),
-        logits=torch.stack(logits) if logits else None,
-    )
+class Decoder:
+    """Greedy decoding of one or more rows, each over its own keys and values.
+
+    Attributes:
+        rows: Which caption each row of the batch belongs to; rows that have ended leave.
+    """
+
+    def __init__(
+        self,
+        model: "HookedTransformer",
+        prompt: EmbeddedPrompt,
+        cache: KeyValueCache | SharedPrefix,
+        max_new_tokens: int,
+        stop_at_eos: bool,
+        return_logits: bool,
+        capture: Capture | None,
+        n_rows: int = 1,
+    ) -> None:
+        self.model, self.prompt, self.cache = model, prompt, cache
+        self.max_new_tokens, self.return_logits = max_new_tokens, return_logits
+        self.capture = capture or Capture()
+        self.ends = set(model.cfg.eos_tokens) if stop_at_eos else set()
+        self.rows = list(range(n_rows))
+        self.tokens: list[list[int]] = [[] for _ in range(n_rows)]
+        self.kept: list[list[tuple[Tensor, ...]]] = [[] for _ in range(n_rows)]
+        self.shares = torch.zeros(
+            n_rows, model.cfg.n_layers, len(self.capture.segments), dtype=torch.float64
+        )
+
+    def hooks(self) -> list[Hook]:
+        """Hooks that measure attention while decoding; none unless segments are captured."""
+        if not self.capture.segments:
+            return []
+        members = [
+            self.prompt.spans.mask(segment, range(self.prompt.n_pos + 1))
+            for segment in self.capture.segments
+        ]
+        layers = range(self.model.cfg.n_layers)
+        return [(names.pattern(layer), _Shares(self, layer, members)) for layer in layers]
+
+    def run(self, logits: Float[Tensor, "row d_vocab"], n_pos: int) -> list[Generation]:
+        """Captions that start with the token that `logits` choose, at position `n_pos`."""
+        window = range(n_pos, n_pos + 1)
+        while True:
+            chosen = logits.argmax(-1)
+            going = self._take(logits, chosen)
+            if not going:
+                return [self._caption(row) for row in range(len(self.tokens))]
+            if len(going) < len(self.rows):
+                self.rows = [self.rows[i] for i in going]
+                index = torch.tensor(going, device=logits.device)
+                chosen = chosen[index]
+                if isinstance(self.cache, SharedPrefix):
+                    self.cache.keep(index)
+            context = self.model.context(self.prompt, window, self.cache)
+            final = self.model.run_pass(self.model.embed(chosen[:, None]), context, window)
+            logits = self.model.unembed(final)[:, -1]
+            window = range(window.stop, window.stop + 1)
+
+    def _take(self, logits: Tensor, chosen: Tensor) -> list[int]:
+        going = []
+        for i, (row, token) in enumerate(zip(self.rows, chosen.tolist(), strict=True)):
+            self.tokens[row].append(token)
+            self.kept[row].append(self._measured(logits[i]))
+            if token not in self.ends and len(self.tokens[row]) < self.max_new_tokens:
+                going.append(i)
+        return going
+
+    def _measured(self, logits: Float[Tensor, " d_vocab"]) -> tuple[Tensor, ...]:
+        kept: tuple[Tensor, ...] = (logits.clone(),) if self.return_logits else ()
+        if self.capture.top_k:
+            kept += tuple(logits.float().log_softmax(-1).topk(self.capture.top_k))
+        return kept
+
+    def _caption(self, row: int) -> Generation:
+        tokens, kept = self.tokens[row], [torch.stack(t) for t in zip(*self.kept[row], strict=True)]
+        tokenizer, n_queries = self.model.tokenizer, len(tokens) - 1
+        logprobs, top = kept[-2:] if self.capture.top_k else (None, None)
+        attention = self.shares[row] / n_queries if n_queries else self.shares[row] * torch.nan
+        return Generation(
+            tokens=torch.tensor(tokens, dtype=torch.long),
+            text=None if tokenizer is None else tokenizer.decode(tokens, skip_special_tokens=True),
+            logits=kept[0] if self.return_logits else None,
+            attention=attention if self.capture.segments else None,
+            top_tokens=top,
+            top_logprobs=logprobs,
+        )
+
+
+class _Shares(LiveHook):
+    """Adds each row's attention to the captured segments, one step's queries at a time."""
+
+    def __init__(self, decoder: Decoder, layer: int, members: list[Tensor]) -> None:
+        self.decoder, self.layer = decoder, layer
+        self.of_prompt = torch.stack([mask[:-1] for mask in members], 1).float()
+        self.of_answer = torch.stack([mask[-1] for mask in members]).float()
+
+    def __call__(self, pattern: Tensor, hook: Any) -> None:
+        """Reduce `[row, heads ..., 1, key]` to `[row, segment]`."""
+        heads = tuple(range(1, pattern.ndim - 1))
+        paid = pattern.float().mean(heads)
+        n_pos = len(self.of_prompt)
+        self.of_prompt = self.of_prompt.to(paid.device)
+        shares = (paid[:, :n_pos] @ self.of_prompt).cpu()
+        shares = shares + paid[:, n_pos:].sum(1, keepdim=True).cpu() * self.of_answer
+        self.decoder.shares[self.decoder.rows, self.layer] += shares.double()
 
 
 def one_prompt(

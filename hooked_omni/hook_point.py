@@ -6,6 +6,7 @@ a copy, and whatever it does to the copy, in place or by returning another tenso
 hook that does neither leaves every number as in the run without it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,10 +17,18 @@ from torch import Tensor
 
 from hooked_omni.errors import HookError
 
-__all__ = ["HookFunction", "HookPoint", "Pass", "edit_of"]
+__all__ = ["HookFunction", "HookPoint", "LiveHook", "Pass", "edit_of"]
 
 HookFunction = Callable[..., Tensor | None]
 """A TransformerLens hook, `fn(activation, hook=hook_point)`."""
+
+
+class LiveHook(ABC):
+    """Base of this project's own hooks that take the live tensor, and are careful with it."""
+
+    @abstractmethod
+    def __call__(self, tensor: Tensor, hook: Any) -> Tensor | None:
+        """Look at `tensor`, or edit it."""
 
 
 @dataclass
@@ -42,6 +51,13 @@ class HookPoint(tl.HookPoint):
         super().__init__()
         self.current = Pass()
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """`x`, or what the hooks made of it."""
+        # There are hundreds of hook points in a pass, and most have nothing to call.
+        if not (self._forward_hooks or self._backward_hooks):
+            return x
+        return super().__call__(x)
+
     @property
     def positions(self) -> range:
         """Absolute positions of the pass under way: a decode step covers one.
@@ -63,7 +79,7 @@ class HookPoint(tl.HookPoint):
         alias_names: list[str] | None = None,
     ) -> tl.LensHandle:
         """As in TransformerLens; a forward hook works on a copy, and its edit is checked."""
-        takes_live = dir == "bwd" or getattr(hook, "reads_only", False)
+        takes_live = dir == "bwd" or isinstance(hook, LiveHook)
         function = hook if takes_live else self._on_copy(hook)
         handle = super().add_hook(function, dir, is_permanent, level, prepend, alias_names)
         handle.user_hook = hook

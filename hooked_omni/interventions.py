@@ -4,7 +4,6 @@ An intervention is a function from a prompt's spans to hooks, so one line holds 
 Interventions combine by being listed, and any TransformerLens hook stands in the same list.
 """
 
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 

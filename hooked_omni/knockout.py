@@ -164,9 +164,7 @@ def windows(
     return [range(c - half, c + half + 1) for c in range(half, n_layers - half - 1, 2)]
 
 
-def _pairs(
-    scores: Scores, index: Tensor, columns: Tensor, heads: tuple[int, ...] | None
-) -> Tensor:
+def _pairs(scores: Scores, index: Tensor, columns: Tensor, heads: tuple[int, ...] | None) -> Tensor:
     pairs = torch.zeros(scores.shape[1:], dtype=torch.bool, device=scores.device)
     rows = torch.tensor(heads or range(scores.shape[1]), device=scores.device)
     pairs[rows[:, None, None], index[:, None], columns] = True
@@ -232,7 +230,9 @@ def _split(
         return before, None
     text = after[0].replace(" ", "")
     if not _NUMBERS.fullmatch(text):
-        raise HookError(f"expected {what} such as {example!r}, got {after[0].strip()!r} in {rule!r}.")
+        raise HookError(
+            f"expected {what} such as {example!r}, got {after[0].strip()!r} in {rule!r}."
+        )
     numbers: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")

@@ -34,11 +34,12 @@ from hooked_omni.errors import MediaError
 __all__ = ["Audio", "MediaSettings", "Video", "read_audio", "read_video"]
 
 MAX_ASPECT = 200
-# A container's header and its packets may disagree by rounding; more than two packets of sound
-# (AAC: 23 ms each) is a hole or a missing end.
-TOLERANCE = Fraction(1, 20)  # seconds
-# Formats whose header promises no length: FFmpeg guesses it from the bit rate.
-UNPROMISED = {"aac", "ac3", "amr", "dts", "eac3", "loas", "mp3", "mpeg", "mpegts"}
+# Sound files and their muxers round; a hole or a missing end is longer than four AAC packets.
+TOLERANCE = Fraction(1, 10)  # seconds
+# Formats whose length FFmpeg guesses from the bit rate, or that `_through_soundfile` checks.
+UNPROMISED = {"aac", "ac3", "amr", "dts", "eac3", "loas", "mp3", "wav"}
+# decord cannot seek in these: it fails, or hangs for good on a cut-off file.
+UNSEEKABLE = {"mpeg", "mpegts"}
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,6 @@ class MediaSettings:
         for name, value in vars(self).items():
             if not (math.isfinite(value) and value > 0):
                 raise MediaError(f"expected {name} > 0, got {value}. Give a positive number.")
-            if name != "fps" and value != int(value):
-                raise MediaError(f"expected a whole number as {name}, got {value}. Round it.")
         ordered = [
             ("frame_factor", self.frame_factor, "max_frames", self.max_frames),
             ("min_frames", self.min_frames, "max_frames", self.max_frames),
@@ -293,7 +292,8 @@ def _decoded(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, lis
     """Each packet of `stream` with the frames it completes; refuses a file that ends early."""
     ends: dict[int, Fraction] = {}
     for packet in container.demux():
-        if packet.is_corrupt:
+        # A WAV written to a pipe claims 4 GiB, so its last packet always counts as corrupt.
+        if packet.is_corrupt and container.format.name != "wav":
             raise _damaged(path, packet, "packet")
         if packet.size and packet.pts is not None:
             end = (packet.pts + (packet.duration or 0)) * packet.time_base
@@ -345,6 +345,11 @@ def _shown_frames(
     path: Path, container: Any, stream: Any
 ) -> tuple[list[Fraction], Fraction, Float[np.ndarray, "frame point"], int]:
     """When each frame is shown, when the last one ends, a glance at each, and its quarter turns."""
+    if container.format.name in UNSEEKABLE:
+        raise MediaError(
+            f"expected a container that decord can seek in, got {container.format.name} in {path}. "
+            f"Remux it: ffmpeg -i clip.ts -c copy clip.mp4"
+        )
     packets, glances, turns = [], [], 0
     for packet, frames in _decoded(path, container, stream):
         packets += [packet] if packet.size else []
@@ -363,9 +368,9 @@ def _shown_frames(
         )
     if len(glances) != len(packets):
         raise MediaError(
-            f"expected {len(packets)} frames in {path}, got {len(glances)}: the others are hidden by an "
-            f"edit list (a clip cut without re-encoding), or damaged, and decord would shift and "
-            f"repeat frames. Re-encode the clip."
+            f"expected {len(packets)} frames in {path}, got {len(glances)}: the others are "
+            f"hidden by an edit list (a clip cut without re-encoding), or damaged, and decord "
+            f"would shift and repeat frames. Re-encode the clip."
         )
     times = sorted(packet.pts * packet.time_base for packet in packets)
     end = max((packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from hooked_omni.cache import KeyValueCache
 from hooked_omni.errors import ParityError
 from hooked_omni.frontend import find_decoder
 from hooked_omni.generate import one_prompt
-from hooked_omni.hook_point import HookPoint
+from hooked_omni.hook_point import HookFunction, HookPoint
 from hooked_omni.interventions import Hook
 from hooked_omni.omni import HookedOmni
 from hooked_omni.prompt import EmbeddedPrompt
@@ -86,7 +87,9 @@ def prove(
     with _eager(hf):
         eager, eager_tokens = _hf_run(omni, prompt, decode_steps)
     sums: list[float] = []
-    opened = [(names.pattern(layer), _sum_rows(sums, prompt)) for layer in range(model.cfg.n_layers)]
+    opened = [
+        (names.pattern(layer), _sum_rows(sums, prompt)) for layer in range(model.cfg.n_layers)
+    ]
     prefill_opened, decode_opened = _compare(
         "every layer opened", model, prompt, eager, eager_tokens, opened, limit
     )
@@ -168,14 +171,14 @@ def _compare(
             ours = model.unembed(
                 model.run_pass(embeds, model.context(prompt, window, cache), window)
             )[0]
-            cache.length = window.stop
             real = slice(None) if prompt.mask is None or step else prompt.mask[0] != 0
             differences.append(float((ours[real] - logits[real]).abs().max()))
             if not differences[-1] <= limit:
                 raise ParityError(
                     f"expected logits within {limit:g} of Hugging Face's ({what}), got "
                     f"{differences[-1]:g} at {f'decode step {step}' if step else 'prefill'} "
-                    f"(transformers {_transformers()}, {model.cfg.dtype}, {model.cfg.device})."
+                    f"(transformers {transformers.__version__}, {model.cfg.dtype} on "
+                    f"{model.cfg.device})."
                 )
     return differences[0], max(differences[1:], default=0.0)
 
@@ -215,7 +218,7 @@ def _require_live(model: HookedTransformer) -> int:
     return len(model.hook_dict)
 
 
-def _sum_rows(sums: list[float], prompt: EmbeddedPrompt) -> Any:
+def _sum_rows(sums: list[float], prompt: EmbeddedPrompt) -> HookFunction:
     def measure(pattern: Tensor, hook: HookPoint) -> None:
         off = (pattern.float().sum(-1) - 1).abs().amax((0, 1))
         if prompt.mask is not None and len(off) == prompt.n_pos:
@@ -242,9 +245,3 @@ def _eager(hf: Any) -> Iterator[None]:
         yield
     finally:
         hf.set_attn_implementation(before)
-
-
-def _transformers() -> str:
-    import transformers
-
-    return transformers.__version__

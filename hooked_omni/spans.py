@@ -136,4 +136,3 @@ class Spans(Mapping[str, Tensor]):
                 "Leave this span out, or embed the prompt with it."
             )
         return found
-

@@ -14,18 +14,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens import HookedRootModule
-from transformer_lens.utilities import Slice
 
-from hooked_omni import names
-from hooked_omni.activation_cache import ActivationCache
+from hooked_omni.activation_cache import ActivationCache, Keep
 from hooked_omni.cache import Causal, KeyValueCache
 from hooked_omni.components import Block, Context, RMSNorm, Rotary
 from hooked_omni.config import DecoderConfig
 from hooked_omni.errors import CheckpointError, HookError, PromptError
-from hooked_omni.generate import Generation, generate
+from hooked_omni.generate import Capture, Generation, generate
 from hooked_omni.hook_point import HookFunction, HookPoint, Pass
 from hooked_omni.interventions import Condition, Hook, as_hooks, require_reach
 from hooked_omni.prompt import EmbeddedPrompt, NoSpans
+from hooked_omni.shared_prefix import SharedPrefix
+from hooked_omni.sweep import generate_many, score_many
 
 __all__ = ["HookedTransformer"]
 
@@ -48,7 +48,7 @@ class HookedTransformer(HookedRootModule):
         super().__init__()
         self.cfg = cfg
         self.tokenizer: Any = None
-        self.current = Pass()
+        self.current: Any = Pass()
         self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
         self.hook_embed = HookPoint()  # [batch, pos, d_model]
         self.blocks = nn.ModuleList([Block(cfg, layer) for layer in range(cfg.n_layers)])
@@ -118,11 +118,16 @@ class HookedTransformer(HookedRootModule):
         return self.unembed(self.run_pass(prompt.embeds, self.context(prompt, window), window))
 
     def context(
-        self, prompt: EmbeddedPrompt, window: range, cache: KeyValueCache | None = None
-    ) -> Causal:
+        self,
+        prompt: EmbeddedPrompt,
+        window: range,
+        cache: KeyValueCache | SharedPrefix | None = None,
+    ) -> Context:
         """How the positions of `window` read the ones up to themselves."""
         cos, sin = self.rotary(prompt.positions_at(window))
-        return Causal(cos, sin, window, _real(prompt.mask, window), cache)
+        real = _real(prompt.mask, window)
+        make = Causal if cache is None else cache.context
+        return make(cos, sin, window, real)
 
     def run_pass(
         self, embeds: Float[Tensor, "batch pos d_model"], context: Context, window: range
@@ -230,7 +235,7 @@ class HookedTransformer(HookedRootModule):
         with self.hooks(hooks, bwd_hooks, reset_hooks_end, clear_contexts):
             return self(input)
 
-    def run_with_cache(
+    def run_with_cache(  # pyright: ignore[reportIncompatibleMethodOverride]  # a cache, not a dict
         self,
         input: EmbeddedPrompt | Int[Tensor, "batch pos"],
         names_filter: NamesFilter = None,
@@ -247,24 +252,15 @@ class HookedTransformer(HookedRootModule):
         Raises:
             HookError: For a name that no live hook point has, or a hook that cannot act.
         """
-        wanted = self._filtered(names_filter)
-        cut = Slice.unwrap(pos_slice)
         kept: dict[str, Tensor] = {}
-
-        def keep(tensor: Tensor, hook: HookPoint) -> None:
-            name = str(hook.name)
-            stored = tensor.detach().to(device) if device is not None else tensor.detach()
-            if pos_slice is not None:
-                # A copy, or the slice would keep the whole tensor alive.
-                stored = cut.apply(stored, dim=names.position_axis(name) - tensor.ndim).clone()
-            kept[name] = stored
-
-        keep.reads_only = True
+        keep = Keep(kept, device, pos_slice)
         hooks = as_hooks(fwd_hooks, getattr(input, "spans", None))
-        with self.hooks([*hooks, *((name, keep) for name in wanted)]):
+        with self.hooks([*hooks, *((name, keep) for name in self._filtered(names_filter))]):
             logits = self(input)
-        cache = ActivationCache(kept, self, has_batch_dim=True)
-        return logits, cache.remove_batch_dim(logits.shape[0]) if remove_batch_dim else cache
+        cache = ActivationCache(kept, self)
+        if remove_batch_dim:
+            cache.remove_batch_dim(logits.shape[0])
+        return logits, cache
 
     def require_hook(self, name: str | Callable[[str], bool]) -> None:
         """Refuse a name that no live hook point has.
@@ -287,6 +283,10 @@ class HookedTransformer(HookedRootModule):
                 f"expected a live hook point, got {name!r}, which is off because it is large. "
                 "Set `model.cfg.use_attn_result = True` first."
             )
+
+    def named(self, name: str | Callable[[str], bool]) -> list[str]:
+        """Names of the live hook points that `name` is, or passes."""
+        return [name] if isinstance(name, str) else [n for n in self._live() if name(n)]
 
     def _live(self) -> list[str]:
         with_results = self.cfg.use_attn_result
@@ -320,9 +320,44 @@ class HookedTransformer(HookedRootModule):
         fwd_hooks: Condition = (),
         stop_at_eos: bool = True,
         return_logits: bool = False,
+        capture: Capture | None = None,
     ) -> Generation:
         """Greedy caption with cached keys and values; see `hooked_omni.generate.generate`."""
-        return generate(self, prompt, max_new_tokens, fwd_hooks, stop_at_eos, return_logits)
+        return generate(
+            self, prompt, max_new_tokens, fwd_hooks, stop_at_eos, return_logits, capture
+        )
+
+    def generate_many(
+        self,
+        prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+        conditions: Sequence[Condition],
+        max_new_tokens: int = 64,
+        stop_at_eos: bool = True,
+        return_logits: bool = False,
+        capture: Capture | None = None,
+        memory_budget: int | None = None,
+    ) -> list[Generation]:
+        """A caption under each condition, in one batch; see `hooked_omni.sweep.generate_many`."""
+        return generate_many(
+            self,
+            prompt,
+            conditions,
+            max_new_tokens,
+            stop_at_eos,
+            return_logits,
+            capture,
+            memory_budget,
+        )
+
+    def score_many(
+        self,
+        prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+        tokens: Int[Tensor, " n"],
+        conditions: Sequence[Condition],
+        memory_budget: int | None = None,
+    ) -> list[Float[Tensor, " n"]]:
+        """Log-probabilities of a text under each condition; see `hooked_omni.sweep.score_many`."""
+        return score_many(self, prompt, tokens, conditions, memory_budget)
 
     # --- tokens and weights, as TransformerLens's helpers expect them -------------------------
 

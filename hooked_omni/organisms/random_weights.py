@@ -56,11 +56,11 @@ def random_omni(
         video_token_index=tokenizer.video_token_id,
         audio_start_token_id=tokenizer.audio_bos_token_id,
         audio_end_token_id=tokenizer.audio_eos_token_id,
-        vision_start_token_id=tokenizer.vision_bos_token_id,
-        vision_end_token_id=tokenizer.vision_eos_token_id,
         position_id_per_seconds=25,
         seconds_per_chunk=2,
         tie_word_embeddings=False,
+        # No declared field, but `get_rope_index` reads it, and released configs have it.
+        **{"vision_start_token_id": tokenizer.vision_bos_token_id},
     )
     model = _built(transformers.Qwen2_5OmniThinkerForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen2_5OmniProcessor(

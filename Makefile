@@ -1,0 +1,37 @@
+# Each target works alone on a fresh machine with Python >= 3.11: it makes the environment it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CLIP ?=
+OUT ?= runs/demo
+
+.PHONY: setup demo test check bench clean
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	  { echo "expected Python >= 3.11, got $$($(PYTHON) --version). Run 'make PYTHON=python3.12 $(MAKECMDGOALS)'."; exit 1; }
+	@echo "making $(VENV): about 5 GB to download, minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m examples.demo $(if $(CLIP),--clip $(CLIP)) --out $(OUT)
+
+test: setup
+	$(BIN)/python -m pytest -q -n 2
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m benchmarks.forward
+	$(BIN)/python -m benchmarks.sweep
+
+clean:
+	rm -rf $(VENV) runs

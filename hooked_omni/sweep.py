@@ -1,0 +1,308 @@
+"""What does the model say under each of many conditions?
+
+A condition is a list of hooks or interventions. One that acts on generated positions alone leaves
+the prompt's keys and values as they are, so all such conditions share one pass over the prompt and
+decode as one batch, each row with its own hooks:
+
+1. conditions that do the same to the prompt form a group, and share its pass over the prompt;
+2. those that change nothing before the last prompt position share the pass over all the others,
+   and run that position in the batch;
+3. within a group, every hook is shown its own row, in TransformerLens's shapes.
+
+A condition alone in its group runs as `generate` does, to the bit.
+"""
+
+import sys
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooked_omni.cache import KeyValueCache
+from hooked_omni.errors import PromptError
+from hooked_omni.generate import Capture, Decoder, Generation, one_prompt
+from hooked_omni.hook_point import HookFunction, LiveHook, edit_of
+from hooked_omni.interventions import Condition, Hook, as_hooks, reaches, require_reach
+from hooked_omni.prompt import EmbeddedPrompt
+from hooked_omni.shared_prefix import SharedPrefix
+
+if TYPE_CHECKING:
+    from hooked_omni.transformer import HookedTransformer
+
+__all__ = ["generate_many", "score_many"]
+
+
+@torch.no_grad()
+def generate_many(
+    model: "HookedTransformer",
+    prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+    conditions: Sequence[Condition],
+    max_new_tokens: int = 64,
+    stop_at_eos: bool = True,
+    return_logits: bool = False,
+    capture: Capture | None = None,
+    memory_budget: int | None = None,
+) -> list[Generation]:
+    """Greedy captions of one prompt, one under each condition.
+
+    ```python
+    sweep = [[], *[[knockout(query="generated", key="video", layers=w)] for w in windows(36)]]
+    captions = model.generate_many(prompt, sweep)
+    ```
+
+    Args:
+        model: The decoder.
+        prompt: An embedded prompt, or tokens of plain text.
+        conditions: Each a list of hooks or interventions; `[]` is the baseline.
+        max_new_tokens: At most this many in each caption.
+        stop_at_eos: End a caption with the first of `model.cfg.eos_tokens`; its row then leaves.
+        return_logits: Keep the logits of each new token, `[n, d_vocab]`.
+        capture: What to measure besides.
+        memory_budget: Bytes for the rows' own keys, values and activations; splits the batch.
+
+    Returns:
+        Captions in the order of the conditions, each as `generate` gives it: tokens are equal,
+        logits within rounding of another order of sums.
+
+    Raises:
+        HookError: For a hook that cannot act on this run, before it; or whose edit made a NaN.
+        PromptError: For no conditions, no tokens, a batch of prompts, or too small a budget.
+    """
+    prompt = one_prompt(model, prompt, max_new_tokens)
+    total = prompt.n_pos + max_new_tokens - 1
+    captions: dict[int, Generation] = {}
+    for batch in _batches(model, prompt, conditions, total, 1, memory_budget):
+        logits, cache = batch.start(model, prompt, total)
+        decoder = Decoder(
+            model,
+            prompt,
+            cache,
+            max_new_tokens,
+            stop_at_eos,
+            return_logits,
+            capture,
+            n_rows=len(batch.members),
+        )
+        with model.hooks([*batch.row_hooks(model, decoder.rows), *decoder.hooks()]):
+            made = decoder.run(logits, prompt.n_pos)
+        captions |= dict(zip(batch.members, made, strict=True))
+    return [captions[i] for i in range(len(conditions))]
+
+
+@torch.no_grad()
+def score_many(
+    model: "HookedTransformer",
+    prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+    tokens: Int[Tensor, " n"],
+    conditions: Sequence[Condition],
+    memory_budget: int | None = None,
+) -> list[Float[Tensor, " n"]]:
+    """Log-probability of each token of a given text, under each condition (teacher forcing).
+
+    The text follows the prompt; all its positions run in one pass, as generated positions.
+
+    Args:
+        model: The decoder.
+        prompt: An embedded prompt, or tokens of plain text.
+        tokens: The text.
+        conditions: Each a list of hooks or interventions; `[]` is the baseline.
+        memory_budget: Bytes for the rows' own keys, values and activations; splits the batch.
+
+    Returns:
+        Log-probabilities in nats, float32, in the order of the conditions.
+
+    Raises:
+        HookError: For a hook that cannot act on this run, before it; or whose edit made a NaN.
+        PromptError: For no conditions, no or unknown tokens, a batch of prompts, or too small a
+            budget.
+    """
+    tokens = torch.as_tensor(tokens, device=model.cfg.device)
+    if tokens.ndim != 1:
+        raise PromptError(f"expected one text [n], got tokens of shape {tuple(tokens.shape)}.")
+    prompt = one_prompt(model, prompt, len(tokens))
+    text = model.as_prompt(tokens[None]).embeds
+    total = prompt.n_pos + len(tokens) - 1
+    scores: dict[int, Tensor] = {}
+    for batch in _batches(model, prompt, conditions, total, len(tokens), memory_budget):
+        logits, cache = batch.start(model, prompt, total)
+        logprobs = [logits.float().log_softmax(-1)[:, tokens[:1]]]
+        if len(tokens) > 1:
+            window, rows = range(prompt.n_pos, total), list(range(len(batch.members)))
+            embeds = text[:, :-1].expand(len(rows), -1, -1)
+            with model.hooks(batch.row_hooks(model, rows)):
+                final = model.run_pass(embeds, model.context(prompt, window, cache), window)
+            for position, token in enumerate(tokens[1:]):
+                behind = model.unembed(final[:, position]).float().log_softmax(-1)
+                logprobs.append(behind[:, token, None])
+        scores |= dict(zip(batch.members, torch.cat(logprobs, 1).unbind(), strict=True))
+    return [scores[i] for i in range(len(conditions))]
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Conditions that share a pass over the prompt.
+
+    Attributes:
+        members: Which conditions these are.
+        conditions: The hooks of each.
+        on_prompt: Hooks that act on the prompt.
+        last_apart: Whether they act on its last position alone, which then runs in the batch.
+    """
+
+    members: list[int]
+    conditions: list[list[Hook]]
+    on_prompt: list[Hook]
+    last_apart: bool
+
+    def start(
+        self, model: "HookedTransformer", prompt: EmbeddedPrompt, total: int
+    ) -> tuple[Float[Tensor, "row d_vocab"], KeyValueCache | SharedPrefix]:
+        """Logits of the first new token in every row, and the keys and values behind them."""
+        rows = len(self.members)
+        n_shared = prompt.n_pos - self.last_apart
+        window = range(n_shared)
+        cache = KeyValueCache(model.cfg, 1, n_shared if rows > 1 else total)
+        hooks = (
+            self.on_prompt if rows > 1 else [h for h in self.conditions[0] if reaches(h, window)]
+        )
+        with model.hooks(hooks):
+            context = model.context(prompt, window, cache)
+            final = model.run_pass(prompt.embeds[:, :n_shared], context, window)
+        if rows == 1:
+            return model.unembed(final[:, -1:])[:, -1], cache
+        shared = SharedPrefix(model.cfg, cache, n_shared, rows, total)
+        if n_shared < prompt.n_pos:
+            window = range(n_shared, prompt.n_pos)
+            with model.hooks(self.row_hooks(model, list(range(rows)))):
+                last = prompt.embeds[:, n_shared:].expand(rows, -1, -1)
+                final = model.run_pass(last, model.context(prompt, window, shared), window)
+        return model.unembed(final[:, -1:])[:, -1].expand(rows, -1), shared
+
+    def row_hooks(self, model: "HookedTransformer", rows: list[int]) -> list[Hook]:
+        """One hook for each name, which shows each row to the hooks of its condition.
+
+        Args:
+            model: The decoder.
+            rows: Which condition each row of the batch is of; read at every call.
+        """
+        if len(self.members) == 1:
+            return self.conditions[0]
+        named: dict[str, dict[int, list[HookFunction]]] = {}
+        for row, condition in enumerate(self.conditions):
+            for name, function in condition:
+                for one in model.named(name):
+                    named.setdefault(one, {}).setdefault(row, []).append(function)
+        return [(name, RowHooks(rows, functions)) for name, functions in named.items()]
+
+
+class RowHooks(LiveHook):
+    """Shows each row of a batch to the hooks of its condition.
+
+    The batch's tensors belong to the sweep alone, so an edited row is written back in place.
+    """
+
+    def __init__(self, rows: list[int], functions: dict[int, list[HookFunction]]) -> None:
+        self.rows, self.functions = rows, functions
+
+    def __call__(self, tensor: Tensor, hook: Any) -> None:
+        """Edit rows of `[row, ...]`, or of scores as `[row, kv_head, group, query, key]`."""
+        for i, row in enumerate(self.rows):
+            if row not in self.functions:
+                continue
+            own = tensor[i : i + 1]
+            seen = own.flatten(1, 2) if tensor.ndim == 5 else own
+            for function in self.functions[row]:
+                edited = edit_of(function, seen, hook)
+                if edited is not None:
+                    seen = edited
+                    hook.current.edits.append(str(hook.name))
+                    own.copy_(edited.view(own.shape))
+
+
+def _batches(
+    model: "HookedTransformer",
+    prompt: EmbeddedPrompt,
+    conditions: Sequence[Condition],
+    total: int,
+    n_query: int,
+    memory_budget: int | None,
+) -> list[_Batch]:
+    if isinstance(conditions, str) or not len(conditions):
+        raise PromptError(
+            "expected at least one condition, got none. `[]` among them is a baseline."
+        )
+    made: dict[int, list[Hook]] = {}
+    every = [_hooks(model, prompt, condition, total, made) for condition in conditions]
+    groups: dict[Hashable, list[int]] = {}
+    for i, hooks in enumerate(every):
+        groups.setdefault(_effect(hooks, prompt.n_pos), []).append(i)
+    most = _most_rows(model, total, prompt.n_pos, n_query, memory_budget)
+    return [
+        _Batch(
+            members=members[first : first + most],
+            conditions=[every[i] for i in members[first : first + most]],
+            on_prompt=_on_prompt(every[members[0]], prompt.n_pos),
+            last_apart=effect == _LAST and len(members[first : first + most]) > 1,
+        )
+        for effect, members in groups.items()
+        for first in range(0, len(members), most)
+    ]
+
+
+_LAST = "last"
+
+
+def _effect(hooks: list[Hook], n_pos: int) -> Hashable:
+    """What hooks do to the prompt, as a key that is equal for the same."""
+    on_prompt = _on_prompt(hooks, n_pos)
+    if on_prompt and not any(reaches(hook, range(n_pos - 1)) for hook in on_prompt):
+        return _LAST
+    return tuple((name, id(function)) for name, function in on_prompt)
+
+
+def _on_prompt(hooks: list[Hook], n_pos: int) -> list[Hook]:
+    return [hook for hook in hooks if reaches(hook, range(n_pos))]
+
+
+def _hooks(
+    model: "HookedTransformer",
+    prompt: EmbeddedPrompt,
+    condition: Condition,
+    total: int,
+    made: dict[int, tuple[Any, list[Hook]]],
+) -> list[Hook]:
+    """Hooks of a condition; an intervention that stands in several gives the same ones to each."""
+    hooks: list[Hook] = []
+    if callable(condition) or isinstance(condition, tuple):
+        condition = as_hooks(condition, prompt.spans)
+    for item in condition:
+        if id(item) not in made:
+            made[id(item)] = (
+                item,
+                as_hooks([item], prompt.spans),
+            )  # the item, so its id stays its own
+        hooks += made[id(item)][1]
+    for hook in hooks:
+        model.require_hook(hook[0])
+        require_reach([hook], range(total), model.cfg)
+    return hooks
+
+
+def _most_rows(
+    model: "HookedTransformer", total: int, n_pos: int, n_query: int, memory_budget: int | None
+) -> int:
+    if memory_budget is None:
+        return sys.maxsize
+    cfg = model.cfg
+    kept = 2 * cfg.n_layers * cfg.n_key_value_heads * cfg.d_head * (total - n_pos + 1)
+    passing = n_query * (3 * cfg.n_heads * total + 4 * cfg.d_mlp + 8 * cfg.d_model)
+    one = (kept + passing) * cfg.dtype.itemsize + 8 * cfg.d_vocab
+    if memory_budget < one:
+        raise PromptError(
+            f"expected a memory budget of at least {one:,} bytes, which one condition needs, got "
+            f"{memory_budget:,}. Raise it, or ask for fewer tokens."
+        )
+    return memory_budget // one

@@ -1,0 +1,398 @@
+"""The hooked decoder's logits are Hugging Face's, to the bit, at prefill and at every decode step."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import KINDS, eager, left_padded, look, processed, save_checkpoint
+from torch import Tensor
+
+from hooked_omni import EmbeddedPrompt, HookedOmni, load, names
+from hooked_omni.errors import PromptError, SpanError
+from hooked_omni.frontend import find_decoder
+from hooked_omni.organisms.random_weights import random_omni, random_vl
+
+STEPS = 16
+PADDING = 5
+every_kind = pytest.mark.parametrize(("name", "kind"), KINDS, ids=[f"{name}-{kind}" for name, kind in KINDS])
+both = pytest.mark.parametrize("name", ["omni", "vl"])
+
+
+def bits_equal(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def opened(omni: HookedOmni) -> list[Any]:
+    return [(names.pattern(layer), look) for layer in range(omni.model.cfg.n_layers)]
+
+
+def hf_generates(
+    omni: HookedOmni, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Any, list[Tensor]]:
+    """Hugging Face's own greedy decoding, and the rotary positions its decoder was given."""
+    seen: list[Tensor] = []
+
+    def keep(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append(kwargs["position_ids"][-3:].clone())
+
+    monkeypatch.setattr(omni.hf.generation_config, "eos_token_id", None)
+    handle = find_decoder(omni.hf).register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        out = omni.hf.generate(
+            **inputs,
+            max_new_tokens=STEPS + 1,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    finally:
+        handle.remove()
+    return out, seen
+
+
+def require_same_steps(
+    omni: HookedOmni, inputs: dict[str, Any], hooks: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> EmbeddedPrompt:
+    prompt = omni.embed_inputs(**inputs)
+    out, seen = hf_generates(omni, inputs, monkeypatch)
+    ours = omni.model.generate(
+        prompt, STEPS + 1, fwd_hooks=hooks, return_logits=True, stop_at_eos=False
+    )
+    assert ours.logits is not None
+    theirs = torch.stack(out.logits)[:, 0]
+    assert ours.tokens.tolist() == out.sequences[0, prompt.n_pos :].tolist()
+    assert len(ours.tokens) == len(theirs) == len(seen) == STEPS + 1
+    # Hugging Face's prefill unembeds as many rows as it likes, which may round otherwise.
+    torch.testing.assert_close(ours.logits[0], theirs[0], rtol=0, atol=1e-5)
+    bits_equal(ours.logits[1:], theirs[1:])
+    bits_equal(prompt.positions, seen[0])
+    steps = range(prompt.n_pos, prompt.n_pos + STEPS)
+    bits_equal(prompt.positions_at(steps), torch.cat(seen[1:], dim=2))
+    return prompt
+
+
+@every_kind
+def test_prefill_equals_sdpa(models: dict, clips: dict, name: str, kind: str) -> None:
+    omni, inputs = models[name], clips[name, kind]
+    assert omni.hf.config.get_text_config()._attn_implementation == "sdpa"
+    bits_equal(omni.model(omni.embed_inputs(**inputs)), omni.hf(**inputs).logits)
+
+
+@every_kind
+def test_prefill_with_every_layer_opened_equals_eager(
+    models: dict, clips: dict, name: str, kind: str
+) -> None:
+    omni, inputs = models[name], clips[name, kind]
+    with eager(omni) as hf:
+        prompt, theirs = omni.embed_inputs(**inputs), hf(**inputs).logits
+    bits_equal(omni.model.run_with_hooks(prompt, fwd_hooks=opened(omni)), theirs)
+
+
+@every_kind
+def test_decode_steps_equal_sdpa(
+    models: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    omni = models[name]
+    # A decode step has one query; a kernel hook at the prefill would hide a difference.
+    require_same_steps(omni, clips[name, kind], [], monkeypatch)
+
+
+@every_kind
+def test_decode_steps_with_every_layer_opened_equal_eager(
+    models: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    omni = models[name]
+    with eager(omni):
+        require_same_steps(omni, clips[name, kind], opened(omni), monkeypatch)
+
+
+def test_a_clip_takes_fewer_positions_than_tokens(models: dict, clips: dict) -> None:
+    """So the decode tests would notice a decoder that counts tokens instead."""
+    prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
+    assert int(prompt.positions.max()) < prompt.n_pos - 1
+    step = range(prompt.n_pos, prompt.n_pos + 1)
+    assert int(prompt.positions_at(step)[0, 0, 0]) == int(prompt.positions[:, :, -1].max()) + 1
+
+
+def test_positions_of_a_window_that_crosses_the_prompts_end(models: dict, clips: dict) -> None:
+    prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
+    n = prompt.n_pos
+    whole = prompt.positions_at(range(n + 3))
+    bits_equal(whole[:, :, :n], prompt.positions)
+    bits_equal(whole[:, :, n - 2 :], prompt.positions_at(range(n - 2, n + 3)))
+    bits_equal(whole[:, :, n:], prompt.positions_at(range(n, n + 3)))
+
+
+def test_sound_inside_a_video_shares_its_time(models: dict, clips: dict) -> None:
+    prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
+    time, height, width = prompt.positions[:, 0]
+    audio, video = prompt.spans["audio"], prompt.spans["video"]
+    assert time[audio[0]] == time[video[0]]
+    assert torch.equal(time[audio], height[audio]) and torch.equal(time[audio], width[audio])
+    assert sorted(set((time[video] - time[video[0]]).tolist())) == [0, 25, 50]
+    # Two seconds of picture come before the first two seconds of sound, then the third second.
+    order = torch.cat([audio, video]).sort().values
+    kinds = "".join("A" if p in set(audio.tolist()) else "V" for p in order.tolist())
+    assert kinds == "V" * 12 + "A" * 50 + "V" * 6 + "A" * 25
+
+
+def test_the_papers_scripts_get_flat_positions(models: dict, clips: dict) -> None:
+    omni, inputs = models["omni"], clips["omni", "audio in video"]
+    flat = {**inputs, "use_audio_in_video": False}
+    prompt = omni.embed_inputs(**flat)
+    time, height, width = prompt.positions[:, 0]
+    # One step of the video grid spans a height and a width only where its place is known.
+    sound = prompt.spans["audio"]
+    block = torch.arange(int(sound.min()) - 1, int(sound.max()) + 1)
+    assert torch.equal(time, height) and torch.equal(time, width)
+    assert torch.equal(time[block].diff(), torch.ones_like(time[block].diff()))
+    assert not torch.equal(prompt.positions, omni.embed_inputs(**inputs).positions)
+    bits_equal(omni.model(prompt), omni.hf(**flat).logits)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("omni", "audio in video"), ("vl", "video")])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_padding_in_front_changes_no_real_row(
+    models: dict, clips: dict, name: str, kind: str, implementation: str
+) -> None:
+    omni = models[name]
+    padded = left_padded(omni, clips[name, kind], PADDING)
+    if implementation == "sdpa":
+        prompt, theirs = omni.embed_inputs(**padded), omni.hf(**padded).logits
+        ours = omni.model(prompt)
+    else:
+        with eager(omni) as hf:
+            prompt, theirs = omni.embed_inputs(**padded), hf(**padded).logits
+        ours = omni.model.run_with_hooks(prompt, fwd_hooks=opened(omni))
+    assert prompt.spans["padding"].tolist() == list(range(PADDING))
+    bits_equal(ours[:, PADDING:], theirs[:, PADDING:])
+    alone = omni.model(omni.embed_inputs(**clips[name, kind]))
+    torch.testing.assert_close(ours[:, PADDING:], alone, rtol=0, atol=1e-5)
+
+
+@both
+def test_decode_steps_behind_padding(
+    models: dict, clips: dict, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    omni = models[name]
+    padded = left_padded(omni, clips[name, "video"], PADDING)
+    with eager(omni):
+        require_same_steps(omni, padded, opened(omni), monkeypatch)
+    prompt = require_same_steps(omni, padded, [], monkeypatch)
+    alone = omni.model.generate(omni.embed_inputs(**clips[name, "video"]), STEPS)
+    assert torch.equal(omni.model.generate(prompt, STEPS).tokens, alone.tokens)
+
+
+@both
+def test_a_batch_runs_forward_and_nothing_else(models: dict, clips: dict, name: str) -> None:
+    omni, short = models[name], clips[name, "text"]
+    long = processed(omni, "text", "What now, and what after that?")
+    width = long["input_ids"].shape[1] - short["input_ids"].shape[1]
+    rows = (left_padded(omni, short, width), long)
+    batch = {
+        key: torch.cat([row[key] for row in rows]) if isinstance(value, Tensor) else value
+        for key, value in long.items()
+    }
+    prompt = omni.embed_inputs(**batch)
+    ours, theirs = omni.model(prompt), omni.hf(**batch).logits
+    bits_equal(ours[0, width:], theirs[0, width:])
+    bits_equal(ours[1], theirs[1])
+    alone = omni.model(omni.embed_inputs(**short))
+    torch.testing.assert_close(ours[:1, width:], alone, rtol=0, atol=1e-5)
+    with pytest.raises(SpanError, match="expected one prompt to look up 'audio' in, got a batch"):
+        prompt.spans["audio"]
+    with pytest.raises(PromptError, match="expected one prompt, got a batch of 2"):
+        omni.model.generate(prompt)
+
+
+def test_two_clips_in_a_batch(models: dict, clips: dict) -> None:
+    omni, inputs = models["omni"], clips["omni", "audio in video"]
+    longer = processed(omni, "audio in video", "What now, and what after that?")
+    width = longer["input_ids"].shape[1] - inputs["input_ids"].shape[1]
+    rows = (left_padded(omni, inputs, width), longer)
+    batch = {
+        key: torch.cat([row[key] for row in rows]) if isinstance(value, Tensor) else value
+        for key, value in longer.items()
+    }
+    ours, theirs = omni.model(omni.embed_inputs(**batch)), omni.hf(**batch).logits
+    bits_equal(ours[0, width:], theirs[0, width:])
+    bits_equal(ours[1], theirs[1])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints as they lie on a hub, one of each family."""
+    return {
+        name: save_checkpoint(*make(seed=3, n_layers=3), tmp_path_factory.mktemp(name))
+        for name, make in (("omni", random_omni), ("vl", random_vl))
+    }
+
+
+@both
+def test_bfloat16_equals_eager(
+    folders: dict, clips: dict, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = load(folders[name], dtype="bfloat16", attn_implementation="eager")
+    assert half.model.cfg.dtype == torch.bfloat16
+    assert half.model.cfg.attn_implementation == "eager"
+    inputs = clips[name, "video"]
+    prompt = half.embed_inputs(**inputs)
+    logits = half.model(prompt)
+    assert logits.dtype == torch.bfloat16
+    bits_equal(logits, half.hf(**inputs).logits)
+    bits_equal(half.model.run_with_hooks(prompt, fwd_hooks=opened(half)), logits)
+    out, _ = hf_generates(half, inputs, monkeypatch)
+    ours = half.model.generate(prompt, STEPS + 1, return_logits=True, stop_at_eos=False)
+    assert ours.logits is not None
+    # `generate` keeps its logits in float32, whatever they were chosen from.
+    bits_equal(ours.logits[1:].float(), torch.cat(out.logits[1:]))
+    assert ours.tokens.tolist() == out.sequences[0, prompt.n_pos :].tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float32", None])
+@both
+def test_a_saved_checkpoint_loads_from_its_folder(
+    folders: dict, clips: dict, name: str, dtype: str | None
+) -> None:
+    make = {"omni": random_omni, "vl": random_vl}[name]
+    original, loaded = HookedOmni.from_hf(*make(seed=3, n_layers=3)), load(folders[name], dtype=dtype)
+    inputs = processed(loaded, "video")
+    bits_equal(inputs["pixel_values_videos"], clips[name, "video"]["pixel_values_videos"])
+    assert torch.equal(inputs["input_ids"], clips[name, "video"]["input_ids"])
+    bits_equal(
+        loaded.model(loaded.embed_inputs(**inputs)),
+        original.model(original.embed_inputs(**inputs)),
+    )
+    assert loaded.model.cfg.eos_tokens == original.model.cfg.eos_tokens != ()
+    assert loaded.model.cfg.n_layers == 3
+
+
+@both
+def test_casting_a_shipped_model_equals_loading_it_in_that_dtype(
+    tmp_path: Path, clips: dict, name: str
+) -> None:
+    make = {"omni": random_omni, "vl": random_vl}[name]
+    cast = load(f"random-{name}", dtype="bfloat16", attn_implementation="eager")
+    folder = save_checkpoint(*make(), tmp_path)
+    loaded = load(folder, dtype="bfloat16", attn_implementation="eager")
+    inputs = clips[name, "video"]
+    bits_equal(cast.model(cast.embed_inputs(**inputs)), loaded.hf(**inputs).logits)
+
+
+@pytest.mark.parametrize("shipped", ["random-omni", "random-vl"])
+def test_a_shipped_model_knows_its_name(shipped: str) -> None:
+    assert load(shipped).model.cfg.model_name == shipped
+
+
+@pytest.mark.parametrize(("name", "kind"), [("omni", "audio in video"), ("vl", "video")])
+@pytest.mark.parametrize("padding", [0, PADDING])
+def test_a_bundle_is_the_prompt(
+    models: dict, clips: dict, tmp_path: Path, name: str, kind: str, padding: int
+) -> None:
+    omni = models[name]
+    prompt = omni.embed_inputs(**left_padded(omni, clips[name, kind], padding))
+    loaded = EmbeddedPrompt.load(prompt.save(tmp_path / "prompt.safetensors"))
+    bits_equal(omni.model(loaded), omni.model(prompt))
+    for field in ("embeds", "positions", "tokens"):
+        ours, theirs = getattr(loaded, field), getattr(prompt, field)
+        bits_equal(ours, theirs)
+    assert (loaded.mask is None) == (prompt.mask is None) == (padding == 0)
+    assert loaded.facts == prompt.facts
+    assert {k: v.tolist() for k, v in loaded.spans.items()} == {
+        k: v.tolist() for k, v in prompt.spans.items()
+    }
+    assert loaded.spans.n_prompt == prompt.spans.n_prompt
+    for timed in ("video@0-1s", "frame 1", *(["audio@1.0-2.0s"] if name == "omni" else [])):
+        assert loaded.spans[timed].tolist() == prompt.spans[timed].tolist()
+    again = omni.model.generate(loaded, 4, return_logits=True)
+    bits_equal(again.logits, omni.model.generate(prompt, 4, return_logits=True).logits)
+
+
+@both
+def test_weights_are_hugging_faces_own(models: dict, name: str) -> None:
+    omni = models[name]
+    decoder, model = find_decoder(omni.hf), omni.model
+    theirs = {p.data_ptr() for p in decoder.parameters()}
+    theirs.add(omni.hf.get_output_embeddings().weight.data_ptr())
+    assert {p.data_ptr() for p in model.parameters()} == theirs
+    for layer, block in enumerate(model.blocks):
+        attn, mlp = block.attn, block.mlp
+        hf_layer: Any = decoder.layers[layer]  # pyright: ignore[reportIndexIssue]
+        views = [
+            (attn.W_Q, hf_layer.self_attn.q_proj.weight),
+            (attn.W_K, hf_layer.self_attn.k_proj.weight),
+            (attn.W_V, hf_layer.self_attn.v_proj.weight),
+            (attn.W_O, hf_layer.self_attn.o_proj.weight),
+            (attn.b_Q, hf_layer.self_attn.q_proj.bias),
+            (attn.b_K, hf_layer.self_attn.k_proj.bias),
+            (attn.b_V, hf_layer.self_attn.v_proj.bias),
+            (mlp.W_gate, hf_layer.mlp.gate_proj.weight),
+            (mlp.W_in, hf_layer.mlp.up_proj.weight),
+            (mlp.W_out, hf_layer.mlp.down_proj.weight),
+            (block.ln1.w, hf_layer.input_layernorm.weight),
+            (block.ln2.w, hf_layer.post_attention_layernorm.weight),
+        ]
+        for ours, weight in views:
+            assert ours.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+    assert model.W_U.data_ptr() == omni.hf.get_output_embeddings().weight.data_ptr()
+    assert model.W_E.data_ptr() == omni.hf.get_input_embeddings().weight.data_ptr()
+
+
+@both
+def test_weight_views_compute_what_the_layers_compute(models: dict, name: str) -> None:
+    """Which axis is the head's, and which half is whose, shows only in numbers."""
+    model = models[name].model
+    cfg = model.cfg
+    x = torch.randn(1, 3, cfg.d_model, generator=torch.Generator().manual_seed(0))
+    block = model.blocks[1]
+    attn, mlp = block.attn, block.mlp
+    for letter, linear, heads in (
+        ("Q", attn.q_proj, cfg.n_heads),
+        ("K", attn.k_proj, cfg.n_key_value_heads),
+        ("V", attn.v_proj, cfg.n_key_value_heads),
+    ):
+        weight, bias = getattr(model, f"W_{letter}")[1], getattr(model, f"b_{letter}")[1]
+        assert weight.shape == (heads, cfg.d_model, cfg.d_head)
+        ours = torch.einsum("bpm,hmd->bphd", x, weight) + bias
+        torch.testing.assert_close(ours, linear(x).view(1, 3, heads, cfg.d_head))
+    z = torch.randn(1, 3, cfg.n_heads, cfg.d_head, generator=torch.Generator().manual_seed(1))
+    out = torch.einsum("bphd,hdm->bpm", z, model.W_O[1])
+    torch.testing.assert_close(out, attn.o_proj(z.flatten(2)))
+    hidden = torch.nn.functional.silu(x @ model.W_gate[1]) * (x @ model.W_in[1])
+    torch.testing.assert_close(hidden @ model.W_out[1] + model.b_out[1], mlp(x))
+    torch.testing.assert_close(x @ model.W_U + model.b_U, model.unembed(x))
+
+
+def test_a_text_prompt_is_its_tokens(models: dict, clips: dict) -> None:
+    for name in ("omni", "vl"):
+        omni, inputs = models[name], clips[name, "text"]
+        prompt = omni.embed_inputs(**inputs)
+        bits_equal(omni.model(inputs["input_ids"]), omni.model(prompt))
+        ours = omni.model.generate(inputs["input_ids"], 4, return_logits=True)
+        bits_equal(ours.logits, omni.model.generate(prompt, 4, return_logits=True).logits)
+
+
+def test_the_last_prompts_delta_is_not_reused(models: dict, clips: dict) -> None:
+    """Hugging Face keeps the delta of the last prompt on the model; ours belongs to the prompt."""
+    omni = models["omni"]
+    clip = omni.embed_inputs(**clips["omni", "audio in video"])
+    before = omni.model.generate(clip, 4, return_logits=True).logits
+    text = omni.embed_inputs(**clips["omni", "text"])
+    omni.model.generate(text, 2)
+    bits_equal(omni.model.generate(clip, 4, return_logits=True).logits, before)
+
+
+def test_generation_stops_at_the_end_token(models: dict, clips: dict) -> None:
+    model = models["omni"].model
+    prompt = models["omni"].embed_inputs(**clips["omni", "audio"])
+    free = model.generate(prompt, STEPS, stop_at_eos=False).tokens.tolist()
+    end = free[3]
+    before, model.cfg.eos_tokens = model.cfg.eos_tokens, (end,)
+    try:
+        stopped = model.generate(prompt, STEPS).tokens.tolist()
+        unstopped = model.generate(prompt, STEPS, stop_at_eos=False).tokens.tolist()
+    finally:
+        model.cfg.eos_tokens = before
+    assert stopped == free[: free.index(end) + 1]
+    assert unstopped == free
