@@ -5,7 +5,7 @@ uses. With one, it materializes scores and pattern in the order of operations of
 `eager_attention_forward` (transformers, `modeling_qwen2_5_omni.py`), for that layer alone.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +24,7 @@ Angles = Float[Tensor, "batch pos d_head"]
 Real = Bool[Tensor, "batch key"] | None
 
 
+@runtime_checkable
 class Attends(Protocol):
     """What an attention layer needs to know of itself to be attended with."""
 

@@ -4,7 +4,7 @@ The numbers follow `modeling_qwen2_5_omni.py` of transformers to the bit; the ho
 `W_*` views are TransformerLens's.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -22,6 +22,7 @@ Heads = Float[Tensor, "batch pos head d_head"]
 Angles = Float[Tensor, "batch pos d_head"]
 
 
+@runtime_checkable
 class Context(Protocol):
     """What all layers of one pass share: rotary angles, and how to read earlier positions."""
 

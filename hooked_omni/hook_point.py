@@ -24,11 +24,11 @@ HookFunction = Callable[..., Tensor | None]
 
 
 class LiveHook(ABC):
-    """Base of this project's own hooks that take the live tensor, and are careful with it."""
+    """Base of this project's own hooks: they take the live tensor, and never edit it in place."""
 
     @abstractmethod
     def __call__(self, tensor: Tensor, hook: Any) -> Tensor | None:
-        """Look at `tensor`, or edit it."""
+        """Look at `tensor`, or return another in its place."""
 
 
 @dataclass
@@ -79,20 +79,25 @@ class HookPoint(tl.HookPoint):
         alias_names: list[str] | None = None,
     ) -> tl.LensHandle:
         """As in TransformerLens; a forward hook works on a copy, and its edit is checked."""
-        takes_live = dir == "bwd" or isinstance(hook, LiveHook)
-        function = hook if takes_live else self._on_copy(hook)
-        handle = super().add_hook(function, dir, is_permanent, level, prepend, alias_names)
+        handle = super().add_hook(
+            hook if dir == "bwd" else self._checked(hook),
+            dir,
+            is_permanent,
+            level,
+            prepend,
+            alias_names,
+        )
         handle.user_hook = hook
         return handle
 
-    def _on_copy(self, function: HookFunction) -> HookFunction:
-        def hook_on_copy(tensor: Tensor, hook: tl.HookPoint) -> Tensor | None:
+    def _checked(self, function: HookFunction) -> HookFunction:
+        def checked(tensor: Tensor, hook: tl.HookPoint) -> Tensor | None:
             edit = edit_of(function, tensor, hook)
             if edit is not None:
                 self.current.edits.append(str(self.name))
             return edit
 
-        return hook_on_copy
+        return checked
 
 
 def edit_of(function: HookFunction, tensor: Tensor, hook: Any) -> Tensor | None:
@@ -101,6 +106,8 @@ def edit_of(function: HookFunction, tensor: Tensor, hook: Any) -> Tensor | None:
     Raises:
         HookError: If it returned something other than a tensor of the same shape, dtype and device.
     """
+    if isinstance(function, LiveHook):
+        return function(tensor, hook=hook)
     # Tensors made in inference mode count no versions, and versions reveal an edit in place.
     with torch.inference_mode(False):
         copy = tensor.clone() if tensor.is_inference() else None

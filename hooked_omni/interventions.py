@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hooked_omni.config import DecoderConfig
 from hooked_omni.errors import HookError
-from hooked_omni.hook_point import HookFunction, HookPoint
+from hooked_omni.hook_point import HookFunction, HookPoint, LiveHook
 from hooked_omni.spans import Spans
 
 __all__ = [
@@ -39,10 +39,17 @@ class Positions:
 
     def __init__(self, spans: Spans, name: str) -> None:
         mask = spans.mask(name, range(spans.n_prompt + 1))
-        self.name, self.n_prompt = name, spans.n_prompt
+        self.spans, self.name, self.n_prompt = spans, name, spans.n_prompt
         self.behind = bool(mask[-1])  # every generated position, or none
         self.prompt = mask[:-1].nonzero()[:, 0]
         self._on: dict[torch.device, Tensor] = {}
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Positions) and self.spans is other.spans
+        return same and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash((id(self.spans), self.name))
 
     def reaches(self, window: range) -> bool:
         """Whether any position of `window` is in the span."""
@@ -65,9 +72,11 @@ class Positions:
         return torch.cat([found, behind])
 
 
-@dataclass(frozen=True, eq=False)
-class SpanHook:
+@dataclass(frozen=True)
+class SpanHook(LiveHook):
     """A hook on known positions and heads, which can say beforehand whether a run reaches them.
+
+    Two are equal if they do the same: a sweep then shows them their rows together.
 
     Attributes:
         where: Positions it acts on: queries, for scores and patterns.

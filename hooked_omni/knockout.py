@@ -18,6 +18,7 @@ first new token is chosen, is not in it.
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -80,17 +81,25 @@ def knockout(
         queries, keys = Positions(spans, query), Positions(spans, key)
         _require_cuttable(spans, queries, keys)
 
-        def cut(scores: Scores, index: Int[Tensor, " n"], window: range) -> Scores:
-            minimum = torch.finfo(scores.dtype).min
-            columns = keys.within(range(scores.shape[-1]), scores.device)
-            if len(index) == scores.shape[2] and chosen_heads is None:
-                return scores.index_fill(-1, columns, minimum)
-            return scores.masked_fill(_pairs(scores, index, columns, chosen_heads), minimum)
-
-        edit = SpanHook(queries, cut, chosen_heads)
+        edit = SpanHook(queries, _Cut(keys, chosen_heads), chosen_heads)
         return [(name, edit) for name in _at(chosen_layers, names.attn_scores)]
 
     return hooks
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Sets scores of (edited queries, `keys`, `heads`) to the dtype's minimum."""
+
+    keys: Positions
+    heads: tuple[int, ...] | None
+
+    def __call__(self, scores: Scores, index: Int[Tensor, " n"], window: range) -> Scores:
+        minimum = torch.finfo(scores.dtype).min
+        columns = self.keys.within(range(scores.shape[-1]), scores.device)
+        if len(index) == scores.shape[2] and self.heads is None:
+            return scores.index_fill(-1, columns, minimum)
+        return scores.masked_fill(_pairs(scores, index, columns, self.heads), minimum)
 
 
 def scale_attention(

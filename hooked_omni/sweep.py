@@ -25,7 +25,7 @@ from hooked_omni.cache import KeyValueCache
 from hooked_omni.errors import PromptError
 from hooked_omni.generate import Capture, Decoder, Generation, one_prompt
 from hooked_omni.hook_point import HookFunction, LiveHook, edit_of
-from hooked_omni.interventions import Condition, Hook, as_hooks, reaches, require_reach
+from hooked_omni.interventions import Condition, Hook, SpanHook, as_hooks, reaches, require_reach
 from hooked_omni.prompt import EmbeddedPrompt
 from hooked_omni.shared_prefix import SharedPrefix
 
@@ -201,25 +201,33 @@ class _Batch:
 class RowHooks(LiveHook):
     """Shows each row of a batch to the hooks of its condition.
 
-    The batch's tensors belong to the sweep alone, so an edited row is written back in place.
+    The batch's tensors belong to the sweep alone, so an edited row is written back in place. Rows
+    whose interventions are equal are shown together; any other hook sees one row at a time.
     """
 
     def __init__(self, rows: list[int], functions: dict[int, list[HookFunction]]) -> None:
-        self.rows, self.functions = rows, functions
+        self.rows = rows
+        together: dict[Hashable, list[int]] = {}
+        for row, own in functions.items():
+            shared = all(isinstance(function, SpanHook) for function in own)
+            together.setdefault(tuple(own) if shared else row, []).append(row)
+        self.groups = [(members, functions[members[0]]) for members in together.values()]
 
     def __call__(self, tensor: Tensor, hook: Any) -> None:
         """Edit rows of `[row, ...]`, or of scores as `[row, kv_head, group, query, key]`."""
-        for i, row in enumerate(self.rows):
-            if row not in self.functions:
+        place = {row: i for i, row in enumerate(self.rows)}
+        for members, functions in self.groups:
+            here = [place[row] for row in members if row in place]
+            if not here:
                 continue
-            own = tensor[i : i + 1]
-            seen = own.flatten(1, 2) if tensor.ndim == 5 else own
-            for function in self.functions[row]:
+            own = tensor[here] if len(here) > 1 else tensor[here[0] : here[0] + 1]
+            seen, edits = own.flatten(1, 2) if tensor.ndim == 5 else own, 0
+            for function in functions:
                 edited = edit_of(function, seen, hook)
-                if edited is not None:
-                    seen = edited
-                    hook.current.edits.append(str(hook.name))
-                    own.copy_(edited.view(own.shape))
+                seen, edits = (seen, edits) if edited is None else (edited, edits + 1)
+            if edits:
+                hook.current.edits.append(str(hook.name))
+                tensor[here] = seen.view(own.shape)
 
 
 def _batches(

@@ -278,7 +278,7 @@ class HookedTransformer(HookedRootModule):
                 f"expected a hook of this {self.cfg.n_layers}-layer model, got {name!r}. "
                 f"Closest is {near[0]!r}; layers count from 0."
             )
-        if name not in self._live():
+        if name.endswith("hook_result") and not self.cfg.use_attn_result:
             raise HookError(
                 f"expected a live hook point, got {name!r}, which is off because it is large. "
                 "Set `model.cfg.use_attn_result = True` first."

@@ -99,9 +99,7 @@ def test_heads_and_the_rest_sum_to_the_residual(run: Any) -> None:
         assert len(stack) == len(labels) == n_layers * model.cfg.n_heads + 1
         torch.testing.assert_close(stack.sum(0), cache["resid_post", n_layers - 1], **CLOSE)
     head = labels.index("L1H2")
-    torch.testing.assert_close(
-        stack[head], cache["z", 1][..., 2, :] @ model.W_O[1, 2], **CLOSE
-    )
+    torch.testing.assert_close(stack[head], cache["z", 1][..., 2, :] @ model.W_O[1, 2], **CLOSE)
     normalized = cache.stack_head_results(apply_ln=True, incl_remainder=True)
     ours = without_batch(normalized, cache).sum(0) @ model.W_U
     torch.testing.assert_close(ours, logits, **CLOSE)

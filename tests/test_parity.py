@@ -1,4 +1,4 @@
-"""The hooked decoder's logits are Hugging Face's, to the bit, at prefill and at every decode step."""
+"""The hooked decoder's logits are Hugging Face's, to the bit, at prefill and at decode steps."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from hooked_omni.organisms.random_weights import random_omni, random_vl
 
 STEPS = 16
 PADDING = 5
-every_kind = pytest.mark.parametrize(("name", "kind"), KINDS, ids=[f"{name}-{kind}" for name, kind in KINDS])
+KIND_NAMES = [f"{name}-{kind}" for name, kind in KINDS]
+every_kind = pytest.mark.parametrize(("name", "kind"), KINDS, ids=KIND_NAMES)
 both = pytest.mark.parametrize("name", ["omni", "vl"])
 
 
@@ -256,7 +257,10 @@ def test_a_saved_checkpoint_loads_from_its_folder(
     folders: dict, clips: dict, name: str, dtype: str | None
 ) -> None:
     make = {"omni": random_omni, "vl": random_vl}[name]
-    original, loaded = HookedOmni.from_hf(*make(seed=3, n_layers=3)), load(folders[name], dtype=dtype)
+    original, loaded = (
+        HookedOmni.from_hf(*make(seed=3, n_layers=3)),
+        load(folders[name], dtype=dtype),
+    )
     inputs = processed(loaded, "video")
     bits_equal(inputs["pixel_values_videos"], clips[name, "video"]["pixel_values_videos"])
     assert torch.equal(inputs["input_ids"], clips[name, "video"]["input_ids"])
