@@ -88,6 +88,14 @@ class Causal:
         self._allowed: Tensor | None = None
         self._additive: Tensor | None = None
 
+    def enter(self, layer: int, resid: Tensor) -> Tensor:
+        """All rows, in every layer."""
+        return resid
+
+    def leave(self, resid: Tensor) -> Tensor:
+        """All rows."""
+        return resid
+
     def attend(self, attn: Attends, q: Heads, k: Heads, v: Heads) -> Heads:
         """Weighted values of every head; fires the layer's score and pattern hooks."""
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)

@@ -24,11 +24,16 @@ Angles = Float[Tensor, "batch pos d_head"]
 
 @runtime_checkable
 class Context(Protocol):
-    """What all layers of one pass share: rotary angles, and how to read earlier positions."""
+    """What all layers of one pass share: rotary angles, and how to read earlier positions.
+
+    `enter` gives the rows to compute in a layer, and `leave` all of them again.
+    """
 
     cos: Angles
     sin: Angles
 
+    def enter(self, layer: int, resid: Resid) -> Resid: ...
+    def leave(self, resid: Resid) -> Resid: ...
     def attend(self, attn: Attends, q: Heads, k: Heads, v: Heads) -> Heads: ...
 
 

@@ -150,12 +150,10 @@ class Decoder:
             going = self._take(logits, chosen)
             if not going:
                 return [self._caption(row) for row in range(len(self.tokens))]
-            if len(going) < len(self.rows):
-                self.rows = [self.rows[i] for i in going]
-                index = torch.tensor(going, device=logits.device)
-                chosen = chosen[index]
-                if isinstance(self.cache, SharedPrefix):
-                    self.cache.keep(index)
+            chosen = chosen[going]
+            self.rows[:] = [self.rows[i] for i in going]
+            if isinstance(self.cache, SharedPrefix):
+                self.cache.advance(going, chosen.tolist())
             context = self.model.context(self.prompt, window, self.cache)
             final = self.model.run_pass(self.model.embed(chosen[:, None]), context, window)
             logits = self.model.unembed(final)[:, -1]
@@ -207,7 +205,9 @@ class _Shares(LiveHook):
         self.of_prompt = self.of_prompt.to(paid.device)
         shares = (paid[:, :n_pos] @ self.of_prompt).cpu()
         shares = shares + paid[:, n_pos:].sum(1, keepdim=True).cpu() * self.of_answer
-        self.decoder.shares[self.decoder.rows, self.layer] += shares.double()
+        cache = self.decoder.cache
+        place = cache.place if isinstance(cache, SharedPrefix) else [0]
+        self.decoder.shares[self.decoder.rows, self.layer] += shares[place].double()
 
 
 def one_prompt(

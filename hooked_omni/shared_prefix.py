@@ -3,17 +3,23 @@
 Rows of a sweep share the keys and values of the prompt, and each has a short suffix of its own. All
 rows read the shared keys in one matrix product, their own suffix in another, with one softmax over
 both.
+
+Rows that have said the same so far are the same up to the first layer with a hook of either, so
+they run as one up to there: a sweep over windows of layers computes little twice.
 """
 
+from collections.abc import Hashable, Sequence
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from hooked_omni.cache import Angles, Attends, Heads, KeyValueCache, Real, require_readable
+from hooked_omni.cache import Angles, Attends, Heads, KeyValueCache, Keys, Real, require_readable
 from hooked_omni.config import DecoderConfig
 
 __all__ = ["SharedPrefix"]
 
+Resid = Float[Tensor, "row pos d_model"]
 RowScores = Float[Tensor, "row kv_head group query key"]
 
 
@@ -22,23 +28,40 @@ class SharedPrefix:
 
     Attributes:
         prompt: The prompt's keys and values; only its first `n_prefix` positions are read.
+        first_layers: First layer in which each row has a hook; the number of layers for none.
+        histories: Rows that have said the same so far have the same number.
+        place: Where each row is in the batch that is computed now.
     """
 
     def __init__(
-        self, cfg: DecoderConfig, prompt: KeyValueCache, n_prefix: int, rows: int, capacity: int
+        self,
+        cfg: DecoderConfig,
+        prompt: KeyValueCache,
+        n_prefix: int,
+        first_layers: Sequence[int],
+        capacity: int,
     ) -> None:
         self.prompt, self.n_prefix = prompt, n_prefix
-        self.suffix = KeyValueCache(cfg, rows, capacity - n_prefix)
+        self.suffix = KeyValueCache(cfg, len(first_layers), capacity - n_prefix)
+        self.first_layers = list(first_layers)
+        self.histories = [0] * len(first_layers)
+        self.place = list(range(len(first_layers)))
 
     def context(self, cos: Angles, sin: Angles, window: range, real: Real) -> "RowsPass":
         """A pass over `window` in every row."""
         self.suffix.length = window.start - self.n_prefix
         return RowsPass(self, cos, sin, window, real)
 
-    def keep(self, rows: Int[Tensor, " row"]) -> None:
-        """Drop the suffixes of all other rows."""
-        self.suffix.keys = [keys[rows] for keys in self.suffix.keys]
-        self.suffix.values = [values[rows] for values in self.suffix.values]
+    def advance(self, rows: list[int], tokens: list[int]) -> None:
+        """Go on with `rows` alone, which have said `tokens`."""
+        if len(rows) < len(self.histories):
+            index = torch.tensor(rows, device=self.suffix.keys[0].device)
+            self.suffix.keys = [keys[index] for keys in self.suffix.keys]
+            self.suffix.values = [values[index] for values in self.suffix.values]
+            self.first_layers = [self.first_layers[row] for row in rows]
+        said = list(zip((self.histories[row] for row in rows), tokens, strict=True))
+        self.histories = _numbered(said)
+        self.place = list(range(len(rows)))
 
 
 class RowsPass:
@@ -54,14 +77,30 @@ class RowsPass:
     ) -> None:
         self.shared, self.cos, self.sin, self.window = shared, cos, sin, window
         self.real = real
+        self.leaders: list[int] | None = None
+
+    def enter(self, layer: int, resid: Resid) -> Resid:
+        """The rows that differ in `layer`, once each."""
+        shared = self.shared
+        if layer and layer not in shared.first_layers:
+            return resid
+        apart = enumerate(zip(shared.histories, shared.first_layers, strict=True))
+        place = _numbered([(said, row if first <= layer else -1) for row, (said, first) in apart])
+        leaders = [place.index(i) for i in range(max(place) + 1)]
+        before, shared.place = shared.place, place
+        self.leaders = leaders if len(leaders) < len(place) else None
+        return resid[[before[row] for row in leaders]]
+
+    def leave(self, resid: Resid) -> Resid:
+        """Every row by itself again."""
+        place, self.shared.place = self.shared.place, list(range(len(self.shared.place)))
+        return resid[place]
 
     def attend(self, attn: Attends, q: Heads, k: Heads, v: Heads) -> Heads:
         """Weighted values of every head; fires the layer's score and pattern hooks."""
         prompt, n_prefix = self.shared.prompt, self.shared.n_prefix
         keys, values = (kept[attn.layer][0, :, :n_prefix] for kept in (prompt.keys, prompt.values))
-        own_keys, own_values = self.shared.suffix.append(
-            attn.layer, k.transpose(1, 2), v.transpose(1, 2)
-        )
+        own_keys, own_values = self._own(attn.layer, k.transpose(1, 2), v.transpose(1, 2))
         rows, n_query, n_heads, d_head = q.shape
         kv_heads, n_own = own_keys.shape[1:3]
         group = n_heads // kv_heads
@@ -95,6 +134,14 @@ class RowsPass:
         z = of_prefix + of_own.view(rows, kv_heads, group, n_query, d_head)
         return z.permute(0, 3, 1, 2, 4).reshape(rows, n_query, n_heads, d_head)
 
+    def _own(self, layer: int, k: Keys, v: Keys) -> tuple[Keys, Keys]:
+        """Keep every row's new keys and values; return those of the rows that are computed."""
+        if self.leaders is None:
+            return self.shared.suffix.append(layer, k, v)
+        place = self.shared.place
+        keys, values = self.shared.suffix.append(layer, k[place], v[place])
+        return keys[self.leaders], values[self.leaders]
+
     def _mask(self, scores: RowScores) -> None:
         minimum = torch.finfo(scores.dtype).min
         if self.real is not None:
@@ -114,3 +161,9 @@ class RowsPass:
         stored = scores.transpose(0, 1)
         pattern = torch.nn.functional.softmax(stored, dim=-1, dtype=torch.float32).to(dtype)
         return attn.hook_pattern(pattern.transpose(0, 1))
+
+
+def _numbered(keys: Sequence[Hashable]) -> list[int]:
+    """Equal keys get equal numbers, counted from 0 in order of appearance."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_omni import names
 from hooked_omni.cache import KeyValueCache
 from hooked_omni.errors import PromptError
 from hooked_omni.generate import Capture, Decoder, Generation, one_prompt
@@ -86,7 +87,7 @@ def generate_many(
             capture,
             n_rows=len(batch.members),
         )
-        with model.hooks([*batch.row_hooks(model, decoder.rows), *decoder.hooks()]):
+        with model.hooks([*batch.row_hooks(model, decoder.rows, cache), *decoder.hooks()]):
             made = decoder.run(logits, prompt.n_pos)
         captions |= dict(zip(batch.members, made, strict=True))
     return [captions[i] for i in range(len(conditions))]
@@ -132,7 +133,7 @@ def score_many(
         if len(tokens) > 1:
             window, rows = range(prompt.n_pos, total), list(range(len(batch.members)))
             embeds = text[:, :-1].expand(len(rows), -1, -1)
-            with model.hooks(batch.row_hooks(model, rows)):
+            with model.hooks(batch.row_hooks(model, rows, cache)):
                 final = model.run_pass(embeds, model.context(prompt, window, cache), window)
             for position, token in enumerate(tokens[1:]):
                 behind = model.unembed(final[:, position]).float().log_softmax(-1)
@@ -173,29 +174,44 @@ class _Batch:
             final = model.run_pass(prompt.embeds[:, :n_shared], context, window)
         if rows == 1:
             return model.unembed(final[:, -1:])[:, -1], cache
-        shared = SharedPrefix(model.cfg, cache, n_shared, rows, total)
+        shared = SharedPrefix(model.cfg, cache, n_shared, self._first_layers(model), total)
         if n_shared < prompt.n_pos:
             window = range(n_shared, prompt.n_pos)
-            with model.hooks(self.row_hooks(model, list(range(rows)))):
+            with model.hooks(self.row_hooks(model, list(range(rows)), shared)):
                 last = prompt.embeds[:, n_shared:].expand(rows, -1, -1)
                 final = model.run_pass(last, model.context(prompt, window, shared), window)
         return model.unembed(final[:, -1:])[:, -1].expand(rows, -1), shared
 
-    def row_hooks(self, model: "HookedTransformer", rows: list[int]) -> list[Hook]:
+    def _first_layers(self, model: "HookedTransformer") -> list[int]:
+        n_layers = model.cfg.n_layers
+        first = []
+        for condition in self.conditions:
+            named = [name for hook, _ in condition for name in model.named(hook)]
+            layers = [0 if name == names.EMBED else names.layer_of(name) for name in named]
+            first.append(min([layer for layer in layers if layer is not None], default=n_layers))
+        return first
+
+    def row_hooks(
+        self,
+        model: "HookedTransformer",
+        rows: list[int],
+        cache: KeyValueCache | SharedPrefix,
+    ) -> list[Hook]:
         """One hook for each name, which shows each row to the hooks of its condition.
 
         Args:
             model: The decoder.
             rows: Which condition each row of the batch is of; read at every call.
+            cache: Where each row is in the batch; read at every call.
         """
-        if len(self.members) == 1:
+        if not isinstance(cache, SharedPrefix):
             return self.conditions[0]
         named: dict[str, dict[int, list[HookFunction]]] = {}
         for row, condition in enumerate(self.conditions):
             for name, function in condition:
                 for one in model.named(name):
                     named.setdefault(one, {}).setdefault(row, []).append(function)
-        return [(name, RowHooks(rows, functions)) for name, functions in named.items()]
+        return [(name, RowHooks(rows, cache, functions)) for name, functions in named.items()]
 
 
 class RowHooks(LiveHook):
@@ -205,8 +221,10 @@ class RowHooks(LiveHook):
     whose interventions are equal are shown together; any other hook sees one row at a time.
     """
 
-    def __init__(self, rows: list[int], functions: dict[int, list[HookFunction]]) -> None:
-        self.rows = rows
+    def __init__(
+        self, rows: list[int], shared: SharedPrefix, functions: dict[int, list[HookFunction]]
+    ) -> None:
+        self.rows, self.shared = rows, shared
         together: dict[Hashable, list[int]] = {}
         for row, own in functions.items():
             shared = all(isinstance(function, SpanHook) for function in own)
@@ -215,7 +233,7 @@ class RowHooks(LiveHook):
 
     def __call__(self, tensor: Tensor, hook: Any) -> None:
         """Edit rows of `[row, ...]`, or of scores as `[row, kv_head, group, query, key]`."""
-        place = {row: i for i, row in enumerate(self.rows)}
+        place = dict(zip(self.rows, self.shared.place, strict=True))
         for members, functions in self.groups:
             here = [place[row] for row in members if row in place]
             if not here:

@@ -142,9 +142,9 @@ class HookedTransformer(HookedRootModule):
             # Frozen weights record no graph, and without one a backward hook never fires.
             embeds = embeds if embeds.requires_grad else embeds.detach().requires_grad_()
         resid = self.hook_embed(embeds)
-        for block in self.blocks:
-            resid = block(resid, context)
-        final = self.ln_final(resid)
+        for layer, block in enumerate(self.blocks):
+            resid = block(context.enter(layer, resid), context)
+        final = self.ln_final(context.leave(resid))
         if self.current.edits and bool(final.isnan().any()):
             raise HookError(
                 f"expected numbers behind the edits, got NaN in the final residual stream. Edited "

@@ -60,12 +60,16 @@ def as_installed() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def omni() -> HookedOmni:
-    return load("random-omni")
+    omni = load("random-omni")
+    uneven_gains(omni.hf)
+    return omni
 
 
 @pytest.fixture(scope="session")
 def vl() -> HookedOmni:
-    return load("random-vl")
+    vl = load("random-vl")
+    uneven_gains(vl.hf)
+    return vl
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +81,15 @@ def models(omni: HookedOmni, vl: HookedOmni) -> dict[str, HookedOmni]:
 def clips(models: dict[str, HookedOmni]) -> dict[tuple[str, str], dict[str, Any]]:
     """The processor's whole output, by model and kind of prompt."""
     return {(name, kind): processed(models[name], kind) for name, kind in KINDS}
+
+
+def uneven_gains(hf: Any) -> Any:
+    """Norms whose gains are not all one, which would hide a gain that is left out or rounded."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in hf.named_parameters():
+        if name.endswith("norm.weight"):
+            parameter.data.uniform_(0.5, 2.0, generator=generator)
+    return hf
 
 
 def frames(n_frames: int = int(_FPS * _SECONDS), seed: int = 1) -> Video:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import KINDS, eager, left_padded, look, processed, save_checkpoint
+from conftest import KINDS, eager, left_padded, look, processed, save_checkpoint, uneven_gains
 from torch import Tensor
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, load, names
@@ -224,10 +224,12 @@ def test_two_clips_in_a_batch(models: dict, clips: dict) -> None:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints as they lie on a hub, one of each family."""
-    return {
-        name: save_checkpoint(*make(seed=3, n_layers=3), tmp_path_factory.mktemp(name))
-        for name, make in (("omni", random_omni), ("vl", random_vl))
-    }
+    folders = {}
+    for name, make in (("omni", random_omni), ("vl", random_vl)):
+        hf, processor = make(seed=3, n_layers=3)
+        folder = tmp_path_factory.mktemp(name)
+        folders[name] = save_checkpoint(uneven_gains(hf), processor, folder)
+    return folders
 
 
 @both
