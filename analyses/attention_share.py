@@ -5,21 +5,17 @@ mean over generated positions and heads. Patterns are reduced inside the hook, o
 time, and never kept. Figure 4 of arXiv 2604.02605, where the three shares add up to 100 %.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
-from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
 from analyses.published import published
-from hooked_omni import EmbeddedPrompt, HookedOmni, names
+from hooked_omni import Capture, EmbeddedPrompt, HookedOmni
 from hooked_omni.errors import ResultsError
-from hooked_omni.interventions import Positions, SpanHook
 
 __all__ = ["Config", "plot", "run"]
 
@@ -73,20 +69,16 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     for sample, prompt in prompts.items():
         segments = [s for s in config.segments if s == "generated" or s in prompt.spans]
-        total = torch.zeros(omni.model.cfg.n_layers, len(segments), dtype=torch.float64)
-        answers = Positions(prompt.spans, "generated")
-        hooks = [
-            (names.pattern(layer), SpanHook(answers, _adds_to(total[layer], prompt, segments)))
-            for layer in range(omni.model.cfg.n_layers)
-        ]
-        answer = omni.model.generate(prompt, config.max_new_tokens, fwd_hooks=hooks)
+        answer = omni.model.generate(
+            prompt, config.max_new_tokens, capture=Capture(segments=tuple(segments))
+        )
         n_queries = len(answer.tokens) - 1
-        if n_queries < 1:
+        if n_queries < 1 or answer.attention is None:
             raise ResultsError(
                 f"expected an answer of two tokens or more for {sample!r}, got {answer.text!r}: "
                 "no generated position attends to anything. Ask for more tokens, or leave it out."
             )
-        for layer, shares in enumerate((total / n_queries).tolist()):
+        for layer, shares in enumerate(answer.attention.tolist()):
             for segment, share in zip(segments, shares, strict=True):
                 n_keys = len(prompt.spans.positions.get(segment, ()))
                 yield dict(
@@ -98,21 +90,6 @@ def _rows(
                     n_queries=n_queries,
                     answer=answer.text,
                 )
-
-
-def _adds_to(
-    total: Float[Tensor, " segment"], prompt: EmbeddedPrompt, segments: Iterable[str]
-) -> Any:
-    """Adds the shares of one step's query to `total`."""
-    members = [prompt.spans.mask(s, range(prompt.n_pos + 1)) for s in segments]
-    of_prompt = torch.stack([mask[:-1] for mask in members], 1).double()
-    of_answer = torch.stack([mask[-1] for mask in members]).double()
-
-    def add(pattern: Float[Tensor, "1 head 1 key"], index: Tensor, window: range) -> None:
-        paid = pattern[0, :, 0].double().mean(0).cpu()
-        total.add_(paid[: prompt.n_pos] @ of_prompt + paid[prompt.n_pos :].sum() * of_answer)
-
-    return add
 
 
 def plot(table: pd.DataFrame) -> Figure:

@@ -6,8 +6,9 @@ knock out, caption. `prove` shows that its logits are Hugging Face's.
 
 from hooked_omni import names
 from hooked_omni.activation_cache import ActivationCache
+from hooked_omni.edits import Reference, ablate, patch, steer
 from hooked_omni.errors import HookedOmniError
-from hooked_omni.generate import Generation
+from hooked_omni.generate import Capture, Generation
 from hooked_omni.knockout import knockout, scale_attention, windows
 from hooked_omni.media import MediaSettings
 from hooked_omni.omni import HookedOmni, load
@@ -18,6 +19,7 @@ from hooked_omni.transformer import HookedTransformer
 
 __all__ = [
     "ActivationCache",
+    "Capture",
     "EmbeddedPrompt",
     "Generation",
     "HookedOmni",
@@ -26,11 +28,15 @@ __all__ = [
     "MediaSettings",
     "ParityReport",
     "Prompt",
+    "Reference",
     "Spans",
+    "ablate",
     "knockout",
     "load",
     "names",
+    "patch",
     "prove",
     "scale_attention",
+    "steer",
     "windows",
 ]

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hooked_omni import names
 from hooked_omni.config import DecoderConfig
 from hooked_omni.errors import HookError
 from hooked_omni.hook_point import HookFunction, HookPoint, LiveHook
@@ -24,6 +25,8 @@ __all__ = [
     "Positions",
     "SpanHook",
     "as_hooks",
+    "at_layers",
+    "numbers",
     "reaches",
     "require_reach",
 ]
@@ -45,8 +48,9 @@ class Positions:
         self._on: dict[torch.device, Tensor] = {}
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, Positions) and self.spans is other.spans
-        return same and self.name == other.name
+        if not isinstance(other, Positions):
+            return NotImplemented
+        return self.spans is other.spans and self.name == other.name
 
     def __hash__(self) -> int:
         return hash((id(self.spans), self.name))
@@ -80,19 +84,19 @@ class SpanHook(LiveHook):
 
     Attributes:
         where: Positions it acts on: queries, for scores and patterns.
-        act: From the activation, the index of those positions in it and the window of the pass to
-            the edited activation, or None to have only looked.
+        act: From the activation, the index of those positions in it and the hook point to the
+            edited activation, or None to have only looked.
         heads: Heads it acts on; None for all, and where an activation has none.
     """
 
     where: Positions
-    act: Callable[[Tensor, Int[Tensor, " n"], range], Tensor | None]
+    act: Callable[[Tensor, Int[Tensor, " n"], HookPoint], Tensor | None]
     heads: tuple[int, ...] | None = None
 
     def __call__(self, tensor: Tensor, hook: HookPoint) -> Tensor | None:
         """Act on what the pass under way covers, if anything."""
         index = self.where.within(hook.positions, tensor.device)
-        return self.act(tensor, index, hook.positions) if len(index) else None
+        return self.act(tensor, index, hook) if len(index) else None
 
 
 def as_hooks(condition: Condition, spans: Spans | None) -> list[Hook]:
@@ -146,6 +150,29 @@ def require_reach(hooks: Sequence[Hook], window: range, cfg: DecoderConfig) -> N
 def reaches(hook: Hook, window: range) -> bool:
     """Whether a hook may act on any position of `window`; the user's own may always."""
     return not isinstance(hook[1], SpanHook) or hook[1].where.reaches(window)
+
+
+def at_layers(at: str, layers: tuple[int, ...] | None) -> list[HookName]:
+    """Names of a block's hook point in `layers`, a filter for all layers, or a name as it is."""
+    if not at.startswith(names.IN_BLOCK):
+        return [at]
+    if layers is None:
+        return [lambda name: name.startswith("blocks.") and name.endswith("." + at)]
+    return [names.in_block(at, layer) for layer in layers]
+
+
+def numbers(what: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
+    """Layers or heads, each once; None for all.
+
+    Raises:
+        HookError: For none at all, and for negative ones.
+    """
+    if given is None:
+        return None
+    chosen = tuple(dict.fromkeys(int(n) for n in given))
+    if not chosen or min(chosen) < 0:
+        raise HookError(f"expected {what} counted from 0, got {chosen}. None means all {what}.")
+    return chosen
 
 
 def _on_kv_heads(name: HookName) -> bool:

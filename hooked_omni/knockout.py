@@ -17,7 +17,7 @@ first new token is chosen, is not in it.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,9 +25,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_omni import names
 from hooked_omni.errors import HookError
-from hooked_omni.interventions import Hook, HookName, Intervention, Positions, SpanHook
+from hooked_omni.hook_point import HookPoint
+from hooked_omni.interventions import (
+    Hook,
+    Intervention,
+    Positions,
+    SpanHook,
+    at_layers,
+    numbers,
+)
 from hooked_omni.spans import Spans
 
 __all__ = ["knockout", "scale_attention", "windows"]
@@ -75,14 +82,14 @@ def knockout(
         query, key, layers, heads = _read(rule)
     if query is None or key is None:
         raise HookError("expected query= and key=, or a rule such as 'G !-> V @ 12-20'.")
-    chosen_layers, chosen_heads = _chosen("layers", layers), _chosen("heads", heads)
+    chosen_layers, chosen_heads = numbers("layers", layers), numbers("heads", heads)
 
     def hooks(spans: Spans) -> list[Hook]:
         queries, keys = Positions(spans, query), Positions(spans, key)
         _require_cuttable(spans, queries, keys)
 
         edit = SpanHook(queries, _Cut(keys, chosen_heads), chosen_heads)
-        return [(name, edit) for name in _at(chosen_layers, names.attn_scores)]
+        return [(name, edit) for name in at_layers("attn.hook_attn_scores", chosen_layers)]
 
     return hooks
 
@@ -94,7 +101,7 @@ class _Cut:
     keys: Positions
     heads: tuple[int, ...] | None
 
-    def __call__(self, scores: Scores, index: Int[Tensor, " n"], window: range) -> Scores:
+    def __call__(self, scores: Scores, index: Int[Tensor, " n"], hook: HookPoint) -> Scores:
         minimum = torch.finfo(scores.dtype).min
         columns = self.keys.within(range(scores.shape[-1]), scores.device)
         if len(index) == scores.shape[2] and self.heads is None:
@@ -124,13 +131,13 @@ def scale_attention(
     """
     if not 0 <= factor < float("inf"):
         raise HookError(f"expected a factor of at least 0, got {factor}.")
-    chosen_layers, chosen_heads = _chosen("layers", layers), _chosen("heads", heads)
+    chosen_layers, chosen_heads = numbers("layers", layers), numbers("heads", heads)
 
     def hooks(spans: Spans) -> list[Hook]:
         queries, keys = Positions(spans, query), Positions(spans, key)
         _require_cuttable(spans, queries, keys, keeps_some=factor > 0)
 
-        def scale(pattern: Scores, index: Int[Tensor, " n"], window: range) -> Scores:
+        def scale(pattern: Scores, index: Int[Tensor, " n"], hook: HookPoint) -> Scores:
             columns = keys.within(range(pattern.shape[-1]), pattern.device)
             pairs = _pairs(pattern, index, columns, chosen_heads)
             scaled = torch.where(pairs, pattern * factor, pattern)
@@ -138,7 +145,7 @@ def scale_attention(
             return torch.where(touched, scaled / scaled.sum(-1, keepdim=True), pattern)
 
         edit = SpanHook(queries, scale, chosen_heads)
-        return [(name, edit) for name in _at(chosen_layers, names.pattern)]
+        return [(name, edit) for name in at_layers("attn.hook_pattern", chosen_layers)]
 
     return hooks
 
@@ -178,22 +185,6 @@ def _pairs(scores: Scores, index: Tensor, columns: Tensor, heads: tuple[int, ...
     rows = torch.tensor(heads or range(scores.shape[1]), device=scores.device)
     pairs[rows[:, None, None], index[:, None], columns] = True
     return pairs
-
-
-def _at(layers: tuple[int, ...] | None, name: Callable[[int], str]) -> list[HookName]:
-    if layers is not None:
-        return [name(layer) for layer in layers]
-    ending = name(0).partition(".0")[2]
-    return [lambda candidate: candidate.endswith(ending)]
-
-
-def _chosen(what: str, numbers: Iterable[int] | None) -> tuple[int, ...] | None:
-    if numbers is None:
-        return None
-    chosen = tuple(dict.fromkeys(int(n) for n in numbers))
-    if not chosen or min(chosen) < 0:
-        raise HookError(f"expected {what} counted from 0, got {chosen}. None means all {what}.")
-    return chosen
 
 
 def _require_cuttable(
@@ -242,13 +233,13 @@ def _split(
         raise HookError(
             f"expected {what} such as {example!r}, got {after[0].strip()!r} in {rule!r}."
         )
-    numbers: list[int] = []
+    listed: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
         if int(last or first) < int(first):
             raise HookError(f"expected {what} in rising order, got {part!r} in {rule!r}.")
-        numbers += range(int(first), int(last or first) + 1)
-    return before, numbers
+        listed += range(int(first), int(last or first) + 1)
+    return before, listed
 
 
 def _span(rule: str, text: str) -> str:

@@ -6,9 +6,11 @@ The names and shapes are TransformerLens's. No other file writes `f"blocks.{laye
 __all__ = [
     "EMBED",
     "FINAL_NORM",
+    "IN_BLOCK",
     "PATTERN_LIKE",
     "attn_out",
     "attn_scores",
+    "in_block",
     "layer_of",
     "mlp_out",
     "on_heads",
@@ -23,7 +25,13 @@ __all__ = [
 EMBED = "hook_embed"
 FINAL_NORM = "ln_final.hook_normalized"
 PATTERN_LIKE = ("hook_attn_scores", "hook_pattern")
+IN_BLOCK = ("attn.", "mlp.", "ln1.", "ln2.", "hook_resid", "hook_attn_out", "hook_mlp_out")
 _ON_HEADS = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_z", "hook_result")
+
+
+def in_block(at: str, layer: int) -> str:
+    """Name of a block's hook point, such as "attn.hook_z", in one layer."""
+    return f"blocks.{layer}.{at}"
 
 
 def attn_scores(layer: int) -> str:

@@ -7,7 +7,7 @@
 4. Every pattern row sums to one, and an edit at every hook point moves the logits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -151,7 +151,7 @@ def _compare(
     prompt: EmbeddedPrompt,
     theirs: Run,
     tokens: list[int],
-    hooks: list[Hook],
+    hooks: Sequence[Hook],
     limit: float,
 ) -> tuple[float, float]:
     n_pos, differences = prompt.n_pos, []

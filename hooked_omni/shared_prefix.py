@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_omni.cache import Angles, Attends, Heads, KeyValueCache, Keys, Real, require_readable
+from hooked_omni.cache import Angles, Attends, Heads, Keys, KeyValueCache, Real, require_readable
 from hooked_omni.config import DecoderConfig
 
 __all__ = ["SharedPrefix"]
@@ -77,7 +77,7 @@ class RowsPass:
     ) -> None:
         self.shared, self.cos, self.sin, self.window = shared, cos, sin, window
         self.real = real
-        self.leaders: list[int] | None = None
+        self.leaders: Tensor | None = None
 
     def enter(self, layer: int, resid: Resid) -> Resid:
         """The rows that differ in `layer`, once each."""
@@ -88,7 +88,8 @@ class RowsPass:
         place = _numbered([(said, row if first <= layer else -1) for row, (said, first) in apart])
         leaders = [place.index(i) for i in range(max(place) + 1)]
         before, shared.place = shared.place, place
-        self.leaders = leaders if len(leaders) < len(place) else None
+        whole = len(leaders) == len(place)
+        self.leaders = None if whole else torch.tensor(leaders, device=resid.device)
         return resid[[before[row] for row in leaders]]
 
     def leave(self, resid: Resid) -> Resid:
@@ -140,7 +141,7 @@ class RowsPass:
             return self.shared.suffix.append(layer, k, v)
         place = self.shared.place
         keys, values = self.shared.suffix.append(layer, k[place], v[place])
-        return keys[self.leaders], values[self.leaders]
+        return keys.index_select(0, self.leaders), values.index_select(0, self.leaders)
 
     def _mask(self, scores: RowScores) -> None:
         minimum = torch.finfo(scores.dtype).min

@@ -227,8 +227,8 @@ class RowHooks(LiveHook):
         self.rows, self.shared = rows, shared
         together: dict[Hashable, list[int]] = {}
         for row, own in functions.items():
-            shared = all(isinstance(function, SpanHook) for function in own)
-            together.setdefault(tuple(own) if shared else row, []).append(row)
+            ours = all(isinstance(function, SpanHook) for function in own)
+            together.setdefault(tuple(own) if ours else row, []).append(row)
         self.groups = [(members, functions[members[0]]) for members in together.values()]
 
     def __call__(self, tensor: Tensor, hook: Any) -> None:
@@ -260,7 +260,7 @@ def _batches(
         raise PromptError(
             "expected at least one condition, got none. `[]` among them is a baseline."
         )
-    made: dict[int, list[Hook]] = {}
+    made: dict[int, tuple[Any, list[Hook]]] = {}
     every = [_hooks(model, prompt, condition, total, made) for condition in conditions]
     groups: dict[Hashable, list[int]] = {}
     for i, hooks in enumerate(every):

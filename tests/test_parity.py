@@ -259,10 +259,9 @@ def test_a_saved_checkpoint_loads_from_its_folder(
     folders: dict, clips: dict, name: str, dtype: str | None
 ) -> None:
     make = {"omni": random_omni, "vl": random_vl}[name]
-    original, loaded = (
-        HookedOmni.from_hf(*make(seed=3, n_layers=3)),
-        load(folders[name], dtype=dtype),
-    )
+    hf, processor = make(seed=3, n_layers=3)
+    original = HookedOmni.from_hf(uneven_gains(hf), processor)
+    loaded = load(folders[name], dtype=dtype)
     inputs = processed(loaded, "video")
     bits_equal(inputs["pixel_values_videos"], clips[name, "video"]["pixel_values_videos"])
     assert torch.equal(inputs["input_ids"], clips[name, "video"]["input_ids"])
