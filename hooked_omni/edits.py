@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_omni import names
+from hooked_omni.activation_cache import ActivationCache
 from hooked_omni.errors import HookError
 from hooked_omni.hook_point import HookPoint
 from hooked_omni.interventions import Hook, Intervention, Positions, SpanHook, at_layers, numbers
@@ -28,7 +29,7 @@ Value = Callable[[str, Tensor, Tensor], Tensor]
 class Reference(NamedTuple):
     """A run to take activations from: what `run_with_cache` returned, and its prompt's spans."""
 
-    cache: Mapping[str, Tensor]
+    cache: ActivationCache | Mapping[str, Tensor]
     spans: Spans
 
 

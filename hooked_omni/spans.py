@@ -124,7 +124,7 @@ class Spans(Mapping[str, Tensor]):
     def _stored(self, name: str) -> Int[Tensor, " n"]:
         if name not in self.positions:
             raise SpanError(
-                f"expected one of {sorted([*self.positions, _GENERATED])}, a time such as "
+                f"expected one of {sorted([*self, _GENERATED])}, a time such as "
                 f"'audio@3.0-4.0s', a frame such as 'frame 7', or a union with '+', got {name!r}."
             )
         return self._filled(name, self.positions[name], f"it has {sorted(self)}")

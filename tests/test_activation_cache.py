@@ -12,7 +12,7 @@ from transformer_lens.head_detector import detect_head
 from hooked_omni import ActivationCache, HookedOmni, HookedTransformer, names
 from hooked_omni.errors import PromptError
 
-CLOSE = dict(rtol=1e-4, atol=2e-5)
+CLOSE: Any = dict(rtol=1e-4, atol=2e-5)
 CLEAN, CORRUPTED = "the dog barks at me", "the cat purrs at me"
 
 
@@ -29,7 +29,7 @@ def run(
     model.cfg.use_attn_result = False
 
 
-def without_batch(stack: Tensor, cache: ActivationCache) -> Tensor:
+def without_batch(stack: Any, cache: ActivationCache) -> Tensor:
     """A stack `[component, ...]` without the batch axis it may have."""
     return stack[:, 0] if cache.has_batch_dim else stack
 
@@ -104,7 +104,7 @@ def test_head_results_are_computed_where_none_were_cached(omni: HookedOmni, clip
     prompt = omni.embed_inputs(**clips["omni", "audio"])
     _, cache = omni.model.run_with_cache(prompt)
     assert names.result(0) not in cache
-    stack = cache.stack_head_results(incl_remainder=True)
+    stack: Any = cache.stack_head_results(incl_remainder=True)
     torch.testing.assert_close(stack.sum(0), cache["resid_post", -1], **CLOSE)
     heads = stack[: omni.model.cfg.n_heads].sum(0)
     torch.testing.assert_close(heads, cache["attn_out", 0], **CLOSE)
@@ -333,7 +333,8 @@ def _put(cache: ActivationCache, cells: tuple[Any, ...]) -> Any:
 
 
 def test_a_planted_previous_token_head_is_found(omni: HookedOmni) -> None:
-    model, layer, head = omni.model, 2, 1
+    model: Any = omni.model
+    layer, head = 2, 1
 
     def plant(pattern: Tensor, hook: Any) -> None:
         n_pos = pattern.shape[-1]
@@ -358,7 +359,8 @@ def test_a_planted_previous_token_head_is_found(omni: HookedOmni) -> None:
 
 def test_planted_weights_make_a_head_that_reads_itself(omni: HookedOmni) -> None:
     """Scores far apart without a hook: equal queries and keys, and no rotation to speak of."""
-    model, layer, head = omni.model, 1, 0
+    model: Any = omni.model
+    layer, head = 1, 0
     tokens = model.to_tokens(CLEAN)
     attn = model.blocks[layer].attn
     kept = {name: p.data.clone() for name, p in attn.named_parameters()}

@@ -66,7 +66,7 @@ SPECIAL = ["<|AUDIO|>", "<|VIDEO|>", "<|IMAGE|>", "<|im_start|>", "<|im_end|>", 
 @pytest.mark.parametrize("where", ["text", "system"])
 @pytest.mark.parametrize("name", ["omni", "vl"])
 def test_special_tokens_among_the_words(models: dict, name: str, where: str, token: str) -> None:
-    words = {"text": "What?", where: f"Look:{token}what?"}
+    words: Any = {"text": "What?", where: f"Look:{token}what?"}
     with pytest.raises(PromptError) as error:
         models[name].embed(Prompt(**words))
     message = str(error.value)
@@ -116,7 +116,7 @@ def test_a_processor_without_a_template(omni: HookedOmni) -> None:
 
 
 @pytest.mark.parametrize("given", [{"audio": "rain.wav"}, {"audio": "r.wav", "video": "c.mp4"}])
-def test_sound_for_a_family_that_does_not_hear(vl: HookedOmni, given: dict[str, str]) -> None:
+def test_sound_for_a_family_that_does_not_hear(vl: HookedOmni, given: dict[str, Any]) -> None:
     with pytest.raises(HookedOmniError) as error:
         vl.embed(Prompt("What?", **given))
     if "video" not in given:
@@ -708,7 +708,8 @@ def test_a_prompt_of_another_model_is_no_proof(own: HookedOmni, clips: dict) -> 
 
 def test_a_dead_hook_point_is_no_proof(own: HookedOmni, clips: dict) -> None:
     prompt = own.embed_inputs(**clips["omni", "text"])
-    own.model.blocks[1].mlp.hook_pre.add_hook = lambda *args, **kwargs: None
+    block: Any = own.model.blocks[1]
+    block.mlp.hook_pre.add_hook = lambda *args, **kwargs: None
     with pytest.raises(ParityError) as error:
         prove(own, prompt, decode_steps=1)
     assert "expected an edit at 'blocks.1.mlp.hook_pre' to move the logits" in str(error.value)

@@ -14,7 +14,8 @@ from hooked_omni.errors import HookError
 from hooked_omni.frontend import find_decoder
 
 POSITION = 40
-CLOSE = dict(rtol=1e-4, atol=1e-5)
+CLOSE: Any = dict(rtol=1e-4, atol=1e-5)
+EQUAL: Any = dict(rtol=0, atol=0)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def bits_equal(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-def first(kwargs: dict[str, Any], args: tuple[Any, ...]) -> Tensor:
+def first(kwargs: dict[str, Any], args: tuple[Any, ...]) -> Any:
     return args[0] if args else kwargs.get("hidden_states", kwargs.get("inputs_embeds"))
 
 
@@ -227,7 +228,7 @@ def test_norms_are_hugging_faces(subject: Any, norm: str) -> None:
     for layer in layers_of(norm, omni.model):
         before, _ = hf_run(omni, inputs, Place(NORMS[norm], "in"), layer)
         after, _ = hf_run(omni, inputs, Place(NORMS[norm], "out"), layer)
-        weight = find_decoder(omni.hf).get_submodule(NORMS[norm].format(layer)).weight
+        weight: Any = find_decoder(omni.hf).get_submodule(NORMS[norm].format(layer)).weight
         normalized, scale = (
             cache[hook_name(f"{norm}.hook_{what}", layer)] for what in ("normalized", "scale")
         )
@@ -310,7 +311,7 @@ def test_an_edit_is_the_edit_in_hugging_face(subject: Any, kind: str) -> None:
             _, theirs = hf_run(omni, inputs, target, layer, add)
             prompt = omni.embed_inputs(**inputs)
         ours = model.run_with_hooks(prompt, fwd_hooks=[(name, add), *opened(model)])
-        torch.testing.assert_close(ours, theirs, **(CLOSE if place.edit else dict(rtol=0, atol=0)))
+        torch.testing.assert_close(ours, theirs, **(CLOSE if place.edit else EQUAL))
 
 
 @pytest.mark.parametrize("norm", sorted(NORMS))
@@ -330,7 +331,7 @@ def test_an_edit_in_a_norm_is_the_edit_behind_it(subject: Any, norm: str) -> Non
         return edited
 
     for layer in layers_of(norm, model):
-        weight = find_decoder(omni.hf).get_submodule(NORMS[norm].format(layer)).weight
+        weight: Any = find_decoder(omni.hf).get_submodule(NORMS[norm].format(layer)).weight
         behind = Place(NORMS[norm], "out")
         _, theirs = hf_run(omni, inputs, behind, layer, adding(delta * weight))
         name = hook_name(f"{norm}.hook_normalized", layer)
@@ -437,8 +438,7 @@ def test_every_edit_moves_the_logits_and_only_later_ones(subject: Any) -> None:
             row = tensor.select(axis, POSITION)
             row.mul_(0.25 + 0.5 * noise(tuple(row.shape)).sigmoid())
 
-        layer = names.layer_of(name)
-        attends = [(names.pattern(layer), look)] if name.endswith(names.PATTERN_LIKE) else []
+        attends = [(name, look)] if name.endswith(names.PATTERN_LIKE) else []
         clean = model.run_with_hooks(prompt, fwd_hooks=attends)
         moved = (model.run_with_hooks(prompt, fwd_hooks=[(name, edit)]) - clean).abs().amax((0, 2))
         # An edited scale or head result replaces a value that was computed in another order.

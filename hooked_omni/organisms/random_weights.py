@@ -37,6 +37,8 @@ def random_omni(
     """A Qwen2.5-Omni thinker and its processor."""
     tokenizer = _tokenizer()
     text = _text(tokenizer, n_layers, d_model, n_heads, n_kv_heads)
+    # Released configs have it, and `get_rope_index` reads it.
+    no_declared_field: dict[str, Any] = {"vision_start_token_id": tokenizer.vision_bos_token_id}
     config = transformers.Qwen2_5OmniThinkerConfig(
         text_config=text,
         vision_config={
@@ -59,8 +61,7 @@ def random_omni(
         position_id_per_seconds=25,
         seconds_per_chunk=2,
         tie_word_embeddings=False,
-        # No declared field, but `get_rope_index` reads it, and released configs have it.
-        **{"vision_start_token_id": tokenizer.vision_bos_token_id},
+        **no_declared_field,
     )
     model = _built(transformers.Qwen2_5OmniThinkerForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen2_5OmniProcessor(
