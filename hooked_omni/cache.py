@@ -19,6 +19,8 @@ from hooked_omni.hook_point import HookPoint
 __all__ = ["Attends", "Causal", "KeyValueCache", "require_readable"]
 
 Heads = Float[Tensor, "batch pos head d_head"]
+KVHeads = Float[Tensor, "batch pos kv_head d_head"]
+NewKeys = Float[Tensor, "batch kv_head pos d_head"]
 Keys = Float[Tensor, "batch kv_head key d_head"]
 Angles = Float[Tensor, "batch pos d_head"]
 Real = Bool[Tensor, "batch key"] | None
@@ -57,7 +59,7 @@ class KeyValueCache:
         self.length = window.start
         return Causal(cos, sin, window, real, self)
 
-    def append(self, layer: int, k: Keys, v: Keys) -> tuple[Keys, Keys]:
+    def append(self, layer: int, k: NewKeys, v: NewKeys) -> tuple[Keys, Keys]:
         """Store new keys and values of one layer; return all of them so far."""
         stop = self.length + k.shape[2]
         self.keys[layer][:, :, self.length : stop] = k
@@ -96,7 +98,7 @@ class Causal:
         """All rows."""
         return resid
 
-    def attend(self, attn: Attends, q: Heads, k: Heads, v: Heads) -> Heads:
+    def attend(self, attn: Attends, q: Heads, k: KVHeads, v: KVHeads) -> Heads:
         """Weighted values of every head; fires the layer's score and pattern hooks."""
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if self.cache is not None:
@@ -124,7 +126,7 @@ class Causal:
             masked.add_(self._additive_mask(q.dtype))
         scores = attn.hook_attn_scores(masked)
         if scores is not masked:
-            require_readable(scores, attn.hook_attn_scores, self._real_queries())
+            require_readable(scores, attn.hook_attn_scores, self.allowed(), self._real_queries())
         pattern = torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
         pattern = attn.hook_pattern(pattern)
         return torch.matmul(pattern, v).transpose(1, 2).contiguous()
@@ -152,17 +154,22 @@ class Causal:
 def require_readable(
     scores: Float[Tensor, "*heads query key"],
     hook: HookPoint,
+    allowed: Bool[Tensor, "batch 1 query key"] | None = None,
     real: Bool[Tensor, "batch query"] | None = None,
 ) -> None:
     """Refuse edited scores that leave a query with nothing to read.
 
     With every score at the dtype's minimum the softmax is uniform over all keys, masked and future
-    ones included: a number that looks right and is not.
+    ones included: a number that looks right and is not. Masked scores need not be at the minimum:
+    in float16, a score added to it may round to above.
 
     Raises:
         HookError: If a real query keeps no score above the minimum.
     """
-    empty = scores.amax(-1) <= torch.finfo(scores.dtype).min
+    minimum = torch.finfo(scores.dtype).min
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, minimum)
+    empty = scores.amax(-1) <= minimum
     if real is not None:
         empty = empty & real[:, None]
     if bool(empty.any()):

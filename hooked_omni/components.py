@@ -19,6 +19,7 @@ __all__ = ["Attention", "Block", "Context", "GatedMLP", "RMSNorm", "Rotary", "ro
 
 Resid = Float[Tensor, "batch pos d_model"]
 Heads = Float[Tensor, "batch pos head d_head"]
+KVHeads = Float[Tensor, "batch pos kv_head d_head"]
 Angles = Float[Tensor, "batch pos d_head"]
 
 
@@ -34,7 +35,7 @@ class Context(Protocol):
 
     def enter(self, layer: int, resid: Resid) -> Resid: ...
     def leave(self, resid: Resid) -> Resid: ...
-    def attend(self, attn: Attends, q: Heads, k: Heads, v: Heads) -> Heads: ...
+    def attend(self, attn: Attends, q: Heads, k: KVHeads, v: KVHeads) -> Heads: ...
 
 
 class RMSNorm(nn.Module):
@@ -59,8 +60,9 @@ class RMSNorm(nn.Module):
         if self.hook_scale.has_hooks():
             scale = (variance + self.eps).sqrt()
             edited = self.hook_scale(scale)
-            # Dividing by the scale rounds otherwise than Hugging Face: only for another scale.
-            normalized = normalized if edited is scale else wide / edited
+            # Dividing by the scale rounds otherwise than Hugging Face: only where it was edited.
+            if edited is not scale:
+                normalized = torch.where(edited == scale, normalized, wide / edited)
         return self.weight * self.hook_normalized(normalized.to(x.dtype))
 
 
@@ -127,7 +129,11 @@ class Attention(nn.Module):
             return out
         result = torch.einsum("bphd,hdm->bphm", z, self.W_O)
         edited = self.hook_result(result)
-        return out if edited is result else edited.sum(2)
+        if edited is result:
+            return out
+        # Summing over heads rounds otherwise than the projection: only where it was edited.
+        kept = (edited == result).flatten(2).all(-1, keepdim=True)
+        return torch.where(kept, out, edited.sum(2))
 
     def _split(self, x: Float[Tensor, "batch pos width"]) -> Heads:
         return x.view(*x.shape[:2], -1, self.cfg.d_head)

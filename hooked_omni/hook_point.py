@@ -109,13 +109,14 @@ def edit_of(function: HookFunction, tensor: Tensor, hook: Any) -> Tensor | None:
     if isinstance(function, LiveHook):
         return function(tensor, hook=hook)
     # Tensors made in inference mode count no versions, and versions reveal an edit in place.
+    inference = tensor.is_inference() or torch.is_inference_mode_enabled()
     with torch.inference_mode(False):
-        copy = tensor.clone() if tensor.is_inference() else None
+        copy = tensor.clone() if inference else None
     copy = tensor.clone() if copy is None else copy
     version = copy._version
     returned = function(copy, hook=hook)
     edited = copy if returned is None else returned
-    if edited is copy and copy._version == version:
+    if edited is copy and copy._version == version and torch.equal(copy, tensor):
         return None
     if not isinstance(edited, Tensor):
         raise HookError(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 
 from hooked_omni.errors import CheckpointError, MediaError, PromptError, UnknownModelError
@@ -145,6 +146,7 @@ def load(
         UnknownModelError: For a name that is none of these, or a family not known here.
         CheckpointError: For missing or extra weights.
     """
+    dtype = _dtype(dtype)
     if str(name) in SHIPPED:
         hf, processor = SHIPPED[str(name)]()
         hf.name_or_path = str(name)
@@ -161,8 +163,28 @@ def load(
         ) from error
     family = _family(config.model_type)
     hf = _weights(family, name, local, dtype, attn_implementation).to(device)
-    processor = transformers.AutoProcessor.from_pretrained(name, **local)
+    processor = _processor(name, local)
     return HookedOmni.from_hf(hf.requires_grad_(False).eval(), processor)
+
+
+def _processor(name: str | Path, local: dict[str, Any]) -> Any:
+    try:
+        return transformers.AutoProcessor.from_pretrained(name, **local)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"expected a processor beside the weights in {str(name)!r}, got none that loads "
+            f"({str(error).splitlines()[0]}). Fetch its files too, or load the model yourself and "
+            "pass it to `HookedOmni.from_hf`."
+        ) from error
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(known, torch.dtype) and known.is_floating_point):
+        raise UnknownModelError(
+            f"expected a floating-point dtype such as 'bfloat16', got {dtype!r}."
+        )
+    return known
 
 
 def _weights(
@@ -175,14 +197,16 @@ def _weights(
             dtype="auto" if dtype is None else dtype,
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # listed below, with their names
             **local,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"expected whole weights for {family.hf_class}, got {str(name)!r} "
             f"({str(error).strip()}). Download it again, or check that config and weights match."
         ) from error
-    wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys")}
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    wrong = {kind: sorted(info[kind]) for kind in kinds}
     if any(wrong.values()):
         counts = ", ".join(f"{len(keys)} {kind} {keys[:3]}" for kind, keys in wrong.items() if keys)
         raise CheckpointError(

@@ -151,6 +151,11 @@ class EmbeddedPrompt:
         try:
             save_file(kept, partial, metadata=metadata)
             partial.replace(path)
+        except (SafetensorError, OSError) as error:
+            raise BundleError(
+                f"expected a folder to write {path} into, got {error}. Make the folder, or choose "
+                "another."
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
         return path
@@ -178,7 +183,13 @@ class EmbeddedPrompt:
                 f"expected {_FORMAT} version {_VERSION}, got {metadata.get('format')!r} version "
                 f"{metadata.get('version')!r} in {path}. Embed the prompt again."
             )
-        return cls._from_tensors(path, tensors, json.loads(metadata["facts"]))
+        try:
+            facts = json.loads(metadata["facts"])
+        except (KeyError, ValueError) as error:
+            raise BundleError(
+                f"expected facts as JSON in {path}, got damage ({error!r}). Embed the prompt again."
+            ) from error
+        return cls._from_tensors(path, tensors, facts)
 
     @classmethod
     def _from_tensors(
@@ -193,7 +204,23 @@ class EmbeddedPrompt:
             return {name.removeprefix(prefix): tensors[name].cpu() for name in names}
 
         frames = tensors["frames"].cpu() if "frames" in tensors else None
-        spans = Spans(under("span."), tensors["embeds"].shape[1], under("seconds."), frames)
+        positions, seconds, n_pos = under("span."), under("seconds."), tensors["tokens"].shape[-1]
+        fits = {
+            "embeds": tensors["embeds"].shape[:-1] == (1, n_pos),
+            "positions": tensors["positions"].shape == (3, 1, n_pos),
+            "tokens": tensors["tokens"].shape == (1, n_pos),
+            "mask": "mask" not in tensors or tensors["mask"].shape == (1, n_pos),
+            "frames": frames is None or frames.shape == positions["video"].shape,
+            **{f"span.{k}": not len(v) or int(v.max()) < n_pos for k, v in positions.items()},
+            **{f"seconds.{k}": v.shape == positions[k].shape for k, v in seconds.items()},
+        }
+        wrong = sorted(name for name, whole in fits.items() if not whole)
+        if wrong:
+            raise BundleError(
+                f"expected parts of one prompt of {n_pos} positions in {path}, got {wrong} of "
+                "another size. Embed the prompt again."
+            )
+        spans = Spans(positions, n_pos, seconds, frames)
         return cls(
             embeds=tensors["embeds"],
             positions=tensors["positions"],

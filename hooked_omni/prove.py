@@ -108,7 +108,7 @@ def prove(
     )
 
 
-Run = list[tuple[Float[Tensor, "pos d_vocab"], Tensor]]
+Run = list[tuple[Float[Tensor, "_ d_vocab"], Tensor]]
 
 
 def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, list[int]]:

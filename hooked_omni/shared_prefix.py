@@ -14,7 +14,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_omni.cache import Angles, Attends, Heads, Keys, KeyValueCache, Real, require_readable
+from hooked_omni.cache import (
+    Angles,
+    Attends,
+    Heads,
+    Keys,
+    KeyValueCache,
+    KVHeads,
+    NewKeys,
+    Real,
+    require_readable,
+)
 from hooked_omni.config import DecoderConfig
 
 __all__ = ["SharedPrefix"]
@@ -97,7 +107,7 @@ class RowsPass:
         place, self.shared.place = self.shared.place, list(range(len(self.shared.place)))
         return resid[place]
 
-    def attend(self, attn: Attends, q: Heads, k: Heads, v: Heads) -> Heads:
+    def attend(self, attn: Attends, q: Heads, k: KVHeads, v: KVHeads) -> Heads:
         """Weighted values of every head; fires the layer's score and pattern hooks."""
         prompt, n_prefix = self.shared.prompt, self.shared.n_prefix
         keys, values = (kept[attn.layer][0, :, :n_prefix] for kept in (prompt.keys, prompt.values))
@@ -135,7 +145,7 @@ class RowsPass:
         z = of_prefix + of_own.view(rows, kv_heads, group, n_query, d_head)
         return z.permute(0, 3, 1, 2, 4).reshape(rows, n_query, n_heads, d_head)
 
-    def _own(self, layer: int, k: Keys, v: Keys) -> tuple[Keys, Keys]:
+    def _own(self, layer: int, k: NewKeys, v: NewKeys) -> tuple[Keys, Keys]:
         """Keep every row's new keys and values; return those of the rows that are computed."""
         if self.leaders is None:
             return self.shared.suffix.append(layer, k, v)

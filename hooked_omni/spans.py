@@ -52,10 +52,10 @@ class Spans(Mapping[str, Tensor]):
         frames: Temporal grid step of each `video` position, counted from 0.
     """
 
-    positions: dict[str, Int[Tensor, " n"]]
+    positions: dict[str, Int[Tensor, " _"]]
     n_prompt: int
-    seconds: dict[str, Float[Tensor, " n"]] = field(default_factory=dict)
-    frames: Int[Tensor, " n"] | None = None
+    seconds: dict[str, Float[Tensor, " _"]] = field(default_factory=dict)
+    frames: Int[Tensor, " _"] | None = None
 
     def __getitem__(self, name: str) -> Int[Tensor, " n"]:
         """Sorted positions of `name` inside the prompt.

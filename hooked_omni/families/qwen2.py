@@ -3,6 +3,7 @@
 Source: transformers, `modeling_qwen2_5_omni.py` and `modeling_qwen2_5_vl.py`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -110,6 +111,25 @@ def video_arguments(processor: Any, video: Video, fps: float) -> dict[str, Any]:
     if hasattr(processor.video_processor, "cap_pixels_per_frame"):
         kwargs["cap_pixels_per_frame"] = False  # nothing is resized; unset, it warns
     return {"videos": [video.frames], "videos_kwargs": kwargs}
+
+
+def check_video(hf_model: Any, inputs: Mapping[str, Any]) -> None:
+    """Refuse video tokens without their pixels, and pixels without their tokens.
+
+    Raises:
+        PromptError: For such inputs.
+    """
+    config, grid = hf_model.config, inputs.get("video_grid_thw")
+    pixels = inputs.get("pixel_values_videos")
+    patches = 0 if grid is None else int(grid.prod(-1).sum())
+    expected = patches // config.vision_config.spatial_merge_size**2
+    came = int((inputs["input_ids"] == config.video_token_id).sum())
+    if came != expected or (0 if pixels is None else len(pixels)) != patches:
+        raise PromptError(
+            f"expected {expected} video tokens and {patches} patches for the grid of these inputs, "
+            f"got {came} tokens and {0 if pixels is None else len(pixels)} patches. Pass the "
+            "processor's whole output, of one call."
+        )
 
 
 def video_times(

@@ -49,9 +49,20 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
             "processor does not return it, and without it the model silently gives this block 1-D "
             "positions. Pass use_audio_in_video=True, or False to repeat the paper's scripts."
         )
+    if inputs.get("video_grid_thw") is not None and inputs.get("video_second_per_grid") is None:
+        raise PromptError(
+            "expected video_second_per_grid beside video_grid_thw, got none: the model cannot "
+            "place the video in time without it. Pass the processor's whole output."
+        )
+    qwen2.check_video(hf_model, inputs)
     mask, features = inputs.get("feature_attention_mask"), inputs.get("input_features")
     if features is not None and mask is None:
         raise PromptError("expected feature_attention_mask beside input_features, got none.")
+    if mask is None and bool((tokens == config.audio_token_id).any()):
+        raise PromptError(
+            "expected input_features for the audio tokens among input_ids, got none: the model "
+            "would read the placeholders. Pass the processor's whole output."
+        )
     if mask is not None:
         mel = mask.sum(-1)
         expected = int((((mel - 1) // 2 + 1 - 2) // 2 + 1).sum())

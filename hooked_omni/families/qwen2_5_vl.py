@@ -30,6 +30,7 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
             "expected mm_token_type_ids among the inputs, got none: the model would silently count "
             "positions in one dimension. Pass the processor's whole output."
         )
+    qwen2.check_video(hf_model, inputs)
     if inputs.get("pixel_values_videos") is not None and inputs.get("second_per_grid_ts") is None:
         raise PromptError(
             "expected second_per_grid_ts beside pixel_values_videos, got none: the model would "
