@@ -33,8 +33,8 @@ class Context(Protocol):
     cos: Angles
     sin: Angles
 
-    def enter(self, layer: int, resid: Resid) -> Resid: ...
-    def leave(self, resid: Resid) -> Resid: ...
+    def enter(self, layer: int, resid: Resid) -> Float[Tensor, "computed pos d_model"]: ...
+    def leave(self, resid: Resid) -> Float[Tensor, "row pos d_model"]: ...
     def attend(self, attn: Attends, q: Heads, k: KVHeads, v: KVHeads) -> Heads: ...
 
 
@@ -91,7 +91,9 @@ class Rotary:
         return torch.cat((half, half), dim=-1).to(self.dtype)
 
 
-def rotate(x: Heads, cos: Angles, sin: Angles) -> Heads:
+def rotate(
+    x: Heads, cos: Float[Tensor, "#batch pos d_head"], sin: Float[Tensor, "#batch pos d_head"]
+) -> Heads:
     """Turn the first half of each head against the second."""
     cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
     first, second = x.chunk(2, dim=-1)

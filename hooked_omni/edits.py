@@ -133,7 +133,7 @@ def steer(
     at: str = "hook_resid_post",
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
-    scale: float = 1.0,
+    scale: float | int = 1.0,
 ) -> Intervention:
     """Add `scale` times a vector to a span's activations.
 

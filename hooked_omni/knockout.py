@@ -113,7 +113,7 @@ def scale_attention(
     *,
     query: str,
     key: str,
-    factor: float,
+    factor: float | int,
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
 ) -> Intervention:

@@ -8,13 +8,11 @@ is damaged, cut off, or that decord would misread is refused with a reason.
 
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 import decord
@@ -22,22 +20,17 @@ import librosa
 import numpy as np
 import soundfile
 import torch
-from av.error import FFmpegError
-from av.stream import Disposition
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
+from hooked_omni.container import TOLERANCE, decoded, existing, opened, pictures, track_notes
 from hooked_omni.errors import MediaError
 
 __all__ = ["Audio", "MediaSettings", "Video", "read_audio", "read_video"]
 
 MAX_ASPECT = 200
-# Sound files and their muxers round; a hole or a missing end is longer than four AAC packets.
-TOLERANCE = Fraction(1, 10)  # seconds
-# Formats whose length FFmpeg guesses from the bit rate, or that `_through_soundfile` checks.
-UNPROMISED = {"aac", "ac3", "amr", "dts", "eac3", "loas", "mp3", "wav"}
 # decord cannot seek in these: it fails, or hangs for good on a cut-off file.
 UNSEEKABLE = {"mpeg", "mpegts"}
 
@@ -130,12 +123,12 @@ def read_video(path: str | Path, settings: MediaSettings = MediaSettings()) -> V
     Raises:
         MediaError: If the file is missing, damaged, or would be misread.
     """
-    path = _existing(path)
-    with _opened(path, "video") as (container, stream):
+    path = existing(path)
+    with opened(path, "video") as (container, stream):
         times, end, glances, turns = _shown_frames(path, container, stream)
         origin = Fraction(container.start_time or 0, av.time_base)
         size = (stream.codec_context.height, stream.codec_context.width)
-        notes = [*_track_notes(container, stream), *_rate_notes(times, stream)]
+        notes = [*track_notes(container, stream), *_rate_notes(times, stream)]
     if max(size) > MAX_ASPECT * min(size):
         raise MediaError(
             f"expected an aspect ratio of at most {MAX_ASPECT}, got {size[1]} x {size[0]} in "
@@ -177,14 +170,14 @@ def read_audio(path: str | Path, settings: MediaSettings = MediaSettings()) -> A
     Raises:
         MediaError: If the file is missing, silent for want of a track, or damaged.
     """
-    path = _existing(path)
-    with _opened(path, "audio") as (container, stream):
+    path = existing(path)
+    with opened(path, "audio") as (container, stream):
         native, rate, start = _decoded_sound(path, container, stream)
-        notes = _track_notes(container, stream)
+        notes = track_notes(container, stream)
         late = start - Fraction(container.start_time or 0, av.time_base)
-        if _pictures(container) and abs(late) > TOLERANCE:
+        if pictures(container) and abs(late) > TOLERANCE:
             notes.append(f"the sound starts {float(late):.3f} s into the clip; sample 0 is there")
-        is_sound_file = not _pictures(container)
+        is_sound_file = not pictures(container)
     if is_sound_file:
         native = _through_soundfile(path, native, rate)
     if not np.isfinite(native).all():
@@ -237,110 +230,6 @@ def sampled_indices(total: int, native_fps: float, settings: MediaSettings) -> l
     return torch.linspace(0, total - 1, n_frames).round().long().tolist()
 
 
-def _existing(path: str | Path) -> Path:
-    """Absolute, so that FFmpeg cannot take a name such as `concat:a` for a protocol."""
-    path = Path(path).expanduser().absolute()
-    if not path.exists():
-        raise MediaError(f"expected a media file, got no file at {path}. Check the path.")
-    if not path.is_file():
-        raise MediaError(f"expected a media file, got a directory or device: {path}. Name a file.")
-    if path.stat().st_size == 0:
-        raise MediaError(f"expected a media file, got 0 bytes in {path}. Fetch it again.")
-    return path
-
-
-@contextmanager
-def _opened(path: Path, kind: Literal["video", "audio"]) -> Iterator[tuple[Any, Any]]:
-    """The container and the track that the pipeline reads, with FFmpeg's errors as ours."""
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            stream = _chosen(path, container, kind)
-            # Without "explode" decoders paper over damage: gray blocks, or lost samples.
-            stream.codec_context.options = {"err_detect": "explode"}
-            stream.codec_context.thread_type = "AUTO"
-            yield container, stream
-    except (FFmpegError, ValueError, OSError) as error:
-        if isinstance(error, MediaError):
-            raise
-        raise MediaError(
-            f"expected a whole media file, got {path}, which FFmpeg cannot read to its end "
-            f"({error}). It is damaged, cut off, or no media file: fetch or encode it again."
-        ) from error
-
-
-def _chosen(path: Path, container: Any, kind: Literal["video", "audio"]) -> Any:
-    tracks = _pictures(container) if kind == "video" else list(container.streams.audio)
-    # decord lets FFmpeg choose a picture track (mostly the largest); FFmpeg takes the first sound.
-    stream = container.streams.best("video") if kind == "video" and tracks else None
-    stream = stream or next(iter(tracks), None)
-    if stream is None:
-        found = sorted({stream.type for stream in container.streams}) or "no track"
-        advice = "Skip the clip, or ask without its sound." if kind == "audio" else "Name a video."
-        raise MediaError(f"expected {kind} in {path}, got only {found}. {advice}")
-    if stream.codec_context is None:
-        raise MediaError(f"expected a known {kind} codec in {path}, got none. Re-encode the clip.")
-    return stream
-
-
-def _pictures(container: Any) -> list[Any]:
-    """Video tracks, without the cover art of a sound file."""
-    cover = Disposition.attached_pic
-    return [track for track in container.streams.video if not track.disposition & cover]
-
-
-def _decoded(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """Each packet of `stream` with the frames it completes; refuses a file that ends early."""
-    ends: dict[int, Fraction] = {}
-    for packet in container.demux():
-        # A WAV written to a pipe claims 4 GiB, so its last packet always counts as corrupt.
-        if packet.is_corrupt and container.format.name != "wav":
-            raise _damaged(path, packet, "packet")
-        if packet.size and packet.pts is not None:
-            end = (packet.pts + (packet.duration or 0)) * packet.time_base
-            ends[packet.stream.index] = max(end, ends.get(packet.stream.index, end))
-        if packet.stream.index == stream.index:
-            frames = packet.decode()
-            if any(frame.is_corrupt for frame in frames):
-                raise _damaged(path, packet, "frame")
-            yield packet, frames
-    _check_promises(path, container, stream, ends)
-
-
-def _check_promises(path: Path, container: Any, stream: Any, ends: dict[int, Fraction]) -> None:
-    """Compare what came with the header: its index of byte positions, and its duration."""
-    expected = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-    if expected > (size := path.stat().st_size):
-        raise MediaError(
-            f"expected {expected} bytes in {path}, got {size}: cut off. Fetch it again."
-        )
-    if container.format.name in UNPROMISED or not ends:
-        return
-    if stream.duration is not None:
-        promised = ((stream.start_time or 0) + stream.duration) * stream.time_base
-        end = ends.get(stream.index, Fraction(0))
-    else:  # Matroska and WebM promise only that the longest track is this long.
-        promised = Fraction((container.start_time or 0) + (container.duration or 0), av.time_base)
-        end = max(ends.values())
-    if end < promised - TOLERANCE:
-        raise MediaError(
-            f"expected {float(promised):.3f} s in {path}, got {float(end):.3f} s: the file is cut "
-            f"off or damaged. Fetch it again."
-        )
-
-
-def _damaged(path: Path, packet: Any, what: str) -> MediaError:
-    at = "" if packet.pts is None else f" at {float(packet.pts * packet.time_base):.3f} s"
-    return MediaError(f"expected intact data in {path}, got a damaged {what}{at}. Fetch it again.")
-
-
-def _track_notes(container: Any, stream: Any) -> list[str]:
-    kind = stream.type
-    tracks = _pictures(container) if kind == "video" else container.streams.audio
-    if len(tracks) < 2:
-        return []
-    return [f"{len(tracks)} {kind} streams: stream {stream.index} of the container was read"]
-
-
 def _shown_frames(
     path: Path, container: Any, stream: Any
 ) -> tuple[list[Fraction], Fraction, Float[np.ndarray, "frame point"], int]:
@@ -351,7 +240,7 @@ def _shown_frames(
             f"Remux it: ffmpeg -i clip.ts -c copy clip.mp4"
         )
     packets, glances, turns = [], [], 0
-    for packet, frames in _decoded(path, container, stream):
+    for packet, frames in decoded(path, container, stream):
         packets += [packet] if packet.size else []
         for frame in frames:
             glances.append(_glance(frame.to_ndarray(format="gray")))
@@ -447,7 +336,7 @@ def _decoded_sound(
 ) -> tuple[Float[np.ndarray, "channel sample"], int, Fraction]:
     """All channels at the track's own rate, through 16 bits as in the pipeline; the start, in s."""
     resampler, blocks, start, due, rate = av.AudioResampler(format="s16"), [], None, None, 0
-    for frame in (frame for _, frames in _decoded(path, container, stream) for frame in frames):
+    for frame in (frame for _, frames in decoded(path, container, stream) for frame in frames):
         rate = frame.sample_rate
         if frame.pts is not None:
             time = frame.pts * frame.time_base

@@ -29,7 +29,7 @@ from hooked_omni.config import DecoderConfig
 
 __all__ = ["SharedPrefix"]
 
-Resid = Float[Tensor, "row pos d_model"]
+Computed = Float[Tensor, "computed pos d_model"]
 RowScores = Float[Tensor, "row kv_head group query key"]
 
 
@@ -89,7 +89,7 @@ class RowsPass:
         self.real = real
         self.leaders: Tensor | None = None
 
-    def enter(self, layer: int, resid: Resid) -> Resid:
+    def enter(self, layer: int, resid: Computed) -> Float[Tensor, "differing pos d_model"]:
         """The rows that differ in `layer`, once each."""
         shared = self.shared
         if layer and layer not in shared.first_layers:
@@ -102,7 +102,7 @@ class RowsPass:
         self.leaders = None if whole else torch.tensor(leaders, device=resid.device)
         return resid[[before[row] for row in leaders]]
 
-    def leave(self, resid: Resid) -> Resid:
+    def leave(self, resid: Computed) -> Float[Tensor, "row pos d_model"]:
         """Every row by itself again."""
         place, self.shared.place = self.shared.place, list(range(len(self.shared.place)))
         return resid[place]

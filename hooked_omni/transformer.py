@@ -26,6 +26,7 @@ from hooked_omni.interventions import Condition, Hook, as_hooks, require_reach
 from hooked_omni.prompt import EmbeddedPrompt, NoSpans
 from hooked_omni.shared_prefix import SharedPrefix
 from hooked_omni.sweep import generate_many, score_many
+from hooked_omni.weights import WeightViews
 
 __all__ = ["HookedTransformer"]
 
@@ -33,7 +34,7 @@ Logits = Float[Tensor, "batch pos d_vocab"]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 
 
-class HookedTransformer(HookedRootModule):
+class HookedTransformer(WeightViews, HookedRootModule):
     """Decoder with hook points; takes an `EmbeddedPrompt`, or tokens for plain text.
 
     ```python
@@ -359,90 +360,11 @@ class HookedTransformer(HookedRootModule):
         """Log-probabilities of a text under each condition; see `hooked_omni.sweep.score_many`."""
         return score_many(self, prompt, tokens, conditions, memory_budget)
 
-    # --- tokens and weights, as TransformerLens's helpers expect them -------------------------
-
-    def to_tokens(
-        self, text: str | list[str], prepend_bos: bool = False
-    ) -> Int[Tensor, "batch pos"]:
-        """Tokens of plain text of equal lengths; these models have no token to prepend.
-
-        Raises:
-            PromptError: Without a tokenizer, with `prepend_bos`, or for unequal lengths.
-        """
-        if prepend_bos:
-            raise PromptError("expected prepend_bos=False, got True: these models have no BOS.")
-        rows = [self._tokenizer().encode(t) for t in ([text] if isinstance(text, str) else text)]
-        if len({len(row) for row in rows}) != 1:
-            raise PromptError(
-                f"expected texts of one length, got {[len(r) for r in rows]} tokens. Run them one "
-                "at a time: padding would move their positions."
-            )
-        return torch.tensor(rows, device=self.cfg.device)
-
-    def to_single_token(self, text: str) -> int:
-        """The one token of `text`.
-
-        Raises:
-            PromptError: Without a tokenizer, or if `text` is several tokens.
-        """
-        tokens = self._tokenizer().encode(text)
-        if len(tokens) != 1:
-            raise PromptError(f"expected one token, got {len(tokens)} for {text!r}. Split it.")
-        return tokens[0]
-
-    def _tokenizer(self) -> Any:
-        if self.tokenizer is None:
-            raise PromptError(
-                "expected a model with a tokenizer, got none. Pass `processor=` to `from_hf`."
-            )
-        return self.tokenizer
-
-    def tokens_to_residual_directions(
-        self, tokens: str | int | Int[Tensor, "*shape"]
-    ) -> Float[Tensor, "*shape d_model"]:
-        """Unembedding direction of each token, to be read after the final norm."""
-        if isinstance(tokens, str):
-            tokens = self.to_single_token(tokens)
-        return self.unembed.weight[torch.as_tensor(tokens, device=self.cfg.device)]
-
-    def accumulated_bias(
-        self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
-    ) -> Float[Tensor, " d_model"]:
-        """Sum of the output biases before `layer`: zero, these decoders have none."""
-        return self.unembed.weight.new_zeros(self.cfg.d_model)
-
-    @property
-    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
-        """Embedding."""
-        return self.embed.weight
-
-    @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        """Unembedding, a view."""
-        return self.unembed.weight.T
-
-    @property
-    def b_U(self) -> Float[Tensor, " d_vocab"]:
-        """Unembedding bias: zero, these decoders have none."""
-        return self.unembed.weight.new_zeros(self.cfg.d_vocab)
-
     def _apply(self, fn: Any, recurse: bool = True) -> "HookedTransformer":
         moved = super()._apply(fn, recurse)
         self.cfg.dtype, self.cfg.device = self.embed.weight.dtype, self.embed.weight.device
         self.rotary = Rotary(self.cfg)
         return moved
-
-    def __getattr__(self, name: str) -> Any:
-        """`W_Q` ... `W_out`, `b_Q` ... `b_out` of all layers, stacked into a new tensor."""
-        if name in _OF_ATTENTION:
-            return torch.stack([getattr(block.attn, name) for block in self.blocks])
-        if name in _OF_MLP:
-            return torch.stack([getattr(block.mlp, name) for block in self.blocks])
-        return super().__getattr__(name)
-
-
-_OF_ATTENTION = frozenset({"W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"})
-_OF_MLP = frozenset({"W_gate", "W_in", "W_out", "b_out"})
 
 
 def _real(mask: Int[Tensor, "batch pos"] | None, window: range) -> Tensor | None:

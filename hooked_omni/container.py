@@ -1,0 +1,129 @@
+"""Is this file whole, and which of its tracks does the pipeline read?
+
+FFmpeg, through PyAV, reads a file to its end before anything else does: a missing end, a damaged
+packet, or a length that the header promises and the data do not hold is an error with a reason.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+from av.error import FFmpegError
+from av.stream import Disposition
+
+from hooked_omni.errors import MediaError
+
+__all__ = ["TOLERANCE", "decoded", "existing", "opened", "pictures", "track_notes"]
+
+# Sound files and their muxers round; a hole or a missing end is longer than four AAC packets.
+TOLERANCE = Fraction(1, 10)  # seconds
+# Formats whose length FFmpeg guesses from the bit rate, or that `_through_soundfile` checks.
+UNPROMISED = {"aac", "ac3", "amr", "dts", "eac3", "loas", "mp3", "wav"}
+
+
+def existing(path: str | Path) -> Path:
+    """Absolute, so that FFmpeg cannot take a name such as `concat:a` for a protocol."""
+    path = Path(path).expanduser().absolute()
+    if not path.exists():
+        raise MediaError(f"expected a media file, got no file at {path}. Check the path.")
+    if not path.is_file():
+        raise MediaError(f"expected a media file, got a directory or device: {path}. Name a file.")
+    if path.stat().st_size == 0:
+        raise MediaError(f"expected a media file, got 0 bytes in {path}. Fetch it again.")
+    return path
+
+
+@contextmanager
+def opened(path: Path, kind: Literal["video", "audio"]) -> Iterator[tuple[Any, Any]]:
+    """The container and the track that the pipeline reads, with FFmpeg's errors as ours."""
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = _chosen(path, container, kind)
+            # Without "explode" decoders paper over damage: gray blocks, or lost samples.
+            stream.codec_context.options = {"err_detect": "explode"}
+            stream.codec_context.thread_type = "AUTO"
+            yield container, stream
+    except (FFmpegError, ValueError, OSError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(
+            f"expected a whole media file, got {path}, which FFmpeg cannot read to its end "
+            f"({error}). It is damaged, cut off, or no media file: fetch or encode it again."
+        ) from error
+
+
+def _chosen(path: Path, container: Any, kind: Literal["video", "audio"]) -> Any:
+    tracks = pictures(container) if kind == "video" else list(container.streams.audio)
+    # decord lets FFmpeg choose a picture track (mostly the largest); FFmpeg takes the first sound.
+    stream = container.streams.best("video") if kind == "video" and tracks else None
+    stream = stream or next(iter(tracks), None)
+    if stream is None:
+        found = sorted({stream.type for stream in container.streams}) or "no track"
+        advice = "Skip the clip, or ask without its sound." if kind == "audio" else "Name a video."
+        raise MediaError(f"expected {kind} in {path}, got only {found}. {advice}")
+    if stream.codec_context is None:
+        raise MediaError(f"expected a known {kind} codec in {path}, got none. Re-encode the clip.")
+    return stream
+
+
+def pictures(container: Any) -> list[Any]:
+    """Video tracks, without the cover art of a sound file."""
+    cover = Disposition.attached_pic
+    return [track for track in container.streams.video if not track.disposition & cover]
+
+
+def decoded(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """Each packet of `stream` with the frames it completes; refuses a file that ends early."""
+    ends: dict[int, Fraction] = {}
+    for packet in container.demux():
+        # A WAV written to a pipe claims 4 GiB, so its last packet always counts as corrupt.
+        if packet.is_corrupt and container.format.name != "wav":
+            raise _damaged(path, packet, "packet")
+        if packet.size and packet.pts is not None:
+            end = (packet.pts + (packet.duration or 0)) * packet.time_base
+            ends[packet.stream.index] = max(end, ends.get(packet.stream.index, end))
+        if packet.stream.index == stream.index:
+            frames = packet.decode()
+            if any(frame.is_corrupt for frame in frames):
+                raise _damaged(path, packet, "frame")
+            yield packet, frames
+    _check_promises(path, container, stream, ends)
+
+
+def _check_promises(path: Path, container: Any, stream: Any, ends: dict[int, Fraction]) -> None:
+    """Compare what came with the header: its index of byte positions, and its duration."""
+    expected = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if expected > (size := path.stat().st_size):
+        raise MediaError(
+            f"expected {expected} bytes in {path}, got {size}: cut off. Fetch it again."
+        )
+    if container.format.name in UNPROMISED or not ends:
+        return
+    if stream.duration is not None:
+        promised = ((stream.start_time or 0) + stream.duration) * stream.time_base
+        end = ends.get(stream.index, Fraction(0))
+    else:  # Matroska and WebM promise only that the longest track is this long.
+        promised = Fraction((container.start_time or 0) + (container.duration or 0), av.time_base)
+        end = max(ends.values())
+    if end < promised - TOLERANCE:
+        raise MediaError(
+            f"expected {float(promised):.3f} s in {path}, got {float(end):.3f} s: the file is cut "
+            f"off or damaged. Fetch it again."
+        )
+
+
+def _damaged(path: Path, packet: Any, what: str) -> MediaError:
+    at = "" if packet.pts is None else f" at {float(packet.pts * packet.time_base):.3f} s"
+    return MediaError(f"expected intact data in {path}, got a damaged {what}{at}. Fetch it again.")
+
+
+def track_notes(container: Any, stream: Any) -> list[str]:
+    """Which of several tracks of a kind was read."""
+    kind = stream.type
+    tracks = pictures(container) if kind == "video" else container.streams.audio
+    if len(tracks) < 2:
+        return []
+    return [f"{len(tracks)} {kind} streams: stream {stream.index} of the container was read"]
