@@ -69,7 +69,7 @@ def main(clip: Path | None, out: Path) -> None:
     shares = table.pivot_table(values="share", index="layer", columns="segment")
     console.print("\n[bold]Mean attention of generated tokens[/bold]")
     console.print(shares.round(3).to_string())
-    console.print(f"\ntable and figure: {out}/attention_share.parquet, .png, .pdf")
+    console.print(f"\ntable and figure: {out}/attention_share.parquet, .png", soft_wrap=True)
 
 
 if __name__ == "__main__":

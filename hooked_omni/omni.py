@@ -1,6 +1,7 @@
 """A model to ask: decoder with hooks, and the Hugging Face model whose towers feed it."""
 
 import dataclasses
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from hooked_omni.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.transformer import HookedTransformer
 
 __all__ = ["HookedOmni", "load"]
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 class HookedOmni:
@@ -153,8 +156,11 @@ def load(
         hf.set_attn_implementation(attn_implementation)
         hf = hf.to(device) if dtype is None else _cast(hf, dtype).to(device)
         return HookedOmni.from_hf(hf, processor)
-    local = {"local_files_only": True} if Path(name).exists() else {"revision": revision}
+    is_folder = Path(name).exists()
+    local = {"local_files_only": True} if is_folder else {"revision": revision}
     try:
+        if not is_folder and not _HUB_NAME.fullmatch(str(name)):
+            raise OSError("no such folder, and hub names have one slash")
         config = transformers.AutoConfig.from_pretrained(name, **local)
     except (OSError, ValueError) as error:
         raise UnknownModelError(

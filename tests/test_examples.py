@@ -1,0 +1,45 @@
+"""Every example runs as its first lines say, on the models that come with the package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem[0] != "_")
+
+
+def run(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`python -m examples.<name>` at the root; what it writes goes to `folder`."""
+    source = (ROOT / "examples" / f"{name}.py").read_text()
+    where = ["--out", str(folder)] if '"--out"' in source else []
+    return subprocess.run(
+        [sys.executable, "-m", f"examples.{name}", *where],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_there_are_examples() -> None:
+    assert "demo" in EXAMPLES
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name: str, tmp_path: Path) -> None:
+    done = run(name, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    if name == "demo":
+        table = pd.read_parquet(tmp_path / "attention_share.parquet")
+        assert len(table) and table["share"].between(0, 1).all()
+        facts = json.loads((tmp_path / "run.json").read_text())
+        assert facts
+        assert {path.suffix for path in tmp_path.glob("attention_share.*")} >= {".png", ".pdf"}
