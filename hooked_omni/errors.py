@@ -9,6 +9,7 @@ __all__ = [
     "CheckpointError",
     "HookError",
     "HookedOmniError",
+    "ManifestError",
     "MediaError",
     "ParityError",
     "PromptError",
@@ -24,6 +25,10 @@ class HookedOmniError(Exception):
 
 class MediaError(HookedOmniError, ValueError):
     """A clip or sound that cannot be read exactly as asked."""
+
+
+class ManifestError(HookedOmniError, ValueError):
+    """A manifest, or another list of samples, that cannot be read or written as asked."""
 
 
 class PromptError(HookedOmniError, ValueError):

@@ -15,7 +15,7 @@ from hooked_omni import names
 from hooked_omni.cache import KeyValueCache
 from hooked_omni.errors import PromptError
 from hooked_omni.hook_point import LiveHook
-from hooked_omni.interventions import Condition, Hook, as_hooks, reaches, require_reach
+from hooked_omni.interventions import Condition, Hook, as_hooks, reaches
 from hooked_omni.prompt import EmbeddedPrompt
 from hooked_omni.shared_prefix import SharedPrefix
 
@@ -89,9 +89,7 @@ def generate(
     prompt = one_prompt(model, prompt, max_new_tokens)
     hooks = as_hooks(fwd_hooks, prompt.spans)
     n_pos, total = prompt.n_pos, prompt.n_pos + max_new_tokens - 1
-    for hook in hooks:
-        model.require_hook(hook[0])
-        require_reach([hook], range(total), model.cfg)
+    model.require_runnable(hooks, range(total))
     cache = KeyValueCache(model.cfg, 1, total)
     window = range(n_pos)
     # A hook for generated positions alone would open the prompt's attention for nothing.

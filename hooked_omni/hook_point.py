@@ -54,7 +54,13 @@ class HookPoint(tl.HookPoint):
     def __call__(self, x: Tensor) -> Tensor:
         """`x`, or what the hooks made of it."""
         # There are hundreds of hook points in a pass, and most have nothing to call.
-        if not (self._forward_hooks or self._backward_hooks):
+        called = (
+            self._forward_hooks
+            or self._forward_pre_hooks
+            or self._backward_hooks
+            or self._backward_pre_hooks
+        )
+        if not called:
             return x
         return super().__call__(x)
 

@@ -4,7 +4,7 @@ An intervention is a function from a prompt's spans to hooks, so one line holds 
 Interventions combine by being listed, and any TransformerLens hook stands in the same list.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ __all__ = [
     "SpanHook",
     "as_hooks",
     "at_layers",
+    "listed",
     "numbers",
     "reaches",
     "require_reach",
@@ -35,6 +36,7 @@ HookName = str | Callable[[str], bool]
 Hook = tuple[HookName, HookFunction]
 Intervention = Callable[[Spans], list[Hook]]
 Condition = Iterable[Hook | Intervention]
+_ON_KV_HEADS = ("hook_k", "hook_v", "hook_rot_k")
 
 
 class Positions:
@@ -105,12 +107,8 @@ def as_hooks(condition: Condition, spans: Spans | None) -> list[Hook]:
     Raises:
         HookError: For anything else, and for an intervention on a run without a prompt's spans.
     """
-    if isinstance(condition, tuple) and len(condition) == 2 and callable(condition[1]):
-        raise HookError("expected a list of hooks, got one hook. Put it in a list.")
-    if callable(condition):
-        raise HookError("expected a list of interventions, got one. Put it in a list.")
     hooks: list[Hook] = []
-    for item in condition:
+    for item in listed(condition):
         if isinstance(item, tuple) and len(item) == 2 and callable(item[1]):
             hooks.append(item)
         elif callable(item) and spans is not None:
@@ -123,7 +121,24 @@ def as_hooks(condition: Condition, spans: Spans | None) -> list[Hook]:
     return hooks
 
 
-def require_reach(hooks: Sequence[Hook], window: range, cfg: DecoderConfig) -> None:
+def listed(condition: Condition) -> list[Hook | Intervention]:
+    """The hooks and interventions of a condition.
+
+    Raises:
+        HookError: For one that is not in a list.
+    """
+    one_hook = isinstance(condition, tuple) and condition and isinstance(condition[0], str)
+    if callable(condition) or isinstance(condition, str) or one_hook:
+        raise HookError(
+            f"expected a list of hooks and interventions, got one: {condition!r}. Put it in a list; "
+            "a rule such as 'G !-> V' goes into `knockout` first."
+        )
+    return list(condition)
+
+
+def require_reach(
+    hooks: Iterable[tuple[str, HookFunction]], window: range, cfg: DecoderConfig
+) -> None:
     """Refuse a hook that has nothing to act on in a run over `window`, or no such head.
 
     Raises:
@@ -138,12 +153,13 @@ def require_reach(hooks: Sequence[Hook], window: range, cfg: DecoderConfig) -> N
                 f"{window.start} to {window.stop - 1} of a prompt of {function.where.n_prompt}: "
                 "it would do nothing. Use `generate` or `score_many`, or ask for more tokens."
             )
-        n_heads = cfg.n_key_value_heads if _on_kv_heads(name) else cfg.n_heads
+        few = name.endswith(_ON_KV_HEADS)
+        n_heads = cfg.n_key_value_heads if few else cfg.n_heads
         beyond = [head for head in function.heads or () if not 0 <= head < n_heads]
         if beyond:
             raise HookError(
                 f"expected heads from 0 to {n_heads - 1}, got {beyond}. Heads count from 0"
-                + (", and keys and values have fewer." if _on_kv_heads(name) else ".")
+                + (", and keys and values have fewer." if few else ".")
             )
 
 
@@ -173,7 +189,3 @@ def numbers(what: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
     if not chosen or min(chosen) < 0:
         raise HookError(f"expected {what} counted from 0, got {chosen}. None means all {what}.")
     return chosen
-
-
-def _on_kv_heads(name: HookName) -> bool:
-    return isinstance(name, str) and name.endswith(("hook_k", "hook_v", "hook_rot_k"))

@@ -151,14 +151,14 @@ def scale_attention(
 
 
 def windows(
-    n_layers: int, width: int = 9, step: int = 1, edges: Literal["clip", "paper"] = "clip"
+    n_layers: int, width: int = 9, step: int | None = None, edges: Literal["clip", "paper"] = "clip"
 ) -> list[range]:
     """Windows of layers to sweep over.
 
     Args:
         n_layers: Layers of the model.
         width: Layers in a window; odd, so that it has a center.
-        step: Layers between centers. "paper" takes every second center.
+        step: Layers between centers; None means 1 for "clip" and 2 for "paper".
         edges: "clip" has a window for every center 0, step, 2 step, ... and cuts it off at the
             ends of the model. "paper" has the centers of figure 6, 4, 6, ..., 30 of 36 layers: only
             whole windows, and none that ends in the last layer.
@@ -166,6 +166,9 @@ def windows(
     Raises:
         HookError: For a width that is even or does not fit.
     """
+    if edges not in ("clip", "paper"):
+        raise HookError(f"expected edges 'clip' or 'paper', got {edges!r}.")
+    step = {"clip": 1, "paper": 2}[edges] if step is None else step
     if width < 1 or width % 2 == 0 or width > n_layers or step < 1:
         raise HookError(
             f"expected an odd width from 1 to {n_layers} and a step of at least 1, got width "
@@ -175,9 +178,7 @@ def windows(
     if edges == "clip":
         centers = range(0, n_layers, step)
         return [range(max(c - half, 0), min(c + half + 1, n_layers)) for c in centers]
-    if edges != "paper":
-        raise HookError(f"expected edges 'clip' or 'paper', got {edges!r}.")
-    return [range(c - half, c + half + 1) for c in range(half, n_layers - half - 1, 2)]
+    return [range(c - half, c + half + 1) for c in range(half, n_layers - half - 1, step)]
 
 
 def _pairs(scores: Scores, index: Tensor, columns: Tensor, heads: tuple[int, ...] | None) -> Tensor:

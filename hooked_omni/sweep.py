@@ -23,10 +23,10 @@ from torch import Tensor
 
 from hooked_omni import names
 from hooked_omni.cache import KeyValueCache
-from hooked_omni.errors import PromptError
+from hooked_omni.errors import HookError, PromptError
 from hooked_omni.generate import Capture, Decoder, Generation, one_prompt
 from hooked_omni.hook_point import HookFunction, LiveHook, edit_of
-from hooked_omni.interventions import Condition, Hook, SpanHook, as_hooks, reaches, require_reach
+from hooked_omni.interventions import Condition, Hook, SpanHook, as_hooks, listed, reaches
 from hooked_omni.prompt import EmbeddedPrompt
 from hooked_omni.shared_prefix import SharedPrefix
 
@@ -132,7 +132,7 @@ def score_many(
         logprobs = [logits.float().log_softmax(-1)[:, tokens[:1]]]
         if len(tokens) > 1:
             window, rows = range(prompt.n_pos, total), list(range(len(batch.members)))
-            embeds = text[:, :-1].expand(len(rows), -1, -1)
+            embeds = text[:, :-1].repeat(len(rows), 1, 1)
             with model.hooks(batch.row_hooks(model, rows, cache)):
                 final = model.run_pass(embeds, model.context(prompt, window, cache), window)
             for position, token in enumerate(tokens[1:]):
@@ -178,7 +178,7 @@ class _Batch:
         if n_shared < prompt.n_pos:
             window = range(n_shared, prompt.n_pos)
             with model.hooks(self.row_hooks(model, list(range(rows)), shared)):
-                last = prompt.embeds[:, n_shared:].expand(rows, -1, -1)
+                last = prompt.embeds[:, n_shared:].repeat(rows, 1, 1)
                 final = model.run_pass(last, model.context(prompt, window, shared), window)
         return model.unembed(final[:, -1:])[:, -1].expand(rows, -1), shared
 
@@ -260,6 +260,12 @@ def _batches(
         raise PromptError(
             "expected at least one condition, got none. `[]` among them is a baseline."
         )
+    standing = sorted({str(name) for name, _ in model.active_hooks()})
+    if standing:
+        raise HookError(
+            f"expected a model without hooks of its own, got some at {standing[:3]}: they would "
+            "see all rows of the batch. Put them into the conditions, or `model.reset_hooks()`."
+        )
     made: dict[int, tuple[Any, list[Hook]]] = {}
     every = [_hooks(model, prompt, condition, total, made) for condition in conditions]
     groups: dict[Hashable, list[int]] = {}
@@ -284,7 +290,8 @@ _LAST = "last"
 def _effect(hooks: list[Hook], n_pos: int) -> Hashable:
     """What hooks do to the prompt, as a key that is equal for the same."""
     on_prompt = _on_prompt(hooks, n_pos)
-    if on_prompt and not any(reaches(hook, range(n_pos - 1)) for hook in on_prompt):
+    before_last = range(n_pos - 1)
+    if on_prompt and before_last and not any(reaches(hook, before_last) for hook in on_prompt):
         return _LAST
     return tuple((name, id(function)) for name, function in on_prompt)
 
@@ -302,18 +309,14 @@ def _hooks(
 ) -> list[Hook]:
     """Hooks of a condition; an intervention that stands in several gives the same ones to each."""
     hooks: list[Hook] = []
-    if callable(condition) or isinstance(condition, tuple):
-        condition = as_hooks(condition, prompt.spans)
-    for item in condition:
+    for item in listed(condition):
         if id(item) not in made:
             made[id(item)] = (
                 item,
                 as_hooks([item], prompt.spans),
             )  # the item, so its id stays its own
         hooks += made[id(item)][1]
-    for hook in hooks:
-        model.require_hook(hook[0])
-        require_reach([hook], range(total), model.cfg)
+    model.require_runnable(hooks, range(total))
     return hooks
 
 

@@ -25,6 +25,7 @@ from hooked_omni.hook_point import HookFunction, HookPoint, Pass
 from hooked_omni.interventions import Condition, Hook, as_hooks, require_reach
 from hooked_omni.prompt import EmbeddedPrompt, NoSpans
 from hooked_omni.shared_prefix import SharedPrefix
+from hooked_omni.spans import Spans
 from hooked_omni.sweep import generate_many, score_many
 from hooked_omni.weights import WeightViews
 
@@ -114,8 +115,7 @@ class HookedTransformer(WeightViews, HookedRootModule):
         """
         prompt = self.as_prompt(input)
         window = range(prompt.n_pos)
-        for name, hook in self._active_hooks():
-            require_reach([(name, hook)], window, self.cfg)
+        require_reach(self.active_hooks(), window, self.cfg)
         return self.unembed(self.run_pass(prompt.embeds, self.context(prompt, window), window))
 
     def context(
@@ -139,7 +139,12 @@ class HookedTransformer(WeightViews, HookedRootModule):
             HookError: If an edit made a NaN.
         """
         self.current.window, self.current.edits = window, []
-        if torch.is_grad_enabled() and any(p.has_hooks("bwd") for p in self.hook_dict.values()):
+        if any(point.bwd_hooks for point in self.hook_dict.values()):
+            if not torch.is_grad_enabled():
+                raise HookError(
+                    "expected gradients for backward hooks, got a run without. Leave `no_grad` and "
+                    "`inference_mode`; captions have no gradients."
+                )
             # Frozen weights record no graph, and without one a backward hook never fires.
             embeds = embeds if embeds.requires_grad else embeds.detach().requires_grad_()
         resid = self.hook_embed(embeds)
@@ -185,7 +190,7 @@ class HookedTransformer(WeightViews, HookedRootModule):
             positions=torch.arange(n_pos, device=tokens.device).expand(3, batch, -1),
             mask=None,
             tokens=tokens,
-            spans=NoSpans({}, n_pos),
+            spans=_text_spans(n_pos) if batch == 1 else NoSpans({}, n_pos),
             facts={"text_only": True},
         )
 
@@ -285,6 +290,17 @@ class HookedTransformer(WeightViews, HookedRootModule):
                 "Set `model.cfg.use_attn_result = True` first."
             )
 
+    def require_runnable(self, hooks: Iterable[Hook], window: range) -> None:
+        """Refuse hooks that could not act on a run over `window`.
+
+        Raises:
+            HookError: For a name that no live hook point has, positions that the run does not
+                reach, or a head that is not there.
+        """
+        for name, function in hooks:
+            self.require_hook(name)
+            require_reach([(one, function) for one in self.named(name)], window, self.cfg)
+
     def named(self, name: str | Callable[[str], bool]) -> list[str]:
         """Names of the live hook points that `name` is, or passes."""
         return [name] if isinstance(name, str) else [n for n in self._live() if name(n)]
@@ -304,7 +320,8 @@ class HookedTransformer(WeightViews, HookedRootModule):
             self.require_hook(name)
         return list(chosen)
 
-    def _active_hooks(self) -> list[Hook]:
+    def active_hooks(self) -> list[tuple[str, HookFunction]]:
+        """Forward hooks that stand on the model now."""
         return [
             (name, handle.user_hook)
             for name, point in self.hook_dict.items()
@@ -365,6 +382,11 @@ class HookedTransformer(WeightViews, HookedRootModule):
         self.cfg.dtype, self.cfg.device = self.embed.weight.dtype, self.embed.weight.device
         self.rotary = Rotary(self.cfg)
         return moved
+
+
+def _text_spans(n_pos: int) -> Spans:
+    every = torch.arange(n_pos)
+    return Spans({"query": every, "text": every, "prompt": every, "last": every[-1:]}, n_pos)
 
 
 def _real(mask: Int[Tensor, "batch pos"] | None, window: range) -> Tensor | None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -32,14 +33,26 @@ def test_there_are_examples() -> None:
     assert "demo" in EXAMPLES
 
 
+@pytest.fixture(scope="module")
+def ran(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, tuple[subprocess.CompletedProcess[str], Path]]:
+    """All of them, two at a time: most of their time is the import of their packages."""
+    folders = [tmp_path_factory.mktemp(name) for name in EXAMPLES]
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(run, EXAMPLES, folders))
+    return dict(zip(EXAMPLES, zip(done, folders, strict=True), strict=True))
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_runs(name: str, tmp_path: Path) -> None:
-    done = run(name, tmp_path)
+def test_an_example_runs(ran: dict, name: str) -> None:
+    done, folder = ran[name]
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stdout.strip()
     if name == "demo":
-        table = pd.read_parquet(tmp_path / "attention_share.parquet")
+        table = pd.read_parquet(folder / "attention_share.parquet")
         assert len(table) and table["share"].between(0, 1).all()
-        facts = json.loads((tmp_path / "run.json").read_text())
-        assert facts
-        assert {path.suffix for path in tmp_path.glob("attention_share.*")} >= {".png", ".pdf"}
+        facts = json.loads((folder / "run.json").read_text())
+        assert facts["rows"] == len(table)
+        assert {path.suffix for path in folder.glob("attention_share.*")} >= {".png", ".pdf"}

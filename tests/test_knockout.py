@@ -307,6 +307,7 @@ def test_windows_of_the_papers_figure() -> None:
     assert all(len(w) == 9 for w in paper)
     assert paper[0] == range(0, 9) and paper[-1] == range(26, 35)
     assert [w.start for w in windows(28, edges="paper")] == list(range(0, 19, 2))
+    assert [w.start for w in windows(36, step=6, edges="paper")] == [0, 6, 12, 18, 24]
 
 
 def test_windows_that_are_cut_off_at_the_ends() -> None:

@@ -323,16 +323,17 @@ def test_steering_at_the_door_spares_the_prompt(omni: HookedOmni, clips: dict, s
     require_alone(omni.model, prompt, make, stop_at_eos=False)
 
 
-def test_hooks_that_are_there_already_act_as_in_generate(
-    omni: HookedOmni, prompt: EmbeddedPrompt
+def test_hooks_that_stand_on_the_model_are_refused(
+    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[tuple[int, int]]
 ) -> None:
-    """A hook around the sweep sees TransformerLens's shapes, as it does around `generate`."""
-
-    def make() -> Conditions:
-        return [[], [knockout("G !-> V @ 2")], [knockout("G+last !-> A @ 2")]]
-
-    with omni.model.hooks([(names.pattern(1), other_heads), (names.resid_pre(1), halving)]):
-        require_alone(omni.model, prompt, make, stop_at_eos=False)
+    """They would see all rows at once, in the batch's own layout."""
+    conditions = [[], [knockout("G !-> V @ 2")]]
+    for at, hook in ((names.pattern(1), other_heads), (names.resid_pre(1), halving)):
+        with omni.model.hooks([(at, hook)]), pytest.raises(HookError, match=at):
+            omni.model.generate_many(prompt, conditions, 3)
+        with omni.model.hooks([(at, hook)]), pytest.raises(HookError, match=at):
+            omni.model.score_many(prompt, torch.tensor([1, 2]), conditions)
+    assert passes == []
 
 
 def test_bfloat16_says_the_same(clips: dict) -> None:
@@ -886,11 +887,11 @@ def test_a_bad_call_is_refused_before_any_pass(
     assert hooks_left(omni.model) == []
 
 
-def test_interventions_need_spans(
+def test_text_has_no_clip_and_a_batch_no_caption(
     as_installed: None, omni: HookedOmni, passes: list[tuple[int, int]]
 ) -> None:
     tokens = torch.tensor([[72, 101, 108]])
-    with pytest.raises(HookedOmniError, match=r"expected one prompt|EmbeddedPrompt"):
+    with pytest.raises(SpanError, match=r"expected one of .* got 'video'"):
         omni.model.generate_many(tokens, [[], [knockout("G !-> V")]], 4)
     with pytest.raises(PromptError, match="expected one prompt, got a batch of 2"):
         omni.model.generate_many(tokens.repeat(2, 1), [[]], 4)

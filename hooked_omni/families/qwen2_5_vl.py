@@ -52,6 +52,11 @@ def _times(
 def _prepare(
     processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
+    if prompt.rope != "model":
+        raise PromptError(
+            f"expected rope='model' for a model without sound, got {prompt.rope!r}: there is no "
+            "sound inside video whose positions could differ. Leave it out."
+        )
     items = [{"type": "video", "video": "clip"}] if video is not None else []
     arguments: dict[str, Any] = {"text": qwen2.chat(processor, prompt, items, SYSTEM)}
     if video is not None:
