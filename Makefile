@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 CLIP ?=
 OUT ?= runs/demo
 
-.PHONY: setup demo test check bench clean
+# The oldest transformers that is supported, laid over the environment: its modules differ.
+OLDEST := transformers==5.17.0 huggingface-hub==1.33.0
+
+.PHONY: setup demo test test-oldest check bench clean
 
 setup: $(VENV)/ready
 
@@ -23,6 +26,14 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -q -n 2
 
+test-oldest: setup .oldest/ready
+	PYTHONPATH=.oldest $(BIN)/python -m pytest -q tests/test_parity.py tests/test_embed.py
+
+.oldest/ready: Makefile
+	@rm -rf .oldest
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .oldest $(OLDEST)
+	@touch $@
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,4 +45,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.sweep
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .oldest runs
