@@ -61,8 +61,9 @@ def ablate(
     Raises:
         HookError: For a reference that is missing, or does not fit.
     """
-    expected = {"zero": len(reference) == 0, "mean": len(reference) > 0}
-    if not expected.get(to, len(reference) == 1):
+    n = len(reference)
+    expected = {"zero": n == 0, "mean": n > 0, "resample": n == 1}
+    if not expected.get(to, False):
         raise HookError(
             f"expected no reference for to='zero', some for 'mean' and one for 'resample', got "
             f"to={to!r} with {len(reference)}."
@@ -71,11 +72,13 @@ def ablate(
         return patch(at, span=span, source=reference[0], layers=layers, heads=heads)
 
     def value(spans: Spans) -> Value:
+        theirs = [run.spans[span] for run in reference]
+
         def zero(name: str, own: Tensor, absolute: Tensor) -> Tensor:
             return torch.zeros_like(own)
 
         def mean(name: str, own: Tensor, absolute: Tensor) -> Tensor:
-            found = [_taken(run, name)[run.spans[span]] for run in reference]
+            found = [_taken(run, name)[at] for run, at in zip(reference, theirs, strict=True)]
             return torch.cat(found).mean(0).to(own)
 
         return zero if to == "zero" else mean
@@ -151,10 +154,11 @@ def steer(
 
     def value(spans: Spans) -> Value:
         def push(name: str, own: Tensor, absolute: Tensor) -> Tensor:
-            if vector.shape[-1] != own.shape[-1]:
+            fits = (own.shape[-1:], own.shape[2:])  # [batch, pos, (head), width]
+            if vector.shape not in fits:
                 raise HookError(
-                    f"expected a vector of width {own.shape[-1]} at {name!r}, got "
-                    f"{tuple(vector.shape)}."
+                    f"expected a vector of shape {tuple(own.shape[2:])} or ({own.shape[-1]},) at "
+                    f"{name!r}, got {tuple(vector.shape)}."
                 )
             return own + scale * vector.to(own)
 
@@ -178,14 +182,33 @@ def _edit(
             "none. Edit 'attn.hook_z' or the like."
         )
 
+    if chosen_layers is not None and not at.startswith(names.IN_BLOCK):
+        raise HookError(
+            f"expected no layers for {at!r}, which is not named by layer, got {chosen_layers}. "
+            "Leave them out, or name a hook point inside a block."
+        )
+    if at.endswith("hook_attn_scores") and not references:
+        raise HookError(
+            "expected a hook point whose zero is an absence, got 'attn.hook_attn_scores': a score "
+            "is a logarithm, and future keys would be read. Use knockout or scale_attention."
+        )
+
     def hooks(spans: Spans) -> list[Hook]:
+        for run in references:
+            if at.endswith(names.PATTERN_LIKE) and run.spans.n_prompt != spans.n_prompt:
+                raise HookError(
+                    f"expected prompts of one length for {at!r}, whose rows read all positions, "
+                    f"got {spans.n_prompt} here and {run.spans.n_prompt} in the source. Edit "
+                    "'attn.hook_z' instead."
+                )
         write = _Write(at, chosen_heads, value(spans))
         hook = SpanHook(Positions(spans, span), write, chosen_heads)
         found = at_layers(at, chosen_layers)
         for name in found:
             for run in references:
-                if isinstance(name, str):
-                    _taken(run, name)  # a cache that lacks it is refused before the run
+                # A cache that lacks it is refused before the run; all layers have a last one that
+                # only the model knows, so there it is the first.
+                _taken(run, name if isinstance(name, str) else names.in_block(at, 0))
         return [(name, hook) for name in found]
 
     return hooks
@@ -249,14 +272,19 @@ def _partners(span: str, own: Spans, other: Spans, align: str) -> Int[Tensor, " 
     starts, step = other.seconds[span].unique(return_inverse=True)
     n_steps, times = len(starts), own.seconds[span]
     length = float(starts[1] - starts[0]) if n_steps > 1 else 0.0
-    late = times >= float(starts[-1]) + length + 1e-6
+    late = times > float(starts[-1]) + length - 1e-3
     if bool(late.any()):
         raise HookError(
             f"expected a source as long as this prompt, got {span!r} up to "
             f"{float(starts[-1]) + length:.2f} s for tokens at {float(times.max()):.2f} s. Patch a "
             f"part, such as '{span}@0-{float(starts[-1]) + length:.2f}s' of equal length."
         )
-    under_way = torch.searchsorted(starts, times + 1e-6, right=True) - 1
+    under_way = torch.searchsorted(starts, times + 1e-3, right=True) - 1
+    if bool((under_way < 0).any()):
+        raise HookError(
+            f"expected a source that begins with this prompt's {span!r}, got one from "
+            f"{float(starts[0]):.2f} s for tokens at {float(times.min()):.2f} s."
+        )
     my_step = own.seconds[span].unique(return_inverse=True)[1]
     mine_each, theirs_each = torch.bincount(my_step), torch.bincount(step)
     if len(mine_each.unique()) > 1 or not torch.equal(mine_each.unique(), theirs_each.unique()):

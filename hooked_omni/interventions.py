@@ -130,8 +130,8 @@ def listed(condition: Condition) -> list[Hook | Intervention]:
     one_hook = isinstance(condition, tuple) and condition and isinstance(condition[0], str)
     if callable(condition) or isinstance(condition, str) or one_hook:
         raise HookError(
-            f"expected a list of hooks and interventions, got one: {condition!r}. Put it in a list; "
-            "a rule such as 'G !-> V' goes into `knockout` first."
+            f"expected a list of hooks and interventions, got one: {condition!r}. Put it in a "
+            "list; a rule such as 'G !-> V' goes into `knockout` first."
         )
     return list(condition)
 
@@ -185,6 +185,8 @@ def numbers(what: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
     """
     if given is None:
         return None
+    if isinstance(given, int):
+        raise HookError(f"expected a list of {what}, got {given}. Write [{given}].")
     chosen = tuple(dict.fromkeys(int(n) for n in given))
     if not chosen or min(chosen) < 0:
         raise HookError(f"expected {what} counted from 0, got {chosen}. None means all {what}.")

@@ -178,7 +178,10 @@ def windows(
     if edges == "clip":
         centers = range(0, n_layers, step)
         return [range(max(c - half, 0), min(c + half + 1, n_layers)) for c in centers]
-    return [range(c - half, c + half + 1) for c in range(half, n_layers - half - 1, step)]
+    centers = range(half, n_layers - half - 1, step)
+    if not centers:
+        raise HookError(f"expected more than {width} layers for whole windows, got {n_layers}.")
+    return [range(c - half, c + half + 1) for c in centers]
 
 
 def _pairs(scores: Scores, index: Tensor, columns: Tensor, heads: tuple[int, ...] | None) -> Tensor:
@@ -218,8 +221,8 @@ def _read(rule: str) -> tuple[str, str, list[int] | None, list[int] | None]:
     query, arrow, rest = rule.partition(_ARROW)
     if not arrow:
         raise HookError(f"expected 'query {_ARROW} key', got {rule!r} without {_ARROW!r}.")
-    rest, heads = _split(rule, rest, r"\sH(?=\S*\s*$)", "heads", "H3,5")
-    rest, layers = _split(rule, rest, r"\s@(?=\s)", "layers", "@ 12-20")
+    rest, heads = _split(rule, rest, r"\sH(?=\S*\s*$|[\d,\s-]+$)", "heads", "H3,5")
+    rest, layers = _split(rule, rest, r"\s@(?=\s|\d)", "layers", "@ 12-20")
     return _span(rule, query), _span(rule, rest), layers, heads
 
 
@@ -229,7 +232,7 @@ def _split(
     before, *after = re.split(mark, rest, maxsplit=1)
     if not after:
         return before, None
-    text = after[0].replace(" ", "")
+    text = re.sub(r"\s*([,-])\s*", r"\1", after[0].strip())
     if not _NUMBERS.fullmatch(text):
         raise HookError(
             f"expected {what} such as {example!r}, got {after[0].strip()!r} in {rule!r}."
@@ -248,6 +251,6 @@ def _span(rule: str, text: str) -> str:
     if not all(parts):
         raise HookError(f"expected a span on both sides of {_ARROW!r}, got {text!r} in {rule!r}.")
     for i, part in enumerate(parts):
-        short, dot, rest = part.partition(".")
-        parts[i] = _SHORT_SPANS.get(short, short) + dot + rest
+        short, *rest = re.split(r"(?=[.@])", part, maxsplit=1)
+        parts[i] = _SHORT_SPANS.get(short, short) + "".join(rest)
     return "+".join(parts)
