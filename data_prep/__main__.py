@@ -1,0 +1,189 @@
+"""Which steps lead from clips on disk to counterfactual pairs? `python -m data_prep --help`.
+
+Nothing heavy is imported until a command runs.
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from data_prep.importers.commands import app as importing
+
+__all__ = ["main"]
+
+
+class _InOrder(TyperGroup):
+    """Commands in the order of the work; typer would put `import`, a group, last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names, as the help page lists them."""
+        return ["import", "captions", "pairs", "swap", "check", "show"]
+
+
+app = typer.Typer(
+    cls=_InOrder,
+    help="From clips on disk to factual and counterfactual samples: import, captions, pairs, swap. "
+    "Each step reads a manifest (JSON Lines, one sample a line) and writes the next one; a step "
+    "that was stopped goes on where it was.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(importing, name="import", help="1. Make a manifest of clips and captions on disk.")
+
+Manifest = Annotated[Path, typer.Argument(help="Manifest to read.")]
+Out = Annotated[Path, typer.Argument(help="Manifest to write, in the same folder or one above.")]
+Device = Annotated[str | None, typer.Option(help="Where a model runs: cpu, cuda, ...")]
+
+
+@app.command("captions")
+def caption(
+    manifest: Manifest,
+    out: Out,
+    file: Annotated[Path | None, typer.Option(help="JSON or CSV of captions by id.")] = None,
+    server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model of the server; alone, a local one (name or folder).")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="What a model is asked.")] = None,
+    device: Device = None,
+    workers: Annotated[int, typer.Option(help="Requests to the server at a time.")] = 8,
+    again: Annotated[bool, typer.Option(help="Also where there are captions already.")] = False,
+) -> None:
+    """2. Say what each clip shows: captions from a file, or a vision-language model."""
+    if (file is None) == (model is None) or (server is not None and model is None):
+        raise typer.BadParameter("expected --file, --model, or --server and --model")
+    from data_prep import captioners, captions
+
+    question = captioners.Question() if prompt is None else captioners.Question(prompt)
+    if file is not None:
+        source = captions.CaptionFile(file)
+    elif server is not None:
+        source = captioners.Server(server, str(model), question, workers=workers)
+    else:
+        source = captioners.Local(str(model), question, device or "cpu")
+    captions.run(manifest, out, source, again=again)
+
+
+@app.command("pairs")
+def pair(
+    manifest: Manifest,
+    out: Out,
+    k: Annotated[int, typer.Option("-k", help="Counterfactual samples, and factual ones.")] = 250,
+    model: Annotated[str | None, typer.Option(help="Sentence embedder, name or folder.")] = None,
+    instruct: Annotated[str | None, typer.Option(help="The task to tell the embedder.")] = None,
+    device: Device = None,
+    match_durations: Annotated[
+        float | None, typer.Option(help="Most seconds between picture and sound.")
+    ] = None,
+    match_loudness: Annotated[
+        float | None, typer.Option(help="Most dB between the own sound and the new one.")
+    ] = None,
+    exclude_silent: Annotated[
+        float | None, typer.Option(help="Leave out sounds below this, such as -60 dB.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which clips are factual.")] = 0,
+    block: Annotated[
+        int | None, typer.Option(help="Pair within blocks of so many clips, to save memory.")
+    ] = None,
+) -> None:
+    """3. Give pictures the least similar sounds: factual and counterfactual samples."""
+    from data_prep import pairs
+
+    config = pairs.Config(k, match_durations, match_loudness, exclude_silent, seed, block)
+    pairs.run(manifest, out, config, model or pairs.MODEL, instruct, device)
+
+
+@app.command("swap")
+def swap(
+    manifest: Manifest,
+    out: Out,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(help="Also self, silence, noise or reversed, of factual samples; repeat it."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+) -> None:
+    """4. Write the clips: pictures copied bit for bit, with their new sounds."""
+    from data_prep import swap_all
+
+    left_out = swap_all.run(manifest, out, control or [], seed, _progress("swapping"))
+    for name, reason in left_out.items():
+        _say(f"left out: {name}: {reason}")
+    _say(f"{out}: {len(left_out)} samples left out")
+
+
+@app.command("check")
+def check(manifest: Manifest) -> None:
+    """Any time: decode every clip of a manifest, and list what is broken."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from data_prep.check import problems
+
+    table, finished = Table("sample", "problem"), False
+    try:
+        for name, problem in problems(manifest, _progress("decoding")):
+            table.add_row(_plain(name), _plain(problem))
+        finished = True
+    finally:
+        if table.rows:
+            Console().print(table)
+    _say(f"{len(table.rows)} problems" if finished else "stopped")
+    if table.rows:
+        raise typer.Exit(1)
+
+
+@app.command("show")
+def show(
+    manifest: Manifest,
+    out: Annotated[
+        Path | None, typer.Argument(help="HTML file to write; by default beside the manifest.")
+    ] = None,
+) -> None:
+    """Any time: one HTML page with similarities, clips and captions of a manifest."""
+    from data_prep import show as page
+
+    _say(f"{page.run(manifest, out or manifest.with_suffix('.html'))}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; the project's own errors are one red message, not a traceback."""
+    try:
+        app(arguments)
+    except Exception as error:
+        # By name, so that the help page need not import the package.
+        if not any(kind.__module__ == "hooked_omni.errors" for kind in type(error).__mro__):
+            raise
+        _say(str(error), "red")
+        sys.exit(1)
+
+
+def _progress(words: str) -> Any:
+    from rich.console import Console
+    from rich.progress import track
+
+    def shown(items: list[Any]) -> Iterable[Any]:
+        return track(items, words, console=Console(stderr=True))
+
+    return shown
+
+
+def _plain(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _say(text: str, style: str = "") -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Which clips of a manifest are broken?
+
+Every clip is decoded to its end, as the model's front end will do it. Samples come one by one, so
+that a run that is stopped has told what it found.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from data_prep.manifest import Sample, inside, read_manifest
+from hooked_omni.errors import ManifestError, MediaError
+from hooked_omni.media import read_audio, read_video
+
+__all__ = ["problems"]
+
+# More than this between picture and sound is no matter of rounding: 9.9 s for 10 s are normal.
+_APART = 0.5  # seconds
+
+
+def problems(
+    manifest: Path, progress: Callable[[list[Sample]], Iterable[Sample]] = iter
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with each sample that is broken: its id, and the problem.
+
+    A sample may have several problems: with its picture, with its sound, or between the two.
+
+    Raises:
+        ManifestError: If the manifest itself cannot be read.
+    """
+    seen: dict[tuple[str, str], float | str] = {}
+    for sample in progress(read_manifest(manifest)):
+        lengths = {}
+        for track, path in (("video", sample.video), ("audio", sample.audio or sample.video)):
+            if path is None:
+                yield sample.id, f"no {track}: the manifest names no file"
+                continue
+            key = track, path
+            if key not in seen:
+                seen[key] = _seconds(manifest.parent, track, path)
+            found = seen[key]
+            if isinstance(found, str):
+                yield sample.id, found
+            else:
+                lengths[track] = found
+        if len(lengths) == 2 and abs(lengths["video"] - lengths["audio"]) > _APART:
+            told = ", ".join(f"{track} {seconds:.2f} s" for track, seconds in lengths.items())
+            yield sample.id, f"picture and sound differ in length: {told}"
+
+
+def _seconds(folder: Path, track: str, path: str) -> float | str:
+    """The length of a track, or why it cannot be read."""
+    read = read_video if track == "video" else read_audio
+    try:
+        return read(inside(folder, path)).seconds
+    except (MediaError, ManifestError) as error:
+        return str(error)

@@ -1,0 +1,152 @@
+"""Which of the wanted clips does a folder hold, with picture and sound?
+
+Importers say which file names would do for a sample; here they are looked up, opened, and measured.
+What is not there is listed with a reason.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_prep.manifest import Sample, inside
+from hooked_omni.container import existing, opened
+from hooked_omni.errors import ManifestError, MediaError
+
+__all__ = [
+    "SOUNDS",
+    "VIDEOS",
+    "Draft",
+    "Imported",
+    "Progress",
+    "below",
+    "files_by_stem",
+    "located",
+    "measured",
+]
+
+VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi")
+SOUNDS = (".wav", ".flac", ".m4a", ".mp3", ".aac", ".ogg", ".opus")
+
+Progress = Callable[[list[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an importer found.
+
+    Attributes:
+        samples: Those that can be used.
+        missing: Why each other clip, caption or sound cannot: a reason by name.
+    """
+
+    samples: list[Sample]
+    missing: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A sample whose clip has not been looked for.
+
+    Attributes:
+        sample: Without `video` and `seconds`.
+        stems: File names that would do, without suffix, best first.
+    """
+
+    sample: Sample
+    stems: tuple[str, ...]
+
+
+def located(
+    drafts: Iterable[Draft],
+    clips: Path | None,
+    root: Path,
+    missing: dict[str, str] | None = None,
+    progress: Progress = iter,
+) -> Imported:
+    """Look the drafts' clips up in a folder, subfolders included.
+
+    Args:
+        drafts: What is wanted.
+        clips: The folder; None leaves the samples without clips, for work on captions alone.
+        root: The manifest's folder, which must hold `clips`.
+        missing: What the importer already found to be missing.
+        progress: Shows how far it is.
+
+    Raises:
+        ManifestError: If there is no such folder, or it lies outside `root`.
+    """
+    drafts, missing = list(drafts), dict(missing or {})
+    if clips is None:
+        return Imported([draft.sample for draft in drafts], missing)
+    files, samples = files_by_stem(clips, root, VIDEOS), []
+    for draft in progress(drafts):
+        try:
+            path = _only(draft.stems, files, clips)
+            with opened(existing(path), "audio"):
+                pass
+            video, seconds = measured(path, root)
+            samples.append(replace(draft.sample, video=video, seconds=seconds))
+        except (MediaError, ManifestError) as error:
+            missing[draft.sample.id] = str(error)
+    return Imported(samples, missing)
+
+
+def files_by_stem(folder: Path, root: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
+    """All files below a folder with one of the suffixes; hidden ones are left out.
+
+    Raises:
+        ManifestError: If there is no such folder, or it lies outside `root`.
+    """
+    if not folder.is_dir():
+        raise ManifestError(f"expected a folder of clips, got no folder at {folder}. Check it.")
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise ManifestError(
+            f"expected clips below the manifest's folder {root.absolute()}, got {folder}. Write "
+            f"the manifest to a folder above the clips, so that the data can be moved as a whole."
+        )
+    files: dict[str, list[Path]] = {}
+    for parent, _, names in os.walk(folder.resolve()):
+        for name in sorted(names):
+            path = Path(parent, name)
+            if path.suffix.lower() in suffixes and not name.startswith("."):
+                files.setdefault(path.stem, []).append(path)
+    return files
+
+
+def measured(path: Path, root: Path) -> tuple[str, float | None]:
+    """The path of a clip relative to `root`, and the length of its picture in seconds.
+
+    Raises:
+        MediaError: If it cannot be opened, or shows nothing.
+        ManifestError: As `below`.
+    """
+    relative = below(path, root)
+    with opened(existing(path), "video") as (container, stream):
+        if stream.duration is not None:
+            return relative, round(float(stream.duration * stream.time_base), 6)
+        # Matroska and WebM tell the length of the whole clip alone.
+        length = container.duration
+    return relative, None if length is None else length / 1_000_000
+
+
+def below(path: Path, root: Path) -> str:
+    """The path of a file found by `files_by_stem`, relative to `root`.
+
+    Raises:
+        ManifestError: If a symbolic link leads out of `root`.
+    """
+    relative = path.relative_to(root.resolve()).as_posix()
+    inside(root, relative, "the folder of clips")
+    return relative
+
+
+def _only(stems: tuple[str, ...], files: dict[str, list[Path]], clips: Path) -> Path:
+    stem = next((stem for stem in stems if stem in files), None)
+    if stem is None:
+        raise MediaError(f"expected {stems[0]}.mp4 in {clips}, got no such clip.")
+    if len(files[stem]) > 1:
+        names = sorted(str(path.relative_to(clips.resolve())) for path in files[stem])
+        raise MediaError(f"expected one clip for {stem}, got {names}. Keep one of them.")
+    return files[stem][0]

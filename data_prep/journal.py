@@ -1,0 +1,102 @@
+"""What has already been worked out, so that a stopped run can go on?
+
+One JSON object a line, `{"key": ..., "value": ...}`, appended and forced to disk as soon as it is
+known. A line cut off by a kill or a full disk is skipped by the reader, and worked out again.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from hooked_omni.errors import ManifestError
+
+__all__ = ["Journal", "digest", "file_digest"]
+
+
+def digest(*parts: Any) -> str:
+    """A key for anything that JSON can say; equal parts have equal keys."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def file_digest(path: Path) -> str:
+    """A key for a file's content, wherever it lies."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    except OSError as error:
+        raise ManifestError(f"expected a clip that can be read, got {error}.") from error
+
+
+class Journal:
+    """Values by key, on disk after every `put`; safe to share between threads.
+
+    Example:
+        >>> journal = Journal(Path("captions.jsonl"))
+        >>> journal.put("a3f0", ["A dog runs."])
+        >>> Journal(Path("captions.jsonl")).get("a3f0")
+        ['A dog runs.']
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._values: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        try:
+            written = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise ManifestError(f"expected a journal at {path}, got {error}.") from error
+        self._cut = bool(written) and not written.endswith(b"\n")
+        for line in written.split(b"\n"):
+            entry = _entry(line)
+            if entry is not None:
+                self._values[entry[0]] = entry[1]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: str) -> Any:
+        """The value of `key`, or None."""
+        return self._values.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Write `value` down; it is on disk when this returns.
+
+        Raises:
+            ManifestError: If the disk is full or the folder cannot be written to.
+        """
+        line = json.dumps({"key": key, "value": value}).encode() + b"\n"
+        with self._lock:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("ab") as file:
+                    # A line that was cut off must not swallow this one.
+                    self._cut = not _written(file.fileno(), b"\n" * self._cut + line)
+            except OSError as error:
+                self._cut = True
+                raise ManifestError(
+                    f"expected room for one more line in {self.path}, got {error}. Make room and "
+                    f"run the same command again: what is done so far is kept."
+                ) from error
+            self._values[key] = value
+
+
+def _written(descriptor: int, data: bytes) -> bool:
+    whole = os.write(descriptor, data) == len(data)
+    os.fsync(descriptor)
+    if not whole:
+        raise OSError("the disk took only part of a line")
+    return whole
+
+
+def _entry(line: bytes) -> tuple[str, Any] | None:
+    try:
+        read = json.loads(line)
+        return str(read["key"]), read["value"]
+    except (ValueError, KeyError, TypeError):
+        return None

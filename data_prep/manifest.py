@@ -1,0 +1,292 @@
+"""Which clips are asked about, and what is known of each?
+
+A manifest is JSON Lines: a header, then one sample a line. Paths are relative to its folder and
+never leave it, so a data folder can be moved as a whole. Keys not known here are kept. The
+authors' JSON, a list of `{id, video_captions, audio_captions, output_text?}`, is read and written.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data_prep.strict_json import dumped, loaded, read_text, write_whole
+from hooked_omni.errors import ManifestError
+
+__all__ = [
+    "SCHEMA",
+    "Sample",
+    "file_name",
+    "inside",
+    "read_authors",
+    "read_facts",
+    "read_manifest",
+    "rebased",
+    "write_authors",
+    "write_manifest",
+    "write_whole",
+]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip to ask about, and the captions that say what is truly in it.
+
+    ```python
+    Sample("02321", video="clips/02321.mp4", audio_captions=("A dog barks",))
+    Sample("02321+rain", "counterfactual", video="clips/02321.mp4", audio="clips/rain.mp4")
+    ```
+
+    Attributes:
+        id: Names the sample within its manifest.
+        kind: "factual", "counterfactual", or a control: "self", "silence", "noise", "reversed".
+        video: File with the picture, relative to the manifest's folder.
+        audio: File with the sound, maybe another clip; None means the video's own.
+        audio_captions: What is heard.
+        video_captions: What is seen.
+        video_id: The clip that the picture is from, if not `id`.
+        audio_id: The clip that the sound is from, if not `id`.
+        similarity: Cosine of the two clips' embedded captions.
+        seconds: Length of the picture.
+        extra: Further keys of the line.
+    """
+
+    id: str
+    kind: str = "factual"
+    video: str | None = None
+    audio: str | None = None
+    audio_captions: tuple[str, ...] = ()
+    video_captions: tuple[str, ...] = ()
+    video_id: str | None = None
+    audio_id: str | None = None
+    similarity: float | None = None
+    seconds: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+_NAMES = tuple(item.name for item in fields(Sample) if item.name != "extra")
+_CAPTIONS = ("audio_captions", "video_captions")
+_PATHS = ("video", "audio")
+_NUMBERS = ("similarity", "seconds")
+
+
+def read_manifest(path: str | Path) -> list[Sample]:
+    """Read the samples of a manifest, in its order.
+
+    Raises:
+        ManifestError: For anything wrong, with its file, line and field.
+    """
+    path = Path(path)
+    lines = _lines(path)
+    _check_header(path, lines)
+    samples: list[Sample] = []
+    first: dict[str, int] = {}
+    for number, record in lines[1:]:
+        where = f"{path}, line {number}"
+        sample = _sample(record, where)
+        if sample.id in first:
+            raise ManifestError(
+                f"expected each id once, got {sample.id!r} in {where}, and on line "
+                f"{first[sample.id]}. Rename one."
+            )
+        for name in _PATHS:
+            if (value := getattr(sample, name)) is not None:
+                inside(path.parent, value, f"{where}, field {name!r}")
+        first[sample.id] = number
+        samples.append(sample)
+    return samples
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """How a manifest was made, as its header tells."""
+    path = Path(path)
+    lines = _lines(path)
+    _check_header(path, lines)
+    return lines[0][1].get("made", {})
+
+
+def write_manifest(
+    path: str | Path, samples: Iterable[Sample], made: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a manifest; equal samples and facts give equal bytes.
+
+    Args:
+        path: The file; the samples' paths are relative to its folder.
+        samples: In the order of the lines.
+        made: How the samples were made, for the header.
+
+    Raises:
+        ManifestError: For a sample that `read_manifest` would refuse, or a file not writable.
+    """
+    path = Path(path)
+    lines = [dumped({"schema": SCHEMA, "made": dict(sorted((made or {}).items()))}, str(path))]
+    seen: set[str] = set()
+    for sample in samples:
+        where = f"sample {sample.id!r}"
+        record = _record(sample)
+        if clash := sorted(sample.extra.keys() & set(_NAMES)):
+            raise ManifestError(f"expected other keys than {clash} in extra of {where}. Rename.")
+        if _sample(json.loads(dumped(record, where)), where).id in seen:
+            raise ManifestError(f"expected each id once, got {sample.id!r} twice. Rename one.")
+        for name in _PATHS:
+            if (value := getattr(sample, name)) is not None:
+                inside(path.parent, value, f"{where}, field {name!r}")
+        seen.add(sample.id)
+        lines.append(dumped(record, where))
+    return write_whole(path, "".join(line + "\n" for line in lines).encode())
+
+
+def read_authors(path: str | Path) -> list[Sample]:
+    """Read the authors' JSON; `output_text` and other keys land in `extra`.
+
+    Raises:
+        ManifestError: For anything wrong, with its file, item and field.
+    """
+    path = Path(path)
+    records = loaded(read_text(path), str(path))
+    if not isinstance(records, list):
+        raise ManifestError(
+            f"expected a list of {{id, video_captions, audio_captions}} in {path}, got "
+            f"{type(records).__name__}. A manifest (JSON Lines) is read by read_manifest."
+        )
+    samples: dict[str, Sample] = {}
+    for index, record in enumerate(records):
+        where = f"{path}, item {index}"
+        if isinstance(record, dict) and type(record.get("id")) is int:
+            record = {**record, "id": str(record["id"])}
+        sample = _sample(record, where)
+        if sample.id in samples:
+            raise ManifestError(f"expected each id once, got {sample.id!r} again in {where}.")
+        samples[sample.id] = sample
+    return list(samples.values())
+
+
+def write_authors(path: str | Path, samples: Iterable[Sample]) -> Path:
+    """Write the authors' keys, and those in `extra`, for scripts that read their JSON."""
+    records = [
+        {
+            "id": sample.id,
+            "video_captions": list(sample.video_captions),
+            "audio_captions": list(sample.audio_captions),
+            **dict(sorted(sample.extra.items())),
+        }
+        for sample in samples
+    ]
+    return write_whole(Path(path), (dumped(records, str(path), indent=2) + "\n").encode())
+
+
+def inside(root: str | Path, path: str | Path, where: str = "a path") -> Path:
+    """The absolute form of `path`, which is relative to `root` and must not leave it.
+
+    Raises:
+        ManifestError: For an absolute path, `..`, or a symbolic link that leads out.
+    """
+    root, relative = Path(root), PurePosixPath(path)
+    try:
+        base = root.resolve()
+        leaves = relative.is_absolute() or not (base / relative).resolve().is_relative_to(base)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ManifestError(
+            f"expected a path in {where}, got {str(path)!r} ({error}). Correct it."
+        ) from error
+    if leaves or ".." in relative.parts or relative == PurePosixPath("."):
+        raise ManifestError(
+            f"expected a path below {root.absolute()} in {where}, got {str(path)!r}. Move the file "
+            f"there, or write the manifest to a folder above it."
+        )
+    return base / relative
+
+
+def file_name(sample_id: str) -> str:
+    """A file name for a sample, without suffix: safe, and another one for every id.
+
+    Example:
+        >>> file_name("dog+rain/2")
+        'dog-rain-2-169c4a69'
+    """
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", sample_id).strip("-")[:80]
+    # Ids may differ in letters that are left out, or in case alone.
+    return f"{readable}-{hashlib.sha256(sample_id.encode()).hexdigest()[:8]}".removeprefix("-")
+
+
+def rebased(sample: Sample, old: Path, new: Path) -> Sample:
+    """The sample with paths relative to folder `new` instead of `old`."""
+    moved = {}
+    for name in _PATHS:
+        if (value := getattr(sample, name)) is not None:
+            target = Path(os.path.relpath(inside(old, value), new.resolve())).as_posix()
+            inside(new, target, f"sample {sample.id!r}, field {name!r}")
+            moved[name] = target
+    return replace(sample, **moved)
+
+
+def _lines(path: Path) -> list[tuple[int, Any]]:
+    """Number and value of each line that is not blank."""
+    # Not splitlines: captions may hold U+2028 and its kin.
+    rows = enumerate(read_text(path).split("\n"), start=1)
+    return [(number, loaded(row, f"{path}, line {number}")) for number, row in rows if row.strip()]
+
+
+def _check_header(path: Path, lines: list[tuple[int, Any]]) -> None:
+    advice = f'Start the file with {{"schema": {SCHEMA}}}, or write it with write_manifest.'
+    if not lines:
+        raise ManifestError(f"expected a header and samples in {path}, got an empty file. {advice}")
+    number, header = lines[0]
+    where = f"{path}, line {number}, field 'schema'"
+    if not isinstance(header, dict) or "schema" not in header:
+        raise ManifestError(f"expected a header with a schema in {where}, got none. {advice}")
+    if type(header["schema"]) is not int or header["schema"] != SCHEMA:
+        raise ManifestError(
+            f"expected schema {SCHEMA} in {where}, got {header['schema']!r}. It was written by "
+            f"another version of this package: use that one, or make the manifest again."
+        )
+    if not isinstance(header.get("made", {}), dict):
+        raise ManifestError(f"expected an object in {path}, line {number}, field 'made'. {advice}")
+
+
+def _record(sample: Sample) -> dict[str, Any]:
+    """The line of a sample: known keys in their order, then the others by name."""
+    known = {name: getattr(sample, name) for name in _NAMES}
+    kept = {name: value for name, value in known.items() if value not in (None, ())}
+    return {**kept, **dict(sorted(sample.extra.items()))}
+
+
+def _sample(record: Any, where: str) -> Sample:
+    if not isinstance(record, dict):
+        raise ManifestError(
+            f"expected an object in {where}, got {type(record).__name__}. One sample a line."
+        )
+    if "id" not in record:
+        raise ManifestError(f"expected a field 'id' in {where}, got {sorted(record)}. Add it.")
+    known = {name: _value(name, record[name], where) for name in _NAMES if name in record}
+    extra = {name: value for name, value in record.items() if name not in _NAMES}
+    return Sample(**known, extra=extra)
+
+
+def _value(name: str, value: Any, where: str) -> Any:
+    """The value of a known field, or an error that names it."""
+    if name in _CAPTIONS:
+        if isinstance(value, list) and all(isinstance(text, str) for text in value):
+            return tuple(value)
+        expected = "a list of texts"
+    elif name in _NUMBERS:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None or (number and math.isfinite(value)):
+            return None if value is None else float(value)
+        expected = "a finite number"
+    else:
+        if (isinstance(value, str) and value.strip()) or (
+            value is None and name not in ("id", "kind")
+        ):
+            return value
+        expected = "a text that is not empty"
+    raise ManifestError(
+        f"expected {expected} in {where}, field {name!r}, got {value!r:.80}. Correct it."
+    )
