@@ -96,8 +96,17 @@ def plot(table: pd.DataFrame) -> Figure:
     """Mean over samples per layer; audio, video and text are made to add up to 100 %.
 
     For a model of 36 layers, the paper's certain points for Qwen2.5-Omni-3B are drawn underneath.
+
+    Raises:
+        ResultsError: If some samples have a segment that others lack.
     """
     shown = table[table["segment"].isin(_LABELS)]
+    kinds = {frozenset(group["segment"]) for _, group in shown.groupby("sample")}
+    if len(kinds) > 1:
+        raise ResultsError(
+            f"expected samples with the same segments, got {sorted(map(sorted, kinds))}: their "
+            "means would be over different samples. Plot them apart."
+        )
     means = shown.pivot_table(values="share", index="layer", columns="segment", aggfunc="mean")
     percent = 100 * means.div(means.sum(axis=1), axis=0)
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")

@@ -64,7 +64,7 @@ def _require_same(folder: Path, made: dict[str, Any]) -> None:
     if not (folder / "run.json").is_file():
         return
     before = json.loads((folder / "run.json").read_text())
-    for what in ("analysis", "config"):
+    for what in ("analysis", "config", "facts"):
         if before.get(what) != made[what]:
             raise ResultsError(
                 f"expected a folder for {what} {made[what]}, got {folder} with {before.get(what)}. "

@@ -30,6 +30,7 @@ def main(clip: Path | None, out: Path) -> None:
     """Run the demo on `clip`, or on one it renders."""
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
+    (out / "run.json").unlink(missing_ok=True)  # the demo may replace its own last result
     columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as progress:
 

@@ -32,6 +32,8 @@ class Keep(LiveHook):
             # A copy, or the slice would keep the whole tensor alive.
             stored = self.cut.apply(stored, dim=names.position_axis(hook.name) - stored.ndim)
             stored = stored.clone()
+        elif hook.name == names.EMBED:
+            stored = stored.clone()  # the prompt's own embeddings
         self.kept[hook.name] = stored if self.device is None else stored.to(self.device)
 
 

@@ -16,7 +16,7 @@ from hooked_omni.config import DecoderConfig
 from hooked_omni.errors import HookError
 from hooked_omni.hook_point import HookPoint
 
-__all__ = ["Attends", "Causal", "KeyValueCache", "require_readable"]
+__all__ = ["Attends", "Causal", "KeyValueCache", "require_causal", "require_readable"]
 
 Heads = Float[Tensor, "batch pos head d_head"]
 KVHeads = Float[Tensor, "batch pos kv_head d_head"]
@@ -126,10 +126,14 @@ class Causal:
             masked.add_(self._additive_mask(q.dtype))
         scores = attn.hook_attn_scores(masked)
         if scores is not masked:
-            require_readable(scores, attn.hook_attn_scores, self.allowed(), self._real_queries())
+            # An edit may not open the future, whatever it makes of masked scores.
+            scores = scores.masked_fill(~self.allowed(), torch.finfo(scores.dtype).min)
+            require_readable(scores, attn.hook_attn_scores, self._real_queries())
         pattern = torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
-        pattern = attn.hook_pattern(pattern)
-        return torch.matmul(pattern, v).transpose(1, 2).contiguous()
+        edited = attn.hook_pattern(pattern)
+        if edited is not pattern:
+            require_causal(edited, attn.hook_pattern, self.allowed())
+        return torch.matmul(edited, v).transpose(1, 2).contiguous()
 
     def allowed(self) -> Bool[Tensor, "batch 1 query key"]:
         """Which keys each query may read."""
@@ -154,22 +158,17 @@ class Causal:
 def require_readable(
     scores: Float[Tensor, "*heads query key"],
     hook: HookPoint,
-    allowed: Bool[Tensor, "batch 1 query key"] | None = None,
     real: Bool[Tensor, "batch query"] | None = None,
 ) -> None:
     """Refuse edited scores that leave a query with nothing to read.
 
     With every score at the dtype's minimum the softmax is uniform over all keys, masked and future
-    ones included: a number that looks right and is not. Masked scores need not be at the minimum:
-    in float16, a score added to it may round to above.
+    ones included: a number that looks right and is not.
 
     Raises:
         HookError: If a real query keeps no score above the minimum.
     """
-    minimum = torch.finfo(scores.dtype).min
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, minimum)
-    empty = scores.amax(-1) <= minimum
+    empty = scores.amax(-1) <= torch.finfo(scores.dtype).min
     if real is not None:
         empty = empty & real[:, None]
     if bool(empty.any()):
@@ -177,6 +176,25 @@ def require_readable(
         raise HookError(
             f"expected every query to keep a key to read, got none left at {hook.name!r} for "
             f"position {hook.positions[query]}. Cut fewer keys, or leave out the first positions."
+        )
+
+
+def require_causal(
+    pattern: Float[Tensor, "*heads query key"],
+    hook: HookPoint,
+    allowed: Bool[Tensor, "*broadcast query key"],
+) -> None:
+    """Refuse an edited pattern that attends to later positions, or to padding.
+
+    Raises:
+        HookError: If a query that may read something has weight on a key that it may not.
+    """
+    forbidden = ~allowed & allowed.any(-1, keepdim=True)
+    if bool(((pattern.abs() > 0) & forbidden).any()):
+        raise HookError(
+            f"expected a pattern without weight on later positions, got some at {hook.name!r}: a "
+            "causal model never reads forward. Multiply by the pattern's own zeros, or edit "
+            "'attn.hook_z'."
         )
 
 

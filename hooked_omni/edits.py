@@ -72,6 +72,11 @@ def ablate(
         return patch(at, span=span, source=reference[0], layers=layers, heads=heads)
 
     def value(spans: Spans) -> Value:
+        if reference and Positions(spans, span).behind:
+            raise HookError(
+                f"expected a span of the prompt, got {span!r}: a reference has no generated "
+                "positions to take a mean of. Ablate to zero instead."
+            )
         theirs = [run.spans[span] for run in reference]
 
         def zero(name: str, own: Tensor, absolute: Tensor) -> Tensor:

@@ -20,6 +20,9 @@ from hooked_omni.spans import Spans
 __all__ = ["at_the_door", "embedded", "find_decoder"]
 
 
+FRAMES_A_STEP = 2  # the towers' temporal patch
+
+
 class _AtTheDoor(Exception):
     """Carries what the decoder was called with."""
 
@@ -67,8 +70,17 @@ def embedded(
     tokenizer: Any,
     inputs: Mapping[str, Any],
     facts: dict[str, Any],
+    fps: float | None = None,
 ) -> EmbeddedPrompt:
     """Ready-made model inputs at the decoder's door.
+
+    Args:
+        hf_model: Towers and decoder.
+        family: What is particular to it.
+        tokenizer: To tell words from markup; None if there is none.
+        inputs: A processor's whole output.
+        facts: How the inputs were made.
+        fps: Frames a second that were sampled, where the inputs claim another rate.
 
     Raises:
         PromptError: For inputs without which the model would silently use other positions.
@@ -77,6 +89,13 @@ def embedded(
     if tokens is None:
         raise PromptError(
             "expected input_ids among the inputs, got none. Pass what the processor returns."
+        )
+    own = [k for k in ("position_ids", "inputs_embeds", "past_key_values") if k in inputs]
+    mask = inputs.get("attention_mask")
+    if own or (mask is not None and mask.ndim != 2):
+        raise PromptError(
+            f"expected a processor's output alone, got {own or 'an attention_mask of other than'} "
+            f"{'besides' if own else 'two axes'}. The model finds positions and masks by itself."
         )
     family.check_inputs(hf_model, inputs)
     device = next(hf_model.parameters()).device
@@ -90,7 +109,9 @@ def embedded(
         positions=_positions(door["position_ids"], embeds),
         mask=mask,
         tokens=placed["input_ids"].clone(),
-        spans=_spans(family, hf_model, tokenizer, placed) if one else NoSpans({}, embeds.shape[1]),
+        spans=_spans(family, hf_model, tokenizer, placed, fps)
+        if one
+        else NoSpans({}, embeds.shape[1]),
         facts=facts,
     )
 
@@ -113,7 +134,13 @@ def _positions(positions: Tensor | None, embeds: Tensor) -> Num[Tensor, "rows ba
     return positions[-3:].clone()  # a fourth row in front holds text positions, for packing
 
 
-def _spans(family: Family, hf_model: nn.Module, tokenizer: Any, inputs: Mapping[str, Any]) -> Spans:
+def _spans(
+    family: Family,
+    hf_model: nn.Module,
+    tokenizer: Any,
+    inputs: Mapping[str, Any],
+    fps: float | None,
+) -> Spans:
     tokens = inputs["input_ids"][0].cpu()
     ids = family.media_tokens(hf_model)
     media = {name: tokens == token for name, token in ids.items()}
@@ -127,6 +154,8 @@ def _spans(family: Family, hf_model: nn.Module, tokenizer: Any, inputs: Mapping[
         chosen |= _words(tokenizer, tokens, text)
     positions = {name: found.nonzero()[:, 0] for name, found in chosen.items()}
     seconds, frames = family.times(hf_model, inputs, {n: len(p) for n, p in positions.items()})
+    if fps is not None and frames is not None:
+        seconds["video"] = frames * (FRAMES_A_STEP / fps)
     return Spans(positions, len(tokens), seconds, frames)
 
 

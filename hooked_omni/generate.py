@@ -37,6 +37,13 @@ class Capture:
     segments: tuple[str, ...] = ()
     top_k: int = 0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.segments, str) or self.top_k < 0:
+            raise PromptError(
+                f"expected a tuple of spans and a top_k of at least 0, got {self.segments!r} and "
+                f"{self.top_k}. Write ('audio',), with its comma."
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class Generation:
@@ -89,7 +96,7 @@ def generate(
     prompt = one_prompt(model, prompt, max_new_tokens)
     hooks = as_hooks(fwd_hooks, prompt.spans)
     n_pos, total = prompt.n_pos, prompt.n_pos + max_new_tokens - 1
-    model.require_runnable(hooks, range(total))
+    model.require_runnable(hooks, range(total), prompt.spans)
     cache = KeyValueCache(model.cfg, 1, total)
     window = range(n_pos)
     # A hook for generated positions alone would open the prompt's attention for nothing.
@@ -169,7 +176,8 @@ class Decoder:
     def _measured(self, logits: Float[Tensor, " d_vocab"]) -> tuple[Tensor, ...]:
         kept: tuple[Tensor, ...] = (logits.clone(),) if self.return_logits else ()
         if self.capture.top_k:
-            kept += tuple(logits.float().log_softmax(-1).topk(self.capture.top_k))
+            top_k = min(self.capture.top_k, len(logits))
+            kept += tuple(logits.float().log_softmax(-1).topk(top_k))
         return kept
 
     def _caption(self, row: int) -> Generation:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hooked_omni import names
 from hooked_omni.config import DecoderConfig
-from hooked_omni.errors import HookError
+from hooked_omni.errors import HookError, SpanError
 from hooked_omni.hook_point import HookFunction, HookPoint, LiveHook
 from hooked_omni.spans import Spans
 
@@ -56,6 +56,18 @@ class Positions:
 
     def __hash__(self) -> int:
         return hash((id(self.spans), self.name))
+
+    def fits(self, spans: Spans) -> bool:
+        """Whether `spans` has the same positions under this name."""
+        if spans is self.spans:
+            return True
+        if spans.n_prompt != self.n_prompt:
+            return False
+        try:
+            mask = spans.mask(self.name, range(self.n_prompt + 1))
+        except SpanError:
+            return False
+        return bool(mask[-1]) == self.behind and torch.equal(mask[:-1].nonzero()[:, 0], self.prompt)
 
     def reaches(self, window: range) -> bool:
         """Whether any position of `window` is in the span."""
@@ -137,9 +149,11 @@ def listed(condition: Condition) -> list[Hook | Intervention]:
 
 
 def require_reach(
-    hooks: Iterable[tuple[str, HookFunction]], window: range, cfg: DecoderConfig
+    hooks: Iterable[tuple[str, HookFunction]], window: range, cfg: DecoderConfig, spans: Spans
 ) -> None:
     """Refuse a hook that has nothing to act on in a run over `window`, or no such head.
+
+    One that was made from another prompt's spans would act on other tokens than its name says.
 
     Raises:
         HookError: For such a hook. Hooks of the user's own are not judged.
@@ -147,6 +161,12 @@ def require_reach(
     for name, function in hooks:
         if not isinstance(function, SpanHook):
             continue
+        if not function.where.fits(spans):
+            raise HookError(
+                f"expected hooks made from this prompt's spans, got {function.where.name!r} of "
+                f"another prompt, of {function.where.n_prompt} positions. Call the intervention "
+                "with `prompt.spans`, or pass the intervention itself."
+            )
         if not function.where.reaches(window):
             raise HookError(
                 f"expected a run that reaches {function.where.name!r}, got one over positions "
@@ -185,9 +205,11 @@ def numbers(what: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
     """
     if given is None:
         return None
-    if isinstance(given, int):
-        raise HookError(f"expected a list of {what}, got {given}. Write [{given}].")
-    chosen = tuple(dict.fromkeys(int(n) for n in given))
-    if not chosen or min(chosen) < 0:
+    if isinstance(given, int | str):
+        raise HookError(f"expected a list of {what}, got {given!r}. Write [3], not 3.")
+    listed = list(given)
+    whole = all(hasattr(n, "__index__") and not isinstance(n, bool) for n in listed)
+    chosen = tuple(dict.fromkeys(int(n) for n in listed)) if whole else tuple(listed)
+    if not whole or not chosen or min(chosen) < 0:
         raise HookError(f"expected {what} counted from 0, got {chosen}. None means all {what}.")
     return chosen

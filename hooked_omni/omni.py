@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,20 @@ from hooked_omni.transformer import HookedTransformer
 
 __all__ = ["HookedOmni", "load"]
 
+_PROCESSORS = (
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "min_length",
+    "min_new_tokens",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "bad_words_ids",
+    "sequence_bias",
+    "guidance_scale",
+)
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -58,6 +73,7 @@ class HookedOmni:
         cfg = family.decoder_config(hf)
         tokenizer = getattr(processor, "tokenizer", None)
         cfg.eos_tokens = _eos_tokens(hf, tokenizer)
+        _warn_of_processors(hf)
         decoder, head = find_decoder(hf), hf.get_output_embeddings()
         tensors = {**dict(decoder.named_parameters()), "lm_head.weight": head.weight}
         model = HookedTransformer.from_tensors(cfg, tensors, family.tensor_name, tokenizer)
@@ -84,6 +100,7 @@ class HookedOmni:
             self.model.tokenizer,
             inputs,
             self._facts() | _clip_facts(prompt, video, audio),
+            fps=None if video is None else video.fps,
         )
 
     def embed_inputs(self, **inputs: Any) -> EmbeddedPrompt:
@@ -250,6 +267,24 @@ def _eos_tokens(hf: Any, tokenizer: Any) -> tuple[int, ...]:
         return ()
     ends = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")]
     return tuple(end for end in ends if end is not None)
+
+
+def _warn_of_processors(hf: Any) -> None:
+    """Say so if `hf.generate` would not choose the likeliest token, as captions here do."""
+    plain = transformers.GenerationConfig()
+    asked = {
+        name: value
+        for name in _PROCESSORS
+        if (value := getattr(hf.generation_config, name, None)) not in (None, getattr(plain, name))
+    }
+    neutral = {"repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0}
+    asked = {name: value for name, value in asked.items() if value != neutral.get(name)}
+    if asked:
+        warnings.warn(
+            f"this checkpoint's generation_config asks for {asked}, which `hf.generate` applies. "
+            "Captions here are plain argmax: to compare, turn these off there.",
+            stacklevel=3,
+        )
 
 
 def _clip_facts(prompt: Prompt, video: Video | None, audio: Audio | None) -> dict[str, Any]:

@@ -127,7 +127,8 @@ def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, 
         "attention_mask": torch.ones_like(prompt.tokens) if prompt.mask is None else prompt.mask,
     }
     handle = find_decoder(hf).register_forward_pre_hook(look, with_kwargs=True)
-    ends, hf.generation_config.eos_token_id = hf.generation_config.eos_token_id, None
+    # Plain argmax, whatever the checkpoint asks for: that is what captions here are.
+    own, hf.generation_config = hf.generation_config, transformers.GenerationConfig()
     try:
         prefill = hf(**asked).logits[0]
         seen.clear()
@@ -140,7 +141,7 @@ def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, 
         )
     finally:
         handle.remove()
-        hf.generation_config.eos_token_id = ends
+        hf.generation_config = own
     run = [(prefill, seen[0]), *zip(out.logits[1:], seen[1:], strict=True)]
     return run, out.sequences[0].tolist()[:-1]
 
@@ -179,6 +180,11 @@ def _compare(
                     f"{differences[-1]:g} at {f'decode step {step}' if step else 'prefill'} "
                     f"(transformers {transformers.__version__}, {model.cfg.dtype} on "
                     f"{model.cfg.device})."
+                )
+            if step < len(tokens) and float(ours[-1].max() - ours[-1, tokens[step]]) > 2 * limit:
+                raise ParityError(
+                    f"expected token {tokens[step]} behind step {step} ({what}), got "
+                    f"{int(ours[-1].argmax())}."
                 )
     return differences[0], max(differences[1:], default=0.0)
 

@@ -11,7 +11,7 @@ they run as one up to there: a sweep over windows of layers computes little twic
 from collections.abc import Hashable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_omni.cache import (
@@ -23,6 +23,7 @@ from hooked_omni.cache import (
     KVHeads,
     NewKeys,
     Real,
+    require_causal,
     require_readable,
 )
 from hooked_omni.config import DecoderConfig
@@ -154,24 +155,34 @@ class RowsPass:
         return keys.index_select(0, self.leaders), values.index_select(0, self.leaders)
 
     def _mask(self, scores: RowScores) -> None:
-        minimum = torch.finfo(scores.dtype).min
-        if self.real is not None:
-            scores.masked_fill_(~self.real[0], minimum)
-        n_query = len(self.window)
-        if n_query > 1:
-            future = torch.ones(n_query, n_query, dtype=torch.bool, device=scores.device).triu(1)
-            scores[..., -n_query:].masked_fill_(future, minimum)
+        if (forbidden := self._forbidden(scores)) is not None:
+            scores.masked_fill_(forbidden, torch.finfo(scores.dtype).min)
+
+    def _forbidden(self, scores: RowScores) -> Bool[Tensor, "query key"] | None:
+        """Keys that a query may not read: later ones, and padding; None if there are none."""
+        n_query, n_key = scores.shape[-2:]
+        if n_query == 1 and self.real is None:
+            return None
+        query = torch.arange(n_key - n_query, n_key, device=scores.device)
+        later = torch.arange(n_key, device=scores.device) > query[:, None]
+        return later if self.real is None else later | ~self.real[0]
 
     def _pattern(self, attn: Attends, scores: RowScores, dtype: torch.dtype) -> RowScores:
         edits = attn.hook_attn_scores.current.edits
         before = len(edits)
         scores = attn.hook_attn_scores(scores)
         if len(edits) > before:
+            self._mask(scores)
             require_readable(scores, attn.hook_attn_scores)
         # In memory, key-value heads come first: the softmax would copy any other order.
         stored = scores.transpose(0, 1)
         pattern = torch.nn.functional.softmax(stored, dim=-1, dtype=torch.float32).to(dtype)
-        return attn.hook_pattern(pattern.transpose(0, 1))
+        before = len(edits)
+        pattern = attn.hook_pattern(pattern.transpose(0, 1))
+        forbidden = self._forbidden(pattern)
+        if len(edits) > before and forbidden is not None:
+            require_causal(pattern, attn.hook_pattern, ~forbidden)
+        return pattern
 
 
 def _numbered(keys: Sequence[Hashable]) -> list[int]:

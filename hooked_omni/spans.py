@@ -93,7 +93,8 @@ class Spans(Mapping[str, Tensor]):
                 if window.stop <= self.n_prompt and "+" not in name:
                     raise SpanError(
                         f"expected a run that goes beyond the {self.n_prompt} prompt positions, "
-                        f"got one without any {_GENERATED!r} position. Use `generate` or `score`."
+                        f"got one without any {_GENERATED!r} position. Use `generate` or "
+                        "`score_many`."
                     )
                 mask |= index >= self.n_prompt
             else:

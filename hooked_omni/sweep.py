@@ -7,13 +7,14 @@ decode as one batch, each row with its own hooks:
 1. conditions that do the same to the prompt form a group, and share its pass over the prompt;
 2. those that change nothing before the last prompt position share the pass over all the others,
    and run that position in the batch;
-3. within a group, every hook is shown its own row, in TransformerLens's shapes.
+3. within a group, every intervention is shown its own rows, in TransformerLens's shapes.
 
-A condition alone in its group runs as `generate` does, to the bit.
+A condition alone in its group runs as `generate` does, to the bit. So does every condition with a
+hook of the user's own: it may act anywhere, and may keep state that other rows must not see.
 """
 
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ __all__ = ["generate_many", "score_many"]
 def generate_many(
     model: "HookedTransformer",
     prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
-    conditions: Sequence[Condition],
+    conditions: Iterable[Condition],
     max_new_tokens: int = 64,
     stop_at_eos: bool = True,
     return_logits: bool = False,
@@ -72,7 +73,7 @@ def generate_many(
         HookError: For a hook that cannot act on this run, before it; or whose edit made a NaN.
         PromptError: For no conditions, no tokens, a batch of prompts, or too small a budget.
     """
-    prompt = one_prompt(model, prompt, max_new_tokens)
+    prompt, conditions = one_prompt(model, prompt, max_new_tokens), list(conditions)
     total = prompt.n_pos + max_new_tokens - 1
     captions: dict[int, Generation] = {}
     for batch in _batches(model, prompt, conditions, total, 1, memory_budget):
@@ -98,7 +99,7 @@ def score_many(
     model: "HookedTransformer",
     prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
     tokens: Int[Tensor, " n"],
-    conditions: Sequence[Condition],
+    conditions: Iterable[Condition],
     memory_budget: int | None = None,
 ) -> list[Float[Tensor, " n"]]:
     """Log-probability of each token of a given text, under each condition (teacher forcing).
@@ -123,7 +124,7 @@ def score_many(
     tokens = torch.as_tensor(tokens, device=model.cfg.device)
     if tokens.ndim != 1:
         raise PromptError(f"expected one text [n], got tokens of shape {tuple(tokens.shape)}.")
-    prompt = one_prompt(model, prompt, len(tokens))
+    prompt, conditions = one_prompt(model, prompt, len(tokens)), list(conditions)
     text = model.as_prompt(tokens[None]).embeds
     total = prompt.n_pos + len(tokens) - 1
     scores: dict[int, Tensor] = {}
@@ -166,10 +167,7 @@ class _Batch:
         n_shared = prompt.n_pos - self.last_apart
         window = range(n_shared)
         cache = KeyValueCache(model.cfg, 1, n_shared if rows > 1 else total)
-        hooks = (
-            self.on_prompt if rows > 1 else [h for h in self.conditions[0] if reaches(h, window)]
-        )
-        with model.hooks(hooks):
+        with model.hooks(hook for hook in self.on_prompt if reaches(hook, window)):
             context = model.context(prompt, window, cache)
             final = model.run_pass(prompt.embeds[:, :n_shared], context, window)
         if rows == 1:
@@ -215,10 +213,10 @@ class _Batch:
 
 
 class RowHooks(LiveHook):
-    """Shows each row of a batch to the hooks of its condition.
+    """Shows each row of a batch to the interventions of its condition.
 
-    The batch's tensors belong to the sweep alone, so an edited row is written back in place. Rows
-    whose interventions are equal are shown together; any other hook sees one row at a time.
+    Rows whose interventions are equal are shown together. Scores and patterns, which are large and
+    the sweep's own, are edited in place; of anything else a copy is returned, as by any hook.
     """
 
     def __init__(
@@ -227,13 +225,13 @@ class RowHooks(LiveHook):
         self.rows, self.shared = rows, shared
         together: dict[Hashable, list[int]] = {}
         for row, own in functions.items():
-            ours = all(isinstance(function, SpanHook) for function in own)
-            together.setdefault(tuple(own) if ours else row, []).append(row)
+            together.setdefault(tuple(own), []).append(row)
         self.groups = [(members, functions[members[0]]) for members in together.values()]
 
-    def __call__(self, tensor: Tensor, hook: Any) -> None:
+    def __call__(self, tensor: Tensor, hook: Any) -> Tensor | None:
         """Edit rows of `[row, ...]`, or of scores as `[row, kv_head, group, query, key]`."""
         place = dict(zip(self.rows, self.shared.place, strict=True))
+        written = tensor if tensor.ndim == 5 else None
         for members, functions in self.groups:
             here = [place[row] for row in members if row in place]
             if not here:
@@ -245,7 +243,9 @@ class RowHooks(LiveHook):
                 seen, edits = (seen, edits) if edited is None else (edited, edits + 1)
             if edits:
                 hook.current.edits.append(str(hook.name))
-                tensor[here] = seen.view(own.shape)
+                written = tensor.clone() if written is None else written
+                written[here] = seen.view(own.shape)
+        return None if tensor.ndim == 5 else written
 
 
 def _batches(
@@ -256,7 +256,7 @@ def _batches(
     n_query: int,
     memory_budget: int | None,
 ) -> list[_Batch]:
-    if isinstance(conditions, str) or not len(conditions):
+    if isinstance(conditions, str) or not conditions:
         raise PromptError(
             "expected at least one condition, got none. `[]` among them is a baseline."
         )
@@ -270,13 +270,14 @@ def _batches(
     every = [_hooks(model, prompt, condition, total, made) for condition in conditions]
     groups: dict[Hashable, list[int]] = {}
     for i, hooks in enumerate(every):
-        groups.setdefault(_effect(hooks, prompt.n_pos), []).append(i)
+        own = not all(isinstance(function, SpanHook) for _, function in hooks)
+        groups.setdefault(i if own else _effect(hooks, prompt.n_pos), []).append(i)
     most = _most_rows(model, total, prompt.n_pos, n_query, memory_budget)
     return [
         _Batch(
             members=members[first : first + most],
             conditions=[every[i] for i in members[first : first + most]],
-            on_prompt=_on_prompt(every[members[0]], prompt.n_pos),
+            on_prompt=_on_prompt(every[members[first]], prompt.n_pos),
             last_apart=effect == _LAST and len(members[first : first + most]) > 1,
         )
         for effect, members in groups.items()
@@ -316,7 +317,7 @@ def _hooks(
                 as_hooks([item], prompt.spans),
             )  # the item, so its id stays its own
         hooks += made[id(item)][1]
-    model.require_runnable(hooks, range(total))
+    model.require_runnable(hooks, range(total), prompt.spans)
     return hooks
 
 

@@ -115,7 +115,7 @@ class HookedTransformer(WeightViews, HookedRootModule):
         """
         prompt = self.as_prompt(input)
         window = range(prompt.n_pos)
-        require_reach(self.active_hooks(), window, self.cfg)
+        require_reach(self.active_hooks(), window, self.cfg, prompt.spans)
         return self.unembed(self.run_pass(prompt.embeds, self.context(prompt, window), window))
 
     def context(
@@ -138,7 +138,16 @@ class HookedTransformer(WeightViews, HookedRootModule):
         Raises:
             HookError: If an edit made a NaN.
         """
+        before = self.current.window, self.current.edits
         self.current.window, self.current.edits = window, []
+        try:
+            return self._run_blocks(embeds, context)
+        finally:  # a hook may run the model itself
+            self.current.window, self.current.edits = before
+
+    def _run_blocks(
+        self, embeds: Float[Tensor, "batch pos d_model"], context: Context
+    ) -> Float[Tensor, "batch pos d_model"]:
         if any(point.bwd_hooks for point in self.hook_dict.values()):
             if not torch.is_grad_enabled():
                 raise HookError(
@@ -164,6 +173,9 @@ class HookedTransformer(WeightViews, HookedRootModule):
         Raises:
             PromptError: For a prompt of another width or dtype, and for unknown tokens.
         """
+        weight = self.embed.weight
+        if (self.cfg.dtype, self.cfg.device) != (weight.dtype, weight.device):
+            self._follow_weights()  # they are shared: the Hugging Face model was moved
         if isinstance(input, EmbeddedPrompt):
             expected, came = (self.cfg.d_model, self.cfg.dtype), input.embeds
             if (came.shape[-1], came.dtype) != expected:
@@ -290,7 +302,7 @@ class HookedTransformer(WeightViews, HookedRootModule):
                 "Set `model.cfg.use_attn_result = True` first."
             )
 
-    def require_runnable(self, hooks: Iterable[Hook], window: range) -> None:
+    def require_runnable(self, hooks: Iterable[Hook], window: range, spans: Spans) -> None:
         """Refuse hooks that could not act on a run over `window`.
 
         Raises:
@@ -299,7 +311,8 @@ class HookedTransformer(WeightViews, HookedRootModule):
         """
         for name, function in hooks:
             self.require_hook(name)
-            require_reach([(one, function) for one in self.named(name)], window, self.cfg)
+            named = [(one, function) for one in self.named(name)]
+            require_reach(named, window, self.cfg, spans)
 
     def named(self, name: str | Callable[[str], bool]) -> list[str]:
         """Names of the live hook points that `name` is, or passes."""
@@ -348,7 +361,7 @@ class HookedTransformer(WeightViews, HookedRootModule):
     def generate_many(
         self,
         prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
-        conditions: Sequence[Condition],
+        conditions: Iterable[Condition],
         max_new_tokens: int = 64,
         stop_at_eos: bool = True,
         return_logits: bool = False,
@@ -371,7 +384,7 @@ class HookedTransformer(WeightViews, HookedRootModule):
         self,
         prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
         tokens: Int[Tensor, " n"],
-        conditions: Sequence[Condition],
+        conditions: Iterable[Condition],
         memory_budget: int | None = None,
     ) -> list[Float[Tensor, " n"]]:
         """Log-probabilities of a text under each condition; see `hooked_omni.sweep.score_many`."""
@@ -379,9 +392,12 @@ class HookedTransformer(WeightViews, HookedRootModule):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "HookedTransformer":
         moved = super()._apply(fn, recurse)
+        self._follow_weights()
+        return moved
+
+    def _follow_weights(self) -> None:
         self.cfg.dtype, self.cfg.device = self.embed.weight.dtype, self.embed.weight.device
         self.rotary = Rotary(self.cfg)
-        return moved
 
 
 def _text_spans(n_pos: int) -> Spans:

@@ -547,16 +547,16 @@ def test_conditions_that_do_the_same_to_the_prompt_share_its_pass(
         [on_prompt],  # these two share an intervention
         [on_prompt, knockout("G !-> V")],
         [other],
-        [(names.resid_post(1), look)],  # a user's hook may act anywhere
+        [(names.resid_post(1), look)],  # a user's hook may act anywhere, and may keep state
         [(names.resid_post(1), look), knockout("G !-> V")],
         [(names.resid_post(2), look)],
     ]
     omni.model.generate_many(prompt, conditions, STEPS, stop_at_eos=False)
     n = prompt.n_pos
     prefills = [(rows, length) for rows, length in passes if length > 1]
-    assert sorted(prefills) == sorted([(1, n), (1, n - 1), (1, n), (1, n), (1, n), (1, n)])
-    # One pass a step in each of six batches, and one for the last prompt position.
-    assert len(passes) == 6 + 6 * (STEPS - 1) + 1
+    assert sorted(prefills) == sorted([(1, n), (1, n - 1), *([(1, n)] * 5)])
+    # One pass a step in each of seven batches, and one for the last prompt position.
+    assert len(passes) == 7 + 7 * (STEPS - 1) + 1
 
 
 def test_tuples_of_conditions_are_lists_of_them(

@@ -1,0 +1,197 @@
+"""Wrong numbers that would look right: each of these was possible once, or nearly."""
+
+from typing import Any
+
+import pytest
+import torch
+from clips import write_clip
+from conftest import look
+from torch import Tensor
+
+from hooked_omni import (
+    EmbeddedPrompt,
+    HookedOmni,
+    Prompt,
+    Reference,
+    ablate,
+    knockout,
+    load,
+    names,
+    prove,
+    steer,
+)
+from hooked_omni.errors import HookError, PromptError
+
+
+@pytest.fixture
+def prompt(omni: HookedOmni, clips: dict[tuple[str, str], dict[str, Any]]) -> EmbeddedPrompt:
+    return omni.embed_inputs(**clips["omni", "audio in video"])
+
+
+@pytest.mark.parametrize("span", ["generated", "generated+last"])
+def test_an_edit_at_every_hook_point_acts_in_a_sweep(
+    omni: HookedOmni, prompt: EmbeddedPrompt, span: str
+) -> None:
+    """Scale and result are derived numbers: they are read only if something was edited."""
+    model = omni.model
+    model.cfg.use_attn_result = True
+    try:
+        for name, shape in _shapes(omni, prompt).items():
+            at = name.split(".", 2)[2] if name.startswith("blocks.") else name
+            layer = names.layer_of(name)
+            push = torch.rand(shape[-1], generator=torch.Generator().manual_seed(1)) + 1
+            layers = None if layer is None else [layer]
+            condition = [steer(push, span=span, at=at, layers=layers)]
+            plain, swept = model.generate_many(
+                prompt, [[], condition], 4, stop_at_eos=False, return_logits=True
+            )
+            alone = model.generate(prompt, 4, condition, stop_at_eos=False, return_logits=True)
+            assert swept.logits is not None and alone.logits is not None
+            torch.testing.assert_close(swept.logits, alone.logits, atol=2e-5, rtol=0)
+            assert plain.logits is not None and not torch.equal(plain.logits, swept.logits), name
+    finally:
+        model.cfg.use_attn_result = False
+
+
+def _shapes(omni: HookedOmni, prompt: EmbeddedPrompt) -> dict[str, torch.Size]:
+    _, cache = omni.model.run_with_cache(prompt)
+    return {
+        name: tensor.shape
+        for name, tensor in cache.cache_dict.items()
+        if not name.endswith(names.PATTERN_LIKE)
+    }
+
+
+def test_a_hook_that_keeps_state_is_not_shared_by_conditions(
+    omni: HookedOmni, prompt: EmbeddedPrompt
+) -> None:
+    def remembering() -> Any:
+        kept: dict[str, Tensor] = {}
+
+        def add_the_last(resid: Tensor, hook: Any) -> Tensor | None:
+            before = kept.get("resid")
+            kept["resid"] = resid[:, -1:].clone()
+            return None if hook.positions.start == 0 or before is None else resid + before
+
+        return add_the_last
+
+    def conditions() -> list[Any]:
+        shared = (names.resid_pre(2), remembering())
+        return [[shared], [shared, knockout("G !-> V @ 0-1")]]
+
+    swept = omni.model.generate_many(prompt, conditions(), 6, stop_at_eos=False)
+    for i, caption in enumerate(swept):
+        alone = omni.model.generate(prompt, 6, conditions()[i], stop_at_eos=False)
+        assert torch.equal(caption.tokens, alone.tokens)
+
+
+def test_a_run_inside_a_hook_leaves_the_outer_run_alone(
+    omni: HookedOmni, prompt: EmbeddedPrompt
+) -> None:
+    seen: list[range] = []
+
+    def nest(resid: Tensor, hook: Any) -> None:
+        if hook.positions.stop == prompt.n_pos:
+            omni.model(torch.arange(2, 30)[None])
+
+    def see(resid: Tensor, hook: Any) -> None:
+        seen.append(hook.positions)
+
+    hooks = [(names.resid_pre(0), nest), (names.resid_pre(1), see)]
+    logits = omni.model.run_with_hooks(prompt, hooks)
+    assert torch.equal(logits, omni.model(prompt))
+    assert seen == [range(28), range(prompt.n_pos)]
+
+
+def test_hooks_of_another_prompts_spans_are_refused(
+    omni: HookedOmni, prompt: EmbeddedPrompt, clips: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    other = omni.embed_inputs(**clips["omni", "audio"])
+    hooks = knockout(query="last", key="audio")(other.spans)
+    for run in (
+        lambda: omni.model.run_with_hooks(prompt, hooks),
+        lambda: omni.model.generate(prompt, 3, hooks),
+        lambda: omni.model.generate_many(prompt, [[], hooks], 3),
+    ):
+        with pytest.raises(HookError, match="expected hooks made from this prompt's spans"):
+            run()
+    again = omni.embed_inputs(**clips["omni", "audio"])
+    omni.model.run_with_hooks(again, hooks)  # equal spans are the same spans
+
+
+def test_no_edit_opens_the_future(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+    def level(scores: Tensor, hook: Any) -> Tensor:
+        return torch.zeros_like(scores)
+
+    tokens = torch.arange(2, 20)[None]
+    other = tokens.clone()
+    other[0, -1] = 99
+    hooks = [(names.attn_scores(1), level)]
+    runs = [omni.model.run_with_hooks(t, hooks)[0, :-1] for t in (tokens, other)]
+    assert torch.equal(*runs)
+
+    _, cache = omni.model.run_with_cache(prompt, names.pattern(1))
+    mean = ablate(
+        "attn.hook_pattern",
+        span="audio",
+        layers=[1],
+        to="mean",
+        reference=[Reference(cache, prompt.spans)],
+    )
+    with pytest.raises(HookError, match="expected a pattern without weight on later positions"):
+        omni.model.run_with_hooks(prompt, [mean])
+
+
+def test_editing_a_cache_leaves_the_prompt_alone(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+    before = prompt.embeds.clone()
+    _, cache = omni.model.run_with_cache(prompt)
+    cache[names.EMBED][:] = 0
+    assert torch.equal(prompt.embeds, before)
+
+
+def test_a_checkpoint_that_asks_for_more_than_argmax_is_named() -> None:
+    omni = load("random-omni")
+    omni.hf.generation_config.repetition_penalty = 1.05
+    with pytest.warns(UserWarning, match=r"'repetition_penalty': 1\.05.*plain argmax"):
+        adopted = HookedOmni.from_hf(omni.hf, omni.processor)
+    prove(adopted, adopted.embed(Prompt("What now?")), decode_steps=4)
+    assert omni.hf.generation_config.repetition_penalty == 1.05
+
+
+def test_weights_that_move_later_are_followed() -> None:
+    omni = load("random-omni")
+    omni.hf.to(torch.float64)
+    tokens = torch.arange(2, 20)[None]
+    assert omni.model(tokens).dtype == torch.float64
+    assert omni.model.generate(tokens, 2).tokens.shape == (2,)
+
+
+def test_positions_of_the_users_own_are_refused(
+    omni: HookedOmni, clips: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    inputs = clips["omni", "text"]
+    own = torch.arange(inputs["input_ids"].shape[1]).expand(4, 1, -1)
+    with pytest.raises(PromptError, match=r"expected a processor's output alone, got \['position"):
+        omni.embed_inputs(**inputs, position_ids=own)
+
+
+def test_times_are_the_clips_whatever_the_scripts_claim(omni: HookedOmni, tmp_path: Any) -> None:
+    clip = write_clip(tmp_path / "short.mp4", seconds=1.0)
+    for rope in ("model", "paper-scripts"):
+        prompt = omni.embed(Prompt("What now?", video=clip, rope=rope))
+        assert prompt.spans.seconds["video"].unique().tolist() == [0.0, 0.5]
+
+
+def test_layers_are_whole_numbers_in_a_list(as_installed: None) -> None:
+    for layers in ([True], "13", [1.9], 3):
+        given: Any = layers
+        with pytest.raises(HookError, match="expected"):
+            knockout(query="last", key="audio", layers=given)
+
+
+def test_a_looking_hook_in_every_condition_changes_nothing(
+    omni: HookedOmni, prompt: EmbeddedPrompt
+) -> None:
+    conditions: list[Any] = [[(names.resid_post(1), look)], [], [knockout("G !-> V")]]
+    looked, plain, _ = omni.model.generate_many(prompt, conditions, 4, stop_at_eos=False)
+    assert torch.equal(looked.tokens, plain.tokens)
