@@ -103,7 +103,7 @@ class Causal:
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if self.cache is not None:
             k, v = self.cache.append(attn.layer, k, v)
-        opened = attn.hook_attn_scores.has_hooks() or attn.hook_pattern.has_hooks()
+        opened = attn.hook_attn_scores.hooked or attn.hook_pattern.hooked
         if attn.cfg.attn_implementation == "sdpa" and not opened:
             # The kernel's own causal mask is for queries that are all the positions there are.
             whole = self.window.start == 0 or len(self.window) == 1

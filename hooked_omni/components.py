@@ -57,7 +57,7 @@ class RMSNorm(nn.Module):
         wide = x.to(torch.float32)
         variance = wide.pow(2).mean(-1, keepdim=True)
         normalized = wide * torch.rsqrt(variance + self.eps)
-        if self.hook_scale.has_hooks():
+        if self.hook_scale.hooked:
             scale = (variance + self.eps).sqrt()
             edited = self.hook_scale(scale)
             # Dividing by the scale rounds otherwise than Hugging Face: only where it was edited.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hooked_omni import names
 from hooked_omni.cache import KeyValueCache
-from hooked_omni.errors import PromptError
+from hooked_omni.errors import HookError, PromptError
 from hooked_omni.hook_point import LiveHook
 from hooked_omni.interventions import Condition, Hook, as_hooks, reaches
 from hooked_omni.prompt import EmbeddedPrompt
@@ -222,10 +222,16 @@ def one_prompt(
     """`prompt` at the decoder's door, if it is one and something is asked for.
 
     Raises:
+        HookError: If hooks wait for gradients, of which there are none here.
         PromptError: Otherwise.
     """
     if max_new_tokens < 1:
         raise PromptError(f"expected at least one new token, got {max_new_tokens}.")
+    if model.has_backward_hooks():
+        raise HookError(
+            "expected a model without backward hooks, got some: captions and scores have no "
+            "gradients. Use `model(prompt)`, or `model.reset_hooks()`."
+        )
     prompt = model.as_prompt(prompt)
     if prompt.embeds.shape[0] != 1:
         raise PromptError(

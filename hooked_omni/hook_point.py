@@ -65,6 +65,11 @@ class HookPoint(tl.HookPoint):
         return super().__call__(x)
 
     @property
+    def hooked(self) -> bool:
+        """Whether anything is attached here."""
+        return bool(self._forward_hooks or self._forward_pre_hooks or self._backward_hooks)
+
+    @property
     def positions(self) -> range:
         """Absolute positions of the pass under way: a decode step covers one.
 

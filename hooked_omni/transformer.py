@@ -116,7 +116,20 @@ class HookedTransformer(WeightViews, HookedRootModule):
         prompt = self.as_prompt(input)
         window = range(prompt.n_pos)
         require_reach(self.active_hooks(), window, self.cfg, prompt.spans)
-        return self.unembed(self.run_pass(prompt.embeds, self.context(prompt, window), window))
+        embeds = prompt.embeds
+        if self.has_backward_hooks():
+            if not torch.is_grad_enabled():
+                raise HookError(
+                    "expected gradients for backward hooks, got a run without. Leave `no_grad` and "
+                    "`inference_mode`."
+                )
+            # Frozen weights record no graph, and without one a backward hook never fires.
+            embeds = embeds if embeds.requires_grad else embeds.detach().requires_grad_()
+        return self.unembed(self.run_pass(embeds, self.context(prompt, window), window))
+
+    def has_backward_hooks(self) -> bool:
+        """Whether any hook waits for gradients."""
+        return any(point.bwd_hooks for point in self.hook_dict.values())
 
     def context(
         self,
@@ -148,14 +161,6 @@ class HookedTransformer(WeightViews, HookedRootModule):
     def _run_blocks(
         self, embeds: Float[Tensor, "batch pos d_model"], context: Context
     ) -> Float[Tensor, "batch pos d_model"]:
-        if any(point.bwd_hooks for point in self.hook_dict.values()):
-            if not torch.is_grad_enabled():
-                raise HookError(
-                    "expected gradients for backward hooks, got a run without. Leave `no_grad` and "
-                    "`inference_mode`; captions have no gradients."
-                )
-            # Frozen weights record no graph, and without one a backward hook never fires.
-            embeds = embeds if embeds.requires_grad else embeds.detach().requires_grad_()
         resid = self.hook_embed(embeds)
         for layer, block in enumerate(self.blocks):
             resid = block(context.enter(layer, resid), context)
