@@ -1,8 +1,8 @@
 """A model to ask: decoder with hooks, and the Hugging Face model whose towers feed it."""
 
-import dataclasses
 import re
 import warnings
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from torch import nn
 from hooked_omni.errors import CheckpointError, MediaError, PromptError, UnknownModelError
 from hooked_omni.families import FAMILIES, Family
 from hooked_omni.frontend import embedded, find_decoder
-from hooked_omni.media import Audio, Video, read_audio, read_video
+from hooked_omni.media import Audio, MediaSettings, Video, read_audio, read_video
 from hooked_omni.organisms import SHIPPED
 from hooked_omni.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.transformer import HookedTransformer
@@ -53,10 +53,13 @@ class HookedOmni:
         hf: The Hugging Face model: towers, and the decoder that `prove` compares with.
         processor: Its processor, or None; then `embed_inputs` takes ready-made inputs.
         family: What is particular to this kind of model.
+        media: How clips are sampled where a prompt does not say: as in the paper, or as the
+            checkpoint's own config says under "media_settings".
     """
 
     def __init__(self, model: HookedTransformer, hf: Any, processor: Any, family: Family) -> None:
         self.model, self.hf, self.processor, self.family = model, hf, processor, family
+        self.media = MediaSettings(**(getattr(hf.config, "media_settings", None) or {}))
 
     @classmethod
     def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedOmni":
@@ -91,8 +94,10 @@ class HookedOmni:
                 "expected a model with a processor, got none. Pass `processor=` to `from_hf`, or "
                 "use `embed_inputs` with ready-made inputs."
             )
-        video = None if prompt.video is None else read_video(prompt.video, prompt.media)
-        audio = self._sound(prompt)
+        media = prompt.media or self.media
+        prompt = replace(prompt, media=media)
+        video = None if prompt.video is None else read_video(prompt.video, media)
+        audio = self._sound(prompt, media)
         inputs = self.family.prepare(self.processor, prompt, video, audio)
         return embedded(
             self.hf,
@@ -114,7 +119,7 @@ class HookedOmni:
         facts = self._facts() | {"use_audio_in_video": inputs.get("use_audio_in_video")}
         return embedded(self.hf, self.family, self.model.tokenizer, inputs, facts)
 
-    def _sound(self, prompt: Prompt) -> Audio | None:
+    def _sound(self, prompt: Prompt, media: MediaSettings) -> Audio | None:
         source = prompt.audio
         if source is None and prompt.interleaved and self.family.sound:
             source = prompt.video
@@ -126,7 +131,7 @@ class HookedOmni:
                 "This family does not hear: leave `audio` out."
             )
         try:
-            return read_audio(source, prompt.media)
+            return read_audio(source, media)
         except MediaError as error:
             if source != prompt.video:
                 raise
@@ -288,7 +293,7 @@ def _warn_of_processors(hf: Any) -> None:
 
 
 def _clip_facts(prompt: Prompt, video: Video | None, audio: Audio | None) -> dict[str, Any]:
-    asked = dataclasses.asdict(prompt)
+    asked = asdict(prompt)
     facts = {"prompt": {k: str(v) if isinstance(v, Path) else v for k, v in asked.items()}}
     if video is not None:
         facts["video"] = {

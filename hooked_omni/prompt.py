@@ -6,7 +6,7 @@ door: residual embeddings, positions and spans, in one file that needs no towers
 
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,8 @@ class Prompt:
         rope: "model" gives audio inside video its time-aligned positions (TMRoPE).
             "paper-scripts" repeats the paper's released scripts, which pass the flag to the
             processor but not to the model, so that these positions are 1-D.
-        media: How frames and sound are sampled.
+        media: How frames and sound are sampled; None means as the model was made for, which for
+            released checkpoints is the paper's pipeline (`MediaSettings()`).
 
     Raises:
         PromptError: For no words, or neither picture nor sound to interleave.
@@ -59,7 +60,7 @@ class Prompt:
     use_audio_in_video: bool = True
     system: str | None = None
     rope: Literal["model", "paper-scripts"] = "model"
-    media: MediaSettings = field(default_factory=MediaSettings)
+    media: MediaSettings | None = None
 
     def __post_init__(self) -> None:
         if not self.text.strip():
