@@ -2,17 +2,20 @@
 
 TransformerLens divides by the cached scale and leaves the gain to the weights it has folded it
 into. Here weights are the checkpoint's own, so `apply_ln` must apply the gain: only then do the
-parts that it normalizes add up to the logits.
+parts that it normalizes add up to the logits. Vision features that a model adds behind its first
+blocks are parts as well.
 """
 
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import transformer_lens
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.utilities.slice import Slice
 
 from hooked_omni import names
+from hooked_omni.errors import HookError
 from hooked_omni.hook_point import LiveHook
 
 __all__ = ["ActivationCache", "Keep"]
@@ -58,6 +61,49 @@ class ActivationCache(transformer_lens.ActivationCache):
         if recompute_ln and self._is_final(layer):
             return scaled
         return scaled * self._gain(layer, mlp_input)
+
+    def decompose_resid(
+        self,
+        layer: int | None = None,
+        mlp_input: bool = False,
+        mode: Literal["all", "mlp", "attn"] = "all",
+        apply_ln: bool = False,
+        pos_slice: Any = None,
+        incl_embeds: bool = True,
+        return_labels: bool = False,
+    ) -> Any:
+        """As in TransformerLens, with vision features as parts named "0_deepstack", ..."""
+        parts, labels = super().decompose_resid(
+            layer, mlp_input, mode, False, pos_slice, incl_embeds, True
+        )
+        cfg: Any = self.model.cfg
+        n_layers, n_added = cfg.n_layers, cfg.n_deepstack
+        last = n_layers if layer in (None, -1) else layer
+        if mode == "all" and min(n_added, last):
+            added = range(min(n_added, last))
+            cut = pos_slice if isinstance(pos_slice, Slice) else Slice(pos_slice)
+            features = [cut.apply(self[names.deepstack(i)], dim=-2) for i in added]
+            parts = torch.cat([parts, torch.stack(features)])
+            labels = [*labels, *(f"{i}_deepstack" for i in added)]
+        if apply_ln:
+            parts = self.apply_ln_to_stack(parts, layer, mlp_input, pos_slice)
+        return (parts, labels) if return_labels else parts
+
+    def get_full_resid_decomposition(self, *args: Any, **kwargs: Any) -> Any:
+        """As in TransformerLens.
+
+        Raises:
+            HookError: For a model that adds vision features behind its first blocks: the parts
+                would not add up.
+        """
+        cfg: Any = self.model.cfg
+        if cfg.n_deepstack:
+            raise HookError(
+                "expected a model whose residual stream is the sum of heads, neurons and "
+                "embeddings, got one that adds vision features behind its first "
+                f"{cfg.n_deepstack} blocks. Use `decompose_resid`, which has them."
+            )
+        return super().get_full_resid_decomposition(*args, **kwargs)
 
     def _stack_neuron_results_apply_ln_projected(
         self,

@@ -87,6 +87,7 @@ class Causal:
     ) -> None:
         self.cos, self.sin = cos, sin
         self.window, self.real, self.cache = window, real, cache
+        self.deepstack: Tensor | None = None
         self._allowed: Tensor | None = None
         self._additive: Tensor | None = None
 

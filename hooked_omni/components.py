@@ -1,7 +1,7 @@
 """The parts of a decoder block, in Hugging Face's order of operations and its `[out, in]` weights.
 
-The numbers follow `modeling_qwen2_5_omni.py` of transformers to the bit; the hook names and the
-`W_*` views are TransformerLens's.
+The numbers follow `modeling_qwen2_5_omni.py` and `modeling_qwen3_omni_moe.py` of transformers to
+the bit; the hook names and the `W_*` views are TransformerLens's.
 """
 
 from typing import Protocol, runtime_checkable
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hooked_omni.cache import Attends
 from hooked_omni.config import DecoderConfig
+from hooked_omni.experts import MixtureOfExperts
 from hooked_omni.hook_point import HookPoint
 
 __all__ = ["Attention", "Block", "Context", "GatedMLP", "RMSNorm", "Rotary", "rotate"]
@@ -27,11 +28,13 @@ Angles = Float[Tensor, "batch pos d_head"]
 class Context(Protocol):
     """What all layers of one pass share: rotary angles, and how to read earlier positions.
 
-    `enter` gives the rows to compute in a layer, and `leave` all of them again.
+    `enter` gives the rows to compute in a layer, and `leave` all of them again. `deepstack` holds
+    what is added to the residual stream behind the first blocks, if anything is.
     """
 
     cos: Angles
     sin: Angles
+    deepstack: Float[Tensor, "layer batch pos d_model"] | None
 
     def enter(self, layer: int, resid: Resid) -> Float[Tensor, "computed pos d_model"]: ...
     def leave(self, resid: Resid) -> Float[Tensor, "row pos d_model"]: ...
@@ -41,10 +44,10 @@ class Context(Protocol):
 class RMSNorm(nn.Module):
     """Root-mean-square norm; the gain comes after `hook_normalized`, as in TransformerLens."""
 
-    def __init__(self, cfg: DecoderConfig) -> None:
+    def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.eps = cfg.eps
-        self.weight = nn.Parameter(torch.empty(cfg.d_model))
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(width))
         self.hook_scale = HookPoint()  # [batch, pos, 1], float32
         self.hook_normalized = HookPoint()  # [batch, pos, d_model]
 
@@ -77,7 +80,7 @@ class Rotary:
         # On the CPU first, as Hugging Face does: a GPU rounds powers otherwise.
         half = torch.arange(0, cfg.d_head, 2, dtype=torch.float32, device="cpu") / cfg.d_head
         self.inv_freq = (1.0 / (cfg.rope_theta**half)).to(cfg.device)
-        self.section = list(cfg.mrope_section)
+        self.section, self.interleaved = list(cfg.mrope_section), cfg.mrope_interleaved
         self.dtype = cfg.dtype
 
     def __call__(self, positions: Num[Tensor, "3 batch pos"]) -> tuple[Angles, Angles]:
@@ -86,8 +89,14 @@ class Rotary:
         return self._select(freqs.cos()), self._select(freqs.sin())
 
     def _select(self, rows: Float[Tensor, "3 batch pos half"]) -> Angles:
-        parts = [part[i % 3] for i, part in enumerate(rows.split(self.section, dim=-1))]
-        half = torch.cat(parts, dim=-1)
+        if self.interleaved:
+            half = rows[0].clone()
+            for row in (1, 2):
+                turns = slice(row, 3 * self.section[row], 3)
+                half[..., turns] = rows[row][..., turns]
+        else:
+            parts = [part[i] for i, part in enumerate(rows.split(self.section, dim=-1))]
+            half = torch.cat(parts, dim=-1)
         return torch.cat((half, half), dim=-1).to(self.dtype)
 
 
@@ -110,9 +119,11 @@ class Attention(nn.Module):
         self.num_key_value_groups = cfg.n_heads // cfg.n_key_value_heads
         self.is_causal = True
         width, kv_width = cfg.n_heads * cfg.d_head, cfg.n_key_value_heads * cfg.d_head
-        self.q_proj = nn.Linear(cfg.d_model, width)
-        self.k_proj = nn.Linear(cfg.d_model, kv_width)
-        self.v_proj = nn.Linear(cfg.d_model, kv_width)
+        self.q_proj = nn.Linear(cfg.d_model, width, bias=cfg.qkv_bias)
+        self.k_proj = nn.Linear(cfg.d_model, kv_width, bias=cfg.qkv_bias)
+        self.v_proj = nn.Linear(cfg.d_model, kv_width, bias=cfg.qkv_bias)
+        self.q_norm = RMSNorm(cfg.d_head, cfg.eps) if cfg.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(cfg.d_head, cfg.eps) if cfg.qk_norm else nn.Identity()
         self.o_proj = nn.Linear(width, cfg.d_model, bias=False)
         self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()
         self.hook_rot_q, self.hook_rot_k = HookPoint(), HookPoint()
@@ -123,8 +134,8 @@ class Attention(nn.Module):
         q = self.hook_q(self._split(self.q_proj(x)))
         k = self.hook_k(self._split(self.k_proj(x)))
         v = self.hook_v(self._split(self.v_proj(x)))
-        q = self.hook_rot_q(rotate(q, context.cos, context.sin))
-        k = self.hook_rot_k(rotate(k, context.cos, context.sin))
+        q = self.hook_rot_q(rotate(self.q_norm(q), context.cos, context.sin))
+        k = self.hook_rot_k(rotate(self.k_norm(k), context.cos, context.sin))
         z = self.hook_z(context.attend(self, q, k, v))
         out = self.o_proj(z.flatten(2))
         if not self.cfg.use_attn_result:
@@ -162,23 +173,28 @@ class Attention(nn.Module):
 
     @property
     def b_Q(self) -> Float[Tensor, "head d_head"]:
-        """Query bias, a view."""
-        return self.q_proj.bias.view(-1, self.cfg.d_head)
+        """Query bias, a view; zero for a decoder without."""
+        return self._bias(self.q_proj)
 
     @property
     def b_K(self) -> Float[Tensor, "kv_head d_head"]:
-        """Key bias, a view."""
-        return self.k_proj.bias.view(-1, self.cfg.d_head)
+        """Key bias, a view; zero for a decoder without."""
+        return self._bias(self.k_proj)
 
     @property
     def b_V(self) -> Float[Tensor, "kv_head d_head"]:
-        """Value bias, a view."""
-        return self.v_proj.bias.view(-1, self.cfg.d_head)
+        """Value bias, a view; zero for a decoder without."""
+        return self._bias(self.v_proj)
 
     @property
     def b_O(self) -> Float[Tensor, " d_model"]:
         """Output bias: zero, these decoders have none."""
         return self.o_proj.weight.new_zeros(self.cfg.d_model)
+
+    def _bias(self, projection: nn.Linear) -> Float[Tensor, "_ d_head"]:
+        if projection.bias is None:
+            return projection.weight.new_zeros(projection.out_features).view(-1, self.cfg.d_head)
+        return projection.bias.view(-1, self.cfg.d_head)
 
 
 class GatedMLP(nn.Module):
@@ -220,20 +236,37 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm block: attention, then MLP, each added to the residual stream."""
+    """Pre-norm block: attention, then MLP, each added to the residual stream.
+
+    Vision features that a model adds behind its first blocks come after `hook_resid_post`, so that
+    `resid_pre` of the next block is `resid_post + hook_deepstack`.
+    """
 
     def __init__(self, cfg: DecoderConfig, layer: int) -> None:
         super().__init__()
-        self.ln1, self.ln2 = RMSNorm(cfg), RMSNorm(cfg)
+        self.layer = layer
+        self.ln1, self.ln2 = RMSNorm(cfg.d_model, cfg.eps), RMSNorm(cfg.d_model, cfg.eps)
         self.attn = Attention(cfg, layer)
-        self.mlp = GatedMLP(cfg)
+        mixed = cfg.experts is not None and layer in cfg.experts.layers
+        self.mlp = MixtureOfExperts(cfg) if mixed else GatedMLP(cfg)
         self.hook_resid_pre, self.hook_attn_out = HookPoint(), HookPoint()
         self.hook_resid_mid, self.hook_mlp_out = HookPoint(), HookPoint()
         self.hook_resid_post = HookPoint()
+        self.hook_deepstack = HookPoint() if layer < cfg.n_deepstack else None
 
     def forward(self, resid: Resid, context: Context) -> Resid:
         resid_pre = self.hook_resid_pre(resid)
         attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), context))
         resid_mid = self.hook_resid_mid(resid_pre + attn_out)
         mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
-        return self.hook_resid_post(resid_mid + mlp_out)
+        resid_post = self.hook_resid_post(resid_mid + mlp_out)
+        if self.hook_deepstack is None:
+            return resid_post
+        added = None if context.deepstack is None else context.deepstack[self.layer]
+        if self.hook_deepstack.hooked:
+            # Where a pass adds nothing, an edit must act all the same.
+            nothing = torch.zeros_like(resid_post)
+            shown = nothing if added is None else nothing + added
+            edited = self.hook_deepstack(shown)
+            added = added if edited is shown else edited
+        return resid_post if added is None else resid_post + added

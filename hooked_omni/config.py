@@ -5,7 +5,26 @@ from typing import Literal
 
 import torch
 
-__all__ = ["DecoderConfig"]
+__all__ = ["DecoderConfig", "Experts"]
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts in place of the MLP.
+
+    Attributes:
+        n_experts: Experts to choose from.
+        n_active: Experts that read each position.
+        d_mlp: Hidden width of one expert.
+        normalized: Whether the chosen experts' weights are made to add up to one.
+        layers: Blocks that have one; the others keep a dense MLP.
+    """
+
+    n_experts: int
+    n_active: int
+    d_mlp: int
+    normalized: bool
+    layers: tuple[int, ...]
 
 
 @dataclass
@@ -23,8 +42,16 @@ class DecoderConfig:
         n_ctx: Positions the model was made for.
         eps: Added to the mean square in RMSNorm.
         rope_theta: Base of the rotary frequencies.
-        mrope_section: How many frequencies turn with time, height and width, in this order
-            (`modeling_qwen2_5_omni.py`, `recomposition_frequencies`).
+        mrope_section: How many frequencies turn with time, height and width, in this order. All
+            with time is plain one-dimensional rotary embedding.
+        mrope_interleaved: Whether the three take turns along the frequencies, instead of one
+            block after the other (`recomposition_frequencies` in `modeling_qwen2_5_omni.py` and
+            `modeling_qwen3_omni_moe.py`).
+        qkv_bias: Whether queries, keys and values have a bias.
+        qk_norm: Whether every query and key head is normed before it is rotated.
+        experts: Mixture of experts; None if every MLP is dense.
+        n_deepstack: After how many of the first blocks vision features are added to the residual
+            stream (DeepStack, arXiv 2406.04334).
         attn_implementation: Kernel of a layer without a hook on its scores or pattern.
         use_attn_result: Fire `attn.hook_result`, `[batch, pos, head, d_model]`, which is large.
         eos_tokens: Token ids that end a caption.
@@ -43,6 +70,11 @@ class DecoderConfig:
     eps: float
     rope_theta: float
     mrope_section: tuple[int, int, int]
+    mrope_interleaved: bool = False
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    experts: Experts | None = None
+    n_deepstack: int = 0
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     use_attn_result: bool = False
     eos_tokens: tuple[int, ...] = ()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Int, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from hooked_omni.errors import PromptError, UnknownModelError
@@ -113,7 +113,20 @@ def embedded(
         if one
         else NoSpans({}, embeds.shape[1]),
         facts=facts,
+        deepstack=_deepstack(door, embeds),
     )
+
+
+def _deepstack(
+    door: Mapping[str, Any], embeds: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "layer batch pos d_model"] | None:
+    features, places = door.get("deepstack_visual_embeds"), door.get("visual_pos_masks")
+    if features is None or places is None or not len(features):
+        return None
+    added = embeds.new_zeros(len(features), *embeds.shape)
+    for layer, feature in enumerate(features):
+        added[layer][places.to(embeds.device)] = feature.to(embeds.device, embeds.dtype)
+    return added
 
 
 def _mask(mask: Int[Tensor, "batch pos"] | None) -> Int[Tensor, "batch pos"] | None:
@@ -131,6 +144,8 @@ def _positions(positions: Tensor | None, embeds: Tensor) -> Num[Tensor, "rows ba
     if positions is None:  # the decoder counts from 0, padding included
         batch, n_pos = embeds.shape[:2]
         return torch.arange(n_pos, device=embeds.device).expand(3, batch, -1).clone()
+    if positions.ndim == 2:  # one dimension
+        return positions.expand(3, *embeds.shape[:2]).clone()
     return positions[-3:].clone()  # a fourth row in front holds text positions, for packing
 
 

@@ -30,7 +30,8 @@ class Capture:
     """What to measure while a caption is made; patterns are reduced at once, never kept.
 
     Attributes:
-        segments: Spans whose share of the generated positions' attention is measured.
+        segments: Spans whose share of the generated positions' attention is measured, for each
+            generated position, layer and head.
         top_k: How many of the likeliest tokens to keep at each step, with log-probabilities.
     """
 
@@ -53,9 +54,9 @@ class Generation:
         tokens: New tokens, the end token included if it came.
         text: `tokens` without special ones; None for a model without a tokenizer.
         logits: What each new token was chosen from, if asked for.
-        attention: Mean attention of the generated positions to each captured segment, over
-            positions and heads. The last new token is read by no pass, so it is no query; NaN for
-            an answer of one token, which has none.
+        shares: Attention of each generated position to each captured segment, by layer and head.
+            The last new token is read by no pass, so it is no query: an answer of one token has
+            none.
         top_tokens: The likeliest tokens at each step, best first.
         top_logprobs: Their log-probabilities, in nats.
     """
@@ -63,9 +64,14 @@ class Generation:
     tokens: Int[Tensor, " n"]
     text: str | None
     logits: Float[Tensor, "n d_vocab"] | None = None
-    attention: Float[Tensor, "layer segment"] | None = None
+    shares: Float[Tensor, "query layer head segment"] | None = None
     top_tokens: Int[Tensor, "n k"] | None = None
     top_logprobs: Float[Tensor, "n k"] | None = None
+
+    @property
+    def attention(self) -> Float[Tensor, "layer segment"] | None:
+        """Mean of `shares` over generated positions and heads; NaN where there are none."""
+        return None if self.shares is None else self.shares.double().mean((0, 2))
 
 
 @torch.no_grad()
@@ -132,9 +138,8 @@ class Decoder:
         self.rows = list(range(n_rows))
         self.tokens: list[list[int]] = [[] for _ in range(n_rows)]
         self.kept: list[list[tuple[Tensor, ...]]] = [[] for _ in range(n_rows)]
-        self.shares = torch.zeros(
-            n_rows, model.cfg.n_layers, len(self.capture.segments), dtype=torch.float64
-        )
+        self.shares: list[list[Tensor]] = [[] for _ in range(n_rows)]
+        self.step = torch.empty(0)  # shares of the step under way, [row, layer, head, segment]
 
     def hooks(self) -> list[Hook]:
         """Hooks that measure attention while decoding; none unless segments are captured."""
@@ -160,9 +165,25 @@ class Decoder:
             if isinstance(self.cache, SharedPrefix):
                 self.cache.advance(going, chosen.tolist())
             context = self.model.context(self.prompt, window, self.cache)
+            self._open_step()
             final = self.model.run_pass(self.model.embed(chosen[:, None]), context, window)
+            for row, shares in zip(self.rows, self.step, strict=False):
+                self.shares[row].append(shares)
             logits = self.model.unembed(final)[:, -1]
             window = range(window.stop, window.stop + 1)
+
+    def _open_step(self) -> None:
+        if self.capture.segments:
+            cfg = self.model.cfg
+            shape = (len(self.rows), cfg.n_layers, cfg.n_heads, len(self.capture.segments))
+            self.step = torch.empty(shape, device=cfg.device)
+
+    def _shares_of(self, row: int) -> Tensor | None:
+        if not self.capture.segments:
+            return None
+        cfg, steps = self.model.cfg, self.shares[row]
+        none = torch.empty(0, cfg.n_layers, cfg.n_heads, len(self.capture.segments))
+        return torch.stack(steps).cpu() if steps else none
 
     def _take(self, logits: Tensor, chosen: Tensor) -> list[int]:
         going = []
@@ -182,21 +203,20 @@ class Decoder:
 
     def _caption(self, row: int) -> Generation:
         tokens, kept = self.tokens[row], [torch.stack(t) for t in zip(*self.kept[row], strict=True)]
-        tokenizer, n_queries = self.model.tokenizer, len(tokens) - 1
+        tokenizer = self.model.tokenizer
         logprobs, top = kept[-2:] if self.capture.top_k else (None, None)
-        attention = self.shares[row] / n_queries if n_queries else self.shares[row] * torch.nan
         return Generation(
             tokens=torch.tensor(tokens, dtype=torch.long),
             text=None if tokenizer is None else tokenizer.decode(tokens, skip_special_tokens=True),
             logits=kept[0] if self.return_logits else None,
-            attention=attention if self.capture.segments else None,
+            shares=self._shares_of(row),
             top_tokens=top,
             top_logprobs=logprobs,
         )
 
 
 class _Shares(LiveHook):
-    """Adds each row's attention to the captured segments, one step's queries at a time."""
+    """Sums each row's attention to the captured segments, one step's queries at a time."""
 
     def __init__(self, decoder: Decoder, layer: int, members: list[Tensor]) -> None:
         self.decoder, self.layer = decoder, layer
@@ -204,16 +224,17 @@ class _Shares(LiveHook):
         self.of_answer = torch.stack([mask[-1] for mask in members]).float()
 
     def __call__(self, pattern: Tensor, hook: Any) -> None:
-        """Reduce `[row, heads ..., 1, key]` to `[row, segment]`."""
-        heads = tuple(range(1, pattern.ndim - 1))
-        paid = pattern.float().mean(heads)
+        """Reduce `[row, heads ..., 1, key]` to `[row, head, segment]`."""
+        paid = pattern.float().flatten(1, -2)
         n_pos = len(self.of_prompt)
-        self.of_prompt = self.of_prompt.to(paid.device)
-        shares = (paid[:, :n_pos] @ self.of_prompt).cpu()
-        shares = shares + paid[:, n_pos:].sum(1, keepdim=True).cpu() * self.of_answer
+        self.of_prompt, self.of_answer = (
+            of.to(paid.device) for of in (self.of_prompt, self.of_answer)
+        )
+        shares = paid[..., :n_pos] @ self.of_prompt
+        shares += paid[..., n_pos:].sum(-1, keepdim=True) * self.of_answer
         cache = self.decoder.cache
         place = cache.place if isinstance(cache, SharedPrefix) else [0]
-        self.decoder.shares[self.decoder.rows, self.layer] += shares[place].double()
+        self.decoder.step[:, self.layer] = shares[place]
 
 
 def one_prompt(

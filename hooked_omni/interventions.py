@@ -36,7 +36,7 @@ HookName = str | Callable[[str], bool]
 Hook = tuple[HookName, HookFunction]
 Intervention = Callable[[Spans], list[Hook]]
 Condition = Iterable[Hook | Intervention]
-_ON_KV_HEADS = ("hook_k", "hook_v", "hook_rot_k")
+_ON_KV_HEADS = ("hook_k", "hook_v", "hook_rot_k", "k_norm.hook_scale", "k_norm.hook_normalized")
 
 
 class Positions:

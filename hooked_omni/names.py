@@ -10,6 +10,7 @@ __all__ = [
     "PATTERN_LIKE",
     "attn_out",
     "attn_scores",
+    "deepstack",
     "in_block",
     "layer_of",
     "mlp_out",
@@ -25,7 +26,17 @@ __all__ = [
 EMBED = "hook_embed"
 FINAL_NORM = "ln_final.hook_normalized"
 PATTERN_LIKE = ("hook_attn_scores", "hook_pattern")
-IN_BLOCK = ("attn.", "mlp.", "ln1.", "ln2.", "hook_resid", "hook_attn_out", "hook_mlp_out")
+IN_BLOCK = (
+    "attn.",
+    "mlp.",
+    "ln1.",
+    "ln2.",
+    "hook_resid",
+    "hook_attn_out",
+    "hook_mlp_out",
+    "hook_deepstack",
+)
+_NORMED_HEADS = (".q_norm.", ".k_norm.")
 _ON_HEADS = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_z", "hook_result")
 
 
@@ -69,6 +80,11 @@ def attn_out(layer: int) -> str:
     return f"blocks.{layer}.hook_attn_out"
 
 
+def deepstack(layer: int) -> str:
+    """Vision features added behind block `layer`, `[batch, pos, d_model]`."""
+    return f"blocks.{layer}.hook_deepstack"
+
+
 def mlp_out(layer: int) -> str:
     """What the MLP adds to the residual stream, `[batch, pos, d_model]`."""
     return f"blocks.{layer}.hook_mlp_out"
@@ -82,7 +98,7 @@ def layer_of(name: str) -> int | None:
 
 def on_heads(name: str) -> bool:
     """Whether the activation is `[batch, pos, head, ...]`."""
-    return name.endswith(_ON_HEADS)
+    return name.endswith(_ON_HEADS) or any(norm in f".{name}" for norm in _NORMED_HEADS)
 
 
 def position_axis(name: str) -> int:

@@ -23,7 +23,7 @@ from hooked_omni.spans import Spans
 __all__ = ["EmbeddedPrompt", "Prompt"]
 
 _FORMAT = "hooked_omni.EmbeddedPrompt"
-_VERSION = "1"
+_VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class EmbeddedPrompt:
         tokens: Input ids, with placeholders where a tower's output sits.
         spans: Where each part sits. A batch of prompts has none.
         facts: How this was made: model, family, prompt, media settings, versions.
+        deepstack: What the model adds to the residual stream behind its first blocks, zero where it
+            adds nothing; None for a model that adds nothing anywhere.
     """
 
     embeds: Float[Tensor, "batch pos d_model"]
@@ -93,6 +95,7 @@ class EmbeddedPrompt:
     tokens: Int[Tensor, "batch pos"]
     spans: Spans
     facts: dict[str, Any]
+    deepstack: Float[Tensor, "layer batch pos d_model"] | None = None
 
     @property
     def n_pos(self) -> int:
@@ -114,6 +117,16 @@ class EmbeddedPrompt:
         step = torch.arange(window.start, window.stop, device=self.positions.device) - self.n_pos
         return self.positions[:, :, -1:] + 1 + step.to(self.positions.dtype)
 
+    def deepstack_at(self, window: range) -> Float[Tensor, "layer batch window d_model"] | None:
+        """What is added behind the first blocks at `window`; None if nothing is.
+
+        Nothing is behind the prompt: tokens have no vision features.
+        """
+        if self.deepstack is None or window.start >= self.n_pos:
+            return None
+        inside = self.deepstack[:, :, window.start : window.stop]
+        return torch.nn.functional.pad(inside, (0, 0, 0, len(window) - inside.shape[2]))
+
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "EmbeddedPrompt":
@@ -123,7 +136,10 @@ class EmbeddedPrompt:
             for name in ("positions", "mask", "tokens")
             if (value := getattr(self, name)) is not None
         }
-        return replace(self, embeds=self.embeds.to(device, dtype), **moved)
+        for name in ("embeds", "deepstack"):
+            if (value := getattr(self, name)) is not None:
+                moved[name] = value.to(device, dtype)
+        return replace(self, **moved)
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file; an interrupted write leaves no file behind.
@@ -143,6 +159,7 @@ class EmbeddedPrompt:
             "mask": self.mask,
             "tokens": self.tokens,
             "frames": self.spans.frames,
+            "deepstack": self.deepstack,
             **{f"span.{name}": value for name, value in self.spans.positions.items()},
             **{f"seconds.{name}": value for name, value in self.spans.seconds.items()},
         }
@@ -211,6 +228,8 @@ class EmbeddedPrompt:
             "positions": tensors["positions"].shape == (3, 1, n_pos),
             "tokens": tensors["tokens"].shape == (1, n_pos),
             "mask": "mask" not in tensors or tensors["mask"].shape == (1, n_pos),
+            "deepstack": "deepstack" not in tensors
+            or tensors["deepstack"].shape[1:] == tensors["embeds"].shape,
             "frames": frames is None or frames.shape == positions["video"].shape,
             **{f"span.{k}": not len(v) or int(v.max()) < n_pos for k, v in positions.items()},
             **{f"seconds.{k}": v.shape == positions[k].shape for k, v in seconds.items()},
@@ -229,6 +248,7 @@ class EmbeddedPrompt:
             tokens=tensors["tokens"],
             spans=spans,
             facts=facts,
+            deepstack=tensors.get("deepstack"),
         )
 
 

@@ -126,7 +126,12 @@ def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, 
         "position_ids": prompt.positions,
         "attention_mask": torch.ones_like(prompt.tokens) if prompt.mask is None else prompt.mask,
     }
-    handle = find_decoder(hf).register_forward_pre_hook(look, with_kwargs=True)
+
+    def look_and_add(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        look(module, args, kwargs)
+        return args, kwargs | _vision_features(prompt, kwargs["position_ids"].shape[-1])
+
+    handle = find_decoder(hf).register_forward_pre_hook(look_and_add, with_kwargs=True)
     # Plain argmax, whatever the checkpoint asks for: that is what captions here are.
     own, hf.generation_config = hf.generation_config, transformers.GenerationConfig()
     try:
@@ -144,6 +149,17 @@ def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, 
         hf.generation_config = own
     run = [(prefill, seen[0]), *zip(out.logits[1:], seen[1:], strict=True)]
     return run, out.sequences[0].tolist()[:-1]
+
+
+def _vision_features(prompt: EmbeddedPrompt, n_pos: int) -> dict[str, Any]:
+    """The features that the model's own forward hands to its decoder beside the embeddings."""
+    if prompt.deepstack is None or n_pos != prompt.n_pos:
+        return {}
+    places = prompt.deepstack.abs().amax((0, -1)) > 0
+    return {
+        "visual_pos_masks": places,
+        "deepstack_visual_embeds": [layer[places] for layer in prompt.deepstack],
+    }
 
 
 def _compare(
@@ -211,8 +227,10 @@ def _require_live(model: HookedTransformer) -> int:
         for name in model.hook_dict:
 
             def shake(tensor: Tensor, hook: HookPoint) -> Tensor:
-                factor = 0.5 + torch.rand(tensor.shape, generator=generator)
-                return tensor * factor.to(tensor.device, tensor.dtype)
+                if not tensor.is_floating_point():  # which experts: the next ones
+                    return (tensor + 1) % (int(tensor.max()) + 1)
+                factor = (0.5 + torch.rand(tensor.shape, generator=generator)).to(tensor)
+                return tensor * factor if bool(tensor.any()) else factor
 
             if torch.equal(model.run_with_hooks(tokens, fwd_hooks=[(name, shake)]), clean):
                 raise ParityError(

@@ -88,6 +88,7 @@ class RowsPass:
     ) -> None:
         self.shared, self.cos, self.sin, self.window = shared, cos, sin, window
         self.real = real
+        self.deepstack: Tensor | None = None
         self.leaders: Tensor | None = None
 
     def enter(self, layer: int, resid: Computed) -> Float[Tensor, "differing pos d_model"]:

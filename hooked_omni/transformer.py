@@ -54,7 +54,7 @@ class HookedTransformer(WeightViews, HookedRootModule):
         self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
         self.hook_embed = HookPoint()  # [batch, pos, d_model]
         self.blocks = nn.ModuleList([Block(cfg, layer) for layer in range(cfg.n_layers)])
-        self.ln_final = RMSNorm(cfg)
+        self.ln_final = RMSNorm(cfg.d_model, cfg.eps)
         self.unembed = nn.Linear(cfg.d_model, cfg.d_vocab, bias=False)
         self.rotary = Rotary(cfg)
         self.setup()
@@ -141,7 +141,9 @@ class HookedTransformer(WeightViews, HookedRootModule):
         cos, sin = self.rotary(prompt.positions_at(window))
         real = _real(prompt.mask, window)
         make = Causal if cache is None else cache.context
-        return make(cos, sin, window, real)
+        context = make(cos, sin, window, real)
+        context.deepstack = prompt.deepstack_at(window)
+        return context
 
     def run_pass(
         self, embeds: Float[Tensor, "batch pos d_model"], context: Context, window: range
@@ -188,6 +190,12 @@ class HookedTransformer(WeightViews, HookedRootModule):
                     f"expected embeddings of width {expected[0]} and {expected[1]}, got width "
                     f"{came.shape[-1]} and {came.dtype}. Embed the prompt with this model, or "
                     "convert it knowingly with `prompt.to(dtype=...)`."
+                )
+            layers = 0 if input.deepstack is None else len(input.deepstack)
+            if layers not in (0, self.cfg.n_deepstack):
+                raise PromptError(
+                    f"expected vision features for {self.cfg.n_deepstack} blocks, got some for "
+                    f"{layers}. Embed the prompt with this model."
                 )
             return input if came.device == self.cfg.device else input.to(self.cfg.device)
         if input.ndim != 2 or input.is_floating_point() or not input.numel():

@@ -61,6 +61,15 @@ def _prepare(
     arguments: dict[str, Any] = {"text": qwen2.chat(processor, prompt, items, SYSTEM)}
     if video is not None:
         arguments |= qwen2.video_arguments(processor, video, video.fps)
+        # This processor takes the rate from the clip's metadata alone: without, 24 frames a second.
+        n_frames = len(video.frames)
+        arguments["videos_kwargs"]["video_metadata"] = [
+            {
+                "total_num_frames": n_frames,
+                "fps": video.fps,
+                "frames_indices": list(range(n_frames)),
+            }
+        ]
     return dict(processor(**arguments, return_tensors="pt"))
 
 
