@@ -167,6 +167,10 @@ def _spans(
     chosen["last"][int(real.nonzero()[-1])] = True
     if tokenizer is not None:
         chosen |= _words(tokenizer, tokens, text)
+        if family.markup is not None:
+            written = family.markup(tokenizer, tokens) & chosen["query"]
+            chosen["query"] = chosen["query"] & ~written
+            chosen["markup"] = chosen["markup"] | written
     positions = {name: found.nonzero()[:, 0] for name, found in chosen.items()}
     seconds, frames = family.times(hf_model, inputs, {n: len(p) for n, p in positions.items()})
     if fps is not None and frames is not None:

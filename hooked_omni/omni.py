@@ -53,13 +53,14 @@ class HookedOmni:
         hf: The Hugging Face model: towers, and the decoder that `prove` compares with.
         processor: Its processor, or None; then `embed_inputs` takes ready-made inputs.
         family: What is particular to this kind of model.
-        media: How clips are sampled where a prompt does not say: as in the paper, or as the
-            checkpoint's own config says under "media_settings".
+        media: How clips are sampled where a prompt does not say: as the family was made
+            for, or as the checkpoint's own config says under "media_settings".
     """
 
     def __init__(self, model: HookedTransformer, hf: Any, processor: Any, family: Family) -> None:
         self.model, self.hf, self.processor, self.family = model, hf, processor, family
-        self.media = MediaSettings(**(getattr(hf.config, "media_settings", None) or {}))
+        own = getattr(hf.config, "media_settings", None)
+        self.media = MediaSettings(**own) if own else family.media
 
     @classmethod
     def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedOmni":
@@ -94,6 +95,11 @@ class HookedOmni:
                 "expected a model with a processor, got none. Pass `processor=` to `from_hf`, or "
                 "use `embed_inputs` with ready-made inputs."
             )
+        if prompt.video is not None and not self.family.sees:
+            raise PromptError(
+                f"expected a prompt without a picture for {self.family.name}, got "
+                f"video={prompt.video}. This family does not see: pass the clip as `audio`."
+            )
         media = prompt.media or self.media
         prompt = replace(prompt, media=media)
         video = None if prompt.video is None else read_video(prompt.video, media)
@@ -121,11 +127,11 @@ class HookedOmni:
 
     def _sound(self, prompt: Prompt, media: MediaSettings) -> Audio | None:
         source = prompt.audio
-        if source is None and prompt.interleaved and self.family.sound:
+        if source is None and prompt.interleaved and self.family.hears:
             source = prompt.video
         if source is None:
             return None
-        if not self.family.sound:
+        if not self.family.hears:
             raise PromptError(
                 f"expected a prompt without sound for {self.family.name}, got audio={source}. "
                 "This family does not hear: leave `audio` out."

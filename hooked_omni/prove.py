@@ -4,6 +4,7 @@
 2. Hugging Face decodes some steps greedily with its own cache and its own positions; the hooked
    decoder follows with its own, and logits, positions and tokens are compared.
 3. The same with every layer's attention opened, against Hugging Face's eager attention.
+   Mixtures of experts are compared with its eager experts.
 4. Every pattern row sums to one, and an edit at every hook point moves the logits.
 """
 
@@ -81,10 +82,11 @@ def prove(
     model, hf = omni.model, omni.hf
     prompt = one_prompt(model, prompt, decode_steps + 1)
     _require_own(model, prompt)
-    plain, plain_tokens = _hf_run(omni, prompt, decode_steps)
+    with _eager_experts(hf):
+        plain, plain_tokens = _hf_run(omni, prompt, decode_steps)
     limit = _limit(plain, tolerance)
     prefill, decode = _compare("kernels as loaded", model, prompt, plain, plain_tokens, [], limit)
-    with _eager(hf):
+    with _eager(hf), _eager_experts(hf):
         eager, eager_tokens = _hf_run(omni, prompt, decode_steps)
     sums: list[float] = []
     opened = [
@@ -117,13 +119,15 @@ def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, 
     Decode steps are those of its own `generate`, which finds its own positions.
     """
     hf, seen = omni.hf, []
+    _time, *sections = omni.model.cfg.mrope_section
 
     def look(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        seen.append(kwargs["position_ids"][-3:])
+        positions = kwargs["position_ids"]
+        seen.append((positions if positions.ndim == 3 else positions[None])[-3:])
 
     asked = {
         "inputs_embeds": prompt.embeds,
-        "position_ids": prompt.positions,
+        "position_ids": prompt.positions if any(sections) else prompt.positions[0],
         "attention_mask": torch.ones_like(prompt.tokens) if prompt.mask is None else prompt.mask,
     }
 
@@ -259,6 +263,20 @@ def _limit(run: Run, tolerance: float | None) -> float:
     if logits.device.type == "cpu":
         return 0.0
     return 32 * torch.finfo(logits.dtype).eps * float(logits.abs().max())
+
+
+@contextmanager
+def _eager_experts(hf: Any) -> Iterator[None]:
+    """Experts one after the other, the order computed here; the grouped kernels round otherwise."""
+    if not getattr(hf.config.get_text_config(), "num_experts", 0):
+        yield
+        return
+    before = hf.config.get_text_config()._experts_implementation
+    hf.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        hf.set_experts_implementation(before)
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """What a model family must say of itself."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from hooked_omni.config import DecoderConfig
-from hooked_omni.media import Audio, Video
+from hooked_omni.media import Audio, MediaSettings, Video
 from hooked_omni.prompt import Prompt
 
 __all__ = ["Family"]
@@ -29,7 +30,10 @@ class Family:
         times: Start second of each media token, and the grid step of each video token.
         check_inputs: Refuses inputs that the model would silently misread.
         prepare: From a prompt, its frames and its sound to model inputs.
-        sound: Whether the family hears.
+        hears, sees: Which of a clip's parts the family takes.
+        base: Name of the family of the vision-only model that it grew from, if there is one.
+        media: How clips are sampled where a prompt does not say.
+        markup: Positions between the user's words that the processor wrote.
     """
 
     name: str
@@ -44,4 +48,8 @@ class Family:
     ]
     check_inputs: Callable[[Any, Mapping[str, Any]], None]
     prepare: Callable[[Any, Prompt, Video | None, Audio | None], dict[str, Any]]
-    sound: bool
+    hears: bool = True
+    sees: bool = True
+    base: str | None = None
+    media: MediaSettings = field(default_factory=MediaSettings)
+    markup: Callable[[Any, Int[Tensor, " pos"]], Bool[Tensor, " pos"]] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from hooked_omni.errors import PromptError
-from hooked_omni.families import qwen2
+from hooked_omni.families import qwen
 from hooked_omni.families.family import Family
 from hooked_omni.media import Audio, Video
 from hooked_omni.prompt import Prompt
@@ -30,7 +30,7 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
             "expected mm_token_type_ids among the inputs, got none: the model would silently count "
             "positions in one dimension. Pass the processor's whole output."
         )
-    qwen2.check_video(hf_model, inputs)
+    qwen.check_video(hf_model, inputs)
     if inputs.get("pixel_values_videos") is not None and inputs.get("second_per_grid_ts") is None:
         raise PromptError(
             "expected second_per_grid_ts beside pixel_values_videos, got none: the model would "
@@ -45,7 +45,7 @@ def _times(
     if grid is None or len(grid) != 1 or per_grid is None:
         return {}, None
     merge = hf_model.config.vision_config.spatial_merge_size
-    seconds, frames = qwen2.video_times(grid.cpu(), merge, float(per_grid[0]))
+    seconds, frames = qwen.video_times(grid.cpu(), merge, float(per_grid[0]))
     return {"video": seconds}, frames
 
 
@@ -58,9 +58,9 @@ def _prepare(
             "sound inside video whose positions could differ. Leave it out."
         )
     items = [{"type": "video", "video": "clip"}] if video is not None else []
-    arguments: dict[str, Any] = {"text": qwen2.chat(processor, prompt, items, SYSTEM)}
+    arguments: dict[str, Any] = {"text": qwen.chat(processor, prompt, items, SYSTEM)}
     if video is not None:
-        arguments |= qwen2.video_arguments(processor, video, video.fps)
+        arguments |= qwen.video_arguments(processor, video, video.fps)
         # This processor takes the rate from the clip's metadata alone: without, 24 frames a second.
         n_frames = len(video.frames)
         arguments["videos_kwargs"]["video_metadata"] = [
@@ -78,11 +78,11 @@ QWEN2_5_VL = Family(
     model_types=("qwen2_5_vl",),
     hf_class="Qwen2_5_VLForConditionalGeneration",
     unwrap=lambda model: model,
-    decoder_config=qwen2.decoder_config,
-    tensor_name=qwen2.tensor_name,
+    decoder_config=qwen.decoder_config,
+    tensor_name=qwen.tensor_name,
     media_tokens=_media_tokens,
     times=_times,
     check_inputs=_check_inputs,
     prepare=_prepare,
-    sound=False,
+    hears=False,
 )

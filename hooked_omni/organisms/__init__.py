@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from hooked_omni.organisms.random_qwen3 import random_audio, random_omni3, random_vl3
 from hooked_omni.organisms.random_weights import random_omni, random_vl
 
 __all__ = ["SHIPPED"]
@@ -10,4 +11,7 @@ __all__ = ["SHIPPED"]
 SHIPPED: dict[str, Callable[[], tuple[Any, Any]]] = {
     "random-omni": random_omni,
     "random-vl": random_vl,
+    "random-omni3": random_omni3,
+    "random-vl3": random_vl3,
+    "random-audio": random_audio,
 }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-__all__ = ["random_omni", "random_vl"]
+__all__ = ["built", "byte_tokenizer", "chat_template", "random_omni", "random_vl"]
 
 _SPECIAL = {
     "image_token": "<|IMAGE|>",
@@ -35,7 +35,7 @@ def random_omni(
     seed: int = 0, n_layers: int = 4, d_model: int = 64, n_heads: int = 4, n_kv_heads: int = 2
 ) -> tuple[Any, Any]:
     """A Qwen2.5-Omni thinker and its processor."""
-    tokenizer = _tokenizer()
+    tokenizer = byte_tokenizer()
     text = _text(tokenizer, n_layers, d_model, n_heads, n_kv_heads)
     # Released configs have it, and `get_rope_index` reads it.
     no_declared_field: dict[str, Any] = {"vision_start_token_id": tokenizer.vision_bos_token_id}
@@ -63,7 +63,7 @@ def random_omni(
         tie_word_embeddings=False,
         **no_declared_field,
     )
-    model = _built(transformers.Qwen2_5OmniThinkerForConditionalGeneration, config, seed, tokenizer)
+    model = built(transformers.Qwen2_5OmniThinkerForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen2_5OmniProcessor(
         image_processor=transformers.Qwen2VLImageProcessor(patch_size=14, merge_size=2),
         video_processor=transformers.Qwen2VLVideoProcessor(patch_size=14, merge_size=2),
@@ -80,7 +80,7 @@ def random_vl(
     seed: int = 0, n_layers: int = 4, d_model: int = 64, n_heads: int = 4, n_kv_heads: int = 2
 ) -> tuple[Any, Any]:
     """A Qwen2.5-VL and its processor, with the vocabulary of `random_omni`."""
-    tokenizer = _tokenizer()
+    tokenizer = byte_tokenizer()
     config = transformers.Qwen2_5_VLConfig(
         text_config=_text(tokenizer, n_layers, d_model, n_heads, n_kv_heads),
         vision_config={**_vision(d_model), "out_hidden_size": d_model, "tokens_per_second": 2},
@@ -90,7 +90,7 @@ def random_vl(
         vision_end_token_id=tokenizer.vision_eos_token_id,
         tie_word_embeddings=True,
     )
-    model = _built(transformers.Qwen2_5_VLForConditionalGeneration, config, seed, tokenizer)
+    model = built(transformers.Qwen2_5_VLForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen2_5_VLProcessor(
         image_processor=transformers.Qwen2VLImageProcessor(patch_size=14, merge_size=2),
         video_processor=transformers.Qwen2VLVideoProcessor(patch_size=14, merge_size=2),
@@ -100,15 +100,24 @@ def random_vl(
     return model, processor
 
 
-def _tokenizer() -> Any:
-    """A byte-level tokenizer: every byte is a token, so any text can be asked."""
+def chat_template(opening: str, closing: str) -> str:
+    """The chat template, with other brackets around a picture."""
+    return _TEMPLATE.replace("<|vision_bos|>", opening).replace("<|vision_eos|>", closing)
+
+
+def byte_tokenizer(**tokens: str) -> Any:
+    """A byte-level tokenizer: every byte is a token, so any text can be asked.
+
+    Args:
+        tokens: Special tokens under other spellings.
+    """
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     symbols = [*bytes_to_unicode().values(), "<|endoftext|>"]
     return transformers.Qwen2Tokenizer(
         vocab={symbol: i for i, symbol in enumerate(symbols)},
         merges=[],
-        extra_special_tokens=_SPECIAL,
+        extra_special_tokens={**_SPECIAL, **tokens},
     )
 
 
@@ -146,12 +155,12 @@ def _vision(d_model: int) -> dict[str, Any]:
     }
 
 
-def _built(model_class: Any, config: Any, seed: int, tokenizer: Any) -> Any:
+def built(model_class: Any, config: Any, seed: int, tokenizer: Any) -> Any:
+    """A model with random weights large enough that attention and captions are not flat."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config).eval().requires_grad_(False)
         for name, parameter in model.named_parameters():
-            # Larger than the usual 0.02, so that attention and captions are not flat.
             if parameter.ndim > 1:
                 parameter.normal_(0, parameter.shape[-1] ** -0.5)
             elif name.endswith("bias"):

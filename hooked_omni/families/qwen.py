@@ -1,21 +1,41 @@
-"""The decoder that the Qwen2.5 families share: a Qwen2 stack with multi-section rotary positions.
+"""The decoder that the Qwen families share, and how their processors are asked.
 
-Source: transformers, `modeling_qwen2_5_omni.py` and `modeling_qwen2_5_vl.py`.
+Source: transformers, `modeling_qwen2_5_omni.py`, `modeling_qwen2_5_vl.py`,
+`modeling_qwen3_omni_moe.py`, `modeling_qwen3_vl.py` and `modeling_qwen2.py`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_omni.config import DecoderConfig
+from hooked_omni.config import DecoderConfig, Experts
 from hooked_omni.errors import CheckpointError, PromptError
-from hooked_omni.media import Video
+from hooked_omni.media import MediaSettings, Video
 from hooked_omni.prompt import Prompt
 
-__all__ = ["chat", "decoder_config", "tensor_name", "video_arguments", "video_times"]
+__all__ = [
+    "PATCHES_OF_16",
+    "chat",
+    "check_video",
+    "decoder_config",
+    "qwen3_config",
+    "tensor_name",
+    "video_arguments",
+    "video_times",
+]
+
+PATCHES_OF_16 = MediaSettings(
+    size_factor=32,
+    min_pixels=128 * 32 * 32,
+    max_pixels=768 * 32 * 32,
+    total_pixels=128_000 * 32 * 32 * 9 // 10,
+)
+"""Frames for a tower with patches of 16 pixels, merged in twos: as many tokens as with 14."""
+
 
 _NAMES = {
     "embed": "embed_tokens",
@@ -36,23 +56,30 @@ def tensor_name(name: str) -> str:
 def decoder_config(hf_model: Any) -> DecoderConfig:
     """The decoder's table from a Hugging Face model with a Qwen2 text config.
 
+    Without sections, positions have one dimension.
+
     Raises:
         CheckpointError: For a variant that this decoder does not compute.
     """
     config = hf_model.config.get_text_config()
     rope = config.rope_parameters
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    time, height, width = rope.get("mrope_section") or (d_head // 2, 0, 0)
+    sliding = getattr(config, "sliding_window", None) is not None
+    kinds = getattr(config, "layer_types", None) or [
+        "sliding_attention" if sliding else "full_attention"
+    ]
     unsupported = {
         "rope_type": rope.get("rope_type", "default") != "default",
         "hidden_act": config.hidden_act != "silu",
-        "layer_types": set(config.layer_types) != {"full_attention"},
-        "mrope_section": sum(rope.get("mrope_section", [0])) * 2 != d_head,
+        "layer_types": set(kinds) != {"full_attention"},
+        "mrope_section": 2 * (time + height + width) != d_head,
     }
     if any(unsupported.values()):
         wrong = [name for name, bad in unsupported.items() if bad]
         raise CheckpointError(
-            f"expected a Qwen2.5 decoder with default M-RoPE, SiLU and full attention, got another "
-            f"{wrong}: {rope}, {config.hidden_act!r}, {sorted(set(config.layer_types))}."
+            f"expected a Qwen decoder with default rotary positions, SiLU and full attention, got "
+            f"another {wrong}: {rope}, {config.hidden_act!r}, {sorted(set(kinds))}."
         )
     implementation = getattr(config, "_attn_implementation", None)
     weight = hf_model.get_input_embeddings().weight
@@ -67,7 +94,7 @@ def decoder_config(hf_model: Any) -> DecoderConfig:
         n_ctx=config.max_position_embeddings,
         eps=config.rms_norm_eps,
         rope_theta=rope["rope_theta"],
-        mrope_section=tuple(rope["mrope_section"]),
+        mrope_section=(time, height, width),
         attn_implementation="eager" if implementation == "eager" else "sdpa",
         model_name=getattr(hf_model, "name_or_path", "") or type(hf_model).__name__,
         dtype=weight.dtype,
@@ -75,8 +102,46 @@ def decoder_config(hf_model: Any) -> DecoderConfig:
     )
 
 
+def qwen3_config(hf_model: Any) -> DecoderConfig:
+    """The decoder's table from a Hugging Face model with a Qwen3 text config, dense or mixed.
+
+    Raises:
+        CheckpointError: For a variant that this decoder does not compute.
+    """
+    config, vision = hf_model.config.get_text_config(), hf_model.config.vision_config
+    if config.attention_bias:
+        raise CheckpointError(
+            "expected attention without biases, got a config with attention_bias=True. This "
+            "decoder would leave out the output projection's."
+        )
+    table = replace(
+        decoder_config(hf_model),
+        mrope_interleaved=True,
+        qkv_bias=False,
+        qk_norm=True,
+        n_deepstack=len(vision.deepstack_visual_indexes),
+    )
+    if not getattr(config, "num_experts", 0):
+        return table
+    step, dense = config.decoder_sparse_step, set(config.mlp_only_layers or ())
+    experts = Experts(
+        n_experts=config.num_experts,
+        n_active=config.num_experts_per_tok,
+        d_mlp=config.moe_intermediate_size,
+        normalized=config.norm_topk_prob,
+        layers=tuple(i for i in range(table.n_layers) if i not in dense and (i + 1) % step == 0),
+    )
+    return replace(table, experts=experts)
+
+
 def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: str) -> str:
     """The prompt in the model's own chat template: words first, then the clip, as in the paper.
+
+    Args:
+        processor: The model's own.
+        prompt: What is asked.
+        items: The clip's parts, as the template knows them.
+        system: The family's system prompt; empty for none.
 
     Raises:
         PromptError: For special tokens in the words, or a processor without a template.
@@ -98,10 +163,10 @@ def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: st
             "model, or set `processor.chat_template`."
         )
     content = [{"type": "text", "text": prompt.text}, *items]
-    messages = [
-        {"role": "system", "content": [{"type": "text", "text": prompt.system or system}]},
-        {"role": "user", "content": content},
-    ]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    if prompt.system or system:
+        asked = [{"type": "text", "text": prompt.system or system}]
+        messages.insert(0, {"role": "system", "content": asked})
     return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 

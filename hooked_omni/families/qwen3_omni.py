@@ -1,0 +1,52 @@
+"""Qwen3-Omni: the thinker, a mixture of experts that sees, hears and answers in text.
+
+Vision features are added again behind the first blocks (DeepStack), rotary positions are floats,
+and sound inside a video is merged with it token by token. Source: transformers,
+`modeling_qwen3_omni_moe.py` and `processing_qwen3_omni_moe.py`.
+"""
+
+from functools import partial
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooked_omni.families import qwen, qwen_omni
+from hooked_omni.families.family import Family
+
+__all__ = ["QWEN3_OMNI"]
+
+_TOKENS_PER_CHUNK = 13
+_SECONDS_PER_TOKEN = 0.08  # three convolutions of stride 2 over 10 ms frames
+
+
+def _chunk(hf_model: Any) -> int:
+    """Mel frames that the audio tower reads at a time: 100, one second."""
+    return 2 * hf_model.config.audio_config.n_window
+
+
+def _n_audio_tokens(hf_model: Any, mel: Int[Tensor, " clip"]) -> Int[Tensor, " clip"]:
+    chunk = _chunk(hf_model)
+    rest = (mel % chunk - 1) // 2 + 1
+    return ((rest - 1) // 2 + 1 - 1) // 2 + 1 + mel // chunk * _TOKENS_PER_CHUNK
+
+
+def _audio_seconds(hf_model: Any, tokens: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
+    chunk = tokens // _TOKENS_PER_CHUNK * (_chunk(hf_model) / 100)
+    return chunk + tokens % _TOKENS_PER_CHUNK * _SECONDS_PER_TOKEN
+
+
+QWEN3_OMNI = Family(
+    name="qwen3-omni",
+    model_types=("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
+    hf_class="Qwen3OmniMoeThinkerForConditionalGeneration",
+    unwrap=lambda model: getattr(model, "thinker", model),
+    decoder_config=qwen.qwen3_config,
+    tensor_name=qwen.tensor_name,
+    media_tokens=qwen_omni.media_tokens,
+    times=partial(qwen_omni.times, audio_seconds=_audio_seconds),
+    check_inputs=partial(qwen_omni.check_inputs, n_audio_tokens=_n_audio_tokens),
+    prepare=partial(qwen_omni.prepare, system="", unasked_fps=1.0),
+    base="qwen3-vl",
+    media=qwen.PATCHES_OF_16,
+)

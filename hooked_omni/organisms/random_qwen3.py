@@ -1,0 +1,152 @@
+"""Tiny Qwen3-Omni, Qwen3-VL and Qwen2-Audio of the real classes, with random weights.
+
+As in `random_weights.py`: real configuration, model, processor and tokenizer classes, shrunken.
+"""
+
+from typing import Any
+
+import transformers
+
+from hooked_omni.organisms.random_weights import built, byte_tokenizer, chat_template
+
+__all__ = ["random_audio", "random_omni3", "random_vl3"]
+
+_TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 24,  # not d_model / n_heads, as in the released model
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+}
+_ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 4, 4]}
+_VISION = {
+    "depth": 3,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_heads": 2,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 64,
+    "num_position_embeddings": 64,
+    "deepstack_visual_indexes": [0, 1],
+}
+_PARTS = {"vision_bos_token": "<|vision_start|>", "vision_eos_token": "<|vision_end|>"}
+
+
+def random_omni3(seed: int = 0) -> tuple[Any, Any]:
+    """A Qwen3-Omni thinker with 8 experts, 2 of them active, and its processor."""
+    tokenizer = byte_tokenizer(**_PARTS)
+    no_declared_field: dict[str, Any] = {
+        "vision_start_token_id": tokenizer.vision_bos_token_id,
+        "vision_end_token_id": tokenizer.vision_eos_token_id,
+    }
+    config = transformers.Qwen3OmniMoeThinkerConfig(
+        text_config={
+            **_TEXT,
+            "vocab_size": len(tokenizer),
+            "rope_parameters": {**_ROPE, "mrope_interleaved": True},
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [2],
+        },
+        vision_config=_VISION,
+        audio_config={
+            "d_model": 32,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "downsample_hidden_size": 16,
+            "output_dim": 64,
+            "num_mel_bins": 128,
+            "n_window": 50,
+            "n_window_infer": 100,
+        },
+        audio_token_id=tokenizer.audio_token_id,
+        image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id,
+        audio_start_token_id=tokenizer.audio_bos_token_id,
+        position_id_per_seconds=13,
+        **no_declared_field,
+    )
+    model = built(transformers.Qwen3OmniMoeThinkerForConditionalGeneration, config, seed, tokenizer)
+    processor = transformers.Qwen3OmniMoeProcessor(
+        **_image_and_video(),
+        feature_extractor=transformers.WhisperFeatureExtractor(
+            feature_size=128, return_attention_mask=True
+        ),
+        tokenizer=tokenizer,
+        chat_template=chat_template("<|vision_start|>", "<|vision_end|>"),
+    )
+    return model, processor
+
+
+def random_vl3(seed: int = 0) -> tuple[Any, Any]:
+    """A Qwen3-VL and its processor."""
+    tokenizer = byte_tokenizer(**_PARTS)
+    config = transformers.Qwen3VLConfig(
+        text_config={
+            **_TEXT,
+            "vocab_size": len(tokenizer),
+            "rope_parameters": {**_ROPE, "mrope_interleaved": True},
+        },
+        vision_config=_VISION,
+        image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id,
+        vision_start_token_id=tokenizer.vision_bos_token_id,
+        vision_end_token_id=tokenizer.vision_eos_token_id,
+        tie_word_embeddings=True,
+    )
+    model = built(transformers.Qwen3VLForConditionalGeneration, config, seed, tokenizer)
+    processor = transformers.Qwen3VLProcessor(
+        **_image_and_video(transformers.Qwen3VLVideoProcessor),
+        tokenizer=tokenizer,
+        # The processor writes the brackets itself, around every step.
+        chat_template=chat_template("", ""),
+    )
+    return model, processor
+
+
+def random_audio(seed: int = 0) -> tuple[Any, Any]:
+    """A Qwen2-Audio and its processor."""
+    tokenizer = byte_tokenizer()
+    config = transformers.Qwen2AudioConfig(
+        text_config={
+            **{name: value for name, value in _TEXT.items() if name != "head_dim"},
+            "model_type": "qwen2",
+            "vocab_size": len(tokenizer),
+        },
+        audio_config={
+            "d_model": 32,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "num_mel_bins": 128,
+        },
+        audio_token_index=tokenizer.audio_token_id,
+    )
+    model = built(transformers.Qwen2AudioForConditionalGeneration, config, seed, tokenizer)
+    processor = transformers.Qwen2AudioProcessor(
+        feature_extractor=transformers.WhisperFeatureExtractor(
+            feature_size=128, return_attention_mask=True
+        ),
+        tokenizer=tokenizer,
+        chat_template=chat_template("<|vision_bos|>", "<|vision_eos|>"),
+    )
+    return model, processor
+
+
+def _image_and_video(
+    video_class: Any = transformers.Qwen2VLVideoProcessor,
+) -> dict[str, Any]:
+    return {
+        "image_processor": transformers.Qwen2VLImageProcessor(patch_size=16, merge_size=2),
+        "video_processor": video_class(patch_size=16, merge_size=2),
+    }
