@@ -24,8 +24,22 @@ transformers.logging.disable_progress_bar()
 
 _FPS, _SECONDS, _RATE = 2.0, 3.0, 16_000
 OMNI_KINDS = ("text", "audio", "video", "audio in video", "video then audio")
-VL_KINDS = ("text", "video")
-KINDS = [("omni", kind) for kind in OMNI_KINDS] + [("vl", kind) for kind in VL_KINDS]
+KINDS_OF = {
+    "omni": OMNI_KINDS,
+    "vl": ("text", "video"),
+    "omni3": OMNI_KINDS,
+    "vl3": ("text", "video"),
+    "audio": ("text", "audio"),
+}
+KINDS = [(name, kind) for name, kinds in KINDS_OF.items() for kind in kinds]
+CLIP_OF = {
+    "omni": "audio in video",
+    "vl": "video",
+    "omni3": "audio in video",
+    "vl3": "video",
+    "audio": "audio",
+}
+"""The kind of prompt with the most in it, of each family."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,7 +85,17 @@ def vl() -> HookedOmni:
 
 @pytest.fixture(scope="session")
 def models(omni: HookedOmni, vl: HookedOmni) -> dict[str, HookedOmni]:
-    return {"omni": omni, "vl": vl}
+    models = {"omni": omni, "vl": vl}
+    for name in ("omni3", "vl3", "audio"):
+        models[name] = load(f"random-{name}")
+        uneven_gains(models[name].hf)
+    one_expert_after_the_other(models["omni3"].hf)
+    return models
+
+
+def one_expert_after_the_other(hf: Any) -> None:
+    """Hugging Face's eager experts; its grouped ones round otherwise."""
+    hf.set_experts_implementation("eager")
 
 
 @pytest.fixture(scope="session")
@@ -89,9 +113,9 @@ def uneven_gains(hf: Any) -> Any:
     return hf
 
 
-def frames(n_frames: int = int(_FPS * _SECONDS), seed: int = 1) -> Video:
-    """A few seconds of noise, 4 x 6 patches large."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (n_frames, 3, 56, 84))
+def frames(n_frames: int = int(_FPS * _SECONDS), seed: int = 1, side: int = 28) -> Video:
+    """A few seconds of noise, 4 x 6 patches large; two patches are `side` pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (n_frames, 3, 2 * side, 3 * side))
     shown = tuple(i / _FPS for i in range(n_frames))
     return Video(torch.tensor(pixels).float(), _FPS, n_frames / _FPS, shown, ())
 
@@ -104,7 +128,7 @@ def sound(seconds: float = _SECONDS, seed: int = 2) -> Audio:
 
 def processed(omni: HookedOmni, kind: str, words: str = "What now?") -> dict[str, Any]:
     """What the family's own call of the processor makes of arrays."""
-    video = frames() if "video" in kind else None
+    video = frames(side=omni.media.size_factor) if "video" in kind else None
     audio = sound() if "audio" in kind else None
     prompt = Prompt(
         words,

@@ -5,19 +5,39 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import KINDS, eager, left_padded, look, processed, save_checkpoint, uneven_gains
+from conftest import (
+    CLIP_OF,
+    KINDS,
+    eager,
+    left_padded,
+    look,
+    one_expert_after_the_other,
+    processed,
+    save_checkpoint,
+    uneven_gains,
+)
 from torch import Tensor
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, load, names
 from hooked_omni.errors import PromptError, SpanError
 from hooked_omni.frontend import find_decoder
+from hooked_omni.organisms.random_qwen3 import random_audio, random_omni3, random_vl3
 from hooked_omni.organisms.random_weights import random_omni, random_vl
 
+MAKE: dict[str, Any] = {
+    "omni": random_omni,
+    "vl": random_vl,
+    "omni3": random_omni3,
+    "vl3": random_vl3,
+    "audio": random_audio,
+}
 STEPS = 16
 PADDING = 5
 KIND_NAMES = [f"{name}-{kind}" for name, kind in KINDS]
 every_kind = pytest.mark.parametrize(("name", "kind"), KINDS, ids=KIND_NAMES)
 both = pytest.mark.parametrize("name", ["omni", "vl"])
+every = pytest.mark.parametrize("name", list(CLIP_OF))
+every_clip = pytest.mark.parametrize(("name", "kind"), CLIP_OF.items(), ids=list(CLIP_OF))
 
 
 def bits_equal(ours: Tensor, theirs: Tensor) -> None:
@@ -35,7 +55,8 @@ def hf_generates(
     seen: list[Tensor] = []
 
     def keep(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        seen.append(kwargs["position_ids"][-3:].clone())
+        positions = kwargs["position_ids"]  # two axes in a model of one dimension
+        seen.append(positions[-3:].expand(3, *positions.shape[-2:]).clone())
 
     monkeypatch.setattr(omni.hf.generation_config, "eos_token_id", None)
     handle = find_decoder(omni.hf).register_forward_pre_hook(keep, with_kwargs=True)
@@ -152,7 +173,7 @@ def test_the_papers_scripts_get_flat_positions(models: dict, clips: dict) -> Non
     bits_equal(omni.model(prompt), omni.hf(**flat).logits)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("omni", "audio in video"), ("vl", "video")])
+@every_clip
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_padding_in_front_changes_no_real_row(
     models: dict, clips: dict, name: str, kind: str, implementation: str
@@ -169,23 +190,24 @@ def test_padding_in_front_changes_no_real_row(
     assert prompt.spans["padding"].tolist() == list(range(PADDING))
     bits_equal(ours[:, PADDING:], theirs[:, PADDING:])
     alone = omni.model(omni.embed_inputs(**clips[name, kind]))
-    torch.testing.assert_close(ours[:, PADDING:], alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours[:, PADDING:], alone, rtol=0, atol=5e-5)
 
 
-@both
+# Qwen2-Audio's `forward` counts padding and its `generate` does not, which rounds otherwise.
+@pytest.mark.parametrize(("name", "kind"), [(n, k) for n, k in CLIP_OF.items() if n != "audio"])
 def test_decode_steps_behind_padding(
-    models: dict, clips: dict, name: str, monkeypatch: pytest.MonkeyPatch
+    models: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     omni = models[name]
-    padded = left_padded(omni, clips[name, "video"], PADDING)
+    padded = left_padded(omni, clips[name, kind], PADDING)
     with eager(omni):
         require_same_steps(omni, padded, opened(omni), monkeypatch)
     prompt = require_same_steps(omni, padded, [], monkeypatch)
-    alone = omni.model.generate(omni.embed_inputs(**clips[name, "video"]), STEPS)
+    alone = omni.model.generate(omni.embed_inputs(**clips[name, kind]), STEPS)
     assert torch.equal(omni.model.generate(prompt, STEPS).tokens, alone.tokens)
 
 
-@both
+@every
 def test_a_batch_runs_forward_and_nothing_else(models: dict, clips: dict, name: str) -> None:
     omni, short = models[name], clips[name, "text"]
     long = processed(omni, "text", "What now, and what after that?")
@@ -225,21 +247,23 @@ def test_two_clips_in_a_batch(models: dict, clips: dict) -> None:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints as they lie on a hub, one of each family."""
     folders = {}
-    for name, make in (("omni", random_omni), ("vl", random_vl)):
-        hf, processor = make(seed=3, n_layers=3)
+    for name, make in MAKE.items():
+        hf, processor = make(seed=3)
         folder = tmp_path_factory.mktemp(name)
         folders[name] = save_checkpoint(uneven_gains(hf), processor, folder)
     return folders
 
 
-@both
+@every_clip
 def test_bfloat16_equals_eager(
-    folders: dict, clips: dict, name: str, monkeypatch: pytest.MonkeyPatch
+    folders: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = load(folders[name], dtype="bfloat16", attn_implementation="eager")
+    if half.model.cfg.experts is not None:
+        one_expert_after_the_other(half.hf)
     assert half.model.cfg.dtype == torch.bfloat16
     assert half.model.cfg.attn_implementation == "eager"
-    inputs = clips[name, "video"]
+    inputs = clips[name, kind]
     prompt = half.embed_inputs(**inputs)
     logits = half.model(prompt)
     assert logits.dtype == torch.bfloat16
@@ -254,43 +278,45 @@ def test_bfloat16_equals_eager(
 
 
 @pytest.mark.parametrize("dtype", ["float32", None])
-@both
+@every_clip
 def test_a_saved_checkpoint_loads_from_its_folder(
-    folders: dict, clips: dict, name: str, dtype: str | None
+    folders: dict, clips: dict, name: str, kind: str, dtype: str | None
 ) -> None:
-    make = {"omni": random_omni, "vl": random_vl}[name]
-    hf, processor = make(seed=3, n_layers=3)
+    hf, processor = MAKE[name](seed=3)
     original = HookedOmni.from_hf(uneven_gains(hf), processor)
     loaded = load(folders[name], dtype=dtype)
-    inputs = processed(loaded, "video")
-    bits_equal(inputs["pixel_values_videos"], clips[name, "video"]["pixel_values_videos"])
-    assert torch.equal(inputs["input_ids"], clips[name, "video"]["input_ids"])
+    inputs = processed(loaded, kind)
+    for given in {"pixel_values_videos", "input_features"} & inputs.keys():
+        bits_equal(inputs[given], clips[name, kind][given])
+    assert torch.equal(inputs["input_ids"], clips[name, kind]["input_ids"])
     bits_equal(
         loaded.model(loaded.embed_inputs(**inputs)),
         original.model(original.embed_inputs(**inputs)),
     )
     assert loaded.model.cfg.eos_tokens == original.model.cfg.eos_tokens != ()
-    assert loaded.model.cfg.n_layers == 3
+    assert loaded.model.cfg.n_layers == original.model.cfg.n_layers
 
 
-@both
+@every_clip
 def test_casting_a_shipped_model_equals_loading_it_in_that_dtype(
-    tmp_path: Path, clips: dict, name: str
+    tmp_path: Path, clips: dict, name: str, kind: str
 ) -> None:
-    make = {"omni": random_omni, "vl": random_vl}[name]
+    hf, processor = MAKE[name]()
     cast = load(f"random-{name}", dtype="bfloat16", attn_implementation="eager")
-    folder = save_checkpoint(*make(), tmp_path)
+    folder = save_checkpoint(hf, processor, tmp_path)
     loaded = load(folder, dtype="bfloat16", attn_implementation="eager")
-    inputs = clips[name, "video"]
+    inputs = clips[name, kind]
+    if cast.model.cfg.experts is not None:
+        one_expert_after_the_other(loaded.hf)
     bits_equal(cast.model(cast.embed_inputs(**inputs)), loaded.hf(**inputs).logits)
 
 
-@pytest.mark.parametrize("shipped", ["random-omni", "random-vl"])
+@pytest.mark.parametrize("shipped", [f"random-{name}" for name in CLIP_OF])
 def test_a_shipped_model_knows_its_name(shipped: str) -> None:
     assert load(shipped).model.cfg.model_name == shipped
 
 
-@pytest.mark.parametrize(("name", "kind"), [("omni", "audio in video"), ("vl", "video")])
+@every_clip
 @pytest.mark.parametrize("padding", [0, PADDING])
 def test_a_bundle_is_the_prompt(
     models: dict, clips: dict, tmp_path: Path, name: str, kind: str, padding: int
@@ -308,8 +334,10 @@ def test_a_bundle_is_the_prompt(
         k: v.tolist() for k, v in prompt.spans.items()
     }
     assert loaded.spans.n_prompt == prompt.spans.n_prompt
-    for timed in ("video@0-1s", "frame 1", *(["audio@1.0-2.0s"] if name == "omni" else [])):
-        assert loaded.spans[timed].tolist() == prompt.spans[timed].tolist()
+    assert (loaded.deepstack is None) == (prompt.deepstack is None) == ("3" not in name)
+    timed = {"video": ["frame 1"], "audio": ["audio@1.0-2.0s"]}
+    for span in [s for medium, spans in timed.items() if medium in prompt.spans for s in spans]:
+        assert loaded.spans[span].tolist() == prompt.spans[span].tolist()
     again = omni.model.generate(loaded, 4, return_logits=True)
     bits_equal(again.logits, omni.model.generate(prompt, 4, return_logits=True).logits)
 
@@ -369,13 +397,13 @@ def test_weight_views_compute_what_the_layers_compute(models: dict, name: str) -
     torch.testing.assert_close(x @ model.W_U + model.b_U, model.unembed(x))
 
 
-def test_a_text_prompt_is_its_tokens(models: dict, clips: dict) -> None:
-    for name in ("omni", "vl"):
-        omni, inputs = models[name], clips[name, "text"]
-        prompt = omni.embed_inputs(**inputs)
-        bits_equal(omni.model(inputs["input_ids"]), omni.model(prompt))
-        ours = omni.model.generate(inputs["input_ids"], 4, return_logits=True)
-        bits_equal(ours.logits, omni.model.generate(prompt, 4, return_logits=True).logits)
+@every
+def test_a_text_prompt_is_its_tokens(models: dict, clips: dict, name: str) -> None:
+    omni, inputs = models[name], clips[name, "text"]
+    prompt = omni.embed_inputs(**inputs)
+    bits_equal(omni.model(inputs["input_ids"]), omni.model(prompt))
+    ours = omni.model.generate(inputs["input_ids"], 4, return_logits=True)
+    bits_equal(ours.logits, omni.model.generate(prompt, 4, return_logits=True).logits)
 
 
 def test_the_last_prompts_delta_is_not_reused(models: dict, clips: dict) -> None:
