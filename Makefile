@@ -27,7 +27,7 @@ test: setup
 	$(BIN)/python -m pytest -q -n 2
 
 test-oldest: setup .oldest/ready
-	PYTHONPATH=.oldest $(BIN)/python -m pytest -q tests/test_parity.py tests/test_embed.py
+	PYTHONPATH=.oldest $(BIN)/python -m pytest -q tests/test_parity.py tests/test_embed.py tests/test_families.py
 
 .oldest/ready: Makefile
 	@rm -rf .oldest

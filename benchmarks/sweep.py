@@ -1,7 +1,8 @@
 """What does a knockout sweep cost, next to one caption? One CPU thread: `make bench`.
 
 (a) 12 layers x 512, 800 prompt positions, 24 new tokens, 24 conditions; (b) 36 layers x 256, 1 600
-positions, 32 tokens, 72 conditions (36 windows of 9 layers, video and audio). The sweep runs beside
+positions, 32 tokens, 72 conditions (36 windows of 9 layers, video and audio); (c) as (a) with a
+mixture of 16 experts, two active, in all blocks but one, and 256 wide. The sweep runs beside
 one eager Hugging Face run per condition, as the paper's scripts do it, every token is compared, and
 beside one plain Hugging Face caption. `--growth` prints how the cost grows instead.
 """
@@ -19,14 +20,21 @@ from torch import Tensor
 
 from benchmarks.timing import in_turn, machine
 from hooked_omni import EmbeddedPrompt, HookedOmni, Spans, knockout, windows
+from hooked_omni.organisms.random_qwen3 import random_omni3
 from hooked_omni.organisms.random_weights import random_omni
 
 Cut = tuple[str, range]
 
 
-def build(n_layers: int, d_model: int, n_pos: int) -> tuple[HookedOmni, EmbeddedPrompt]:
+def build(
+    n_layers: int, d_model: int, n_pos: int, n_experts: int = 0
+) -> tuple[HookedOmni, EmbeddedPrompt]:
     """A random model, and a prompt of which most is video and a tenth is audio."""
-    hf, processor = random_omni(n_layers=n_layers, d_model=d_model, n_heads=4, n_kv_heads=2)
+    if n_experts:
+        hf, processor = random_omni3(n_layers=n_layers, d_model=d_model, n_experts=n_experts)
+        hf.set_experts_implementation("eager")
+    else:
+        hf, processor = random_omni(n_layers=n_layers, d_model=d_model, n_heads=4, n_kv_heads=2)
     hf.generation_config.eos_token_id = None
     omni = HookedOmni.from_hf(hf, processor)
     tokens = torch.randint(0, 256, (1, n_pos), generator=torch.Generator().manual_seed(0))
@@ -82,9 +90,10 @@ def peak_bytes(work: Callable[[], object]) -> int:
     return 1024 * (int(status().split("VmHWM:")[1].split()[0]) - before)
 
 
-def compare(name: str, n_layers: int, d_model: int, n_pos: int, n_new: int, n_cuts: int) -> str:
-    """One row of the table."""
-    omni, prompt = build(n_layers, d_model, n_pos)
+def compare(name: str, model: tuple[int, int, int], n_pos: int, n_new: int, n_cuts: int) -> str:
+    """One row of the table, for a model of so many layers, so wide, with so many experts."""
+    n_layers, d_model, n_experts = model
+    omni, prompt = build(n_layers, d_model, n_pos, n_experts)
     chosen = cuts(n_layers, n_cuts)
     conditions = [[knockout(query="generated", key=k, layers=layers)] for k, layers in chosen]
 
@@ -103,8 +112,9 @@ def compare(name: str, n_layers: int, d_model: int, n_pos: int, n_new: int, n_cu
         with hf_cut(omni, prompt, cut):
             equal += torch.equal(hf_caption(omni, prompt, n_new), caption.tokens)
     one_by_one = time.perf_counter() - start
+    shape = f"{n_layers} x {d_model}" + (f", {n_experts} experts" if n_experts else "")
     return (
-        f"| {name} | {n_layers} x {d_model} | {n_pos} | {n_new} | {len(chosen)} | "
+        f"| {name} | {shape} | {n_pos} | {n_new} | {len(chosen)} | "
         f"{equal} of {len(chosen)} | {one_by_one:.1f} s | {seconds['sweep']:.2f} s | "
         f"{one_by_one / seconds['sweep']:.1f} | {seconds['sweep'] / seconds['plain']:.2f} | "
         f"{len(chosen) * n_new / seconds['sweep']:.0f} | {sweep_bytes / 1e6:.0f} MB; "
@@ -135,7 +145,7 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description="What does a sweep cost, next to one caption?")
     parser.add_argument("--growth", action="store_true", help="how the cost grows")
-    parser.add_argument("--only", choices=("a", "b"), help="one row")
+    parser.add_argument("--only", choices=("a", "b", "c"), help="one row")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(machine(), end="\n\n")
@@ -148,7 +158,12 @@ def main() -> None:
         "caption, and the suffixes |"
     )
     print("|---" * 12 + "|")
-    for row in (("a", 12, 512, 800, 24, 24), ("b", 36, 256, 1600, 32, 72)):
+    rows = (
+        ("a", (12, 512, 0), 800, 24, 24),
+        ("b", (36, 256, 0), 1600, 32, 72),
+        ("c", (12, 256, 16), 800, 24, 24),
+    )
+    for row in rows:
         if arguments.only in (None, row[0]):
             print(compare(*row), flush=True)
 

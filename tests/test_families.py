@@ -166,7 +166,8 @@ def test_experts_nobody_chooses_change_nothing() -> None:
     omni = load("random-omni3")
     one_expert_after_the_other(omni.hf)
     tokens = torch.tensor([[5, 9]])
-    clean, cache = omni.model.run_with_cache(tokens)
+    clean = omni.model(tokens)
+    _, cache = omni.model.run_with_cache(tokens, lambda name: "expert_indices" in name)
     for layer, block in enumerate(omni.model.blocks):
         if isinstance(block.mlp, MixtureOfExperts):
             used = cache[names.in_block("mlp.hook_expert_indices", layer)].unique()

@@ -38,8 +38,13 @@ _VISION = {
 _PARTS = {"vision_bos_token": "<|vision_start|>", "vision_eos_token": "<|vision_end|>"}
 
 
-def random_omni3(seed: int = 0) -> tuple[Any, Any]:
-    """A Qwen3-Omni thinker with 8 experts, 2 of them active, and its processor."""
+def random_omni3(
+    seed: int = 0, n_layers: int = 4, d_model: int = 64, n_experts: int = 8
+) -> tuple[Any, Any]:
+    """A Qwen3-Omni thinker, two of whose experts read each position, and its processor.
+
+    The third block has a dense MLP.
+    """
     tokenizer = byte_tokenizer(**_PARTS)
     no_declared_field: dict[str, Any] = {
         "vision_start_token_id": tokenizer.vision_bos_token_id,
@@ -48,23 +53,26 @@ def random_omni3(seed: int = 0) -> tuple[Any, Any]:
     config = transformers.Qwen3OmniMoeThinkerConfig(
         text_config={
             **_TEXT,
+            "num_hidden_layers": n_layers,
+            "hidden_size": d_model,
+            "intermediate_size": 2 * d_model,
             "vocab_size": len(tokenizer),
             "rope_parameters": {**_ROPE, "mrope_interleaved": True},
-            "num_experts": 8,
+            "num_experts": n_experts,
             "num_experts_per_tok": 2,
-            "moe_intermediate_size": 32,
+            "moe_intermediate_size": d_model // 2,
             "norm_topk_prob": True,
             "decoder_sparse_step": 1,
             "mlp_only_layers": [2],
         },
-        vision_config=_VISION,
+        vision_config={**_VISION, "out_hidden_size": d_model},
         audio_config={
             "d_model": 32,
             "encoder_layers": 2,
             "encoder_attention_heads": 2,
             "encoder_ffn_dim": 64,
             "downsample_hidden_size": 16,
-            "output_dim": 64,
+            "output_dim": d_model,
             "num_mel_bins": 128,
             "n_window": 50,
             "n_window_infer": 100,
@@ -106,7 +114,7 @@ def random_vl3(seed: int = 0) -> tuple[Any, Any]:
     )
     model = built(transformers.Qwen3VLForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen3VLProcessor(
-        **_image_and_video(transformers.Qwen3VLVideoProcessor),
+        **_image_and_video("Qwen3VLVideoProcessor"),
         tokenizer=tokenizer,
         # The processor writes the brackets itself, around every step.
         chat_template=chat_template("", ""),
@@ -143,10 +151,8 @@ def random_audio(seed: int = 0) -> tuple[Any, Any]:
     return model, processor
 
 
-def _image_and_video(
-    video_class: Any = transformers.Qwen2VLVideoProcessor,
-) -> dict[str, Any]:
+def _image_and_video(video_class: str = "Qwen2VLVideoProcessor") -> dict[str, Any]:
     return {
         "image_processor": transformers.Qwen2VLImageProcessor(patch_size=16, merge_size=2),
-        "video_processor": video_class(patch_size=16, merge_size=2),
+        "video_processor": getattr(transformers, video_class)(patch_size=16, merge_size=2),
     }
