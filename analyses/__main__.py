@@ -1,53 +1,185 @@
-"""Ask a question of a model: `python -m analyses --help`."""
+"""Ask a question of a model: `python -m analyses` lists them.
 
+Nothing heavy is imported until a command runs.
+"""
+
+import ast
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+__all__ = ["ANALYSES", "main"]
+
+ANALYSES: dict[str, tuple[str, bool]] = {
+    "attention_share": ("a clip", False),
+    "logit_lens": ("sound; reference captions, for recall", False),
+    "knockout": ("sound and picture", False),
+    "distribution_shift": ("sound and picture; --base, the vision-only base model", True),
+    "modality_reliance": ("sound, or picture", False),
+}
+"""Each analysis: what it needs, and whether it compares with a base model."""
+
+app = typer.Typer(
+    help="Questions about what an audio-visual language model sees and hears. Without a command: "
+    "the list of questions. A run that was stopped goes on where it was.",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Model = Annotated[str, typer.Option(help="Hub name, folder, or a shipped name.")]
+Out = Annotated[Path, typer.Option(help="Folder for table, figures and run.json.")]
+Data = Annotated[Path | None, typer.Option(help="Manifest, as data_prep writes it.")]
+Clips = Annotated[
+    list[Path] | None, typer.Option("--clip", help="In place of --data: a clip; repeatable.")
+]
+Sound = Annotated[Path | None, typer.Option(help="With --clip: a sound in place of the clip's.")]
+Ask = Annotated[str | None, typer.Option(help="With --clip: your own words to the model.")]
+Questions = Annotated[str, typer.Option(help="Of see, hear and both; with commas.")]
+Kinds = Annotated[str | None, typer.Option(help="Kinds of samples, with commas; default: all.")]
+Config = Annotated[str | None, typer.Option(help="The analysis's Config as JSON, or a JSON file.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="The first so many cases.")]
+Shard = Annotated[str, typer.Option(help="Part i of n, as i/n; `merge` puts parts together.")]
+Base = Annotated[str | None, typer.Option(help="The base model, where one is compared with.")]
+Prompts = Annotated[Path | None, typer.Option(help="Folder that keeps embedded prompts.")]
+Rope = Annotated[str, typer.Option(help="model, or paper-scripts.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+Dtype = Annotated[str | None, typer.Option(help="Such as bfloat16; default: as saved.")]
 
 
-@app.callback()
-def main() -> None:
-    """Questions about what an audio-visual language model sees and hears."""
+def _question(name: str) -> str:
+    """First line of an analysis's docstring, read without importing it."""
+    source = Path(__file__).with_name(f"{name}.py").read_text()
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
-@app.command(name="attention_share")
-def attention_share(
-    model: Annotated[str, typer.Option(help="Hub name, folder, or a shipped name.")],
-    clip: Annotated[list[Path], typer.Option(help="Clip with picture and sound; repeatable.")],
-    out: Annotated[Path, typer.Option(help="Folder for table, figure and run.json.")],
-    question: Annotated[str, typer.Option(help="What to ask.")] = "Describe what you hear.",
-    audio: Annotated[Path | None, typer.Option(help="Other sound, in place of the clip's.")] = None,
-    rope: Annotated[str, typer.Option(help="model, or paper-scripts.")] = "model",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 50,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="Such as bfloat16; default: as saved.")] = None,
+def _command(name: str) -> Callable[..., None]:
+    def command(
+        model: Model,
+        out: Out,
+        data: Data = None,
+        clip: Clips = None,
+        audio: Sound = None,
+        ask: Ask = None,
+        questions: Questions = "hear",
+        kinds: Kinds = None,
+        config: Config = None,
+        limit: Limit = None,
+        shard: Shard = "1/1",
+        base: Base = None,
+        prompts: Prompts = None,
+        rope: Rope = "model",
+        device: Device = "cpu",
+        dtype: Dtype = None,
+    ) -> None:
+        # Imported here: torch takes seconds, and --help should not.
+        from analyses import request
+
+        if (base is None) == ANALYSES[name][1]:
+            wanted = "--base, a model to compare with" if base is None else "no --base"
+            raise typer.BadParameter(f"expected {wanted}, for {name}")
+        if (data is None) == (not clip):
+            raise typer.BadParameter("expected --data, a manifest, or --clip, one of them")
+        chosen = request.Chosen(
+            data=data,
+            clips=tuple(clip or ()),
+            audio=audio,
+            ask=ask,
+            questions=tuple(questions.split(",")),
+            kinds=None if kinds is None else tuple(kinds.split(",")),
+            limit=limit,
+            rope=rope,
+        )
+        models = request.Models(model, base, device, dtype, prompts)
+        _carry_out(request.prepare(name, chosen, config, shard, models), out)
+
+    return command
+
+
+for _name in ANALYSES:
+    app.command(_name, help=_question(_name))(_command(_name))
+
+
+@app.command("merge")
+def merge(
+    out: Annotated[Path, typer.Argument(help="Folder for the whole.")],
+    shards: Annotated[list[Path], typer.Argument(help="Folders of all its shards.")],
 ) -> None:
-    """Where do the words of an answer look?"""
-    # Imported here: torch takes seconds, and --help should not.
+    """Put the shards of a run together: one table, one figure, one run.json."""
+    from analyses import runs
+
+    table = runs.merge(out, shards)
+    _say(f"{out}: {len(table)} rows of {len(shards)} shards")
+
+
+@app.command("summary")
+def summary(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+) -> None:
+    """The paper's headline sentences, with the numbers of these runs."""
+    from rich.console import Console
+
+    from analyses.summary import sentences
+
+    console = Console()
+    for title, said in sentences(folders).items():
+        console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+        for sentence in said:
+            console.print(f"  * {sentence}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _carry_out(run: Any, out: Path) -> None:
+    from rich.console import Console
     from rich.progress import track
 
-    from analyses import attention_share as analysis
-    from analyses import results
-    from hooked_omni import HookedOmniError, Prompt, load
+    from analyses import runs
 
+    def shown(cases: Sequence[Any]) -> Iterable[Any]:
+        return track(cases, run.name, console=Console(stderr=True))
+
+    table = runs.carry_out(run, out, shown)
+    skipped = table.attrs["skipped"]
+    for case, reason in list(skipped.items())[:10]:
+        _say(f"skipped: {case}: {reason}")
+    if len(skipped) > 10:
+        _say(f"and {len(skipped) - 10} more: see run.json")
+    _say(f"{out}: {len(table)} rows, {len(skipped)} of {table.attrs['n_cases']} cases skipped")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command, or list them; the project's own errors are one red message."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        _list_questions()
+        return
     try:
-        config = analysis.Config(max_new_tokens=max_new_tokens)
-        omni = load(model, device=device, dtype=dtype)
-        prompts = {
-            str(path): omni.embed(Prompt(question, video=path, audio=audio, rope=rope))  # pyright: ignore[reportArgumentType]  # checked by Prompt
-            for path in track(clip, description="embedding")
-        }
-        table = analysis.run(omni, prompts, config)
-        facts = {sample: prompt.facts for sample, prompt in prompts.items()}
-        results.save(out, "attention_share", table, analysis.plot(table), config, prompts=facts)
-    except HookedOmniError as error:
-        typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"{len(table)} rows and a figure in {out}")
+        app(arguments)
+    except Exception as error:
+        # By name, so that the help page need not import the package.
+        if not any(kind.__module__ == "hooked_omni.errors" for kind in type(error).__mro__):
+            raise
+        notes = " ".join(getattr(error, "__notes__", []))
+        _say(f"{type(error).__name__}: {error} {notes}".rstrip(), "red")
+        sys.exit(1)
+
+
+def _list_questions() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "question", "what it needs", box=None)
+    for name, (needs, _) in ANALYSES.items():
+        table.add_row(name, _question(name), needs)
+    Console().print(table)
+
+
+def _say(text: str, style: str = "") -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from data_prep.importers.commands import app as importing
+from data_prep.organism.commands import app as organism
 
 __all__ = ["main"]
 
@@ -21,7 +22,7 @@ class _InOrder(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, as the help page lists them."""
-        return ["build", "import", "captions", "pairs", "swap", "check", "show"]
+        return ["build", "import", "captions", "pairs", "swap", "check", "show", "organism"]
 
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(importing, name="import", help="1. Make a manifest of clips and captions on disk.")
+app.add_typer(organism, name="organism", help="Small models whose bias is known, and their world.")
 
 Manifest = Annotated[Path, typer.Argument(help="Manifest to read.")]
 Out = Annotated[Path, typer.Argument(help="Manifest to write, in the same folder or one above.")]

@@ -28,6 +28,9 @@ def write_clip(
             video = container.add_stream("libx264", rate=Fraction(fps))
             video.height, video.width = frames.shape[1:3]
             video.pix_fmt = "yuv420p"
+            # Equal frames give equal bytes: with threads, or its macroblock tree, x264 may not.
+            video.codec_context.thread_count = 1
+            video.options = {"x264-params": "mbtree=0"}
             sound = None
             if samples is not None:
                 sound = container.add_stream("aac", rate=sampling_rate, layout="mono")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn
 
 from analyses import attention_share, results
+from analyses.cases import Case
 from data_prep.clips import write_clip
 from hooked_omni import Prompt, knockout, load, prove
 
@@ -54,7 +55,7 @@ def main(clip: Path | None, out: Path) -> None:
 
         task = progress.add_task("attention share", total=None)
         config = attention_share.Config()
-        table = attention_share.run(omni, {clip.name: prompt}, config)
+        table = attention_share.run(omni, [Case(prompt, clip.name)], config)
         figure = attention_share.plot(table)
         results.save(out, "attention_share", table, figure, config, prompt=prompt.facts)
         done(task, f"attention share of {table['n_queries'].iloc[0]} generated positions")

@@ -47,6 +47,8 @@ class DecoderConfig:
         mrope_interleaved: Whether the three take turns along the frequencies, instead of one
             block after the other (`recomposition_frequencies` in `modeling_qwen2_5_omni.py` and
             `modeling_qwen3_omni_moe.py`).
+        rope_limit: Longest sequence that these frequencies hold for; a model with dynamic NTK turns
+            by others behind it. None where there is no such limit.
         qkv_bias: Whether queries, keys and values have a bias.
         qk_norm: Whether every query and key head is normed before it is rotated.
         experts: Mixture of experts; None if every MLP is dense.
@@ -71,6 +73,7 @@ class DecoderConfig:
     rope_theta: float
     mrope_section: tuple[int, int, int]
     mrope_interleaved: bool = False
+    rope_limit: int | None = None
     qkv_bias: bool = True
     qk_norm: bool = False
     experts: Experts | None = None

@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from hooked_omni.errors import PromptError, UnknownModelError
 from hooked_omni.families.family import Family
 from hooked_omni.prompt import EmbeddedPrompt, NoSpans
+from hooked_omni.skeleton import find_decoder
 from hooked_omni.spans import Spans
 
 __all__ = ["at_the_door", "embedded", "find_decoder"]
-
-
-FRAMES_A_STEP = 2  # the towers' temporal patch
 
 
 class _AtTheDoor(Exception):
@@ -30,23 +28,8 @@ class _AtTheDoor(Exception):
         self.arguments = arguments
 
 
-def find_decoder(hf_model: nn.Module) -> nn.Module:
-    """The stack of blocks inside a Hugging Face model.
-
-    Raises:
-        UnknownModelError: If there is none.
-    """
-    for module in hf_model.modules():
-        if all(hasattr(module, part) for part in ("layers", "embed_tokens", "norm")):
-            return module
-    raise UnknownModelError(
-        f"expected a module with layers, embed_tokens and norm inside {type(hf_model).__name__}, "
-        "got none. This model's decoder cannot be found."
-    )
-
-
 @torch.no_grad()
-def at_the_door(hf_model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def at_the_door(hf_model: nn.Module, family: Family, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments with which `hf_model` calls its decoder on `inputs`."""
 
     def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -54,7 +37,7 @@ def at_the_door(hf_model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
 
     handle = find_decoder(hf_model).register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        hf_model(**inputs)
+        family.call(hf_model, inputs)
     except _AtTheDoor as door:
         return door.arguments
     finally:
@@ -85,8 +68,38 @@ def embedded(
     Raises:
         PromptError: For inputs without which the model would silently use other positions.
     """
-    tokens = inputs.get("input_ids")
-    if tokens is None:
+    _require_a_processors_output(inputs)
+    family.check_inputs(hf_model, inputs)
+    device = next(hf_model.parameters()).device
+    placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    door = at_the_door(hf_model, family, placed)
+    embeds = door["inputs_embeds"].detach().clone()
+    # Where one placeholder stands for many tokens, the longer mask is the one at the door.
+    mask = _mask((placed if family.places is None else door).get("attention_mask"))
+    tokens, media = _tokens(family, hf_model, placed, embeds)
+    spans: Spans = NoSpans({}, embeds.shape[1])
+    if embeds.shape[0] == 1:
+        real = torch.ones_like(tokens[0], dtype=torch.bool) if mask is None else mask[0] != 0
+        chosen = _chosen(family, tokenizer, tokens[0].cpu(), media, real.cpu())
+        positions = {name: found.nonzero()[:, 0] for name, found in chosen.items()}
+        sizes = {name: len(found) for name, found in positions.items()}
+        seconds, frames = family.times(hf_model, placed, sizes)
+        if fps is not None and frames is not None:
+            seconds["video"] = frames * (family.frames_a_step / fps)
+        spans = Spans(positions, embeds.shape[1], seconds, frames)
+    return EmbeddedPrompt(
+        embeds=embeds,
+        positions=_positions(door.get("position_ids"), embeds),
+        mask=mask,
+        tokens=tokens,
+        spans=spans,
+        facts=facts,
+        deepstack=_deepstack(door, embeds),
+    )
+
+
+def _require_a_processors_output(inputs: Mapping[str, Any]) -> None:
+    if inputs.get("input_ids") is None:
         raise PromptError(
             "expected input_ids among the inputs, got none. Pass what the processor returns."
         )
@@ -97,24 +110,20 @@ def embedded(
             f"expected a processor's output alone, got {own or 'an attention_mask of other than'} "
             f"{'besides' if own else 'two axes'}. The model finds positions and masks by itself."
         )
-    family.check_inputs(hf_model, inputs)
-    device = next(hf_model.parameters()).device
-    placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    door = at_the_door(hf_model, placed)
-    embeds = door["inputs_embeds"].detach().clone()
-    mask = _mask(placed.get("attention_mask"))
-    one = embeds.shape[0] == 1
-    return EmbeddedPrompt(
-        embeds=embeds,
-        positions=_positions(door["position_ids"], embeds),
-        mask=mask,
-        tokens=placed["input_ids"].clone(),
-        spans=_spans(family, hf_model, tokenizer, placed, fps)
-        if one
-        else NoSpans({}, embeds.shape[1]),
-        facts=facts,
-        deepstack=_deepstack(door, embeds),
-    )
+
+
+def _tokens(
+    family: Family,
+    hf_model: nn.Module,
+    inputs: Mapping[str, Any],
+    embeds: Float[Tensor, "batch pos d_model"],
+) -> tuple[Int[Tensor, "batch pos"], dict[str, Tensor]]:
+    """The token of each position, and where each modality of the first prompt sits."""
+    if family.places is not None:
+        tokens, media = family.places(hf_model, inputs, embeds.shape[1])
+        return tokens[None].to(embeds.device), media
+    ids, first = family.media_tokens(hf_model), inputs["input_ids"][0].cpu()
+    return inputs["input_ids"].clone(), {name: first == token for name, token in ids.items()}
 
 
 def _deepstack(
@@ -129,7 +138,7 @@ def _deepstack(
     return added
 
 
-def _mask(mask: Int[Tensor, "batch pos"] | None) -> Int[Tensor, "batch pos"] | None:
+def _mask(mask: Num[Tensor, "batch pos"] | None) -> Int[Tensor, "batch pos"] | None:
     if mask is None or bool((mask != 0).all()):
         return None
     if not bool((mask[:, -1] != 0).all()):
@@ -137,7 +146,7 @@ def _mask(mask: Int[Tensor, "batch pos"] | None) -> Int[Tensor, "batch pos"] | N
             "expected padding on the left, got it behind the prompt: the next token would follow "
             "the padding. Set the tokenizer's padding_side to 'left'."
         )
-    return mask.clone()
+    return mask.long().clone()
 
 
 def _positions(positions: Tensor | None, embeds: Tensor) -> Num[Tensor, "rows batch pos"]:
@@ -149,33 +158,23 @@ def _positions(positions: Tensor | None, embeds: Tensor) -> Num[Tensor, "rows ba
     return positions[-3:].clone()  # a fourth row in front holds text positions, for packing
 
 
-def _spans(
+def _chosen(
     family: Family,
-    hf_model: nn.Module,
     tokenizer: Any,
-    inputs: Mapping[str, Any],
-    fps: float | None,
-) -> Spans:
-    tokens = inputs["input_ids"][0].cpu()
-    ids = family.media_tokens(hf_model)
-    media = {name: tokens == token for name, token in ids.items()}
-    mask = inputs.get("attention_mask")
-    real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask[0].cpu() != 0
+    tokens: Int[Tensor, " pos"],
+    media: dict[str, Tensor],
+    real: Tensor,
+) -> dict[str, Tensor]:
+    """Positions of every basic span, as masks."""
     text = real & ~torch.stack(list(media.values())).any(0)
     chosen = {**media, "text": text, "prompt": real, "padding": ~real}
     chosen["last"] = torch.zeros_like(real)
     chosen["last"][int(real.nonzero()[-1])] = True
     if tokenizer is not None:
         chosen |= _words(tokenizer, tokens, text)
-        if family.markup is not None:
-            written = family.markup(tokenizer, tokens) & chosen["query"]
-            chosen["query"] = chosen["query"] & ~written
-            chosen["markup"] = chosen["markup"] | written
-    positions = {name: found.nonzero()[:, 0] for name, found in chosen.items()}
-    seconds, frames = family.times(hf_model, inputs, {n: len(p) for n, p in positions.items()})
-    if fps is not None and frames is not None:
-        seconds["video"] = frames * (FRAMES_A_STEP / fps)
-    return Spans(positions, len(tokens), seconds, frames)
+        if family.words is not None:
+            chosen |= family.words(tokenizer, tokens, chosen)
+    return chosen
 
 
 def _words(tokenizer: Any, tokens: Int[Tensor, " pos"], text: Tensor) -> dict[str, Tensor]:

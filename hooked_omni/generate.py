@@ -15,7 +15,8 @@ from hooked_omni import names
 from hooked_omni.cache import KeyValueCache
 from hooked_omni.errors import HookError, PromptError
 from hooked_omni.hook_point import LiveHook
-from hooked_omni.interventions import Condition, Hook, as_hooks, reaches
+from hooked_omni.interventions import Condition, Hook, as_hooks
+from hooked_omni.prefill import prompt_pass
 from hooked_omni.prompt import EmbeddedPrompt
 from hooked_omni.shared_prefix import SharedPrefix
 
@@ -103,14 +104,10 @@ def generate(
     hooks = as_hooks(fwd_hooks, prompt.spans)
     n_pos, total = prompt.n_pos, prompt.n_pos + max_new_tokens - 1
     model.require_runnable(hooks, range(total), prompt.spans)
-    cache = KeyValueCache(model.cfg, 1, total)
-    window = range(n_pos)
-    # A hook for generated positions alone would open the prompt's attention for nothing.
-    with model.hooks(hook for hook in hooks if reaches(hook, window)):
-        final = model.run_pass(prompt.embeds, model.context(prompt, window, cache), window)
+    final, cache = prompt_pass(model, prompt, hooks, n_pos, total)
     decoder = Decoder(model, prompt, cache, max_new_tokens, stop_at_eos, return_logits, capture)
     with model.hooks([*hooks, *decoder.hooks()]):
-        return decoder.run(model.unembed(final[:, -1:])[:, -1], n_pos)[0]
+        return decoder.run(model.unembed(final)[:, -1], n_pos)[0]
 
 
 class Decoder:

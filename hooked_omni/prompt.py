@@ -65,6 +65,12 @@ class Prompt:
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise PromptError(f"expected a question, got {self.text!r}. Say what to describe.")
+        for name, source in (("video", self.video), ("audio", self.audio)):
+            if source is not None and not isinstance(source, str | Path):
+                raise PromptError(
+                    f"expected one file as {name!r}, got {source!r}. A prompt asks about one clip: "
+                    "make a prompt for each."
+                )
         if self.rope not in ("model", "paper-scripts"):
             raise PromptError(f"expected rope 'model' or 'paper-scripts', got {self.rope!r}.")
 

@@ -7,7 +7,8 @@ decode as one batch, each row with its own hooks:
 1. conditions that do the same to the prompt form a group, and share its pass over the prompt;
 2. those that change nothing before the last prompt position share the pass over all the others,
    and run that position in the batch;
-3. within a group, every intervention is shown its own rows, in TransformerLens's shapes.
+3. within a group, every intervention is shown its own rows, in TransformerLens's shapes;
+4. over a prefilled prompt (see `prefill.py`), conditions that leave it as it is make no pass.
 
 A condition alone in its group runs as `generate` does, to the bit. So does every condition with a
 hook of the user's own: it may act anywhere, and may keep state that other rows must not see.
@@ -28,6 +29,7 @@ from hooked_omni.errors import HookError, PromptError
 from hooked_omni.generate import Capture, Decoder, Generation, one_prompt
 from hooked_omni.hook_point import HookFunction, LiveHook, edit_of
 from hooked_omni.interventions import Condition, Hook, SpanHook, as_hooks, listed, reaches
+from hooked_omni.prefill import prompt_pass
 from hooked_omni.prompt import EmbeddedPrompt
 from hooked_omni.shared_prefix import SharedPrefix
 
@@ -165,20 +167,17 @@ class _Batch:
         """Logits of the first new token in every row, and the keys and values behind them."""
         rows = len(self.members)
         n_shared = prompt.n_pos - self.last_apart
-        window = range(n_shared)
-        cache = KeyValueCache(model.cfg, 1, n_shared if rows > 1 else total)
-        with model.hooks(hook for hook in self.on_prompt if reaches(hook, window)):
-            context = model.context(prompt, window, cache)
-            final = model.run_pass(prompt.embeds[:, :n_shared], context, window)
+        capacity = n_shared if rows > 1 else total
+        final, cache = prompt_pass(model, prompt, self.on_prompt, n_shared, capacity)
         if rows == 1:
-            return model.unembed(final[:, -1:])[:, -1], cache
+            return model.unembed(final)[:, -1], cache
         shared = SharedPrefix(model.cfg, cache, n_shared, self._first_layers(model), total)
         if n_shared < prompt.n_pos:
             window = range(n_shared, prompt.n_pos)
             with model.hooks(self.row_hooks(model, list(range(rows)), shared)):
                 last = prompt.embeds[:, n_shared:].repeat(rows, 1, 1)
                 final = model.run_pass(last, model.context(prompt, window, shared), window)
-        return model.unembed(final[:, -1:])[:, -1].expand(rows, -1), shared
+        return model.unembed(final)[:, -1].expand(rows, -1), shared
 
     def _first_layers(self, model: "HookedTransformer") -> list[int]:
         n_layers = model.cfg.n_layers

@@ -137,7 +137,18 @@ class HookedTransformer(WeightViews, HookedRootModule):
         window: range,
         cache: KeyValueCache | SharedPrefix | None = None,
     ) -> Context:
-        """How the positions of `window` read the ones up to themselves."""
+        """How the positions of `window` read the ones up to themselves.
+
+        Raises:
+            PromptError: Behind the longest sequence that this decoder computes exactly.
+        """
+        limit = self.cfg.rope_limit
+        if limit is not None and window.stop > limit:
+            raise PromptError(
+                f"expected at most {limit} positions, got {window.stop}: behind them this model "
+                "turns by other rotary frequencies, which are not computed here. Use fewer frames "
+                "or a shorter caption."
+            )
         cos, sin = self.rotary(prompt.positions_at(window))
         real = _real(prompt.mask, window)
         make = Causal if cache is None else cache.context

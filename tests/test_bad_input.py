@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from conftest import left_padded, save_checkpoint
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -123,6 +124,24 @@ def test_sound_for_a_family_that_does_not_hear(vl: HookedOmni, given: dict[str, 
         assert isinstance(error.value, PromptError)
         assert "without sound for qwen2.5-vl, got audio=rain.wav" in str(error.value)
         assert "leave `audio` out" in str(error.value)
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("name", ["video", "audio"])
+def test_two_clips(name: str) -> None:
+    two: Any = {name: ["one.mp4", "two.mp4"]}
+    with pytest.raises(PromptError) as error:
+        Prompt("What?", **two)
+    assert f"expected one file as {name!r}, got ['one.mp4', 'two.mp4']" in str(error.value)
+    assert "make a prompt for each" in str(error.value)
+
+
+def test_a_picture_that_does_not_move(omni: HookedOmni, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (64, 64)).save(path)
+    with pytest.raises(MediaError) as error:
+        omni.embed(Prompt("What?", video=path, use_audio_in_video=False))
+    assert str(error.value).startswith("expected") and "photo.png" in str(error.value)
 
 
 def test_a_clip_that_is_not_there(omni: HookedOmni, tmp_path: Path) -> None:
@@ -293,7 +312,7 @@ def test_a_file_that_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="expected a whole safetensors file"):
         EmbeddedPrompt.load(path)
     save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(BundleError, match=r"version 1, got None version None"):
+    with pytest.raises(BundleError, match=r"version 2, got None version None"):
         EmbeddedPrompt.load(path)
 
 
@@ -301,7 +320,7 @@ def test_a_bundle_of_another_version(bundle: Path) -> None:
     rewritten(bundle, lambda tensors, metadata: metadata.update(version="0"))
     with pytest.raises(BundleError) as error:
         EmbeddedPrompt.load(bundle)
-    assert "expected hooked_omni.EmbeddedPrompt version 1" in str(error.value)
+    assert "expected hooked_omni.EmbeddedPrompt version 2" in str(error.value)
     assert "version '0'" in str(error.value) and "Embed the prompt again" in str(error.value)
 
 
@@ -509,7 +528,7 @@ def test_an_unknown_family(qwen2: Any, tmp_path: Path) -> None:
             attempt()
         message = str(error.value)
         assert "expected a model of type" in message and "got 'qwen2'" in message
-        assert "qwen2_5_omni_thinker" in message and "CONTRIBUTING.md" in message
+        assert "qwen2_5_omni_thinker" in message and "docs/add-a-model.md" in message
 
 
 def test_what_is_no_model_at_all() -> None:
@@ -588,7 +607,7 @@ def test_a_variant_that_this_decoder_does_not_compute(
 ) -> None:
     with pytest.raises(CheckpointError) as error:
         load(with_config(folder, **changes))
-    assert "expected a Qwen2.5 decoder" in str(error.value) and message in str(error.value)
+    assert "expected a Qwen decoder" in str(error.value) and message in str(error.value)
 
 
 def test_weights_that_are_cut_off(folder: Path) -> None:

@@ -11,7 +11,59 @@ from hooked_omni.config import DecoderConfig
 from hooked_omni.media import Audio, MediaSettings, Video
 from hooked_omni.prompt import Prompt
 
-__all__ = ["Family"]
+__all__ = ["Family", "OnDisk", "Recipe", "Remote"]
+
+Words = dict[str, Bool[Tensor, " pos"]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a tensor is made of, where a checkpoint does not hold it as it is.
+
+    Attributes:
+        keys: Names of the parts on disk, behind the decoder's prefix.
+        make: From the parts, in this order, to the tensor.
+    """
+
+    keys: tuple[str, ...]
+    make: Callable[[list[Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Where a checkpoint's decoder is, and which class of transformers runs it.
+
+    Attributes:
+        homes: Prefix of the decoder's tensors, and name of the head's, for each layout there is.
+        recipe: From a tensor's name in the decoder to what it is made of; None where it is stored
+            under that name.
+        reference: From `config.json` to class and config of a text-only model with the same
+            decoder; None for `hf_class` itself.
+    """
+
+    homes: tuple[tuple[str, str], ...]
+    recipe: Callable[[str, Any], Recipe | None] = lambda name, config: None
+    reference: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A model whose code is not in transformers.
+
+    Attributes:
+        load: From a name and the arguments of `from_pretrained` to model and processor; runs code
+            that came with the checkpoint, or a package of its own.
+        processor: From the model and its processor to what `prepare` asks: such models do part of
+            the processing themselves.
+        text_model: From the model to one of transformers that computes the same from embeddings to
+            logits, on the same tensors where the layout allows.
+        needs: What its code needs, and where it is known to break.
+    """
+
+    load: Callable[..., tuple[Any, Any]]
+    processor: Callable[[Any, Any], Any]
+    text_model: Callable[[Any], Any]
+    needs: str
 
 
 @dataclass(frozen=True)
@@ -20,12 +72,13 @@ class Family:
 
     Attributes:
         name: For people and for results.
-        model_types: `config.model_type` of the checkpoints it covers.
+        model_types: `model_type` in `config.json` of the checkpoints it covers.
         hf_class: Name of the transformers class that loads the part with towers and decoder.
         unwrap: From any model of the family to the part with towers and decoder.
         decoder_config: The decoder's table, from the Hugging Face model.
         tensor_name: From this project's parameter name to the Hugging Face decoder's, where
             `unembed.weight` is the head's.
+        on_disk: Where a checkpoint's decoder is.
         media_tokens: Placeholder token of each modality.
         times: Start second of each media token, and the grid step of each video token.
         check_inputs: Refuses inputs that the model would silently misread.
@@ -33,7 +86,13 @@ class Family:
         hears, sees: Which of a clip's parts the family takes.
         base: Name of the family of the vision-only model that it grew from, if there is one.
         media: How clips are sampled where a prompt does not say.
-        markup: Positions between the user's words that the processor wrote.
+        words: Corrects which positions are the user's words, the system prompt and markup.
+        call: Runs the model on inputs, at least as far as its decoder.
+        places: Token of each position, and the positions of each modality, where ids alone do not
+            tell; gets the model, its inputs and the number of positions.
+        frames_a_step: Sampled frames in a step of the video grid.
+        remote: How a model is loaded and asked whose code is not in transformers.
+        told_by: A key that its `config.json` has and another family of its `model_types` lacks.
     """
 
     name: str
@@ -42,6 +101,7 @@ class Family:
     unwrap: Callable[[nn.Module], nn.Module]
     decoder_config: Callable[[Any], DecoderConfig]
     tensor_name: Callable[[str], str]
+    on_disk: OnDisk
     media_tokens: Callable[[Any], dict[str, int]]
     times: Callable[
         [Any, Mapping[str, Any], dict[str, int]], tuple[dict[str, Tensor], Tensor | None]
@@ -52,4 +112,9 @@ class Family:
     sees: bool = True
     base: str | None = None
     media: MediaSettings = field(default_factory=MediaSettings)
-    markup: Callable[[Any, Int[Tensor, " pos"]], Bool[Tensor, " pos"]] | None = None
+    words: Callable[[Any, Int[Tensor, " pos"], Words], Words] | None = None
+    call: Callable[[nn.Module, Mapping[str, Any]], Any] = lambda model, inputs: model(**inputs)
+    places: Callable[[Any, Mapping[str, Any], int], tuple[Int[Tensor, " pos"], Words]] | None = None
+    frames_a_step: int = 2
+    remote: Remote | None = None
+    told_by: str | None = None

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from hooked_omni.config import DecoderConfig, Experts
 from hooked_omni.errors import CheckpointError, PromptError
+from hooked_omni.families.family import OnDisk, Recipe
 from hooked_omni.media import MediaSettings, Video
 from hooked_omni.prompt import Prompt
 
 __all__ = [
+    "ON_DISK",
     "PATCHES_OF_16",
     "chat",
     "check_video",
@@ -36,6 +38,34 @@ PATCHES_OF_16 = MediaSettings(
 )
 """Frames for a tower with patches of 16 pixels, merged in twos: as many tokens as with 14."""
 
+
+def _fused_experts(name: str, config: Any) -> Recipe | None:
+    """A checkpoint holds each expert by itself; transformers holds them in two tensors."""
+    layer, _, kind = name.partition(".experts.")
+    n_experts = getattr(config, "num_experts", 0)
+    parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(kind)
+    if parts is None:
+        return None
+    keys = tuple(f"{layer}.experts.{i}.{part}.weight" for i in range(n_experts) for part in parts)
+
+    def stack(weights: list[Tensor]) -> Tensor:
+        step = len(parts)
+        rows = [torch.cat(weights[i : i + step]) for i in range(0, len(weights), step)]
+        return torch.stack(rows)
+
+    return Recipe(keys, stack)
+
+
+ON_DISK = OnDisk(
+    homes=(
+        ("thinker.model.", "thinker.lm_head.weight"),
+        ("language_model.model.", "language_model.lm_head.weight"),
+        ("model.language_model.", "lm_head.weight"),
+        ("model.", "lm_head.weight"),
+    ),
+    recipe=_fused_experts,
+)
+"""Where the Qwen families' checkpoints hold their decoder: with and without the talker."""
 
 _NAMES = {
     "embed": "embed_tokens",
@@ -144,7 +174,8 @@ def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: st
         system: The family's system prompt; empty for none.
 
     Raises:
-        PromptError: For special tokens in the words, or a processor without a template.
+        PromptError: For special tokens in the words, words that the tokenizer does not know, or a
+            processor without a template.
     """
     words = {"text": prompt.text, "system": prompt.system or ""}
     special = set(processor.tokenizer.added_tokens_encoder) | set(
@@ -157,6 +188,7 @@ def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: st
                 f"expected plain words in {where!r}, got the special token {found[0]!r} in "
                 f"{text!r}: it would be read as a clip or a turn. Rephrase it."
             )
+        _require_known(processor.tokenizer, where, text)
     if not getattr(processor, "chat_template", None):
         raise PromptError(
             "expected a processor with a chat template, got none. Load the processor of the chat "
@@ -168,6 +200,18 @@ def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: st
         asked = [{"type": "text", "text": prompt.system or system}]
         messages.insert(0, {"role": "system", "content": asked})
     return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def _require_known(tokenizer: Any, where: str, text: str) -> None:
+    """Small models know few words: any other would be read as the same nothing."""
+    nothing = tokenizer.unk_token_id
+    if nothing is None or nothing not in tokenizer(text).input_ids:
+        return
+    unknown = [word for word in text.split() if nothing in tokenizer(word).input_ids]
+    raise PromptError(
+        f"expected words that this model knows in {where!r}, got {unknown} in {text!r}. Ask what it "
+        "was trained to answer, such as 'Describe what you hear.'"
+    )
 
 
 def video_arguments(processor: Any, video: Video, fps: float) -> dict[str, Any]:

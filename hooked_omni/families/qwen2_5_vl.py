@@ -80,6 +80,7 @@ QWEN2_5_VL = Family(
     unwrap=lambda model: model,
     decoder_config=qwen.decoder_config,
     tensor_name=qwen.tensor_name,
+    on_disk=qwen.ON_DISK,
     media_tokens=_media_tokens,
     times=_times,
     check_inputs=_check_inputs,

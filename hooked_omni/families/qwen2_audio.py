@@ -4,9 +4,11 @@ Source: transformers, `modeling_qwen2_audio.py` and `processing_qwen2_audio.py`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from hooked_omni.errors import PromptError
@@ -19,6 +21,14 @@ __all__ = ["QWEN2_AUDIO"]
 
 SYSTEM = "You are a helpful assistant."
 _TOKENS_PER_SECOND = 25
+
+
+def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Its decoder is Qwen2's; its own forward asks the audio tower where it is, even for words."""
+    whole = transformers.Qwen2AudioConfig.from_dict(dict(raw))
+    config = whole.get_text_config()
+    config.tie_word_embeddings = getattr(whole, "tie_word_embeddings", False)
+    return transformers.Qwen2ForCausalLM, config
 
 
 def _media_tokens(hf_model: Any) -> dict[str, int]:
@@ -76,6 +86,7 @@ QWEN2_AUDIO = Family(
     unwrap=lambda model: model,
     decoder_config=qwen.decoder_config,
     tensor_name=qwen.tensor_name,
+    on_disk=replace(qwen.ON_DISK, reference=_reference),
     media_tokens=_media_tokens,
     times=_times,
     check_inputs=_check_inputs,

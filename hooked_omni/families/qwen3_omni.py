@@ -43,6 +43,7 @@ QWEN3_OMNI = Family(
     unwrap=lambda model: getattr(model, "thinker", model),
     decoder_config=qwen.qwen3_config,
     tensor_name=qwen.tensor_name,
+    on_disk=qwen.ON_DISK,
     media_tokens=qwen_omni.media_tokens,
     times=partial(qwen_omni.times, audio_seconds=_audio_seconds),
     check_inputs=partial(qwen_omni.check_inputs, n_audio_tokens=_n_audio_tokens),

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers.video_utils import VideoMetadata
 
 from hooked_omni.errors import PromptError
 from hooked_omni.families import qwen
@@ -50,8 +49,10 @@ def _times(
     return {}, qwen.video_times(grid.cpu(), merge, 1.0)[1]
 
 
-def _markup(tokenizer: Any, tokens: Int[Tensor, " pos"]) -> Bool[Tensor, " pos"]:
-    """The time in words in front of each block of video tokens."""
+def _words(
+    tokenizer: Any, tokens: Int[Tensor, " pos"], words: dict[str, Bool[Tensor, " pos"]]
+) -> dict[str, Bool[Tensor, " pos"]]:
+    """The time in words in front of each block of video tokens is markup."""
     found = torch.zeros_like(tokens, dtype=torch.bool)
     start = tokenizer.convert_tokens_to_ids("<|vision_start|>")
     for opening in (tokens == start).nonzero()[:, 0].tolist():
@@ -59,7 +60,8 @@ def _markup(tokenizer: Any, tokens: Int[Tensor, " pos"]) -> Bool[Tensor, " pos"]
             if _STAMP.search(tokenizer.decode(tokens[first:opening])):
                 found[first:opening] = True
                 break
-    return found
+    found &= words["query"]
+    return {"query": words["query"] & ~found, "markup": words["markup"] | found}
 
 
 def _prepare(
@@ -76,7 +78,7 @@ def _prepare(
         arguments |= qwen.video_arguments(processor, video, video.fps)
         ticks = [round(_CLOCK * second) for second in video.frame_seconds]
         arguments["videos_kwargs"]["video_metadata"] = [
-            VideoMetadata(total_num_frames=len(ticks), fps=_CLOCK, frames_indices=ticks)
+            {"total_num_frames": len(ticks), "fps": _CLOCK, "frames_indices": ticks}
         ]
     return dict(processor(**arguments, return_tensors="pt"))
 
@@ -88,11 +90,12 @@ QWEN3_VL = Family(
     unwrap=lambda model: model,
     decoder_config=qwen.qwen3_config,
     tensor_name=qwen.tensor_name,
+    on_disk=qwen.ON_DISK,
     media_tokens=_media_tokens,
     times=_times,
     check_inputs=_check_inputs,
     prepare=_prepare,
     hears=False,
     media=qwen.PATCHES_OF_16,
-    markup=_markup,
+    words=_words,
 )

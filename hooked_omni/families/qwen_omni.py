@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -140,7 +141,10 @@ def prepare(
     if audio is not None:
         arguments["audio"] = [audio.samples]
     if interleaved:
-        arguments |= _sound_inside_video(processor)
+        if transformers.__version__.startswith("4."):  # there, nested arguments hide flat ones
+            arguments["videos_kwargs"]["use_audio_in_video"] = True
+        else:
+            arguments |= _sound_inside_video(processor)
     inputs = dict(processor(**arguments, return_tensors="pt"))
     inputs["use_audio_in_video"] = interleaved and prompt.rope == "model"
     return inputs

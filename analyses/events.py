@@ -1,0 +1,253 @@
+"""Which sounds does a text name?
+
+A sound event is a row of `sounds.txt`: words for a sound, its source and its imitation, in English
+and as far as listed in other languages. Reference captions name events; a text, or a token that a
+lens shows, is searched for the words of these. No model and no statistics: `matches` says which
+word of the text stood for which entry of which event, and `unmatched` which words of the captions
+were taken for none.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+
+from hooked_omni.errors import ResultsError
+
+__all__ = ["Events", "Match", "sounds"]
+
+# Chinese, Japanese and Korean are written without spaces: words are looked for inside a run.
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_WORDS = re.compile(rf"[{_UNSPACED}]+|[^\W\d_{_UNSPACED}]+")
+_VOWELS = "aeiou"
+_TAKES_ES = ("s", "x", "z", "ch", "sh", "o")
+
+
+@dataclass(frozen=True)
+class Match:
+    """One word of a text that names a sound event.
+
+    Attributes:
+        event: Name of the event.
+        word: The word or phrase as it stands in the text.
+        entry: The word of the table, or of the user's own list, that it matched.
+        start, stop: Where it stands in the text, in characters.
+    """
+
+    event: str
+    word: str
+    entry: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Events:
+    """Sound events, and the words that name them.
+
+    ```python
+    events = Events.of(["A dog barks while sirens wail"])
+    events.names                             # ("dog", "siren")
+    events.found("an ambulance, 汪汪")        # frozenset({"dog", "siren"})
+    events.matches("Woof!")                  # (Match("dog", "Woof", "woof", 0, 4),)
+    ```
+
+    Attributes:
+        words: Entries that name each event.
+        said: Words of the captions by which each event was found there.
+        unmatched: Words of the captions that were taken for no event.
+    """
+
+    words: Mapping[str, tuple[str, ...]]
+    said: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unmatched: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        captions: Sequence[str],
+        own: Mapping[str, Sequence[str]] | None = None,
+        at_least: int = 1,
+    ) -> "Events":
+        """The events that reference captions name.
+
+        A word that stands in several rows ("howl": dog, wolf, wind) is taken for those of them
+        that another word of the captions names too; else for the row of its own name; and if there
+        is none, it is an event by itself.
+
+        Args:
+            captions: References of one sample, all of them.
+            own: Further words or phrases by event; an event of the table's name extends its row.
+            at_least: Captions that must name an event for it to count.
+
+        Raises:
+            ResultsError: If the captions, or the words of an event, are one string.
+        """
+        if isinstance(captions, str):
+            raise ResultsError(f"expected a list of captions, got one: {captions!r}. Write [...].")
+        every = cls.every(own)
+        matches = [(i, match) for i, text in enumerate(captions) for match in every.matches(text)]
+        meant = _meant(matches)
+        said: dict[str, list[str]] = {}
+        named_in: dict[str, set[int]] = {}
+        for i, match in matches:
+            if match.event in meant[match.entry] or not meant[match.entry]:
+                name = match.event if meant[match.entry] else match.entry
+                said.setdefault(name, []).append(match.word.lower())
+                named_in.setdefault(name, set()).add(i)
+        names = [name for name in said if len(named_in[name]) >= at_least]
+        taken = {(i, at) for i, match in matches for at in range(match.start, match.stop)}
+        others = (
+            word.lower()
+            for i, text in enumerate(captions)
+            for word, start in _spoken(text)
+            if (i, start) not in taken
+        )
+        return cls(
+            {name: every.words.get(name, (name,)) for name in names},
+            {name: tuple(dict.fromkeys(said[name])) for name in names},
+            tuple(dict.fromkeys(others)),
+        )
+
+    @classmethod
+    def every(cls, own: Mapping[str, Sequence[str]] | None = None) -> "Events":
+        """Every event of the table, and the user's own."""
+        rows = {name: list(words) for name, words in sounds().items()}
+        for name, words in (own or {}).items():
+            if isinstance(words, str) or not all(_WORDS.search(word) for word in words):
+                raise ResultsError(
+                    f"expected a list of words for {name!r}, got {words!r}. Write ['siren']."
+                )
+            rows[name] = [*rows.get(name, []), *(word.lower() for word in words)]
+        return cls({name: tuple(dict.fromkeys(words)) for name, words in rows.items()})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The events, in the order of the table, or in which the captions name them."""
+        return tuple(self.words)
+
+    def found(self, text: str) -> frozenset[str]:
+        """Names of the events that `text` names."""
+        return frozenset(match.event for match in self.matches(text))
+
+    def named(self, text: str) -> frozenset[str]:
+        """Every event that `of` may have taken the words of `text` for.
+
+        Those found, and words of several rows as events by themselves.
+        """
+        matches = self.matches(text)
+        return frozenset(
+            name
+            for match in matches
+            for name in (match.event, match.entry)
+            if name == match.event or len(self._events_of[match.entry]) > 1
+        )
+
+    def matches(self, text: str) -> tuple[Match, ...]:
+        """Every word of `text` that names an event, and why; the longest phrase counts."""
+        spoken, made, i = list(_spoken(text)), [], 0
+        while i < len(spoken):
+            first, start = spoken[i]
+            if _unspaced(first):
+                made += self._inside(first, start)
+                i += 1
+                continue
+            entry, n_words = self._longest(spoken[i:])
+            stop = spoken[i + n_words - 1][1] + len(spoken[i + n_words - 1][0]) if entry else 0
+            for event in self._events_of.get(entry, ()):
+                made.append(Match(event, text[start:stop], entry, start, stop))
+            i += n_words
+        return tuple(made)
+
+    def _longest(self, spoken: Sequence[tuple[str, int]]) -> tuple[str, int]:
+        for n_words in range(min(self._most_words, len(spoken)), 0, -1):
+            *before, (last, _) = spoken[:n_words]
+            head = "".join(f"{word.lower()} " for word, _ in before)
+            for form in base_forms(last.lower()):
+                if head + form in self._events_of:
+                    return head + form, n_words
+        return "", 1
+
+    def _inside(self, run: str, offset: int) -> Iterator[Match]:
+        i = 0
+        while i < len(run):
+            sizes = range(len(run), i, -1)
+            stop = next((s for s in sizes if run[i:s] in self._events_of), i + 1)
+            for event in self._events_of.get(run[i:stop], ()):
+                yield Match(event, run[i:stop], run[i:stop], offset + i, offset + stop)
+            i = stop
+
+    @cached_property
+    def _events_of(self) -> dict[str, list[str]]:
+        index: dict[str, list[str]] = {}
+        for event, words in self.words.items():
+            for word in words:
+                index.setdefault(" ".join(w for w, _ in _spoken(word)), []).append(event)
+        return index
+
+    @cached_property
+    def _most_words(self) -> int:
+        return max((entry.count(" ") + 1 for entry in self._events_of), default=1)
+
+
+def _meant(matches: Sequence[tuple[int, Match]]) -> dict[str, set[str]]:
+    """Which of its rows each entry is taken for; none if nothing decides between them."""
+    rows_of: dict[str, set[str]] = {}
+    for _, match in matches:
+        rows_of.setdefault(match.entry, set()).add(match.event)
+    clear = {row for rows in rows_of.values() if len(rows) == 1 for row in rows}
+    return {entry: rows & clear or rows & {entry} for entry, rows in rows_of.items()}
+
+
+@cache
+def sounds() -> Mapping[str, tuple[str, ...]]:
+    """The table: words by event."""
+    lines = Path(__file__).with_name("sounds.txt").read_text(encoding="utf-8").splitlines()
+    rows = (line.partition(":") for line in lines if line and not line.startswith("#"))
+    return {name: tuple(word.strip() for word in words.split(",")) for name, _, words in rows}
+
+
+def base_forms(word: str) -> list[str]:
+    """What an English word may be a form of, itself first: plural, -s, -ing, -ed undone.
+
+    ```python
+    base_forms("barking")       # ["barking", "bark", "barke"]
+    base_forms("taped")         # ["taped", "tape"]: "tap" would have doubled its p
+    ```
+    """
+    forms = [word]
+    if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
+        forms.append(word[:-1])
+        forms += [word[:-3] + "y"] if word.endswith("ies") else []
+        forms += [word[:-2]] if word[:-2].endswith(_TAKES_ES) and word.endswith("es") else []
+        forms += [word[:-3] + "f", word[:-3] + "fe"] if word.endswith("ves") else []
+    for ending in ("ing", "ed"):
+        stem = word.removesuffix(ending)
+        if stem != word and len(stem) > 1 and _vowel_groups(stem):
+            forms += _of_stem(stem)
+    return forms
+
+
+def _of_stem(stem: str) -> Iterable[str]:
+    if stem[-1] == stem[-2]:
+        return stem, stem[:-1]
+    if stem.endswith("i"):
+        return stem, stem[:-1] + "y"
+    consonant, vowel, last = (stem[-3:-2] or "x", stem[-2], stem[-1])
+    doubles = last not in (*_VOWELS, *"wxy") and vowel in _VOWELS and consonant not in _VOWELS
+    if doubles and _vowel_groups(stem) == 1:
+        return (stem + "e",)
+    return stem, stem + "e"
+
+
+def _vowel_groups(stem: str) -> int:
+    return len(re.findall(r"[aeiouy]+", stem))
+
+
+def _spoken(text: str) -> Iterator[tuple[str, int]]:
+    return ((match[0], match.start()) for match in _WORDS.finditer(text))
+
+
+def _unspaced(word: str) -> bool:
+    return re.match(rf"[{_UNSPACED}]", word) is not None

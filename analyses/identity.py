@@ -1,0 +1,95 @@
+"""Is it the same model, the same clip, the same prompt?
+
+A name does not say so: a folder may hold another checkpoint today. What is compared are hashes.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
+from hooked_omni.errors import BundleError
+
+__all__ = ["KeptPrompts", "file_hash", "model_facts"]
+
+_N_SAMPLED = 64
+
+
+def model_facts(omni: HookedOmni) -> dict[str, Any]:
+    """What a result must say of its model: name, revision, precision, weights, frame rate, ..."""
+    return {
+        "name": omni.model.cfg.model_name,
+        "revision": getattr(omni.hf.config, "_commit_hash", None),
+        "family": omni.family.name,
+        "dtype": str(omni.model.cfg.dtype).removeprefix("torch."),
+        "device": omni.model.cfg.device.type,
+        "weights": _weights_hash(omni),
+        "media": asdict(omni.media),
+    }
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class KeptPrompts(HookedOmni):
+    """A model that embeds each prompt once, and then reads it from a folder.
+
+    Bundles are named by the hash of all that makes them: the model and its weights, the prompt, the
+    media settings, the content of the clips, and the versions of what computed them. Analyses that
+    share a folder thus share their prompts.
+    """
+
+    def __init__(self, omni: HookedOmni, folder: Path) -> None:
+        vars(self).update(vars(omni))
+        self.folder = folder
+        self.made_by = {
+            **model_facts(omni),
+            "torch": str(torch.__version__),
+            "transformers": transformers.__version__,
+            "hooked_omni": version("hooked-omni"),
+        }
+
+    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
+        """The kept prompt, or a new one; see `HookedOmni.embed`."""
+        asked = asdict(replace(prompt, media=prompt.media or self.media))
+        for name in ("video", "audio"):
+            path = asked[name]
+            if path is not None and not Path(path).is_file():
+                return super().embed(prompt)  # which says what is wrong with it
+            asked[name] = None if path is None else file_hash(path)
+        key = json.dumps({"prompt": asked, "made_by": self.made_by}, sort_keys=True, default=str)
+        path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+        if path.is_file():
+            try:
+                return EmbeddedPrompt.load(path, self.model.cfg.device)
+            except BundleError:
+                path.unlink()  # damaged, or of another format: made again
+        self.folder.mkdir(parents=True, exist_ok=True)
+        embedded = super().embed(prompt)
+        embedded.save(path)
+        return embedded
+
+
+def _weights_hash(omni: HookedOmni) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in omni.hf.named_parameters():
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(_sampled(tensor))
+    return digest.hexdigest()[:16]
+
+
+def _sampled(tensor: Tensor) -> bytes:
+    """Some of the numbers, evenly spread: training changes them all, and reading all takes long."""
+    flat = tensor.detach().flatten()
+    step = max(len(flat) // _N_SAMPLED, 1)
+    return flat[::step][: 2 * _N_SAMPLED].float().cpu().numpy().tobytes()

@@ -1,0 +1,93 @@
+"""Ask people, and compare: `python -m analyses agreement`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Does the judge agree with people, and with another judge?",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Scores = Annotated[Path, typer.Argument(help="Table of scores (Parquet), as the study writes it.")]
+
+
+@app.command("sheet")
+def sheet(
+    scores: Scores,
+    out: Annotated[Path, typer.Option(help="CSV to write; the HTML page lies beside it.")],
+    n: Annotated[int, typer.Option(min=1, help="Captions of each point.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
+) -> None:
+    """Make a sheet for people to rate: CSV, and an HTML form that needs no network."""
+    from analyses.judge.sheet import choose, write_sheet
+    from analyses.results import read_table
+
+    chosen = choose(read_table(scores), n, seed)
+    page = out.with_suffix(".html")
+    write_sheet(chosen, out, page)
+    _say(f"{len(chosen)} captions on {out} and {page}: one copy for each person")
+
+
+@app.command("people")
+def people(
+    scores: Scores,
+    empty: Annotated[Path, typer.Argument(help="The sheet as it was made.")],
+    filled: Annotated[list[Path], typer.Argument(help="What came back, a file for each person.")],
+    out: Annotated[Path | None, typer.Option(help="CSV for the worst disagreements.")] = None,
+) -> None:
+    """Judge against people: Spearman's rho, people among themselves, worst disagreements."""
+    from analyses.judge.agreement import between_raters, rated, worst
+    from analyses.results import read_table
+
+    table = rated(read_table(scores), empty, filled)
+    _report(table, "people")
+    for row in between_raters(table).to_dict("records") if len(filled) > 1 else ():
+        _say(
+            f"{row['what']}: {row['raters']} people among themselves: rho = {row['rho']:.3f}, "
+            f"alpha = {row['alpha']:.3f}, {row['difference']:.3f} apart on average"
+        )
+    _list(worst(table), "people", out)
+
+
+@app.command("judges")
+def judges(
+    first: Scores,
+    second: Scores,
+    out: Annotated[Path | None, typer.Option(help="CSV for the worst disagreements.")] = None,
+) -> None:
+    """Judge against judge, on the same captions."""
+    from analyses.judge.agreement import joined, worst
+    from analyses.results import read_table
+
+    table = joined(read_table(first), read_table(second))
+    _report(table, "other")
+    _list(worst(table, "other"), "other", out)
+
+
+def _report(table: Any, other: str) -> None:
+    from analyses.judge.agreement import sentence, with_people
+
+    for row in with_people(table, other).to_dict("records"):
+        _say(sentence({str(name): value for name, value in row.items()}))
+
+
+def _list(table: Any, other: str, out: Path | None) -> None:
+    for row in table.head(3).to_dict("records"):
+        _say(
+            f"furthest apart: {row['sample']}, {row['what']}: judge {row['score']:.2f}, {other} "
+            f"{row[other]:.2f}: {row['text']}"
+        )
+    if out is not None:
+        table.to_csv(out, index=False)
+        _say(f"{len(table)} disagreements on {out}")
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,152 @@
+"""Who is at the other end, and what went wrong there?
+
+How a language model is asked, as inspect-ai has it; whether a server is there, lets us in and has
+the model; and what the errors of several packages say.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from inspect_ai.model import GenerateConfig, Model, get_model
+from inspect_ai.model._openai import OpenAIResponseError
+from openai import APIResponseValidationError
+from tenacity import RetryError
+
+from analyses.judge.judgement import JudgeDownError, JudgeError
+from hooked_omni.errors import UnknownModelError
+
+__all__ = [
+    "KEY_VARIABLE",
+    "NO_ACCESS",
+    "Settings",
+    "cause",
+    "is_strange",
+    "opened",
+    "require_server",
+    "status",
+]
+
+KEY_VARIABLE = "JUDGE_API_KEY"
+"""Environment variable with the key of a server that is given by its address."""
+
+NO_ACCESS = (401, 403)
+"""Statuses of a key that is not accepted."""
+
+_SERVICE = "openai-api/judge/"
+_STRANGE = (
+    *(ValueError, TypeError, LookupError, AttributeError),
+    *(OpenAIResponseError, APIResponseValidationError),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the model is asked. The defaults are the paper's for Qwen3-32B; None is not sent.
+
+    Attributes:
+        temperature, top_p, top_k, presence_penalty, max_tokens: Of the reply, thinking included.
+        connections: Requests at a time.
+        replies: Replies that are asked for in one run until one can be read.
+        retries: inspect-ai's retries of a failed request, with waits of 3, 6, 12, ... s.
+        timeout: Seconds for one request.
+        cache: How long inspect-ai keeps replies, as it writes it ("4W").
+        structured: Whether to ask for a JSON schema; a server that refuses is asked without.
+        seed: Of the server's sampling.
+    """
+
+    temperature: float | None = 0.7
+    top_p: float | None = 0.8
+    top_k: int | None = 20
+    presence_penalty: float | None = 1.5
+    max_tokens: int | None = 8192
+    connections: int = 16
+    replies: int = 3
+    retries: int = 5
+    timeout: float = 600.0
+    cache: str = "4W"
+    structured: bool = True
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("connections", "replies", "timeout"):
+            if not getattr(self, name) > 0:
+                raise JudgeError(f"expected {name} > 0, got {getattr(self, name)}.")
+
+
+def opened(name: str, url: str | None, settings: Settings) -> Model:
+    """The model as inspect-ai asks it."""
+    config = GenerateConfig(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        presence_penalty=settings.presence_penalty,
+        max_tokens=settings.max_tokens,
+        seed=settings.seed,
+        max_connections=settings.connections,
+        max_retries=settings.retries,
+        # The client library tries three times by itself, and waits as long as the server asks.
+        attempt_timeout=math.ceil(4 * settings.timeout),
+    )
+    more: dict[str, Any] = {}
+    if url is not None or name.startswith("openai-api/"):
+        if settings.top_k is not None:  # no part of OpenAI's protocol: vLLM, SGLang and others
+            config.extra_body = {"top_k": settings.top_k}
+        more = {"client_timeout": settings.timeout}
+    if url is not None:
+        name, key = f"{_SERVICE}{name}", os.environ.get(KEY_VARIABLE, "none")
+        more |= {"base_url": url, "api_key": key}
+    try:
+        return get_model(name, config=config, memoize=False, **more)
+    except Exception as error:  # a package, a key or a model that is not there, each its own
+        raise UnknownModelError(
+            f"expected a judge that inspect-ai knows, such as openai-api/SERVICE/MODEL, hf/MODEL "
+            f"or openai/MODEL, got {name!r} ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]})."
+        ) from error
+
+
+def require_server(url: str, name: str) -> None:
+    """Ask for the list of models: cheaper to get wrong than the first thousand requests."""
+    headers = {"Authorization": f"Bearer {os.environ.get(KEY_VARIABLE, 'none')}"}
+    try:
+        response = httpx.get(f"{url.rstrip('/')}/models", headers=headers, timeout=30.0)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise JudgeDownError(
+            f"expected a judge at {url}, got no answer ({error}). Start it (docs/judge.md has the "
+            "command), and give the same command again: what is judged is kept."
+        ) from error
+    if response.status_code in NO_ACCESS:
+        raise JudgeError(
+            f"expected a key that {url} accepts, got {response.status_code}. Put a valid one into "
+            f"{KEY_VARIABLE}."
+        )
+    try:
+        listed = [str(model["id"]) for model in response.json()["data"]]
+    except (ValueError, LookupError, TypeError):
+        return  # a server that does not list its models
+    if response.status_code < 400 and name not in listed:
+        raise JudgeError(
+            f"expected one of the models of {url}, {listed[:10]}, got {name!r}. Name one of them."
+        )
+
+
+def cause(error: Exception) -> Exception:
+    """What went wrong, behind the news that it was tried several times."""
+    last = error.last_attempt.exception() if isinstance(error, RetryError) else error
+    return last if isinstance(last, Exception) else error
+
+
+def status(error: Exception) -> int | None:
+    """The HTTP status behind an error, if there is one."""
+    return getattr(cause(error), "status_code", None)
+
+
+def is_strange(error: Exception) -> bool:
+    """Whether there was an answer that is none of the protocol's: a page, half an object, null.
+
+    The client library has no error of its own for most of these.
+    """
+    return isinstance(cause(error), _STRANGE)

@@ -1,0 +1,93 @@
+"""What did the judge say, word for word?
+
+Replies go into inspect-ai's own log files, a few hundred to a file, so that memory stays flat and
+`inspect view --log-dir FOLDER` shows them: prompt, thinking, reply, score. What the cache gave is
+in there too. The scores themselves are kept in the journal; a log may be deleted.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from inspect_ai.log import (
+    EvalConfig,
+    EvalDataset,
+    EvalLog,
+    EvalResults,
+    EvalSample,
+    EvalSpec,
+    EvalStats,
+    write_eval_log,
+)
+from inspect_ai.model import ChatMessageSystem, ChatMessageUser, Model, ModelOutput
+from inspect_ai.scorer import Score
+
+from analyses.judge.judgement import Item, Judgement
+from analyses.judge.prompts import instruction, question
+
+__all__ = ["Logs"]
+
+_PER_FILE = 500
+
+
+class Logs:
+    """Log files of one run; none without a folder."""
+
+    def __init__(self, folder: Path | None, model: Model) -> None:
+        self._folder, self._model = folder, str(model)
+        self._samples: list[EvalSample] = []
+        self._started = datetime.now(UTC)
+        self._files = 0
+
+    def add(self, item: Item, judgement: Judgement, output: ModelOutput | None) -> None:
+        """Keep one judgement, until the file is full."""
+        if self._folder is None:
+            return
+        asked = [
+            ChatMessageSystem(content=instruction(item.what).text),
+            ChatMessageUser(content=question(item)),
+        ]
+        said = [output.message] if output is not None and output.choices else []
+        value = "missing" if judgement.missing else judgement.score
+        words = ", ".join(judgement.words)
+        score = Score(value=words if value is None else value, explanation=judgement.reason)
+        self._samples.append(
+            EvalSample(
+                id=f"{item.sample}/{item.kind}/{item.question}/{item.condition}/{item.what}",
+                epoch=1,
+                input=item.text or "",
+                target=list(item.references),
+                messages=[*asked, *said],
+                output=output or ModelOutput(model=self._model),
+                scores={item.what: score},
+                metadata={"tries": judgement.tries},
+            )
+        )
+        if len(self._samples) == _PER_FILE:
+            self.close()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._folder is None or not self._samples:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._files += 1
+        n = len(self._samples)
+        name = f"{self._started:%Y-%m-%dT%H-%M-%S}_judge_{self._files:04d}"
+        spec = EvalSpec(
+            eval_id=name,
+            run_id=name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            task="judge",
+            dataset=EvalDataset(name="captions", samples=n),
+            model=self._model,
+            config=EvalConfig(),
+        )
+        log = EvalLog(
+            status="success",
+            eval=spec,
+            results=EvalResults(total_samples=n, completed_samples=n),
+            stats=EvalStats(),
+            samples=self._samples,
+        )
+        self._samples = []
+        write_eval_log(log, self._folder / f"{name}.eval")

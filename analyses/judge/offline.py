@@ -1,0 +1,262 @@
+"""How well does a caption fit, without a language model?
+
+Three judges that always run. "lexical" looks for the words of the reference captions, by lemma and
+synonym. "embedding" compares the caption with them as sentence embeddings. "truth" knows the
+organisms' small world, where each thing has one noun and one verb, and is exact there.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from analyses.events import Events, base_forms, sounds
+from analyses.judge.judgement import Answered, Item, JudgeError, Judgement, What
+from data_prep.embed import embed, instruction
+from data_prep.journal import digest
+from data_prep.organism.score import score
+from data_prep.organism.world import THINGS, Thing
+
+__all__ = ["Embedding", "Lexical", "Truth"]
+
+_CHUNK = 256
+_LETTERS = re.compile(r"[^\W\d_]+")
+
+
+@dataclass(frozen=True)
+class Lexical:
+    """Reference events that the caption names, by lemma and synonym; invented ones count against.
+
+    An event, or for the picture a word that names a thing, is asked for if at least half of the
+    references have it (any of them, if they agree on none), and true if one has it. Invented is
+    what the table of sound events knows and no reference has: each such sound lowers the score like
+    a missing event. In answers to a question about both modalities, what is true of the other one
+    is not invented.
+
+    score = found / (asked for + invented)
+    """
+
+    name: str = field(default="lexical", init=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The rule's version, and its table."""
+        return {"judge": self.name, "version": 1, "table": digest(dict(sounds()))}
+
+    def key(self, item: Item) -> Sequence[Any]:
+        """All that the rule looks at."""
+        return self.facts, item.what, item.question, item.text, item.references, item.others
+
+    def prompt_version(self, what: What) -> str:
+        """There is no prompt."""
+        return ""
+
+    def ask(self, asked: Iterable[tuple[Item, int]], answered: Answered) -> None:
+        """Judge items, one after the other."""
+        for item, before in asked:
+            answered(item, self.judge(item, before + 1))
+
+    def judge(self, item: Item, tries: int) -> Judgement:
+        """The judgement of one item."""
+        text = item.text or ""
+        if item.what == "events":
+            words = dict.fromkeys(match.word for match in Events.every().matches(text))
+            return Judgement(reason="words of the table of sounds", words=tuple(words), tries=tries)
+        read = _things if item.what == "video" else _events
+        least = (len(item.references) + 1) // 2
+        wanted = read(item.references, least) or read(item.references, 1)
+        if not wanted:
+            reason = "the references name nothing that the table of sounds knows"
+            return Judgement(reason=reason, missing=True, tries=tries)
+        named = wanted.found(text)
+        invented = [] if item.what == "recall" else _invented(text, item)
+        reason = (
+            f"found: {', '.join(sorted(named)) or 'none'}; missing: "
+            f"{', '.join(sorted(set(wanted.names) - named)) or 'none'}; invented: "
+            f"{', '.join(invented) or 'none'}"
+        )
+        return Judgement(len(named) / (len(wanted.names) + len(invented)), reason, tries=tries)
+
+
+def _events(captions: Sequence[str], at_least: int) -> Events | None:
+    """Sound events that so many captions name."""
+    events = Events.of(captions, at_least=at_least)
+    return events if events.names else None
+
+
+def _things(captions: Sequence[str], at_least: int) -> Events | None:
+    """Words that so many captions have, but for those that name nothing."""
+    said = [set(_lemmas(caption)) for caption in captions]
+    words = dict.fromkeys(word for caption in captions for word in _lemmas(caption))
+    chosen = [word for word in words if sum(word in one for one in said) >= at_least]
+    # A row of the table begins with the names of what makes the sound.
+    names = [row[:3] for row in sounds().values()]
+    alike = {word: [word, *(n for row in names if word in row for n in row)] for word in chosen}
+    return Events({word: tuple(dict.fromkeys(alike[word])) for word in chosen}) if chosen else None
+
+
+def _lemmas(text: str) -> list[str]:
+    """Words of a text, each in the form in which the table of sounds would have it."""
+    known = {word for row in sounds().values() for word in row}
+    found = []
+    for word in _LETTERS.findall(text.lower()):
+        forms = base_forms(word)
+        if not _empty_words() & set(forms):
+            found.append(next((form for form in forms if form in known), forms[0]))
+    return found
+
+
+@cache
+def _empty_words() -> frozenset[str]:
+    """Words that name nothing; far from all of them, but those that captions are full of."""
+    text = Path(__file__).with_name("empty_words.txt").read_text(encoding="utf-8")
+    return frozenset(text.split())
+
+
+def _invented(text: str, item: Item) -> list[str]:
+    """Words of the table of sounds that no reference stands behind, one for each sound."""
+    true = [*item.references, *(item.others if item.question not in ("see", "hear") else ())]
+    behind = Events.of(true).found(text) | Events.every().named(" . ".join(true))
+    by_place: dict[int, tuple[str, set[str]]] = {}
+    for match in Events.every().matches(text):
+        by_place.setdefault(match.start, (match.word.lower(), set()))[1].add(match.event)
+    groups: list[tuple[str, set[str]]] = []
+    for word, events in by_place.values():
+        if events & behind:
+            continue
+        same = next((known for _, known in groups if known & events), None)
+        if same is None:
+            groups.append((word, events))
+        else:  # "siren" and "wails" may be of one sound
+            same &= events
+    return [word for word, _ in groups]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Cosine of the caption and the mean of its references, as sentence embeddings; 0 if negative.
+
+    Attributes:
+        model: A sentence-transformers model: a name on the Hugging Face hub, or a folder.
+    """
+
+    model: str
+
+    @property
+    def name(self) -> str:
+        """Kind of judge, and the model."""
+        return f"embedding:{self.model.rstrip('/').rpartition('/')[2]}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The model, and what it is told."""
+        return {"judge": self.name, "version": 1, "instruction": instruction(self.model)}
+
+    def key(self, item: Item) -> Sequence[Any]:
+        """All that is compared."""
+        return self.facts, _files(Path(self.model)), item.what, item.text, item.references
+
+    def prompt_version(self, what: What) -> str:
+        """There is no prompt."""
+        return ""
+
+    def ask(self, asked: Iterable[tuple[Item, int]], answered: Answered) -> None:
+        """Judge items, some hundred at a time.
+
+        Raises:
+            JudgeError: For a point that a comparison cannot decide.
+            UnknownModelError: If the model cannot be loaded.
+        """
+        open_items = list(asked)
+        for item, _ in open_items:
+            _require_fidelity(item, self.name)
+        for start in range(0, len(open_items), _CHUNK):
+            self._judge(open_items[start : start + _CHUNK], answered)
+
+    def _judge(self, asked: Sequence[tuple[Item, int]], answered: Answered) -> None:
+        fits = [(item, before) for item, before in asked if (item.text or "").strip()]
+        if fits:
+            said = embed([[item.text or ""] for item, _ in fits], self.model)
+            true = embed([list(item.references) for item, _ in fits], self.model)
+            for (item, before), cosine in zip(fits, (said * true).sum(1), strict=True):
+                reason = f"cosine {cosine:.4f} with the references"
+                score = min(max(float(cosine), 0.0), 1.0)
+                answered(item, Judgement(score, reason, tries=before + 1))
+        for item, before in asked:
+            if not (item.text or "").strip():
+                answered(item, Judgement(0.0, "the caption is empty", tries=before + 1))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Exact in the organisms' world: 1 for noun and verb of the right thing and no other, else 0.
+
+    Attributes:
+        things: All there are in that world.
+    """
+
+    things: tuple[Thing, ...] = THINGS
+    name: Literal["truth"] = field(default="truth", init=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The rule's version, and the world's words."""
+        words = [[thing.noun, thing.verb] for thing in self.things]
+        return {"judge": self.name, "version": 1, "things": words}
+
+    def key(self, item: Item) -> Sequence[Any]:
+        """All that the rule looks at."""
+        return self.facts, item.what, item.question, item.text, item.references, item.others
+
+    def prompt_version(self, what: What) -> str:
+        """There is no prompt."""
+        return ""
+
+    def ask(self, asked: Iterable[tuple[Item, int]], answered: Answered) -> None:
+        """Judge items, one after the other."""
+        for item, before in asked:
+            answered(item, self.judge(item, before + 1))
+
+    def judge(self, item: Item, tries: int) -> Judgement:
+        """The judgement of one item.
+
+        Raises:
+            JudgeError: For a point, or a clip, that is not of the organisms' world.
+        """
+        _require_fidelity(item, self.name)
+        own, other = self._noun(item.references), self._noun(item.others)
+        seen, heard = (own, other) if item.what == "video" else (other, own)
+        if own is None:
+            raise JudgeError(
+                f"expected references that name one of {[t.noun for t in self.things]}, got "
+                f"{list(item.references)} for {item.sample!r}. The judge 'truth' knows the "
+                "organisms' clips alone: choose another."
+            )
+        scored = score(item.text or "", item.question, seen or "", heard or own, self.things)
+        right = scored.video if item.what == "video" else scored.audio
+        if right is None:
+            reason = f"the question {item.question!r} does not ask for it"
+            return Judgement(reason=reason, missing=True, tries=tries)
+        return Judgement(float(right), f"the right words would be of {own!r}", tries=tries)
+
+    def _noun(self, captions: Sequence[str]) -> str | None:
+        said = {word for caption in captions for word in caption.lower().split()}
+        nouns = [thing.noun for thing in self.things if thing.noun in said]
+        return nouns[0] if len(nouns) == 1 else None
+
+
+def _require_fidelity(item: Item, judge: str) -> None:
+    if item.what not in ("audio", "video"):
+        raise JudgeError(
+            f"expected 'audio' or 'video' for the judge {judge!r}, got {item.what!r}. Let another "
+            "judge do this, such as 'lexical'."
+        )
+
+
+def _files(folder: Path) -> list[str]:
+    """A folder's files: another model of the same name is another judge."""
+    files = sorted(folder.rglob("*")) if folder.is_dir() else []
+    stats = ((path, path.stat()) for path in files if path.is_file())
+    return [f"{path.relative_to(folder)} {s.st_size} {s.st_mtime_ns}" for path, s in stats]

@@ -1,0 +1,170 @@
+"""Which captions do people rate, and what did they say?
+
+A sheet is a stratified choice of judged captions: as evenly as can be over points, kinds,
+questions, conditions and thirds of the judge's scores, which raters do not see. It is written as
+CSV and as one HTML page, complete in itself, that saves the same CSV. What comes back is read
+strictly: a rating that is not as agreed is refused with its row.
+"""
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from data_prep.journal import digest
+from data_prep.strict_json import read_text, write_whole
+from hooked_omni.errors import ResultsError
+
+__all__ = ["KEYS", "choose", "identified", "read_ratings", "write_sheet"]
+
+KEYS = ("sample", "kind", "question", "condition", "what")
+"""What tells two judged captions apart."""
+
+_COLUMNS = ("id", "what", "caption", "references", "rating", "comment")
+_STRATA = ("what", "kind", "question", "condition")
+_MOST_LISTED = 8
+
+
+def choose(scores: pd.DataFrame, n: int = 200, seed: int = 0) -> pd.DataFrame:
+    """Captions for people to rate.
+
+    Args:
+        scores: What `judge.run` returned.
+        n: How many, of each point that was judged; all there are, if fewer.
+        seed: Of the choice and of the order.
+
+    Returns:
+        The chosen rows, shuffled, with the columns of `scores` and `id`.
+
+    Raises:
+        ResultsError: If nothing was scored.
+    """
+    scored = cast(pd.DataFrame, scores[scores["score"].notna()])
+    if scored.empty or n < 1:
+        raise ResultsError(
+            f"expected scores, and at least one caption to choose, got {len(scores)} rows with "
+            f"{len(scored)} scores, and n = {n}. Judge the captions first."
+        )
+    chances = np.random.default_rng(seed)
+    scored = identified(scored).assign(third=np.floor(scored["score"] * 2.999))
+    chosen: list[int] = []
+    for _, part in cast(Any, scored.groupby("what", sort=True)):
+        groups = part.groupby([*_STRATA, "third"], sort=True).indices.values()
+        piles = [list(part.index[chances.permutation(places)]) for places in groups]
+        chosen += _in_turn(piles, n)
+    shuffled = chances.permutation(np.asarray(chosen))
+    return scored.loc[shuffled].drop(columns="third").reset_index(drop=True)
+
+
+def identified(scores: pd.DataFrame) -> pd.DataFrame:
+    """Rows with an `id` that says nothing to a reader, and is no number to a spreadsheet."""
+    keys = zip(*(scores[name].astype(str) for name in (*KEYS, "text")), strict=True)
+    return scores.assign(id=["c" + digest(list(key))[:9] for key in keys])
+
+
+def write_sheet(chosen: pd.DataFrame, csv_path: Path, html_path: Path) -> None:
+    """Write the sheet as CSV and as an HTML page."""
+    rows = [
+        dict(
+            id=row["id"],
+            what=row["what"],
+            caption=row["text"],
+            references=row["references"],
+            rating="",
+            comment="",
+        )
+        for row in chosen.to_dict("records")
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS)
+    writer.writeheader()
+    writer.writerows({k: _unformulated(v) for k, v in row.items()} for row in rows)
+    write_whole(csv_path, text.getvalue().encode("utf-8-sig"))  # so that spreadsheets know UTF-8
+    environment = Environment(
+        loader=PackageLoader("analyses.judge"), autoescape=True, undefined=StrictUndefined
+    )
+    page = environment.get_template("sheet.html").render(rows=rows, name=csv_path.stem)
+    write_whole(html_path, page.encode())
+
+
+def read_ratings(path: Path, sheet: Path) -> dict[str, float]:
+    """One person's ratings, 0 to 1, by id.
+
+    Args:
+        path: The filled sheet.
+        sheet: The empty one that it was made from.
+
+    Raises:
+        ResultsError: For a missing column, and, with row numbers as a spreadsheet shows them,
+            ratings that are no number from 0 to 1 or are not there, ids that the sheet does not
+            have or that are there twice, and rows of the sheet that are gone.
+    """
+    expected = [row["id"] for _, row in _rows(sheet)]
+    wrong: list[str] = []
+    ratings: dict[str, float] = {}
+    first: dict[str, int] = {}
+    for number, row in _rows(path):
+        name, text = row["id"].strip(), row["rating"].strip()
+        if name not in expected:
+            wrong.append(f"row {number}: id {name!r} is not on the sheet")
+        elif name in first:
+            wrong.append(f"row {number}: id {name!r} is there already, in row {first[name]}")
+        elif (rating := _rating(text)) is None:
+            said = f"{text!r} is no rating from 0 to 1" if text else "there is no rating"
+            wrong.append(f"row {number}: {said}")
+        else:
+            ratings[name] = rating
+        first.setdefault(name, number)
+    places = {name: number for number, name in enumerate(expected, 2)}
+    wrong += [f"row {places[n]} of the sheet, id {n!r}: gone" for n in places if n not in first]
+    if wrong:
+        more = f"; and {len(wrong) - _MOST_LISTED} more" if len(wrong) > _MOST_LISTED else ""
+        raise ResultsError(
+            f"expected a rating from 0 to 1 for each of {len(expected)} rows in {path}, got "
+            f"{'; '.join(wrong[:_MOST_LISTED])}{more}. Correct these rows."
+        )
+    return ratings
+
+
+def _in_turn(piles: Sequence[list[int]], n: int) -> list[int]:
+    """One from each pile after the other, until there are n."""
+    taken: list[int] = []
+    while len(taken) < n and any(piles):
+        taken += [pile.pop() for pile in piles if pile][: n - len(taken)]
+    return taken
+
+
+def _rating(text: str) -> float | None:
+    try:
+        # Spreadsheets of many countries write a decimal comma.
+        rating = float(text.replace(",", "."))
+    except ValueError:
+        return None
+    return rating if 0 <= rating <= 1 else None
+
+
+def _unformulated(text: str) -> str:
+    """A caption that begins like a formula must not be run by a spreadsheet."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """Rows of a sheet, numbered as a spreadsheet does: the header is row 1."""
+    text = read_text(path)
+    head = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in head else ",")
+    absent = {"id", "rating"} - set(reader.fieldnames or ())
+    if absent:
+        raise ResultsError(
+            f"expected the columns id and rating in {path}, got {reader.fieldnames}. Send the "
+            "sheet back with all its columns."
+        )
+    rows = defaultdict(str)
+    for number, row in enumerate(reader, 2):
+        yield number, rows | {str(k): v for k, v in row.items() if isinstance(v, str)}

@@ -1,0 +1,71 @@
+"""What share of the sound events that captions name do tokens name too?"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.cases import KEYS
+
+__all__ = ["ANY_LAYER", "listed", "recall"]
+
+ANY_LAYER = -1
+"""Stands for all layers together."""
+
+_N_OTHERS = 10  # other samples that stand for chance
+
+
+def recall(table: pd.DataFrame, of: str = "heard") -> pd.DataFrame:
+    """Share of sound events that some top token of some position names, by sample and layer.
+
+    Args:
+        table: What `logit_lens.run` returned.
+        of: "heard": the events of the sample's audio captions. "seen": those of its video captions.
+            "chance": the audio captions of up to ten other samples of the same kind and question,
+            on average.
+
+    Returns:
+        One row per sample, lens and layer, with `sample`, `kind`, `question`, `lens`, `layer`
+        (`ANY_LAYER` for all of them together) and `recall` (percent; NaN for captions that name no
+        event, or no other sample).
+    """
+    top: Any = table.query("measure == 'top'")
+    references = "seen" if of == "seen" else "heard"
+    samples: list[Any] = list(top.groupby([*KEYS, references], sort=False))
+    keys = [key for key, _ in samples]
+    rows = []
+    for i, (key, group) in enumerate(samples):
+        wanted = _others(keys, i) if of == "chance" else [listed(key[-1])]
+        for lens, layer, named in _named(group):
+            shares = [len(named & events) / len(events) for events in wanted if events]
+            found = 100 * float(np.mean(shares)) if shares else np.nan
+            rows.append((*key[:-1], lens, layer, found))
+    return pd.DataFrame(rows, columns=[*KEYS, "lens", "layer", "recall"])
+
+
+def listed(events: str) -> frozenset[str]:
+    """Events of a column that lists them, comma-separated."""
+    return frozenset(events.split(", ")) - {""}
+
+
+def _others(keys: Sequence[tuple[str, ...]], i: int) -> list[frozenset[str]]:
+    """Events of the samples behind sample `i`, around the end."""
+    _, kind, question, _ = keys[i]
+    following = [*keys[i + 1 :], *keys[:i]]
+    same = [key[-1] for key in following if key[1:3] == (kind, question)]
+    return [listed(events) for events in same[:_N_OTHERS]]
+
+
+def _named(group: pd.DataFrame) -> Iterator[tuple[str, int, frozenset[str]]]:
+    """Lens, layer, and what the top tokens there name."""
+    for lens, part in group.groupby("lens", sort=False):
+        named: dict[int, frozenset[str]] = {
+            int(layer): frozenset() for layer in part["layer"].unique()
+        }
+        naming = part.query("event != ''")
+        for layer, events in zip(naming["layer"], naming["event"], strict=True):
+            named[int(layer)] |= listed(events)
+        named[ANY_LAYER] = frozenset().union(*named.values())
+        for layer, events in named.items():
+            yield str(lens), layer, events

@@ -1,0 +1,125 @@
+"""Which tokens are attention sinks?
+
+A sink is a token of the prompt that stands out twice: its residual stream in a middle layer has an
+outlying norm, and generated positions pay it outlying attention. Both are judged by the data, on a
+log scale, by distance from the median in robust standard deviations, among tokens of its own kind
+(audio, video, text): a word is not a sink because words differ from pictures. No position and no
+token is a sink by its name. After arXiv 2309.17453 (sinks) and arXiv 2402.17762 (norms).
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hooked_omni import EmbeddedPrompt, names
+from hooked_omni.config import DecoderConfig
+from hooked_omni.hook_point import HookPoint, LiveHook
+from hooked_omni.interventions import Hook, Positions, SpanHook
+from hooked_omni.spans import Spans
+
+__all__ = ["SinkWatch", "outlying"]
+
+_MADS = 3.5  # Iglewicz and Hoaglin (1993)
+_PER_SIGMA = 1.4826  # a normal distribution's standard deviation in median absolute deviations
+_LEAST_SIGMA = 0.2  # so that an outlier is at least twice the median: exp(0.2 * 3.5)
+_KINDS = ("audio", "video")
+
+
+class SinkWatch:
+    """Hooks for one caption, which find the sinks and measure what is paid to them.
+
+    ```python
+    watch = SinkWatch(omni.model.cfg, prompt)
+    omni.model.generate(prompt, fwd_hooks=watch.hooks())
+    watch.sinks(), watch.paid()
+    ```
+
+    Norms are read from the pass over the prompt; candidates follow from them, so that attention to
+    a few tokens is all that is kept of each decode step.
+    """
+
+    def __init__(self, cfg: DecoderConfig, prompt: EmbeddedPrompt) -> None:
+        self.cfg, self.spans = cfg, prompt.spans
+        self.layer = cfg.n_layers // 2
+        self.norms = torch.zeros(0)
+        self.candidates = torch.zeros(0, dtype=torch.long)
+        self.received = torch.zeros(prompt.n_pos, device=cfg.device)
+        self.steps: list[list[Tensor]] = []
+
+    def hooks(self) -> list[Hook]:
+        """Norms at the middle layer's door, and attention in every layer of each decode step."""
+        generated = Positions(self.spans, "generated")
+        return [
+            (names.resid_pre(self.layer), _Norms(self)),
+            *(
+                (names.pattern(layer), SpanHook(generated, _Paid(self, layer)))
+                for layer in range(self.cfg.n_layers)
+            ),
+        ]
+
+    def sinks(self) -> Int[Tensor, " sink"]:
+        """Prompt positions that stand out in norm and in attention."""
+        return self.candidates[self._chosen()]
+
+    def paid(self) -> Float[Tensor, "query layer head sink"]:
+        """Attention of each generated position to each sink."""
+        steps = torch.stack([torch.stack(layers) for layers in self.steps])
+        return steps[..., self._chosen().to(steps.device)].cpu()
+
+    def _chosen(self) -> Bool[Tensor, " candidate"]:
+        return outlying(self.received.cpu(), self.spans)[self.candidates]
+
+
+class _Norms(LiveHook):
+    """Keeps the norms of the prompt's residual stream, and who stands out."""
+
+    def __init__(self, watch: SinkWatch) -> None:
+        self.watch = watch
+
+    def __call__(self, tensor: Tensor, hook: HookPoint) -> None:
+        """Read the pass over the prompt; decode steps are none of this hook's business."""
+        watch = self.watch
+        if hook.positions.start < watch.spans.n_prompt:
+            watch.norms = tensor[0].float().norm(dim=-1).cpu()
+            watch.candidates = outlying(watch.norms, watch.spans).nonzero()[:, 0]
+
+
+class _Paid:
+    """Adds up what the prompt's tokens receive behind the middle, and keeps the candidates' part.
+
+    Layers before the middle one are left out of the sum: sinks form on the way there.
+    """
+
+    def __init__(self, watch: SinkWatch, layer: int) -> None:
+        self.watch, self.layer = watch, layer
+
+    def __call__(self, pattern: Tensor, _index: Tensor, _hook: HookPoint) -> None:
+        watch = self.watch
+        paid = pattern[0, :, -1, : watch.spans.n_prompt].float()
+        if self.layer >= watch.layer:
+            watch.received += paid.mean(0)
+        if self.layer == 0:
+            watch.steps.append([])
+        watch.steps[-1].append(paid[:, watch.candidates.to(paid.device)])
+
+
+def outlying(values: Float[Tensor, " pos"], spans: Spans) -> Bool[Tensor, " pos"]:
+    """Which prompt positions have a value far above the median of their kind."""
+    apart = torch.zeros(len(values), dtype=torch.bool)
+    logs = values.clamp_min(torch.finfo(values.dtype).tiny).log()
+    for members in _kinds(spans):
+        if len(members):
+            own = logs[members]
+            above = own - own.median()
+            sigma = max(_PER_SIGMA * float(above.abs().median()), _LEAST_SIGMA)
+            apart[members] = above > _MADS * sigma
+    return apart
+
+
+def _kinds(spans: Spans) -> list[Int[Tensor, " member"]]:
+    """Audio, video, and everything else."""
+    known = [spans[kind] for kind in _KINDS if kind in spans]
+    others = torch.ones(spans.n_prompt, dtype=torch.bool)
+    for members in known:
+        others[members] = False
+    return [*known, others.nonzero()[:, 0]]

@@ -1,0 +1,235 @@
+"""How sure is a mean, and do two curves differ?
+
+Samples are what varies: every band and every test resamples whole samples, the same ones at every
+point of every curve (paired), so that what a sample has in common with itself is kept. A number
+that is missing is counted and shown, never averaged as zero and never dropped in silence.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from hooked_omni.errors import ResultsError
+
+__all__ = ["holm", "in_words", "mean_band", "paired_permutation"]
+
+Values = Float[np.ndarray, "sample point"]
+
+_STRATA = ("kind", "question")
+_MOST_EXACT = 13  # samples: 8192 sign flips
+
+
+def mean_band(
+    table: pd.DataFrame,
+    value: str,
+    by: Sequence[str],
+    level: float = 0.95,
+    n_resamples: int = 2000,
+    rng: np.random.Generator | int = 0,
+) -> pd.DataFrame:
+    """Mean over samples at each point, with a bootstrap confidence band.
+
+    ```python
+    mean_band(table, "share", by=["segment", "layer"])
+    ```
+
+    Args:
+        table: Tidy rows with a column `sample`.
+        value: The column to average.
+        by: The columns that make a point of a curve. Without "kind" or "question" among them, the
+            table must have one row per sample and point all the same.
+        level: Of the band: percentiles of the means of resampled samples.
+        n_resamples: How often samples are drawn, with replacement.
+        rng: A generator, or a seed.
+
+    Returns:
+        One row per point: the columns of `by`, then `mean`, `low`, `high`, `n` (samples with a
+        number) and `missing` (samples of the same kind and question without one). The band is NaN
+        for fewer than two samples.
+
+    Raises:
+        ResultsError: For several rows of one sample at one point.
+    """
+    rng, rows = np.random.default_rng(rng), []
+    for _, part in _strata(table, by):
+        values, points = _by_sample(part, value, by)
+        known = np.isfinite(values)
+        n = known.sum(0)
+        # The same samples at every point; each drawn as often as a draw with replacement has it.
+        draws = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), n_resamples)
+        sums, counts = draws @ np.where(known, values, 0.0), draws @ known
+        means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        low, high = _percentiles(means, n, level)
+        mean = np.divide(np.where(known, values, 0.0).sum(0), n, out=_nan(len(n)), where=n > 0)
+        band = dict(mean=mean, low=low, high=high, n=n, missing=len(values) - n)
+        rows.append(points.assign(**band))
+    return pd.concat(rows, ignore_index=True)
+
+
+def paired_permutation(
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    value: str,
+    by: Sequence[str],
+    correction: Literal["max", "holm", "none"] = "max",
+    n_resamples: int = 10_000,
+    rng: np.random.Generator | int = 0,
+) -> pd.DataFrame:
+    """Do two curves differ anywhere? Signs of each sample's differences are flipped at random.
+
+    If a sample could as well have been in the other curve, every assignment of its signs is equally
+    likely. All assignments are tried for up to 13 samples (exact), else `n_resamples` random ones,
+    with the observed one among them, so that p is never 0.
+
+    Args:
+        first: Tidy rows with `sample`.
+        second: The other curve; samples are paired by name, and by "question" where both have it.
+        value: The column to compare.
+        by: The columns that make a point of the curve, such as ["layer"].
+        correction: For looking at many points. "max": compared with the largest statistic over all
+            points (Westfall and Young), which takes their correlation into account. "holm": valid
+            for any dependence, but p is then at least (points / resamples). "none".
+        n_resamples: Random assignments.
+        rng: A generator, or a seed.
+
+    Returns:
+        One row per point: the columns of `by`, then `difference` (mean of first - second), `p`
+        (two-sided), `p_corrected`, `n` (pairs) and `missing` (samples in either curve without a
+        pair of numbers here). `attrs` hold "correction", "exact" and "assignments".
+
+    Raises:
+        ResultsError: For several rows of one sample at one point, or no pair at all.
+    """
+    if correction not in ("max", "holm", "none"):
+        raise ResultsError(f"expected correction 'max', 'holm' or 'none', got {correction!r}.")
+    differences, points = _differences(first, second, value, by)
+    known = np.isfinite(differences)
+    n = known.sum(0)
+    if not n.any():
+        raise ResultsError(
+            f"expected samples with {value!r} in both curves, got none. Compare tables of the same "
+            "samples."
+        )
+    filled = np.where(known, differences, 0.0)
+    signs, exact = _signs(len(filled), n_resamples, np.random.default_rng(rng))
+    # Flipping signs leaves the root of the sum of squares as it is: dividing by it makes points of
+    # different spread comparable.
+    spread = np.sqrt((filled**2).sum(0))
+    scale = np.where(spread > 0, spread, 1.0)
+    observed = np.abs(filled.sum(0)) / scale
+    flipped = np.abs(signs @ filled) / scale
+    reached = 1 - 1e-12  # sums in another order differ in the last digits
+    p = (flipped >= observed * reached).mean(0)
+    largest = flipped.max(1)[:, None]
+    corrected = {
+        "max": lambda: (largest >= observed * reached).mean(0),
+        "holm": lambda: holm(p),
+        "none": lambda: p,
+    }[correction]()
+    difference = np.divide(filled.sum(0), n, out=_nan(len(n)), where=n > 0)
+    unknown = np.where(n > 0, 0.0, np.nan)
+    result = points.assign(
+        difference=difference,
+        p=p + unknown,
+        p_corrected=corrected + unknown,
+        n=n,
+        missing=len(filled) - n,
+    )
+    result.attrs |= dict(correction=correction, exact=exact, assignments=len(signs))
+    return result
+
+
+def holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    """Holm's correction: the chance of any false alarm among all tests stays below the level."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(stepped, 1.0)
+    return corrected
+
+
+def in_words(point: Mapping[str, Any] | pd.Series, unit: str = "%", digits: int = 1) -> str:
+    """A point of `mean_band` as text, with its band, n, and what is missing.
+
+    Example:
+        >>> in_words({"mean": 43.21, "low": 40.0, "high": 46.6, "n": 100, "missing": 2})
+        '43.2 % [40.0, 46.6], n = 100, 2 missing'
+    """
+    numbers: dict[Any, Any] = dict(point)
+    mean, low, high = (f"{numbers[name]:.{digits}f}" for name in ("mean", "low", "high"))
+    band = f" [{low}, {high}]" if np.isfinite(numbers["low"]) else ""
+    n, n_missing = int(numbers["n"]), int(numbers["missing"])
+    missing = f", {n_missing} missing" if n_missing else ""
+    return f"{mean}{' ' + unit if unit else ''}{band}, n = {n}{missing}"
+
+
+def _strata(table: pd.DataFrame, by: Sequence[str]) -> list[tuple[Any, pd.DataFrame]]:
+    """Parts in which a sample without a row is a missing one, not one of another kind."""
+    if table.empty:
+        raise ResultsError("expected rows to average, got none. Look at `table.attrs['skipped']`.")
+    strata = [name for name in _STRATA if name in by]
+    return list(table.groupby(strata, sort=False)) if strata else [((), table)]
+
+
+def _by_sample(table: pd.DataFrame, value: str, by: Sequence[str]) -> tuple[Values, pd.DataFrame]:
+    """Numbers by sample and point, NaN where there is none; and the points."""
+    samples, names = pd.factorize(table["sample"])
+    points = table.groupby(list(by), sort=False, dropna=False)
+    where = points.ngroup().to_numpy()
+    twice = pd.MultiIndex.from_arrays([samples, where]).duplicated()
+    if twice.any():
+        row = table.loc[twice].iloc[0]
+        raise ResultsError(
+            f"expected one row per sample and {list(by)}, got several for {row['sample']!r} at "
+            f"{row[list(by)].to_dict()}. Add what tells them apart to `by`, or choose rows first."
+        )
+    values = np.full((len(names), int(where.max()) + 1), np.nan)
+    values[samples, where] = table[value].astype("Float64").to_numpy(float, na_value=np.nan)
+    first = np.unique(where, return_index=True)[1]
+    return values, pd.DataFrame(table.iloc[first][list(by)]).reset_index(drop=True)
+
+
+def _differences(
+    first: pd.DataFrame, second: pd.DataFrame, value: str, by: Sequence[str]
+) -> tuple[Values, pd.DataFrame]:
+    both = "question" in first and "question" in second and "question" not in by
+    unit = ["sample", "question"] if both else ["sample"]
+    named = []
+    for number, table in enumerate((first, second)):
+        unique = table[unit].astype(str).agg("/".join, axis=1)
+        named.append(table.assign(sample=unique, curve=number)[["sample", "curve", *by, value]])
+    values, points = _by_sample(pd.concat(named, ignore_index=True), value, ["curve", *by])
+    pairs = points.assign(column=range(len(points)))
+    sides = [pairs[pairs["curve"] == number].drop(columns="curve") for number in (0, 1)]
+    joined = sides[0].merge(sides[1], on=list(by), how="inner", suffixes=("", "_second"))
+    if joined.empty:
+        raise ResultsError(f"expected curves with points {list(by)} in common, got none.")
+    columns = joined["column"].to_numpy(), joined["column_second"].to_numpy()
+    return values[:, columns[0]] - values[:, columns[1]], pd.DataFrame(joined[list(by)])
+
+
+def _signs(
+    n: int, n_resamples: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "assignment sample"], bool]:
+    if n <= _MOST_EXACT:
+        numbers = np.arange(2**n)[:, None] >> np.arange(n)
+        return 1.0 - 2.0 * (numbers & 1), True
+    drawn = rng.integers(0, 2, (n_resamples + 1, n)) * 2.0 - 1.0
+    drawn[0] = 1.0  # the observed one
+    return drawn, False
+
+
+def _percentiles(means: Values, n: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    low, high = _nan(len(n)), _nan(len(n))
+    enough: Bool[np.ndarray, " point"] = n > 1
+    if enough.any():
+        tail = 50 * (1 - level)
+        low[enough], high[enough] = np.nanpercentile(means[:, enough], [tail, 100 - tail], axis=0)
+    return low, high
+
+
+def _nan(size: int) -> np.ndarray:
+    return np.full(size, np.nan)

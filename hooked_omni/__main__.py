@@ -1,0 +1,131 @@
+"""Is this model proved, and how does a clip become a file? `python -m hooked_omni --help`.
+
+`embed` also runs in an environment for older code: transformers 4.40 or newer with torch,
+torchvision, av, decord, librosa, soundfile, jaxtyping, safetensors, pillow, accelerate and typer.
+Install this package there with `pip install --no-deps`.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    help="Prove a model's numbers, or embed a clip and a question into one file.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Model = Annotated[str, typer.Argument(help="Hub name, folder, or a shipped name.")]
+Clip = Annotated[Path | None, typer.Option(help="A video.")]
+Sound = Annotated[Path | None, typer.Option(help="A sound, in place of the clip's own.")]
+Ask = Annotated[str, typer.Option(help="Your words to the model.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+Precision = Annotated[str | None, typer.Option(help="bfloat16, ...; the checkpoint's own.")]
+Trust = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that came with the checkpoint.")
+]
+Alone = Annotated[bool, typer.Option("--decoder-only", help="Leave the towers out.")]
+Bundle = Annotated[Path | None, typer.Option(help="A prompt that `embed` wrote.")]
+Out = Annotated[Path, typer.Option(help="The file to write.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+
+
+@app.command()
+def prove(
+    model: Model,
+    clip: Clip = None,
+    audio: Sound = None,
+    question: Ask = "Describe what you see and hear.",
+    prompt: Bundle = None,
+    device: Device = "cpu",
+    dtype: Precision = None,
+    attention: Annotated[str, typer.Option(help="sdpa or eager.")] = "sdpa",
+    revision: Revision = None,
+    decoder_only: Alone = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Compare a model with Hugging Face's, and print what is guaranteed and what is not.
+
+    Without a clip or a prompt, the words alone are asked.
+    """
+    from rich.console import Console  # as below: the parts that `embed` does without
+
+    from hooked_omni import guarantees
+    from hooked_omni.omni import load
+    from hooked_omni.prompt import EmbeddedPrompt
+    from hooked_omni.prove import prove as compare
+
+    omni = load(
+        model,
+        device,
+        dtype,
+        "eager" if attention == "eager" else "sdpa",
+        revision,
+        decoder_only,
+        trust_remote_code,
+    )
+    if prompt is not None:
+        asked: Any = EmbeddedPrompt.load(prompt, device)
+    elif decoder_only:
+        asked = omni.model.as_prompt(omni.model.to_tokens(question))
+    else:
+        asked = omni.embed(_asked(question, clip, audio, omni.family))
+    report = compare(omni, asked)
+    console = Console()
+    console.print(guarantees.guaranteed(omni, asked, report))
+    console.print(guarantees.not_guaranteed(omni, asked, report))
+
+
+@app.command()
+def embed(
+    model: Model,
+    out: Out,
+    clip: Clip = None,
+    audio: Sound = None,
+    question: Ask = "Describe what you see and hear.",
+    system: Annotated[str | None, typer.Option(help="System prompt; the family's own.")] = None,
+    device: Device = "cpu",
+    dtype: Precision = None,
+    revision: Revision = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Run the towers on a clip and a question, and write what reaches the decoder."""
+    from hooked_omni.loading import load_towers  # after --help has been answered
+
+    towers = load_towers(
+        model, device, dtype, revision=revision, trust_remote_code=trust_remote_code
+    )
+    prompt = towers.embed(_asked(question, clip, audio, towers.family, system))
+    parts = ", ".join(f"{len(prompt.spans[name])} {name}" for name in prompt.spans)
+    typer.echo(f"{prompt.save(out)}: {prompt.n_pos} positions, {parts}")
+
+
+def _asked(
+    question: str, clip: Path | None, audio: Path | None, family: Any, system: str | None = None
+) -> Any:
+    from hooked_omni.prompt import Prompt
+
+    if clip is not None and not family.sees and audio is None:
+        clip, audio = None, clip  # its sound is what such a model takes of a clip
+    return Prompt(question, video=clip, audio=audio, system=system)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; the project's own errors are one message, not a traceback."""
+    try:
+        app(arguments, prog_name="python -m hooked_omni")
+    except Exception as error:
+        # By name, so that the help page need not import the package.
+        if not any(kind.__module__ == "hooked_omni.errors" for kind in type(error).__mro__):
+            raise
+        typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""InternVL2 and InternOmni: tiles of 256 tokens, sound behind them, read by an InternLM2.
+
+InternLM2 is Llama's decoder under other names, with queries, keys and values of each key-value
+head in one tensor; here it runs as Llama, and its own code, which transformers 5 breaks, is not
+needed. Past `max_position_embeddings` its rotary base would change with the length (dynamic NTK):
+such prompts are refused. The towers are code of the checkpoint (InternVL2, OpenGVLab) or the
+package internvl (InternOmni), for transformers 4.37; their own `chat` makes the inputs, as the
+model cards do for a video: one tile a frame, `Frame1: <image>`, question last.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import normalize, resize
+
+from hooked_omni.config import DecoderConfig
+from hooked_omni.errors import CheckpointError, PromptError
+from hooked_omni.families import qwen
+from hooked_omni.families.family import Family, OnDisk, Recipe, Remote
+from hooked_omni.families.remote import asked_of, plain_words, words_behind
+from hooked_omni.media import Audio, MediaSettings, Video
+from hooked_omni.prompt import Prompt
+from hooked_omni.skeleton import HEAD, empty, fill, find_decoder
+
+__all__ = ["INTERNVL2", "INTERN_OMNI"]
+
+_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+_TOKENS_PER_SECOND = 25
+_NAMES = {
+    "embed_tokens": "tok_embeddings",
+    "o_proj": "wo",
+    "gate_proj": "w1",
+    "up_proj": "w3",
+    "down_proj": "w2",
+    "self_attn": "attention",
+    "mlp": "feed_forward",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def _recipe(name: str, config: Any) -> Recipe | None:
+    """Llama's tensor from InternLM2's: rows are [queries, key, value] of each key-value head."""
+    parts = [_NAMES.get(part, part) for part in name.split(".")]
+    if len(parts) < 2 or parts[-2] not in ("q_proj", "k_proj", "v_proj"):
+        return Recipe((".".join(parts),), lambda tensors: tensors[0])
+    kind, n_kv = parts[-2], config.num_key_value_heads
+    groups = config.num_attention_heads // n_kv
+    rows = {"q_proj": slice(groups), "k_proj": slice(groups, groups + 1)}
+    chosen = rows.get(kind, slice(groups + 1, groups + 2))
+
+    def untangle(tensors: list[Tensor]) -> Tensor:
+        fused = tensors[0].unflatten(0, (n_kv, groups + 2, config.head_dim))
+        return fused[:, chosen].flatten(0, 2).contiguous()
+
+    return Recipe((".".join([*parts[:-2], "wqkv", parts[-1]]),), untangle)
+
+
+def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
+    llm = raw["llm_config"]
+    kind, scaling = (llm.get("architectures") or ["?"])[0], llm.get("rope_scaling") or {}
+    wrong = {
+        "architectures": kind != "InternLM2ForCausalLM",
+        "bias": bool(llm.get("bias", False)),
+        "rope_scaling": scaling.get("type", "dynamic") != "dynamic",
+    }
+    if any(wrong.values()):
+        raise CheckpointError(
+            f"expected an InternLM2 without biases, with default or dynamic rotary positions, got "
+            f"another {[name for name, bad in wrong.items() if bad]}: {kind}, {scaling}. Other "
+            "sizes of this family have other decoders."
+        )
+    config = transformers.LlamaConfig(
+        vocab_size=llm["vocab_size"],
+        hidden_size=llm["hidden_size"],
+        intermediate_size=llm["intermediate_size"],
+        num_hidden_layers=llm["num_hidden_layers"],
+        num_attention_heads=llm["num_attention_heads"],
+        num_key_value_heads=llm.get("num_key_value_heads") or llm["num_attention_heads"],
+        hidden_act=llm.get("hidden_act", "silu"),
+        max_position_embeddings=llm["max_position_embeddings"],
+        rms_norm_eps=llm["rms_norm_eps"],
+        rope_parameters={"rope_type": "default", "rope_theta": llm.get("rope_theta", 10000.0)},
+        tie_word_embeddings=llm.get("tie_word_embeddings", False),
+        attention_bias=False,
+        mlp_bias=False,
+    )
+    config.rope_changes_behind = llm["max_position_embeddings"] if scaling else None
+    name = llm.get("dtype") or llm.get("torch_dtype") or raw.get("torch_dtype")
+    if name is not None:
+        config.dtype = getattr(torch, str(name).removeprefix("torch."))
+    return transformers.LlamaForCausalLM, config
+
+
+def _decoder_config(hf_model: Any) -> DecoderConfig:
+    table = replace(qwen.decoder_config(hf_model), qkv_bias=False)
+    return replace(table, rope_limit=hf_model.config.rope_changes_behind)
+
+
+def _as_llama(hf_model: Any) -> Any:
+    """Transformers' Llama on InternLM2's tensors; queries, keys and values are copied out."""
+    model_class, config = _reference(hf_model.config.to_dict())
+    model = empty(model_class, config, "sdpa")
+    own = dict(find_decoder(hf_model).named_parameters())
+    made: dict[str, Tensor] = {}
+    for name, _ in find_decoder(model).named_parameters():
+        recipe = _recipe(name, config)
+        assert recipe is not None
+        made[name] = recipe.make([own[key].detach() for key in recipe.keys])
+    made[HEAD] = hf_model.language_model.get_output_embeddings().weight
+    model.name_or_path = getattr(hf_model, "name_or_path", "")
+    return fill(model, made)
+
+
+class _Chat:
+    """Words and tiles to inputs, as the model's own `chat` makes them."""
+
+    def __init__(self, hf_model: Any, processor: Any) -> None:
+        self.hf = hf_model
+        self.tokenizer, self.sound = (
+            processor if isinstance(processor, tuple) else (processor, None)
+        )
+        ids = self.tokenizer.convert_tokens_to_ids(["<IMG_CONTEXT>", "<AUDIO_CONTEXT>"])
+        hf_model.img_context_token_id, hf_model.audio_context_token_id = ids
+
+    def __call__(self, words: str, tiles: Tensor | None, system: str | None) -> dict[str, Any]:
+        before = self.hf.system_message
+        self.hf.system_message = before if system is None else system
+        counts = [] if tiles is None else [1] * len(tiles)
+        try:
+            return asked_of(
+                self.hf,
+                lambda: self.hf.chat(self.tokenizer, tiles, words, {}, num_patches_list=counts),
+            )
+        finally:
+            self.hf.system_message = before
+
+
+def _load_vl(name: Any, asked: dict[str, Any]) -> tuple[Any, Any]:
+    hf = transformers.AutoModel.from_pretrained(name, trust_remote_code=True, **asked)
+    found = {k: asked[k] for k in ("revision", "local_files_only") if k in asked}
+    return hf, transformers.AutoTokenizer.from_pretrained(
+        name, trust_remote_code=True, use_fast=False, **found
+    )
+
+
+def _load_omni(name: Any, asked: dict[str, Any]) -> tuple[Any, Any]:
+    package = importlib.import_module("internvl.model.internvl_chat")
+    whisper = importlib.import_module("internvl.model.audio.processing_whisper")
+    hf = package.InternVLChatAudioModel.from_pretrained(name, **asked)
+    found = {k: asked[k] for k in ("revision", "local_files_only") if k in asked}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        name, trust_remote_code=True, use_fast=False, **found
+    )
+    return hf, (tokenizer, whisper.WhisperProcessor.from_pretrained(name, **found))
+
+
+def _media_tokens(hf_model: Any) -> dict[str, int]:
+    ids = {"video": hf_model.img_context_token_id}
+    audio = getattr(hf_model, "audio_context_token_id", None)
+    return ids if audio is None else {**ids, "audio": audio}
+
+
+def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
+    tokens, pixels = inputs["input_ids"], inputs.get("pixel_values")
+    expected = {
+        "video": 0 if pixels is None else len(pixels) * hf_model.num_image_token,
+        "audio": int(torch.as_tensor(inputs.get("audio_token_num", 0)).sum()),
+    }
+    for name, token in _media_tokens(hf_model).items():
+        came = int((tokens == token).sum())
+        if came != expected[name]:
+            raise PromptError(
+                f"expected {expected[name]} {name} tokens for these inputs, got {came}. Pass the "
+                "whole output of one call."
+            )
+
+
+def _times(
+    hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    seconds, frames = {}, None
+    if n_tokens.get("audio"):
+        seconds["audio"] = torch.arange(n_tokens["audio"]) / _TOKENS_PER_SECOND
+    if n_tokens["video"]:
+        frames = torch.arange(n_tokens["video"]) // hf_model.num_image_token
+    return seconds, frames
+
+
+def _prepare(
+    processor: _Chat, prompt: Prompt, video: Video | None, audio: Audio | None
+) -> dict[str, Any]:
+    placeholders = ("<image>", "<audio>", "<IMG_CONTEXT>", "<AUDIO_CONTEXT>")
+    plain_words(processor.tokenizer, prompt, placeholders)
+    words, tiles, heard = prompt.text, None, {}
+    weight = processor.hf.get_input_embeddings().weight
+    if audio is not None:
+        if processor.sound is None:
+            raise PromptError("expected a processor for sound, got a tokenizer alone. Pass both.")
+        made = processor.sound(
+            audio.samples, sampling_rate=audio.sampling_rate, return_tensors="pt"
+        )
+        number = int(torch.as_tensor(made["audio_token_num"]).sum())
+        words = f"<audio>{'<AUDIO_CONTEXT>' * number}</audio>\n{words}"
+        heard = {
+            "audio_values": made["input_features"].to(weight),
+            "audio_len_after_cnn": torch.as_tensor(made["audio_len_after_cnn"]).reshape(-1),
+            "audio_token_num": torch.tensor([number]),
+        }
+    if video is not None:
+        tiles = _tiles(video.frames, processor.hf.config).to(weight)
+        frames = "".join(f"Frame{i + 1}: <image>\n" for i in range(len(tiles)))
+        words = frames + words
+    inputs = processor(words, tiles, prompt.system)
+    kept = {k: inputs.get(k) for k in ("input_ids", "attention_mask", "pixel_values")}
+    return {k: v for k, v in kept.items() if v is not None} | heard
+
+
+def _tiles(frames: Tensor, config: Any) -> Tensor:
+    side = getattr(config, "force_image_size", None) or config.vision_config.image_size
+    pixels = frames.round().clamp(0, 255).byte()
+    sized = resize(pixels, [side, side], InterpolationMode.BICUBIC, antialias=True)
+    return normalize(sized.float() / 255, _MEAN, _STD)
+
+
+def _call(model: Any, inputs: Mapping[str, Any]) -> Any:
+    asked = {"pixel_values": None, **inputs}
+    return model.generate(**asked, do_sample=False, max_new_tokens=1)
+
+
+_NEEDS = (
+    "It was written for transformers 4.37, with timm and einops. In transformers 5 its list of "
+    "tied weights stops `from_pretrained`, and its rotary buffers come back empty (NaN)."
+)
+
+INTERNVL2 = Family(
+    name="internvl2",
+    model_types=("internvl_chat",),
+    hf_class="",
+    unwrap=lambda model: model,
+    decoder_config=_decoder_config,
+    tensor_name=qwen.tensor_name,
+    on_disk=OnDisk(
+        homes=(("language_model.model.", "language_model.output.weight"),),
+        recipe=_recipe,
+        reference=_reference,
+    ),
+    media_tokens=_media_tokens,
+    times=_times,
+    check_inputs=_check_inputs,
+    prepare=_prepare,
+    hears=False,
+    media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1),
+    words=words_behind,
+    call=_call,
+    frames_a_step=1,
+    remote=Remote(load=_load_vl, processor=_Chat, text_model=_as_llama, needs=_NEEDS),
+)
+
+INTERN_OMNI = replace(
+    INTERNVL2,
+    name="internomni",
+    model_types=("internvl_chat", "internvl_chat_audio"),
+    hears=True,
+    base="internvl2",
+    told_by="audio_config",
+    remote=Remote(
+        load=_load_omni,
+        processor=_Chat,
+        text_model=_as_llama,
+        needs=f"It is the package internvl of OpenGVLab/InternVL, with peft. {_NEEDS}",
+    ),
+)

@@ -1,0 +1,184 @@
+"""MiniCPM-o 2.6: a picture and the sound of each second in turn, read by a Qwen2.
+
+Its towers are code that comes with the checkpoint, `modeling_minicpmo.py` of openbmb/MiniCPM-o-2_6,
+which was written for transformers 4.44. Its own `chat` makes the inputs, with the options of its
+model card for a clip with sound (`omni_input`, one slice a frame, no numbers in front of frames),
+and is stopped at its `generate`. Frames are evenly spaced, the first and the last included, one a
+second; the model card takes the last of each second.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from jaxtyping import Int
+from PIL import Image
+from torch import Tensor
+
+from hooked_omni.errors import CheckpointError, PromptError
+from hooked_omni.families import qwen
+from hooked_omni.families.family import Family, OnDisk, Remote
+from hooked_omni.families.remote import (
+    as_qwen2,
+    asked_of,
+    between,
+    plain_words,
+    qwen2_reference,
+    words_behind,
+)
+from hooked_omni.media import Audio, MediaSettings, Video
+from hooked_omni.prompt import Prompt
+
+__all__ = ["MINICPM_O"]
+
+_TOKENS_PER_SECOND = 25
+_CHAT_ALONE = {"top_p", "top_k", "temperature", "repetition_penalty", "stream", "min_new_tokens"}
+
+
+class _Chat:
+    """Messages to inputs, as the model's own `chat` makes them."""
+
+    def __init__(self, hf_model: Any, processor: Any) -> None:
+        self.hf, self.processor, self.tokenizer = hf_model, processor, processor.tokenizer
+
+    def __call__(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
+        inputs = asked_of(
+            self.hf,
+            lambda: self.hf.chat(
+                msgs=messages,
+                tokenizer=self.tokenizer,
+                processor=self.processor,
+                sampling=False,
+                omni_input=True,
+                max_slice_nums=1,
+                use_image_id=False,
+            ),
+        )
+        greedy = {"do_sample": False, "num_beams": 1, "max_new_tokens": 1}
+        return {k: v for k, v in inputs.items() if k not in _CHAT_ALONE} | greedy
+
+
+def _load(name: Any, asked: dict[str, Any]) -> tuple[Any, Any]:
+    hf = transformers.AutoModel.from_pretrained(
+        name, trust_remote_code=True, init_vision=True, init_audio=True, init_tts=False, **asked
+    )
+    found = {k: asked[k] for k in ("revision", "local_files_only") if k in asked}
+    return hf, transformers.AutoProcessor.from_pretrained(name, trust_remote_code=True, **found)
+
+
+def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
+    if str(raw.get("version", "2.6")) != "2.6":
+        raise CheckpointError(
+            f"expected MiniCPM-o version 2.6, got {raw['version']!r}: its decoder is another one."
+        )
+    return qwen2_reference(raw)
+
+
+def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
+    tokens = inputs["input_ids"]
+    if len(tokens) != 1:
+        raise PromptError(
+            f"expected one prompt, got a batch of {len(tokens)}: this model's code writes sound "
+            "into the first row alone. Embed prompts one at a time."
+        )
+    missing = [name for name in ("image_bound", "audio_bounds") if inputs.get(name) is None]
+    if missing:
+        raise PromptError(
+            f"expected {missing} among the inputs, got none: picture and sound share one "
+            "placeholder, and only the bounds tell them apart. Pass the processor's whole output."
+        )
+    came = int(between(inputs["audio_bounds"][0], tokens.shape[1]).sum())
+    lengths = inputs.get("audio_feature_lens") or []
+    mel = torch.cat([torch.as_tensor(one).reshape(-1) for one in lengths]) if lengths else None
+    if mel is not None and len(mel):
+        pool = hf_model.config.audio_pool_step
+        expected = int(((((mel - 1) // 2 + 1) - pool) // pool + 1).sum())
+        if came != expected:
+            raise PromptError(
+                f"expected {expected} audio tokens for {mel.tolist()} mel frames, got {came}. Pass "
+                "the whole output of one call of the processor."
+            )
+    elif came:
+        raise PromptError(f"expected audio_features for {came} audio tokens, got none.")
+
+
+def _places(
+    hf_model: Any, inputs: Mapping[str, Any], n_pos: int
+) -> tuple[Int[Tensor, " pos"], dict[str, Tensor]]:
+    names = {"video": "image_bound", "audio": "audio_bounds"}
+    media = {name: between(inputs[bounds][0], n_pos) for name, bounds in names.items()}
+    return inputs["input_ids"][0].cpu(), media
+
+
+def _times(
+    hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    seconds, frames = {}, None
+    if n_tokens["audio"]:
+        seconds["audio"] = torch.arange(n_tokens["audio"]) / _TOKENS_PER_SECOND
+    if n_tokens["video"]:
+        n_frames = len(inputs["image_bound"][0])
+        frames = torch.arange(n_frames).repeat_interleave(n_tokens["video"] // n_frames)
+    return seconds, frames
+
+
+def _prepare(
+    processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
+) -> dict[str, Any]:
+    plain_words(processor.tokenizer, prompt, ("(<image>./</image>)", "(<audio>./</audio>)"))
+    pictures = [] if video is None else [_picture(frame) for frame in video.frames]
+    sounds = [] if audio is None else _seconds_of(audio)
+    units: list[Any] = []
+    if prompt.interleaved and audio is not None:
+        for i in range(max(len(pictures), len(sounds))):
+            units += ["<unit>", *pictures[i : i + 1], *sounds[i : i + 1]]
+    else:
+        units = [*pictures, *([] if audio is None else [audio.samples])]
+    messages = [{"role": "user", "content": [*units, prompt.text]}]
+    if prompt.system is not None:
+        messages.insert(0, {"role": "system", "content": [prompt.system]})
+    elif prompt.interleaved and audio is not None:
+        messages.insert(0, processor.hf.get_sys_prompt(mode="omni", language="en"))
+    return processor(messages)
+
+
+def _picture(frame: Tensor) -> Image.Image:
+    pixels = frame.round().clamp(0, 255).byte().permute(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(pixels.numpy()))
+
+
+def _seconds_of(audio: Audio) -> list[np.ndarray]:
+    rate = audio.sampling_rate
+    return [audio.samples[i : i + rate] for i in range(0, len(audio.samples), rate)]
+
+
+MINICPM_O = Family(
+    name="minicpm-o-2.6",
+    model_types=("minicpmo",),
+    hf_class="",
+    unwrap=lambda model: model,
+    decoder_config=qwen.decoder_config,
+    tensor_name=qwen.tensor_name,
+    on_disk=OnDisk(homes=(("llm.model.", "llm.lm_head.weight"),), reference=_reference),
+    media_tokens=lambda model: {},
+    times=_times,
+    check_inputs=_check_inputs,
+    prepare=_prepare,
+    media=MediaSettings(fps=1.0, min_frames=1, frame_factor=1),
+    words=words_behind,
+    call=lambda model, inputs: model.generate(**inputs),
+    places=_places,
+    frames_a_step=1,
+    remote=Remote(
+        load=_load,
+        processor=_Chat,
+        text_model=as_qwen2,
+        needs=(
+            "It was written for transformers 4.44.2 with torchaudio, librosa, vector-quantize-"
+            "pytorch and vocos, and imports what 4.57 no longer has (LogitsWarper, "
+            "WHISPER_ATTENTION_CLASSES)."
+        ),
+    ),
+)

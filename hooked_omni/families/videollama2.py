@@ -1,0 +1,200 @@
+"""VideoLLaMA 2.1 AV: all tokens of the picture, then all of the sound, read by a Qwen2.
+
+Its towers are a package of their own, the branch audio_visual of DAMO-NLP-SG/VideoLLaMA2, written
+for transformers 4.40. As in its `mm_infer`, one negative placeholder stands for the whole clip, so
+the sequence at the decoder's door is longer than the input ids. Its reader takes eight pieces of
+two seconds out of the sound and pads them to 30 s: what its audio tokens hear has other times than
+the clip, so they have none here.
+"""
+
+import importlib
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hooked_omni.errors import PromptError
+from hooked_omni.families import qwen
+from hooked_omni.families.family import Family, OnDisk, Remote
+from hooked_omni.families.remote import as_qwen2, plain_words, qwen2_reference, words_behind
+from hooked_omni.media import Audio, MediaSettings, Video
+from hooked_omni.prompt import Prompt
+
+__all__ = ["VIDEOLLAMA2", "Processing"]
+
+_N_FRAMES = 16
+_STEPS = _N_FRAMES // 2
+_PATCH = 16  # BEATs: frames and bands of a patch
+_TAGS = {"video": "<video>", "audio": "<audio>", "text": ""}
+_PLACEHOLDERS = {"video": -201, "audio": -202}
+
+
+@dataclass(frozen=True)
+class Processing:
+    """The package's own functions.
+
+    Attributes:
+        tokenizer: Of the words.
+        video: From a list of frames to what the vision tower reads.
+        sound: From a sound file to what the audio tower reads.
+        tokenize: From text, tokenizer and the clip's tag to ids with a negative placeholder.
+    """
+
+    tokenizer: Any
+    video: Callable[[list[np.ndarray]], Tensor]
+    sound: Callable[[str], Tensor]
+    tokenize: Callable[..., Tensor]
+
+
+def _load(name: Any, asked: dict[str, Any]) -> tuple[Any, Any]:
+    package = importlib.import_module("videollama2")
+    own = importlib.import_module("videollama2.mm_utils")
+    places = {"device_map": asked["device_map"]} if "device_map" in asked else {}
+    hf, processor, tokenizer = package.model_init(str(name), **places)
+
+    def sound(path: str) -> Tensor:
+        return own.process_audio_from_video(path, None)
+
+    return hf, Processing(tokenizer, processor["video"], sound, own.tokenizer_multimodal_token)
+
+
+def _clip(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What the towers read, by modality."""
+    if not inputs.get("images"):
+        return {}
+    tensor, kind = inputs["images"][0]
+    return tensor if isinstance(tensor, dict) else {kind: tensor}
+
+
+def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
+    placeholders, clip = int((inputs["input_ids"] < 0).sum()), _clip(inputs)
+    n_clips = len(inputs.get("images") or ())
+    if len(inputs["input_ids"]) != 1 or placeholders != n_clips or n_clips > 1:
+        raise PromptError(
+            f"expected one prompt with at most one clip, got {len(inputs['input_ids'])} with "
+            f"{placeholders} placeholders and {n_clips} clips. Embed prompts one at a time; sound "
+            "and picture of a clip share one placeholder."
+        )
+    if not clip.keys() <= _PLACEHOLDERS.keys():
+        raise PromptError(f"expected 'video' and 'audio' to be read, got {sorted(clip)}.")
+
+
+def _call(model: Any, inputs: Mapping[str, Any]) -> Any:
+    weight = model.get_input_embeddings().weight
+    images = None
+    if clip := _clip(inputs):
+        placed = {name: tensor.to(weight) for name, tensor in clip.items()}
+        kind = inputs["images"][0][1]
+        images = [(placed if len(placed) > 1 else placed[kind], kind)]
+    asked = {"inputs": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    return model.generate(**asked, images=images, do_sample=False, max_new_tokens=1)
+
+
+def _places(
+    hf_model: Any, inputs: Mapping[str, Any], n_pos: int
+) -> tuple[Int[Tensor, " pos"], dict[str, Tensor]]:
+    ids, clip = inputs["input_ids"][0].cpu(), _clip(inputs)
+    nothing = torch.zeros(n_pos, dtype=torch.bool)
+    media = {"video": nothing.clone(), "audio": nothing.clone()}
+    if not clip:
+        return ids, media
+    at, n_media = int((ids < 0).nonzero()[0]), n_pos - len(ids) + 1
+    n_audio = 0
+    if "audio" in clip:
+        n_frames, bands = clip["audio"].shape[-2:]
+        n_audio = (n_frames // _PATCH) * (bands // _PATCH)
+    n_video = n_media - n_audio
+    if (n_video > 0) != ("video" in clip) or n_video < 0:
+        raise PromptError(
+            f"expected {n_audio} audio tokens among the {n_media} of the clip, got a remainder of "
+            f"{n_video} for {sorted(clip)}. These towers are not the ones this family was written "
+            "for."
+        )
+    tokens = torch.cat([ids[:at], ids.new_empty(n_media), ids[at + 1 :]])
+    for name, first, n in (("video", at, n_video), ("audio", at + n_video, n_audio)):
+        media[name][first : first + n] = True
+        tokens[first : first + n] = _PLACEHOLDERS[name]
+    return tokens, media
+
+
+def _times(
+    hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    n = n_tokens["video"]
+    if not n or n % _STEPS:
+        return {}, None
+    return {}, torch.arange(_STEPS).repeat_interleave(n // _STEPS)
+
+
+def _words(
+    tokenizer: Any, tokens: Int[Tensor, " pos"], chosen: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The line break in front of the words is written also where there is no clip."""
+    spans = words_behind(tokenizer, tokens, chosen)
+    if spans and not bool((tokens < 0).any()):
+        first = int(spans["query"].nonzero()[0])
+        if not tokenizer.decode([int(tokens[first])]).strip():
+            spans["query"][first], spans["markup"][first] = False, True
+    return spans
+
+
+def _prepare(
+    processor: Processing, prompt: Prompt, video: Video | None, audio: Audio | None
+) -> dict[str, Any]:
+    plain_words(processor.tokenizer, prompt, ("<image>", "<video>", "<audio>"))
+    clip: dict[str, Tensor] = {}
+    if video is not None:
+        pixels = video.frames.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+        clip["video"] = processor.video(list(pixels))
+    if audio is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "sound.wav"
+            soundfile.write(path, audio.samples, audio.sampling_rate)
+            clip["audio"] = processor.sound(str(path))
+    kind = next(iter(clip), "text")
+    messages = [{"role": "user", "content": f"{_TAGS[kind]}\n{prompt.text}"}]
+    if prompt.system is not None:
+        messages.insert(0, {"role": "system", "content": prompt.system})
+    text = processor.tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    ids = processor.tokenize(text, processor.tokenizer, _TAGS[kind], return_tensors="pt")
+    ids = ids.unsqueeze(0).long()
+    images = [(clip if len(clip) > 1 else clip[kind], kind)] if clip else None
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "images": images}
+
+
+VIDEOLLAMA2 = Family(
+    name="videollama2.1-av",
+    model_types=("videollama2_qwen2",),
+    hf_class="",
+    unwrap=lambda model: model,
+    decoder_config=qwen.decoder_config,
+    tensor_name=qwen.tensor_name,
+    on_disk=OnDisk(homes=(("model.", "lm_head.weight"),), reference=qwen2_reference),
+    media_tokens=lambda model: {},
+    times=_times,
+    check_inputs=_check_inputs,
+    prepare=_prepare,
+    media=MediaSettings(min_frames=_N_FRAMES, max_frames=_N_FRAMES),
+    words=_words,
+    call=_call,
+    places=_places,
+    remote=Remote(
+        load=_load,
+        processor=lambda model, processor: processor,
+        text_model=as_qwen2,
+        needs=(
+            "It is the package of DAMO-NLP-SG/VideoLLaMA2, branch audio_visual: install that from "
+            "its repository, with transformers 4.40, timm, torchaudio, moviepy, pytorchvideo and "
+            "the ffmpeg command."
+        ),
+    ),
+)

@@ -1,0 +1,76 @@
+"""What is guaranteed for this model on this machine, and what is not?
+
+Two lists, from what `prove` measured.
+"""
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from hooked_omni.omni import HookedOmni
+from hooked_omni.prompt import EmbeddedPrompt
+from hooked_omni.prove import ParityReport
+
+__all__ = ["guaranteed", "not_guaranteed"]
+
+
+def guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityReport) -> Table:
+    """What was compared with Hugging Face, and how far it was off."""
+    cfg = omni.model.cfg
+    title = f"{cfg.model_name} ({omni.family.name}), {_short(cfg.dtype)} on {cfg.device}"
+    table = Table("guaranteed", "measured", title=title, title_justify="left")
+    for what, number in _differences(omni, report):
+        table.add_row(what, "equal to the bit" if number == 0 else f"{number:.3g} at most")
+    table.add_row("positions and tokens of decode steps", f"equal in {report.decode_steps}")
+    table.add_row("rows of every pattern sum to one", f"within {report.pattern_rows:.3g}")
+    table.add_row("an edit moves the logits", f"at all {report.live_hooks} hook points")
+    parts = [name for name in ("audio", "video", "text") if name in prompt.spans]
+    spans = ", ".join(f"{len(prompt.spans[name])} {name}" for name in parts)
+    table.add_row("prompt that was compared", f"{prompt.n_pos} positions: {spans}")
+    return table
+
+
+def _differences(omni: HookedOmni, report: ParityReport) -> Iterator[tuple[str, float]]:
+    kernel, reference = omni.model.cfg.attn_implementation, type(omni.hf).__name__
+    yield f"logits of the prompt, {kernel}, against {reference}", report.prefill
+    yield f"logits of {report.decode_steps} decode steps, {kernel}", report.decode
+    yield "logits of the prompt, every layer opened, against eager", report.prefill_opened
+    yield f"logits of {report.decode_steps} decode steps, every layer opened", report.decode_opened
+
+
+def not_guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityReport) -> Table:
+    """What this proof says nothing about."""
+    table = Table("not guaranteed", "why")
+    if omni.model.cfg.device.type != "cpu":
+        table.add_row(
+            "bits on this device",
+            f"its kernels may depend on memory layout; accepted within {report.tolerance:.3g}",
+        )
+    if omni.model.cfg.dtype.itemsize < 4:
+        table.add_row(
+            "equal tokens in sweeps in this precision",
+            "a batch rounds otherwise; where two tokens are close it may choose the other",
+        )
+    if not ({"audio", "video"} & set(prompt.spans)):
+        table.add_row("prompts with a clip", "words alone were compared: pass --clip or --prompt")
+    if omni.towers is None:
+        table.add_row(
+            "the towers",
+            "they were left out; a bundle records the versions that made it in its facts",
+        )
+    if omni.family.remote is not None:
+        table.add_row(
+            "the released model's own code",
+            f"compared with {type(omni.hf).__name__} on the same tensors; the code that comes with "
+            "the checkpoint was not asked",
+        )
+    if omni.model.cfg.rope_limit is not None:
+        table.add_row(f"prompts of over {omni.model.cfg.rope_limit} positions", "refused")
+    table.add_row(
+        "other prompts, versions and machines", "this is one measurement: repeat it there"
+    )
+    return table
+
+
+def _short(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")

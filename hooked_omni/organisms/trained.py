@@ -1,0 +1,69 @@
+"""Small trained models whose bias is known: they come with the package, and are checked by hash.
+
+`organism-base` sees; `organism-biased` and `organism-balanced` grew from it and also hear. What
+each was trained on, and what is true of it, stands in the README.md of its folder.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from hooked_omni.errors import CheckpointError
+
+__all__ = ["CARD", "organism", "require_whole"]
+
+CARD = "card.json"
+_FOLDER = Path(__file__).parent
+_CLASSES = {
+    "organism-base": ("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLProcessor"),
+    "organism-biased": ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor"),
+    "organism-balanced": ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor"),
+}
+
+
+def organism(name: str) -> tuple[Any, Any]:
+    """A trained organism and its processor, in single precision.
+
+    Raises:
+        CheckpointError: If its files are not those that its card lists.
+    """
+    folder = _FOLDER / name
+    if not (folder / CARD).is_file():
+        raise CheckpointError(
+            f"expected {name!r} in {folder}, got no {CARD}. Install the package again, or train "
+            "your own: python -m data_prep organism train."
+        )
+    require_whole(folder)
+    model_class, processor_class = (getattr(transformers, one) for one in _CLASSES[name])
+    hf = model_class.from_pretrained(folder, local_files_only=True, dtype="float32")
+    processor = processor_class.from_pretrained(folder, local_files_only=True)
+    return hf.requires_grad_(False).eval(), processor
+
+
+def require_whole(folder: Path) -> None:
+    """Check the files of a folder against its card; without a card there is nothing to check.
+
+    Raises:
+        CheckpointError: For a file that is missing or has another hash.
+    """
+    card = folder / CARD
+    if not card.is_file():
+        return
+    try:
+        expected = dict(json.loads(card.read_bytes())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"expected hashes in {card}, got damage ({error!r}). Fetch or train the model again."
+        ) from error
+    for name, digest in sorted(expected.items()):
+        path = folder / name
+        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+        if found != digest:
+            raise CheckpointError(
+                f"expected {path} with SHA-256 {digest[:16]}..., as its card says, got "
+                f"{found[:16]}. Fetch or train the model again; if the change is yours, save it "
+                f"to a folder without {CARD}."
+            )

@@ -1,0 +1,171 @@
+"""A judge that speaks OpenAI's chat completions over real HTTP, with faults on demand.
+
+It reads what it is sent as a judge would: the data between the markers. Its score for a caption is
+planted in the caption ("caption 7" is worth 0.7), so that a score from anywhere else is noticed.
+"""
+
+import json
+import re
+import socket
+import threading
+import time
+from collections import Counter, defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+MARKER = "=" * 20
+MODEL = "judge-32b"
+
+# Readable as they are.
+WELL = {
+    "prose": "Let me see. {json} I hope that helps!",
+    "code": "```json\n{json}\n```",
+    "thinking": '<think>It says {{"score": 0.99}} but no.</think>\n\n{json}',
+    "late thinking": "Hm, a dog.</think>{json}",
+    "foreign": '{{"reason": "Hund bellt; 雨声 fehlt.", "score": {score}}}',
+    "twice": "{json}\nOnce more: {json}",
+}
+# No judgement: asked for again.
+ILL = {
+    "empty": "",
+    "half json": '{{"reason": "The dog barks and",',
+    "no json": "I would give it {score}.",
+    "of one": '{{"reason": "fine", "score": "{score}/1"}}',
+    "seven": '{{"reason": "fine", "score": 7}}',
+    "negative": '{{"reason": "fine", "score": -0.5}}',
+    "nan": '{{"reason": "fine", "score": NaN}}',
+    "true": '{{"reason": "fine", "score": true}}',
+    "null score": '{{"reason": "fine", "score": null}}',
+    "no reason": '{{"reason": " ", "score": 0.99}}',
+    "endless thinking": '<think>{{"reason": "not yet", "score": 0.99}} or rather',
+    "two scores": '{json} or {{"reason": "no", "score": 0.99}}',
+    "a key twice": '{{"reason": "a", "score": 0.98, "score": 0.99}}',
+}
+# Failures below the reply: the client library or inspect-ai tries again.
+FAILS = ("429", "500", "503", "hang", "cut", "short")
+# A whole HTTP answer that is no chat completion.
+STRANGE = ("half body", "page", "null")
+
+
+def planted(caption: str) -> float:
+    found = re.search(r"caption (\d+)", caption)
+    return int(found[1]) % 11 / 10 if found else 0.5
+
+
+class JudgeServer:
+    """Faults by caption: each is used up once; with "!" in front it stays."""
+
+    def __init__(self) -> None:
+        self.faults: dict[str, list[str]] = defaultdict(list)
+        self.always: list[str] = []
+        self.seen: Counter[str] = Counter()
+        self.bodies: list[dict[str, Any]] = []
+        self.models = [MODEL]
+        self.key: str | None = None
+        self.structured = True
+        self.slow = 0.0
+        self.busy = self.most_busy = 0
+        self.lock = threading.Lock()
+        here = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                here.list_models(self)
+
+            def do_POST(self) -> None:
+                with here.lock:
+                    here.busy += 1
+                    here.most_busy = max(here.busy, here.most_busy)
+                try:
+                    here.answer(self)
+                finally:
+                    with here.lock:
+                        here.busy -= 1
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.port = self.server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def list_models(self, handler: BaseHTTPRequestHandler) -> None:
+        if self._no_entry(handler):
+            return
+        listed = {"object": "list", "data": [{"id": name} for name in self.models]}
+        send(handler, 200, json.dumps(listed))
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        data = json.loads(body["messages"][-1]["content"].split(MARKER)[1])
+        caption = data.get("caption", "")
+        with self.lock:
+            self.seen[caption] += 1
+            self.bodies.append(body)
+            faults = self.faults[caption] or list(self.always)
+            fault = faults[0] if faults else "well"
+            if self.faults[caption] and fault[0] != "!":
+                self.faults[caption].pop(0)
+        time.sleep(self.slow)
+        if self._no_entry(handler):
+            return
+        if "response_format" in body and not self.structured:
+            send(handler, 400, '{"error": {"message": "response_format is not supported"}}')
+            return
+        self._say(handler, fault.removeprefix("!"), data)
+
+    def _no_entry(self, handler: BaseHTTPRequestHandler) -> bool:
+        shut = self.key is not None and handler.headers["Authorization"] != f"Bearer {self.key}"
+        if shut:
+            send(handler, 401, '{"error": {"message": "Incorrect API key provided"}}')
+        return shut
+
+    def _say(self, handler: BaseHTTPRequestHandler, fault: str, data: dict[str, Any]) -> None:
+        if fault.isdigit():
+            send(handler, int(fault), '{"error": {"message": "busy"}}')
+            return
+        if fault == "hang":
+            time.sleep(4.0)
+        if fault == "cut":
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            return
+        score = planted(data.get("caption", ""))
+        well = {"reason": "As planted.", "score": score}
+        if "references" not in data:
+            well = {"reason": "As planted.", "words": data["caption"].split()[:1]}
+        form = (WELL | ILL).get(fault, "{json}")
+        whole = json.dumps(completion(form.format(json=json.dumps(well), score=score)))
+        text = {"half body": whole[: len(whole) // 2], "page": "<html>", "null": "null"}
+        send(handler, 200, text.get(fault, whole), more=100 * (fault == "short"))
+
+
+def completion(content: str) -> dict[str, Any]:
+    return {
+        "id": "c1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": MODEL,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": content},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18},
+    }
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, text: str, more: int = 0) -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Retry-After-Ms", "5")
+    handler.send_header("Content-Length", str(len(text.encode()) + more))
+    handler.end_headers()
+    handler.wfile.write(text.encode())

@@ -1,0 +1,92 @@
+"""`python -m hooked_omni`: proof as a table, and a clip as a file."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from clips import write_clip
+from conftest import save_checkpoint
+
+from hooked_omni import EmbeddedPrompt, Prompt, load
+from hooked_omni.__main__ import main
+from hooked_omni.organisms.random_weights import random_omni
+
+QUESTION = "What now?"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", seconds=1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(*random_omni(n_layers=2), tmp_path_factory.mktemp("model"))
+
+
+def run(*arguments: str | Path) -> None:
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        assert end.code in (0, None), end.code
+
+
+def test_a_clip_becomes_a_file_that_the_decoder_reads(
+    folder: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "prompt.safetensors"
+    run("embed", folder, "--clip", clip, "--question", QUESTION, "--out", out)
+    printed = capsys.readouterr().out
+    assert "25 audio" in printed and "positions" in printed
+    prompt = EmbeddedPrompt.load(out)
+    direct = load(folder).embed(Prompt(QUESTION, video=clip))
+    assert torch.equal(prompt.embeds, direct.embeds)
+    assert torch.equal(prompt.positions, direct.positions)
+    assert prompt.facts["transformers"] and prompt.facts["prompt"]["text"] == QUESTION
+    run("prove", folder, "--decoder-only", "--prompt", out)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "equal to the bit" in printed and "not guaranteed" in printed
+    assert "25 audio" in printed and "the towers" in printed
+
+
+def test_words_alone_are_proved_and_said_to_be(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("prove", folder, "--dtype", "bfloat16", "--attention", "eager")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "bfloat16 on cpu" in printed and "hook points" in printed
+    assert "words alone were compared" in printed
+    assert "equal tokens in sweeps" in printed
+
+
+@pytest.mark.parametrize(
+    "command", [["prove", "no/such/folder"], ["embed", "./none", "--out", "x"]]
+)
+def test_what_is_refused_is_one_message(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 1
+    printed = capsys.readouterr().err
+    assert "UnknownModelError: expected a hub name" in printed and "Traceback" not in printed
+
+
+def test_the_help_page_and_embedding_import_no_decoder() -> None:
+    """The half that embeds must run beside code that knows no newer transformers."""
+    asked = (
+        "import sys\n"
+        "import hooked_omni.__main__\n"
+        "assert 'torch' not in sys.modules\n"
+        "import hooked_omni.loading\n"
+        "assert 'transformer_lens' not in sys.modules\n"
+        "assert 'hooked_omni.transformer' not in sys.modules\n"
+        "import hooked_omni.prove\n"
+        "import hooked_omni.knockout\n"
+        "from hooked_omni import knockout, prove\n"
+        "assert callable(prove) and callable(knockout)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,157 @@
+"""A prefilled prompt says what the prompt says, and makes no pass over it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from conftest import look
+from torch import Tensor
+
+from hooked_omni import EmbeddedPrompt, HookedOmni, ablate, knockout, load, names, windows
+from hooked_omni.errors import PromptError
+from hooked_omni.prefill import PrefilledPrompt, prefill
+
+STEPS = 5
+CONDITIONS: dict[str, list[list[Any]]] = {
+    "one": [[]],
+    "sweep": [[], *([knockout(query="generated", key="video", layers=w)] for w in windows(4, 3))],
+    "last position too": [[knockout("G+last !-> V")], [knockout("G+last !-> A")], []],
+    "on the prompt": [[knockout("A !-> V")], [knockout("A !-> V"), knockout("G !-> V")], []],
+    "a user's own": [[(names.resid_mid(1), look)], []],
+    "all of them": [
+        *([], [knockout("G !-> A")], [knockout("last !-> V")]),
+        [ablate("hook_mlp_out", span="video", layers=[1])],
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def prompt(omni: HookedOmni, clips: dict) -> EmbeddedPrompt:
+    return omni.embed_inputs(**clips["omni", "audio in video"])
+
+
+@pytest.fixture
+def positions(omni: HookedOmni) -> Iterator[list[int]]:
+    """How many positions each pass has covered, once for each row."""
+    seen: list[int] = []
+    block: Any = omni.model.blocks[0]
+    handle = block.register_forward_pre_hook(lambda _m, args: seen.append(args[0].shape[1]))
+    yield seen
+    handle.remove()
+
+
+def same(ours: Tensor | None, theirs: Tensor | None) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_captions_and_scores_are_the_same(
+    omni: HookedOmni, prompt: EmbeddedPrompt, name: str
+) -> None:
+    model, conditions, ready = omni.model, CONDITIONS[name], prefill(omni.model, prompt)
+    more: dict[str, Any] = dict(stop_at_eos=False, return_logits=True)
+    plain = model.generate_many(prompt, conditions, STEPS, **more)
+    for _ in range(2):  # what a caption did to the cache would show in the next
+        ours = model.generate_many(ready, conditions, STEPS, **more)
+        for one, other in zip(ours, plain, strict=True):
+            assert one.tokens.tolist() == other.tokens.tolist()
+            same(one.logits, other.logits)
+        alone = [model.generate(ready, STEPS, c, **more).logits for c in conditions]
+        for one, other in zip(alone, plain, strict=True):
+            same(one, other.logits)
+    text = torch.tensor([3, 1, 4, 1, 5])
+    for one, other in zip(
+        model.score_many(ready, text, conditions),
+        model.score_many(prompt, text, conditions),
+        strict=True,
+    ):
+        same(one, other)
+
+
+def test_one_caption_is_the_same_to_the_bit(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+    ready = prefill(omni.model, prompt)
+    ours, plain = (omni.model.generate(p, STEPS, return_logits=True) for p in (ready, prompt))
+    assert ours.logits is not None and plain.logits is not None
+    assert torch.equal(ours.logits, plain.logits)
+
+
+def test_no_pass_over_the_prompt(
+    omni: HookedOmni, prompt: EmbeddedPrompt, positions: list[int]
+) -> None:
+    ready = prefill(omni.model, prompt)
+    assert positions == [prompt.n_pos]
+    omni.model.generate(ready, STEPS, stop_at_eos=False)
+    omni.model.generate_many(ready, CONDITIONS["sweep"], STEPS)
+    omni.model.generate_many(ready, CONDITIONS["last position too"], STEPS)
+    omni.model.score_many(ready, torch.tensor([1, 2, 3]), CONDITIONS["sweep"])
+    assert max(positions[1:]) <= STEPS
+
+
+def test_what_acts_on_the_prompt_makes_its_own_pass(
+    omni: HookedOmni, prompt: EmbeddedPrompt, positions: list[int]
+) -> None:
+    ready = prefill(omni.model, prompt)
+    omni.model.generate_many(ready, CONDITIONS["on the prompt"], STEPS)
+    omni.model.generate(ready, STEPS, [(names.resid_mid(1), look)])
+    with omni.model.hooks([(names.resid_mid(1), lambda t, hook: t * 2)]):
+        loud = omni.model.generate(ready, STEPS, return_logits=True)
+    assert positions.count(prompt.n_pos) == 5
+    plain = omni.model.generate(prompt, STEPS, return_logits=True)
+    assert loud.logits is not None and plain.logits is not None
+    assert not torch.allclose(loud.logits[0], plain.logits[0], atol=1e-3)
+
+
+def test_another_prompt_or_model_makes_its_own_pass(
+    omni: HookedOmni, prompt: EmbeddedPrompt
+) -> None:
+    ready = prefill(omni.model, prompt)
+    other = replace(ready, embeds=ready.embeds.flip(1))
+    assert isinstance(other, PrefilledPrompt)
+    plain = replace(prompt, embeds=prompt.embeds.flip(1))
+    first = [omni.model.generate(p, 1, return_logits=True).logits for p in (other, plain)]
+    assert torch.equal(*first)  # pyright: ignore[reportArgumentType]
+    stranger = load("random-omni").model
+    first = [stranger.generate(p, 1, return_logits=True).logits for p in (ready, prompt)]
+    assert torch.equal(*first)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("changed", ["audio@1.0-2.0s", "video", "last", "system"])
+def test_only_what_differs_is_passed_over(
+    omni: HookedOmni, prompt: EmbeddedPrompt, positions: list[int], changed: str
+) -> None:
+    like = prefill(omni.model, prompt)
+    embeds = prompt.embeds.clone()
+    embeds[:, prompt.spans[changed]] *= -0.5
+    other = replace(prompt, embeds=embeds)
+    positions.clear()
+    ready = prefill(omni.model, other, like=like)
+    assert positions == [prompt.n_pos - int(prompt.spans[changed][0])]
+    more: dict[str, Any] = dict(stop_at_eos=False, return_logits=True)
+    for conditions in (CONDITIONS["one"], CONDITIONS["sweep"]):
+        for ours, plain in zip(
+            omni.model.generate_many(ready, conditions, STEPS, **more),
+            omni.model.generate_many(other, conditions, STEPS, **more),
+            strict=True,
+        ):
+            assert ours.tokens.tolist() == plain.tokens.tolist()
+            same(ours.logits, plain.logits)
+
+
+def test_the_same_prompt_again_is_its_last_position(
+    omni: HookedOmni, prompt: EmbeddedPrompt, positions: list[int]
+) -> None:
+    like = prefill(omni.model, prompt)
+    positions.clear()
+    again = prefill(omni.model, replace(prompt), like=like)
+    assert positions == [1]
+    assert prefill(omni.model, again) is again
+    moved = replace(prompt, positions=prompt.positions + 1)
+    prefill(omni.model, moved, like=like)
+    assert positions == [1, prompt.n_pos]
+
+
+def test_a_batch_of_prompts(omni: HookedOmni, as_installed: None) -> None:
+    with pytest.raises(PromptError, match="expected one prompt, got a batch of 2"):
+        prefill(omni.model, torch.tensor([[1, 2, 3], [4, 5, 6]]))
