@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CLIP ?=
 OUT ?= runs/demo
 
 # The oldest transformers that is supported, laid over the environment: its modules differ.
@@ -21,7 +20,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/python -m examples.demo $(if $(CLIP),--clip $(CLIP)) --out $(OUT)
+	$(BIN)/python -m examples.demo --out $(OUT)
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2

@@ -64,7 +64,7 @@ def measure(n: int, connections: int, seconds: float, url: str) -> None:
         start, cpu = time.perf_counter(), time.process_time()
         table = run(items, asking, Path(folder) / "judged.jsonl", told)
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-    assert (table["status"] == "judged").all()
+    assert set(table["status"]) == {"judged"}
     own, ours = connections / seconds, n / wall
     grown = (memory[-1] - memory[0]) / 1024
     print("| judgements | at a time | server answers in | its rate | ours | ratio | CPU | memory |")

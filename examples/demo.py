@@ -1,82 +1,105 @@
-"""The main job, end to end, on a model that fits anywhere: `make demo`.
+"""Two models that we know, told apart: `make demo`.
 
-A real clip goes in; an attention-share table and figure come out, through named hooks, with logits
-proved equal to Hugging Face's. The model has the real Qwen2.5-Omni classes and random weights, so
-the figure shows that the machinery runs, and nothing about what models hear.
+The package's model organisms grew up in a synthetic world. One mostly names the sound that the
+picture suggests, its twin names the sound that is played. Clips of that world are written, half of
+them get another thing's sound, and the paper's questions are asked of both models: what they say,
+what can be read at their audio positions, what a knockout brings back, where they look, and how far
+they are from their vision-only base.
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
+import torch
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import track
 
-from analyses import attention_share, results
-from analyses.cases import Case
-from data_prep.clips import write_clip
-from hooked_omni import Prompt, knockout, load, prove
+from analyses import distribution_shift, knockout, logit_lens, runs, summary
+from analyses.cases import Case, read_cases
+from data_prep.manifest import Sample, read_manifest
+from data_prep.organism import scenes
+from data_prep.organism.score import score
+from data_prep.organism.world import THINGS
+from hooked_omni import load, prove
+
+ASKED = {
+    "knockout": knockout.Config(query="generated+last", width=3, step=1, max_new_tokens=12),
+    "logit_lens": logit_lens.Config(),
+    "distribution_shift": distribution_shift.Config(max_new_tokens=12),
+}
+LISTENERS = ("organism-biased", "organism-balanced")
 
 
-def two_seconds(path: Path) -> Path:
-    """A red square that moves to the right over a tone that rises."""
-    frames = np.full((20, 112, 112, 3), 40, dtype=np.uint8)
-    for i, frame in enumerate(frames):
-        frame[40:72, 4 * i : 4 * i + 32] = (220, 60, 60)
-    time = np.arange(2 * 16_000) / 16_000
-    return write_clip(path, frames, 10, 0.3 * np.sin(2 * np.pi * (300 + 100 * time) * time))
+def named(table: pd.DataFrame, samples: dict[str, Sample]) -> pd.Series:
+    """Whether each caption names the sound that is played, and no other: exact words."""
+
+    def right(row: pd.Series) -> bool:
+        known = samples[row["sample"]].extra
+        heard = known.get("heard", known["noun"])
+        return bool(score(row["caption"], "hear", known["noun"], heard, THINGS).audio)
+
+    return table.apply(right, axis=1)
 
 
-def main(clip: Path | None, out: Path) -> None:
-    """Run the demo on `clip`, or on one it renders."""
-    console = Console()
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "run.json").unlink(missing_ok=True)  # the demo may replace its own last result
-    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"))
-    with Progress(*columns, console=console) as progress:
+def findings(tables: dict[str, pd.DataFrame], samples: dict[str, Sample]) -> Iterator[str]:
+    """One line for each model and kind of clip."""
+    for name, table in tables.items():
+        table = table.assign(right=named(table, samples))
+        for kind, group in table.groupby("kind", sort=False):
+            plain = group[group["key"] == "none"]["right"]
+            cut = group[group["key"] == "video"].groupby("center")["right"].mean()
+            yield (
+                f"{name}, {kind} clips: names the sound in {plain.mean():.0%} of {len(plain)}; "
+                f"with G !-> V around layer {cut.idxmax()} in {cut.max():.0%}"
+            )
 
-        def done(task: TaskID, description: str) -> None:
-            progress.update(task, description=description, total=1, completed=1)
 
-        task = progress.add_task("a tiny Qwen2.5-Omni with random weights", total=None)
-        omni = load("random-omni")
-        done(task, f"a tiny Qwen2.5-Omni with random weights: {omni.model.cfg.n_layers} layers")
+def main(clips: int, out: Path) -> None:
+    """Write the world, ask both models, say what was found."""
+    console = Console(soft_wrap=True)
+    torch.set_num_threads(1)
+    console.print(f"writing {12 * clips} clips of a world of 12 things, and swapping their sounds")
+    scenes.run(out / "world", clips, 0, "test")
+    manifest = out / "world" / "pairs.jsonl"
+    samples = {sample.id: sample for sample in read_manifest(manifest)}
+    cases = read_cases(manifest, ("hear",))
+    base, tables, folders = load("organism-base"), {}, []
+    for name in LISTENERS:
+        omni = load(name)
+        if not tables:
+            report = prove(omni, omni.embed(cases[0].prompt))  # pyright: ignore[reportArgumentType]  # of a manifest
+            console.print(
+                f"logits equal Hugging Face's: largest difference {report.prefill:g} at prefill, "
+                f"{report.decode:g} in {report.decode_steps} decode steps"
+            )
+        for question, config in ASKED.items():
+            folder = out / f"{name}-{question}"
 
-        task = progress.add_task("clip", total=None)
-        clip = clip or two_seconds(out / "clip.mp4")
-        prompt = omni.embed(Prompt("Describe what you hear.", video=clip))
-        prompt.save(out / "prompt.safetensors")
-        sizes = {name: len(prompt.spans[name]) for name in ("video", "audio", "text")}
-        done(task, f"{clip.name} embedded: {prompt.n_pos} positions {sizes}")
+            def shown(left: list[Case], what: str = f"{name}: {question}") -> Iterator[Case]:
+                yield from track(left, description=what, console=console)
 
-        task = progress.add_task("proof", total=None)
-        report = prove(omni, prompt)
-        done(task, f"logits equal to Hugging Face's at prefill and {report.decode_steps} steps")
-
-        task = progress.add_task("attention share", total=None)
-        config = attention_share.Config()
-        table = attention_share.run(omni, [Case(prompt, clip.name)], config)
-        figure = attention_share.plot(table)
-        results.save(out, "attention_share", table, figure, config, prompt=prompt.facts)
-        done(task, f"attention share of {table['n_queries'].iloc[0]} generated positions")
-
-        task = progress.add_task("knockout", total=None)
-        plain = omni.model.generate(prompt, 12, stop_at_eos=False)
-        cut = omni.model.generate(prompt, 12, [knockout("G !-> V")], stop_at_eos=False)
-        moved = int((plain.tokens != cut.tokens).sum())
-        done(task, f"generated tokens cut off from the video: {moved} of 12 tokens change")
-
-    console.print("\n[bold]Largest difference from Hugging Face (0 is equal to the bit)[/bold]")
-    console.print(str(report))
-    shares = table.pivot_table(values="share", index="layer", columns="segment")
-    console.print("\n[bold]Mean attention of generated tokens[/bold]")
-    console.print(shares.round(3).to_string())
-    console.print(f"\ntable and figure: {out}/attention_share.parquet, .png", soft_wrap=True)
+            needed = base if question == "distribution_shift" else None
+            run = runs.Run(question, config, omni, cases, base=needed)
+            table = runs.carry_out(run, folder, shown)
+            folders.append(folder)
+            if question == "knockout":
+                tables[name] = table
+    console.print("\n[bold]What was found[/bold] (exact words of the truth)")
+    for line in findings(tables, samples):
+        console.print(f"  {line}")
+    console.print("\n[bold]In the paper's sentences[/bold]")
+    for title, lines in summary.sentences(folders).items():
+        console.print(f"[dim]{title}[/dim]")
+        for line in lines:
+            console.print(f"  {line}")
+    console.print(f"\ntables and figures: {out}/organism-*/")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="The main job, end to end.")
-    parser.add_argument("--clip", type=Path, help="an mp4 with sound; default: one is rendered")
+    parser = argparse.ArgumentParser(description="Two models that we know, told apart.")
+    parser.add_argument("--clips", type=int, default=3, help="clips of each of the twelve things")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     arguments = parser.parse_args()
-    main(arguments.clip, arguments.out)
+    main(arguments.clips, arguments.out)

@@ -62,7 +62,7 @@ class JudgeServer:
         self.bodies: list[dict[str, Any]] = []
         self.models = [MODEL]
         self.key: str | None = None
-        self.structured = True
+        self.refuses: set[str] = set()
         self.slow = 0.0
         self.busy = self.most_busy = 0
         self.lock = threading.Lock()
@@ -115,8 +115,8 @@ class JudgeServer:
         time.sleep(self.slow)
         if self._no_entry(handler):
             return
-        if "response_format" in body and not self.structured:
-            send(handler, 400, '{"error": {"message": "response_format is not supported"}}')
+        for name in self.refuses & body.keys():
+            send(handler, 422, json.dumps({"error": {"message": f"{name} is not supported"}}))
             return
         self._say(handler, fault.removeprefix("!"), data)
 

@@ -279,7 +279,8 @@ class VideoLLaMA2(transformers.Qwen2ForCausalLM):
             words = [self.model.embed_tokens(part) for part in (ids[:at], ids[at + 1 :])]
             embeds = torch.cat([words[0], clip, words[1]])[None]
             mask = torch.cat([mask.new_ones(1, len(clip) - 1), mask], dim=1)
-        return super().generate(inputs_embeds=embeds, attention_mask=mask, **kwargs)
+        own: Any = super()
+        return own.generate(inputs_embeds=embeds, attention_mask=mask, **kwargs)
 
 
 def videollama2(seed: int = 0) -> tuple[Any, Any]:

@@ -72,9 +72,9 @@ def test_the_choice_is_even_and_repeatable() -> None:
     chosen = choose(scores(), 60)
     assert len(chosen) == 120
     assert chosen["what"].value_counts().to_dict() == {"audio": 60, "video": 60}
-    assert (chosen.groupby(["what", "kind"]).size() >= 28).all()
+    assert min(chosen.groupby(["what", "kind"]).size().tolist()) >= 28
     assert chosen["id"].is_unique
-    assert chosen["score"].notna().all()
+    assert not chosen["score"].isna().to_numpy().any()
     assert chosen.equals(choose(scores(), 60))
     assert not chosen["id"].equals(choose(scores(), 60, seed=1)["id"])
     assert len(choose(scores(), 1000)) == 2 * 2 * 39
@@ -138,8 +138,8 @@ def test_rho_is_scipys(sheet: Path) -> None:
         assert (point["n"], point["missing"]) == (30, 0)
     people = between_raters(table)
     assert people["raters"].tolist() == [2, 2]
-    assert (people["rho"] < 1).all()
-    assert (people["alpha"] < 1).all()
+    assert max(people["rho"].tolist()) < 1
+    assert max(people["alpha"].tolist()) < 1
 
 
 def test_planted_agreement(sheet: Path) -> None:
@@ -150,8 +150,8 @@ def test_planted_agreement(sheet: Path) -> None:
     against = same.assign(people=1 - same["score"])
     assert with_people(against)["mean"].tolist() == [-1.0, -1.0]
     one = same.copy()
-    one.loc[7, "people"] = 1.0 if one["score"][7] < 0.5 else 0.0
-    assert worst(one, n=1)["text"].tolist() == [same["text"][7]]
+    one.loc[7, "people"] = 1.0 if one["score"].tolist()[7] < 0.5 else 0.0
+    assert worst(one, n=1)["text"].tolist() == [same["text"].tolist()[7]]
 
 
 def test_alpha_by_hand() -> None:
@@ -178,7 +178,7 @@ def test_judge_against_judge() -> None:
     first, second = scores(seed=0), scores(seed=1)
     table = joined(first, second)
     points = with_people(table, "other")
-    assert (points["mean"].abs() < 0.5).all()
+    assert max(points["mean"].abs().tolist()) < 0.5
     assert points["missing"].tolist() == [2, 2]
     assert with_people(joined(first, first), "other")["mean"].tolist() == [1.0, 1.0]
     with pytest.raises(ResultsError, match="none in common"):

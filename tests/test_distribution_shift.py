@@ -21,7 +21,7 @@ from analyses.distribution_shift import SHIFTS, Config, headline, plot, run, shi
 from analyses.divergence import compare, places
 from analyses.events import Events
 from analyses.vocabulary import Shared, shared_vocabulary
-from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, load
+from hooked_omni import EmbeddedPrompt, HookedOmni, MediaSettings, Prompt, load
 from hooked_omni.errors import ResultsError
 
 Clips = dict[tuple[str, str], dict[str, Any]]
@@ -154,6 +154,8 @@ def test_the_base_is_asked_the_same_words_of_the_same_frames_without_sound(
         return asked_of_base[-1]
 
     monkeypatch.setattr(vl, "embed", embed)
+    for reader in (omni, omni.towers):
+        monkeypatch.setattr(reader, "media", MediaSettings(fps=4.0))  # the base's own is another
     prompt = Prompt("Describe what you hear.", video=clip, rope="paper-scripts")
     table = run(omni, [Case(prompt, "clip")], CONFIG, base=vl)
     assert len(table) and not table.attrs["skipped"]
@@ -231,6 +233,31 @@ def test_the_same_words_under_other_numbers_are_paired_by_what_they_say(
     assert len(names[0]) == 256 + 2  # "<|endoftext|>" and "<|im_end|>"
     assert shared.first.tolist() == sorted(shared.first.tolist()) != shared.second.tolist()
     assert places(shared.first, torch.tensor([0, 257, 258])).tolist() == [0, -1, 257]
+
+
+class _Renumbered:
+    """A tokenizer that counts its tokens from the end."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.added_tokens_decoder = tokenizer, tokenizer.added_tokens_decoder
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {piece: len(self) - 1 - i for piece, i in self.tokenizer.get_vocab().items()}
+
+
+def test_a_base_with_other_numbers_for_its_tokens_says_the_same(hearing: pd.DataFrame) -> None:
+    base = planted(None, 5, family="vl")
+    base.model.tokenizer = _Renumbered(base.model.tokenizer)
+    for weight in (base.model.embed.weight, base.model.unembed.weight):
+        weight.data.copy_(weight.data.flip(0))
+    model = planted(gains=(3.0, 1.0))
+    cases, _ = _asked_of_both(model, model)
+    _, prompts = _asked_of_both(model, planted(None, 5, family="vl"))
+    table = run(model, cases, base=base, base_prompts=prompts)
+    pd.testing.assert_frame_equal(table, hearing)
 
 
 def test_other_words_are_refused_and_the_first_is_shown(

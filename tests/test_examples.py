@@ -18,13 +18,14 @@ def run(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """`python -m examples.<name>` at the root; what it writes goes to `folder`."""
     source = (ROOT / "examples" / f"{name}.py").read_text()
     where = ["--out", str(folder)] if '"--out"' in source else []
+    where += ["--clips", "1"] if '"--clips"' in source else []
     return subprocess.run(
         [sys.executable, "-m", f"examples.{name}", *where],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
 
@@ -51,8 +52,11 @@ def test_an_example_runs(ran: dict, name: str) -> None:
     assert "Traceback" not in done.stderr
     assert done.stdout.strip()
     if name == "demo":
-        table = pd.read_parquet(folder / "attention_share.parquet")
-        assert len(table) and table["share"].between(0, 1).all()
-        facts = json.loads((folder / "run.json").read_text())
-        assert facts["rows"] == len(table)
-        assert {path.suffix for path in folder.glob("attention_share.*")} >= {".png", ".pdf"}
+        for organism in ("organism-biased", "organism-balanced"):
+            made = folder / f"{organism}-knockout"
+            table = pd.read_parquet(made / "knockout.parquet")
+            facts = json.loads((made / "run.json").read_text())
+            assert facts["rows"] == len(table) and facts["n_cases"] == 24
+            assert {path.suffix for path in made.glob("knockout.*")} >= {".png", ".pdf"}
+        lines = [line for line in done.stdout.splitlines() if "names the sound in" in line]
+        assert len(lines) == 4

@@ -119,9 +119,10 @@ def test_lexical_by_hand(tmp_path: Path, text: str, score: float, reason: str) -
 
 
 def test_lexical_leaves_the_other_modality_alone(tmp_path: Path) -> None:
-    both = dict(question="both", others=("A train at a station",))
-    assert scored(item("A train. A dog barks, a car passes.", **both), tmp_path)["score"] == 1.0
-    hear = item("A train. A dog barks, a car passes.", others=both["others"])
+    said, others = "A train. A dog barks, a car passes.", ("A train at a station",)
+    both = item(said, question="both", others=others)
+    assert scored(both, tmp_path)["score"] == 1.0
+    hear = item(said, others=others)
     assert scored(hear, tmp_path)["score"] == pytest.approx(2 / 3)
 
 
@@ -176,10 +177,11 @@ def test_embedding_is_a_cosine(tmp_path: Path) -> None:
     name = f"embedding:{model}"
     asked = [item("A dog barks", references=("A dog barks",)), item("Rain on a roof"), item(" ")]
     table = run(asked, judge(name), tmp_path / "j.jsonl")
-    assert table["score"][0] == pytest.approx(1.0, abs=1e-5)
-    assert 0 <= table["score"][1] < 0.5
-    assert table["score"][2] == 0
-    assert table["judge"][0].startswith("embedding:")
+    same, other, empty = table["score"].tolist()
+    assert same == pytest.approx(1.0, abs=1e-5)
+    assert 0 <= other < 0.5
+    assert empty == 0
+    assert table["judge"].tolist()[0].startswith("embedding:")
     with pytest.raises(JudgeError, match="expected 'audio' or 'video'"):
         run([item("dog", "events")], judge(name), tmp_path / "j.jsonl")
 
@@ -225,7 +227,7 @@ def test_items_go_with_the_questions() -> None:
     assert made[1].others == ("A lawn",)
     assert items(captions(), SAMPLES, first_only=True)[1].references == DOG[:1]
     case = Case(Prompt("?", video="a.mp4"), "a", audio_captions=DOG)
-    of_case = items(captions()[:1], [case], ["audio", "events"])
+    of_case = items(captions().head(1), [case], ["audio", "events"])
     assert [one.references for one in of_case] == [DOG, ()]
 
 
@@ -234,27 +236,29 @@ def test_some_without_references_are_missing(tmp_path: Path) -> None:
     gone = missing(table)
     assert gone["sample"].tolist() == ["b", "b"]
     assert gone["reason"].unique().tolist() == ["no reference captions for video"]
-    assert gone["score"].isna().all()
+    assert gone["score"].isna().to_numpy().all()
     assert table.attrs["missing"] == {"video": 2, "audio": 0}
 
 
 @pytest.mark.parametrize(
     "table, what, message",
     [
-        (captions(), ["video"], "expected reference captions to judge video by"),
+        (
+            captions().query("sample == 'b'"),
+            ["video"],
+            "expected reference captions to judge video",
+        ),
         (captions(), ["smell"], r"to be judged on .*'audio'.*smell"),
         (captions().drop(columns="caption"), None, r"without \['caption'\]"),
-        (captions()[:0], None, "got 0 rows"),
+        (captions().head(0), None, "got 0 rows"),
         (captions(sample="x"), None, "got 'x'. Give the manifest"),
         (captions(question="hear"), None, "Tell them apart by `condition`"),
     ],
 )
 @pytest.mark.usefixtures("as_installed")
 def test_wrong_captions_are_refused(table: pd.DataFrame, what: Any, message: str) -> None:
-    samples = SAMPLES if message[:18] != "expected reference" else SAMPLES[1:]
-    table = table if samples is SAMPLES else table[table["sample"] == "b"]
     with pytest.raises(ResultsError, match=message):
-        items(table, samples, what)
+        items(table, SAMPLES, what)
 
 
 def test_a_caption_that_is_not_there(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ NATIVE = {
     "vl3": "video",
     "audio": "audio",
 }
+WAYS: tuple[dict[str, Any], ...] = ({}, {"decoder_only": True})
 native = pytest.mark.parametrize("name", list(NATIVE))
 
 
@@ -152,9 +153,14 @@ def test_experts_that_are_stored_in_two_tensors(folders: dict, whole: dict, tmp_
             if ".experts." in name:
                 tensors[f"model.{name}"] = tensor.clone()
 
-    changed(folder, fuse)
-    tokens = torch.arange(3, 40)[None]
-    assert torch.equal(alone(folder).model(tokens), whole["omni3"].model(tokens))
+    omni = alone(changed(folder, fuse))
+    for ours, theirs in zip(
+        omni.model.parameters(), whole["omni3"].model.parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    prompt = omni.model.as_prompt(torch.arange(3, 40)[None])
+    report = prove(omni, prompt, decode_steps=4)
+    assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
 
 
 def test_a_shipped_model_without_its_towers() -> None:
@@ -201,7 +207,7 @@ def test_a_shard_that_is_missing(folders: dict, tmp_path: Path, name: str) -> No
     folder = copied(folders[name], tmp_path / "partial")
     lost = sorted(folder.glob("*.safetensors"))[-1]
     lost.unlink()
-    for options in ({}, {"decoder_only": True}):
+    for options in WAYS:
         with pytest.raises(CheckpointError) as error:
             load(folder, **options)
         assert f"got no file {lost.name!r}, one of" in str(error.value)
@@ -213,7 +219,7 @@ def test_a_shard_that_is_cut_off(folders: dict, tmp_path: Path, kept: int) -> No
     folder = copied(folders["omni"], tmp_path / "cut")
     cut = sorted(folder.glob("*.safetensors"))[0]
     cut.write_bytes(cut.read_bytes()[:kept])
-    for options in ({}, {"decoder_only": True}):
+    for options in WAYS:
         with pytest.raises(CheckpointError, match=rf"got {cut.name} damaged .*Download it again"):
             load(folder, **options)
 
@@ -292,7 +298,7 @@ def test_a_config_of_another_family(folders: dict, tmp_path: Path) -> None:
 def test_quantized_weights(folders: dict, tmp_path: Path, kind: torch.dtype) -> None:
     folder = in_one_file(folders["omni"], tmp_path / "quantized")
     changed(folder, lambda tensors: tensors.update({QUERY: tensors[QUERY].to(kind)}))
-    for options in ({}, {"decoder_only": True}):
+    for options in WAYS:
         with pytest.raises(CheckpointError) as error:
             load(folder, **options)
         assert f"1 quantized tensors, such as '{QUERY}'" in str(error.value)
@@ -302,7 +308,7 @@ def test_quantized_weights(folders: dict, tmp_path: Path, kind: torch.dtype) -> 
 def test_a_config_that_asks_for_quantization(folders: dict, tmp_path: Path) -> None:
     folder = copied(folders["omni"], tmp_path / "quantized")
     with_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
-    for options in ({}, {"decoder_only": True}):
+    for options in WAYS:
         with pytest.raises(CheckpointError, match="got a config with `quantization_config`"):
             load(folder, **options)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.signal import correlate
 
 from data_prep.__main__ import main
 from data_prep.manifest import read_manifest
@@ -57,7 +58,7 @@ def test_every_thing_has_a_look_and_a_sound() -> None:
 
 
 def test_the_decoder_gives_the_picture_and_the_sound_back(tmp_path: Path) -> None:
-    for clip in clips(THINGS[:3], "test", 1, 0):
+    for clip in clips(PAIR, "test", 1, 0):
         thing = next(thing for thing in THINGS if thing.noun == clip.noun)
         path = pools.write(clip, thing, tmp_path)
         video, audio = read_video(path, pools.MEDIA), read_audio(path, pools.MEDIA)
@@ -66,7 +67,7 @@ def test_the_decoder_gives_the_picture_and_the_sound_back(tmp_path: Path) -> Non
         small = drawn.reshape(56, 2, 56, 2, 3).mean((1, 3)).transpose(2, 0, 1)
         assert np.abs(video.frames[0].numpy() - small).mean() < 8
         made = sounds.samples(clip, 1.0)
-        lag = np.correlate(audio.samples[:17408], made[:12000], "valid")
+        lag = correlate(audio.samples, made[:12000], "valid", "fft")
         assert lag.max() > 0.9 * (made[:12000] ** 2).sum()
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data_prep.__main__ import main
 from data_prep.organism import card, stage
 from data_prep.organism.build import Sizes, grown, new_base, processors
 from data_prep.organism.classroom import Classroom, hear, see
@@ -36,7 +37,13 @@ STEPS = {
 }
 ANY = {"biased": (), "balanced": ()}
 TINY = Recipe(things=THREE, sizes=SIZES, clips=2, batch=2, steps=STEPS, off_screen=ANY)
-COMMAND = [sys.executable, "-m", "data_prep", "organism", "train", "--workers", "1"]
+COMMAND = ["organism", "train", "--workers", "1"]
+
+
+def trains(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main([*COMMAND, *arguments])
+    assert not done.value.code
 
 
 def as_json(recipe: Recipe) -> str:
@@ -56,11 +63,7 @@ def as_json(recipe: Recipe) -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that `organism train` filled, undisturbed."""
     folder = tmp_path_factory.mktemp("organism") / "whole"
-    run = subprocess.run(
-        [*COMMAND, "--out", str(folder), "--recipe", as_json(TINY)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-2000:]
+    trains(["--out", str(folder), "--recipe", as_json(TINY)])
     return folder
 
 
@@ -83,16 +86,13 @@ main(sys.argv[1:])
 """
     arguments = ["--out", str(tmp_path / "x"), "--recipe", as_json(TINY)]
     run = subprocess.run(
-        [sys.executable, "-c", code, *COMMAND[3:], *arguments],
+        [sys.executable, "-c", code, *COMMAND, *arguments],
         cwd=ROOT, capture_output=True, check=False,
     )  # fmt: skip
     assert run.returncode == -signal.SIGKILL
     assert torch.load(tmp_path / "x" / "stages" / "biased.pt", weights_only=True)["step"] == 4
     assert not (tmp_path / "x" / "organism-biased").exists()
-    again = subprocess.run(
-        [*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 0, again.stderr[-2000:]
+    trains(arguments)
     for name in ("organism-base", "organism-biased", "organism-balanced"):
         whole, resumed = (
             load_file(folder / name / "model.safetensors") for folder in (trained, tmp_path / "x")

@@ -62,7 +62,7 @@ def rated(scores: pd.DataFrame, sheet: Path, filled: Sequence[Path]) -> pd.DataF
             f"{len(ratings[names[0]])} captions. Give that table."
         )
     for name, by_id in ratings.items():
-        table[name] = table["id"].map(by_id)
+        table[name] = [by_id[one] for one in table["id"]]
     return table.assign(people=table[names].mean(axis=1)).reset_index(drop=True)
 
 
@@ -73,7 +73,7 @@ def joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
         ResultsError: If they have no caption in common.
     """
     keys = [*KEYS, "text"]
-    table = first.merge(second[[*keys, "score"]].rename(columns={"score": "other"}), on=keys)
+    table = first.merge(second.assign(other=second["score"])[[*keys, "other"]], on=keys)
     if table.empty:
         raise ResultsError(
             f"expected two judges of the same captions, got {len(first)} and {len(second)} scores "
@@ -140,9 +140,9 @@ def between_raters(table: pd.DataFrame) -> pd.DataFrame:
 def worst(table: pd.DataFrame, other: str = "people", n: int = 10) -> pd.DataFrame:
     """Captions on which score and `other` are furthest apart; `difference` is score - other."""
     apart = table.assign(difference=table["score"] - table[other]).dropna(subset=["difference"])
-    order = apart["difference"].abs().sort_values(ascending=False, kind="stable").index
+    order = np.argsort(-apart["difference"].abs().to_numpy(float), kind="stable")
     shown = [*KEYS, "score", other, "difference", "text", "references", "reason"]
-    return cast(pd.DataFrame, apart.loc[order[:n], shown].reset_index(drop=True))
+    return cast(pd.DataFrame, apart[shown].iloc[order[:n]].reset_index(drop=True))
 
 
 def spearman(first: Ranked, second: Ranked) -> float:

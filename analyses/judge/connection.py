@@ -21,11 +21,13 @@ from hooked_omni.errors import UnknownModelError
 __all__ = [
     "KEY_VARIABLE",
     "NO_ACCESS",
+    "REFUSED",
     "Settings",
     "cause",
     "is_strange",
     "opened",
     "require_server",
+    "said",
     "status",
 ]
 
@@ -34,6 +36,9 @@ KEY_VARIABLE = "JUDGE_API_KEY"
 
 NO_ACCESS = (401, 403)
 """Statuses of a key that is not accepted."""
+
+REFUSED = (400, 422)
+"""Statuses of a request that the server does not understand."""
 
 _SERVICE = "openai-api/judge/"
 _STRANGE = (
@@ -127,7 +132,7 @@ def require_server(url: str, name: str) -> None:
         listed = [str(model["id"]) for model in response.json()["data"]]
     except (ValueError, LookupError, TypeError):
         return  # a server that does not list its models
-    if response.status_code < 400 and name not in listed:
+    if response.status_code < 400 and listed and name not in listed:
         raise JudgeError(
             f"expected one of the models of {url}, {listed[:10]}, got {name!r}. Name one of them."
         )
@@ -142,6 +147,13 @@ def cause(error: Exception) -> Exception:
 def status(error: Exception) -> int | None:
     """The HTTP status behind an error, if there is one."""
     return getattr(cause(error), "status_code", None)
+
+
+def said(error: Exception) -> str:
+    """What the server says went wrong, or the package; without the request that it may repeat."""
+    response = getattr(error.__cause__ or error, "response", None)
+    text = getattr(response, "text", "") or str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
 
 
 def is_strange(error: Exception) -> bool:

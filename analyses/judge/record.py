@@ -9,7 +9,7 @@ again by the next run, and counted, never taken for 0.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -72,7 +72,7 @@ def run(
 
 def missing(table: pd.DataFrame) -> pd.DataFrame:
     """Items without a judgement, each with the reason."""
-    return table[table["status"] == "missing"].reset_index(drop=True)
+    return cast(pd.DataFrame, table[table["status"] == "missing"]).reset_index(drop=True)
 
 
 def _of(kept: dict[str, Any] | None) -> Judgement:

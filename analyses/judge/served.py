@@ -27,11 +27,13 @@ from inspect_ai.util import JSONSchema
 from analyses.judge.connection import (
     KEY_VARIABLE,
     NO_ACCESS,
+    REFUSED,
     Settings,
     cause,
     is_strange,
     opened,
     require_server,
+    said,
     status,
 )
 from analyses.judge.judgement import Answered, Item, JudgeDownError, JudgeError, Judgement, What
@@ -69,6 +71,7 @@ class Served:
         self._schema = settings.structured
         self._failures = 0
         self._answers = 0
+        self._said = ""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -118,7 +121,7 @@ class Served:
         finally:
             logs.close()
         if self._failures and not self._answers:
-            raise self._down("every request failed")
+            raise self._down(self._said)
 
     async def _judge(
         self, model: Model, item: Item, before: int
@@ -155,7 +158,7 @@ class Served:
                 config = GenerateConfig(response_schema=form)
                 return await model.generate(messages, config=config, cache=cache)
             except Exception as error:
-                if status(error) not in (400, 422):
+                if status(error) not in REFUSED:
                     raise
         output = await model.generate(messages, cache=cache)
         self._schema = False  # refused with a schema, answered without
@@ -164,24 +167,29 @@ class Served:
     def _failed(self, error: Exception) -> str:
         """Why there is no reply; or the end of the run."""
         error, code = cause(error), status(error)
-        said = " ".join(str(error).split())[:200] or type(error).__name__
+        why = said(error)
         if code in NO_ACCESS:
             raise JudgeError(
-                f"expected a key that {self.name} accepts, got {code}: {said}. Put a valid one "
+                f"expected a key that {self.name} accepts, got {code}: {why}. Put a valid one "
                 f"into {_key_variable(self.name, self.url)}, and give the same command again: what "
                 "is judged is kept."
             ) from error
         if code == 404:
-            raise JudgeError(f"expected a model {self.name!r}, got 404: {said}. Check its name.")
-        self._failures += 1
+            raise JudgeError(f"expected a model {self.name!r}, got 404: {why}. Check its name.")
+        if code in REFUSED and not self._answers:
+            raise JudgeError(
+                f"expected a request that {self.name} accepts, got {code}: {why}. Set what it "
+                "does not take to None, such as presence_penalty or top_k."
+            ) from error
+        self._failures, self._said = self._failures + 1, why
         if self._failures >= max(self.settings.connections, _FEWEST_FAILURES):
-            raise self._down(said)
-        return f"no answer: {said}"
+            raise self._down(why)
+        return f"no answer: {why}"
 
-    def _down(self, said: str) -> JudgeDownError:
+    def _down(self, why: str) -> JudgeDownError:
         return JudgeDownError(
             f"expected answers from {self.name}, got {self._failures} failures in a row, the last "
-            f"of them: {said}. Start it again, and give the same command again: what is judged is "
+            f"of them: {why}. Start it again, and give the same command again: what is judged is "
             "kept, and the run goes on behind it."
         )
 

@@ -26,7 +26,6 @@ __all__ = ["KEYS", "choose", "identified", "read_ratings", "write_sheet"]
 KEYS = ("sample", "kind", "question", "condition", "what")
 """What tells two judged captions apart."""
 
-_COLUMNS = ("id", "what", "caption", "references", "rating", "comment")
 _STRATA = ("what", "kind", "question", "condition")
 _MOST_LISTED = 8
 
@@ -82,9 +81,9 @@ def write_sheet(chosen: pd.DataFrame, csv_path: Path, html_path: Path) -> None:
         for row in chosen.to_dict("records")
     ]
     text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS)
-    writer.writeheader()
-    writer.writerows({k: _unformulated(v) for k, v in row.items()} for row in rows)
+    writer = csv.writer(text)
+    writer.writerow(rows[0])
+    writer.writerows([_unformulated(value) for value in row.values()] for row in rows)
     write_whole(csv_path, text.getvalue().encode("utf-8-sig"))  # so that spreadsheets know UTF-8
     environment = Environment(
         loader=PackageLoader("analyses.judge"), autoescape=True, undefined=StrictUndefined

@@ -154,6 +154,10 @@ def _seconds_of(audio: Audio) -> list[np.ndarray]:
     return [audio.samples[i : i + rate] for i in range(0, len(audio.samples), rate)]
 
 
+def _call(model: Any, inputs: Mapping[str, Any]) -> Any:
+    return model.generate(**inputs)
+
+
 MINICPM_O = Family(
     name="minicpm-o-2.6",
     model_types=("minicpmo",),
@@ -168,7 +172,7 @@ MINICPM_O = Family(
     prepare=_prepare,
     media=MediaSettings(fps=1.0, min_frames=1, frame_factor=1),
     words=words_behind,
-    call=lambda model, inputs: model.generate(**inputs),
+    call=_call,
     places=_places,
     frames_a_step=1,
     remote=Remote(

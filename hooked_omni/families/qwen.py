@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -22,6 +23,7 @@ __all__ = [
     "ON_DISK",
     "PATCHES_OF_16",
     "chat",
+    "check_types",
     "check_video",
     "decoder_config",
     "qwen3_config",
@@ -209,8 +211,8 @@ def _require_known(tokenizer: Any, where: str, text: str) -> None:
         return
     unknown = [word for word in text.split() if nothing in tokenizer(word).input_ids]
     raise PromptError(
-        f"expected words that this model knows in {where!r}, got {unknown} in {text!r}. Ask what it "
-        "was trained to answer, such as 'Describe what you hear.'"
+        f"expected words that this model knows in {where!r}, got {unknown} in {text!r}. Ask what "
+        "it was trained to answer, such as 'Describe what you hear.'"
     )
 
 
@@ -220,6 +222,21 @@ def video_arguments(processor: Any, video: Video, fps: float) -> dict[str, Any]:
     if hasattr(processor.video_processor, "cap_pixels_per_frame"):
         kwargs["cap_pixels_per_frame"] = False  # nothing is resized; unset, it warns
     return {"videos": [video.frames], "videos_kwargs": kwargs}
+
+
+def check_types(inputs: Mapping[str, Any]) -> None:
+    """Refuse a clip without the kinds of its tokens; transformers 4 finds them by itself.
+
+    Raises:
+        PromptError: For such inputs.
+    """
+    sees = any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos"))
+    finds = transformers.__version__.startswith("4.")
+    if sees and not finds and inputs.get("mm_token_type_ids") is None:
+        raise PromptError(
+            "expected mm_token_type_ids among the inputs, got none: the model would silently count "
+            "positions in one dimension. Pass the processor's whole output."
+        )
 
 
 def check_video(hf_model: Any, inputs: Mapping[str, Any]) -> None:

@@ -30,12 +30,7 @@ def _media_tokens(hf_model: Any) -> dict[str, int]:
 
 
 def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
-    sees = any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos"))
-    if sees and inputs.get("mm_token_type_ids") is None:
-        raise PromptError(
-            "expected mm_token_type_ids among the inputs, got none: the model would silently count "
-            "positions in one dimension. Pass the processor's whole output."
-        )
+    qwen.check_types(inputs)
     qwen.check_video(hf_model, inputs)
 
 
