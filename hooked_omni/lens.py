@@ -6,7 +6,7 @@ scripts of arXiv 2604.02605 do. Everything is reduced inside the hooks of one pa
 at a time: logits of all layers and positions never exist together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -99,57 +99,62 @@ def read_lens(
             f"expected groups of tokens from 0 to {d_vocab - 1}, got {unknown or 'an empty group'}."
         )
     positions = prompt.spans[span]
+    sizes = (model.cfg.n_layers, len(positions), top_k, len(asked))
+    read = {kind: _empty(*sizes) for kind in kinds}
     window = range(prompt.n_pos)  # all of it, so that every bit is as in the model's own pass
-    readers = [_Reader(model, positions, kinds, top_k, asked) for _ in range(model.cfg.n_layers)]
-    with model.hooks((names.resid_post(i), reader) for i, reader in enumerate(readers)):
+    reader = _Reader(model, positions, asked, read)
+    with model.hooks((names.resid_post(layer), reader) for layer in range(model.cfg.n_layers)):
         model.run_pass(prompt.embeds, model.context(prompt, window), window)
-    return {kind: Readout(*_stacked([reader.read[kind] for reader in readers])) for kind in kinds}
+    return read
+
+
+def _empty(n_layers: int, n_pos: int, top_k: int, n_groups: int) -> Readout:
+    """Room for all that will be read.
+
+    Small tensors that are kept between large ones that are freed would tear holes into memory,
+    gigabytes of them, so nothing is kept but what is written into these.
+    """
+    top, asked = (n_layers, n_pos, top_k), (n_layers, n_pos, n_groups)
+    return Readout(
+        tokens=torch.empty(top, dtype=torch.long),
+        logprobs=torch.empty(top),
+        asked_tokens=torch.empty(asked, dtype=torch.long),
+        asked_logprobs=torch.empty(asked),
+        asked_ranks=torch.empty(asked, dtype=torch.long),
+    )
 
 
 class _Reader(LiveHook):
-    """Reads one layer: what is kept of each chunk of positions, by kind of lens."""
+    """Reads the layers, one after the other, a few positions at a time."""
 
     def __init__(
         self,
         model: "HookedTransformer",
         positions: Int[Tensor, " pos"],
-        kinds: Sequence[LensKind],
-        top_k: int,
         asked: Sequence[Sequence[int]],
+        read: Mapping[LensKind, Readout],
     ) -> None:
-        self.model, self.positions, self.top_k = model, positions, top_k
+        self.model, self.positions, self.read = model, positions, read
         self.asked = [torch.as_tensor(group, device=model.cfg.device) for group in asked]
-        self.read: dict[LensKind, list[tuple[Tensor, ...]]] = {kind: [] for kind in kinds}
 
     def __call__(self, resid: Tensor, hook: Any) -> None:
         """Reduce `[1, pos, d_model]`."""
-        rows = max(1, CHUNK_BYTES // (_BYTES_A_LOGIT * self.model.cfg.d_vocab))
-        for chunk in resid[0, self.positions.to(resid.device)].split(rows):
-            for kind, read in self.read.items():
-                kept = self._reduce(lens_logits(self.model, chunk, kind).float())
-                read.append(tuple(tensor.cpu() for tensor in kept))
+        layer, rows = names.layer_of(hook.name), self.positions.to(resid.device)
+        size = max(1, CHUNK_BYTES // (_BYTES_A_LOGIT * self.model.cfg.d_vocab))
+        for start in range(0, len(rows), size):
+            chunk = resid[0, rows[start : start + size]]
+            for kind, readout in self.read.items():
+                logits = lens_logits(self.model, chunk, kind).float()
+                self._reduce(logits, readout, (layer, slice(start, start + size)))
 
-    def _reduce(self, logits: Float[Tensor, "pos d_vocab"]) -> tuple[Tensor, ...]:
+    def _reduce(self, logits: Float[Tensor, "pos d_vocab"], into: Readout, at: Any) -> None:
         total = logits.logsumexp(-1, keepdim=True)
-        best, tokens = logits.topk(self.top_k)
+        best, tokens = logits.topk(into.tokens.shape[-1])
+        into.tokens[at], into.logprobs[at] = tokens.cpu(), (best - total).cpu()
         above = torch.empty_like(logits)  # sums of floats are ten times faster than of booleans
-        chosen, highest, ranks = [], [], []
-        for group in self.asked:
+        for i, group in enumerate(self.asked):
             value, index = logits[:, group].max(-1)
-            chosen.append(group[index])
-            highest.append(value)
-            ranks.append(1 + torch.gt(logits, value[:, None], out=above).sum(-1).long())
-        none = tokens[:, :0]
-        return (
-            tokens,
-            best - total,
-            torch.stack(chosen, -1) if chosen else none,
-            torch.stack(highest, -1) - total if chosen else best[:, :0],
-            torch.stack(ranks, -1) if chosen else none,
-        )
-
-
-def _stacked(layers: list[list[tuple[Tensor, ...]]]) -> list[Tensor]:
-    """Chunks of every layer to one tensor for each thing that was kept."""
-    by_layer = [[torch.cat(parts) for parts in zip(*chunks, strict=True)] for chunks in layers]
-    return [torch.stack(kept) for kept in zip(*by_layer, strict=True)]
+            rank = 1 + torch.gt(logits, value[:, None], out=above).sum(-1)
+            into.asked_tokens[(*at, i)] = group[index].cpu()
+            into.asked_logprobs[(*at, i)] = (value - total[:, 0]).cpu()
+            into.asked_ranks[(*at, i)] = rank.long().cpu()

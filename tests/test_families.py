@@ -345,3 +345,10 @@ def test_a_saved_mixture_loads_with_the_same_logits(
     assert torch.equal(
         loaded.model(loaded.embed_inputs(**inputs)), omni.model(omni.embed_inputs(**inputs))
     )
+
+
+def test_a_step_of_the_picture_lasts_as_long_as_the_clips_own_rate_says(clips: dict) -> None:
+    """Two frames at 2 frames a second; the processor's own guess would be 24 a second."""
+    assert [float(s) for s in clips["vl", "video"]["second_per_grid_ts"]] == [1.0]
+    assert [float(s) for s in clips["omni", "video"]["video_second_per_grid"]] == [1.0]
+    assert [float(s) for s in clips["omni3", "video"]["video_second_per_grid"]] == [1.0]
