@@ -100,7 +100,7 @@ def read_lens(
         )
     positions = prompt.spans[span]
     sizes = (model.cfg.n_layers, len(positions), top_k, len(asked))
-    read = {kind: _empty(*sizes) for kind in kinds}
+    read: dict[LensKind, Readout] = {kind: _empty(*sizes) for kind in kinds}
     window = range(prompt.n_pos)  # all of it, so that every bit is as in the model's own pass
     reader = _Reader(model, positions, asked, read)
     with model.hooks((names.resid_post(layer), reader) for layer in range(model.cfg.n_layers)):

@@ -129,7 +129,8 @@ class Judge(Protocol):
     def ask(self, asked: Iterable[tuple[Item, int]], answered: Answered) -> None:
         """Judge items, each with the number of replies asked for in earlier runs.
 
-        `answered` is called once for each, in any order, as soon as it is known.
+        `answered` is called once for each, in any order, as soon as it is known, and may be called
+        from several threads.
         """
         ...
 

@@ -6,6 +6,7 @@ where it was; items that show the judge the same are asked about once. What is m
 again by the next run, and counted, never taken for 0.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,8 @@ def run(
         judge: Who judges.
         journal: JSON Lines file of all judgements so far; made if it is not there. Several judges
             and runs may share it, one after the other.
-        told: Called with the number of judgements done, and of all, whenever one is.
+        told: Called with the number of judgements done, and of all, whenever one is; from any
+            thread.
 
     Returns:
         One row per item, in order, with `sample`, `kind`, `question`, `condition`, `judge`, `what`,
@@ -56,14 +58,12 @@ def run(
         if not item.lacks and _of(kept.get(key)).missing:
             open_items.setdefault(key, item)
     key_of = {id(item): key for key, item in open_items.items()}
-    n_done, n = 0, len(open_items)
-    told(n_done, n)
+    count, n = itertools.count(1), len(open_items)
+    told(0, n)
 
     def answered(item: Item, judgement: Judgement) -> None:
-        nonlocal n_done
-        n_done += 1
         kept.put(key_of[id(item)], asdict(judgement))
-        told(n_done, n)
+        told(next(count), n)
 
     if open_items:
         judge.ask(((item, _of(kept.get(k)).tries) for k, item in open_items.items()), answered)

@@ -110,8 +110,10 @@ class Served:
 
         async def work() -> None:
             for item, before in asked:
-                judgement, output = await self._judge(model, item, before)
-                answered(item, judgement)
+                # A task of its own: inspect-ai keeps what was said in the task's context.
+                judged = asyncio.create_task(self._judge(model, item, before))
+                judgement, output = await judged
+                await asyncio.to_thread(answered, item, judgement)  # waits for the disk
                 logs.add(item, judgement, output)
 
         try:
