@@ -7,7 +7,7 @@ from tempfile import mkdtemp
 
 import torch
 
-from examples.demo import two_seconds
+from examples._clip import two_seconds
 from hooked_omni import Prompt, knockout, load, names
 
 omni = load("random-omni")  # "Qwen/Qwen2.5-Omni-3B" on a GPU

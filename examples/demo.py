@@ -99,7 +99,7 @@ def main(clips: int, out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Two models that we know, told apart.")
-    parser.add_argument("--clips", type=int, default=3, help="clips of each of the twelve things")
+    parser.add_argument("--clips", type=int, default=2, help="clips of each of the twelve things")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     arguments = parser.parse_args()
     main(arguments.clips, arguments.out)

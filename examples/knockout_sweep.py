@@ -4,7 +4,7 @@
 from pathlib import Path
 from tempfile import mkdtemp
 
-from examples.demo import two_seconds
+from examples._clip import two_seconds
 from hooked_omni import Prompt, knockout, load, windows
 
 omni = load("random-omni")  # "Qwen/Qwen2.5-Omni-3B" on a GPU: windows(36, edges="paper")

@@ -7,7 +7,7 @@ from tempfile import mkdtemp
 import numpy as np
 
 from data_prep.clips import write_clip
-from examples.demo import two_seconds
+from examples._clip import two_seconds
 from hooked_omni import Prompt, Reference, load, names, patch
 
 omni = load("random-omni")  # "Qwen/Qwen2.5-Omni-3B" on a GPU

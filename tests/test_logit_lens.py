@@ -17,10 +17,12 @@ from analyses.cases import KEYS, Case
 from analyses.logit_lens import Config, headline, plot, run
 from analyses.recall import ANY_LAYER, recall
 from analyses.vocabulary import first_tokens, text_of
-from hooked_omni import HookedOmni
+from benchmarks.sweep import peak_bytes
+from hooked_omni import HookedOmni, Spans
 from hooked_omni.errors import PromptError, ResultsError, SpanError
 from hooked_omni.frontend import find_decoder
 from hooked_omni.lens import LENSES, read_lens
+from hooked_omni.organisms.random_weights import random_omni
 
 Clips = dict[tuple[str, str], dict[str, Any]]
 TOLD_AT = 3
@@ -123,6 +125,21 @@ def _rows_unembedded(omni: HookedOmni) -> Iterator[list[int]]:
         yield rows
     finally:
         handle.remove()
+
+
+def test_memory_stays_within_a_few_chunks_through_many_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Small results kept between large buffers tear the heap apart: gigabytes at full size."""
+    hf, processor = random_omni(n_layers=36)
+    hf.resize_token_embeddings(20_000, mean_resizing=False)
+    omni = HookedOmni.from_hf(hf, processor)
+    tokens = torch.arange(300)[None] % 256
+    prompt = omni.embed_inputs(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    prompt = replace(prompt, spans=Spans({"audio": torch.arange(20, 270)}, 300))
+    monkeypatch.setattr(hooked_omni.lens, "CHUNK_BYTES", 2**25)
+    extra = peak_bytes(lambda: read_lens(omni.model, prompt, top_k=5, asked=[[65], [66, 67]]))
+    assert extra < 4 * 2**25
 
 
 def test_at_a_real_vocabulary_a_chunk_is_an_eighth_of_a_gigabyte() -> None:
