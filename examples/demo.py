@@ -8,8 +8,9 @@ they are from their vision-only base.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -32,15 +33,14 @@ ASKED = {
 LISTENERS = ("organism-biased", "organism-balanced")
 
 
-def named(table: pd.DataFrame, samples: dict[str, Sample]) -> pd.Series:
+def named(table: pd.DataFrame, samples: dict[str, Sample]) -> list[bool]:
     """Whether each caption names the sound that is played, and no other: exact words."""
-
-    def right(row: pd.Series) -> bool:
-        known = samples[row["sample"]].extra
+    right = []
+    for sample, caption in zip(table["sample"], table["caption"], strict=True):
+        known = samples[str(sample)].extra
         heard = known.get("heard", known["noun"])
-        return bool(score(row["caption"], "hear", known["noun"], heard, THINGS).audio)
-
-    return table.apply(right, axis=1)
+        right.append(bool(score(str(caption), "hear", known["noun"], heard, THINGS).audio))
+    return right
 
 
 def findings(tables: dict[str, pd.DataFrame], samples: dict[str, Sample]) -> Iterator[str]:
@@ -48,8 +48,8 @@ def findings(tables: dict[str, pd.DataFrame], samples: dict[str, Sample]) -> Ite
     for name, table in tables.items():
         table = table.assign(right=named(table, samples))
         for kind, group in table.groupby("kind", sort=False):
-            plain = group[group["key"] == "none"]["right"]
-            cut = group[group["key"] == "video"].groupby("center")["right"].mean()
+            plain: Any = group[group["key"] == "none"]["right"]
+            cut: Any = group[group["key"] == "video"].groupby("center")["right"].mean()
             yield (
                 f"{name}, {kind} clips: names the sound in {plain.mean():.0%} of {len(plain)}; "
                 f"with G !-> V around layer {cut.idxmax()} in {cut.max():.0%}"
@@ -77,7 +77,7 @@ def main(clips: int, out: Path) -> None:
         for question, config in ASKED.items():
             folder = out / f"{name}-{question}"
 
-            def shown(left: list[Case], what: str = f"{name}: {question}") -> Iterator[Case]:
+            def shown(left: Sequence[Case], what: str = f"{name}: {question}") -> Iterator[Case]:
                 yield from track(left, description=what, console=console)
 
             needed = base if question == "distribution_shift" else None

@@ -61,7 +61,7 @@ class HookedOmni:
         self, model: HookedTransformer, hf: Any, family: Family, towers: Towers | None
     ) -> None:
         self.model, self.hf, self.family, self.towers = model, hf, family, towers
-        self.processor = None if towers is None else towers.processor
+        self.processor: Any = None if towers is None else towers.processor
         self.media = family.media if towers is None else towers.media
 
     @classmethod
