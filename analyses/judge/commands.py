@@ -1,4 +1,4 @@
-"""Ask people, and compare: `python -m analyses agreement`."""
+"""Ask people, and compare: `python -m analyses.judge.commands`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,3 +91,7 @@ def _say(text: str) -> None:
     from rich.console import Console
 
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()
