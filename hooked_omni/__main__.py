@@ -56,10 +56,19 @@ def prove(
     from rich.console import Console  # as below: the parts that `embed` does without
 
     from hooked_omni import guarantees
+    from hooked_omni.errors import PromptError
     from hooked_omni.omni import load
     from hooked_omni.prompt import EmbeddedPrompt
     from hooked_omni.prove import prove as compare
 
+    if attention not in ("sdpa", "eager"):
+        raise PromptError(f"expected --attention sdpa or eager, got {attention!r}.")
+    media = clip is not None or audio is not None
+    if media and (prompt is not None or decoder_only):
+        raise PromptError(
+            "expected one prompt, got a clip or sound beside --prompt or --decoder-only, which "
+            "would not be read. Leave one out; a decoder alone takes --prompt."
+        )
     omni = load(
         model,
         device,

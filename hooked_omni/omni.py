@@ -13,7 +13,7 @@ from hooked_omni.checkpoint import decoder_tensors, stored
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import Family, family_of
 from hooked_omni.loading import as_dtype, load_towers, read_config, where
-from hooked_omni.media import Audio, Video
+from hooked_omni.media import Audio, MediaSettings, Video
 from hooked_omni.organisms import SHIPPED
 from hooked_omni.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.skeleton import HEAD, empty, fill, find_decoder
@@ -51,18 +51,23 @@ class HookedOmni:
         model: The decoder with hooks.
         hf: The Hugging Face model that `prove` compares with, from embeddings to logits.
         towers: What makes embeddings of clips; None for a decoder alone.
-        processor: The towers' processor, or None; then `embed_inputs` takes ready-made inputs.
         family: What is particular to this kind of model.
-        media: How clips are sampled where a prompt does not say: as the family was made
-            for, or as the checkpoint's own config says under "media_settings".
     """
 
     def __init__(
         self, model: HookedTransformer, hf: Any, family: Family, towers: Towers | None
     ) -> None:
         self.model, self.hf, self.family, self.towers = model, hf, family, towers
-        self.processor: Any = None if towers is None else towers.processor
-        self.media = family.media if towers is None else towers.media
+
+    @property
+    def processor(self) -> Any:
+        """The towers' processor, or None; then `embed_inputs` takes ready-made inputs."""
+        return None if self.towers is None else self.towers.processor
+
+    @property
+    def media(self) -> MediaSettings:
+        """How clips are sampled where a prompt does not say; set `omni.towers.media` to change."""
+        return self.family.media if self.towers is None else self.towers.media
 
     @classmethod
     def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedOmni":
@@ -167,7 +172,7 @@ def load(
     towers = load_towers(name, device, dtype, attn_implementation, revision, trust_remote_code)
     omni = HookedOmni.from_towers(towers)
     if decoder_only:
-        omni.towers = omni.processor = None
+        omni.towers = None
     return omni
 
 

@@ -90,3 +90,19 @@ def test_the_help_page_and_embedding_import_no_decoder() -> None:
     )
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--attention", "flash"], "expected --attention sdpa or eager, got 'flash'"),
+        (["--decoder-only", "--clip", "clip.mp4"], "which would not be read"),
+        (["--prompt", "p.safetensors", "--clip", "clip.mp4"], "which would not be read"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["prove", "random-omni", *arguments])
+    assert end.value.code == 1 and said in capsys.readouterr().err

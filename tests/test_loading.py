@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, checkpoint, load, prove
 from hooked_omni.errors import CheckpointError, PromptError, UnknownModelError
+from hooked_omni.media import MediaSettings
 from hooked_omni.organisms import SHIPPED
 from hooked_omni.skeleton import find_decoder
 
@@ -360,3 +362,13 @@ def test_several_devices_are_not_offered(folders: dict) -> None:
 def test_a_dtype_that_is_none(folders: dict, dtype: str) -> None:
     with pytest.raises(UnknownModelError, match=f"got {dtype!r}"):
         alone(folders["omni"], dtype=dtype)
+
+
+def test_changed_sampling_reaches_the_towers() -> None:
+    """What a model says of its sampling is the towers' own word, not a copy of it."""
+    omni = load("random-omni")
+    assert omni.towers is not None
+    omni.towers.media = replace(omni.media, max_frames=6)
+    assert omni.media.max_frames == 6
+    with pytest.raises(AttributeError):
+        omni.media = MediaSettings()  # pyright: ignore[reportAttributeAccessIssue]  # no copy to set

@@ -42,7 +42,6 @@ def clip_of(omni: HookedOmni, path: Path) -> tuple[Video, Audio]:
 def taught(files: dict[str, Path], **plant: Any) -> HookedOmni:
     """A planted model whose towers know the two clips, silence and darkness."""
     omni = planted(**plant)
-    omni.media = SMALL
     assert omni.towers is not None
     omni.towers.media = SMALL
     video, audio = clip_of(omni, files["dog and bus"])

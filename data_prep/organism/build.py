@@ -18,22 +18,12 @@ from data_prep.organism.captions import SYSTEM, vocabulary
 from data_prep.organism.world import Thing
 from hooked_omni.families.qwen2_5_omni import SYSTEM as LONG_SYSTEM
 from hooked_omni.media import MediaSettings
+from hooked_omni.organisms.random_weights import SPECIAL_TOKENS
 
 __all__ = ["MEDIA", "Sizes", "grown", "new_base", "new_thinker", "processors", "tokenizer"]
 
 MEDIA = MediaSettings(min_pixels=56 * 56, max_pixels=56 * 56)
 _CHANGED = ("min_pixels", "max_pixels")
-_SPECIAL = {
-    "image_token": "<|IMAGE|>",
-    "audio_token": "<|AUDIO|>",
-    "video_token": "<|VIDEO|>",
-    "vision_bos_token": "<|vision_bos|>",
-    "vision_eos_token": "<|vision_eos|>",
-    "audio_bos_token": "<|audio_bos|>",
-    "audio_eos_token": "<|audio_eos|>",
-    "im_start_token": "<|im_start|>",
-    "im_end_token": "<|im_end|>",
-}
 # The default system prompt of Qwen2.5-Omni, which no word of this world could say, becomes short.
 _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% for part in message.content %}{% if part.type == 'text' %}{{ part.text | replace(LONG, SHORT) }}\
@@ -65,7 +55,7 @@ class Sizes:
 
 def tokenizer(things: Sequence[Thing]) -> Any:
     """A word is a token. Case and punctuation are ignored; other words become `<unk>`."""
-    words = ["<|endoftext|>", "<unk>", *_SPECIAL.values(), "\n", *vocabulary(things)]
+    words = ["<|endoftext|>", "<unk>", *SPECIAL_TOKENS.values(), "\n", *vocabulary(things)]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
     made.normalizer = normalizers.Sequence(
         [normalizers.Lowercase(), normalizers.Replace(Regex("[.,;:!?]"), "")]
@@ -82,7 +72,7 @@ def tokenizer(things: Sequence[Thing]) -> Any:
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
         clean_up_tokenization_spaces=False,
-        extra_special_tokens=_SPECIAL,
+        extra_special_tokens=SPECIAL_TOKENS,
         model_max_length=2048,
     )
 

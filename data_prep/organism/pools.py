@@ -158,10 +158,8 @@ def _scales(processor: Any, n_values: int) -> tuple[Tensor, Tensor]:
     """Mean and spread of each value of a patch: its values run channel by channel."""
     video = processor.video_processor
     repeat = n_values // 3
-    return tuple(
-        torch.tensor(scale).repeat_interleave(repeat)
-        for scale in (video.image_mean, video.image_std)
-    )  # type: ignore[return-value]
+    mean, spread = torch.tensor(video.image_mean), torch.tensor(video.image_std)
+    return mean.repeat_interleave(repeat), spread.repeat_interleave(repeat)
 
 
 def _raw(pixels: Float[Tensor, "patch value"], processor: Any) -> UInt8[Tensor, "patch value"]:

@@ -4,7 +4,7 @@ Source: transformers, `modeling_qwen2_5_omni.py`, `modeling_qwen2_5_vl.py`,
 `modeling_qwen3_omni_moe.py`, `modeling_qwen3_vl.py` and `modeling_qwen2.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,9 @@ __all__ = [
     "check_types",
     "check_video",
     "decoder_config",
+    "prepare_seen",
     "qwen3_config",
+    "seen_tokens",
     "tensor_name",
     "video_arguments",
     "video_times",
@@ -256,6 +258,44 @@ def check_video(hf_model: Any, inputs: Mapping[str, Any]) -> None:
             f"got {came} tokens and {0 if pixels is None else len(pixels)} patches. Pass the "
             "processor's whole output, of one call."
         )
+
+
+def seen_tokens(hf_model: Any) -> dict[str, int]:
+    """Placeholder tokens of a model that sees and does not hear."""
+    return {"video": hf_model.config.video_token_id, "image": hf_model.config.image_token_id}
+
+
+def prepare_seen(
+    processor: Any,
+    prompt: Prompt,
+    video: Video | None,
+    system: str,
+    metadata: Callable[[Video], dict[str, Any]],
+) -> dict[str, Any]:
+    """From a prompt and its frames to inputs of a model that sees and does not hear.
+
+    Args:
+        processor: The model's own.
+        prompt: What is asked.
+        video: Its frames.
+        system: The family's system prompt; empty for none.
+        metadata: When the frames are shown, as the processor reads it: without, it takes them for
+            24 a second.
+
+    Raises:
+        PromptError: For positions that only sound inside a video could have.
+    """
+    if prompt.rope != "model":
+        raise PromptError(
+            f"expected rope='model' for a model without sound, got {prompt.rope!r}: there is no "
+            "sound inside video whose positions could differ. Leave it out."
+        )
+    items = [{"type": "video", "video": "clip"}] if video is not None else []
+    arguments: dict[str, Any] = {"text": chat(processor, prompt, items, system)}
+    if video is not None:
+        arguments |= video_arguments(processor, video, video.fps)
+        arguments["videos_kwargs"]["video_metadata"] = [metadata(video)]
+    return dict(processor(**arguments, return_tensors="pt"))
 
 
 def video_times(

@@ -19,10 +19,6 @@ __all__ = ["QWEN2_5_VL"]
 SYSTEM = "You are a helpful assistant."
 
 
-def _media_tokens(hf_model: Any) -> dict[str, int]:
-    return {"video": hf_model.config.video_token_id, "image": hf_model.config.image_token_id}
-
-
 def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
     qwen.check_types(inputs)
     qwen.check_video(hf_model, inputs)
@@ -44,28 +40,17 @@ def _times(
     return {"video": seconds}, frames
 
 
+def _metadata(video: Video) -> dict[str, Any]:
+    """The sampled frames as a clip of their own: its rate becomes the length of a step."""
+    n_frames = len(video.frames)
+    indices = list(range(n_frames))
+    return {"total_num_frames": n_frames, "fps": video.fps, "frames_indices": indices}
+
+
 def _prepare(
     processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
-    if prompt.rope != "model":
-        raise PromptError(
-            f"expected rope='model' for a model without sound, got {prompt.rope!r}: there is no "
-            "sound inside video whose positions could differ. Leave it out."
-        )
-    items = [{"type": "video", "video": "clip"}] if video is not None else []
-    arguments: dict[str, Any] = {"text": qwen.chat(processor, prompt, items, SYSTEM)}
-    if video is not None:
-        arguments |= qwen.video_arguments(processor, video, video.fps)
-        # This processor takes the rate from the clip's metadata alone: without, 24 frames a second.
-        n_frames = len(video.frames)
-        arguments["videos_kwargs"]["video_metadata"] = [
-            {
-                "total_num_frames": n_frames,
-                "fps": video.fps,
-                "frames_indices": list(range(n_frames)),
-            }
-        ]
-    return dict(processor(**arguments, return_tensors="pt"))
+    return qwen.prepare_seen(processor, prompt, video, SYSTEM, _metadata)
 
 
 QWEN2_5_VL = Family(
@@ -76,7 +61,7 @@ QWEN2_5_VL = Family(
     decoder_config=qwen.decoder_config,
     tensor_name=qwen.tensor_name,
     on_disk=qwen.ON_DISK,
-    media_tokens=_media_tokens,
+    media_tokens=qwen.seen_tokens,
     times=_times,
     check_inputs=_check_inputs,
     prepare=_prepare,

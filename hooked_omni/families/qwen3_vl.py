@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hooked_omni.errors import PromptError
 from hooked_omni.families import qwen
 from hooked_omni.families.family import Family
 from hooked_omni.media import Audio, Video
@@ -23,10 +22,6 @@ __all__ = ["QWEN3_VL"]
 _STAMP = re.compile(r"<[\d.]+ seconds>$")
 _LONGEST_STAMP = 24  # tokens, even at one a byte
 _CLOCK = 1000  # ticks per second in which frame times are told to the processor
-
-
-def _media_tokens(hf_model: Any) -> dict[str, int]:
-    return {"video": hf_model.config.video_token_id, "image": hf_model.config.image_token_id}
 
 
 def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
@@ -59,23 +54,16 @@ def _words(
     return {"query": words["query"] & ~found, "markup": words["markup"] | found}
 
 
+def _metadata(video: Video) -> dict[str, Any]:
+    """The time of every frame, which becomes the words in front of its step."""
+    ticks = [round(_CLOCK * second) for second in video.frame_seconds]
+    return {"total_num_frames": len(ticks), "fps": _CLOCK, "frames_indices": ticks}
+
+
 def _prepare(
     processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
-    if prompt.rope != "model":
-        raise PromptError(
-            f"expected rope='model' for a model without sound, got {prompt.rope!r}: there is no "
-            "sound inside video whose positions could differ. Leave it out."
-        )
-    items = [{"type": "video", "video": "clip"}] if video is not None else []
-    arguments: dict[str, Any] = {"text": qwen.chat(processor, prompt, items, "")}
-    if video is not None:
-        arguments |= qwen.video_arguments(processor, video, video.fps)
-        ticks = [round(_CLOCK * second) for second in video.frame_seconds]
-        arguments["videos_kwargs"]["video_metadata"] = [
-            {"total_num_frames": len(ticks), "fps": _CLOCK, "frames_indices": ticks}
-        ]
-    return dict(processor(**arguments, return_tensors="pt"))
+    return qwen.prepare_seen(processor, prompt, video, "", _metadata)
 
 
 QWEN3_VL = Family(
@@ -86,7 +74,7 @@ QWEN3_VL = Family(
     decoder_config=qwen.qwen3_config,
     tensor_name=qwen.tensor_name,
     on_disk=qwen.ON_DISK,
-    media_tokens=_media_tokens,
+    media_tokens=qwen.seen_tokens,
     times=_times,
     check_inputs=_check_inputs,
     prepare=_prepare,

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import transformers
 
-__all__ = ["built", "byte_tokenizer", "chat_template", "random_omni", "random_vl"]
+__all__ = ["SPECIAL_TOKENS", "built", "byte_tokenizer", "chat_template", "random_omni", "random_vl"]
 
-_SPECIAL = {
+SPECIAL_TOKENS = {
     "image_token": "<|IMAGE|>",
     "audio_token": "<|AUDIO|>",
     "video_token": "<|VIDEO|>",
@@ -117,7 +117,7 @@ def byte_tokenizer(**tokens: str) -> Any:
     return transformers.Qwen2Tokenizer(
         vocab={symbol: i for i, symbol in enumerate(symbols)},
         merges=[],
-        extra_special_tokens={**_SPECIAL, **tokens},
+        extra_special_tokens={**SPECIAL_TOKENS, **tokens},
     )
 
 
