@@ -6,7 +6,7 @@ counted and listed, never dropped in silence.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import pandas as pd
 from data_prep.manifest import Sample, read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt
 from hooked_omni.errors import MediaError, ResultsError
+from hooked_omni.prefill import PrefilledPrompt, prefill
 
 __all__ = [
     "KEYS",
@@ -25,6 +26,7 @@ __all__ = [
     "as_cases",
     "door",
     "read_cases",
+    "ready",
     "tabulate",
 ]
 
@@ -58,6 +60,7 @@ class Case:
         question: Short name of what is asked: "see", "hear", "both", or a user's own.
         audio_captions: What is truly heard.
         video_captions: What is truly seen.
+        at_door: The prompt at one model's door, with what its pass over it left; see `ready`.
     """
 
     prompt: Prompt | EmbeddedPrompt
@@ -66,6 +69,7 @@ class Case:
     question: str = "hear"
     audio_captions: tuple[str, ...] = ()
     video_captions: tuple[str, ...] = ()
+    at_door: PrefilledPrompt | None = None
 
     @property
     def id(self) -> str:
@@ -142,8 +146,27 @@ def _case(
     )
 
 
+def ready(omni: HookedOmni, case: Case) -> Case:
+    """The same case, embedded and passed over once, for all analyses that are asked of it.
+
+    ```python
+    case = ready(omni, case)
+    tables = [module.run(omni, [case]) for module in (attention_share, logit_lens, knockout)]
+    ```
+
+    It holds the prompt's keys and values, and the residual streams at audio: tens of megabytes in
+    a model of 3B, so make one case ready at a time. Another model embeds the prompt anew.
+
+    Raises:
+        Skip: If the clip cannot be read.
+    """
+    prompt = door(omni, case)
+    residuals = "audio" if "audio" in prompt.spans else None
+    return replace(case, at_door=prefill(omni.model, prompt, residuals=residuals))
+
+
 def door(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
-    """The case at the decoder's door.
+    """The case at the decoder's door, as `ready` left it if it did for this model.
 
     Args:
         omni: The model.
@@ -153,7 +176,9 @@ def door(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
     Raises:
         Skip: If the clip cannot be read, or has no such span.
     """
-    prompt = case.prompt
+    at_door, prompt = case.at_door, case.prompt
+    if at_door is not None and at_door.passed and at_door.passed.model is omni.model:
+        prompt = at_door
     if isinstance(prompt, Prompt):
         try:
             prompt = omni.embed(prompt)

@@ -1,11 +1,13 @@
-"""Can many captions and scores start behind one pass over a prompt?
+"""Can many captions, scores and readings start behind one pass over a prompt?
 
-    prompt = prefill(model, prompt)
+    prompt = prefill(model, prompt, residuals="audio")
     captions = model.generate_many(prompt, sweep)           # no pass over the prompt
     scores = model.score_many(prompt, captions[0].tokens, sweep)       # none here either
+    read = read_lens(model, prompt, "audio")                # nor here
 
-A prefilled prompt is a prompt that carries its keys and values. What acts on the prompt itself
-still makes a pass of its own, and so does another model.
+A prefilled prompt is a prompt that carries what one model's pass over it left: keys and values, and
+residual streams that were asked for. It also remembers its plain captions. What acts on the prompt
+itself still makes a pass of its own, and so does another model.
 """
 
 from collections.abc import Iterable
@@ -16,31 +18,56 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_omni import names
 from hooked_omni.cache import KeyValueCache
 from hooked_omni.errors import PromptError
+from hooked_omni.hook_point import LiveHook
 from hooked_omni.interventions import Hook, reaches
 from hooked_omni.prompt import EmbeddedPrompt
 
 if TYPE_CHECKING:
     from hooked_omni.transformer import HookedTransformer
 
-__all__ = ["PrefilledPrompt", "prefill", "prompt_pass"]
+__all__ = ["Passed", "PrefilledPrompt", "passed_by", "prefill", "prompt_pass"]
 
-Final = Float[Tensor, "1 pos d_model"]
+Final = Float[Tensor, "1 1 d_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """What one model's pass over a prompt left.
+
+    Attributes:
+        model: Whose pass it was.
+        cache: Keys and values of every position.
+        final: What is unembedded at the last position.
+        norms: Of the residual stream before every block, float32.
+        kept: Positions of `residuals`.
+        residuals: The residual stream behind every block at these positions.
+        said: Tokens of plain captions, by how many were asked for and which tokens end one.
+    """
+
+    model: Any
+    cache: KeyValueCache
+    final: Final
+    norms: Float[Tensor, "layer pos"]
+    kept: Int[Tensor, " kept"]
+    residuals: Float[Tensor, "layer kept d_model"]
+    said: dict[tuple[int, frozenset[int]], tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class PrefilledPrompt(EmbeddedPrompt):
-    """A prompt with the keys and values that one model has for it; made by `prefill`.
+    """A prompt with what one model's pass over it left; made by `prefill`.
 
-    Copies by `to` and `dataclasses.replace` carry none: they may be other prompts. Weights that
-    are changed in place afterwards are not noticed: prefill again.
+    Copies by `to` and `dataclasses.replace` carry nothing of it: they may be other prompts. Weights
+    that are changed in place afterwards are not noticed: prefill again.
 
     Attributes:
-        passed: The model whose pass this was, its cache, and what it unembeds at the last position.
+        passed: What the pass left; None if none was made.
     """
 
-    passed: tuple[Any, KeyValueCache, Final] | None = field(init=False, default=None, repr=False)
+    passed: Passed | None = field(init=False, default=None, repr=False)
 
 
 @torch.no_grad()
@@ -48,36 +75,90 @@ def prefill(
     model: "HookedTransformer",
     prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
     like: PrefilledPrompt | None = None,
+    residuals: str | None = None,
 ) -> PrefilledPrompt:
-    """Make the pass over a prompt, and keep its keys and values with it.
+    """Make the pass over a prompt, and keep what it leaves with the prompt.
+
+    While hooks stand on the model no pass is made here, since what they edit must not outlive them:
+    each caption behind this prompt makes its own, as behind any other.
 
     Args:
-        model: The decoder. Hooks that stand on it may read, as in `with model.hooks([...])`.
+        model: The decoder.
         prompt: An embedded prompt, or tokens of plain text. One that is prefilled is returned.
         like: Another prompt, prefilled. Its keys and values are taken up to the first position at
             which the two differ: equal to rounding, since later positions change no earlier ones.
+        residuals: A span, such as "audio" or "audio+last", at which to keep the residual stream
+            behind every block for `read_lens`. None are kept of a prompt that is partly `like`.
 
     Raises:
         PromptError: For a batch of prompts.
-        HookError: If a standing hook's edit made a NaN.
+        SpanError: For a span that is not in the prompt.
     """
     prompt = model.as_prompt(prompt)
-    if isinstance(prompt, PrefilledPrompt) and prompt.passed and prompt.passed[0] is model:
+    if isinstance(prompt, PrefilledPrompt) and prompt.passed and prompt.passed.model is model:
         return prompt
     if prompt.embeds.shape[0] != 1:
         raise PromptError(f"expected one prompt, got a batch of {prompt.embeds.shape[0]}.")
     own = {f.name: getattr(prompt, f.name) for f in fields(EmbeddedPrompt)}
     prefilled = PrefilledPrompt(**own)
-    first = 0 if like is None else _first_difference(model, prompt, like)
-    if like is None or like.passed is None or not first:
-        cache = KeyValueCache(model.cfg, 1, prompt.n_pos)
-    else:
-        cache = _grown(model, like.passed[1], first, prompt.n_pos)
-    window = range(first, prompt.n_pos)
-    embeds = prompt.embeds[:, first:]
-    final = model.run_pass(embeds, model.context(prompt, window, cache), window)
-    object.__setattr__(prefilled, "passed", (model, cache, final[:, -1:].clone()))
+    kept = torch.zeros(0, dtype=torch.long) if residuals is None else prompt.spans[residuals]
+    if not model.active_hooks():
+        object.__setattr__(prefilled, "passed", _pass(model, prompt, like, kept))
     return prefilled
+
+
+def _pass(
+    model: "HookedTransformer",
+    prompt: EmbeddedPrompt,
+    like: PrefilledPrompt | None,
+    kept: Int[Tensor, " kept"],
+) -> Passed:
+    before = None if like is None else passed_by(model, like)
+    first = 0 if like is None or before is None else _first_difference(prompt, like)
+    cfg, window = model.cfg, range(first, prompt.n_pos)
+    norms = torch.empty(cfg.n_layers, prompt.n_pos, device=cfg.device)
+    if before is None or not first:
+        cache = KeyValueCache(cfg, 1, prompt.n_pos)
+    else:
+        cache = _grown(model, before.cache, first, prompt.n_pos)
+        norms[:, :first], kept = before.norms[:, :first], kept[:0]
+    shape = (cfg.n_layers, len(kept), cfg.d_model)
+    stream = torch.empty(shape, dtype=cfg.dtype, device=cfg.device)
+    reader, layers = _Reader(norms[:, first:], kept.to(cfg.device), stream), range(cfg.n_layers)
+    hooks: list[Hook] = [(names.resid_pre(layer), reader) for layer in layers]
+    hooks += [(names.resid_post(layer), reader) for layer in layers if len(kept)]
+    with model.hooks(hooks):
+        context = model.context(prompt, window, cache)
+        final = model.run_pass(prompt.embeds[:, first:], context, window)
+    return Passed(model, cache, final[:, -1:].clone(), norms, kept, stream)
+
+
+class _Reader(LiveHook):
+    """Writes norms of the stream that enters a block, and rows of what leaves it."""
+
+    def __init__(
+        self,
+        norms: Float[Tensor, "layer pos"],
+        kept: Int[Tensor, " kept"],
+        stream: Float[Tensor, "layer kept d_model"],
+    ) -> None:
+        self.norms, self.kept, self.stream = norms, kept, stream
+
+    def __call__(self, resid: Tensor, hook: Any) -> None:
+        """Reduce `[1, pos, d_model]`."""
+        layer = names.layer_of(hook.name) or 0
+        if hook.name == names.resid_pre(layer):
+            self.norms[layer] = resid[0].float().norm(dim=-1)
+        else:
+            self.stream[layer] = resid[0, self.kept]
+
+
+def passed_by(model: "HookedTransformer", prompt: EmbeddedPrompt) -> Passed | None:
+    """What this model's pass over the prompt left, if it holds: no hooks stand on the model."""
+    passed = prompt.passed if isinstance(prompt, PrefilledPrompt) else None
+    if passed is None or passed.model is not model or model.active_hooks():
+        return None
+    return passed
 
 
 def prompt_pass(
@@ -99,10 +180,11 @@ def prompt_pass(
     window = range(n_pos)
     # A hook for generated positions alone would open the prompt's attention for nothing.
     acting = [hook for hook in hooks if reaches(hook, window)]
-    passed = prompt.passed if isinstance(prompt, PrefilledPrompt) else None
-    if passed is not None and passed[0] is model and not acting and not model.active_hooks():
-        _, cache, final = passed
-        return final, cache if capacity <= prompt.n_pos else _grown(model, cache, n_pos, capacity)
+    passed = passed_by(model, prompt)
+    if passed is not None and not acting:
+        cache = passed.cache
+        enough = capacity <= prompt.n_pos
+        return passed.final, cache if enough else _grown(model, cache, n_pos, capacity)
     cache = KeyValueCache(model.cfg, 1, capacity)
     with model.hooks(acting):
         context = model.context(prompt, window, cache)
@@ -110,12 +192,8 @@ def prompt_pass(
     return final[:, -1:], cache
 
 
-def _first_difference(
-    model: "HookedTransformer", prompt: EmbeddedPrompt, like: PrefilledPrompt
-) -> int:
+def _first_difference(prompt: EmbeddedPrompt, like: EmbeddedPrompt) -> int:
     """How many positions of two prompts are the same, at the door; never all of them."""
-    if like.passed is None or like.passed[0] is not model or model.active_hooks():
-        return 0
     n = min(prompt.n_pos, like.n_pos) - 1
     sides = [
         [p.embeds[0, :n], p.positions[:, 0, :n].T, _mask(p)[:n, None], *_added(p, n)]
