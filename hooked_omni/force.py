@@ -1,7 +1,7 @@
 """How likely is every token, while a given text is said?
 
-The text follows the prompt, and both run in one pass (teacher forcing), so that position `t` of the
-result is what the model would go on with after the first `t` tokens.
+All of the text runs in one pass behind the prompt's (teacher forcing). Position `t` of the result
+is what the model would go on with after the first `t` tokens.
 """
 
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hooked_omni.errors import PromptError
 from hooked_omni.generate import one_prompt
-from hooked_omni.interventions import Condition, as_hooks
+from hooked_omni.interventions import Condition, as_hooks, reaches
+from hooked_omni.prefill import prompt_pass
 from hooked_omni.prompt import EmbeddedPrompt
 
 if TYPE_CHECKING:
@@ -37,9 +38,11 @@ def force(
 
     Args:
         model: The decoder.
-        prompt: An embedded prompt, or tokens of plain text.
+        prompt: An embedded prompt, or tokens of plain text. If it is prefilled, and no hook acts on
+            it, there is no pass over it.
         tokens: The text; its last token is not read, only predicted.
-        fwd_hooks: Hooks and interventions; the text's positions are `generated`.
+        fwd_hooks: Hooks and interventions; they see the prompt, then all of the text at once, whose
+            positions are `generated`.
 
     Raises:
         HookError: For a hook that cannot act on this run, or whose edit made a NaN.
@@ -50,10 +53,12 @@ def force(
         raise PromptError(f"expected one text [n], got tokens of shape {tuple(tokens.shape)}.")
     prompt = one_prompt(model, prompt, len(tokens))
     text = model.as_prompt(tokens[None]).embeds
-    window = range(prompt.n_pos + len(tokens) - 1)
+    window = range(prompt.n_pos, prompt.n_pos + len(tokens) - 1)
     hooks = as_hooks(fwd_hooks, prompt.spans)
-    model.require_runnable(hooks, window, prompt.spans)
-    embeds = torch.cat([prompt.embeds, text[:, :-1]], dim=1)
-    with model.hooks(hooks):
-        final = model.run_pass(embeds, model.context(prompt, window), window)
-    return model.unembed(final[:, prompt.n_pos - 1 :])[0]
+    model.require_runnable(hooks, range(window.stop), prompt.spans)
+    final, cache = prompt_pass(model, prompt, hooks, prompt.n_pos, window.stop)
+    if window:
+        with model.hooks([hook for hook in hooks if reaches(hook, window)]):
+            context = model.context(prompt, window, cache)
+            final = torch.cat([final, model.run_pass(text[:, :-1], context, window)], dim=1)
+    return model.unembed(final)[0]

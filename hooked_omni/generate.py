@@ -4,6 +4,7 @@ Greedy decoding with cached keys and values. A position behind the prompt gets t
 that `generate` of transformers gives it, and hooks fire at every step.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from hooked_omni.cache import KeyValueCache
 from hooked_omni.errors import HookError, PromptError
 from hooked_omni.hook_point import LiveHook
 from hooked_omni.interventions import Condition, Hook, as_hooks
-from hooked_omni.prefill import prompt_pass
+from hooked_omni.prefill import passed_by, prompt_pass
 from hooked_omni.prompt import EmbeddedPrompt
 from hooked_omni.shared_prefix import SharedPrefix
 
@@ -87,6 +88,9 @@ def generate(
 ) -> Generation:
     """Greedy caption of one prompt.
 
+    A prefilled prompt remembers its plain captions: without hooks, and with nothing else to return,
+    one that is asked for again is not decoded again.
+
     Args:
         model: The decoder.
         prompt: An embedded prompt, or tokens of plain text.
@@ -104,10 +108,18 @@ def generate(
     hooks = as_hooks(fwd_hooks, prompt.spans)
     n_pos, total = prompt.n_pos, prompt.n_pos + max_new_tokens - 1
     model.require_runnable(hooks, range(total), prompt.spans)
+    passed = passed_by(model, prompt)
+    plain = not (hooks or return_logits or capture)
+    said = passed.said if passed and plain else {}  # else written, and never read
+    asked = max_new_tokens, frozenset(model.cfg.eos_tokens if stop_at_eos else ())
+    if asked in said:
+        return Generation(torch.tensor(said[asked]), _text(model, said[asked]))
     final, cache = prompt_pass(model, prompt, hooks, n_pos, total)
     decoder = Decoder(model, prompt, cache, max_new_tokens, stop_at_eos, return_logits, capture)
     with model.hooks([*hooks, *decoder.hooks()]):
-        return decoder.run(model.unembed(final)[:, -1], n_pos)[0]
+        caption = decoder.run(model.unembed(final)[:, -1], n_pos)[0]
+    said[asked] = tuple(caption.tokens.tolist())
+    return caption
 
 
 class Decoder:
@@ -200,11 +212,10 @@ class Decoder:
 
     def _caption(self, row: int) -> Generation:
         tokens, kept = self.tokens[row], [torch.stack(t) for t in zip(*self.kept[row], strict=True)]
-        tokenizer = self.model.tokenizer
         logprobs, top = kept[-2:] if self.capture.top_k else (None, None)
         return Generation(
             tokens=torch.tensor(tokens, dtype=torch.long),
-            text=None if tokenizer is None else tokenizer.decode(tokens, skip_special_tokens=True),
+            text=_text(self.model, tokens),
             logits=kept[0] if self.return_logits else None,
             shares=self._shares_of(row),
             top_tokens=top,
@@ -232,6 +243,13 @@ class _Shares(LiveHook):
         cache = self.decoder.cache
         place = cache.place if isinstance(cache, SharedPrefix) else [0]
         self.decoder.step[:, self.layer] = shares[place]
+
+
+def _text(model: "HookedTransformer", tokens: Sequence[int]) -> str | None:
+    """`tokens` without special ones; None for a model without a tokenizer."""
+    if model.tokenizer is None:
+        return None
+    return model.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
 
 def one_prompt(

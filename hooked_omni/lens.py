@@ -2,8 +2,9 @@
 
 A logit lens unembeds the residual stream after every block. "norm" puts the final norm before the
 unembedding, as the model itself does behind its last block; "raw" leaves it out, as the released
-scripts of arXiv 2604.02605 do. Everything is reduced inside the hooks of one pass, a few positions
-at a time: logits of all layers and positions never exist together.
+scripts of arXiv 2604.02605 do. Everything is reduced at once, inside the hooks of one pass or from
+what a prefilled prompt has kept, a few positions at a time: logits of all layers and positions
+never exist together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from hooked_omni import names
 from hooked_omni.errors import PromptError
 from hooked_omni.generate import one_prompt
 from hooked_omni.hook_point import LiveHook
+from hooked_omni.prefill import passed_by
 from hooked_omni.prompt import EmbeddedPrompt
 
 if TYPE_CHECKING:
@@ -72,7 +74,8 @@ def read_lens(
 
     Args:
         model: The decoder.
-        prompt: An embedded prompt, or tokens of plain text.
+        prompt: An embedded prompt, or tokens of plain text. Where `prefill` has kept the residual
+            streams of the span, no pass is made.
         span: Where to read.
         kinds: Which lenses.
         top_k: How many of the likeliest tokens to keep.
@@ -101,9 +104,15 @@ def read_lens(
     positions = prompt.spans[span]
     sizes = (model.cfg.n_layers, len(positions), top_k, len(asked))
     read: dict[LensKind, Readout] = {kind: _empty(*sizes) for kind in kinds}
+    layers, reader = range(model.cfg.n_layers), _Reader(model, positions, asked, read)
+    passed = passed_by(model, prompt)
+    if passed is not None and bool(torch.isin(positions, passed.kept).all()):
+        reader.rows = torch.searchsorted(passed.kept, positions)
+        for layer in layers:
+            reader.read_layer(layer, passed.residuals[layer])
+        return read
     window = range(prompt.n_pos)  # all of it, so that every bit is as in the model's own pass
-    reader = _Reader(model, positions, asked, read)
-    with model.hooks((names.resid_post(layer), reader) for layer in range(model.cfg.n_layers)):
+    with model.hooks((names.resid_post(layer), reader) for layer in layers):
         model.run_pass(prompt.embeds, model.context(prompt, window), window)
     return read
 
@@ -134,15 +143,19 @@ class _Reader(LiveHook):
         asked: Sequence[Sequence[int]],
         read: Mapping[LensKind, Readout],
     ) -> None:
-        self.model, self.positions, self.read = model, positions, read
+        self.model, self.rows, self.read = model, positions, read
         self.asked = [torch.as_tensor(group, device=model.cfg.device) for group in asked]
 
     def __call__(self, resid: Tensor, hook: Any) -> None:
         """Reduce `[1, pos, d_model]`."""
-        layer, rows = names.layer_of(hook.name), self.positions.to(resid.device)
+        self.read_layer(names.layer_of(hook.name) or 0, resid[0])
+
+    def read_layer(self, layer: int, resid: Float[Tensor, "pos d_model"]) -> None:
+        """Reduce the rows of one layer."""
+        rows = self.rows.to(resid.device)
         size = max(1, CHUNK_BYTES // (_BYTES_A_LOGIT * self.model.cfg.d_vocab))
         for start in range(0, len(rows), size):
-            chunk = resid[0, rows[start : start + size]]
+            chunk = resid[rows[start : start + size]]
             for kind, readout in self.read.items():
                 logits = lens_logits(self.model, chunk, kind).float()
                 self._reduce(logits, readout, (layer, slice(start, start + size)))

@@ -1,4 +1,4 @@
-"""A forced text's logits are those of one Hugging Face pass over prompt and text."""
+"""A forced text's logits are those of Hugging Face's cached pass over it, to the bit."""
 
 from typing import Any
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import KINDS
 
-from hooked_omni import HookedOmni, knockout
+from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, names
 from hooked_omni.errors import HookError, PromptError
 from hooked_omni.force import force
+from hooked_omni.prefill import prefill
 
 Clips = dict[tuple[str, str], dict[str, Any]]
 TEXT = torch.tensor([65, 7, 200, 65, 31])
@@ -25,18 +26,58 @@ def continued(inputs: dict[str, Any], tokens: torch.Tensor) -> dict[str, Any]:
     return longer
 
 
+def cached(omni: HookedOmni, inputs: dict[str, Any], prompt: EmbeddedPrompt) -> torch.Tensor:
+    """Hugging Face's logits of the text, behind its own keys and values of the prompt."""
+    window = range(prompt.n_pos, prompt.n_pos + len(TEXT) - 1)
+    positions = prompt.positions_at(window)
+    with torch.no_grad():
+        first = omni.hf(**inputs, use_cache=True)
+        rest = omni.hf(
+            input_ids=TEXT[None, :-1],
+            past_key_values=first.past_key_values,
+            position_ids=positions[0] if "Audio" in type(omni.hf).__name__ else positions,
+            attention_mask=torch.ones(1, window.stop, dtype=torch.long),
+        )
+    return torch.cat([first.logits[0, -1:], rest.logits[0]])
+
+
 @pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_logits_are_hugging_faces(
-    models: dict[str, HookedOmni],
-    clips: Clips,
-    name: str,
-    kind: str,
+    models: dict[str, HookedOmni], clips: Clips, name: str, kind: str
 ) -> None:
     omni, inputs = models[name], clips[name, kind]
-    logits = force(omni.model, omni.embed_inputs(**inputs), TEXT)
-    with torch.no_grad():
+    prompt = omni.embed_inputs(**inputs)
+    logits = force(omni.model, prompt, TEXT)
+    assert torch.equal(logits[1:], cached(omni, inputs, prompt)[1:])
+    with torch.no_grad():  # in one pass, sums are in another order
         theirs = omni.hf(**continued(inputs, TEXT[:-1])).logits[0, -len(TEXT) :]
-    torch.testing.assert_close(logits, theirs, atol=2e-6, rtol=0)
+    torch.testing.assert_close(logits, theirs, atol=1e-5, rtol=0)
+
+
+def test_the_prompt_is_passed_over_once(omni: HookedOmni, clips: Clips) -> None:
+    prompt = omni.embed_inputs(**clips["omni", "audio in video"])
+    ready, seen = prefill(omni.model, prompt), []
+    hooks: list[list[Any]] = [
+        [],
+        [knockout(query="generated", key="video")],
+        [(names.resid_mid(0), lambda _resid, hook: seen.append(hook.positions))],
+    ]
+    n_pos, total = prompt.n_pos, prompt.n_pos + len(TEXT) - 1
+    whole = [force(omni.model, prompt, TEXT, condition) for condition in hooks]
+    assert seen == [range(n_pos), range(n_pos, total)]  # a user's own hook sees the prompt, too
+    block: Any = omni.model.blocks[0]
+    widths: list[int] = []
+    handle = block.register_forward_pre_hook(lambda _m, args: widths.append(args[0].shape[1]))
+    try:
+        for _ in range(2):  # what the first left in the cache would show in the second
+            for condition, expected in zip(hooks, whole, strict=True):
+                assert torch.equal(force(omni.model, ready, TEXT, condition), expected)
+    finally:
+        handle.remove()
+    assert widths == [len(TEXT) - 1, len(TEXT) - 1, n_pos, len(TEXT) - 1] * 2
+    with omni.model.hooks([(names.resid_mid(1), lambda resid, hook: resid * 2)]):
+        assert torch.equal(force(omni.model, ready, TEXT), force(omni.model, prompt, TEXT))
+        assert not torch.allclose(force(omni.model, ready, TEXT), whole[0], atol=1e-3)
 
 
 def test_scores_are_its_log_probabilities(omni: HookedOmni, clips: Clips) -> None:

@@ -18,11 +18,12 @@ from analyses.logit_lens import Config, headline, plot, run
 from analyses.recall import ANY_LAYER, recall
 from analyses.vocabulary import first_tokens, text_of
 from benchmarks.sweep import peak_bytes
-from hooked_omni import HookedOmni, Spans
+from hooked_omni import HookedOmni, Spans, load
 from hooked_omni.errors import PromptError, ResultsError, SpanError
 from hooked_omni.frontend import find_decoder
 from hooked_omni.lens import LENSES, read_lens
 from hooked_omni.organisms.random_weights import random_omni
+from hooked_omni.prefill import prefill
 
 Clips = dict[tuple[str, str], dict[str, Any]]
 TOLD_AT = 3
@@ -91,6 +92,34 @@ def test_lenses_are_hugging_faces_head_on_its_hidden_states(
                 assert read[kind].asked_tokens[layer, :, i].tolist() == [group[j] for j in index]
                 ranks = 1 + (expected > value[:, None]).sum(-1)
                 assert torch.equal(read[kind].asked_ranks[layer, :, i], ranks)
+
+
+def test_a_prefilled_prompt_is_read_without_a_pass_to_the_bit(
+    omni: HookedOmni, clips: Clips
+) -> None:
+    model, prompt = omni.model, omni.embed_inputs(**clips["omni", "audio in video"])
+    ready = prefill(model, prompt, residuals="audio")
+    spans = ("audio", "audio@1.0-2.0s", "video", "audio+last")
+    arguments: dict[str, Any] = dict(top_k=3, asked=[[65], [7, 200]])
+    passes: list[int] = []
+    block: Any = model.blocks[0]
+    handle = block.register_forward_pre_hook(lambda _m, args: passes.append(args[0].shape[1]))
+    try:
+        ours = [read_lens(model, ready, span, **arguments) for span in spans]
+        assert passes == [prompt.n_pos] * 2  # "video" and "audio+last" were not kept
+        loud = [("blocks.1.hook_resid_mid", lambda resid, hook: resid * 2)]
+        with model.hooks(loud):
+            louder, expected = (read_lens(model, p, **arguments) for p in (ready, prompt))
+        stranger = load("random-omni").model
+        others = [read_lens(stranger, p, **arguments) for p in (ready, prompt)]
+    finally:
+        handle.remove()
+    plain = [read_lens(model, prompt, span, **arguments) for span in spans]
+    for one, other in [*zip(ours, plain, strict=True), (louder, expected), (others[0], others[1])]:
+        for kind in LENSES:
+            for name in vars(one[kind]):
+                assert torch.equal(getattr(one[kind], name), getattr(other[kind], name))
+    assert not torch.equal(louder["norm"].logprobs, plain[0]["norm"].logprobs)
 
 
 def test_the_last_layer_with_the_norm_is_what_the_model_says(

@@ -9,8 +9,8 @@ import torch
 from conftest import look
 from torch import Tensor
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, ablate, knockout, load, names, windows
-from hooked_omni.errors import PromptError
+from hooked_omni import Capture, EmbeddedPrompt, HookedOmni, ablate, knockout, load, names, windows
+from hooked_omni.errors import PromptError, SpanError
 from hooked_omni.prefill import PrefilledPrompt, prefill
 
 STEPS = 5
@@ -150,6 +150,109 @@ def test_the_same_prompt_again_is_its_last_position(
     moved = replace(prompt, positions=prompt.positions + 1)
     prefill(omni.model, moved, like=like)
     assert positions == [1, prompt.n_pos]
+
+
+# --- what else it carries --------------------------------------------------------------------
+
+
+def test_plain_captions_are_remembered(
+    omni: HookedOmni, prompt: EmbeddedPrompt, positions: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = prefill(omni.model, prompt)
+    monkeypatch.setattr(omni.model.cfg, "eos_tokens", ())
+    plain = omni.model.generate(prompt, STEPS)
+    first = omni.model.generate(ready, STEPS)
+    positions.clear()
+    again = omni.model.generate(ready, STEPS)
+    assert positions == []
+    assert plain.tokens.tolist() == first.tokens.tolist() == again.tokens.tolist()
+    assert again.tokens.dtype == plain.tokens.dtype and again.text == plain.text
+    first.tokens[0] += 1
+    again.tokens[0] += 1
+    assert omni.model.generate(ready, STEPS).tokens.tolist() == plain.tokens.tolist()
+    assert len(omni.model.generate(ready, STEPS + 1).tokens) == STEPS + 1
+    end = int(plain.tokens[1])
+    monkeypatch.setattr(omni.model.cfg, "eos_tokens", (end,))
+    n_until = plain.tokens.tolist().index(end) + 1
+    assert len(omni.model.generate(ready, STEPS).tokens) == n_until < STEPS
+    assert len(omni.model.generate(ready, STEPS, stop_at_eos=False).tokens) == STEPS
+
+
+def test_only_plain_captions_are_remembered(
+    omni: HookedOmni, prompt: EmbeddedPrompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = omni.model
+    monkeypatch.setattr(model.cfg, "eos_tokens", ())
+    plain, ready = model.generate(prompt, STEPS), prefill(model, prompt)
+    assert ready.passed is not None
+    loud = [(names.resid_mid(1), lambda resid, hook: resid * 5)]
+    with model.hooks(loud):
+        other = model.generate(ready, STEPS)
+    assert other.tokens.tolist() != plain.tokens.tolist()
+    assert other.tokens.tolist() == model.generate(ready, STEPS, loud).tokens.tolist()
+    model.generate_many(ready, [[], [knockout("G !-> V")]], STEPS)
+    model.generate_many(ready, [[]], STEPS)
+    assert model.generate(ready, STEPS, return_logits=True).logits is not None
+    assert model.generate(ready, STEPS, capture=Capture(segments=("audio",))).shares is not None
+    assert not ready.passed.said
+    assert model.generate(ready, STEPS).tokens.tolist() == plain.tokens.tolist()
+    # and what is remembered is read by plain captions alone
+    with model.hooks(loud):
+        assert model.generate(ready, STEPS).tokens.tolist() == other.tokens.tolist()
+    assert model.generate(ready, STEPS, loud).tokens.tolist() == other.tokens.tolist()
+    assert model.generate(ready, STEPS, return_logits=True).logits is not None
+    assert model.generate(ready, STEPS, capture=Capture(segments=("audio",))).shares is not None
+
+
+def test_a_batch_does_not_read_the_memory(
+    omni: HookedOmni, prompt: EmbeddedPrompt, positions: list[int]
+) -> None:
+    ready = prefill(omni.model, prompt)
+    before = omni.model.generate_many(ready, [[]], STEPS, stop_at_eos=False)
+    omni.model.generate(ready, STEPS, stop_at_eos=False)
+    positions.clear()
+    after = omni.model.generate_many(ready, [[]], STEPS, stop_at_eos=False)
+    assert len(positions) == STEPS - 1
+    assert before[0].tokens.tolist() == after[0].tokens.tolist()
+
+
+def test_residual_streams_and_norms(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+    ready = prefill(omni.model, prompt, residuals="audio+last")
+    at = prompt.spans["audio+last"]
+    _, cache = omni.model.run_with_cache(prompt, lambda name: "hook_resid" in name)
+    assert ready.passed is not None and ready.passed.kept.tolist() == at.tolist()
+    for layer in range(omni.model.cfg.n_layers):
+        behind, before = (cache[name(layer)][0] for name in (names.resid_post, names.resid_pre))
+        assert torch.equal(ready.passed.residuals[layer], behind[at])
+        assert torch.equal(ready.passed.norms[layer], before.norm(dim=-1))
+
+
+def test_a_prompt_that_is_partly_another_has_its_own_norms(
+    omni: HookedOmni, prompt: EmbeddedPrompt
+) -> None:
+    like = prefill(omni.model, prompt, residuals="audio")
+    embeds = prompt.embeds.clone()
+    embeds[:, prompt.spans["audio@1.0-2.0s"]] *= -3
+    other = replace(prompt, embeds=embeds)
+    partly = prefill(omni.model, other, like=like, residuals="audio").passed
+    whole = prefill(omni.model, other).passed
+    assert partly is not None and whole is not None and not len(partly.kept)
+    torch.testing.assert_close(partly.norms, whole.norms, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_is_kept_of_what_standing_hooks_edit(
+    omni: HookedOmni, prompt: EmbeddedPrompt, positions: list[int]
+) -> None:
+    with omni.model.hooks([(names.resid_mid(1), lambda resid, hook: resid * 5)]):
+        ready = prefill(omni.model, prompt, residuals="audio")
+    assert ready.passed is None and positions == []
+    ours, plain = (omni.model.generate(p, 1, return_logits=True).logits for p in (ready, prompt))
+    assert ours is not None and plain is not None and torch.equal(ours, plain)
+
+
+def test_a_span_that_is_not_there(omni: HookedOmni, clips: dict) -> None:
+    with pytest.raises(SpanError, match="'audio'"):
+        prefill(omni.model, omni.embed_inputs(**clips["omni", "video"]), residuals="audio")
 
 
 def test_a_batch_of_prompts(omni: HookedOmni, as_installed: None) -> None:
