@@ -1,8 +1,9 @@
 """Where do the words of an answer look?
 
 For every layer, the attention that generated positions pay to audio, to video and to text, and to
-the parts of the text. Patterns are reduced inside the hook, one decode step at a time, and never
-kept. Figure 4 of arXiv 2604.02605, where audio, video and query text add up to 100 %.
+the parts of the text. The answer is made, and then read once more in one pass (teacher forcing), in
+which the generated positions' patterns are reduced, a layer at a time, and never kept. Figure 4 of
+arXiv 2604.02605, where audio, video and query text add up to 100 %.
 """
 
 from collections.abc import Iterator
@@ -18,13 +19,15 @@ from torch import Tensor
 
 from analyses import figures
 from analyses.cases import Asked, Case, Skip, door, tabulate
+from analyses.forced_attention import forced_shares
 from analyses.published import published
 from analyses.sinks import SinkWatch
 from analyses.statistics import in_words, mean_band
 from analyses.words import pieces, words
-from hooked_omni import Capture, EmbeddedPrompt, HookedOmni
+from hooked_omni import EmbeddedPrompt, HookedOmni
 from hooked_omni.errors import ResultsError
 from hooked_omni.generate import Generation
+from hooked_omni.prefill import prefill
 
 __all__ = ["COLUMNS", "Config", "headline", "plot", "run"]
 
@@ -106,7 +109,7 @@ def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFra
     """
 
     def rows_of(case: Case) -> Iterator[dict[str, Any]]:
-        yield from _rows(omni, door(omni, case), config)
+        yield from _rows(omni, prefill(omni.model, door(omni, case)), config)
 
     table = tabulate(rows_of, cases, COLUMNS)
     return table.astype({"head": "Int64", "token": "Int64"})
@@ -115,19 +118,15 @@ def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFra
 def _rows(omni: HookedOmni, prompt: EmbeddedPrompt, config: Config) -> Iterator[dict[str, Any]]:
     segments = [s for s in config.segments if s == "generated" or s in prompt.spans]
     measured = tuple(dict.fromkeys([*segments, *(s for s in _THREE if s in prompt.spans)]))
-    watch = SinkWatch(omni.model.cfg, prompt) if config.sinks == "apart" else None
-    answer = omni.model.generate(
-        prompt,
-        config.max_new_tokens,
-        fwd_hooks=[] if watch is None else watch.hooks(),
-        capture=Capture(segments=measured),
-    )
-    if answer.shares is None or not len(answer.shares):
+    answer = omni.model.generate(prompt, config.max_new_tokens)
+    if len(answer.tokens) < 2:
         raise Skip(
             f"expected an answer of two tokens or more, got {answer.text!r}: no generated position "
             "attends to anything."
         )
-    shares = dict(zip(measured, answer.shares.double().unbind(-1), strict=True))
+    watch = SinkWatch(omni.model, prompt) if config.sinks == "apart" else None
+    more = [] if watch is None else watch.hooks()
+    shares = forced_shares(omni.model, prompt, answer.tokens, measured, more)
     n_keys = {s: len(prompt.spans[s]) if s in prompt.spans else 0 for s in measured}
     if watch is not None:
         _take_out_sinks(watch, prompt, shares, n_keys)

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hooked_omni import EmbeddedPrompt, names
-from hooked_omni.config import DecoderConfig
+from hooked_omni import EmbeddedPrompt, HookedTransformer, names
 from hooked_omni.hook_point import HookPoint, LiveHook
 from hooked_omni.interventions import Hook, Positions, SpanHook
+from hooked_omni.prefill import passed_by
 from hooked_omni.spans import Spans
 
 __all__ = ["SinkWatch", "outlying"]
@@ -26,31 +26,40 @@ _KINDS = ("audio", "video")
 
 
 class SinkWatch:
-    """Hooks for one caption, which find the sinks and measure what is paid to them.
+    """Hooks for one answer, made or forced, which find the sinks and measure what they are paid.
 
     ```python
-    watch = SinkWatch(omni.model.cfg, prompt)
-    omni.model.generate(prompt, fwd_hooks=watch.hooks())
+    watch = SinkWatch(omni.model, prompt)
+    force(omni.model, prompt, answer.tokens, watch.hooks())
     watch.sinks(), watch.paid()
     ```
 
-    Norms are read from the pass over the prompt; candidates follow from them, so that attention to
-    a few tokens is all that is kept of each decode step.
+    Norms are those of the pass over the prompt, which `prefill` has kept or is made now; candidates
+    follow from them, so that attention to a few tokens is all that is kept.
     """
 
-    def __init__(self, cfg: DecoderConfig, prompt: EmbeddedPrompt) -> None:
-        self.cfg, self.spans = cfg, prompt.spans
-        self.layer = cfg.n_layers // 2
+    def __init__(self, model: HookedTransformer, prompt: EmbeddedPrompt) -> None:
+        self.cfg, self.spans = model.cfg, prompt.spans
+        self.layer = self.cfg.n_layers // 2
         self.norms = torch.zeros(0)
         self.candidates = torch.zeros(0, dtype=torch.long)
-        self.received = torch.zeros(prompt.n_pos, device=cfg.device)
-        self.steps: list[list[Tensor]] = []
+        self.received = torch.zeros(prompt.n_pos, device=self.cfg.device)
+        self.read: list[list[Tensor]] = [[] for _ in range(self.cfg.n_layers)]
+        passed = passed_by(model, prompt)
+        if passed is not None:
+            self.judge(passed.norms[self.layer])
+
+    def judge(self, norms: Float[Tensor, " pos"]) -> None:
+        """Choose the candidates, by their norms where they enter the middle layer."""
+        self.norms = norms.cpu()
+        self.candidates = outlying(self.norms, self.spans).nonzero()[:, 0]
 
     def hooks(self) -> list[Hook]:
-        """Norms at the middle layer's door, and attention in every layer of each decode step."""
+        """Attention of generated positions in every layer, and norms where they are not known."""
         generated = Positions(self.spans, "generated")
+        norms: list[Hook] = [(names.resid_pre(self.layer), _Norms(self))]
         return [
-            (names.resid_pre(self.layer), _Norms(self)),
+            *([] if len(self.norms) else norms),
             *(
                 (names.pattern(layer), SpanHook(generated, _Paid(self, layer)))
                 for layer in range(self.cfg.n_layers)
@@ -63,25 +72,23 @@ class SinkWatch:
 
     def paid(self) -> Float[Tensor, "query layer head sink"]:
         """Attention of each generated position to each sink."""
-        steps = torch.stack([torch.stack(layers) for layers in self.steps])
-        return steps[..., self._chosen().to(steps.device)].cpu()
+        paid = torch.stack([torch.cat(queries) for queries in self.read], 1)
+        return paid[..., self._chosen().to(paid.device)].cpu()
 
     def _chosen(self) -> Bool[Tensor, " candidate"]:
         return outlying(self.received.cpu(), self.spans)[self.candidates]
 
 
 class _Norms(LiveHook):
-    """Keeps the norms of the prompt's residual stream, and who stands out."""
+    """Has the norms of the prompt's residual stream judged."""
 
     def __init__(self, watch: SinkWatch) -> None:
         self.watch = watch
 
     def __call__(self, tensor: Tensor, hook: HookPoint) -> None:
-        """Read the pass over the prompt; decode steps are none of this hook's business."""
-        watch = self.watch
-        if hook.positions.start < watch.spans.n_prompt:
-            watch.norms = tensor[0].float().norm(dim=-1).cpu()
-            watch.candidates = outlying(watch.norms, watch.spans).nonzero()[:, 0]
+        """Read the pass over the prompt; the answer is none of this hook's business."""
+        if hook.positions.start < self.watch.spans.n_prompt:
+            self.watch.judge(tensor[0].float().norm(dim=-1))
 
 
 class _Paid:
@@ -95,12 +102,11 @@ class _Paid:
 
     def __call__(self, pattern: Tensor, _index: Tensor, _hook: HookPoint) -> None:
         watch = self.watch
-        paid = pattern[0, :, -1, : watch.spans.n_prompt].float()
+        paid = pattern[0, ..., : watch.spans.n_prompt].float()
         if self.layer >= watch.layer:
-            watch.received += paid.mean(0)
-        if self.layer == 0:
-            watch.steps.append([])
-        watch.steps[-1].append(paid[:, watch.candidates.to(paid.device)])
+            watch.received += paid.mean(0).sum(0)
+        candidates = paid[..., watch.candidates.to(paid.device)]
+        watch.read[self.layer].append(candidates.transpose(0, 1))
 
 
 def outlying(values: Float[Tensor, " pos"], spans: Spans) -> Bool[Tensor, " pos"]:

@@ -16,7 +16,7 @@ from analyses.cases import Case
 from analyses.published import published
 from analyses.sinks import SinkWatch, outlying
 from analyses.words import pieces, words
-from hooked_omni import EmbeddedPrompt, HookedOmni, Spans, knockout
+from hooked_omni import Capture, EmbeddedPrompt, HookedOmni, Spans, knockout
 from hooked_omni.cache import Causal
 from hooked_omni.errors import ResultsError
 
@@ -143,18 +143,48 @@ def test_means_are_means_of_each(omni: HookedOmni, prompt: EmbeddedPrompt) -> No
         np.testing.assert_allclose(found, by_hand)
 
 
-def test_no_pattern_of_more_than_one_query_is_ever_made(
-    omni: HookedOmni, prompt: EmbeddedPrompt, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sinks", ["kept", "apart"])
+def test_shares_are_those_of_the_decode_steps(
+    omni: HookedOmni, prompt: EmbeddedPrompt, sinks: Any
 ) -> None:
-    made, eager_ = [], Causal._eager
+    """One pass over the answer sees what its steps saw when it was made."""
+    table = attention_share.run(omni, [prompt], replace(EACH, sinks=sinks))
+    watch = SinkWatch(omni.model, prompt)
+    hooks = watch.hooks() if sinks == "apart" else []
+    made = omni.model.generate(prompt, 6, hooks, capture=Capture(segments=CONFIG.segments))
+    assert made.shares is not None and set(table["answer"]) == {made.text}
+    for segment, shares in zip(CONFIG.segments, made.shares.unbind(-1), strict=True):
+        if sinks == "apart" and segment in prompt.spans:
+            inside = torch.isin(watch.sinks(), prompt.spans[segment])
+            shares = shares - watch.paid()[..., inside].sum(-1)
+        found = column(table, "share", segment=segment)
+        expected = shares.flatten().double().numpy()  # by token, layer and head, as the rows are
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    if sinks == "apart":
+        paid = watch.paid().sum(-1).flatten().double().numpy()
+        np.testing.assert_allclose(column(table, "share", segment="sink"), paid, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sinks", ["kept", "apart"])
+def test_no_pattern_of_the_prompt_is_ever_made(
+    omni: HookedOmni, prompt: EmbeddedPrompt, monkeypatch: pytest.MonkeyPatch, sinks: Any
+) -> None:
+    made, passed, eager_, attend = [], [], Causal._eager, Causal.attend
 
     def watched(self: Causal, *args: Any) -> Any:
-        made.append(len(self.window))
+        made.append(self.window)
         return eager_(self, *args)
 
+    def counted(self: Causal, *args: Any) -> Any:
+        passed.append(self.window)
+        return attend(self, *args)
+
     monkeypatch.setattr(Causal, "_eager", watched)
-    attention_share.run(omni, [prompt], replace(EACH, sinks="apart"))
-    assert set(made) == {1}
+    monkeypatch.setattr(Causal, "attend", counted)
+    attention_share.run(omni, [prompt], replace(EACH, sinks=sinks))
+    n_layers = omni.model.cfg.n_layers
+    assert made == [range(prompt.n_pos, prompt.n_pos + 5)] * n_layers
+    assert passed.count(range(prompt.n_pos)) == n_layers
 
 
 # --- planted answers ------------------------------------------------------------------------
@@ -229,7 +259,7 @@ def cut(known: HookedOmni) -> Iterator[EmbeddedPrompt]:
 
 
 def test_sinks_are_found_and_nothing_else(known: HookedOmni, cut: EmbeddedPrompt) -> None:
-    watch = SinkWatch(known.model.cfg, cut)
+    watch = SinkWatch(known.model, cut)
     known.model.generate(cut, fwd_hooks=watch.hooks())
     start = known.model.tokenizer.encode("<|im_start|>")
     assert watch.sinks().tolist() == (cut.tokens[0] == start[0]).nonzero()[:, 0].tolist()
@@ -237,14 +267,14 @@ def test_sinks_are_found_and_nothing_else(known: HookedOmni, cut: EmbeddedPrompt
 
 def test_norm_alone_or_attention_alone_makes_no_sink(known: HookedOmni) -> None:
     prompt = asked(known, heard="dog", seen="bus")
-    watch = SinkWatch(known.model.cfg, prompt)
+    watch = SinkWatch(known.model, prompt)
     known.model.generate(prompt, fwd_hooks=watch.hooks())
     assert len(watch.candidates) == 3  # their norm stands out, but nothing rests on them
     assert not len(watch.sinks())
 
     stare = staring(prompt, torch.tensor([5]))
     late = [(f"blocks.{layer}.attn.hook_pattern", stare) for layer in (6, 7)]
-    watch = SinkWatch(known.model.cfg, prompt)
+    watch = SinkWatch(known.model, prompt)
     known.model.generate(prompt, fwd_hooks=[*late, *watch.hooks()])
     assert float(watch.received[5]) > 10 * float(watch.received.median())
     assert 5 not in watch.sinks().tolist()
