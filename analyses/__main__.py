@@ -5,15 +5,18 @@ Nothing heavy is imported until a command runs.
 
 import ast
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from analyses.judge.commands import app as agreement
+
 __all__ = ["ANALYSES", "main"]
 
 ANALYSES: dict[str, tuple[str, bool]] = {
+    "captions": ("nothing", False),
     "attention_share": ("a clip", False),
     "logit_lens": ("sound; reference captions, for recall", False),
     "knockout": ("sound and picture", False),
@@ -130,16 +133,39 @@ def summary(
             console.print(f"  * {sentence}", markup=False, highlight=False, soft_wrap=True)
 
 
+app.add_typer(agreement, name="agreement")
+
+
+@app.command("study")
+def study(
+    config: Annotated[Path, typer.Option(help="The study, as TOML; see docs/study.md.")],
+    out: Annotated[Path, typer.Option(help="Folder for everything; goes on where it was.")],
+    model: Annotated[str | None, typer.Option(help="In place of the file's.")] = None,
+    data: Annotated[Path | None, typer.Option(help="In place of the file's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Samples of each kind.")] = None,
+) -> None:
+    """The whole study: captions, analyses, judge, the paper's claims, figures and report.md."""
+    from dataclasses import replace
+
+    from analyses import study as whole
+    from analyses.progress import view
+
+    given = {"model": model, "data": data, "limit": limit}
+    chosen = whole.read_study(config)
+    chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
+    with view() as bars:
+        found = whole.carry_out(chosen, out, bars.shown("cases"), bars.told)
+    for one in found.findings:
+        _say(f"{one.verdict:>17}: {one.claim.name}: {one.ours}")
+    _say(f"{found.report}: the claims, the figures, and what is missing")
+
+
 def _carry_out(run: Any, out: Path) -> None:
-    from rich.console import Console
-    from rich.progress import track
-
     from analyses import runs
+    from analyses.progress import view
 
-    def shown(cases: Sequence[Any]) -> Iterable[Any]:
-        return track(cases, run.name, console=Console(stderr=True))
-
-    table = runs.carry_out(run, out, shown)
+    with view() as bars:
+        table = runs.carry_out(run, out, bars.shown(run.name))
     skipped = table.attrs["skipped"]
     for case, reason in list(skipped.items())[:10]:
         _say(f"skipped: {case}: {reason}")

@@ -7,8 +7,8 @@ never disturbed, since all tables are put together from the parts.
 
 import fcntl
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
@@ -18,13 +18,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analyses import results
-from analyses.cases import Case, as_cases
+from analyses.cases import Case, Skip, as_cases, ready
 from analyses.identity import model_facts
 from data_prep.manifest import file_name
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
 
-__all__ = ["Analysis", "Run", "analysis", "carry_out", "config_from", "merge", "shard_of"]
+__all__ = [
+    "Analysis",
+    "Run",
+    "analysis",
+    "carry_out",
+    "carry_out_all",
+    "config_from",
+    "made_config",
+    "merge",
+    "shard_of",
+]
 
 Shown = Callable[[Sequence[Case]], Iterable[Case]]
 
@@ -91,25 +101,51 @@ def carry_out(run: Run, out: Path, shown: Shown = iter) -> pd.DataFrame:
         ResultsError: For a folder of another run, or one that another process writes to, for no
             cases, and if every case is skipped.
     """
-    cases = shard_of(as_cases(run.cases), run.shard)
-    asked, module = run.recipe(), analysis(run.name)
-    results.require_same(out, asked)
-    parts = [_part(out, case.id) for case in cases]
-    with _alone(out):
-        results.claim(out, asked)
+    return carry_out_all({out: run}, shown)[out]
+
+
+def carry_out_all(runs: Mapping[Path, Run], shown: Shown = iter) -> dict[Path, pd.DataFrame]:
+    """Ask several questions of one model, each into a folder of its own, as `carry_out` does.
+
+    Each case is embedded and passed over once, whatever is asked about it. A folder of these is
+    what its question's own command would have written, and goes on from there.
+    """
+    cases = {out: shard_of(as_cases(run.cases), run.shard) for out, run in runs.items()}
+    asked = {out: run.recipe() for out, run in runs.items()}
+    for out in runs:
+        results.require_same(out, asked[out])
+    askers: dict[str, list[Path]] = {}
+    for out in runs:
+        for case in cases[out]:
+            askers.setdefault(case.id, []).append(out)
+    every = {case.id: case for out in runs for case in cases[out]}
+    with ExitStack() as alone:
+        for out in runs:
+            alone.enter_context(_alone(out))
+            results.claim(out, asked[out])
+        for case in shown(list(every.values())):
+            left = {out: runs[out] for out in askers[case.id] if not _part(out, case.id).is_file()}
+            if left:
+                _ask(case, left)
+        for out, run in runs.items():
+            table = results.gather([_part(out, case.id) for case in cases[out]])
+            table.attrs["cases"] = [case.id for case in cases[out]]
+            _finish(out, run.name, table, run.config, run.all_facts())
+    return {out: results.load(out) for out in runs}
+
+
+def _ask(case: Case, left: Mapping[Path, Run]) -> None:
+    """Ask one case every question that is left, and keep each table."""
+    with suppress(Skip):  # each question skips it by itself, and says why
+        case = ready(next(iter(left.values())).omni, case)
+    for out, run in left.items():
         more = {} if run.base is None else {"base": run.base}
-        for case in shown(cases):
-            if not (part := _part(out, case.id)).is_file():
-                try:
-                    table = module.run(run.omni, [case], run.config, **more)
-                except Exception as error:
-                    error.add_note(f"This was {run.name} of case {case.id!r}.")
-                    raise
-                results.write_table(part, table, run.name)
-        table = results.gather(parts)
-        table.attrs["cases"] = [case.id for case in cases]
-        _finish(out, run.name, table, run.config, run.all_facts())
-    return results.load(out)
+        try:
+            table = analysis(run.name).run(run.omni, [case], run.config, **more)
+        except Exception as error:
+            error.add_note(f"This was {run.name} of case {case.id!r}.")
+            raise
+        results.write_table(_part(out, case.id), table, run.name)
 
 
 def merge(out: Path, shards: Sequence[Path]) -> pd.DataFrame:
@@ -171,16 +207,21 @@ def shard_of(cases: Sequence[Case], shard: tuple[int, int]) -> list[Case]:
 
 
 def config_from(kind: type, text: str | None) -> Any:
-    """A `Config` from JSON; what is not named keeps its default.
+    """A `Config` from JSON, as `made_config`."""
+    try:
+        asked = json.loads(text) if text else {}
+    except ValueError as error:
+        raise ResultsError(f"expected a config as JSON, got {text!r} ({error}).") from error
+    return made_config(kind, asked)
+
+
+def made_config(kind: type, asked: Any) -> Any:
+    """A `Config` from names and values; what is not named keeps its default.
 
     Raises:
         ResultsError: For anything but an object, an unknown field, or a value of another type.
     """
     defaults = {item.name: item.default for item in fields(kind)}
-    try:
-        asked = json.loads(text) if text else {}
-    except ValueError as error:
-        raise ResultsError(f"expected a config as JSON, got {text!r} ({error}).") from error
     unknown = sorted(asked.keys() - defaults.keys()) if isinstance(asked, dict) else asked
     if unknown or not isinstance(asked, dict):
         raise ResultsError(

@@ -5,7 +5,7 @@ point of every curve (paired), so that what a sample has in common with itself i
 that is missing is counted and shown, never averaged as zero and never dropped in silence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from hooked_omni.errors import ResultsError
 
-__all__ = ["holm", "in_words", "mean_band", "paired_permutation"]
+__all__ = ["contrast", "holm", "in_words", "mean_band", "paired_permutation"]
 
 Values = Float[np.ndarray, "sample point"]
 
@@ -67,6 +67,48 @@ def mean_band(
         band = dict(mean=mean, low=low, high=high, n=n, missing=len(values) - n)
         rows.append(points.assign(**band))
     return pd.concat(rows, ignore_index=True)
+
+
+def contrast(
+    groups: Sequence[Any],
+    of: Callable[..., Any],
+    level: float = 0.95,
+    n_resamples: int = 2000,
+    rng: np.random.Generator | int = 0,
+) -> dict[str, Any]:
+    """A number that is computed from the means of several groups, with a bootstrap band.
+
+    ```python
+    contrast([factual, counterfactual], lambda f, c: 100 * (1 - c / f))     # falls by so many %
+    ```
+
+    Args:
+        groups: Series with one number per sample each. Samples of different groups are drawn
+            independently, which for paired ones makes the band too wide rather than too narrow.
+        of: From the groups' means to the number; arrays in, array out.
+        level: Of the band, as in `mean_band`.
+        n_resamples: How often samples are drawn, with replacement.
+        rng: A generator, or a seed.
+
+    Returns:
+        A point as `mean_band` has it; `n` is the smallest group's. All NaN without numbers in some
+        group; the band is NaN for fewer than two.
+    """
+    rng = np.random.default_rng(rng)
+    known = [group.dropna().to_numpy(float) for group in groups]
+    n = min(len(values) for values in known)
+    missing = sum(map(len, groups)) - sum(map(len, known))
+    point = dict(mean=np.nan, low=np.nan, high=np.nan, n=n, missing=missing)
+    if n == 0:
+        return point
+    point["mean"] = float(of(*(values.mean() for values in known)))
+    if n > 1:
+        drawn = [v[rng.integers(0, len(v), (n_resamples, len(v)))].mean(1) for v in known]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            numbers = of(*drawn)
+        tail = 50 * (1 - level)
+        point["low"], point["high"] = np.nanpercentile(numbers, [tail, 100 - tail]).tolist()
+    return point
 
 
 def paired_permutation(

@@ -1,105 +1,104 @@
-"""Two models that we know, told apart: `make demo`.
+"""Two models that we know, told apart by the paper's study: `make demo`.
 
 The package's model organisms grew up in a synthetic world. One mostly names the sound that the
 picture suggests, its twin names the sound that is played. Clips of that world are written, half of
-them get another thing's sound, and the paper's questions are asked of both models: what they say,
-what can be read at their audio positions, what a knockout brings back, where they look, and how far
-they are from their vision-only base.
+them with another thing's sound, and the whole study is made of both models: captions, attention,
+logit lens, knockouts, distance from the vision-only base, the paper's claims. Those that speak of
+the bias must agree for the one and differ for the other; the demo fails if they do not.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.table import Table
 
-from analyses import distribution_shift, knockout, logit_lens, runs, summary
-from analyses.cases import Case, read_cases
-from data_prep.manifest import Sample, read_manifest
+from analyses import study
+from analyses.cases import read_cases
+from analyses.claims import Finding
+from analyses.progress import view
 from data_prep.organism import scenes
-from data_prep.organism.score import score
-from data_prep.organism.world import THINGS
 from hooked_omni import load, prove
 
-ASKED = {
-    "knockout": knockout.Config(query="generated+last", width=3, step=1, max_new_tokens=12),
-    "logit_lens": logit_lens.Config(),
-    "distribution_shift": distribution_shift.Config(max_new_tokens=12),
-}
-LISTENERS = ("organism-biased", "organism-balanced")
+STUDY = Path(__file__).with_name("studies") / "organisms.toml"
+BIASED, BALANCED = "organism-biased", "organism-balanced"
 
 
-def named(table: pd.DataFrame, samples: dict[str, Sample]) -> list[bool]:
-    """Whether each caption names the sound that is played, and no other: exact words."""
-    right = []
-    for sample, caption in zip(table["sample"], table["caption"], strict=True):
-        known = samples[str(sample)].extra
-        heard = known.get("heard", known["noun"])
-        right.append(bool(score(str(caption), "hear", known["noun"], heard, THINGS).audio))
-    return right
+def surprises(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
+    """Claims of the bias that the biased model fails, or the balanced one fulfils."""
+    expected = {BIASED: "agrees", BALANCED: "differs"}
+    return [
+        f"{model}: {one.claim.name}: {one.verdict} ({one.ours})"
+        for model, found in findings.items()
+        for one in found
+        if one.claim.of_bias and one.verdict != expected[model]
+    ]
 
 
-def findings(tables: dict[str, pd.DataFrame], samples: dict[str, Sample]) -> Iterator[str]:
-    """One line for each model and kind of clip."""
-    for name, table in tables.items():
-        table = table.assign(right=named(table, samples))
-        for kind, group in table.groupby("kind", sort=False):
-            plain: Any = group[group["key"] == "none"]["right"]
-            cut: Any = group[group["key"] == "video"].groupby("center")["right"].mean()
-            yield (
-                f"{name}, {kind} clips: names the sound in {plain.mean():.0%} of {len(plain)}; "
-                f"with G !-> V around layer {cut.idxmax()} in {cut.max():.0%}"
-            )
+def told(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
+    """What was found, in five lines."""
+    ours = {(model, one.claim.name): one.ours for model, found in findings.items() for one in found}
+    lines = [
+        ("Says what it hears, when the sound is swapped", "audio collapses"),
+        ("Has the sound inside", "heard, not said"),
+        ("Says it again, deep layers cut off from the video", "late video suppresses"),
+        ("Speaks as its vision-only base would", "as the base would"),
+    ]
+    both = [f"{text}: biased {ours[BIASED, name]}; balanced {ours[BALANCED, name]}"
+            for text, name in lines]  # fmt: skip
+    bias = [one for one in findings[BIASED] if one.claim.of_bias]
+    kept = sum(one.verdict == "agrees" for one in bias)
+    lost = sum(one.verdict == "differs" for one in findings[BALANCED] if one.claim.of_bias)
+    return [
+        f"Of {len(bias)} claims about the bias, {kept} agree for the biased model, {lost} differ "
+        "for the balanced one",
+        *both,
+    ]
 
 
-def main(clips: int, out: Path) -> None:
-    """Write the world, ask both models, say what was found."""
-    console = Console(soft_wrap=True)
+def main(clips: int, out: Path) -> int:
+    """Write the world, study both models, say what was found; 1 if it is not what must be."""
+    console = Console(soft_wrap=True, highlight=False)
     torch.set_num_threads(1)
     console.print(f"writing {12 * clips} clips of a world of 12 things, and swapping their sounds")
     scenes.run(out / "world", clips, 0, "test")
-    manifest = out / "world" / "pairs.jsonl"
-    samples = {sample.id: sample for sample in read_manifest(manifest)}
-    cases = read_cases(manifest, ("hear",))
-    base, tables, folders = load("organism-base"), {}, []
-    for name in LISTENERS:
-        omni = load(name)
-        if not tables:
-            report = prove(omni, omni.embed(cases[0].prompt))  # pyright: ignore[reportArgumentType]  # of a manifest
-            console.print(
-                f"logits equal Hugging Face's: largest difference {report.prefill:g} at prefill, "
-                f"{report.decode:g} in {report.decode_steps} decode steps"
-            )
-        for question, config in ASKED.items():
-            folder = out / f"{name}-{question}"
-
-            def shown(left: Sequence[Case], what: str = f"{name}: {question}") -> Iterator[Case]:
-                yield from track(left, description=what, console=console)
-
-            needed = base if question == "distribution_shift" else None
-            run = runs.Run(question, config, omni, cases, base=needed)
-            table = runs.carry_out(run, folder, shown)
-            folders.append(folder)
-            if question == "knockout":
-                tables[name] = table
-    console.print("\n[bold]What was found[/bold] (exact words of the truth)")
-    for line in findings(tables, samples):
-        console.print(f"  {line}")
-    console.print("\n[bold]In the paper's sentences[/bold]")
-    for title, lines in summary.sentences(folders).items():
-        console.print(f"[dim]{title}[/dim]")
-        for line in lines:
-            console.print(f"  {line}")
-    console.print(f"\ntables and figures: {out}/organism-*/")
+    chosen = replace(study.read_study(STUDY), data=out / "world" / "pairs.jsonl")
+    omni, case = load(BIASED), read_cases(chosen.data)[0]
+    report = prove(omni, omni.embed(case.prompt))  # pyright: ignore[reportArgumentType]  # of a manifest
+    console.print(
+        f"logits equal Hugging Face's: largest difference {report.prefill:g} at prefill, "
+        f"{report.decode:g} in {report.decode_steps} decode steps"
+    )
+    found = {}
+    with view() as bars:
+        for model in (BIASED, BALANCED):
+            own = replace(chosen, model=model)
+            found[model] = study.carry_out(own, out / model, bars.shown(model))
+    findings = {model: one.findings for model, one in found.items()}
+    console.print()
+    for line in told(findings):
+        console.print(line, markup=False)
+    table = Table("claim of arXiv 2604.02605", "published", "biased", "balanced", box=None)
+    for first, second in zip(*findings.values(), strict=True):
+        style = "bold" if first.claim.of_bias else "dim"
+        table.add_row(
+            first.claim.name, first.claim.published, first.verdict, second.verdict, style=style
+        )
+    console.print(table)
+    for model, one in found.items():
+        console.print(f"{model}: {one.report}", markup=False)
+    for line in surprises(findings):
+        console.print(f"not as it must be: {line}", style="red", markup=False)
+    return 1 if surprises(findings) else 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Two models that we know, told apart.")
-    parser.add_argument("--clips", type=int, default=2, help="clips of each of the twelve things")
+    parser.add_argument("--clips", type=int, default=3, help="clips of each of the twelve things")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     arguments = parser.parse_args()
-    main(arguments.clips, arguments.out)
+    sys.exit(main(arguments.clips, arguments.out))

@@ -118,6 +118,10 @@ class Judge(Protocol):
     @property
     def facts(self) -> Mapping[str, Any]: ...
 
+    def require(self) -> None:
+        """Raise now what would stop it later, as far as can be known."""
+        ...
+
     def key(self, item: Item) -> Sequence[Any]:
         """What of an item decides its judgement: equal keys are asked about once."""
         ...

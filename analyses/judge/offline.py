@@ -45,6 +45,9 @@ class Lexical:
         """The rule's version, and its table."""
         return {"judge": self.name, "version": 1, "table": digest(dict(sounds()))}
 
+    def require(self) -> None:
+        """Nothing can be wrong before the first item."""
+
     def key(self, item: Item) -> Sequence[Any]:
         """All that the rule looks at."""
         return self.facts, item.what, item.question, item.text, item.references, item.others
@@ -154,6 +157,9 @@ class Embedding:
         """The model, and what it is told."""
         return {"judge": self.name, "version": 1, "instruction": instruction(self.model)}
 
+    def require(self) -> None:
+        """Nothing can be wrong before the first item."""
+
     def key(self, item: Item) -> Sequence[Any]:
         """All that is compared."""
         return self.facts, _files(Path(self.model)), item.what, item.text, item.references
@@ -205,6 +211,9 @@ class Truth:
         """The rule's version, and the world's words."""
         words = [[thing.noun, thing.verb] for thing in self.things]
         return {"judge": self.name, "version": 1, "things": words}
+
+    def require(self) -> None:
+        """Nothing can be wrong before the first item."""
 
     def key(self, item: Item) -> Sequence[Any]:
         """All that the rule looks at."""

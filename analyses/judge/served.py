@@ -81,6 +81,15 @@ class Served:
             del decisive[name]
         return {"model": self.name, **decisive}
 
+    def require(self) -> None:
+        """Ask the server whether it is there, takes the key, and has the model.
+
+        Raises:
+            JudgeDownError, JudgeError: If not.
+        """
+        if self.url is not None:
+            require_server(self.url, self.name)
+
     def key(self, item: Item) -> Sequence[Any]:
         """Judge, prompt, and what the judge is shown."""
         return self.facts, item.what, instruction(item.what).digest, item.text, item.references
@@ -96,8 +105,7 @@ class Served:
             JudgeDownError: If the server is not there, or stops answering.
             JudgeError: For a key that is not accepted, or a model that is not there.
         """
-        if self.url is not None:
-            require_server(self.url, self.name)
+        self.require()
         try:
             asyncio.run(self._ask_all(iter(asked), answered))
         except BaseExceptionGroup as group:

@@ -1,0 +1,96 @@
+"""What does the model say?
+
+The plain greedy answer to each question, which every other analysis looks into and a judge scores.
+Beside it the share of what the reference captions name that the answer names too, by the words of
+`events.py`: a first look that needs no judge. Figure 2 of arXiv 2604.02605 has a judge's scores.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analyses import fidelity
+from analyses.cases import KEYS, Asked, Case, door, tabulate
+from analyses.events import Events
+from analyses.judge.judgement import ASKED_OF
+from hooked_omni import HookedOmni
+from hooked_omni.errors import ResultsError
+
+__all__ = ["Config", "headline", "plot", "run"]
+
+_COLUMNS = ("caption", "n_tokens", "ended", "heard_found", "seen_found")
+
+
+@dataclass(frozen=True)
+class Config:
+    """How long an answer may be, and which words name sounds.
+
+    Attributes:
+        max_new_tokens: Longest answer, in tokens; 50 in the paper's scripts.
+        own: Words or phrases by sound event, besides the table of `events.py`.
+    """
+
+    max_new_tokens: int = 50
+    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ResultsError(f"expected at least 1 new token, got {self.max_new_tokens}.")
+
+
+def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFrame:
+    """Greedy answers.
+
+    Args:
+        omni: The model.
+        cases: Who is asked what.
+        config: How long.
+
+    Returns:
+        One row per case with `sample`, `kind`, `question`, `caption`, `n_tokens`, `ended` (whether
+        the model ended it, rather than the limit), and `heard_found` and `seen_found`: the share of
+        the events in the audio (video) captions that the answer names, 0 to 1; NaN without any.
+    """
+
+    def rows(case: Case) -> Iterator[dict[str, Any]]:
+        answer = omni.model.generate(door(omni, case), config.max_new_tokens)
+        text = answer.text or ""
+        named = {
+            name: Events.of(captions, config.own)
+            for name, captions in (("heard", case.audio_captions), ("seen", case.video_captions))
+        }
+        yield dict(
+            caption=answer.text,
+            n_tokens=len(answer.tokens),
+            ended=int(answer.tokens[-1]) in omni.model.cfg.eos_tokens,
+            **{f"{name}_found": events.share(text) for name, events in named.items()},
+        )
+
+    return tabulate(rows, cases, _COLUMNS)
+
+
+def plot(table: pd.DataFrame) -> Figure:
+    """Share of the reference events that the answers name, by kind and question."""
+    return fidelity.plot(_by_words(table))
+
+
+def headline(table: pd.DataFrame) -> list[str]:
+    """How much of what is heard and seen the answers name."""
+    return fidelity.headline(_by_words(table))
+
+
+def _by_words(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as scores, given by words."""
+    if table.empty:
+        raise ResultsError("expected rows, got none. Look at `table.attrs['skipped']`.")
+    parts = []
+    for what, column in (("audio", "heard_found"), ("video", "seen_found")):
+        asked = table["question"].map(lambda q, what=what: what in ASKED_OF.get(q, (what,)))
+        part: Any = table[asked]
+        parts.append(
+            part[[*KEYS]].assign(condition="", what=what, judge="words", score=part[column])
+        )
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,347 @@
+"""Does what we found agree with what was published?
+
+The paper's claims, each with its number, what would show it, and what we found. A claim agrees if
+its 95 % band lies wholly on the claim's side, and differs if it does not: too few samples never
+agree by luck. Claims of the *bias* are those that a model which trusts its eyes shows and one that
+does not must fail; the others are of how the model works inside.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import pandas as pd
+
+from analyses import fidelity
+from analyses.judged import conditions
+from analyses.published import published
+from analyses.recall import ANY_LAYER, recall
+from analyses.statistics import contrast, in_words, paired_permutation
+
+__all__ = ["CLAIMS", "Claim", "Finding", "check"]
+
+Verdict = Literal["agrees", "differs", "not testable here"]
+_FEWEST = 5  # samples
+
+
+class _Untestable(Exception):
+    """What a claim needs is not there; says what."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What claims are checked against."""
+
+    tables: Mapping[str, pd.DataFrame]
+    scores: pd.DataFrame
+
+    def table(self, name: str, kind: str = "counterfactual", question: str = "hear") -> Any:
+        """Rows of one panel of an analysis."""
+        return self._panel(self.tables.get(name, pd.DataFrame()), name, kind, question)
+
+    def fidelity(self, what: str, kind: str, question: str) -> pd.Series:
+        """The judge's scores of the untouched answers, 0 to 1, by sample."""
+        own = fidelity.plain(self.scores)
+        own = own[own["what"] == what]
+        panel = self._panel(own, f"{what} fidelity", kind, question)
+        return panel.set_index("sample")["score"]
+
+    @staticmethod
+    def _panel(table: Any, name: str, kind: str, question: str) -> Any:
+        if not table.empty:
+            table = table[(table["kind"] == kind) & (table["question"] == question)]
+        n = table["sample"].nunique() if not table.empty else 0
+        if n < _FEWEST:
+            raise _Untestable(f"{name}: {n} {kind} samples asked to {question}, {_FEWEST} needed")
+        return table
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper.
+
+    Attributes:
+        name: In two or three words.
+        sentence: What is claimed, in a form that a number decides.
+        published: The paper's number.
+        source: Where it stands.
+        of_bias: Whether a model without the bias must fail it.
+        look: From the evidence to what we found, and whether it agrees.
+    """
+
+    name: str
+    sentence: str
+    published: str
+    source: str
+    of_bias: bool
+    look: Callable[[Evidence], tuple[str, bool]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, and what we found.
+
+    Attributes:
+        claim: The claim.
+        ours: Our number with its band, or why there is none.
+        verdict: The comparison.
+    """
+
+    claim: Claim
+    ours: str
+    verdict: Verdict
+
+
+def check(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> list[Finding]:
+    """Every claim against the tables of a study and its judge's scores."""
+    evidence, found = Evidence(tables, scores), []
+    for claim in CLAIMS:
+        try:
+            ours, agrees = claim.look(evidence)
+            found.append(Finding(claim, ours, "agrees" if agrees else "differs"))
+        except _Untestable as reason:
+            found.append(Finding(claim, str(reason), "not testable here"))
+    return found
+
+
+def _audio_falls(evidence: Evidence) -> tuple[str, bool]:
+    own, other = (evidence.fidelity("audio", k, "hear") for k in ("factual", "counterfactual"))
+    fall = contrast([own, other], lambda f, c: 100 * (1 - c / f))
+    means = f"{100 * own.mean():.1f} % -> {100 * other.mean():.1f} %"
+    return f"{means}, falls by {in_words(fall)}", fall["low"] >= 50
+
+
+def _more_than_video(evidence: Evidence) -> tuple[str, bool]:
+    asked = [("audio", "hear"), ("video", "see")]
+    groups = [
+        evidence.fidelity(what, kind, question)
+        for what, question in asked
+        for kind in ("factual", "counterfactual")
+    ]
+    more = contrast(groups, lambda fa, ca, fv, cv: 100 * ((fa - ca) - (fv - cv)))
+    return f"audio falls by more: {in_words(more, 'points')}", more["low"] > 0
+
+
+def _names_the_seen(evidence: Evidence) -> tuple[str, bool]:
+    table = evidence.table("captions")
+    more = contrast([100 * (table["seen_found"] - table["heard_found"])], lambda mean: mean)
+    seen, heard = (100 * table[f"{name}_found"].mean() for name in ("seen", "heard"))
+    means = f"seen {seen:.1f} %, heard {heard:.1f} % of the events"
+    return f"{means}; difference {in_words(more, 'points')}", more["low"] > 0
+
+
+def _latent(evidence: Evidence) -> tuple[str, bool]:
+    lens = evidence.table("logit_lens")
+    judged: Any = evidence.scores[evidence.scores["what"] == "recall"]
+    if len(judged):  # by the judge, of the authors' lens if it was read
+        kind = "raw" if "raw" in set(judged["condition"]) else judged["condition"].iloc[0]
+        own = judged[(judged["condition"] == kind) & (judged["kind"] == "counterfactual")]
+        latent, by = 100 * own.set_index("sample")["score"], "judged"
+    else:
+        kind = "raw" if "raw" in set(lens["lens"]) else lens["lens"].iloc[0]
+        found: Any = recall(lens[lens["lens"] == kind])
+        found = found[found["layer"] == ANY_LAYER]
+        latent, by = found.set_index("sample")["recall"], "by words"
+    said = 100 * evidence.fidelity("audio", "counterfactual", "hear")
+    more = contrast([(latent - said).dropna()], lambda mean: mean)
+    read = f"{latent.mean():.1f} % can be read ({by}, lens {kind}), {said.mean():.1f} % is said"
+    return f"{read}; difference {in_words(more, 'points')}", more["low"] > 0
+
+
+def _knocked_out(key: str, question: str, sign: int) -> Callable[[Evidence], tuple[str, bool]]:
+    """Fidelity in the window of the second half that moves it most the claimed way."""
+
+    def look(evidence: Evidence) -> tuple[str, bool]:
+        table = evidence.table("knockout", question=question)
+        what = "video" if question == "see" else "audio"
+        judged = fidelity.joined(table.assign(condition=conditions(table)), evidence.scores)
+        named: Any = judged.assign(value=100 * judged[f"{what}_fidelity"])
+        baseline = named[named["key"] == "none"]
+        cut = named[(named["key"] == key) & (named["center"] >= named["n_layers"] / 2)]
+        if cut.empty or not cut["value"].notna().any():
+            raise _Untestable(f"knockout: no scored window of {key} in the second half")
+        before = cut.drop(columns="value").merge(
+            baseline[["sample", "value"]], on="sample", how="left", validate="many_to_one"
+        )
+        tested = paired_permutation(cut, before, "value", by=["first_layer", "last_layer"])
+        best = tested.loc[(sign * tested["difference"]).idxmax()]
+        here = cut[cut["first_layer"] == best["first_layer"]]
+        means = f"{baseline['value'].mean():.1f} % -> {here['value'].mean():.1f} %"
+        layers = f"layers {best['first_layer']:.0f} to {best['last_layer']:.0f}"
+        moved = sign * best["difference"] > 0 and best["p_corrected"] < 0.05
+        p = f"p = {best['p_corrected']:.2g}, corrected for {len(tested)} windows"
+        return f"{means} in {layers} ({p}, n = {best['n']:.0f})", bool(moved)
+
+    return look
+
+
+def _unshifted(evidence: Evidence) -> tuple[str, bool]:
+    events = _event_tokens(evidence)
+    share = 100 * (events["shift"] == "unshifted").groupby(events["sample"]).mean()
+    band = contrast([share], lambda mean: mean)
+    return f"{in_words(band)}, mean over answers", band["low"] > 50
+
+
+def _median_rank(evidence: Evidence) -> tuple[str, bool]:
+    ranks = _event_tokens(evidence)["base_rank"]
+    return f"{ranks.median():g}, of {len(ranks)} tokens", bool(ranks.median() == 1)
+
+
+def _event_tokens(evidence: Evidence) -> Any:
+    table = evidence.table("distribution_shift")
+    events = table[table["event"] != ""]
+    if events["sample"].nunique() < _FEWEST:
+        raise _Untestable(
+            f"distribution_shift: {events['sample'].nunique()} answers name a sound event"
+        )
+    return events
+
+
+def _divergence(evidence: Evidence) -> tuple[str, bool]:
+    table = evidence.table("distribution_shift")
+    band = contrast([table.groupby("sample")["kl_base_model"].mean()], lambda mean: mean)
+    near = 0.5 * _kl() <= band["mean"] <= 2 * _kl()
+    return in_words(band, "nats", 3), near
+
+
+def _early_audio(evidence: Evidence) -> tuple[str, bool]:
+    percents = _percents(evidence, "audio")
+    first = max(round(percents.shape[1] / 12), 1)  # 3 of 36 layers, as in the figure
+    early, late = percents.iloc[:, :first].mean(axis=1), percents.iloc[:, first:].mean(axis=1)
+    more = contrast([early - late], lambda mean: mean)
+    means = f"{early.mean():.1f} % in layers 0 to {first - 1}, {late.mean():.1f} % behind"
+    return f"{means}; difference {in_words(more, 'points')}", more["low"] > 0
+
+
+def _late_video(evidence: Evidence) -> tuple[str, bool]:
+    video, audio = _percents(evidence, "video"), _percents(evidence, "audio")
+    last = video.shape[1] - max(video.shape[1] // 3, 1)
+    more = contrast([(video - audio).iloc[:, last:].mean(axis=1)], lambda mean: mean)
+    return f"video - audio: {in_words(more, 'points')}", more["low"] > 0
+
+
+def _percents(evidence: Evidence, segment: str) -> pd.DataFrame:
+    """Percent of the attention on audio, video and text, by sample and layer."""
+    table = evidence.table("attention_share")
+    own = table[table["segment"] == segment]
+    if own.empty:
+        raise _Untestable(f"attention_share: no rows of {segment}")
+    return cast(Any, own).pivot_table("percent", "sample", "layer")
+
+
+def _no_people(_: Evidence) -> tuple[str, bool]:
+    raise _Untestable("needs people's ratings: `python -m analyses agreement sheet`")
+
+
+def _kl() -> float:
+    scalars = published("scalars").set_index(["model", "quantity"])["value"]
+    return float(cast(Any, scalars["qwen2.5-omni-3b|qwen2.5-vl", "kl_divergence"]))
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "audio collapses",
+        "With another clip's sound, audio fidelity falls by half or more.",
+        "60 % -> 23 %; 53.0 % -> 23.2 %",
+        "section 6; figure 6 B, D",
+        True,
+        _audio_falls,
+    ),
+    Claim(
+        "video holds",
+        "Audio fidelity falls by more than video fidelity does.",
+        "by 29.8 against 6.7 points",
+        "figure 6, baselines",
+        True,
+        _more_than_video,
+    ),
+    Claim(
+        "the picture is named",
+        "Asked what it hears, the model names what is seen rather than what is heard.",
+        "no number",
+        "sections 1, 6",
+        True,
+        _names_the_seen,
+    ),
+    Claim(
+        "heard, not said",
+        "More of the sounds can be read off the audio positions than is said.",
+        "61.4 % against 23 %",
+        "section 6",
+        True,
+        _latent,
+    ),
+    Claim(
+        "late video suppresses",
+        "Cut off from the video in deep layers, the model names more of what is heard.",
+        "23.2 % -> 36.8 % around layer 30 of 36",
+        "figure 6 D",
+        True,
+        _knocked_out("video", "hear", 1),
+    ),
+    Claim(
+        "as the base would",
+        "Most tokens that name sounds are the vision-only base's own first choice.",
+        "66.06 % unshifted",
+        "section 8",
+        True,
+        _unshifted,
+    ),
+    Claim(
+        "the base's rank",
+        "The median rank of these tokens in the base is 1.",
+        "1",
+        "section 8",
+        True,
+        _median_rank,
+    ),
+    Claim(
+        "close to the base",
+        "KL(base || model) over all tokens is about as published: between half of it and twice.",
+        "0.4 nats",
+        "section 8",
+        False,
+        _divergence,
+    ),
+    Claim(
+        "audio is needed",
+        "Cut off from the audio in deep layers, the model names less of what is heard.",
+        "23.2 % -> 10.5 % around layer 28 of 36",
+        "figure 6 D",
+        False,
+        _knocked_out("audio", "hear", -1),
+    ),
+    Claim(
+        "video carries seeing",
+        "Cut off from the video in deep layers, the model tells less of what is seen.",
+        "56.0 % -> 15.2 % around layer 30 of 36",
+        "figure 6 C",
+        False,
+        _knocked_out("video", "see", -1),
+    ),
+    Claim(
+        "audio is read early",
+        "Audio gets more attention in the first layers than behind them.",
+        "44, 32, 28 % in layers 0 to 2, 2 % in layer 3",
+        "figure 4",
+        False,
+        _early_audio,
+    ),
+    Claim(
+        "video is read late",
+        "In the last third of the layers, video gets more attention than audio.",
+        "40.6 % of video in layer 27 of 36",
+        "figure 4",
+        False,
+        _late_video,
+    ),
+    Claim(
+        "the judge is fair",
+        "The judge's ranks agree with people's.",
+        "rho = 0.816 audio, 0.732 video",
+        "supplement B.1",
+        False,
+        _no_people,
+    ),
+)
+"""In the order of the paper's argument."""

@@ -1,0 +1,109 @@
+"""How faithful are the answers to what is heard, and to what is seen?
+
+A judge has scored captions (see `judge/`): audio fidelity and video fidelity, 0 to 1, for clips
+with their own sound (factual) and with another clip's (counterfactual). Figure 2 of arXiv
+2604.02605; under knockouts, the same scores are the curves of its figure 6.
+"""
+
+from typing import Any, cast
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analyses import figures
+from analyses.cases import KEYS
+from analyses.published import published
+from analyses.statistics import in_words, mean_band
+from hooked_omni.errors import ResultsError
+
+__all__ = ["headline", "joined", "plain", "plot"]
+
+_COLORS = {"audio": "tab:orange", "video": "tab:blue"}
+_KINDS = ("factual", "counterfactual")
+_MODEL = "qwen2.5-omni-3b"
+
+
+def plain(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores of the untouched answers alone."""
+    fits = scores["what"].isin(list(_COLORS)) & (scores["condition"] == "")
+    return cast(pd.DataFrame, scores[fits])
+
+
+def joined(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """A table of captions with the columns `audio_fidelity` and `video_fidelity`.
+
+    Args:
+        table: With `sample`, `kind`, `question` and `condition`.
+        scores: What `judge.run` returned for its captions.
+    """
+    keys = [*KEYS, "condition"]
+    for what in _COLORS:
+        own: Any = scores[scores["what"] == what]
+        renamed = own[[*keys, "score"]].rename(columns={"score": f"{what}_fidelity"})
+        table = table.merge(renamed, on=keys, how="left", validate="one_to_one")
+    return table
+
+
+def plot(scores: pd.DataFrame) -> Figure:
+    """A panel for each question, a bar for each kind and modality, with 95 % bands and n.
+
+    The paper's numbers for Qwen2.5-Omni-3B stand as lines across the bars of its question.
+
+    Raises:
+        ResultsError: For scores without any of an untouched answer.
+    """
+    bands: Any = _bands(scores)
+    questions = list(dict.fromkeys(bands["question"]))
+    figure, panels = figures.panels(len(questions), width=4.4)
+    judge = scores["judge"].iloc[0]
+    for axes, question in zip(panels, questions, strict=True):
+        _panel(axes, bands[bands["question"] == question])
+        axes.set_title(f"asked what it can {question}" if question != "both" else "asked for both")
+    panels[0].set(ylabel=f"fidelity, % (judge: {judge})", ylim=(0, 105))
+    return figure
+
+
+def _panel(axes: Axes, bands: Any) -> None:
+    points = published("scalars").set_index(["model", "quantity"])["value"]
+    ticks, kinds = [], list(dict.fromkeys(bands["kind"]))
+    for x, kind in enumerate(kinds):
+        own = bands[bands["kind"] == kind].to_dict("records")
+        for place, band in enumerate(own):
+            at, what = x + 0.36 * (place - (len(own) - 1) / 2), band["what"]
+            label = what if x == 0 else None
+            axes.bar(at, band["mean"], 0.34, color=_COLORS[what], alpha=0.6, label=label)
+            axes.vlines(at, band["low"], band["high"], color="black", linewidth=1)
+            if what == "audio" and kind in _KINDS:
+                theirs = float(cast(Any, points[_MODEL, f"audio_fidelity_{kind}"]))
+                axes.hlines(theirs, at - 0.17, at + 0.17, color="black", linestyle=":")
+        ticks.append(f"{kind}\n{figures.counted(bands[bands['kind'] == kind])}")
+    axes.set_xticks(range(len(kinds)), ticks, fontsize="small")
+    axes.plot([], [], ":", color="black", label="published, 3B")
+    axes.legend(frameon=False, fontsize="small", loc="upper right")
+
+
+def headline(scores: pd.DataFrame) -> list[str]:
+    """Fidelity by question and kind, and what was published.
+
+    Raises:
+        ResultsError: For scores without any of an untouched answer.
+    """
+    said = [
+        f"{band['kind']}, {band['question']}: {band['what']} fidelity is {in_words(band)}."
+        for band in _bands(scores).to_dict("records")
+    ]
+    return [*said, "Published for Qwen2.5-Omni-3B: audio, 60 % factual and 23 % counterfactual."]
+
+
+def _bands(scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean in percent of each kind, question and point, factual clips first."""
+    own = plain(scores)
+    if own["score"].count() == 0:
+        raise ResultsError("expected scores of answers, got none. Judge the captions first.")
+    percent = own.assign(percent=100 * own["score"])
+    bands: Any = mean_band(percent, "percent", by=["kind", "question", "what"])
+    last = bands["kind"].map(lambda kind: _KINDS.index(kind) if kind in _KINDS else len(_KINDS))
+    bands = bands.loc[last.sort_values(kind="stable").index]
+    # Nobody judges what a question does not ask for.
+    return bands[bands["n"] > 0].reset_index(drop=True)

@@ -1,0 +1,111 @@
+"""What does the judge say of all that a study made?
+
+Captions, captions under every knockout, and, from a judge that has a prompt for it, the tokens that
+can be read inside the model. Each text is judged once, whoever made it: judgements lie in one
+journal, and a judge that stopped is asked for what is missing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+
+from analyses import results
+from analyses.cases import KEYS, Case
+from analyses.judge.chosen import judge
+from analyses.judge.judgement import Judge, items
+from analyses.judge.record import run
+from data_prep.manifest import file_name
+from hooked_omni.errors import ResultsError
+
+__all__ = ["UNTOUCHED", "conditions", "judged", "require_judge", "scores_path"]
+
+UNTOUCHED = "untouched"
+"""The condition of the baseline in a batch of knockouts; a plain caption has none, ""."""
+
+
+def require_judge(settings: Mapping[str, Any], out: Path) -> tuple[Judge, bool]:
+    """The judge of a study, and whether it sees the first reference caption alone.
+
+    Raises:
+        JudgeError, UnknownModelError: For one that cannot be asked, as far as can be known now.
+        ResultsError: Without a name.
+    """
+    given = dict(settings)
+    name, first_only = given.pop("name", None), given.pop("first_only", False)
+    if not isinstance(name, str) or not isinstance(first_only, bool):
+        raise ResultsError(
+            "expected [judge] with a `name`, such as 'lexical', and true or false as `first_only`, "
+            f"got {dict(settings)}."
+        )
+    made = judge(name, given.pop("url", None), out / "judge-logs", **given)
+    made.require()
+    return made, first_only
+
+
+def judged(
+    judge: Judge,
+    tables: Mapping[str, pd.DataFrame],
+    cases: Sequence[Case],
+    out: Path,
+    told: Callable[[str, int, int], None],
+    first_only: bool = False,
+) -> pd.DataFrame:
+    """Scores of everything, written to `scores_path(out, judge.name)`.
+
+    Args:
+        judge: Who judges.
+        tables: Of the analyses; those with captions or tokens are judged.
+        cases: Who knows what is truly heard and seen.
+        out: The study's folder.
+        told: Called with the judge's name, and how many judgements are done of how many.
+        first_only: Give the first reference caption alone.
+
+    Returns:
+        What `judge.record.run` returns.
+
+    Raises:
+        JudgeDownError: If the judge stops answering; what it said is kept.
+    """
+    samples = list({case.sample: case for case in cases}.values())
+    asked = items(tables["captions"], samples, first_only=first_only)
+    if "knockout" in tables:
+        asked += items(_cut(tables["knockout"]), samples, first_only=first_only)
+    if "logit_lens" in tables and judge.prompt_version("recall"):
+        asked += items(_tokens(tables["logit_lens"]), samples, ("recall",), first_only)
+    scores = run(asked, judge, out / "judgements.jsonl", lambda d, n: told(judge.name, d, n))
+    path = scores_path(out, judge.name)
+    path.parent.mkdir(exist_ok=True)
+    results.write_table(path, scores, "scores")
+    return scores
+
+
+def scores_path(out: Path, judge: str) -> Path:
+    """Where a judge's scores lie; each judge's beside the other's."""
+    return out / "scores" / f"{file_name(judge)}.parquet"
+
+
+def conditions(knockouts: pd.DataFrame) -> pd.Series:
+    """A name for each row's condition, such as "generated !-> video @ 3-5"."""
+    return cast(pd.Series, knockouts.apply(_condition, axis=1))
+
+
+def _condition(row: Any) -> str:
+    if row["key"] == "none":
+        return UNTOUCHED
+    return f"generated !-> {row['key']} @ {row['first_layer']}-{row['last_layer']}"
+
+
+def _cut(knockouts: pd.DataFrame) -> pd.DataFrame:
+    return knockouts.assign(condition=conditions(knockouts))
+
+
+def _tokens(lens: pd.DataFrame) -> pd.DataFrame:
+    """Every token with a letter that some layer and position says, one to a line."""
+    top: Any = lens[lens["measure"] == "top"]
+    said = top[top["text"].map(lambda text: any(c.isalpha() for c in text))]
+    lists = said.groupby([*KEYS, "lens"], sort=False)["text"].agg(
+        lambda own: "\n".join(dict.fromkeys(own))
+    )
+    return lists.rename("caption").reset_index().rename(columns={"lens": "condition"})
