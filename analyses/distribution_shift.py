@@ -6,8 +6,9 @@ pass. At each token the two next-token distributions are compared: Kullback-Leib
 ways, and the base rank of the token that was said, which is unshifted (rank 1), marginal (2 or 3)
 or shifted (more). Section 8 and figure 7 of arXiv 2604.02605.
 
-The model's distributions are the ones it chose from, so its answer is not run a second time.
-Distributions are over the tokens that both models know; what lies outside is left out and stated.
+The model's own distributions are read in the same way, in one pass over its answer: to rounding,
+they are those that it chose from. Distributions are over the tokens that both models know; what
+lies outside is left out and stated.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from analyses.words import pieces
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
 from hooked_omni.errors import MediaError, PromptError, ResultsError
 from hooked_omni.force import force
+from hooked_omni.prefill import prefill
 
 __all__ = ["SHIFTS", "Config", "headline", "plot", "run", "shift_of"]
 
@@ -90,19 +92,20 @@ def run(
     tokenizer, events = tokenizer_of(omni.model), Events.every(config.own)
 
     def rows(case: Case) -> Iterator[dict[str, Any]]:
-        prompt = door(omni, case, "audio", "video")
+        prompt = prefill(omni.model, door(omni, case, "audio", "video"))
         asked = _base_prompt(omni, base, case, base_prompts or {})
-        answer = omni.model.generate(prompt, config.max_new_tokens, return_logits=True)
+        answer = omni.model.generate(prompt, config.max_new_tokens)
         ends = torch.tensor(omni.model.cfg.eos_tokens, dtype=torch.long)
         tokens = answer.tokens[~torch.isin(answer.tokens, ends)]
-        if not len(tokens) or answer.logits is None:
+        if not len(tokens):
             raise Skip("expected an answer, got none: the model ends at once.")
         said = places(shared.first, tokens)
         if bool((said < 0).any()):
             strange = tokenizer.decode([int(tokens[said < 0][0])])
             raise Skip(f"expected an answer in tokens of both models, got {strange!r}.")
-        logits = force(base.model, asked, shared.second[said])
-        measured = compare(answer.logits[: len(tokens)], logits, shared, said)
+        logits = force(omni.model, prompt, tokens)
+        of_base = force(base.model, asked, shared.second[said])
+        measured = compare(logits, of_base, shared, said)
         texts = pieces(tokenizer, tokens.tolist())
         for place, (text, named) in enumerate(zip(texts, _events(texts, events), strict=True)):
             yield dict(

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from analyses import variants
-from analyses.cases import KEYS, Asked, Case, Skip, tabulate
+from analyses.cases import KEYS, Asked, Case, Skip, door, tabulate
 from analyses.statistics import in_words, mean_band, paired_permutation
 from analyses.words import pieces
 from hooked_omni import EmbeddedPrompt, Generation, HookedOmni, Prompt
@@ -50,7 +50,7 @@ class Config:
     """Which variants to score, and how.
 
     Attributes:
-        variants: Names in `MODALITIES`.
+        variants: Names in `MODALITIES`; each costs a pass over the prompt.
         swap_with: A clip with picture and sound; then "swap sound" and "swap picture" are scored.
         shift_seconds: By how much the sound is moved, its end to the front; None for half of it.
         blank: Frames are "black", or of the "mean" color of their clip.
@@ -58,7 +58,7 @@ class Config:
         tokens: Rows for each token of the answer, in place of their sum.
     """
 
-    variants: tuple[str, ...] = ("mute", "shift", "blank")
+    variants: tuple[str, ...] = ("mute", "blank")
     swap_with: str | None = None
     shift_seconds: float | None = None
     blank: Literal["black", "mean"] = "black"
@@ -131,6 +131,7 @@ def _rows(
     prompt = case.prompt
     if not isinstance(prompt, Prompt):
         raise Skip("expected a Prompt, whose clip can be changed, got one at the decoder's door.")
+    intact = prefill(omni.model, door(omni, case))
     try:
         shown = omni.read_media(prompt)
     except MediaError as error:
@@ -140,7 +141,6 @@ def _rows(
     possible = [name for name in edits if has[MODALITIES[name]]]
     if not possible:
         raise Skip(f"expected a clip that {' or '.join(edits)} would change, got {prompt}.")
-    intact = prefill(omni.model, omni.embed_media(prompt, *shown))
     answer = omni.model.generate(intact, config.max_new_tokens)
     before = _scored(omni, intact, answer)
     yield from _measures("intact", before, before, answer, _texts(omni, answer, config))

@@ -26,14 +26,16 @@ def continued(inputs: dict[str, Any], tokens: torch.Tensor) -> dict[str, Any]:
     return longer
 
 
-def cached(omni: HookedOmni, inputs: dict[str, Any], prompt: EmbeddedPrompt) -> torch.Tensor:
+def cached(
+    omni: HookedOmni, inputs: dict[str, Any], prompt: EmbeddedPrompt, text: torch.Tensor
+) -> torch.Tensor:
     """Hugging Face's logits of the text, behind its own keys and values of the prompt."""
-    window = range(prompt.n_pos, prompt.n_pos + len(TEXT) - 1)
+    window = range(prompt.n_pos, prompt.n_pos + len(text) - 1)
     positions = prompt.positions_at(window)
     with torch.no_grad():
         first = omni.hf(**inputs, use_cache=True)
         rest = omni.hf(
-            input_ids=TEXT[None, :-1],
+            input_ids=text[None, :-1],
             past_key_values=first.past_key_values,
             position_ids=positions[0] if "Audio" in type(omni.hf).__name__ else positions,
             attention_mask=torch.ones(1, window.stop, dtype=torch.long),
@@ -48,7 +50,7 @@ def test_logits_are_hugging_faces(
     omni, inputs = models[name], clips[name, kind]
     prompt = omni.embed_inputs(**inputs)
     logits = force(omni.model, prompt, TEXT)
-    assert torch.equal(logits[1:], cached(omni, inputs, prompt)[1:])
+    assert torch.equal(logits[1:], cached(omni, inputs, prompt, TEXT)[1:])
     with torch.no_grad():  # in one pass, sums are in another order
         theirs = omni.hf(**continued(inputs, TEXT[:-1])).logits[0, -len(TEXT) :]
     torch.testing.assert_close(logits, theirs, atol=1e-5, rtol=0)

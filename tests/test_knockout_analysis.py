@@ -17,9 +17,11 @@ from analyses import knockout
 from analyses.cases import Case
 from analyses.knockout_figure import measured
 from analyses.published import published
-from analyses.references import references
+from analyses.references import references, word_logprobs
 from hooked_omni import EmbeddedPrompt, HookedOmni
+from hooked_omni import knockout as cut_attention
 from hooked_omni.errors import HookError, ResultsError
+from hooked_omni.prefill import prefill
 
 OWN = {word: [word] for word in WORDS}
 CONFIG = knockout.Config(own=OWN, max_new_tokens=6)
@@ -210,6 +212,20 @@ def test_one_pass_over_the_prompt(model: HookedOmni, passes: list[Any]) -> None:
     n_pos = [n for _, n in passes]
     assert n_pos[0] == one.prompt.n_pos  # pyright: ignore[reportAttributeAccessIssue]
     assert max(n_pos[1:]) < 10
+
+
+def test_a_reference_is_read_as_far_as_its_last_word(model: HookedOmni, passes: list[Any]) -> None:
+    prompt = case(model, "dog", "bus").prompt
+    assert isinstance(prompt, EmbeddedPrompt)
+    tokenizer, ready = model.model.tokenizer, prefill(model.model, prompt)
+    conditions = [[], [cut_attention("G !-> V")]]
+    scores = []
+    for caption in ("A dog.", "A dog. Then there is silence."):
+        asked_for = references(tokenizer, [caption], own=OWN)
+        passes.clear()
+        scores.append(word_logprobs(model.model, ready, asked_for, conditions))
+        assert passes == [(2, tokenizer.encode("A dog.").index(tokenizer.encode(" dog")[0]))]
+    np.testing.assert_array_equal(*scores)
 
 
 # --- windows, skips, refusals ----------------------------------------------------------------

@@ -19,7 +19,7 @@ from hooked_omni.errors import ResultsError
 from hooked_omni.media import Audio, Video
 
 SMALL = MediaSettings(min_pixels=2 * 2 * 28 * 28, max_pixels=3 * 3 * 28 * 28)
-CONFIG = modality_reliance.Config(max_new_tokens=6)
+CONFIG = modality_reliance.Config(variants=("mute", "shift", "blank"), max_new_tokens=6)
 
 
 @pytest.fixture(scope="module")
