@@ -6,7 +6,7 @@ agree by luck. Claims of the *bias* are those that a model which trusts its eyes
 does not must fail; the others are of how the model works inside.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -18,7 +18,7 @@ from analyses.published import published
 from analyses.recall import ANY_LAYER, recall
 from analyses.statistics import contrast, in_words, paired_permutation
 
-__all__ = ["CLAIMS", "Claim", "Finding", "check"]
+__all__ = ["CLAIMS", "Claim", "Finding", "Seen", "check"]
 
 Verdict = Literal["agrees", "differs", "not testable here"]
 _FEWEST = 5  # samples
@@ -74,22 +74,51 @@ class Claim:
     published: str
     source: str
     of_bias: bool
-    look: Callable[[Evidence], tuple[str, bool]]
+    look: Callable[[Evidence], "Seen"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What we found of a claim.
+
+    Attributes:
+        means: The means that it compares, in short.
+        rests_on: What decides: a band or p, with n and what is missing.
+        agrees: Whether the claim holds here.
+    """
+
+    means: str
+    rests_on: str
+    agrees: bool
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, and what we found.
+    """A claim, what we found of it, and how the two compare.
 
     Attributes:
         claim: The claim.
-        ours: Our number with its band, or why there is none.
-        verdict: The comparison.
+        seen: What we found; None if it is not testable here.
+        why_not: Why it is not.
     """
 
     claim: Claim
-    ours: str
-    verdict: Verdict
+    seen: Seen | None
+    why_not: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The comparison."""
+        if self.seen is None:
+            return "not testable here"
+        return "agrees" if self.seen.agrees else "differs"
+
+    @property
+    def ours(self) -> str:
+        """Our number with its band, or why there is none."""
+        if self.seen is None:
+            return self.why_not
+        return "; ".join(filter(None, (self.seen.means, self.seen.rests_on)))
 
 
 def check(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> list[Finding]:
@@ -97,40 +126,39 @@ def check(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> list[Find
     evidence, found = Evidence(tables, scores), []
     for claim in CLAIMS:
         try:
-            ours, agrees = claim.look(evidence)
-            found.append(Finding(claim, ours, "agrees" if agrees else "differs"))
+            found.append(Finding(claim, claim.look(evidence)))
         except _Untestable as reason:
-            found.append(Finding(claim, str(reason), "not testable here"))
+            found.append(Finding(claim, None, str(reason)))
     return found
 
 
-def _audio_falls(evidence: Evidence) -> tuple[str, bool]:
+def _audio_falls(evidence: Evidence) -> "Seen":
     own, other = (evidence.fidelity("audio", k, "hear") for k in ("factual", "counterfactual"))
-    fall = contrast([own, other], lambda f, c: 100 * (1 - c / f))
+    fall = _band([own, other], lambda f, c: 100 * (1 - c / f))
     means = f"{100 * own.mean():.1f} % -> {100 * other.mean():.1f} %"
-    return f"{means}, falls by {in_words(fall)}", fall["low"] >= 50
+    return Seen(means, f"falls by {in_words(fall)}", fall["low"] >= 50)
 
 
-def _more_than_video(evidence: Evidence) -> tuple[str, bool]:
+def _more_than_video(evidence: Evidence) -> "Seen":
     asked = [("audio", "hear"), ("video", "see")]
     groups = [
         evidence.fidelity(what, kind, question)
         for what, question in asked
         for kind in ("factual", "counterfactual")
     ]
-    more = contrast(groups, lambda fa, ca, fv, cv: 100 * ((fa - ca) - (fv - cv)))
-    return f"audio falls by more: {in_words(more, 'points')}", more["low"] > 0
+    more = _band(groups, lambda fa, ca, fv, cv: 100 * ((fa - ca) - (fv - cv)))
+    return Seen("", f"audio falls by more: {in_words(more, 'points')}", more["low"] > 0)
 
 
-def _names_the_seen(evidence: Evidence) -> tuple[str, bool]:
+def _names_the_seen(evidence: Evidence) -> "Seen":
     table = evidence.table("captions")
-    more = contrast([100 * (table["seen_found"] - table["heard_found"])], lambda mean: mean)
+    more = _band([100 * (table["seen_found"] - table["heard_found"])], lambda mean: mean)
     seen, heard = (100 * table[f"{name}_found"].mean() for name in ("seen", "heard"))
     means = f"seen {seen:.1f} %, heard {heard:.1f} % of the events"
-    return f"{means}; difference {in_words(more, 'points')}", more["low"] > 0
+    return Seen(means, f"difference {in_words(more, 'points')}", more["low"] > 0)
 
 
-def _latent(evidence: Evidence) -> tuple[str, bool]:
+def _latent(evidence: Evidence) -> "Seen":
     lens = evidence.table("logit_lens")
     judged: Any = evidence.scores[evidence.scores["what"] == "recall"]
     if len(judged):  # by the judge, of the authors' lens if it was read
@@ -143,23 +171,24 @@ def _latent(evidence: Evidence) -> tuple[str, bool]:
         found = found[found["layer"] == ANY_LAYER]
         latent, by = found.set_index("sample")["recall"], "by words"
     said = 100 * evidence.fidelity("audio", "counterfactual", "hear")
-    more = contrast([(latent - said).dropna()], lambda mean: mean)
+    more = _band([(latent - said).dropna()], lambda mean: mean)
     read = f"{latent.mean():.1f} % can be read ({by}, lens {kind}), {said.mean():.1f} % is said"
-    return f"{read}; difference {in_words(more, 'points')}", more["low"] > 0
+    return Seen(read, f"difference {in_words(more, 'points')}", more["low"] > 0)
 
 
-def _knocked_out(key: str, question: str, sign: int) -> Callable[[Evidence], tuple[str, bool]]:
+def _knocked_out(key: str, question: str, sign: int) -> Callable[[Evidence], "Seen"]:
     """Fidelity in the window of the second half that moves it most the claimed way."""
 
-    def look(evidence: Evidence) -> tuple[str, bool]:
+    def look(evidence: Evidence) -> "Seen":
         table = evidence.table("knockout", question=question)
         what = "video" if question == "see" else "audio"
         judged = fidelity.joined(table.assign(condition=conditions(table)), evidence.scores)
         named: Any = judged.assign(value=100 * judged[f"{what}_fidelity"])
         baseline = named[named["key"] == "none"]
         cut = named[(named["key"] == key) & (named["center"] >= named["n_layers"] / 2)]
-        if cut.empty or not cut["value"].notna().any():
-            raise _Untestable(f"knockout: no scored window of {key} in the second half")
+        n = cut.dropna(subset=["value"])["sample"].nunique()
+        if n < _FEWEST:
+            raise _Untestable(f"knockout: {n} samples with scores of {key}, {_FEWEST} needed")
         before = cut.drop(columns="value").merge(
             baseline[["sample", "value"]], on="sample", how="left", validate="many_to_one"
         )
@@ -170,21 +199,21 @@ def _knocked_out(key: str, question: str, sign: int) -> Callable[[Evidence], tup
         layers = f"layers {best['first_layer']:.0f} to {best['last_layer']:.0f}"
         moved = sign * best["difference"] > 0 and best["p_corrected"] < 0.05
         p = f"p = {best['p_corrected']:.2g}, corrected for {len(tested)} windows"
-        return f"{means} in {layers} ({p}, n = {best['n']:.0f})", bool(moved)
+        return Seen(f"{means} in {layers}", f"{p}, n = {best['n']:.0f}", bool(moved))
 
     return look
 
 
-def _unshifted(evidence: Evidence) -> tuple[str, bool]:
+def _unshifted(evidence: Evidence) -> "Seen":
     events = _event_tokens(evidence)
     share = 100 * (events["shift"] == "unshifted").groupby(events["sample"]).mean()
-    band = contrast([share], lambda mean: mean)
-    return f"{in_words(band)}, mean over answers", band["low"] > 50
+    band = _band([share], lambda mean: mean)
+    return Seen(f"{band['mean']:.1f} %", f"mean over answers {in_words(band)}", band["low"] > 50)
 
 
-def _median_rank(evidence: Evidence) -> tuple[str, bool]:
+def _median_rank(evidence: Evidence) -> "Seen":
     ranks = _event_tokens(evidence)["base_rank"]
-    return f"{ranks.median():g}, of {len(ranks)} tokens", bool(ranks.median() == 1)
+    return Seen(f"{ranks.median():g}", f"of {len(ranks)} tokens", bool(ranks.median() == 1))
 
 
 def _event_tokens(evidence: Evidence) -> Any:
@@ -197,27 +226,27 @@ def _event_tokens(evidence: Evidence) -> Any:
     return events
 
 
-def _divergence(evidence: Evidence) -> tuple[str, bool]:
+def _divergence(evidence: Evidence) -> "Seen":
     table = evidence.table("distribution_shift")
-    band = contrast([table.groupby("sample")["kl_base_model"].mean()], lambda mean: mean)
+    band = _band([table.groupby("sample")["kl_base_model"].mean()], lambda mean: mean)
     near = 0.5 * _kl() <= band["mean"] <= 2 * _kl()
-    return in_words(band, "nats", 3), near
+    return Seen("", in_words(band, "nats", 3), near)
 
 
-def _early_audio(evidence: Evidence) -> tuple[str, bool]:
+def _early_audio(evidence: Evidence) -> "Seen":
     percents = _percents(evidence, "audio")
     first = max(round(percents.shape[1] / 12), 1)  # 3 of 36 layers, as in the figure
     early, late = percents.iloc[:, :first].mean(axis=1), percents.iloc[:, first:].mean(axis=1)
-    more = contrast([early - late], lambda mean: mean)
+    more = _band([early - late], lambda mean: mean)
     means = f"{early.mean():.1f} % in layers 0 to {first - 1}, {late.mean():.1f} % behind"
-    return f"{means}; difference {in_words(more, 'points')}", more["low"] > 0
+    return Seen(means, f"difference {in_words(more, 'points')}", more["low"] > 0)
 
 
-def _late_video(evidence: Evidence) -> tuple[str, bool]:
+def _late_video(evidence: Evidence) -> "Seen":
     video, audio = _percents(evidence, "video"), _percents(evidence, "audio")
     last = video.shape[1] - max(video.shape[1] // 3, 1)
-    more = contrast([(video - audio).iloc[:, last:].mean(axis=1)], lambda mean: mean)
-    return f"video - audio: {in_words(more, 'points')}", more["low"] > 0
+    more = _band([(video - audio).iloc[:, last:].mean(axis=1)], lambda mean: mean)
+    return Seen("", f"video - audio: {in_words(more, 'points')}", more["low"] > 0)
 
 
 def _percents(evidence: Evidence, segment: str) -> pd.DataFrame:
@@ -229,7 +258,14 @@ def _percents(evidence: Evidence, segment: str) -> pd.DataFrame:
     return cast(Any, own).pivot_table("percent", "sample", "layer")
 
 
-def _no_people(_: Evidence) -> tuple[str, bool]:
+def _band(groups: Sequence[Any], of: Callable[..., Any]) -> dict[str, Any]:
+    band = contrast(groups, of)
+    if band["n"] < _FEWEST:
+        raise _Untestable(f"{band['n']} samples with numbers, {_FEWEST} needed")
+    return band
+
+
+def _no_people(_: Evidence) -> "Seen":
     raise _Untestable("needs people's ratings: `python -m analyses agreement sheet`")
 
 

@@ -99,7 +99,7 @@ def headline(scores: pd.DataFrame) -> list[str]:
 def _bands(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean in percent of each kind, question and point, factual clips first."""
     own = plain(scores)
-    if own["score"].count() == 0:
+    if own["score"].dropna().empty:
         raise ResultsError("expected scores of answers, got none. Judge the captions first.")
     percent = own.assign(percent=100 * own["score"])
     bands: Any = mean_band(percent, "percent", by=["kind", "question", "what"])

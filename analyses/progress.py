@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -39,12 +40,18 @@ class View:
 
 @contextmanager
 def view() -> Iterator[View]:
-    """A view that is there while the block runs."""
+    """A view that is there while the block runs; bars of transformers would tear it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield View(progress)
+    theirs = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.disable_progress_bar()
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            yield View(progress)
+    finally:
+        if theirs:
+            transformers.logging.enable_progress_bar()

@@ -1,9 +1,9 @@
 """What is the whole study, in one file? `python -m analyses study --config study.toml --out DIR`.
 
 A study is a model, its vision-only base, a manifest, a judge, and what is asked of whom: TOML, in
-which every key is checked before anything is loaded. `carry_out` makes captions and analyses, each case embedded
-and passed over once; has the captions judged; checks the paper's claims; and writes figures and
-`report.md`. Every part goes on where it was.
+which every key is checked before anything is loaded. `carry_out` makes captions and analyses, each
+case embedded and passed over once; has the captions judged; checks the paper's claims; and writes
+figures and `report.md`. Every part goes on where it was.
 """
 
 import tomllib

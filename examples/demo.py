@@ -82,7 +82,9 @@ def main(clips: int, out: Path) -> int:
     console.print()
     for line in told(findings):
         console.print(line, markup=False)
-    table = Table("claim of arXiv 2604.02605", "published", "biased", "balanced", box=None)
+    table = Table("claim", "published", "biased", "balanced", box=None, title="arXiv 2604.02605")
+    for column in (0, 2, 3):
+        table.columns[column].no_wrap = True
     for first, second in zip(*findings.values(), strict=True):
         style = "bold" if first.claim.of_bias else "dim"
         table.add_row(
