@@ -143,7 +143,7 @@ def read_study(path: Path) -> Study:
     for name, value in {**text, **sections}.items():
         kind = _KINDS.get(name, dict if name in sections else str)
         if type(value) is not kind:
-            raise ResultsError(f"expected a {kind.__name__} as {name} in {path}, got {value!r}.")
+            raise ResultsError(f"expected {name} as {kind.__name__} in {path}, got {value!r}.")
     values: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in text.items()
     }

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from analyses import attention_share, runs
+from analyses import attention_share, runs, study
 from analyses.cases import Case
 from hooked_omni import load
 
-__all__ = ["work"]
+__all__ = ["study_of", "work"]
 
 torch.set_num_threads(1)
 _OMNI = load("random-omni")
@@ -26,3 +26,15 @@ def work(out: Path) -> None:
     """Ask all of them."""
     config = attention_share.Config(max_new_tokens=4)
     runs.carry_out(runs.Run("attention_share", config, _OMNI, _CASES), out)
+
+
+def study_of(data: Path) -> study.Study:
+    """A small study of a shipped organism."""
+    return study.Study(
+        "organism-biased",
+        data,
+        "organism-base",
+        max_new_tokens=12,
+        judge={"name": "truth"},
+        configs={"knockout": {"width": 3, "step": 2}},
+    )
