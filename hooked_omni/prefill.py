@@ -87,6 +87,7 @@ def prefill(
         prompt: An embedded prompt, or tokens of plain text. One that is prefilled is returned.
         like: Another prompt, prefilled. Its keys and values are taken up to the first position at
             which the two differ: equal to rounding, since later positions change no earlier ones.
+            Where that is less than a quarter of the prompt, the whole pass is no slower, and made.
         residuals: A span, such as "audio" or "audio+last", at which to keep the residual stream
             behind every block for `read_lens`. None are kept of a prompt that is partly `like`.
 
@@ -115,6 +116,8 @@ def _pass(
 ) -> Passed:
     before = None if like is None else passed_by(model, like)
     first = 0 if like is None or before is None else _first_difference(prompt, like)
+    # The kernel's own causal mask, which skips half of the work, is for whole passes alone.
+    first = 0 if first < prompt.n_pos // 4 else first
     cfg, window = model.cfg, range(first, prompt.n_pos)
     norms = torch.empty(cfg.n_layers, prompt.n_pos, device=cfg.device)
     if before is None or not first:

@@ -157,7 +157,10 @@ class RowsPass:
 
     def _mask(self, scores: RowScores) -> None:
         if (forbidden := self._forbidden(scores)) is not None:
-            scores.masked_fill_(forbidden, torch.finfo(scores.dtype).min)
+            # Without padding, nothing before the queries is forbidden.
+            first = scores.shape[-1] - scores.shape[-2] if self.real is None else 0
+            minimum = torch.finfo(scores.dtype).min
+            scores[..., first:].masked_fill_(forbidden[:, first:], minimum)
 
     def _forbidden(self, scores: RowScores) -> Bool[Tensor, "query key"] | None:
         """Keys that a query may not read: later ones, and padding; None if there are none."""
