@@ -10,6 +10,8 @@ from typing import Any, cast
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from analyses import figures
 from analyses.cases import KEYS
@@ -56,11 +58,13 @@ def plot(scores: pd.DataFrame) -> Figure:
     bands: Any = _bands(scores)
     questions = list(dict.fromkeys(bands["question"]))
     figure, panels = figures.panels(len(questions), width=4.4)
-    judge = scores["judge"].iloc[0]
     for axes, question in zip(panels, questions, strict=True):
         _panel(axes, bands[bands["question"] == question])
-        axes.set_title(f"asked what it can {question}" if question != "both" else "asked for both")
-    panels[0].set(ylabel=f"fidelity, % (judge: {judge})", ylim=(0, 105))
+        axes.set_title("asked for both" if question == "both" else f"asked what it can {question}")
+    panels[0].set(ylabel=f"fidelity, % (judge: {scores['judge'].iloc[0]})", ylim=(0, 100))
+    drawn = [Patch(color=color, alpha=0.6, label=what) for what, color in _COLORS.items()]
+    drawn.append(Line2D([], [], color="black", ls=":", label="published, audio, Qwen2.5-Omni-3B"))
+    figure.legend(handles=drawn, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -71,16 +75,13 @@ def _panel(axes: Axes, bands: Any) -> None:
         own = bands[bands["kind"] == kind].to_dict("records")
         for place, band in enumerate(own):
             at, what = x + 0.36 * (place - (len(own) - 1) / 2), band["what"]
-            label = what if x == 0 else None
-            axes.bar(at, band["mean"], 0.34, color=_COLORS[what], alpha=0.6, label=label)
+            axes.bar(at, band["mean"], 0.34, color=_COLORS[what], alpha=0.6)
             axes.vlines(at, band["low"], band["high"], color="black", linewidth=1)
             if what == "audio" and kind in _KINDS:
                 theirs = float(cast(Any, points[_MODEL, f"audio_fidelity_{kind}"]))
                 axes.hlines(theirs, at - 0.17, at + 0.17, color="black", linestyle=":")
         ticks.append(f"{kind}\n{figures.counted(bands[bands['kind'] == kind])}")
-    axes.set_xticks(range(len(kinds)), ticks, fontsize="small")
-    axes.plot([], [], ":", color="black", label="published, 3B")
-    axes.legend(frameon=False, fontsize="small", loc="upper right")
+    axes.set_xticks(range(len(kinds)), ticks)
 
 
 def headline(scores: pd.DataFrame) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analyses.cases import KEYS, Asked, Case, door, tabulate
 from analyses.events import Events
@@ -243,6 +244,7 @@ def _heat(figure: Figure, axes: Axes, table: pd.DataFrame) -> None:
     n = len(top[["sample", "question"]].drop_duplicates())
     axes.set(title=f"positions that name what is heard, % (n = {n})")
     axes.set(xlabel="second of the clip", ylabel="layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if top.empty:
         return
     said = zip(top["event"], top["heard"], strict=True)
