@@ -33,7 +33,7 @@ from hooked_omni.errors import MediaError, PromptError, ResultsError
 from hooked_omni.force import force
 from hooked_omni.prefill import prefill
 
-__all__ = ["SHIFTS", "Config", "headline", "plot", "run", "shift_of"]
+__all__ = ["SHIFTS", "Config", "headline", "plot", "retagged", "run", "shift_of"]
 
 SHIFTS = ("unshifted", "marginal", "shifted")
 _COLUMNS = (
@@ -158,6 +158,29 @@ def _events(texts: Sequence[str], events: Events) -> list[str]:
         named[place] |= {m.event for m in found if start < m.stop and m.start < stop}
         start += len(text)
     return [", ".join(sorted(names)) for names in named]
+
+
+def retagged(
+    table: pd.DataFrame, words: Mapping[tuple[str, str, str], Sequence[str]]
+) -> pd.DataFrame:
+    """The table with somebody else's word on which words tell of sounds, such as a judge's.
+
+    Args:
+        table: What `run` returned.
+        words: The words of an answer that tell of sounds, by sample, kind and question. Answers
+            without an entry are left out: nobody said that they tell of none.
+
+    Returns:
+        The rows of these answers; `event` is the word that the token is part of.
+    """
+    parts = []
+    for key, rows in cast(Any, table.groupby(list(KEYS), sort=False)):
+        if key in words:
+            named = Events({word: (word,) for word in map(str.lower, words[key])})
+            parts.append(rows.assign(event=_events(rows["text"].tolist(), named)))
+    made = pd.concat(parts) if parts else table.iloc[:0]
+    made.attrs = table.attrs
+    return made
 
 
 def _shares(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """What does the judge say of all that a study made?
 
-Captions, captions under every knockout, and, from a judge that has a prompt for it, the tokens that
-can be read inside the model. Each text is judged once, whoever made it: judgements lie in one
-journal, and a judge that stopped is asked for what is missing.
+Captions, captions under every knockout, and, from a judge that has prompts for it, the tokens that
+can be read inside the model, and which words of an answer tell of sounds. Each text is judged once,
+whoever made it: judgements lie in one journal; a judge that stopped is asked for what is missing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +13,14 @@ import pandas as pd
 
 from analyses import results
 from analyses.cases import KEYS, Case
+from analyses.distribution_shift import retagged
 from analyses.judge.chosen import judge
 from analyses.judge.judgement import Judge, items
 from analyses.judge.record import run
 from data_prep.manifest import file_name
 from hooked_omni.errors import ResultsError
 
-__all__ = ["UNTOUCHED", "conditions", "judged", "require_judge", "scores_path"]
+__all__ = ["UNTOUCHED", "conditions", "judged", "require_judge", "scores_path", "with_events"]
 
 UNTOUCHED = "untouched"
 """The condition of the baseline in a batch of knockouts; a plain caption has none, ""."""
@@ -74,11 +75,27 @@ def judged(
         asked += items(_cut(tables["knockout"]), samples, first_only=first_only)
     if "logit_lens" in tables and judge.prompt_version("recall"):
         asked += items(_tokens(tables["logit_lens"]), samples, ("recall",), first_only)
+    if "distribution_shift" in tables and judge.prompt_version("events"):
+        asked += items(_answers(tables["distribution_shift"]), samples, ("events",))
     scores = run(asked, judge, out / "judgements.jsonl", lambda d, n: told(judge.name, d, n))
     path = scores_path(out, judge.name)
     path.parent.mkdir(exist_ok=True)
     results.write_table(path, scores, "scores")
     return scores
+
+
+def with_events(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """What `distribution_shift` made, with the judge's word on which tokens tell of sounds.
+
+    As it is if the judge was not asked; without the answers that it did not judge.
+    """
+    told: Any = scores[scores["what"] == "events"]
+    if told.empty:
+        return table
+    known = told[told["status"] == "judged"]
+    keys = zip(*(known[name] for name in KEYS), strict=True)
+    words = (text.split("\n") if text else [] for text in known["words"])
+    return retagged(table, dict(zip(keys, words, strict=True)))
 
 
 def scores_path(out: Path, judge: str) -> Path:
@@ -99,6 +116,10 @@ def _condition(row: Any) -> str:
 
 def _cut(knockouts: pd.DataFrame) -> pd.DataFrame:
     return knockouts.assign(condition=conditions(knockouts))
+
+
+def _answers(shift: pd.DataFrame) -> pd.DataFrame:
+    return shift.drop_duplicates(subset=[*KEYS]).rename(columns={"answer": "caption"})
 
 
 def _tokens(lens: pd.DataFrame) -> pd.DataFrame:

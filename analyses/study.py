@@ -19,7 +19,7 @@ from analyses.cases import Case, read_cases
 from analyses.claims import Finding, check
 from analyses.identity import file_hash
 from analyses.judge.judgement import ASKED_OF
-from analyses.judged import judged, require_judge
+from analyses.judged import judged, require_judge, with_events
 from hooked_omni import HookedOmni, load
 from hooked_omni.errors import ResultsError
 
@@ -164,7 +164,8 @@ class Found:
     """What a study found.
 
     Attributes:
-        tables: Of each analysis, as their own commands write them.
+        tables: Of each analysis, as their own commands write them; but that which words tell of
+            sounds is the judge's word, if it has one.
         scores: Of the judge.
         findings: The paper's claims, each with what was found.
         report: The page.
@@ -221,6 +222,8 @@ def carry_out(
     }
     tables = {path.name: table for path, table in runs.carry_out_all(made, shown).items()}
     scores = judged(judge, tables, cases["captions"], out, told, first_only)
+    if "distribution_shift" in tables:
+        tables["distribution_shift"] = with_events(tables["distribution_shift"], scores)
     findings = check(tables, scores)
     page = report.write(study, out, tables, scores, findings)
     return Found(tables, scores, findings, page)

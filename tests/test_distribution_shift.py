@@ -349,3 +349,19 @@ def test_own_words_name_events(sees: HookedOmni) -> None:
     silent = {"0/hear": asked(sees, None, "chef", "video")}
     table = run(omni, [case], config, base=sees, base_prompts=silent)
     assert table["event"].tolist() == ["", "cook", ""]
+
+
+def test_events_of_a_judge_replace_those_of_the_table() -> None:
+    answer = ["a", " dog", " bark", "s", " loudly", " at", " a", " car"]
+    rows = [
+        dict(sample=sample, kind="factual", question="hear", text=text, event="car")
+        for sample in ("one", "two")
+        for text in answer
+    ]
+    table = pd.DataFrame(rows)
+    made = distribution_shift.retagged(table, {("one", "factual", "hear"): ["barks", "Loudly"]})
+    assert made["sample"].unique().tolist() == ["one"]  # nobody judged the other
+    assert made["event"].tolist() == ["", "", "barks", "barks", "loudly", "", "", ""]
+    none = distribution_shift.retagged(table, {("two", "factual", "hear"): []})
+    assert set(none["event"]) == {""} and len(none) == len(answer)
+    assert distribution_shift.retagged(table, {}).empty
