@@ -62,9 +62,7 @@ def plot(scores: pd.DataFrame) -> Figure:
         _panel(axes, bands[bands["question"] == question])
         axes.set_title("asked for both" if question == "both" else f"asked what it can {question}")
     panels[0].set(ylabel=f"fidelity, % (judge: {scores['judge'].iloc[0]})", ylim=(0, 100))
-    drawn: list[Any] = [
-        Patch(color=color, alpha=0.6, label=what) for what, color in _COLORS.items()
-    ]
+    bars = [Patch(color=color, alpha=0.6, label=what) for what, color in _COLORS.items()]
     theirs = Line2D([], [], color="black", ls=":", label="published, audio, Qwen2.5-Omni-3B")
     figure.legend(handles=[*bars, theirs], loc="outside lower center", ncols=3, frameon=False)
     return figure
