@@ -1,0 +1,150 @@
+"""Do the analyses tell the two organisms apart, and blame the layers that hold the difference?
+
+100 clips whose sound is another thing's. Every test is a permutation test over clips, corrected
+over the layers or windows that it looks at.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from analyses import attention_share, captions, distribution_shift, knockout, logit_lens
+from analyses.cases import Case, read_cases, ready
+from analyses.knockout_figure import measured
+from analyses.recall import recall
+from analyses.statistics import paired_permutation
+from data_prep.organism import scenes
+from data_prep.organism.score import score
+from data_prep.organism.world import THINGS
+from hooked_omni import HookedOmni, load
+
+N = 100
+NAMES = ("organism-biased", "organism-balanced")
+CONFIGS: dict[Any, Any] = {
+    captions: captions.Config(max_new_tokens=16),
+    attention_share: attention_share.Config(max_new_tokens=16, tokens=True),
+    logit_lens: logit_lens.Config(lenses=("norm",)),
+    knockout: knockout.Config(keys=("video",), width=3, step=1, max_new_tokens=16),
+    distribution_shift: distribution_shift.Config(max_new_tokens=16),
+}
+Tables = dict[str, dict[Any, pd.DataFrame]]
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
+    folder: Path = tmp_path_factory.mktemp("world")
+    scenes.run(folder, 9, 3, "test")
+    return read_cases(folder / "pairs.jsonl", ("hear",), ("counterfactual",))[:N]
+
+
+@pytest.fixture(scope="module")
+def omnis() -> dict[str, HookedOmni]:
+    return {name: load(name) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def tables(cases: list[Case], omnis: dict[str, HookedOmni]) -> Tables:
+    base, made = load("organism-base"), {}
+    for name, omni in omnis.items():
+        parts: dict[Any, list[pd.DataFrame]] = {module: [] for module in CONFIGS}
+        for case in cases:
+            asked = ready(omni, case)
+            for module, config in CONFIGS.items():
+                more = {"base": base} if module is distribution_shift else {}
+                parts[module].append(module.run(omni, [asked], config, **more))
+        made[name] = {module: pd.concat(each, ignore_index=True) for module, each in parts.items()}
+    return made
+
+
+def least_p(tables: Tables, of: Callable[[dict[Any, pd.DataFrame]], Any], by: list[str]) -> Any:
+    """The point at which the two differ most surely, biased minus balanced."""
+    biased, balanced = (of(tables[name]) for name in NAMES)
+    tested: Any = paired_permutation(biased, balanced, "value", by=by)
+    assert tested["n"].min() >= 0.8 * N
+    return tested.loc[tested["p_corrected"].idxmin()]
+
+
+def test_attention_at_the_word_that_names_the_sound(tables: Tables) -> None:
+    def of(made: dict[Any, pd.DataFrame]) -> Any:
+        table = made[attention_share]
+        nouns = {thing.noun for thing in THINGS}
+        said: Any = table[table["saying"].isin(nouns) & (table["segment"] == "video")]
+        first = said.drop_duplicates(subset=["sample", "layer"])
+        return first.assign(value=first["share"])
+
+    most = least_p(tables, of, ["layer"])
+    assert most["p_corrected"] < 0.001 and most["difference"] > 0  # more to the picture
+
+
+def test_knockout(tables: Tables) -> None:
+    def of(made: dict[Any, pd.DataFrame]) -> Any:
+        table = measured(made[knockout])
+        cut: Any = table[table["key"] == "video"]
+        return cut.assign(value=cut["word_change"])
+
+    most = least_p(tables, of, ["first_layer", "last_layer"])
+    assert most["p_corrected"] < 0.001 and most["difference"] > 0  # the heard words come back
+
+
+def test_distribution_shift(tables: Tables) -> None:
+    def of(made: dict[Any, pd.DataFrame]) -> Any:
+        events = made[distribution_shift].query("event != ''")
+        same = (events["base_rank"] == 1).groupby(events["sample"]).mean()
+        return same.rename("value").reset_index().assign(all="")
+
+    most = least_p(tables, of, ["all"])
+    assert most["p_corrected"] < 0.001 and most["difference"] > 0  # speaks as the base would
+
+
+def test_the_lens_finds_the_sound_in_both(tables: Tables, omnis: dict[str, HookedOmni]) -> None:
+    for name in NAMES:
+        found: Any = recall(tables[name][logit_lens])
+        last = found[found["layer"] >= 2 * omnis[name].model.cfg.n_layers / 3]
+        assert last["recall"].mean() >= 90
+
+
+def test_the_layers_that_knockout_blames_hold_the_difference(
+    tables: Tables, cases: list[Case], omnis: dict[str, HookedOmni]
+) -> None:
+    """Blocks of the balanced model, put into the biased one, cure it where knockout points.
+
+    Both grew from the same weights, so that training has put the difference into their blocks.
+    """
+    biased, balanced = (omnis[name] for name in NAMES)
+    n_layers = biased.model.cfg.n_layers
+    table = measured(tables[NAMES[0]][knockout])
+    cut: Any = table[table["key"] == "video"]
+    blamed = cut.groupby("first_layer")["word_change"].mean()
+    few = cases[:40]
+    prompts = [biased.embed(case.prompt) for case in few]  # pyright: ignore[reportArgumentType]  # of a manifest
+    cured = {
+        first: _right_with(biased, balanced, range(first, first + 3), few, prompts)
+        for first in range(0, n_layers - 2)
+    }
+    best = int(blamed.idxmax())
+    print({"knockout": blamed.round(2).to_dict(), "transplant": cured})
+    assert abs(best - max(cured, key=lambda first: cured[first])) <= 2
+    assert cured[best] > cured[0]
+
+
+@torch.no_grad()
+def _right_with(
+    biased: HookedOmni, balanced: HookedOmni, layers: range, cases: list[Case], prompts: list[Any]
+) -> float:
+    own, other = (dict(omni.model.named_parameters()) for omni in (biased, balanced))
+    names = [name for name in own if any(name.startswith(f"blocks.{n}.") for n in layers)]
+    kept = {name: own[name].clone() for name in names}
+    try:
+        for name in names:
+            own[name].copy_(other[name])
+        said = [str(biased.model.generate(prompt, 16).text) for prompt in prompts]
+    finally:
+        for name in names:
+            own[name].copy_(kept[name])
+    heard = [next(t.noun for t in THINGS if t.noun in c.audio_captions[0].split()) for c in cases]
+    pairs = zip(said, heard, strict=True)
+    return sum(bool(score(t, "hear", "", h, THINGS).audio) for t, h in pairs) / len(cases)
