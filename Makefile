@@ -26,7 +26,8 @@ test: setup
 	$(BIN)/python -m pytest -q -n 2
 
 test-oldest: setup .oldest/ready
-	PYTHONPATH=.oldest $(BIN)/python -m pytest -q tests/test_parity.py tests/test_embed.py tests/test_families.py
+	PYTHONPATH=.oldest $(BIN)/python -m pytest -q tests/test_parity.py tests/test_embed.py tests/test_families.py \
+	  tests/test_organism_models.py
 
 .oldest/ready: Makefile
 	@rm -rf .oldest
