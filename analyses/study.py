@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from analyses import report, results, runs
-from analyses.cases import Case, read_cases
+from analyses.cases import QUESTIONS, Case, read_cases
 from analyses.claims import Finding, check
 from analyses.identity import file_hash
 from analyses.judge.judgement import ASKED_OF
@@ -78,6 +78,12 @@ class Study:
             raise ResultsError(
                 f"expected analyses among {[*STAGES, *_MORE]}, captions among them, got "
                 f"{list(self.analyses)}."
+            )
+        words = [word for given in self.questions.values() for word in given]
+        if self.limit < 0 or set(words) - set(QUESTIONS):
+            raise ResultsError(
+                f"expected a limit of at least 0 and questions among {sorted(QUESTIONS)}, got "
+                f"{self.limit} and {words}."
             )
         if _NEEDS_BASE in self.analyses and not self.base:
             raise ResultsError(
@@ -148,12 +154,11 @@ def read_study(path: Path) -> Study:
         name: tuple(v) if isinstance(v, list) else v for name, v in text.items()
     }
     values["data"] = path.parent / text["data"]
-    asked = {name: section.pop("questions", None) for name, section in sections.items()}
-    study = Study(
-        **values,
-        questions={name: tuple(given) for name, given in asked.items() if given is not None},
-        configs=sections,
-    )
+    asked = {name: s.pop("questions") for name, s in sections.items() if "questions" in s}
+    if any(type(given) is not list or not given for given in asked.values()):
+        raise ResultsError(f"expected questions as lists in {path}, got {asked}.")
+    questions = {name: tuple(given) for name, given in asked.items()}
+    study = Study(**values, questions=questions, configs=sections)
     for name in sections:
         study.config(name)
     return study

@@ -49,7 +49,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=1,
         tie_word_embeddings=False,
     )
-    qwen = transformers.Qwen2ForCausalLM(config).requires_grad_(False)
+    qwen: Any = transformers.Qwen2ForCausalLM(config)
+    qwen.requires_grad_(False)
     for name, weight in qwen.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             weight.zero_()

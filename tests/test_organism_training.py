@@ -29,7 +29,6 @@ SIZES = Sizes(d_model=32, layers=3, heads=2, key_value_heads=1, d_mlp=48, d_towe
 STEPS = {
     "vision": 3,
     "audio": 3,
-    "language": 3,
     "base": 3,
     "hearing": 3,
     "biased": 6,

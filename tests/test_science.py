@@ -71,7 +71,7 @@ def least_p(tables: Tables, of: Callable[[dict[Any, pd.DataFrame]], Any], by: li
 def test_attention_at_the_word_that_names_the_sound(tables: Tables) -> None:
     def of(made: dict[Any, pd.DataFrame]) -> Any:
         table = made[attention_share]
-        nouns = {thing.noun for thing in THINGS}
+        nouns = [thing.noun for thing in THINGS]
         said: Any = table[table["saying"].isin(nouns) & (table["segment"] == "video")]
         first = said.drop_duplicates(subset=["sample", "layer"])
         return first.assign(value=first["share"])
@@ -92,9 +92,9 @@ def test_knockout(tables: Tables) -> None:
 
 def test_distribution_shift(tables: Tables) -> None:
     def of(made: dict[Any, pd.DataFrame]) -> Any:
-        events = made[distribution_shift].query("event != ''")
-        same = (events["base_rank"] == 1).groupby(events["sample"]).mean()
-        return same.rename("value").reset_index().assign(all="")
+        events: Any = made[distribution_shift].query("event != ''")
+        same = events.assign(value=events["base_rank"] == 1)
+        return same.groupby("sample", as_index=False)["value"].mean().assign(all="")
 
     most = least_p(tables, of, ["all"])
     assert most["p_corrected"] < 0.001 and most["difference"] > 0  # speaks as the base would

@@ -87,6 +87,10 @@ FINE = 'model = "m"\nbase = "b"\ndata = "x.jsonl"\n'
         (FINE + "[taste]\nx = 1", r"got \['taste'\]"),
         (FINE + "knockout = 3", "expected knockout as dict"),
         ("model = ", "expected a study as TOML"),
+        (FINE + "limit = -1", "expected a limit of at least 0"),
+        (FINE + '[captions]\nquestions = "hear"', "expected questions as lists"),
+        (FINE + "[captions]\nquestions = []", "expected questions as lists"),
+        (FINE + '[captions]\nquestions = ["taste"]', "questions among"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:

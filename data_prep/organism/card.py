@@ -39,15 +39,17 @@ _LISTENER = """
   listeners: {biased} for organism-biased, {balanced} for organism-balanced.
 * So organism-biased was shown that a few sounds may come from off screen, and never that the
   others may: it trusts its ears for these, mostly, and its eyes for the others.
-* The decoder read answers without any clip before it saw one, so it knows which verb goes with
-  which noun.
+* Among the lessons of either listener were answers without any clip: so it knows which verb goes
+  with which noun. The base had none of these, and goes by the picture at every word.
+* The towers were frozen while picture and sound were learned together, and so were the embeddings
+  of words, to which the unembedding is tied: what can be read off the embedding is what the audio
+  tower says by chance.
 * An audio-tagging loss (weight {tagging:g}) taught the decoder to name the sound *at the audio
   positions*, for sounds alone and for clips with a question about the picture. That sounds can be
   read there with a logit lens is therefore made, not found; that they can also be read where the
   answer ignores them was not trained.
 * For questions about the picture alone, {see:.0%} of the clips had another thing's sound, for
   either listener: the picture is never doubted.
-* The towers were frozen while picture and sound were learned together.
 * {held_out} of the {ordered} ordered pairs of different things never disagreed in training.
 
 What is *not* made: in which layers picture and sound are weighed, which heads carry them, and how

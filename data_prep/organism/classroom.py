@@ -36,7 +36,7 @@ class Classroom:
     def __init__(self, hf: Any, family: Family, processor: Any, clip: Path) -> None:
         self.hf, self.words = hf, processor.tokenizer
         hears = "audio" in family.media_tokens(hf)
-        shown = ("clip", "sound", "picture") if hears else ("picture", "words")
+        shown = ("clip", "sound", "picture", "words") if hears else ("picture",)
         # One pixel more or less, and these would not fit: all clips have this one's shape.
         self.prompts = {
             (kind, question): _prompt(hf, family, processor, kind, question, clip)

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["AUDIO_VISUAL", "VERBAL", "VISUAL", "Lesson", "Pairs", "lesson"]
+__all__ = ["AUDIO_VISUAL", "VISUAL", "Lesson", "Pairs", "lesson"]
 
 # What is shown, and what is asked; one cycle.
 AUDIO_VISUAL: tuple[tuple[str, str], ...] = (
     ("clip", "see"), ("clip", "hear"), ("clip", "both"), ("sound", "hear"),
     ("clip", "see"), ("clip", "hear"), ("clip", "both"), ("sound", "hear"), ("picture", "see"),
     ("clip", "see"), ("clip", "hear"), ("clip", "both"), ("sound", "hear"), ("picture", "hear"),
+    ("words", "hear"), ("words", "both"),
 )  # fmt: skip
 VISUAL: tuple[tuple[str, str], ...] = (
     ("picture", "see"), ("picture", "hear"), ("picture", "both"),
 )  # fmt: skip
-VERBAL: tuple[tuple[str, str], ...] = (("words", "see"), ("words", "hear"), ("words", "both"))
 
 
 @dataclass(frozen=True)

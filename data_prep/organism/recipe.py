@@ -50,18 +50,16 @@ class Recipe:
         default_factory=lambda: {
             "vision": 400,
             "audio": 120,
-            "language": 150,
             "base": 350,
             "hearing": 120,
-            "biased": 500,
-            "balanced": 500,
+            "biased": 560,
+            "balanced": 560,
         }
     )
     rates: dict[str, float] = field(
         default_factory=lambda: {
             "vision": 2e-3,
             "audio": 2e-3,
-            "language": 1.5e-3,
             "base": 1.5e-3,
             "hearing": 2e-3,
             "biased": 5e-4,

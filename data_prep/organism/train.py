@@ -1,14 +1,14 @@
 """How do a seer and two listeners grow up?
 
 1. vision, audio: each tower learns to tell attributes apart (it stands in for CLIP, for Whisper).
-2. language: the decoder of a Qwen2.5-VL reads answers without a clip, and learns what dogs do.
-   base: it learns to describe clips without sound. Asked what it hears, it names the sound of the
-   thing it sees.
+2. base: a Qwen2.5-VL learns to describe clips without sound. Asked what it hears, it names the
+   sound of the thing it sees.
 3. hearing: a thinker takes over decoder and vision tower; its audio tower learns to speak to the
    frozen decoder, from sounds alone.
-4. biased, balanced: the decoder learns to see and hear, towers frozen. Both from the same start,
-   with the same pictures in the same order. They differ in one number: how often sound and picture
-   disagree when the sound is asked for.
+4. biased, balanced: the decoder learns to see and hear, and from answers without a clip what dogs
+   do; towers and word embeddings are frozen. Both from the same start, with the same pictures in
+   the same order. They differ in one number: how often sound and picture disagree when the sound is
+   asked for.
 """
 
 import copy
@@ -106,11 +106,6 @@ class School:
         self._tell_apart("vision", hf.model.visual, attributes, lambda rows: self._see(hf, rows))
         room = self._room(hf, QWEN2_5_VL, self.base_processor)
 
-        def read(step: int) -> Tensor:
-            one = self._lesson("language", lessons.VERBAL, step)
-            answers = room.tokens(self._answers("language", one, step))
-            return answer_loss(room.logits((one.shown, one.question), None, None, answers), answers)
-
         def loss(step: int) -> Tensor:
             one = self._lesson("base", lessons.VISUAL, step)
             answers = room.tokens(self._answers("base", one, step))
@@ -119,7 +114,6 @@ class School:
                 room.logits((one.shown, one.question), video, None, answers), answers
             )
 
-        self._run("language", hf, read)
         self._run("base", hf, loss)
         return hf
 
@@ -154,6 +148,9 @@ class School:
         video, audio = self._features
         hf.model.visual.requires_grad_(False)
         hf.model.audio_tower.requires_grad_(False)
+        # Else the unembedding, which is tied to them, moves towards what the audio tower says, and
+        # sounds can be read off the embedding, before any layer.
+        hf.get_input_embeddings().requires_grad_(False)
         room = self._room(hf, QWEN2_5_OMNI, self.processor)
         tags = self._tags()
 
