@@ -19,6 +19,8 @@ from analyses.words import pieces, words
 from hooked_omni import Capture, EmbeddedPrompt, HookedOmni, Spans, knockout
 from hooked_omni.cache import Causal
 from hooked_omni.errors import ResultsError
+from hooked_omni.force import force
+from hooked_omni.prefill import prefill
 
 CONFIG = attention_share.Config(max_new_tokens=6)
 EACH = attention_share.Config(max_new_tokens=6, heads=True, tokens=True)
@@ -263,6 +265,20 @@ def test_sinks_are_found_and_nothing_else(known: HookedOmni, cut: EmbeddedPrompt
     known.model.generate(cut, fwd_hooks=watch.hooks())
     start = known.model.tokenizer.encode("<|im_start|>")
     assert watch.sinks().tolist() == (cut.tokens[0] == start[0]).nonzero()[:, 0].tolist()
+
+
+def test_a_forced_answer_has_the_sinks_of_its_decode_steps(
+    omni: HookedOmni, prompt: EmbeddedPrompt
+) -> None:
+    ready = prefill(omni.model, prompt)
+    made, forced = SinkWatch(omni.model, prompt), SinkWatch(omni.model, ready)
+    answer = omni.model.generate(prompt, 6, made.hooks())
+    force(omni.model, ready, answer.tokens, forced.hooks())
+    assert torch.equal(made.norms, forced.norms)
+    assert made.candidates.tolist() == forced.candidates.tolist()
+    assert made.sinks().tolist() == forced.sinks().tolist()
+    torch.testing.assert_close(forced.received, made.received, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(forced.paid(), made.paid(), rtol=0, atol=1e-6)
 
 
 def test_norm_alone_or_attention_alone_makes_no_sink(known: HookedOmni) -> None:
