@@ -130,6 +130,16 @@ def test_the_prompt_is_passed_over_once_and_answered_once(
     assert mute[1] <= n_pos and blank[1] <= n_pos
 
 
+def test_an_analysis_alone_passes_over_the_prompt_once_too(
+    omni: HookedOmni, every: dict[str, Way], case: Case, passes: list[tuple[int, ...]]
+) -> None:
+    for name, way in every.items():
+        passes.clear()
+        way(case)
+        long = [n for _, n in passes if n > len("a red bus")]
+        assert len(long) == (3 if name == "reliance" else 1), name
+
+
 def test_hooks_that_stand_on_the_model_act_on_a_ready_case_too(
     omni: HookedOmni, every: dict[str, Way], case: Case
 ) -> None:
