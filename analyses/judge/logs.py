@@ -5,6 +5,7 @@ Replies go into inspect-ai's own log files, a few hundred to a file, so that mem
 in there too. The scores themselves are kept in the journal; a log may be deleted.
 """
 
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,13 +31,14 @@ _PER_FILE = 500
 
 
 class Logs:
-    """Log files of one run; none without a folder."""
+    """Log files of one run; none without a folder. Safe to share between threads."""
 
     def __init__(self, folder: Path | None, model: Model) -> None:
         self._folder, self._model = folder, str(model)
         self._samples: list[EvalSample] = []
         self._started = datetime.now(UTC)
         self._files = 0
+        self._alone = threading.Lock()
 
     def add(self, item: Item, judgement: Judgement, output: ModelOutput | None) -> None:
         """Keep one judgement, until the file is full."""
@@ -50,7 +52,7 @@ class Logs:
         value = "missing" if judgement.missing else judgement.score
         words = ", ".join(judgement.words)
         score = Score(value=words if value is None else value, explanation=judgement.reason)
-        self._samples.append(
+        self._keep(
             EvalSample(
                 id=f"{item.sample}/{item.kind}/{item.question}/{item.condition}/{item.what}",
                 epoch=1,
@@ -62,11 +64,19 @@ class Logs:
                 metadata={"tries": judgement.tries},
             )
         )
-        if len(self._samples) == _PER_FILE:
-            self.close()
+
+    def _keep(self, sample: EvalSample) -> None:
+        with self._alone:
+            self._samples.append(sample)
+            if len(self._samples) == _PER_FILE:
+                self._write()
 
     def close(self) -> None:
         """Write what is left."""
+        with self._alone:
+            self._write()
+
+    def _write(self) -> None:
         if self._folder is None or not self._samples:
             return
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -116,13 +116,18 @@ class Served:
         self._failures = self._answers = 0
         logs = Logs(self._logs, model)
 
+        def keep(item: Item, judgement: Judgement, output: ModelOutput | None) -> None:
+            # Waits for the disk; and inspect-ai's logs, written inside a running loop, stay in
+            # memory.
+            answered(item, judgement)
+            logs.add(item, judgement, output)
+
         async def work() -> None:
             for item, before in asked:
                 # A task of its own: inspect-ai keeps what was said in the task's context.
                 judged = asyncio.create_task(self._judge(model, item, before))
                 judgement, output = await judged
-                await asyncio.to_thread(answered, item, judgement)  # waits for the disk
-                logs.add(item, judgement, output)
+                await asyncio.to_thread(keep, item, judgement, output)
 
         try:
             async with model, asyncio.TaskGroup() as group:
