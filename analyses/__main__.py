@@ -16,7 +16,7 @@ from analyses.judge.commands import app as agreement
 __all__ = ["ANALYSES", "main"]
 
 ANALYSES: dict[str, tuple[str, bool]] = {
-    "captions": ("nothing", False),
+    "captions": ("reference captions, for what is named", False),
     "attention_share": ("a clip", False),
     "logit_lens": ("sound; reference captions, for recall", False),
     "knockout": ("sound and picture", False),
@@ -198,7 +198,9 @@ def _list_questions() -> None:
     table = Table("name", "question", "what it needs", box=None)
     for name, (needs, _) in ANALYSES.items():
         table.add_row(name, _question(name), needs)
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("\nAll of them at once: python -m analyses study --config FILE --out DIR")
 
 
 def _say(text: str, style: str = "") -> None:
