@@ -1,21 +1,27 @@
 """What does each analysis cost, next to one plain caption? `python -m benchmarks.analyses`.
 
 36 layers x 256, 32 new tokens, as row (b) of `benchmarks.sweep`, on real clips of noise whose
-prompts have about 860 and 1 660 positions. All analyses are asked of the prompt at the decoder's
-door, alone and behind one prefilled prompt, as in a notebook; `modality_reliance` shows the towers
-changed clips, so its part of the time for media and towers is listed too.
+prompts have about 860 and 1 660 positions. Each analysis is run alone, and all five behind one
+`ready`, as in a study, where the pass over the prompt and the answer are made once. Reading media
+and the towers stand apart: they are a random model's, and no decoder's. Captions of 10 tokens, as
+many as captions of AudioCaps have in Qwen's vocabulary; the tiny tokenizer has one for each letter.
+Random weights are the dearest case for `knockout`: conditions share their early layers for as long
+as they say the same, and here they part after a few tokens. Seconds are of processor time, which is
+a thread's own on a busy machine, too.
 """
 
 import argparse
+import gc
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from analyses import (
@@ -25,19 +31,20 @@ from analyses import (
     logit_lens,
     modality_reliance,
 )
-from analyses.cases import Case
+from analyses.cases import Case, door, ready
 from benchmarks.sweep import peak_bytes
-from benchmarks.timing import in_turn, machine
+from benchmarks.timing import machine
 from data_prep.clips import write_clip
-from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
+from hooked_omni import HookedOmni, Prompt
 from hooked_omni.organisms.random_weights import random_omni, random_vl
 from hooked_omni.prefill import prefill
 
 N_NEW = 32
 SIZE = {"n_layers": 36, "d_model": 256, "n_heads": 4, "n_kv_heads": 2}
 FPS, WIDTH, HEIGHT, RATE = 4, 420, 252, 16_000
+HEARD, SEEN = "dogs bark.", "a red bus."
 
-Ways = dict[str, Callable[[], pd.DataFrame]]
+Way = Callable[[Case], object]
 
 
 def models() -> tuple[HookedOmni, HookedOmni]:
@@ -60,96 +67,125 @@ def clip(folder: Path, seconds: int) -> Path:
     return write_clip(folder / f"{seconds}.mp4", frames, FPS, sound, RATE)
 
 
-def asked(prompt: Prompt | EmbeddedPrompt) -> list[Case]:
+def asked(path: Path) -> Case:
     """One case, with captions whose words are looked for."""
-    heard, seen = ("A dog barks while a siren wails.",), ("A train passes a station.",)
-    return [Case(prompt, "clip", audio_captions=heard, video_captions=seen)]
+    prompt = Prompt("Describe what you hear.", video=path)
+    return Case(prompt, "clip", audio_captions=(HEARD,), video_captions=(SEEN,))
 
 
-def ways(
-    omni: HookedOmni, base: HookedOmni, prompt: Prompt, door: EmbeddedPrompt
-) -> dict[str, Callable[[], pd.DataFrame]]:
+def ways(omni: HookedOmni, base: HookedOmni) -> dict[str, Way]:
     """Each analysis of one case, with its own defaults but for the length of the answer."""
-    cases = asked(door)
-    silent = base.embed(replace(prompt, use_audio_in_video=False))
-    shift = distribution_shift.Config(max_new_tokens=N_NEW)
+    share, cut = attention_share.Config(N_NEW), knockout.Config(max_new_tokens=N_NEW)
+    rests, moved = (
+        modality_reliance.Config(max_new_tokens=N_NEW),
+        distribution_shift.Config(N_NEW),
+    )
     return {
-        "attention_share": lambda: attention_share.run(
-            omni, cases, attention_share.Config(max_new_tokens=N_NEW)
-        ),
-        "logit_lens": lambda: logit_lens.run(omni, cases),
-        "knockout": lambda: knockout.run(omni, cases, knockout.Config(max_new_tokens=N_NEW)),
-        "distribution_shift": lambda: distribution_shift.run(
-            omni, cases, shift, base=base, base_prompts={cases[0].id: silent}
-        ),
-        "modality_reliance": lambda: modality_reliance.run(
-            omni, asked(prompt), modality_reliance.Config(max_new_tokens=N_NEW)
-        ),
+        "attention_share": lambda case: attention_share.run(omni, [case], share),
+        "logit_lens": lambda case: logit_lens.run(omni, [case]),
+        "knockout": lambda case: knockout.run(omni, [case], cut),
+        "distribution_shift": lambda case: distribution_shift.run(omni, [case], moved, base=base),
+        "modality_reliance": lambda case: modality_reliance.run(omni, [case], rests),
     }
 
 
-def tower_seconds(omni: HookedOmni, way: Callable[[], pd.DataFrame]) -> float:
-    """Seconds that one run spends on media and towers, before the decoder's door."""
-    spent, kept = [0.0], {name: getattr(omni, name) for name in ("read_media", "embed_media")}
+@dataclass
+class Clock:
+    """Seconds in the decoder and everywhere else, apart from those for media and towers."""
 
-    def timed(name: str) -> Callable[..., Any]:
+    towers: float = 0.0
+
+    @contextmanager
+    def on(self, *models: HookedOmni) -> Iterator[None]:
+        """Count what these models spend before the decoder's door."""
+        named = [(model, name) for model in models for name in ("read_media", "embed_media")]
+        for model, name in named:
+            setattr(model, name, self._timed(getattr(model, name)))
+        try:
+            yield
+        finally:
+            for model, name in named:
+                delattr(model, name)
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
-            start = time.perf_counter()
-            made = kept[name](*arguments)
-            spent[0] += time.perf_counter() - start
+            start = time.process_time()
+            made = function(*arguments)
+            self.towers += time.process_time() - start
             return made
 
         return call
 
-    for name in kept:
-        setattr(omni, name, timed(name))
-    try:
-        way()
-    finally:
-        for name in kept:
-            delattr(omni, name)
-    return spent[0]
+    def seconds(self, work: Callable[[], Any]) -> tuple[float, float]:
+        """Seconds of `work` without media and towers, and seconds of these."""
+        self.towers, start = 0.0, time.process_time()
+        work()
+        return time.process_time() - start - self.towers, self.towers
+
+
+Timed = dict[tuple[str, str], tuple[float, float]]
+
+
+def round_(omni: HookedOmni, every: Mapping[str, Way], case: Case, clock: Clock) -> Timed:
+    """Seconds of a caption, of each analysis alone, and of each behind one `ready`."""
+    at_door = door(omni, case)
+    made: Timed = {
+        ("", "a plain caption"): clock.seconds(lambda: omni.model.generate(at_door, N_NEW))
+    }
+    for name, way in every.items():
+        made["alone", name] = clock.seconds(lambda way=way: way(case))
+    shared: list[Case] = []
+    made["ready", "the pass"] = clock.seconds(lambda: shared.append(ready(omni, case)))
+    passed = prefill(omni.model, door(omni, shared[0]))
+    made["ready", "the answer"] = clock.seconds(lambda: omni.model.generate(passed, N_NEW))
+    for name, way in every.items():
+        made["ready", name] = clock.seconds(lambda way=way: way(shared[0]))
+    return made
 
 
 def rows(omni: HookedOmni, base: HookedOmni, path: Path, runs: int) -> list[str]:
     """A line of the table for each analysis, and their sum."""
-    prompt = Prompt("Describe what you hear.", video=path)
-    door = omni.embed(prompt)
-    alone = ways(omni, base, prompt, door)
-    ready = ways(omni, base, prompt, prefill(omni.model, door))
-    timed: dict[Any, Callable[[], object]] = {
-        "caption": lambda: omni.model.generate(door, N_NEW),
-        "prefill": lambda: prefill(omni.model, door),
-        **{("alone", name): way for name, way in alone.items()},
-        **{("ready", name): way for name, way in ready.items()},
+    case, every, clock = asked(path), ways(omni, base), Clock()
+    n_pos = door(omni, case).n_pos
+    peaks = {name: peak_bytes(lambda way=way: way(case)) for name, way in every.items()}
+    shared: list[Case] = []  # what `ready` keeps counts, too
+    everything = (
+        lambda: shared.append(ready(omni, case)),
+        *(lambda way=way: way(shared[0]) for way in every.values()),
+    )
+    peaks["all"] = peak_bytes(lambda: [work() for work in everything])
+    shared.clear()
+    with clock.on(omni, base):
+        rounds = [round_(omni, every, case, clock) for _ in range(runs)]
+    median = {
+        key: [statistics.median(made[key][i] for made in rounds) for i in (0, 1)]
+        for key in rounds[0]
     }
-    seconds = in_turn(timed, runs)
-    towers = tower_seconds(omni, alone["modality_reliance"])
-    for state in ("alone", "ready"):
-        seconds[state, "modality_reliance"] -= towers
-    plain = seconds["caption"]
-    bytes_ = {name: peak_bytes(way) for name, way in alone.items()}
-    shown = [
-        f"| {door.n_pos} | a plain caption | {plain:.2f} s | 1 | | {_mega(timed['caption'])} |"
-    ]
-    for name, peak in bytes_.items():
-        one, other = seconds["alone", name], seconds["ready", name]
-        extra = f" (and {towers:.2f} s of media and towers)" if name == "modality_reliance" else ""
-        shown.append(
-            f"| {door.n_pos} | {name} | {one:.2f} s{extra} | {one / plain:.2f} | "
-            f"{other / plain:.2f} | {peak / 1e6:.0f} MB |"
-        )
-    sums = [sum(seconds[state, name] for name in alone) for state in ("alone", "ready")]
-    sums[1] += seconds["prefill"]
+    plain = median["", "a plain caption"][0]
+
+    def shown(state: str, *names: str) -> str:
+        seconds = sum(median[state, name][0] for name in names)
+        return f"{seconds:.2f} s | {seconds / plain:.2f}"
+
+    towers = {
+        state: sum(own[1] for (of, _), own in median.items() if of == state)
+        for state in ("alone", "ready")
+    }
+    first = ("the pass", "the answer")
     return [
-        *shown,
-        f"| {door.n_pos} | all five | {sums[0]:.2f} s | {sums[0] / plain:.2f} | "
-        f"{sums[1] / plain:.2f}, the pass included | {max(bytes_.values()) / 1e6:.0f} MB |",
+        f"| {n_pos} | a plain caption | {plain:.2f} s | 1 | | | |",
+        *(f"| {n_pos} | {name} | | | {shown('ready', name)} | |" for name in first),
+        *(
+            f"| {n_pos} | {name} | {shown('alone', name)} | {shown('ready', name)} | "
+            f"{peak / 1e6:.0f} MB |"
+            for name, peak in peaks.items()
+            if name != "all"
+        ),
+        f"| {n_pos} | **all five** | {shown('alone', *every)} | "
+        f"**{shown('ready', *first, *every)}** | {peaks['all'] / 1e6:.0f} MB |",
+        f"| {n_pos} | media and towers, apart | {towers['alone']:.2f} s | | "
+        f"{towers['ready']:.2f} s | | |",
     ]
-
-
-def _mega(way: Callable[[], object]) -> str:
-    return f"{peak_bytes(way) / 1e6:.0f} MB"
 
 
 @torch.no_grad()
@@ -162,11 +198,12 @@ def main() -> None:
     torch.set_num_threads(1)
     print(machine(), end="\n\n")
     print(
-        "| positions | analysis | time | in plain captions | behind a prefilled prompt | peak "
-        "memory |"
+        "| positions | analysis | alone | in plain captions | behind one `ready` | in plain "
+        "captions | peak memory |"
     )
-    print("|---" * 6 + "|")
+    print("|---" * 7 + "|")
     omni, base = models()
+    gc.freeze()  # else a collection of all that was imported, 0.4 s, falls where it likes
     with tempfile.TemporaryDirectory() as folder:
         for seconds in arguments.seconds:
             for line in rows(omni, base, clip(Path(folder), seconds), arguments.runs):
