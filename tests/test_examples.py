@@ -48,15 +48,19 @@ def ran(
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(ran: dict, name: str) -> None:
     done, folder = ran[name]
-    assert done.returncode == 0, done.stderr
+    # Twelve clips are too few for some claims; the demo says which, and fails.
+    surprised = "not as it must be" in done.stdout
+    assert done.returncode == int(surprised), done.stderr
+    assert name == "demo" or not surprised
     assert "Traceback" not in done.stderr
     assert done.stdout.strip()
     if name == "demo":
         for organism in ("organism-biased", "organism-balanced"):
-            made = folder / f"{organism}-knockout"
+            page = (folder / organism / "report.md").read_text()
+            assert "counterfactual" in page and "12 factual" in page
+            made = folder / organism / "knockout"
             table = pd.read_parquet(made / "knockout.parquet")
             facts = json.loads((made / "run.json").read_text())
-            assert facts["rows"] == len(table) and facts["n_cases"] == 24
+            assert facts["rows"] == len(table) and facts["n_cases"] == 48
             assert {path.suffix for path in made.glob("knockout.*")} >= {".png", ".pdf"}
-        lines = [line for line in done.stdout.splitlines() if "names the sound in" in line]
-        assert len(lines) == 4
+        assert "Of 7 claims about the bias, " in done.stdout

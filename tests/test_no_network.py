@@ -48,7 +48,7 @@ from pathlib import Path
 from examples.demo import main
 main(1, Path(sys.argv[1]) / "demo")
 """
-    assert "What was found" in run_blocked(code, tmp_path)
+    assert "claims about the bias" in run_blocked(code, tmp_path)
 
 
 def test_a_checkpoint_in_a_folder_needs_no_network(tmp_path: Path) -> None:
