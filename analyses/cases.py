@@ -61,6 +61,7 @@ class Case:
         audio_captions: What is truly heard.
         video_captions: What is truly seen.
         at_door: The prompt at one model's door, with what its pass over it left; see `ready`.
+        made_of: The prompt that `at_door` was made of; another `prompt` beside it is embedded anew.
     """
 
     prompt: Prompt | EmbeddedPrompt
@@ -70,6 +71,7 @@ class Case:
     audio_captions: tuple[str, ...] = ()
     video_captions: tuple[str, ...] = ()
     at_door: PrefilledPrompt | None = None
+    made_of: Prompt | EmbeddedPrompt | None = None
 
     @property
     def id(self) -> str:
@@ -162,7 +164,8 @@ def ready(omni: HookedOmni, case: Case) -> Case:
     """
     prompt = door(omni, case)
     residuals = "audio" if "audio" in prompt.spans else None
-    return replace(case, at_door=prefill(omni.model, prompt, residuals=residuals))
+    at_door = prefill(omni.model, prompt, residuals=residuals)
+    return replace(case, at_door=at_door, made_of=case.prompt)
 
 
 def door(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
@@ -177,7 +180,8 @@ def door(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
         Skip: If the clip cannot be read, or has no such span.
     """
     at_door, prompt = case.at_door, case.prompt
-    if at_door is not None and at_door.passed and at_door.passed.model is omni.model:
+    own = at_door is not None and case.made_of is case.prompt
+    if own and at_door.passed and at_door.passed.model is omni.model:
         prompt = at_door
     if isinstance(prompt, Prompt):
         try:

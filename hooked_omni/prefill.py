@@ -44,6 +44,8 @@ class Passed:
         norms: Of the residual stream before every block, float32.
         kept: Positions of `residuals`.
         residuals: The residual stream behind every block at these positions.
+        marks: Of the prompt's tensors as they were passed over: versions, or copies where PyTorch
+            counts none (inference mode).
         said: Tokens of plain captions, by how many were asked for and which tokens end one.
     """
 
@@ -53,6 +55,7 @@ class Passed:
     norms: Float[Tensor, "layer pos"]
     kept: Int[Tensor, " kept"]
     residuals: Float[Tensor, "layer kept d_model"]
+    marks: tuple[int | Tensor, ...]
     said: dict[tuple[int, frozenset[int]], tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -60,8 +63,9 @@ class Passed:
 class PrefilledPrompt(EmbeddedPrompt):
     """A prompt with what one model's pass over it left; made by `prefill`.
 
-    Copies by `to` and `dataclasses.replace` carry nothing of it: they may be other prompts. Weights
-    that are changed in place afterwards are not noticed: prefill again.
+    Copies by `to` and `dataclasses.replace` carry nothing of it: they may be other prompts. Nor is
+    anything used of it behind an edit in place of the prompt. Weights that are changed in place
+    afterwards are not noticed: prefill again.
 
     Attributes:
         passed: What the pass left; None if none was made.
@@ -79,12 +83,14 @@ def prefill(
 ) -> PrefilledPrompt:
     """Make the pass over a prompt, and keep what it leaves with the prompt.
 
-    While hooks stand on the model no pass is made here, since what they edit must not outlive them:
-    each caption behind this prompt makes its own, as behind any other.
+    While hooks stand on the model, or PyTorch's own on a module of it, no pass is made here, since
+    what they edit must not outlive them: each caption behind this prompt makes its own, as behind
+    any other.
 
     Args:
         model: The decoder.
-        prompt: An embedded prompt, or tokens of plain text. One that is prefilled is returned.
+        prompt: An embedded prompt, or tokens of plain text. One that is prefilled is returned,
+            unless it was edited in place since.
         like: Another prompt, prefilled. Its keys and values are taken up to the first position at
             which the two differ: equal to rounding, since later positions change no earlier ones.
             Where that is less than a quarter of the prompt, the whole pass is no slower, and made.
@@ -96,14 +102,14 @@ def prefill(
         SpanError: For a span that is not in the prompt.
     """
     prompt = model.as_prompt(prompt)
-    if isinstance(prompt, PrefilledPrompt) and prompt.passed and prompt.passed.model is model:
+    if isinstance(prompt, PrefilledPrompt) and _of_model(model, prompt) is not None:
         return prompt
     if prompt.embeds.shape[0] != 1:
         raise PromptError(f"expected one prompt, got a batch of {prompt.embeds.shape[0]}.")
     own = {f.name: getattr(prompt, f.name) for f in fields(EmbeddedPrompt)}
     prefilled = PrefilledPrompt(**own)
     kept = torch.zeros(0, dtype=torch.long) if residuals is None else prompt.spans[residuals]
-    if not model.active_hooks():
+    if not _hooked(model):
         object.__setattr__(prefilled, "passed", _pass(model, prompt, like, kept))
     return prefilled
 
@@ -133,7 +139,8 @@ def _pass(
     with model.hooks(hooks):
         context = model.context(prompt, window, cache)
         final = model.run_pass(prompt.embeds[:, first:], context, window)
-    return Passed(model, cache, final[:, -1:].clone(), norms, kept, stream)
+    marks = tuple(t.clone() if t.is_inference() else t._version for t in _tensors(prompt))
+    return Passed(model, cache, final[:, -1:].clone(), norms, kept, stream, marks)
 
 
 class _Reader(LiveHook):
@@ -157,11 +164,33 @@ class _Reader(LiveHook):
 
 
 def passed_by(model: "HookedTransformer", prompt: EmbeddedPrompt) -> Passed | None:
-    """What this model's pass over the prompt left, if it holds: no hooks stand on the model."""
-    passed = prompt.passed if isinstance(prompt, PrefilledPrompt) else None
-    if passed is None or passed.model is not model or model.active_hooks():
+    """What this model's pass over the prompt left, if it holds.
+
+    It does not while hooks stand on the model, or PyTorch's own on a module of it, nor behind an
+    edit in place of the prompt's tensors.
+    """
+    passed = _of_model(model, prompt) if isinstance(prompt, PrefilledPrompt) else None
+    return None if passed is None or _hooked(model) else passed
+
+
+def _of_model(model: "HookedTransformer", prompt: PrefilledPrompt) -> Passed | None:
+    """What this model's pass over the prompt as it is now left."""
+    passed = prompt.passed
+    if passed is None or passed.model is not model:
         return None
-    return passed
+    marks = zip(_tensors(prompt), passed.marks, strict=True)
+    same = all(torch.equal(t, m) if isinstance(m, Tensor) else t._version == m for t, m in marks)
+    return passed if same else None
+
+
+def _hooked(model: "HookedTransformer") -> bool:
+    return any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def _tensors(prompt: EmbeddedPrompt) -> list[Tensor]:
+    """All that a pass reads of a prompt."""
+    read = (prompt.embeds, prompt.positions, prompt.mask, prompt.deepstack)
+    return [tensor for tensor in read if tensor is not None]
 
 
 def prompt_pass(

@@ -4,7 +4,7 @@ Frames and waveforms are arrays here: reading media files has its own tests.
 """
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,22 @@ def eager(omni: HookedOmni) -> Iterator[Any]:
         yield omni.hf
     finally:
         omni.hf.set_attn_implementation("sdpa")
+
+
+@contextmanager
+def watched(module: Any, see: Callable[[tuple[Any, ...]], object]) -> Iterator[None]:
+    """Show what a module is called with; no hook, behind which nothing remembered is used."""
+    forward = module.forward
+
+    def called(*args: Any, **more: Any) -> Any:
+        see(args)
+        return forward(*args, **more)
+
+    module.forward = called
+    try:
+        yield
+    finally:
+        del module.forward
 
 
 def look(activation: Any, hook: Any) -> None:

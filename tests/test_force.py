@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import KINDS
+from conftest import KINDS, watched
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, names
 from hooked_omni.errors import HookError, PromptError
@@ -69,13 +69,10 @@ def test_the_prompt_is_passed_over_once(omni: HookedOmni, clips: Clips) -> None:
     assert seen == [range(n_pos), range(n_pos, total)]  # a user's own hook sees the prompt, too
     block: Any = omni.model.blocks[0]
     widths: list[int] = []
-    handle = block.register_forward_pre_hook(lambda _m, args: widths.append(args[0].shape[1]))
-    try:
+    with watched(block, lambda args: widths.append(args[0].shape[1])):
         for _ in range(2):  # what the first left in the cache would show in the second
             for condition, expected in zip(hooks, whole, strict=True):
                 assert torch.equal(force(omni.model, ready, TEXT, condition), expected)
-    finally:
-        handle.remove()
     assert widths == [len(TEXT) - 1, len(TEXT) - 1, n_pos, len(TEXT) - 1] * 2
     with omni.model.hooks([(names.resid_mid(1), lambda resid, hook: resid * 2)]):
         assert torch.equal(force(omni.model, ready, TEXT), force(omni.model, prompt, TEXT))

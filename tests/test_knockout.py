@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import eager, frames, left_padded, look, sound, uneven_gains
+from conftest import eager, frames, left_padded, look, sound, uneven_gains, watched
 from torch import Tensor
 
 from hooked_omni import (
@@ -142,9 +142,8 @@ def passes(omni: HookedOmni) -> Iterator[list[int]]:
     """One entry for each pass that has entered the blocks: its number of positions."""
     seen: list[int] = []
     block: Any = omni.model.blocks[0]
-    handle = block.register_forward_pre_hook(lambda _module, args: seen.append(args[0].shape[1]))
-    yield seen
-    handle.remove()
+    with watched(block, lambda args: seen.append(args[0].shape[1])):
+        yield seen
 
 
 # --- against Hugging Face --------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import eager
+from conftest import eager, watched
 from planted import WORDS, asked, planted
 from test_knockout import Cut, hf_caption, hf_cut
 from torch import Tensor
@@ -200,9 +200,8 @@ def _real(key: str) -> str:
 def passes(model: HookedOmni) -> Iterator[list[tuple[int, int]]]:
     seen: list[tuple[int, int]] = []
     block: Any = model.model.blocks[0]
-    handle = block.register_forward_pre_hook(lambda _m, args: seen.append(args[0].shape[:2]))
-    yield seen
-    handle.remove()
+    with watched(block, lambda args: seen.append(args[0].shape[:2])):
+        yield seen
 
 
 def test_one_pass_over_the_prompt(model: HookedOmni, passes: list[Any]) -> None:

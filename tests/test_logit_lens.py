@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import watched
 from planted import asked, planted
 
 import hooked_omni.lens
@@ -103,8 +104,7 @@ def test_a_prefilled_prompt_is_read_without_a_pass_to_the_bit(
     arguments: dict[str, Any] = dict(top_k=3, asked=[[65], [7, 200]])
     passes: list[int] = []
     block: Any = model.blocks[0]
-    handle = block.register_forward_pre_hook(lambda _m, args: passes.append(args[0].shape[1]))
-    try:
+    with watched(block, lambda args: passes.append(args[0].shape[1])):
         ours = [read_lens(model, ready, span, **arguments) for span in spans]
         assert passes == [prompt.n_pos] * 2  # "video" and "audio+last" were not kept
         loud = [("blocks.1.hook_resid_mid", lambda resid, hook: resid * 2)]
@@ -112,8 +112,6 @@ def test_a_prefilled_prompt_is_read_without_a_pass_to_the_bit(
             louder, expected = (read_lens(model, p, **arguments) for p in (ready, prompt))
         stranger = load("random-omni").model
         others = [read_lens(stranger, p, **arguments) for p in (ready, prompt)]
-    finally:
-        handle.remove()
     plain = [read_lens(model, prompt, span, **arguments) for span in spans]
     for one, other in [*zip(ours, plain, strict=True), (louder, expected), (others[0], others[1])]:
         for kind in LENSES:

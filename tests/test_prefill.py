@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import look
+from conftest import look, watched
 from torch import Tensor
 
 from hooked_omni import Capture, EmbeddedPrompt, HookedOmni, ablate, knockout, load, names, windows
 from hooked_omni.errors import PromptError, SpanError
-from hooked_omni.prefill import PrefilledPrompt, prefill
+from hooked_omni.prefill import PrefilledPrompt, passed_by, prefill
 
 STEPS = 5
 CONDITIONS: dict[str, list[list[Any]]] = {
@@ -37,9 +37,8 @@ def positions(omni: HookedOmni) -> Iterator[list[int]]:
     """How many positions each pass has covered, once for each row."""
     seen: list[int] = []
     block: Any = omni.model.blocks[0]
-    handle = block.register_forward_pre_hook(lambda _m, args: seen.append(args[0].shape[1]))
-    yield seen
-    handle.remove()
+    with watched(block, lambda args: seen.append(args[0].shape[1])):
+        yield seen
 
 
 def same(ours: Tensor | None, theirs: Tensor | None) -> None:
@@ -250,6 +249,47 @@ def test_nothing_is_kept_of_what_standing_hooks_edit(
     assert ready.passed is None and positions == []
     ours, plain = (omni.model.generate(p, 1, return_logits=True).logits for p in (ready, prompt))
     assert ours is not None and plain is not None and torch.equal(ours, plain)
+
+
+@pytest.mark.parametrize("at", ["blocks.1", "blocks.1.hook_resid_mid", "unembed"])
+def test_nothing_is_used_while_torchs_own_hook_stands_on_a_module(
+    omni: HookedOmni, prompt: EmbeddedPrompt, at: str
+) -> None:
+    model, ready = omni.model, prefill(omni.model, prompt, residuals="audio")
+    said = model.generate(ready, STEPS).tokens.tolist()
+    module: Any = model.get_submodule(at)
+    handle = module.register_forward_hook(lambda _module, _args, out: out.flip(-1))
+    try:
+        assert passed_by(model, ready) is None
+        ours, plain = (model.generate(p, STEPS).tokens.tolist() for p in (ready, prompt))
+        assert prefill(model, prompt).passed is None
+    finally:
+        handle.remove()
+    assert ours == plain != said
+    assert model.generate(ready, STEPS).tokens.tolist() == said
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("what", ["embeds", "positions", "mask"])
+def test_nothing_is_used_of_a_prompt_that_was_edited_in_place(
+    omni: HookedOmni, prompt: EmbeddedPrompt, what: str, inference: bool
+) -> None:
+    with torch.inference_mode(inference):
+        own = {n: getattr(prompt, n).clone() for n in ("embeds", "positions")}
+        one = replace(prompt, **own, mask=torch.ones_like(prompt.tokens))
+        assert one.embeds.is_inference() == inference
+        ready = prefill(omni.model, one, residuals="audio")
+        assert passed_by(omni.model, ready) is not None and prefill(omni.model, ready) is ready
+        omni.model.generate(ready, STEPS)
+        if what == "mask":
+            one.mask[:, 0] = 0  # pyright: ignore[reportOptionalSubscript]
+        else:
+            getattr(one, what)[..., prompt.spans["video"], *([0] * (what == "embeds"))] += 3
+        assert passed_by(omni.model, ready) is None
+        ours, plain = (omni.model.generate(p, 1, return_logits=True).logits for p in (ready, one))
+        assert ours is not None and plain is not None and torch.equal(ours, plain)
+        again = prefill(omni.model, ready)
+        assert again is not ready and passed_by(omni.model, again) is not None
 
 
 def test_a_span_that_is_not_there(omni: HookedOmni, clips: dict) -> None:

@@ -1,12 +1,14 @@
 """A case that was made ready is embedded and passed over once, whatever is asked of it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from clips import write_clip
+from conftest import watched
 from pandas.testing import assert_frame_equal
 
 from analyses import (
@@ -46,9 +48,8 @@ def passes(omni: HookedOmni) -> Iterator[list[tuple[int, ...]]]:
     """Rows and positions of each pass."""
     seen: list[tuple[int, ...]] = []
     block: Any = omni.model.blocks[0]
-    handle = block.register_forward_pre_hook(lambda _m, args: seen.append(args[0].shape[:2]))
-    yield seen
-    handle.remove()
+    with watched(block, lambda args: seen.append(args[0].shape[:2])):
+        yield seen
 
 
 Way = Callable[[Case], pd.DataFrame]
@@ -88,6 +89,15 @@ def test_another_model_embeds_the_prompt_anew(omni: HookedOmni, case: Case) -> N
     made, other = ready(omni, case), load("random-omni")
     assert door(other, made) is not made.at_door
     assert (door(other, made).embeds == door(other, case).embeds).all()
+
+
+def test_another_prompt_in_the_same_case_is_embedded_anew(omni: HookedOmni, case: Case) -> None:
+    made = ready(omni, case)
+    see = Prompt("Describe what you see, briefly.", video=case.prompt.video, media=SMALL)  # pyright: ignore[reportAttributeAccessIssue]
+    other = replace(made, prompt=see)
+    assert door(omni, other).tokens.tolist() == omni.embed(see).tokens.tolist()
+    again = ready(omni, other)
+    assert door(omni, again).tokens.tolist() == omni.embed(see).tokens.tolist()
 
 
 def test_a_clip_that_cannot_be_read_is_skipped(omni: HookedOmni) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import eager, left_padded, look
+from conftest import eager, left_padded, look, watched
 from torch import Tensor
 
 from hooked_omni import (
@@ -48,11 +48,8 @@ def passes(omni: HookedOmni) -> Iterator[list[tuple[int, int]]]:
     """Rows and positions of every pass that has entered the blocks."""
     seen: list[tuple[int, int]] = []
     block: Any = omni.model.blocks[0]
-    handle = block.register_forward_pre_hook(
-        lambda _module, args: seen.append((args[0].shape[0], args[0].shape[1]))
-    )
-    yield seen
-    handle.remove()
+    with watched(block, lambda args: seen.append((args[0].shape[0], args[0].shape[1]))):
+        yield seen
 
 
 def hooks_left(model: HookedTransformer) -> list[str]:
