@@ -29,7 +29,7 @@ from hooked_omni.errors import ResultsError
 from hooked_omni.generate import Generation
 from hooked_omni.prefill import prefill
 
-__all__ = ["COLUMNS", "Config", "headline", "plot", "run"]
+__all__ = ["COLUMNS", "Config", "headline", "percents", "plot", "run"]
 
 COLUMNS = (
     *("layer", "head", "token", "token_text", "saying", "segment"),
@@ -215,12 +215,12 @@ def plot(table: pd.DataFrame) -> Figure:
     Raises:
         ResultsError: For a table without rows.
     """
-    percents = _percents(table)
-    groups = list(percents.groupby(["kind", "question"], sort=False))
+    shown = percents(table)
+    groups = list(shown.groupby(["kind", "question"], sort=False))
     figure, panels = figures.panels(len(groups))
     for axes, (_, group) in zip(panels, groups, strict=True):
         _panel(axes, group)
-    left_out = len(set(table["sample"]) - set(percents["sample"]))
+    left_out = len(set(table["sample"]) - set(shown["sample"]))
     if left_out:
         figure.suptitle(f"{left_out} samples without all of audio, video and text left out")
     panels[0].set(ylabel="share of attention, %", ylim=(0, 100))
@@ -249,10 +249,10 @@ def headline(table: pd.DataFrame) -> list[str]:
     Raises:
         ResultsError: For a table without rows.
     """
-    said, percents = [], _percents(table)
-    n_layers = max(percents["layer"]) + 1
+    said, shown = [], percents(table)
+    n_layers = max(shown["layer"]) + 1
     late = range(n_layers - max(n_layers // 3, 1), n_layers)
-    groups: Any = percents.groupby(["kind", "question"], sort=False)
+    groups: Any = shown.groupby(["kind", "question"], sort=False)
     for (kind, question), group in groups:
         by_layer: Any = mean_band(group, "percent", by=["segment", "layer"])
         inside = group[group["layer"].isin(late)]
@@ -271,14 +271,24 @@ def headline(table: pd.DataFrame) -> list[str]:
     return [*said, f"Published for Qwen2.5-Omni-3B, 36 layers: {theirs}."]
 
 
-def _percents(table: pd.DataFrame) -> pd.DataFrame:
-    """Percent of the three by case and layer, over heads and tokens, of the complete samples."""
+def percents(table: pd.DataFrame) -> pd.DataFrame:
+    """Percent of the three by case and layer, over heads and tokens, of the complete samples.
+
+    Raises:
+        ResultsError: For a table without rows for one of the three that its prompts have.
+    """
     three: Any = table[table["segment"].isin(_THREE)]
+    keys = ["sample", "kind", "question", "layer"]
     if three.empty:
         raise ResultsError("expected rows for audio, video or text, got none. Measure them too.")
+    each = three.groupby([*keys, "head", "token"], dropna=False, sort=False)["percent"].sum()
+    if (each - 100).abs().max() > 0.01:
+        raise ResultsError(
+            "expected rows for all of audio, video and text that the prompts have, got "
+            f"{sorted(set(three['segment']))}: their 100 % is not known. Measure them too."
+        )
     most = max((set(own) for _, own in three.groupby("sample")["segment"]), key=len)
     complete = three.groupby("sample")["segment"].transform(lambda own: set(own) == most)
-    keys = ["sample", "kind", "question", "layer"]
     shares = three[complete].groupby([*keys, "segment"], sort=False)["share"].mean()
     whole = shares.groupby(level=keys, sort=False).transform("sum")
     return (100 * shares / whole).rename("percent").reset_index()

@@ -167,18 +167,17 @@ def retagged(
 
     Args:
         table: What `run` returned.
-        words: The words of an answer that tell of sounds, by sample, kind and question. Answers
-            without an entry are left out: nobody said that they tell of none.
+        words: The words of an answer that tell of sounds, by sample, kind and question. Of answers
+            without an entry no token counts: they are missing wherever such tokens are.
 
     Returns:
-        The rows of these answers; `event` is the word that the token is part of.
+        All rows; `event` is the word that the token is part of.
     """
     parts = []
     for key, rows in cast(Any, table.groupby(list(KEYS), sort=False)):
-        if key in words:
-            named = Events({word: (word,) for word in map(str.lower, words[key])})
-            parts.append(rows.assign(event=_events(rows["text"].tolist(), named)))
-    made = pd.concat(parts) if parts else table.iloc[:0]
+        named = Events({word: (word,) for word in map(str.lower, words.get(key, ()))})
+        parts.append(rows.assign(event=_events(rows["text"].tolist(), named)))
+    made = pd.concat(parts)
     made.attrs = table.attrs
     return made
 

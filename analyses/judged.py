@@ -87,7 +87,7 @@ def judged(
 def with_events(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """What `distribution_shift` made, with the judge's word on which tokens tell of sounds.
 
-    As it is if the judge was not asked; without the answers that it did not judge.
+    As it is if the judge was not asked. An answer that it did not judge has no such token.
     """
     told: Any = scores[scores["what"] == "events"]
     if told.empty:

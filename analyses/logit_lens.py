@@ -31,7 +31,18 @@ from hooked_omni.lens import LENSES, LensKind, Readout, read_lens
 __all__ = ["Config", "headline", "plot", "run"]
 
 _COLUMNS = (
-    *("lens", "layer", "position", "second", "measure", "place", "token", "text", "logprob"),
+    *(
+        "span",
+        "lens",
+        "layer",
+        "position",
+        "second",
+        "measure",
+        "place",
+        "token",
+        "text",
+        "logprob",
+    ),
     *("rank", "word", "whole", "event", "heard", "seen"),
 )
 
@@ -72,7 +83,7 @@ def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFra
         One row per sample, lens, layer and token that was read, with the columns
 
         * `sample`, `kind`, `question`: the case.
-        * `lens`; `layer`: read after this block.
+        * `span`: what was read. `lens`; `layer`: read after this block.
         * `position`; `second` of the clip, NaN if unknown.
         * `measure`: "top" for the likeliest tokens, which `place` counts from 1; "word" for a word
           that was asked for, at its best position unless `words_everywhere`, with a `place` of 0.
@@ -115,7 +126,8 @@ def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFra
             config.top_k,
             [list(tokens) for _, tokens in asked.values()],
         )
-        known = dict(heard=", ".join(heard.names), seen=", ".join(seen.names))
+        known: dict[str, Any] = dict(span=config.span)
+        known |= dict(heard=", ".join(heard.names), seen=", ".join(seen.names))
         places = _places(prompt, config.span)
         for lens, readout in read.items():
             for row in _top_rows(readout, places):

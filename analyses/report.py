@@ -6,6 +6,7 @@ every headline sentence, and all that is missing, with why. Nothing is computed 
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from analyses import fidelity, results, runs
 from analyses.claims import Finding
 from analyses.judged import conditions
 from data_prep.strict_json import write_whole
+from hooked_omni.errors import ResultsError
 
 if TYPE_CHECKING:
     from analyses.study import Study
@@ -43,11 +45,14 @@ def write(
     """Draw the figures into `out/figures`, and write `out/report.md`; return its path."""
     folder = out / "figures"
     folder.mkdir(exist_ok=True)
-    for name, figure in _figures(tables, scores):
-        for ending in ("png", "pdf"):
-            drawn = io.BytesIO()
-            figure.savefig(drawn, format=ending, dpi=150)
-            write_whole(folder / f"{name}.{ending}", drawn.getvalue())
+    for name, table in tables.items():
+        file = _FIGURES[name][0]
+        with suppress(ResultsError):  # nothing to draw; the page says why
+            figure = _figure(name, table, scores)
+            for ending in ("png", "pdf"):
+                drawn = io.BytesIO()
+                figure.savefig(drawn, format=ending, dpi=150)
+                write_whole(folder / f"{file}.{ending}", drawn.getvalue())
     page = out / "report.md"
     write_whole(page, ("\n".join(_lines(study, out, tables, scores, findings)) + "\n").encode())
     return page
@@ -55,26 +60,39 @@ def write(
 
 def checklist(findings: Sequence[Finding]) -> list[str]:
     """The claims as lines of a Markdown table."""
-    rows = [
-        f"| {number} | {one.claim.sentence} | {one.claim.published} ({one.claim.source}) | "
-        f"{one.ours} | {one.verdict} |"
-        for number, one in enumerate(findings, 1)
-    ]
-    return ["| | claim | published | ours | |", "|---|---|---|---|---|", *rows]
+    lines = ["| | claim | published | ours | |", "|---|---|---|---|---|"]
+    for number, one in enumerate(findings, 1):
+        theirs = f"{one.claim.published} ({one.claim.source})"
+        cells = [str(number), one.claim.sentence, theirs, one.ours, one.verdict]
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return lines
 
 
-def _figures(
-    tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame
-) -> Iterator[tuple[str, Figure]]:
-    for name, table in tables.items():
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _figure(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> Figure:
+    return (
+        fidelity.plot(scores)
+        if name == "captions"
+        else runs.analysis(name).plot(_judged(name, table, scores))
+    )
+
+
+def _headline(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
+    try:
         if name == "captions":
-            figure = fidelity.plot(scores)
-        elif name == "knockout":
-            judged = fidelity.joined(table.assign(condition=conditions(table)), scores)
-            figure = runs.analysis(name).plot(judged)
-        else:
-            figure = runs.analysis(name).plot(table)
-        yield _FIGURES[name][0], figure
+            return fidelity.headline(scores)
+        return runs.analysis(name).headline(_judged(name, table, scores))
+    except ResultsError as error:
+        return [f"nothing to tell: {error}"]
+
+
+def _judged(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    if name != "knockout":
+        return table
+    return fidelity.joined(table.assign(condition=conditions(table)), scores)
 
 
 def _lines(
@@ -89,17 +107,20 @@ def _lines(
         f"{group['sample'].nunique()} {kind}" for kind, group in captions.groupby("kind")
     )
     judge: Any = scores.attrs["judge"]
-    versions = results.read_json(out / "captions" / "run.json")["versions"]
+    every = [results.read_json(out / name / "run.json") for name in tables]
+    versions = every[0]["versions"]
     yield f"# What {study.model} sees and hears"
     yield ""
     yield f"Samples: {counts}, of {study.data.name}. Base: {study.base or 'none'}. "
-    yield f"Judge: {judge['name']}. Greedy answers of up to {study.max_new_tokens} tokens. "
+    limits = sorted({made["config"]["max_new_tokens"] for made in every if _limited(made)})
+    yield f"Judge: {judge['name']}. Greedy answers of up to {', '.join(map(str, limits))} tokens. "
     yield "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + "."
     yield ""
     yield "## The paper's claims"
     yield ""
     yield "arXiv 2604.02605, for Qwen2.5-Omni-3B. A claim agrees if our 95 % band (over samples, by"
-    yield "bootstrap) lies wholly on its side, or a corrected test says so; else it differs."
+    yield "bootstrap) lies wholly on its side, or, of a knockout, if a permutation test corrected"
+    yield "over the windows gives p < 0.05; else it differs."
     yield ""
     yield from checklist(findings)
     for name in tables:
@@ -107,8 +128,9 @@ def _lines(
         yield ""
         yield f"## {title}"
         yield ""
-        yield f"![{title}](figures/{file}.png)"
-        yield ""
+        if (out / "figures" / f"{file}.png").is_file():
+            yield f"![{title}](figures/{file}.png)"
+            yield ""
         yield from (f"* {line}" for line in _headline(name, tables[name], scores))
     yield ""
     yield "## What is missing"
@@ -119,12 +141,8 @@ def _lines(
     yield "reasons: `judgements.jsonl`."
 
 
-def _headline(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
-    if name == "captions":
-        return fidelity.headline(scores)
-    if name == "knockout":
-        table = fidelity.joined(table.assign(condition=conditions(table)), scores)
-    return runs.analysis(name).headline(table)
+def _limited(made: Mapping[str, Any]) -> bool:
+    return "max_new_tokens" in made["config"]
 
 
 def _missing(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> Iterator[str]:

@@ -70,7 +70,7 @@ def mean_band(
 
 
 def contrast(
-    groups: Sequence[Any],
+    groups: Sequence[pd.Series],
     of: Callable[..., Any],
     level: float = 0.95,
     n_resamples: int = 2000,
@@ -79,35 +79,38 @@ def contrast(
     """A number that is computed from the means of several groups, with a bootstrap band.
 
     ```python
-    contrast([factual, counterfactual], lambda f, c: 100 * (1 - c / f))     # falls by so many %
+    contrast([factual, counterfactual], lambda f, c: f / 2 - c)  # above 0: falls by more than half
     ```
 
     Args:
-        groups: Series with one number per sample each. Samples of different groups are drawn
-            independently, which for paired ones makes the band too wide rather than too narrow.
+        groups: One number for each sample, which the index names. Samples are drawn once for all
+            groups, so that what a sample has in common with itself is kept.
         of: From the groups' means to the number; arrays in, array out.
         level: Of the band, as in `mean_band`.
         n_resamples: How often samples are drawn, with replacement.
         rng: A generator, or a seed.
 
     Returns:
-        A point as `mean_band` has it; `n` is the smallest group's. All NaN without numbers in some
-        group; the band is NaN for fewer than two.
+        A point as `mean_band` has it; `n` is the smallest group's. The band is NaN for fewer than
+        two, and where the number is not defined for some draw; all is NaN without numbers.
     """
-    rng = np.random.default_rng(rng)
-    known = [group.dropna().to_numpy(float) for group in groups]
-    n = min(len(values) for values in known)
-    missing = sum(map(len, groups)) - sum(map(len, known))
-    point = dict(mean=np.nan, low=np.nan, high=np.nan, n=n, missing=missing)
-    if n == 0:
+    table = pd.concat([group.rename(i) for i, group in enumerate(groups)], axis=1)
+    values = table.to_numpy(float)
+    known = np.isfinite(values)
+    n, n_given = known.sum(0), sum(map(len, groups))
+    point = dict(mean=np.nan, low=np.nan, high=np.nan, n=int(n.min()))
+    point["missing"] = n_given - int(n.sum())
+    if point["n"] == 0:
         return point
-    point["mean"] = float(of(*(values.mean() for values in known)))
-    if n > 1:
-        drawn = [v[rng.integers(0, len(v), (n_resamples, len(v)))].mean(1) for v in known]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            numbers = of(*drawn)
+    filled = np.where(known, values, 0.0)
+    point["mean"] = float(of(*(filled.sum(0) / n)))
+    if point["n"] > 1:
+        chances = np.full(len(values), 1 / len(values))
+        draws = np.random.default_rng(rng).multinomial(len(values), chances, n_resamples)
+        sums, counts = draws @ filled, draws @ known
+        means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
         tail = 50 * (1 - level)
-        point["low"], point["high"] = np.nanpercentile(numbers, [tail, 100 - tail]).tolist()
+        point["low"], point["high"] = np.percentile(of(*means.T), [tail, 100 - tail]).tolist()
     return point
 
 

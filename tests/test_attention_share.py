@@ -389,13 +389,33 @@ def test_a_figure_needs_rows(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
         attention_share.plot(table.query("segment == 'generated'"))
 
 
+def test_a_hundred_percent_needs_all_three(known: HookedOmni) -> None:
+    only = replace(CONFIG, segments=("audio",))
+    table = attention_share.run(known, [asked(known, heard="dog", seen="bus")], only)
+    with pytest.raises(ResultsError, match=r"got \['audio'\]: their 100 % is not known"):
+        attention_share.headline(table)
+
+
+@pytest.mark.parametrize(
+    "more", [{"heads": True}, {"tokens": True}, {"heads": True, "tokens": True}]
+)
+def test_percents_do_not_depend_on_the_rows(known: HookedOmni, more: dict) -> None:
+    cases = [asked(known, heard="dog", seen="bus")]
+    whole, parts = (
+        attention_share.percents(attention_share.run(known, cases, config))
+        for config in (CONFIG, replace(CONFIG, **more))
+    )
+    assert parts["percent"].tolist() == pytest.approx(whole["percent"].tolist())
+
+
 def test_published_points_stand_under_a_model_of_36_layers() -> None:
     rows = [
         dict(sample="a", kind="factual", question="hear", layer=layer, segment=s, share=0.3)
         for layer in range(36)
         for s in ("audio", "video", "text")
     ]
-    axes = attention_share.plot(pd.DataFrame(rows)).axes[0]
+    whole = pd.DataFrame(rows).assign(percent=100 / 3, head=None, token=None)
+    axes = attention_share.plot(whole).axes[0]
     n_points = sum(
         np.asarray(points.get_offsets()).shape[0]
         for points in axes.collections

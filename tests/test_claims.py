@@ -30,14 +30,15 @@ def tables(biased: bool) -> dict[str, pd.DataFrame]:
             for question in ("see", "hear"):
                 knockouts += list(cuts(case(i, kind, question)))
             for layer in range(LAYERS):
-                known = {**case(i, kind, "hear"), "lens": "raw", "layer": layer, "position": 7}
-                event = "dog" if layer == 8 else ""
-                row = dict(measure="top", text=event or "the", event=event, heard="dog", seen="")
+                place = dict(span="audio", lens="raw", layer=layer, position=7)
+                known, sound = {**case(i, kind, "hear"), **place}, ("dog", "siren")[i % 2]
+                event = sound if layer == 8 else ""
+                row = dict(measure="top", text=event or "the", event=event, heard=sound, seen="")
                 lens.append({**known, **row})
                 audio = 30.0 if layer == 0 else 5.0
-                for segment, percent in (("audio", audio), ("video", 20.0), ("text", 75 - audio)):
+                for segment, percent in (("audio", audio), ("video", 20.0), ("text", 80 - audio)):
                     row = dict(layer=layer, segment=segment, percent=percent, share=percent / 100)
-                    shares.append({**case(i, kind, "hear"), **row})
+                    shares.append({**case(i, kind, "hear"), "head": None, "token": None, **row})
             for event in ("dog", ""):
                 rank = 1 if wrong or not event or kind == "factual" else 9
                 row = dict(event=event, base_rank=rank, kl_base_model=0.5, caption="a dog")
@@ -94,13 +95,16 @@ def test_every_claim_of_the_bias_tells_the_two_models_apart() -> None:
 
 def test_the_numbers_are_the_planted_ones() -> None:
     one = found(True)
-    assert one["audio collapses"].ours.startswith("100.0 % -> 25.0 %; falls by 75.0 % [")
+    assert one["audio collapses"].ours.startswith(
+        "100.0 % -> 25.0 %; falls by 75.0 %, 25.0 points ["
+    )
     assert one["video holds"].ours.startswith("audio falls by more: 75.0 points [")
     assert one["the picture is named"].ours.startswith("seen 75.0 %, heard 25.0 % of the events")
     assert "difference 50.0 points" in one["the picture is named"].ours
     assert one["heard, not said"].ours.startswith(
         "100.0 % can be read (by words, lens raw), 25.0 % is said; difference 75.0 points"
     )
+    assert one["heard, not said"].ours.endswith("by chance 50.0 %")
     assert one["late video suppresses"].ours.startswith("25.0 % -> 100.0 % in layers 8 to 10; p")
     assert one["audio is needed"].ours.startswith("25.0 % -> 0.0 % in layers 8 to 10")
     assert one["video carries seeing"].ours.startswith("100.0 % -> 0.0 % in layers 8 to 10")
@@ -128,12 +132,14 @@ def test_what_was_not_measured_is_not_testable(table: str, claim: str) -> None:
 def test_scores_that_are_missing_are_not_zeros() -> None:
     made = tables(True)
     given = scores(True, made)
-    first = given["sample"].isin([f"counterfactual {i}" for i in range(10)])
+    first = given["sample"].isin([f"counterfactual {i}" for i in range(5)])
     given.loc[first & (given["what"] == "audio"), "score"] = np.nan
     ours = {one.claim.name: one for one in check(made, given)}
-    # Of counterfactual 10 to 19, numbers 12 and 16 are right.
+    # Of counterfactual 5 to 19, numbers 8, 12 and 16 are right.
     assert ours["audio collapses"].ours.startswith("100.0 % -> 20.0 %;")
-    assert ours["audio collapses"].ours.endswith("n = 10, 10 missing")
+    assert ours["audio collapses"].ours.endswith("n = 15, 5 missing below half")
+    assert "n = 15, 5 missing" in ours["late video suppresses"].ours
+    assert ours["late video suppresses"].ours.startswith("20.0 % -> 100.0 %")
     given.loc[given["kind"] == "counterfactual", "score"] = np.nan
     ours = {one.claim.name: one for one in check(made, given)}
     assert ours["audio collapses"].verdict == "not testable here"
@@ -169,3 +175,58 @@ def test_a_contrast_is_of_means_and_its_band_of_their_spread() -> None:
     gone = contrast([first, pd.Series([1.0, np.nan])], lambda a, b: a - b)
     assert (gone["n"], gone["missing"]) == (1, 1) and np.isnan(gone["low"])
     assert np.isnan(contrast([first, pd.Series([np.nan])], lambda a, b: a - b)["mean"])
+
+
+def one_right(n: int) -> tuple[Any, Any]:
+    """All factual answers but one wrong, and all counterfactual ones."""
+    made, given = tables(True), scores(True, tables(True))
+    given.loc[given["what"] == "audio", "score"] = 0.0
+    given.loc[given["sample"] == "factual 0", "score"] = 1.0 if n else 0.0
+    return made, given
+
+
+def test_one_lucky_answer_is_no_collapse() -> None:
+    ours = {one.claim.name: one for one in check(*one_right(1))}["audio collapses"]
+    assert ours.verdict == "differs" and ours.ours.startswith("5.0 % -> 0.0 %")
+    ours = {one.claim.name: one for one in check(*one_right(0))}
+    assert ours["audio collapses"].verdict == "not testable here"
+    assert ours["audio is needed"].verdict == "not testable here"  # nothing can fall from 0 %
+
+
+def test_a_window_of_few_samples_decides_nothing() -> None:
+    made, given = tables(True), scores(True, tables(True))
+    late = given["condition"] == "generated !-> video @ 9-11"
+    given.loc[late, "score"] = np.nan
+    given.loc[late & (given["sample"] == "counterfactual 1"), "score"] = 1.0
+    ours = {one.claim.name: one for one in check(made, given)}["late video suppresses"]
+    assert ours.verdict == "agrees" and "in layers 8 to 10" in ours.ours
+
+
+def test_other_questions_and_other_spans_are_not_read_for_hearing() -> None:
+    made, given = tables(True), scores(True, tables(True))
+    rows = [
+        {**case(i, "counterfactual", question), "condition": "raw", "what": "recall", "score": s}
+        for question, s in (("hear", 0.1), ("see", 1.0))
+        for i in range(N)
+    ]
+    both = pd.concat([given, pd.DataFrame(rows)])
+    ours = {one.claim.name: one for one in check(made, both)}["heard, not said"]
+    assert ours.verdict == "differs" and ours.ours.startswith("10.0 % can be read")
+    made["logit_lens"]["span"] = "video"
+    ours = {one.claim.name: one for one in check(made, given)}["heard, not said"]
+    assert ours.verdict == "not testable here" and "not at audio" in ours.ours
+
+
+def test_what_any_clip_would_show_is_not_heard() -> None:
+    made, given = tables(True), scores(True, tables(True))
+    lens = made["logit_lens"]
+    lens.loc[lens["event"] != "", "event"] = "dog, siren"  # whatever is played
+    ours = {one.claim.name: one for one in check(made, given)}["heard, not said"]
+    assert ours.verdict == "differs" and ours.ours.endswith("by chance 100.0 %")
+
+
+def test_cells_of_the_checklist_stay_cells() -> None:
+    from analyses.report import checklist
+
+    for line in checklist(list(found(True).values())):
+        assert line.replace("\\|", "").count("|") == 6

@@ -360,8 +360,8 @@ def test_events_of_a_judge_replace_those_of_the_table() -> None:
     ]
     table = pd.DataFrame(rows)
     made = distribution_shift.retagged(table, {("one", "factual", "hear"): ["barks", "Loudly"]})
-    assert made["sample"].unique().tolist() == ["one"]  # nobody judged the other
-    assert made["event"].tolist() == ["", "", "barks", "barks", "loudly", "", "", ""]
+    one, two = (made[made["sample"] == sample]["event"].tolist() for sample in ("one", "two"))
+    assert one == ["", "", "barks", "barks", "loudly", "", "", ""]
+    assert two == [""] * len(answer)  # nobody judged it
     none = distribution_shift.retagged(table, {("two", "factual", "hear"): []})
-    assert set(none["event"]) == {""} and len(none) == len(answer)
-    assert distribution_shift.retagged(table, {}).empty
+    assert set(none["event"]) == {""} and len(none) == len(table)
