@@ -7,6 +7,7 @@ Beside it the share of what the reference captions name that the answer names to
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import nan
 from typing import Any
 
 import pandas as pd
@@ -52,12 +53,12 @@ def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFra
     Returns:
         One row per case with `sample`, `kind`, `question`, `caption`, `n_tokens`, `ended` (whether
         the model ended it, rather than the limit), and `heard_found` and `seen_found`: the share of
-        the events in the audio (video) captions that the answer names, 0 to 1; NaN without any.
+        the events in the audio (video) captions that the answer names, 0 to 1; NaN without any, and
+        for a model without a tokenizer, whose `caption` is None.
     """
 
     def rows(case: Case) -> Iterator[dict[str, Any]]:
         answer = omni.model.generate(door(omni, case), config.max_new_tokens)
-        text = answer.text or ""
         named = {
             name: Events.of(captions, config.own)
             for name, captions in (("heard", case.audio_captions), ("seen", case.video_captions))
@@ -66,7 +67,10 @@ def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFra
             caption=answer.text,
             n_tokens=len(answer.tokens),
             ended=int(answer.tokens[-1]) in omni.model.cfg.eos_tokens,
-            **{f"{name}_found": events.share(text) for name, events in named.items()},
+            **{
+                f"{name}_found": nan if answer.text is None else events.share(answer.text)
+                for name, events in named.items()
+            },
         )
 
     return tabulate(rows, cases, _COLUMNS)

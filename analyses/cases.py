@@ -180,9 +180,8 @@ def door(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
         Skip: If the clip cannot be read, or has no such span.
     """
     at_door, prompt = case.at_door, case.prompt
-    own = at_door is not None and case.made_of is case.prompt
-    if own and at_door.passed and at_door.passed.model is omni.model:
-        prompt = at_door
+    if at_door is not None and at_door.passed and case.made_of is prompt:
+        prompt = at_door if at_door.passed.model is omni.model else prompt
     if isinstance(prompt, Prompt):
         try:
             prompt = omni.embed(prompt)

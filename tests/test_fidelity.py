@@ -37,6 +37,15 @@ def test_captions_are_the_models_own(omni: HookedOmni) -> None:
     assert table[["heard_found", "seen_found"]].isna().to_numpy().all()
 
 
+def test_without_a_tokenizer_nothing_is_known_of_the_answer(
+    omni: HookedOmni, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = cases(omni, ("A dog barks.",))
+    monkeypatch.setattr(omni.model, "tokenizer", None)
+    table = captions.run(omni, asked, captions.Config(max_new_tokens=2))
+    assert table[["caption", "heard_found", "seen_found"]].isna().to_numpy().all()
+
+
 def test_what_is_named_is_counted(omni: HookedOmni, monkeypatch: pytest.MonkeyPatch) -> None:
     from hooked_omni import Generation, HookedTransformer
 
@@ -66,7 +75,8 @@ def row(**more: Any) -> dict[str, Any]:
 
 
 def test_scores_join_the_condition_they_are_of() -> None:
-    cut = dict(sample="s", kind="factual", question="hear", first_layer=None, last_layer=None)
+    cut: dict[str, Any] = dict(sample="s", kind="factual", question="hear", query="generated")
+    cut |= dict(first_layer=None, last_layer=None)
     table = pd.DataFrame(
         [
             {**cut, "key": "none"},
