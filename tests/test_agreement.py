@@ -213,3 +213,29 @@ def test_the_commands(tmp_path: Path) -> None:
     both = run(app, ["judges", str(table), str(table)])
     assert both.exit_code == 0
     assert "rho = 1.000" in both.output
+
+
+def test_captions_that_one_judge_lacks_are_counted_and_told(tmp_path: Path) -> None:
+    first, second = scores(seed=0), scores(seed=1)
+    table = joined(first.iloc[4:], second.iloc[:-8])  # s0 is without scores
+    assert table.attrs["alone"] == [8, 4] and len(table) == len(first)
+    assert with_people(table, "other")["missing"].tolist() == [6, 6]
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for path, one in zip(paths, (first.iloc[4:], second.iloc[:-8]), strict=True):
+        write_table(path, one, "judge")
+    told = CliRunner().invoke(app, ["judges", *map(str, paths)])
+    assert told.exit_code == 0
+    assert f"missing: 8 captions only in {paths[0]}, 4 only in {paths[1]}" in told.output
+
+
+def test_a_table_of_another_kind(sheet: Path) -> None:
+    other = scores().drop(columns=["what", "reason"])
+    ways: list[Any] = [
+        lambda: joined(scores(), other),
+        lambda: joined(other, scores()),
+        lambda: choose(other),
+        lambda: rated(other, sheet, [fill(sheet, "anna")]),
+    ]
+    for way in ways:
+        with pytest.raises(ResultsError, match=r"without the columns \['what', 'reason'\]"):
+            way()

@@ -268,3 +268,9 @@ def test_a_caption_that_is_not_there(tmp_path: Path) -> None:
     assert table["reason"].unique().tolist() == ["no caption"]
     assert not (tmp_path / "j.jsonl").exists()
     assert issubclass(JudgeError, HookedOmniError)
+
+
+def test_models_of_one_name_are_two_judges() -> None:
+    first, second = (judge(f"embedding:{org}/minilm") for org in ("orgA", "orgB"))
+    assert first.name == "embedding:orgA/minilm" != second.name
+    assert first.key(item("A dog")) != second.key(item("A dog"))

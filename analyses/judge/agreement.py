@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from analyses.judge.sheet import KEYS, identified, read_ratings
+from analyses.judge.sheet import KEYS, identified, read_ratings, require_scores
 from analyses.statistics import in_words
 from hooked_omni.errors import ResultsError
 
@@ -45,9 +45,10 @@ def rated(scores: pd.DataFrame, sheet: Path, filled: Sequence[Path]) -> pd.DataF
         each person, and `people`, their mean.
 
     Raises:
-        ResultsError: For a sheet that is not as it should be, the same person twice, and a sheet
-            of other scores.
+        ResultsError: For a sheet that is not as it should be, the same person twice, a sheet of
+            other scores, and a table that holds no scores.
     """
+    require_scores(scores)
     names = [f"rater {path.stem}" for path in filled]
     if not filled or len(set(names)) < len(names):
         raise ResultsError(
@@ -69,16 +70,24 @@ def rated(scores: pd.DataFrame, sheet: Path, filled: Sequence[Path]) -> pd.DataF
 def joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Scores of two judges of the same captions: `score` and `other`.
 
+    A caption that one of the tables lacks has no score of that judge: it counts as missing, and
+    `table.attrs["alone"]` tells how many are in the first table only, and in the second only.
+
     Raises:
-        ResultsError: If they have no caption in common.
+        ResultsError: If they have no caption in common, and for a table that holds no scores.
     """
+    require_scores(first)
+    require_scores(second)
     keys = [*KEYS, "text"]
-    table = first.merge(second.assign(other=second["score"])[[*keys, "other"]], on=keys)
-    if table.empty:
+    others = second.assign(other=second["score"])[[*keys, "other"]]
+    table = first.merge(others, on=keys, how="outer", sort=False, indicator="found")
+    found = table.pop("found").tolist()
+    if "both" not in found:
         raise ResultsError(
             f"expected two judges of the same captions, got {len(first)} and {len(second)} scores "
             "with none in common."
         )
+    table.attrs["alone"] = [found.count("left_only"), found.count("right_only")]
     return table
 
 

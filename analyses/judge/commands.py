@@ -65,6 +65,8 @@ def judges(
     from analyses.results import read_table
 
     table = joined(read_table(first), read_table(second))
+    if any(alone := table.attrs["alone"]):
+        _say(f"missing: {alone[0]} captions only in {first}, {alone[1]} only in {second}")
     _report(table, "other")
     _list(worst(table, "other"), "other", out)
 

@@ -149,8 +149,8 @@ class Embedding:
 
     @property
     def name(self) -> str:
-        """Kind of judge, and the model."""
-        return f"embedding:{self.model.rstrip('/').rpartition('/')[2]}"
+        """Kind of judge, and the model in full: organizations have models of one name."""
+        return f"embedding:{self.model.rstrip('/')}"
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from data_prep.journal import digest
 from data_prep.strict_json import read_text, write_whole
 from hooked_omni.errors import ResultsError
 
-__all__ = ["KEYS", "choose", "identified", "read_ratings", "write_sheet"]
+__all__ = ["KEYS", "choose", "identified", "read_ratings", "require_scores", "write_sheet"]
 
 KEYS = ("sample", "kind", "question", "condition", "what")
 """What tells two judged captions apart."""
 
+_COLUMNS = (*KEYS, "text", "references", "score", "reason")
 _STRATA = ("what", "kind", "question", "condition")
 _MOST_LISTED = 8
 
@@ -42,8 +43,9 @@ def choose(scores: pd.DataFrame, n: int = 200, seed: int = 0) -> pd.DataFrame:
         The chosen rows, shuffled, with the columns of `scores` and `id`.
 
     Raises:
-        ResultsError: If nothing was scored.
+        ResultsError: If nothing was scored, and for a table that holds no scores.
     """
+    require_scores(scores)
     scored = cast(pd.DataFrame, scores[scores["score"].notna()])
     if scored.empty or n < 1:
         raise ResultsError(
@@ -59,6 +61,20 @@ def choose(scores: pd.DataFrame, n: int = 200, seed: int = 0) -> pd.DataFrame:
         chosen += _in_turn(piles, n)
     shuffled = chances.permutation(np.asarray(chosen))
     return scored.loc[shuffled].drop(columns="third").reset_index(drop=True)
+
+
+def require_scores(table: pd.DataFrame) -> None:
+    """Refuse a table that is not one of scores.
+
+    Raises:
+        ResultsError: With the columns that it lacks.
+    """
+    missing = [name for name in _COLUMNS if name not in table]
+    if missing:
+        raise ResultsError(
+            f"expected a judge's scores, got a table without the columns {missing}. Give the table "
+            "that the judge wrote."
+        )
 
 
 def identified(scores: pd.DataFrame) -> pd.DataFrame:
