@@ -78,7 +78,7 @@ def _command(name: str) -> Callable[..., None]:
         dtype: Dtype = None,
     ) -> None:
         # Imported here: torch takes seconds, and --help should not.
-        from analyses import request
+        from analyses import request, results
 
         if (base is None) == ANALYSES[name][1]:
             wanted = "--base, a model to compare with" if base is None else "no --base"
@@ -96,6 +96,7 @@ def _command(name: str) -> Callable[..., None]:
             rope=rope,
         )
         models = request.Models(model, base, device, dtype, prompts)
+        results.require_folder(out)
         _carry_out(request.prepare(name, chosen, config, shard, models), out)
 
     return command

@@ -14,16 +14,18 @@ import torch
 import transformers
 from torch import Tensor
 
+from data_prep.journal import digest
+from data_prep.manifest import read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
 from hooked_omni.errors import BundleError
 
-__all__ = ["KeptPrompts", "file_hash", "model_facts"]
+__all__ = ["KeptPrompts", "file_hash", "model_facts", "sizes_digest"]
 
 _N_SAMPLED = 64
 
 
 def model_facts(omni: HookedOmni) -> dict[str, Any]:
-    """What a result must say of its model: name, revision, precision, weights, frame rate, ..."""
+    """What a result must say of its model: name, weights, frame rate, what computes it, ..."""
     return {
         "name": omni.model.cfg.model_name,
         "revision": getattr(omni.hf.config, "_commit_hash", None),
@@ -32,6 +34,8 @@ def model_facts(omni: HookedOmni) -> dict[str, Any]:
         "device": omni.model.cfg.device.type,
         "weights": _weights_hash(omni),
         "media": asdict(omni.media),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
     }
 
 
@@ -39,6 +43,21 @@ def file_hash(path: str | Path) -> str:
     """SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sizes_digest(manifest: Path) -> str:
+    """Digest of the clips' sizes in bytes, by their paths in the manifest.
+
+    A clip that was replaced under the same name is noticed by its size: contents would take long to
+    read. Folders on other machines agree. A clip that is not there has no size.
+
+    Raises:
+        ManifestError: For a manifest with anything wrong in it.
+    """
+    samples = read_manifest(manifest)
+    paths = sorted({p for sample in samples for p in (sample.video, sample.audio) if p})
+    files = ((path, manifest.parent / path) for path in paths)
+    return digest([[path, file.stat().st_size if file.is_file() else None] for path, file in files])
 
 
 class KeptPrompts(HookedOmni):
@@ -52,12 +71,7 @@ class KeptPrompts(HookedOmni):
     def __init__(self, omni: HookedOmni, folder: Path) -> None:
         vars(self).update(vars(omni))
         self.folder = folder
-        self.made_by = {
-            **model_facts(omni),
-            "torch": str(torch.__version__),
-            "transformers": transformers.__version__,
-            "hooked_omni": version("hooked-omni"),
-        }
+        self.made_by = {**model_facts(omni), "hooked_omni": version("hooked-omni")}
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         """The kept prompt, or a new one; see `HookedOmni.embed`."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from analyses import runs
 from analyses.cases import QUESTIONS, Case, read_cases
-from analyses.identity import KeptPrompts, file_hash
+from analyses.identity import KeptPrompts, file_hash, sizes_digest
 from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.errors import MediaError, ResultsError
 
@@ -87,6 +87,7 @@ class Chosen:
         files = [f for f in (self.data, *self.clips, self.audio) if f is not None]
         return {
             "data": [{"file": f.name, "sha256": file_hash(f)} for f in files],
+            "clips": None if self.data is None else sizes_digest(self.data),
             "questions": [self.ask] if self.ask else list(self.questions),
             "kinds": None if self.kinds is None else list(self.kinds),
             "rope": self.rope,

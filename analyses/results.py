@@ -30,6 +30,7 @@ __all__ = [
     "read_json",
     "read_table",
     "recipe",
+    "require_folder",
     "require_same",
     "save",
     "write_table",
@@ -66,8 +67,9 @@ def require_same(folder: Path, asked: Mapping[str, Any]) -> None:
     """Refuse a folder that holds, or is to hold, results of another recipe.
 
     Raises:
-        ResultsError: With each difference.
+        ResultsError: With each difference, and for a path that is a file.
     """
+    require_folder(folder)
     for name in ("recipe.json", "run.json"):
         if not (folder / name).is_file():
             continue
@@ -78,6 +80,17 @@ def require_same(folder: Path, asked: Mapping[str, Any]) -> None:
                 f"expected a folder for this {asked['analysis']}, got {folder} with "
                 f"{'; '.join(differences[:5])}. Choose another folder, or delete this one."
             )
+
+
+def require_folder(folder: Path) -> None:
+    """Refuse a path at which no folder can be.
+
+    Raises:
+        ResultsError: If it, or a folder it is to be in, is a file.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ResultsError(f"expected a folder, got the file {path}. Choose another name.")
 
 
 def save(

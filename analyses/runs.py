@@ -9,7 +9,7 @@ import fcntl
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from analyses import results
 from analyses.cases import Case, Skip, as_cases, ready
 from analyses.identity import model_facts
+from analyses.typed import misfit
 from data_prep.manifest import file_name
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
@@ -109,6 +110,10 @@ def carry_out_all(runs: Mapping[Path, Run], shown: Shown = iter) -> dict[Path, p
 
     Each case is embedded and passed over once, whatever is asked about it. A folder of these is
     what its question's own command would have written, and goes on from there.
+
+    Raises:
+        ResultsError: As `carry_out`, and for runs that mean different cases by one sample and
+            question.
     """
     cases = {out: shard_of(as_cases(run.cases), run.shard) for out, run in runs.items()}
     asked = {out: run.recipe() for out, run in runs.items()}
@@ -118,7 +123,13 @@ def carry_out_all(runs: Mapping[Path, Run], shown: Shown = iter) -> dict[Path, p
     for out in runs:
         for case in cases[out]:
             askers.setdefault(case.id, []).append(out)
-    every = {case.id: case for out in runs for case in cases[out]}
+    every: dict[str, Case] = {}
+    for case in (case for out in runs for case in cases[out]):
+        if _told(every.setdefault(case.id, case)) != _told(case):
+            raise ResultsError(
+                f"expected one prompt and its captions for {case.id!r} in all runs, got different "
+                "ones. Give one of them another `sample` or `question`, or run them apart."
+            )
     with ExitStack() as alone:
         for out in runs:
             alone.enter_context(_alone(out))
@@ -132,6 +143,10 @@ def carry_out_all(runs: Mapping[Path, Run], shown: Shown = iter) -> dict[Path, p
             table.attrs["cases"] = [case.id for case in cases[out]]
             _finish(out, run.name, table, run.config, run.all_facts())
     return {out: results.load(out) for out in runs}
+
+
+def _told(case: Case) -> tuple[Any, ...]:
+    return case.prompt, case.kind, case.audio_captions, case.video_captions
 
 
 def _ask(case: Case, left: Mapping[Path, Run]) -> None:
@@ -221,24 +236,14 @@ def made_config(kind: type, asked: Any) -> Any:
     Raises:
         ResultsError: For anything but an object, an unknown field, or a value of another type.
     """
-    defaults = {item.name: item.default for item in fields(kind)}
-    unknown = sorted(asked.keys() - defaults.keys()) if isinstance(asked, dict) else asked
+    known = {item.name for item in fields(kind)}
+    unknown = sorted(asked.keys() - known) if isinstance(asked, dict) else asked
     if unknown or not isinstance(asked, dict):
-        raise ResultsError(
-            f"expected fields among {sorted(defaults)} in the config, got {unknown}."
-        )
+        raise ResultsError(f"expected fields among {sorted(known)} in the config, got {unknown}.")
     values = {name: _tuples(value) for name, value in asked.items()}
-    for name, value in values.items():
-        default = defaults[name]
-        if default not in (None, MISSING) and type(value) not in _fitting(default):
-            raise ResultsError(
-                f"expected {name} like {default!r} in the config, got {value!r}. Write it as JSON."
-            )
+    if wrong := misfit(kind, values, "the config"):
+        raise ResultsError(f"{wrong} Write it as JSON.")
     return kind(**values)
-
-
-def _fitting(default: Any) -> tuple[type, ...]:
-    return (int, float) if isinstance(default, float) else (type(default),)
 
 
 def _tuples(value: Any) -> Any:
@@ -281,6 +286,7 @@ def _unsharded(made: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Nobody else writes to this folder; a killed process lets go of it."""
+    results.require_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:

@@ -278,7 +278,10 @@ def test_a_name_that_inspect_does_not_know(tmp_path: Path) -> None:
         run(captions(), judge("nobody/knows"), tmp_path / "j.jsonl")
 
 
-@pytest.mark.parametrize("wrong", [{"connections": 0}, {"replies": 0}, {"warmth": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"connections": 0}, {"replies": 0}, {"warmth": 1}, {"connections": "a"}, {"seed": 0.5}],
+)
 def test_wrong_settings(wrong: dict[str, Any]) -> None:
     with pytest.raises(HookedOmniError, match="expected"):
         judge(MODEL, "http://127.0.0.1:1/v1", **wrong)

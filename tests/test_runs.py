@@ -13,11 +13,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analyses import attention_share, results, runs
+from analyses import attention_share, knockout, modality_reliance, results, runs
 from analyses.__main__ import ANALYSES, main
 from analyses.cases import Case
-from analyses.identity import KeptPrompts
+from analyses.identity import KeptPrompts, model_facts, sizes_digest
+from analyses.request import Chosen
 from analyses.summary import sentences
+from analyses.typed import misfit
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni import HookedOmni, Prompt
 from hooked_omni.errors import ResultsError
@@ -238,8 +240,6 @@ def test_other_data_under_the_same_name_is_refused(
 
 
 def test_weights_tell_models_of_one_name_apart(omni: HookedOmni) -> None:
-    from analyses.identity import model_facts
-
     before = model_facts(omni)
     weight = dict(omni.model.named_parameters())["blocks.1.mlp.down_proj.weight"]
     kept = weight.data.clone()
@@ -460,3 +460,79 @@ def test_a_summary_says_the_headlines(
     assert all(sentence in shown for sentence in said)
     assert "n = 3" in shown and "n = 1" in shown
     assert command("summary", tmp_path) == 1
+
+
+# --- what would be mixed up ------------------------------------------------------------------
+
+
+def test_runs_that_mean_different_prompts_by_one_name_are_refused(
+    omni: HookedOmni, tmp_path: Path
+) -> None:
+    config = attention_share.Config(2)
+    cases = [Case(Prompt(text, video="a.mp4"), "a") for text in ("What?", "What?", "Who?")]
+    every = [runs.Run("attention_share", config, omni, [case]) for case in cases]
+    with pytest.raises(ResultsError, match="expected one prompt and its captions for 'a/hear'"):
+        runs.carry_out_all({tmp_path / "a": every[0], tmp_path / "b": every[2]})
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(ResultsError, match="skipped"):  # the clip is not there, but it is one
+        runs.carry_out_all({tmp_path / "a": every[0], tmp_path / "b": every[1]})
+
+
+def test_a_clip_that_was_replaced_is_noticed(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.wav"):
+        (tmp_path / name).write_bytes(b"1234")
+    samples = [Sample("x", video="a.mp4", audio="b.wav"), Sample("y", video="gone.mp4")]
+    manifest = write_manifest(tmp_path / "data.jsonl", samples)
+    before = sizes_digest(manifest)
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path, moved)
+    assert sizes_digest(moved / "data.jsonl") == before == Chosen(manifest).facts()["clips"]
+    (tmp_path / "b.wav").write_bytes(b"12345")
+    assert sizes_digest(manifest) != before
+
+
+def test_versions_are_facts_of_a_model(omni: HookedOmni) -> None:
+    facts = model_facts(omni)
+    assert facts["torch"] and facts["transformers"]
+
+
+@pytest.mark.parametrize("inside", ["", "deep/down"])
+def test_a_file_is_no_folder(
+    tmp_path: Path,
+    data: Path,
+    inside: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    monkeypatch.setattr("analyses.request.load", lambda *_a, **_k: pytest.fail("was loaded"))
+    assert ask(file / inside, data) == 1
+    assert "expected a folder, got the file" in capsys.readouterr().err
+    with pytest.raises(ResultsError, match="expected a folder, got the file"):
+        results.require_same(file / inside, {})
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"width": "three"}, r"expected width as int \| None in the config, got 'three'"),
+        ({"width": True}, "expected width as int"),
+        ({"windows": [4, 5]}, r"expected windows as tuple\[tuple\[int, int\], ...\]"),
+        ({"own": "abc"}, r"expected own as Mapping\[str, Sequence\[str\]\]"),
+        ({"own": {"dog": "woof"}}, "expected own as"),
+        ({"keys": ["video", 3]}, r"expected keys like \('video', 'audio'\)"),
+        ({"query": "all"}, r"expected query as Literal\['generated', 'generated\+last'\]"),
+        ({"max_new_tokens": 2.0}, "expected max_new_tokens like 50 in the config, got 2.0"),
+    ],
+)
+def test_values_of_another_type(asked: Any, message: str) -> None:
+    with pytest.raises(ResultsError, match=message):
+        runs.made_config(knockout.Config, asked)
+
+
+def test_values_that_fit() -> None:
+    made = runs.made_config(knockout.Config, {"windows": [[0, 2]], "own": {"dog": ["woof"]}})
+    assert made.windows == ((0, 2),) and made.own == {"dog": ["woof"]}
+    assert misfit(modality_reliance.Config, {"shift_seconds": 1}, "it") is None  # an int is a float

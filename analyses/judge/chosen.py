@@ -10,6 +10,7 @@ from typing import Any
 
 from analyses.judge.judgement import Judge, JudgeError
 from analyses.judge.offline import Embedding, Lexical, Truth
+from analyses.typed import misfit
 from hooked_omni.errors import UnknownModelError
 
 __all__ = ["judge"]
@@ -63,6 +64,8 @@ def judge(name: str, url: str | None = None, logs: Path | None = None, **setting
         raise JudgeError(
             f"expected settings among {sorted(Settings.__dataclass_fields__)}, got {unknown}."
         )
+    if wrong := misfit(Settings, settings, "the judge's settings"):
+        raise JudgeError(f"{wrong} Give a value of that type.")
     return Served(name, url, Settings(**settings), logs)
 
 
