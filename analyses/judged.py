@@ -111,7 +111,7 @@ def conditions(knockouts: pd.DataFrame) -> pd.Series:
 def _condition(row: Any) -> str:
     if row["key"] == "none":
         return UNTOUCHED
-    return f"generated !-> {row['key']} @ {row['first_layer']}-{row['last_layer']}"
+    return f"{row['query']} !-> {row['key']} @ {row['first_layer']}-{row['last_layer']}"
 
 
 def _cut(knockouts: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,8 @@ from hooked_omni.prefill import prefill
 __all__ = ["COLUMNS", "Config", "chosen_windows", "headline", "plot", "run"]
 
 COLUMNS = (
-    *("key", "center", "first_layer", "last_layer", "n_layers", "caption", "n_tokens", "n_same"),
+    *("key", "query", "center", "first_layer", "last_layer", "n_layers"),
+    *("caption", "n_tokens", "n_same"),
     *("caption_logprob", "n_scored", "heard_logprob", "n_heard_words"),
     *("seen_logprob", "n_seen_words", "heard_found", "seen_found"),
 )
@@ -86,7 +87,7 @@ def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFra
         One row per case and condition, the baseline first, with the columns
 
         * `sample`, `kind`, `question`: the case.
-        * `key`: what is not read; "none" for the baseline.
+        * `key`: what is not read; "none" for the baseline. `query`: who does not read it.
         * `center`, `first_layer`, `last_layer`: the window, both ends in it; missing for the
           baseline. `n_layers`: of the model.
         * `caption`, `n_tokens`: the answer under this condition. `n_same`: how many tokens it
@@ -160,6 +161,7 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
     for i, ((key, layers), caption) in enumerate(zip(cuts, captions, strict=True)):
         yield dict(
             **_window(key, layers),
+            query=config.query,
             n_layers=n_layers,
             caption=caption.text,
             n_tokens=len(caption.tokens),

@@ -88,14 +88,14 @@ def headline(table: pd.DataFrame) -> list[str]:
         if group["right"].notna().any():
             start = mean_band(baseline, "right", by=["key"]).iloc[0]
             said.append(f"{where}: untouched, {_what(table)}: {in_words(start)}.")
-        for key, cut in group[group["key"] != "none"].groupby("key", sort=False):
+        for _, cut in group[group["key"] != "none"].groupby("key", sort=False):
             for row, unit in (
                 ("right", "points"),
                 ("word_change", "nats a word"),
                 ("caption_change", "nats a token"),
             ):
                 if cut[row].notna().any():
-                    said.append(f"{where}: {_strongest(cut, baseline, row, unit, str(key))}")
+                    said.append(f"{where}: {_strongest(cut, baseline, row, unit)}")
     return said
 
 
@@ -132,7 +132,7 @@ def _panel(axes: Axes, group: Any, row: str) -> None:
     cut = group[group["key"] != "none"]
     for key, own in cut.groupby("key", sort=False):
         band = mean_band(own, row, by=_WINDOW)
-        figures.draw(axes, band, "center", _COLORS.get(str(key), "tab:green"), _arrow(str(key)))
+        figures.draw(axes, band, "center", _COLORS.get(str(key), "tab:green"), _arrow(own))
     baseline = mean_band(group[group["key"] == "none"], row, by=["key"])
     axes.axhline(baseline["mean"].iloc[0], color="black", ls="--", lw=1, label="untouched")
 
@@ -154,7 +154,7 @@ def _underneath(axes: Axes, pair: tuple[str, str], table: pd.DataFrame) -> None:
         axes.axhline(own["baseline_percent"].iloc[0], color="gray", linestyle=":", zorder=0)
 
 
-def _strongest(cut: Any, baseline: Any, row: str, unit: str, key: str) -> str:
+def _strongest(cut: Any, baseline: Any, row: str, unit: str) -> str:
     """A sentence on the window in which the measure differs most from the baseline."""
     untouched = cut.drop(columns=row).merge(
         baseline[[*KEYS, row]], on=[*KEYS], how="left", validate="many_to_one"
@@ -162,7 +162,7 @@ def _strongest(cut: Any, baseline: Any, row: str, unit: str, key: str) -> str:
     tested = paired_permutation(cut, untouched, row, by=_WINDOW)
     most: Any = tested.loc[tested["difference"].abs().idxmax()]
     if abs(most["difference"]) < 0.005:  # 0.00 as shown; rounding may make it other than zero
-        return f"{_arrow(key)} moves {_MOVED[row]} in no window: 0.00 {unit}, n = {most['n']}."
+        return f"{_arrow(cut)} moves {_MOVED[row]} in no window: 0.00 {unit}, n = {most['n']}."
     first, last = most["first_layer"], most["last_layer"]
     changed = cut.assign(change=cut[row].to_numpy() - untouched[row].to_numpy())
     here = changed[(changed["first_layer"] == first) & (changed["last_layer"] == last)]
@@ -170,7 +170,7 @@ def _strongest(cut: Any, baseline: Any, row: str, unit: str, key: str) -> str:
     sign = "+" if band["mean"] > 0 else ""
     where = f"layer {first}" if first == last else f"layers {first} to {last}"
     return (
-        f"{_arrow(key)} moves {_MOVED[row]} most in {where}: {sign}{in_words(band, unit, 2)} "
+        f"{_arrow(cut)} moves {_MOVED[row]} most in {where}: {sign}{in_words(band, unit, 2)} "
         f"(p = {most['p_corrected']:.2g}, corrected for {len(tested)} windows)."
     )
 
@@ -180,8 +180,10 @@ def _what(table: pd.DataFrame) -> str:
     return "fidelity" if judged else "reference events named"
 
 
-def _arrow(key: str) -> str:
-    return f"G !-> {_SHORT.get(key, key)}"
+def _arrow(cut: Any) -> str:
+    """Who does not read what: G are generated positions, without the last of the prompt."""
+    key, query = str(cut["key"].iloc[0]), str(cut["query"].iloc[0])
+    return f"{query.replace('generated', 'G')} !-> {_SHORT.get(key, key)}"
 
 
 def _pair(keys: Any) -> tuple[str, str]:

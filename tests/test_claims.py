@@ -50,11 +50,12 @@ def tables(biased: bool) -> dict[str, pd.DataFrame]:
 
 
 def cuts(known: dict[str, Any]) -> Any:
-    yield {**known, "key": "none", "n_layers": LAYERS}
+    known = {**known, "query": "generated", "n_layers": LAYERS}
+    yield {**known, "key": "none"}
     for key in ("video", "audio"):
         for first in range(LAYERS - 2):
             window = dict(first_layer=first, last_layer=first + 2, center=first + 1)
-            yield {**known, **window, "key": key, "n_layers": LAYERS}
+            yield {**known, **window, "key": key}
 
 
 def scores(biased: bool, made: dict[str, pd.DataFrame]) -> pd.DataFrame:
