@@ -17,7 +17,7 @@ import pandas as pd
 from analyses import report, results, runs
 from analyses.cases import QUESTIONS, Case, read_cases
 from analyses.claims import Finding, check
-from analyses.identity import file_hash
+from analyses.identity import file_hash, sizes_digest
 from analyses.judge.judgement import ASKED_OF
 from analyses.judged import judged, require_judge, with_events
 from hooked_omni import HookedOmni, load
@@ -202,12 +202,14 @@ def carry_out(
             known.
         JudgeDownError: If the judge stops answering. The same command goes on behind it.
     """
+    results.require_folder(out)
     cases = {name: study.cases(name) for name in study.analyses}
     configs = {name: study.config(name) for name in study.analyses}
     _require_references(cases["captions"])
     judge, first_only = require_judge(study.judge, out)
     facts = {
         "data": [{"file": study.data.name, "sha256": file_hash(study.data)}],
+        "clips": sizes_digest(study.data),
         "kinds": list(study.kinds) or None,
         "rope": study.rope,
     }
