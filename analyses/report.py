@@ -46,13 +46,15 @@ def write(
     folder = out / "figures"
     folder.mkdir(exist_ok=True)
     for name, table in tables.items():
-        file = _FIGURES[name][0]
+        paths = [folder / f"{_FIGURES[name][0]}.{ending}" for ending in ("png", "pdf")]
+        for path in paths:
+            path.unlink(missing_ok=True)
         with suppress(ResultsError):  # nothing to draw; the page says why
             figure = _figure(name, table, scores)
-            for ending in ("png", "pdf"):
+            for path in paths:
                 drawn = io.BytesIO()
-                figure.savefig(drawn, format=ending, dpi=150)
-                write_whole(folder / f"{file}.{ending}", drawn.getvalue())
+                figure.savefig(drawn, format=path.suffix[1:], dpi=150)
+                write_whole(path, drawn.getvalue())
     page = out / "report.md"
     write_whole(page, ("\n".join(_lines(study, out, tables, scores, findings)) + "\n").encode())
     return page
@@ -73,11 +75,9 @@ def _cell(text: str) -> str:
 
 
 def _figure(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> Figure:
-    return (
-        fidelity.plot(scores)
-        if name == "captions"
-        else runs.analysis(name).plot(_judged(name, table, scores))
-    )
+    if name == "captions":
+        return fidelity.plot(scores)
+    return runs.analysis(name).plot(_judged(name, table, scores))
 
 
 def _headline(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]:

@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analyses import results, runs, study
+from analyses import report, results, runs, study
 from analyses.__main__ import main
+from analyses.claims import check
 from analyses.judge.judgement import JudgeDownError, JudgeError
 from data_prep.manifest import read_manifest, write_manifest
 from data_prep.organism import scenes
@@ -144,6 +145,19 @@ def test_a_stage_is_what_its_own_command_writes(
     omni = load(asked.model)
     run = runs.Run("knockout", asked.config("knockout"), omni, asked.cases("knockout"))
     pd.testing.assert_frame_equal(runs.carry_out(run, tmp_path), found.tables["knockout"])
+
+
+def test_a_page_is_written_even_if_nothing_was_judged(
+    done: tuple[study.Found, Path], asked: study.Study, tmp_path: Path
+) -> None:
+    found, out = done[0], Path(shutil.copytree(done[1], tmp_path / "copy"))
+    gone = found.scores.assign(score=float("nan"), status="missing", reason="no answer")
+    gone.attrs = found.scores.attrs
+    page = report.write(asked, out, found.tables, gone, check(found.tables, gone)).read_text()
+    assert f"judgements: {len(gone)} of {len(gone)} missing" in page and "no answer" in page
+    assert "nothing to tell: expected scores of answers, got none" in page
+    assert not (out / "figures" / "figure2_fidelity.png").exists()
+    assert "figure2_fidelity" not in page and "figure5_logit_lens.png" in page
 
 
 def test_a_limit_counts_samples_of_each_kind(asked: study.Study) -> None:
