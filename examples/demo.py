@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import transformers
 from rich.console import Console
 from rich.table import Table
 
@@ -64,6 +65,7 @@ def main(clips: int, out: Path) -> int:
     """Write the world, study both models, say what was found; 1 if it is not what must be."""
     console = Console(soft_wrap=True, highlight=False)
     torch.set_num_threads(1)
+    transformers.logging.disable_progress_bar()
     console.print(f"writing {12 * clips} clips of a world of 12 things, and swapping their sounds")
     scenes.run(out / "world", clips, 0, "test")
     chosen = replace(study.read_study(STUDY), data=out / "world" / "pairs.jsonl")
