@@ -146,7 +146,7 @@ def _audio_falls(evidence: Evidence) -> "Seen":
         raise _Untestable("audio fidelity: 0 % for factual clips, from which nothing can fall")
     means = f"{100 * own.mean():.1f} % -> {100 * other.mean():.1f} %"
     fall = f"falls by {100 * (1 - other.mean() / own.mean()):.1f} %"
-    rests_on = f"{fall}, {in_words(below, 'points')} below half"
+    rests_on = f"{fall}, below half by {in_words(below, 'points')}"
     return Seen(means, rests_on, below["low"] > 0)
 
 

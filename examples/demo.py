@@ -42,7 +42,11 @@ def surprises(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
 
 def told(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
     """What was found, in five lines."""
-    ours = {(model, one.claim.name): one.ours for model, found in findings.items() for one in found}
+    ours = {
+        (model, one.claim.name): one.seen.means if one.seen else one.why_not
+        for model, found in findings.items()
+        for one in found
+    }
     lines = [
         ("Says what it hears, when the sound is swapped", "audio collapses"),
         ("Has the sound inside", "heard, not said"),

@@ -97,7 +97,7 @@ def test_every_claim_of_the_bias_tells_the_two_models_apart() -> None:
 def test_the_numbers_are_the_planted_ones() -> None:
     one = found(True)
     assert one["audio collapses"].ours.startswith(
-        "100.0 % -> 25.0 %; falls by 75.0 %, 25.0 points ["
+        "100.0 % -> 25.0 %; falls by 75.0 %, below half by 25.0 points ["
     )
     assert one["video holds"].ours.startswith("audio falls by more: 75.0 points [")
     assert one["the picture is named"].ours.startswith("seen 75.0 %, heard 25.0 % of the events")
@@ -138,7 +138,7 @@ def test_scores_that_are_missing_are_not_zeros() -> None:
     ours = {one.claim.name: one for one in check(made, given)}
     # Of counterfactual 5 to 19, numbers 8, 12 and 16 are right.
     assert ours["audio collapses"].ours.startswith("100.0 % -> 20.0 %;")
-    assert ours["audio collapses"].ours.endswith("n = 15, 5 missing below half")
+    assert ours["audio collapses"].ours.endswith("n = 15, 5 missing")
     assert "n = 15, 5 missing" in ours["late video suppresses"].ours
     assert ours["late video suppresses"].ours.startswith("20.0 % -> 100.0 %")
     given.loc[given["kind"] == "counterfactual", "score"] = np.nan
