@@ -7,7 +7,6 @@ Beside it the share of what the reference captions name that the answer names to
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import nan
 from typing import Any
 
 import pandas as pd
@@ -67,10 +66,7 @@ def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFra
             caption=answer.text,
             n_tokens=len(answer.tokens),
             ended=int(answer.tokens[-1]) in omni.model.cfg.eos_tokens,
-            **{
-                f"{name}_found": nan if answer.text is None else events.share(answer.text)
-                for name, events in named.items()
-            },
+            **{f"{name}_found": events.share(answer.text) for name, events in named.items()},
         )
 
     return tabulate(rows, cases, _COLUMNS)

@@ -131,9 +131,10 @@ class Events:
         """Names of the events that `text` names."""
         return frozenset(match.event for match in self.matches(text))
 
-    def share(self, text: str) -> float:
-        """Share of these events that `text` names, 0 to 1; NaN if there are none."""
-        return len(self.found(text)) / len(self.names) if self.names else float("nan")
+    def share(self, text: str | None) -> float:
+        """Share of these events that `text` names, 0 to 1; NaN without events or without a text."""
+        known = text is not None and self.names
+        return len(self.found(text or "")) / len(self.names) if known else float("nan")
 
     def named(self, text: str) -> frozenset[str]:
         """Every event that `of` may have taken the words of `text` for.

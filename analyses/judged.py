@@ -35,10 +35,10 @@ def require_judge(settings: Mapping[str, Any], out: Path) -> tuple[Judge, bool]:
     """
     given = dict(settings)
     name, first_only = given.pop("name", None), given.pop("first_only", False)
-    if not isinstance(name, str) or not isinstance(first_only, bool):
+    if not isinstance(name, str) or not isinstance(first_only, bool) or "logs" in given:
         raise ResultsError(
-            "expected [judge] with a `name`, such as 'lexical', and true or false as `first_only`, "
-            f"got {dict(settings)}."
+            "expected [judge] with a `name`, such as 'lexical', true or false as `first_only`, and "
+            f"no `logs`, which lie in the study's folder, got {dict(settings)}."
         )
     made = judge(name, given.pop("url", None), out / "judge-logs", **given)
     made.require()

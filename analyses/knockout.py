@@ -169,7 +169,7 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
             caption_logprob=float(scores[i].double().sum()),
             n_scored=len(baseline),
             **{name: column[i] for name, column in measured.items()},
-            **{f"{name}_found": _share(named, caption) for name, named in events.items()},
+            **{f"{name}_found": named.share(caption.text) for name, named in events.items()},
         )
 
 
@@ -198,13 +198,6 @@ def _reference_words(
         ).tolist()
         columns[f"n_{name}_words"] = [sum(len(r.words) for r in asked)] * len(conditions)
     return columns
-
-
-def _share(events: Events, caption: Generation) -> float:
-    """Share of the events that a caption names."""
-    if not events.names:
-        return float("nan")
-    return len(events.found(caption.text or "")) / len(events.names)
 
 
 def _n_same(caption: Generation, baseline: Generation) -> int:

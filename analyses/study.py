@@ -7,7 +7,7 @@ figures and `report.md`. Every part goes on where it was.
 """
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from analyses.claims import Finding, check
 from analyses.identity import file_hash, sizes_digest
 from analyses.judge.judgement import ASKED_OF
 from analyses.judged import judged, require_judge, with_events
+from analyses.typed import fits
 from hooked_omni import HookedOmni, load
 from hooked_omni.errors import ResultsError
 
@@ -155,8 +156,10 @@ def read_study(path: Path) -> Study:
     }
     values["data"] = path.parent / text["data"]
     asked = {name: s.pop("questions") for name, s in sections.items() if "questions" in s}
-    if any(type(given) is not list or not given for given in asked.values()):
-        raise ResultsError(f"expected questions as lists in {path}, got {asked}.")
+    lists = {**asked, **{name: values[name] for name in ("analyses", "kinds") if name in values}}
+    for name, given in lists.items():
+        if not given or not fits(given, Sequence[str]):
+            raise ResultsError(f"expected a list of words in {path}, got {given!r} for {name}.")
     questions = {name: tuple(given) for name, given in asked.items()}
     study = Study(**values, questions=questions, configs=sections)
     for name in sections:

@@ -17,6 +17,7 @@ import transformers
 
 from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.media import Audio, Video
+from tests.judge_server import JudgeServer
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -190,3 +191,14 @@ def save_checkpoint(hf: Any, processor: Any, folder: Path) -> Path:
     hf.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[JudgeServer]:
+    """A judge over real HTTP, with a cache of its own and no key."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("JUDGE_API_KEY", raising=False)
+    server = JudgeServer()
+    yield server
+    server.stop()

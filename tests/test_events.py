@@ -146,3 +146,10 @@ def test_one_string_is_refused_where_a_list_belongs(as_installed: None) -> None:
         Events.of("a dog")
     with pytest.raises(ResultsError, match="expected a list of words for 'dog', got 'rex'"):
         Events.every({"dog": "rex"})
+
+
+def test_a_share_of_nothing_is_no_number() -> None:
+    events = Events.of(["A dog barks while a siren wails."])
+    assert events.share("a dog") == 0.5 and events.share("") == 0.0
+    assert events.share(None) != events.share(None)  # NaN
+    assert Events.of([]).share("a dog") != 0.0

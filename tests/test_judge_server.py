@@ -4,7 +4,6 @@ import random
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,6 @@ from hooked_omni.errors import HookedOmniError, UnknownModelError
 from tests.judge_server import FAILS, ILL, MODEL, STRANGE, WELL, JudgeServer, planted
 
 N = 6
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[JudgeServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("JUDGE_API_KEY", raising=False)
-    server = JudgeServer()
-    yield server
-    server.stop()
 
 
 def asked(server: JudgeServer, **settings: Any) -> Any:

@@ -5,7 +5,6 @@ import multiprocessing
 import random
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,9 +87,11 @@ FINE = 'model = "m"\nbase = "b"\ndata = "x.jsonl"\n'
         (FINE + "[taste]\nx = 1", r"got \['taste'\]"),
         (FINE + "knockout = 3", "expected knockout as dict"),
         ("model = ", "expected a study as TOML"),
+        (FINE + '[captions]\nquestions = [["see"]]', "expected a list of words"),
+        (FINE + "kinds = [1]", "expected a list of words .* for kinds"),
         (FINE + "limit = -1", "expected a limit of at least 0"),
-        (FINE + '[captions]\nquestions = "hear"', "expected questions as lists"),
-        (FINE + "[captions]\nquestions = []", "expected questions as lists"),
+        (FINE + '[captions]\nquestions = "hear"', "expected a list of words"),
+        (FINE + "[captions]\nquestions = []", "expected a list of words"),
         (FINE + '[captions]\nquestions = ["taste"]', "questions among"),
     ],
 )
@@ -222,16 +223,6 @@ def test_only_what_is_missing_is_asked_again(
 # --- judges ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[JudgeServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("JUDGE_API_KEY", raising=False)
-    server = JudgeServer()
-    yield server
-    server.stop()
-
-
 def served(server: JudgeServer, **more: Any) -> dict[str, Any]:
     return dict(name=MODEL, url=server.url, connections=2, retries=0, **more)
 
@@ -278,8 +269,9 @@ def test_a_judge_that_cannot_be_asked_is_known_before_a_model_is_loaded(
         study.carry_out(replace(unknown, judge={"name": "oracle"}), tmp_path)
     with pytest.raises(JudgeError, match="expected settings among"):
         study.carry_out(replace(unknown, judge={**served(server), "temprature": 0.1}), tmp_path)
-    with pytest.raises(ResultsError, match=r"expected \[judge\] with a `name`"):
-        study.carry_out(replace(unknown, judge={"url": server.url}), tmp_path)
+    for wrong in ({"url": server.url}, {"name": "lexical", "logs": "here"}):
+        with pytest.raises(ResultsError, match=r"expected \[judge\] with a `name`"):
+            study.carry_out(replace(unknown, judge=wrong), tmp_path)
 
 
 # --- folders and manifests ------------------------------------------------------------------
