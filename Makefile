@@ -26,8 +26,8 @@ test: setup
 	$(BIN)/python -m pytest -q -n 2
 
 test-oldest: setup .oldest/ready
-	PYTHONPATH=.oldest $(BIN)/python -m pytest -q tests/test_parity.py tests/test_embed.py tests/test_families.py \
-	  tests/test_organism_models.py
+	PYTHONPATH=.oldest $(BIN)/python -m pytest -q tests/test_parity.py tests/hf/test_capture.py \
+	  tests/families/test_families.py tests/organisms
 
 .oldest/ready: Makefile
 	@rm -rf .oldest

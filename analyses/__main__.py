@@ -54,7 +54,9 @@ Dtype = Annotated[str | None, typer.Option(help="Such as bfloat16; default: as s
 
 def _question(name: str) -> str:
     """First line of an analysis's docstring, read without importing it."""
-    source = Path(__file__).with_name(f"{name}.py").read_text()
+    here = Path(__file__).parent
+    file = here / f"{name}.py"
+    source = (file if file.is_file() else here / name / "__init__.py").read_text()
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
@@ -78,7 +80,7 @@ def _command(name: str) -> Callable[..., None]:
         dtype: Dtype = None,
     ) -> None:
         # Imported here: torch takes seconds, and --help should not.
-        from analyses import request, results
+        from analyses.running import request, results
 
         if (base is None) == ANALYSES[name][1]:
             wanted = "--base, a model to compare with" if base is None else "no --base"
@@ -112,7 +114,7 @@ def merge(
     shards: Annotated[list[Path], typer.Argument(help="Folders of all its shards.")],
 ) -> None:
     """Put the shards of a run together: one table, one figure, one run.json."""
-    from analyses import runs
+    from analyses.running import runs
 
     table = runs.merge(out, shards)
     _say(f"{out}: {len(table)} rows of {len(shards)} shards")
@@ -125,7 +127,7 @@ def summary(
     """The paper's headline sentences, with the numbers of these runs."""
     from rich.console import Console
 
-    from analyses.summary import sentences
+    from analyses.running.summary import sentences
 
     console = Console()
     for title, said in sentences(folders).items():
@@ -148,8 +150,8 @@ def study(
     """The whole study: captions, analyses, judge, the paper's claims, figures and report.md."""
     from dataclasses import replace
 
-    from analyses import study as whole
-    from analyses.progress import view
+    from analyses.running.progress import view
+    from analyses.study import run as whole
 
     given = {"model": model, "data": data, "limit": limit}
     chosen = whole.read_study(config)
@@ -162,8 +164,8 @@ def study(
 
 
 def _carry_out(run: Any, out: Path) -> None:
-    from analyses import runs
-    from analyses.progress import view
+    from analyses.running import runs
+    from analyses.running.progress import view
 
     with view() as bars:
         table = runs.carry_out(run, out, bars.shown(run.name))

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from analyses import fidelity
 from analyses.cases import KEYS, Asked, Case, door, tabulate
-from analyses.events import Events
 from analyses.judge.judgement import ASKED_OF
+from analyses.text.events import Events
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
 

@@ -14,8 +14,8 @@ import pandas as pd
 
 from data_prep.manifest import Sample, read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt
+from hooked_omni.decoding.prefill import PrefilledPrompt, prefill
 from hooked_omni.errors import MediaError, ResultsError
-from hooked_omni.prefill import PrefilledPrompt, prefill
 
 __all__ = [
     "KEYS",

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analyses import figures
 from analyses.cases import KEYS
-from analyses.published import published
-from analyses.statistics import in_words, mean_band
+from analyses.plots import figures
+from analyses.plots.published import published
+from analyses.plots.statistics import in_words, mean_band
 from hooked_omni.errors import ResultsError
 
 __all__ = ["headline", "joined", "plain", "plot"]

@@ -36,8 +36,8 @@ from benchmarks.sweep import peak_bytes
 from benchmarks.timing import machine
 from data_prep.clips import write_clip
 from hooked_omni import HookedOmni, Prompt
+from hooked_omni.decoding.prefill import prefill
 from hooked_omni.organisms.random_weights import random_omni, random_vl
-from hooked_omni.prefill import prefill
 
 N_NEW = 32
 SIZE = {"n_layers": 36, "d_model": 256, "n_heads": 4, "n_kv_heads": 2}

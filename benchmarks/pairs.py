@@ -21,11 +21,11 @@ import torch
 
 from benchmarks.sweep import peak_bytes
 from benchmarks.timing import machine
-from data_prep.assignment import assign, assign_in_blocks, blocks
-from data_prep.embed import MODEL, embed
-from data_prep.loudness import Sound
 from data_prep.manifest import Sample
-from data_prep.pairs import CELL_BYTES, Config, Constraints
+from data_prep.pairing.assignment import assign, assign_in_blocks, blocks
+from data_prep.pairing.embed import MODEL, embed
+from data_prep.pairing.loudness import Sound
+from data_prep.pairing.pairs import CELL_BYTES, Config, Constraints
 
 SIZES = (500, 975, 2000, 4000)
 BLOCKS = (250, 500, 2000)

@@ -85,7 +85,7 @@ def caption(
     """2. Say what each clip shows: captions from a file, or a vision-language model."""
     if (file is None) == (model is None) or (server is not None and model is None):
         raise typer.BadParameter("expected --file, --model, or --server and --model")
-    from data_prep import captioners, captions
+    from data_prep.captioning import captioners, captions
 
     question = captioners.Question() if prompt is None else captioners.Question(prompt)
     if file is not None:
@@ -120,7 +120,7 @@ def pair(
     ] = None,
 ) -> None:
     """3. Give pictures the least similar sounds: factual and counterfactual samples."""
-    from data_prep import pairs
+    from data_prep.pairing import pairs
 
     config = pairs.Config(k, match_durations, match_loudness, exclude_silent, seed, block)
     pairs.run(manifest, out, config, model or pairs.MODEL, instruct, device)
@@ -137,7 +137,7 @@ def swap(
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
 ) -> None:
     """4. Write the clips: pictures copied bit for bit, with their new sounds."""
-    from data_prep import swap_all
+    from data_prep.swapping import swap_all
 
     left_out = swap_all.run(manifest, out, control or [], seed, _progress("swapping"))
     for name, reason in left_out.items():
@@ -174,7 +174,7 @@ def show(
     ] = None,
 ) -> None:
     """Any time: one HTML page with similarities, clips and captions of a manifest."""
-    from data_prep import show as page
+    from data_prep.pairing import show as page
 
     _say(f"{page.run(manifest, out or manifest.with_suffix('.html'))}")
 

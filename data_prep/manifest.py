@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_prep.strict_json import dumped, loaded, read_text, write_whole
 from hooked_omni.errors import ManifestError
+from hooked_omni.files import dumped, loaded, read_text, write_whole
 
 __all__ = [
     "SCHEMA",

@@ -18,11 +18,11 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from analyses import study
 from analyses.cases import read_cases
-from analyses.claims import Finding
-from analyses.progress import view
-from data_prep.organism import scenes
+from analyses.running.progress import view
+from analyses.study import run as study
+from analyses.study.claims import Finding
+from data_prep.organism.world import scenes
 from hooked_omni import load, prove
 
 STUDY = Path(__file__).with_name("studies") / "organisms.toml"

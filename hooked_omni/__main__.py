@@ -57,9 +57,9 @@ def prove(
 
     from hooked_omni import guarantees
     from hooked_omni.errors import PromptError
+    from hooked_omni.inputs.prompt import EmbeddedPrompt
     from hooked_omni.omni import load
-    from hooked_omni.prompt import EmbeddedPrompt
-    from hooked_omni.prove import prove as compare
+    from hooked_omni.parity import prove as compare
 
     if attention not in ("sdpa", "eager"):
         raise PromptError(f"expected --attention sdpa or eager, got {attention!r}.")
@@ -104,7 +104,7 @@ def embed(
     trust_remote_code: Trust = False,
 ) -> None:
     """Run the towers on a clip and a question, and write what reaches the decoder."""
-    from hooked_omni.loading import load_towers  # after --help has been answered
+    from hooked_omni.hf.loading import load_towers  # after --help has been answered
 
     towers = load_towers(
         model, device, dtype, revision=revision, trust_remote_code=trust_remote_code
@@ -117,7 +117,7 @@ def embed(
 def _asked(
     question: str, clip: Path | None, audio: Path | None, family: Any, system: str | None = None
 ) -> Any:
-    from hooked_omni.prompt import Prompt
+    from hooked_omni.inputs.prompt import Prompt
 
     if clip is not None and not family.sees and audio is None:
         clip, audio = None, clip  # its sound is what such a model takes of a clip

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from hooked_omni.inputs.prompt import EmbeddedPrompt
 from hooked_omni.omni import HookedOmni
-from hooked_omni.prompt import EmbeddedPrompt
-from hooked_omni.prove import ParityReport
+from hooked_omni.parity import ParityReport
 
 __all__ = ["guaranteed", "not_guaranteed"]
 

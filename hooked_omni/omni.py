@@ -9,15 +9,15 @@ import torch
 import transformers
 from torch import nn
 
-from hooked_omni.checkpoint import decoder_tensors, stored
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import Family, family_of
-from hooked_omni.loading import as_dtype, load_towers, read_config, where
-from hooked_omni.media import Audio, MediaSettings, Video
+from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
+from hooked_omni.hf.checkpoint import decoder_tensors, stored
+from hooked_omni.hf.loading import as_dtype, load_towers, read_config, where
+from hooked_omni.hf.towers import Towers
+from hooked_omni.inputs.media import Audio, MediaSettings, Video
+from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.organisms import SHIPPED
-from hooked_omni.prompt import EmbeddedPrompt, Prompt
-from hooked_omni.skeleton import HEAD, empty, fill, find_decoder
-from hooked_omni.towers import Towers
 from hooked_omni.transformer import HookedTransformer
 
 __all__ = ["HookedOmni", "load"]

@@ -1,46 +1,22 @@
-"""Tiny models of the real classes, and prompts that went through their real processors.
-
-Frames and waveforms are arrays here: reading media files has its own tests.
-"""
+"""Tiny models of the real classes, a network that is not there, and a judge over HTTP."""
 
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jaxtyping
-import numpy as np
 import pytest
 import torch
 import transformers
 
-from hooked_omni import HookedOmni, Prompt, load
-from hooked_omni.media import Audio, Video
-from tests.judge_server import JudgeServer
+from hooked_omni import HookedOmni, load
+from tests.support.judge_server import JudgeServer
+from tests.support.models import KINDS, one_expert_after_the_other, processed, uneven_gains
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-
-_FPS, _SECONDS, _RATE = 2.0, 3.0, 16_000
-OMNI_KINDS = ("text", "audio", "video", "audio in video", "video then audio")
-KINDS_OF = {
-    "omni": OMNI_KINDS,
-    "vl": ("text", "video"),
-    "omni3": OMNI_KINDS,
-    "vl3": ("text", "video"),
-    "audio": ("text", "audio"),
-}
-KINDS = [(name, kind) for name, kinds in KINDS_OF.items() for kind in kinds]
-CLIP_OF = {
-    "omni": "audio in video",
-    "vl": "video",
-    "omni3": "audio in video",
-    "vl3": "video",
-    "audio": "audio",
-}
-"""The kind of prompt with the most in it, of each family."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -94,103 +70,10 @@ def models(omni: HookedOmni, vl: HookedOmni) -> dict[str, HookedOmni]:
     return models
 
 
-def one_expert_after_the_other(hf: Any) -> None:
-    """Hugging Face's eager experts; its grouped ones round otherwise."""
-    hf.set_experts_implementation("eager")
-
-
 @pytest.fixture(scope="session")
 def clips(models: dict[str, HookedOmni]) -> dict[tuple[str, str], dict[str, Any]]:
     """The processor's whole output, by model and kind of prompt."""
     return {(name, kind): processed(models[name], kind) for name, kind in KINDS}
-
-
-def uneven_gains(hf: Any) -> Any:
-    """Norms whose gains are not all one, which would hide a gain that is left out or rounded."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in hf.named_parameters():
-        if name.endswith("norm.weight"):
-            parameter.data.uniform_(0.5, 2.0, generator=generator)
-    return hf
-
-
-def frames(n_frames: int = int(_FPS * _SECONDS), seed: int = 1, side: int = 28) -> Video:
-    """A few seconds of noise, 4 x 6 patches large; two patches are `side` pixels."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (n_frames, 3, 2 * side, 3 * side))
-    shown = tuple(i / _FPS for i in range(n_frames))
-    return Video(torch.tensor(pixels).float(), _FPS, n_frames / _FPS, shown, ())
-
-
-def sound(seconds: float = _SECONDS, seed: int = 2) -> Audio:
-    """Noise at the rate the models hear."""
-    samples = np.random.default_rng(seed).normal(0, 0.1, int(seconds * _RATE)).astype(np.float32)
-    return Audio(samples, _RATE, seconds, ())
-
-
-def processed(omni: HookedOmni, kind: str, words: str = "What now?") -> dict[str, Any]:
-    """What the family's own call of the processor makes of arrays."""
-    video = frames(side=omni.media.size_factor) if "video" in kind else None
-    audio = sound() if "audio" in kind else None
-    prompt = Prompt(
-        words,
-        video=None if video is None else "clip",
-        audio=None if audio is None else "sound",
-        use_audio_in_video=kind == "audio in video",
-        system="Be brief.",
-    )
-    inputs = omni.family.prepare(omni.processor, prompt, video, audio)
-    return {name: value for name, value in inputs.items() if value is not None}
-
-
-def left_padded(omni: HookedOmni, inputs: dict[str, Any], width: int) -> dict[str, Any]:
-    """The same prompt behind `width` padding tokens."""
-    values = {
-        "input_ids": omni.processor.tokenizer.pad_token_id,
-        "attention_mask": 0,
-        "mm_token_type_ids": 0,
-    }
-    padded = dict(inputs)
-    for name, value in values.items():
-        if name in inputs:
-            row = inputs[name]
-            padded[name] = torch.cat([row.new_full((len(row), width), value), row], dim=1)
-    return padded
-
-
-@contextmanager
-def eager(omni: HookedOmni) -> Iterator[Any]:
-    """The Hugging Face model with its attention written out."""
-    omni.hf.set_attn_implementation("eager")
-    try:
-        yield omni.hf
-    finally:
-        omni.hf.set_attn_implementation("sdpa")
-
-
-@contextmanager
-def watched(module: Any, see: Callable[[tuple[Any, ...]], object]) -> Iterator[None]:
-    """Show what a module is called with; no hook, behind which nothing remembered is used."""
-    forward = module.forward
-
-    def called(*args: Any, **more: Any) -> Any:
-        see(args)
-        return forward(*args, **more)
-
-    module.forward = called
-    try:
-        yield
-    finally:
-        del module.forward
-
-
-def look(activation: Any, hook: Any) -> None:
-    """A hook that only reads: it opens a layer's attention, and must change nothing else."""
-
-
-def save_checkpoint(hf: Any, processor: Any, folder: Path) -> Path:
-    hf.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import left_padded, save_checkpoint
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -28,6 +27,7 @@ from hooked_omni.errors import (
     UnknownModelError,
 )
 from hooked_omni.organisms.random_weights import random_omni, random_vl
+from tests.support.models import left_padded, save_checkpoint
 
 CLIP = "audio in video"
 
@@ -77,7 +77,7 @@ def test_special_tokens_among_the_words(models: dict, name: str, where: str, tok
 
 def test_words_that_only_look_special(omni: HookedOmni) -> None:
     prompt = omni.embed(Prompt("Is <audio> or <|audio|> here? a < b | c > d"))
-    words = omni.processor.tokenizer.decode(prompt.tokens[0, prompt.spans["query"]])
+    words = omni.processor.tokenizer.decode(prompt.tokens[0, prompt.spans["question"]])
     assert words == "Is <audio> or <|audio|> here? a < b | c > d"
 
 
@@ -85,7 +85,7 @@ def test_a_system_prompt_of_the_users_own(omni: HookedOmni) -> None:
     prompt = omni.embed(Prompt("What?", system="Be brief."))
     decode = omni.processor.tokenizer.decode
     assert decode(prompt.tokens[0, prompt.spans["system"]]) == "Be brief."
-    assert decode(prompt.tokens[0, prompt.spans["query"]]) == "What?"
+    assert decode(prompt.tokens[0, prompt.spans["question"]]) == "What?"
     default = omni.embed(Prompt("What?"))
     assert decode(default.tokens[0, default.spans["system"]]).startswith("You are Qwen")
 
@@ -94,7 +94,7 @@ def test_words_of_many_lines_and_languages(omni: HookedOmni) -> None:
     words = "Erste Zeile:\nwas hörst du?\n\n声音 🎵 user\nassistant\nsystem\n"
     prompt = omni.embed(Prompt(words, system="Zwei\nZeilen"))
     decode = omni.processor.tokenizer.decode
-    assert decode(prompt.tokens[0, prompt.spans["query"]]) == words
+    assert decode(prompt.tokens[0, prompt.spans["question"]]) == words
     assert decode(prompt.tokens[0, prompt.spans["system"]]) == "Zwei\nZeilen"
 
 
@@ -702,15 +702,15 @@ def test_shifted_decode_positions_are_no_proof(own: HookedOmni, inputs: dict) ->
     prompt = own.embed_inputs(**inputs)
 
     class CountsTokens(EmbeddedPrompt):
-        def positions_at(self, window: range) -> Tensor:
+        def position_ids_at(self, window: range) -> Tensor:
             if window.stop <= self.n_pos:
-                return super().positions_at(window)
+                return super().position_ids_at(window)
             return torch.arange(window.start, window.stop).expand(3, 1, -1)
 
     shifted = CountsTokens(**vars(prompt))
     with pytest.raises(ParityError) as error:
         prove(own, shifted, decode_steps=2)
-    first = int(prompt.positions.max()) + 1
+    first = int(prompt.position_ids.max()) + 1
     assert f"expected rotary positions {[first] * 3} at decode step 1" in str(error.value)
     assert f"got {[prompt.n_pos] * 3}" in str(error.value)
     assert "rope delta" in str(error.value)

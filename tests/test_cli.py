@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from clips import write_clip
-from conftest import save_checkpoint
 
 from hooked_omni import EmbeddedPrompt, Prompt, load
 from hooked_omni.__main__ import main
 from hooked_omni.organisms.random_weights import random_omni
+from tests.support.clips import write_clip
+from tests.support.models import save_checkpoint
 
 QUESTION = "What now?"
 
@@ -43,7 +43,7 @@ def test_a_clip_becomes_a_file_that_the_decoder_reads(
     prompt = EmbeddedPrompt.load(out)
     direct = load(folder).embed(Prompt(QUESTION, video=clip))
     assert torch.equal(prompt.embeds, direct.embeds)
-    assert torch.equal(prompt.positions, direct.positions)
+    assert torch.equal(prompt.position_ids, direct.position_ids)
     assert prompt.facts["transformers"] and prompt.facts["prompt"]["text"] == QUESTION
     run("prove", folder, "--decoder-only", "--prompt", out)
     printed = " ".join(capsys.readouterr().out.split())
@@ -80,11 +80,11 @@ def test_the_help_page_and_embedding_import_no_decoder() -> None:
         "import sys\n"
         "import hooked_omni.__main__\n"
         "assert 'torch' not in sys.modules\n"
-        "import hooked_omni.loading\n"
+        "import hooked_omni.hf.loading\n"
         "assert 'transformer_lens' not in sys.modules\n"
         "assert 'hooked_omni.transformer' not in sys.modules\n"
-        "import hooked_omni.prove\n"
-        "import hooked_omni.knockout\n"
+        "import hooked_omni.parity\n"
+        "import hooked_omni.hooks.attention_edits\n"
         "from hooked_omni import knockout, prove\n"
         "assert callable(prove) and callable(knockout)\n"
     )

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.places import ROOT
 
 # No offline switch is set: whatever tried to connect would be stopped here, and fail the run.
 BLOCKED = """

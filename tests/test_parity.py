@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import (
+from torch import Tensor
+
+from hooked_omni import EmbeddedPrompt, HookedOmni, load, names
+from hooked_omni.errors import PromptError, SpanError
+from hooked_omni.hf.capture import find_decoder
+from hooked_omni.organisms.random_qwen3 import random_audio, random_omni3, random_vl3
+from hooked_omni.organisms.random_weights import random_omni, random_vl
+from tests.support.models import (
     CLIP_OF,
     KINDS,
     eager,
@@ -16,13 +23,6 @@ from conftest import (
     save_checkpoint,
     uneven_gains,
 )
-from torch import Tensor
-
-from hooked_omni import EmbeddedPrompt, HookedOmni, load, names
-from hooked_omni.errors import PromptError, SpanError
-from hooked_omni.frontend import find_decoder
-from hooked_omni.organisms.random_qwen3 import random_audio, random_omni3, random_vl3
-from hooked_omni.organisms.random_weights import random_omni, random_vl
 
 MAKE: dict[str, Any] = {
     "omni": random_omni,
@@ -88,9 +88,9 @@ def require_same_steps(
     # Hugging Face's prefill unembeds as many rows as it likes, which may round otherwise.
     torch.testing.assert_close(ours.logits[0], theirs[0], rtol=0, atol=1e-5)
     bits_equal(ours.logits[1:], theirs[1:])
-    bits_equal(prompt.positions, seen[0])
+    bits_equal(prompt.position_ids, seen[0])
     steps = range(prompt.n_pos, prompt.n_pos + STEPS)
-    bits_equal(prompt.positions_at(steps), torch.cat(seen[1:], dim=2))
+    bits_equal(prompt.position_ids_at(steps), torch.cat(seen[1:], dim=2))
     return prompt
 
 
@@ -132,23 +132,25 @@ def test_decode_steps_with_every_layer_opened_equal_eager(
 def test_a_clip_takes_fewer_positions_than_tokens(models: dict, clips: dict) -> None:
     """So the decode tests would notice a decoder that counts tokens instead."""
     prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
-    assert int(prompt.positions.max()) < prompt.n_pos - 1
+    assert int(prompt.position_ids.max()) < prompt.n_pos - 1
     step = range(prompt.n_pos, prompt.n_pos + 1)
-    assert int(prompt.positions_at(step)[0, 0, 0]) == int(prompt.positions[:, :, -1].max()) + 1
+    assert (
+        int(prompt.position_ids_at(step)[0, 0, 0]) == int(prompt.position_ids[:, :, -1].max()) + 1
+    )
 
 
 def test_positions_of_a_window_that_crosses_the_prompts_end(models: dict, clips: dict) -> None:
     prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
     n = prompt.n_pos
-    whole = prompt.positions_at(range(n + 3))
-    bits_equal(whole[:, :, :n], prompt.positions)
-    bits_equal(whole[:, :, n - 2 :], prompt.positions_at(range(n - 2, n + 3)))
-    bits_equal(whole[:, :, n:], prompt.positions_at(range(n, n + 3)))
+    whole = prompt.position_ids_at(range(n + 3))
+    bits_equal(whole[:, :, :n], prompt.position_ids)
+    bits_equal(whole[:, :, n - 2 :], prompt.position_ids_at(range(n - 2, n + 3)))
+    bits_equal(whole[:, :, n:], prompt.position_ids_at(range(n, n + 3)))
 
 
 def test_sound_inside_a_video_shares_its_time(models: dict, clips: dict) -> None:
     prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
-    time, height, width = prompt.positions[:, 0]
+    time, height, width = prompt.position_ids[:, 0]
     audio, video = prompt.spans["audio"], prompt.spans["video"]
     assert time[audio[0]] == time[video[0]]
     assert torch.equal(time[audio], height[audio]) and torch.equal(time[audio], width[audio])
@@ -163,13 +165,13 @@ def test_the_papers_scripts_get_flat_positions(models: dict, clips: dict) -> Non
     omni, inputs = models["omni"], clips["omni", "audio in video"]
     flat = {**inputs, "use_audio_in_video": False}
     prompt = omni.embed_inputs(**flat)
-    time, height, width = prompt.positions[:, 0]
+    time, height, width = prompt.position_ids[:, 0]
     # One step of the video grid spans a height and a width only where its place is known.
     sound = prompt.spans["audio"]
     block = torch.arange(int(sound.min()) - 1, int(sound.max()) + 1)
     assert torch.equal(time, height) and torch.equal(time, width)
     assert torch.equal(time[block].diff(), torch.ones_like(time[block].diff()))
-    assert not torch.equal(prompt.positions, omni.embed_inputs(**inputs).positions)
+    assert not torch.equal(prompt.position_ids, omni.embed_inputs(**inputs).position_ids)
     bits_equal(omni.model(prompt), omni.hf(**flat).logits)
 
 

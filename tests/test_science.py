@@ -14,12 +14,12 @@ import torch
 
 from analyses import attention_share, captions, distribution_shift, knockout, logit_lens
 from analyses.cases import Case, read_cases, ready
-from analyses.knockout_figure import measured
-from analyses.recall import recall
-from analyses.statistics import paired_permutation
-from data_prep.organism import scenes
-from data_prep.organism.score import score
-from data_prep.organism.world import THINGS
+from analyses.knockout.figure import measured
+from analyses.logit_lens.recall import recall
+from analyses.plots.statistics import paired_permutation
+from data_prep.organism.evaluation.score import score
+from data_prep.organism.world import scenes
+from data_prep.organism.world.things import THINGS
 from hooked_omni import HookedOmni, load
 
 N = 100

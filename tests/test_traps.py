@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from clips import write_clip
-from conftest import look
 from torch import Tensor
 
 from hooked_omni import (
@@ -21,6 +19,8 @@ from hooked_omni import (
     steer,
 )
 from hooked_omni.errors import HookError, PromptError
+from tests.support.clips import write_clip
+from tests.support.models import look
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_hook_that_keeps_state_is_not_shared_by_conditions(
         def add_the_last(resid: Tensor, hook: Any) -> Tensor | None:
             before = kept.get("resid")
             kept["resid"] = resid[:, -1:].clone()
-            return None if hook.positions.start == 0 or before is None else resid + before
+            return None if hook.window.start == 0 or before is None else resid + before
 
         return add_the_last
 
@@ -91,11 +91,11 @@ def test_a_run_inside_a_hook_leaves_the_outer_run_alone(
     seen: list[range] = []
 
     def nest(resid: Tensor, hook: Any) -> None:
-        if hook.positions.stop == prompt.n_pos:
+        if hook.window.stop == prompt.n_pos:
             omni.model(torch.arange(2, 30)[None])
 
     def see(resid: Tensor, hook: Any) -> None:
-        seen.append(hook.positions)
+        seen.append(hook.window)
 
     hooks = [(names.resid_pre(0), nest), (names.resid_pre(1), see)]
     logits = omni.model.run_with_hooks(prompt, hooks)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from analyses.judge.sheet import KEYS, identified, read_ratings, require_scores
-from analyses.statistics import in_words
+from analyses.plots.statistics import in_words
 from hooked_omni.errors import ResultsError
 
 __all__ = [

@@ -25,7 +25,7 @@ def sheet(
 ) -> None:
     """Make a sheet for people to rate: CSV, and an HTML form that needs no network."""
     from analyses.judge.sheet import choose, write_sheet
-    from analyses.results import read_table
+    from analyses.running.results import read_table
 
     chosen = choose(read_table(scores), n, seed)
     page = out.with_suffix(".html")
@@ -42,7 +42,7 @@ def people(
 ) -> None:
     """Judge against people: Spearman's rho, people among themselves, worst disagreements."""
     from analyses.judge.agreement import between_raters, rated, worst
-    from analyses.results import read_table
+    from analyses.running.results import read_table
 
     table = rated(read_table(scores), empty, filled)
     _report(table, "people")
@@ -62,7 +62,7 @@ def judges(
 ) -> None:
     """Judge against judge, on the same captions."""
     from analyses.judge.agreement import joined, worst
-    from analyses.results import read_table
+    from analyses.running.results import read_table
 
     table = joined(read_table(first), read_table(second))
     if any(alone := table.attrs["alone"]):

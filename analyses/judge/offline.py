@@ -12,12 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from analyses.events import Events, base_forms, sounds
 from analyses.judge.judgement import Answered, Item, JudgeError, Judgement, What
-from data_prep.embed import embed, instruction
+from analyses.text.events import Events, base_forms, sounds
 from data_prep.journal import digest
-from data_prep.organism.score import score
-from data_prep.organism.world import THINGS, Thing
+from data_prep.organism.evaluation.score import score
+from data_prep.organism.world.things import THINGS, Thing
+from data_prep.pairing.embed import embed, instruction
 
 __all__ = ["Embedding", "Lexical", "Truth"]
 

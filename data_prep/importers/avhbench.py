@@ -9,8 +9,8 @@ from typing import Any
 
 from data_prep.importers.clip_folder import Draft, Imported, Progress, located
 from data_prep.manifest import Sample
-from data_prep.strict_json import loaded, read_text
 from hooked_omni.errors import ManifestError
+from hooked_omni.files import loaded, read_text
 
 __all__ = ["avhbench"]
 

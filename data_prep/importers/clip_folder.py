@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.manifest import Sample, inside
-from hooked_omni.container import existing, opened
 from hooked_omni.errors import ManifestError, MediaError
+from hooked_omni.inputs.container import existing, opened
 
 __all__ = [
     "SOUNDS",

@@ -11,9 +11,9 @@ from typing import Any
 
 from data_prep.importers.clip_folder import Draft, Imported, Progress, located, measured
 from data_prep.manifest import Sample, file_name, inside
-from data_prep.strict_json import dumped, write_whole
-from hooked_omni.container import existing, opened
 from hooked_omni.errors import ManifestError, MediaError
+from hooked_omni.files import dumped, write_whole
+from hooked_omni.inputs.container import existing, opened
 
 __all__ = ["huggingface"]
 

@@ -15,8 +15,8 @@ from data_prep.importers.clip_folder import (
     measured,
 )
 from data_prep.manifest import Sample
-from hooked_omni.container import existing, opened
 from hooked_omni.errors import ManifestError, MediaError
+from hooked_omni.inputs.container import existing, opened
 
 __all__ = ["separate_audio"]
 

@@ -27,7 +27,7 @@ def world(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
 ) -> None:
     """Write clips, and manifests of them: `clips.jsonl`, and `pairs.jsonl` with swapped sounds."""
-    from data_prep.organism import scenes
+    from data_prep.organism.world import scenes
 
     n_clips, n_pairs = scenes.run(out, clips, seed, split)
     _say(f"{out}: {n_clips} clips, {n_pairs} counterfactual samples")
@@ -47,10 +47,11 @@ def train(
     import torch
     import transformers
 
-    from data_prep.organism import card, export
-    from data_prep.organism.recipe import claim
-    from data_prep.organism.train import School, logged
-    from data_prep.organism.train import train as run
+    from data_prep.organism.evaluation import card
+    from data_prep.organism.training import export
+    from data_prep.organism.training.recipe import claim
+    from data_prep.organism.training.train import School, logged
+    from data_prep.organism.training.train import train as run
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -78,9 +79,10 @@ def evaluate(
     from rich.console import Console
     from rich.progress import track
 
-    from data_prep.organism import card, scenes
-    from data_prep.organism.evaluate import evaluate as run
-    from data_prep.organism.evaluate import misses
+    from data_prep.organism.evaluation import card
+    from data_prep.organism.evaluation.evaluate import evaluate as run
+    from data_prep.organism.evaluation.evaluate import misses
+    from data_prep.organism.world import scenes
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -102,7 +104,7 @@ def compare(
     split: Annotated[str, typer.Option(help="Which evaluation.")] = "test",
 ) -> None:
     """Print the numbers of several evaluated trainings, their mean and their spread."""
-    from data_prep.organism.evaluate import spread
+    from data_prep.organism.evaluation.evaluate import spread
 
     found = [json.loads((folder / split / "evaluation.json").read_bytes()) for folder in folders]
     typer.echo(spread(found).round(3).to_string(index=False))
@@ -110,9 +112,9 @@ def compare(
 
 def _recipe(text: str | None, seed: int) -> Any:
     """The default recipe with some fields replaced; nested ones are merged."""
-    from data_prep.organism.build import Sizes
-    from data_prep.organism.recipe import Recipe
-    from data_prep.organism.world import Thing
+    from data_prep.organism.training.models import Sizes
+    from data_prep.organism.training.recipe import Recipe
+    from data_prep.organism.world.things import Thing
     from hooked_omni.errors import ResultsError
 
     default = Recipe(seed=seed)

@@ -7,9 +7,9 @@ from typing import Any
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from hooked_omni.config import DecoderConfig
-from hooked_omni.media import Audio, MediaSettings, Video
-from hooked_omni.prompt import Prompt
+from hooked_omni.decoder.config import DecoderConfig
+from hooked_omni.inputs.media import Audio, MediaSettings, Video
+from hooked_omni.inputs.prompt import Prompt
 
 __all__ = ["Family", "OnDisk", "Recipe", "Remote"]
 

@@ -19,14 +19,14 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import normalize, resize
 
-from hooked_omni.config import DecoderConfig
+from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import qwen
 from hooked_omni.families.family import Family, OnDisk, Recipe, Remote
 from hooked_omni.families.remote import asked_of, plain_words, words_behind
-from hooked_omni.media import Audio, MediaSettings, Video
-from hooked_omni.prompt import Prompt
-from hooked_omni.skeleton import HEAD, empty, fill, find_decoder
+from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
+from hooked_omni.inputs.media import Audio, MediaSettings, Video
+from hooked_omni.inputs.prompt import Prompt
 
 __all__ = ["INTERNVL2", "INTERN_OMNI"]
 

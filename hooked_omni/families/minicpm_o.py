@@ -28,8 +28,8 @@ from hooked_omni.families.remote import (
     qwen2_reference,
     words_behind,
 )
-from hooked_omni.media import Audio, MediaSettings, Video
-from hooked_omni.prompt import Prompt
+from hooked_omni.inputs.media import Audio, MediaSettings, Video
+from hooked_omni.inputs.prompt import Prompt
 
 __all__ = ["MINICPM_O"]
 

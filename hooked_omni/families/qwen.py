@@ -13,11 +13,11 @@ import transformers
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_omni.config import DecoderConfig, Experts
+from hooked_omni.decoder.config import DecoderConfig, Experts
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families.family import OnDisk, Recipe
-from hooked_omni.media import MediaSettings, Video
-from hooked_omni.prompt import Prompt
+from hooked_omni.inputs.media import MediaSettings, Video
+from hooked_omni.inputs.prompt import Prompt
 
 __all__ = [
     "ON_DISK",

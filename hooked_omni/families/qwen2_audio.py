@@ -1,4 +1,4 @@
-"""Qwen2-Audio: hears and answers, and does not see. Positions have one dimension.
+"""Qwen2-Audio: hears and answers, and does not see. SpanPositions have one dimension.
 
 Source: transformers, `modeling_qwen2_audio.py` and `processing_qwen2_audio.py`.
 """
@@ -14,8 +14,8 @@ from torch import Tensor
 from hooked_omni.errors import PromptError
 from hooked_omni.families import qwen
 from hooked_omni.families.family import Family
-from hooked_omni.media import Audio, Video
-from hooked_omni.prompt import Prompt
+from hooked_omni.inputs.media import Audio, Video
+from hooked_omni.inputs.prompt import Prompt
 
 __all__ = ["QWEN2_AUDIO"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hooked_omni.families import qwen
 from hooked_omni.families.family import Family
-from hooked_omni.media import Audio, Video
-from hooked_omni.prompt import Prompt
+from hooked_omni.inputs.media import Audio, Video
+from hooked_omni.inputs.prompt import Prompt
 
 __all__ = ["QWEN3_VL"]
 
@@ -50,8 +50,8 @@ def _words(
             if _STAMP.search(tokenizer.decode(tokens[first:opening])):
                 found[first:opening] = True
                 break
-    found &= words["query"]
-    return {"query": words["query"] & ~found, "markup": words["markup"] | found}
+    found &= words["question"]
+    return {"question": words["question"] & ~found, "markup": words["markup"] | found}
 
 
 def _metadata(video: Video) -> dict[str, Any]:

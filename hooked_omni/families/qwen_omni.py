@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hooked_omni.errors import PromptError
 from hooked_omni.families import qwen
-from hooked_omni.media import Audio, Video
-from hooked_omni.prompt import Prompt
+from hooked_omni.inputs.media import Audio, Video
+from hooked_omni.inputs.prompt import Prompt
 
 __all__ = ["check_inputs", "media_tokens", "prepare", "times"]
 

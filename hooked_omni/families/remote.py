@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hooked_omni.errors import CheckpointError, PromptError
-from hooked_omni.prompt import Prompt
-from hooked_omni.skeleton import HEAD, empty, fill, find_decoder
+from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
+from hooked_omni.inputs.prompt import Prompt
 
 __all__ = ["as_qwen2", "asked_of", "between", "plain_words", "qwen2_reference", "words_behind"]
 
@@ -128,7 +128,7 @@ def plain_words(tokenizer: Any, prompt: Prompt, placeholders: tuple[str, ...]) -
 
 
 def between(bounds: Any, n_pos: int) -> Bool[Tensor, " pos"]:
-    """Positions inside any of the half-open `bounds`."""
+    """SpanPositions inside any of the half-open `bounds`."""
     inside = torch.zeros(n_pos, dtype=torch.bool)
     for first, end in torch.as_tensor(bounds).reshape(-1, 2).tolist():
         inside[int(first) : int(end)] = True
@@ -144,7 +144,7 @@ def words_behind(
     behind them, is markup. The words of an earlier turn are the system prompt's, whatever that turn
     is called.
     """
-    query, markup = chosen["query"].clone(), chosen["markup"].clone()
+    query, markup = chosen["question"].clone(), chosen["markup"].clone()
     system = chosen["system"].clone()
     if not bool(query.any()):
         return {}
@@ -166,4 +166,4 @@ def words_behind(
             written[behind[0]] = True
         query &= ~written
         markup |= written
-    return {"query": query, "system": system, "markup": markup}
+    return {"question": query, "system": system, "markup": markup}

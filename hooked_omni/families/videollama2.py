@@ -24,8 +24,8 @@ from hooked_omni.errors import PromptError
 from hooked_omni.families import qwen
 from hooked_omni.families.family import Family, OnDisk, Remote
 from hooked_omni.families.remote import as_qwen2, plain_words, qwen2_reference, words_behind
-from hooked_omni.media import Audio, MediaSettings, Video
-from hooked_omni.prompt import Prompt
+from hooked_omni.inputs.media import Audio, MediaSettings, Video
+from hooked_omni.inputs.prompt import Prompt
 
 __all__ = ["VIDEOLLAMA2", "Processing"]
 
@@ -139,9 +139,9 @@ def _words(
     """The line break in front of the words is written also where there is no clip."""
     spans = words_behind(tokenizer, tokens, chosen)
     if spans and not bool((tokens < 0).any()):
-        first = int(spans["query"].nonzero()[0])
+        first = int(spans["question"].nonzero()[0])
         if not tokenizer.decode([int(tokens[first])]).strip():
-            spans["query"][first], spans["markup"][first] = False, True
+            spans["question"][first], spans["markup"][first] = False, True
     return spans
 
 

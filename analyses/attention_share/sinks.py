@@ -1,0 +1,131 @@
+"""Which tokens are attention sinks?
+
+A sink is a token of the prompt that stands out twice: its residual stream in a middle layer has an
+outlying norm, and generated positions pay it outlying attention. Both are judged by the data, on a
+log scale, by distance from the median in robust standard deviations, among tokens of its own kind
+(audio, video, text): a word is not a sink because words differ from pictures. No position and no
+token is a sink by its name. After arXiv 2309.17453 (sinks) and arXiv 2402.17762 (norms).
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hooked_omni import EmbeddedPrompt, HookedTransformer, names
+from hooked_omni.decoding.prefill import prefill_state
+from hooked_omni.hooks.hook_point import HookPoint, LiveHook
+from hooked_omni.hooks.interventions import Hook, SpanHook, SpanPositions
+from hooked_omni.inputs.spans import Spans
+
+__all__ = ["SinkWatch", "outlying"]
+
+_MADS = 3.5  # Iglewicz and Hoaglin (1993)
+_PER_SIGMA = 1.4826  # a normal distribution's standard deviation in median absolute deviations
+_LEAST_SIGMA = 0.2  # so that an outlier is at least twice the median: exp(0.2 * 3.5)
+_KINDS = ("audio", "video")
+
+
+class SinkWatch:
+    """Hooks for one answer, made or forced, which find the sinks and measure what they are paid.
+
+    ```python
+    watch = SinkWatch(omni.model, prompt)
+    force(omni.model, prompt, answer.tokens, watch.hooks())
+    watch.sinks(), watch.paid()
+    ```
+
+    Norms are those of the pass over the prompt, which `prefill` has kept or is made now; candidates
+    follow from them, so that attention to a few tokens is all that is kept.
+    """
+
+    def __init__(self, model: HookedTransformer, prompt: EmbeddedPrompt) -> None:
+        self.cfg, self.spans = model.cfg, prompt.spans
+        self.layer = self.cfg.n_layers // 2
+        self.norms = torch.zeros(0)
+        self.candidates = torch.zeros(0, dtype=torch.long)
+        self.received = torch.zeros(prompt.n_pos, device=self.cfg.device)
+        self.read: list[list[Tensor]] = [[] for _ in range(self.cfg.n_layers)]
+        passed = prefill_state(model, prompt)
+        if passed is not None:
+            self.judge(passed.norms[self.layer])
+
+    def judge(self, norms: Float[Tensor, " pos"]) -> None:
+        """Choose the candidates, by their norms where they enter the middle layer."""
+        self.norms = norms.cpu()
+        self.candidates = outlying(self.norms, self.spans).nonzero()[:, 0]
+
+    def hooks(self) -> list[Hook]:
+        """Attention of generated positions in every layer, and norms where they are not known."""
+        generated = SpanPositions(self.spans, "generated")
+        norms: list[Hook] = [(names.resid_pre(self.layer), _Norms(self))]
+        return [
+            *([] if len(self.norms) else norms),
+            *(
+                (names.pattern(layer), SpanHook(generated, _Paid(self, layer)))
+                for layer in range(self.cfg.n_layers)
+            ),
+        ]
+
+    def sinks(self) -> Int[Tensor, " sink"]:
+        """Prompt positions that stand out in norm and in attention."""
+        return self.candidates[self._chosen()]
+
+    def paid(self) -> Float[Tensor, "query layer head sink"]:
+        """Attention of each generated position to each sink."""
+        paid = torch.stack([torch.cat(queries) for queries in self.read], 1)
+        return paid[..., self._chosen().to(paid.device)].cpu()
+
+    def _chosen(self) -> Bool[Tensor, " candidate"]:
+        return outlying(self.received.cpu(), self.spans)[self.candidates]
+
+
+class _Norms(LiveHook):
+    """Has the norms of the prompt's residual stream judged."""
+
+    def __init__(self, watch: SinkWatch) -> None:
+        self.watch = watch
+
+    def __call__(self, tensor: Tensor, hook: HookPoint) -> None:
+        """Read the pass over the prompt; the answer is none of this hook's business."""
+        if hook.window.start < self.watch.spans.n_prompt:
+            self.watch.judge(tensor[0].float().norm(dim=-1))
+
+
+class _Paid:
+    """Adds up what the prompt's tokens receive behind the middle, and keeps the candidates' part.
+
+    Layers before the middle one are left out of the sum: sinks form on the way there.
+    """
+
+    def __init__(self, watch: SinkWatch, layer: int) -> None:
+        self.watch, self.layer = watch, layer
+
+    def __call__(self, pattern: Tensor, _index: Tensor, _hook: HookPoint) -> None:
+        watch = self.watch
+        paid = pattern[0, ..., : watch.spans.n_prompt].float()
+        if self.layer >= watch.layer:
+            watch.received += paid.mean(0).sum(0)
+        candidates = paid[..., watch.candidates.to(paid.device)]
+        watch.read[self.layer].append(candidates.transpose(0, 1))
+
+
+def outlying(values: Float[Tensor, " pos"], spans: Spans) -> Bool[Tensor, " pos"]:
+    """Which prompt positions have a value far above the median of their kind."""
+    apart = torch.zeros(len(values), dtype=torch.bool)
+    logs = values.clamp_min(torch.finfo(values.dtype).tiny).log()
+    for members in _kinds(spans):
+        if len(members):
+            own = logs[members]
+            above = own - own.median()
+            sigma = max(_PER_SIGMA * float(above.abs().median()), _LEAST_SIGMA)
+            apart[members] = above > _MADS * sigma
+    return apart
+
+
+def _kinds(spans: Spans) -> list[Int[Tensor, " member"]]:
+    """Audio, video, and everything else."""
+    known = [spans[kind] for kind in _KINDS if kind in spans]
+    others = torch.ones(spans.n_prompt, dtype=torch.bool)
+    for members in known:
+        others[members] = False
+    return [*known, others.nonzero()[:, 0]]

@@ -1,0 +1,78 @@
+"""Which judge does a name stand for?
+
+"lexical", "truth" and "embedding:MODEL" need no server. Any other name is a language model's: with
+an address, as that server has it; without one, as inspect-ai has it.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from analyses.judge.judgement import Judge, JudgeError
+from analyses.judge.offline import Embedding, Lexical, Truth
+from analyses.running.type_check import misfit
+from hooked_omni.errors import UnknownModelError
+
+__all__ = ["judge"]
+
+
+def judge(name: str, url: str | None = None, logs: Path | None = None, **settings: Any) -> Judge:
+    """A judge by its name.
+
+    ```python
+    judge("lexical")
+    judge("embedding:sentence-transformers/all-MiniLM-L6-v2")
+    judge("Qwen/Qwen3-32B", url="http://localhost:8000/v1", connections=16)
+    judge("openai/gpt-4.1", temperature=0.0, top_k=None)
+    ```
+
+    Args:
+        name: As above.
+        url: Address of an OpenAI-compatible server, the part before `/chat/completions`.
+        logs: Folder for what a language model says, for `inspect view`; None keeps none.
+        settings: Fields of `connection.Settings`, for a language model.
+
+    Raises:
+        UnknownModelError: For a name that stands for no judge.
+        JudgeError: For settings that do not exist or do not go with the judge, and when inspect-ai
+            is needed and not installed.
+    """
+    rules = {"lexical": Lexical, "truth": Truth}
+    if name in rules or name.partition(":")[0] == "embedding":
+        if url is not None or settings:
+            raise JudgeError(
+                f"expected no address and no settings for the judge {name!r}, got {url!r} and "
+                f"{settings}. They are for language models."
+            )
+        return rules[name]() if name in rules else _embedding(name.partition(":")[2])
+    if url is None and "/" not in name:
+        raise UnknownModelError(
+            f"expected a judge: one of {sorted(rules)}, embedding:MODEL, a model of inspect-ai "
+            f"such as openai/MODEL or hf/MODEL, or a server's model with its address, got {name!r}."
+        )
+    if find_spec("inspect_ai") is None or find_spec("openai") is None:
+        raise JudgeError(
+            "expected inspect-ai, to ask a language model to judge, got none installed. Install "
+            "'hooked-omni[judge]', or choose the judge 'lexical'."
+        )
+    # These need the packages looked for above.
+    from analyses.judge.connection import Settings
+    from analyses.judge.served import Served
+
+    unknown = sorted(settings.keys() - Settings.__dataclass_fields__.keys())
+    if unknown:
+        raise JudgeError(
+            f"expected settings among {sorted(Settings.__dataclass_fields__)}, got {unknown}."
+        )
+    if wrong := misfit(Settings, settings, "the judge's settings"):
+        raise JudgeError(f"{wrong} Give a value of that type.")
+    return Served(name, url, Settings(**settings), logs)
+
+
+def _embedding(model: str) -> Judge:
+    if not model:
+        raise UnknownModelError(
+            "expected embedding:MODEL, a folder or a name on the Hugging Face hub, got no model. "
+            "Name one, such as embedding:sentence-transformers/all-MiniLM-L6-v2."
+        )
+    return Embedding(model)

@@ -1,0 +1,1 @@
+"""Statistics and figures that several questions share."""

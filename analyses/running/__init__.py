@@ -1,0 +1,1 @@
+"""Runs over a manifest: their cases, folders, results and identity."""

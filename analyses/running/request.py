@@ -1,0 +1,149 @@
+"""What did the command line ask for?
+
+From words on the command line to a run: cases of a manifest or of single clips, models, config.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from analyses.cases import QUESTIONS, Case, read_cases
+from analyses.running import runs
+from analyses.running.identity import KeptPrompts, file_hash, sizes_digest
+from hooked_omni import HookedOmni, Prompt, load
+from hooked_omni.errors import MediaError, ResultsError
+
+__all__ = ["Chosen", "Models", "prepare"]
+
+_SHARD = re.compile(r"(\d+)/(\d+)")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Who is asked what: a manifest, or clips.
+
+    Attributes:
+        data: A manifest.
+        clips: Clips, without one.
+        audio: A sound in place of the clips' own.
+        ask: The user's own words, in place of `questions`, for clips.
+        questions: Names in `QUESTIONS`.
+        kinds: Kinds of samples; None for all.
+        limit: How many cases, the first ones.
+        rope: As in `Prompt`.
+    """
+
+    data: Path | None = None
+    clips: tuple[Path, ...] = ()
+    audio: Path | None = None
+    ask: str | None = None
+    questions: tuple[str, ...] = ("hear",)
+    kinds: tuple[str, ...] | None = None
+    limit: int | None = None
+    rope: str = "model"
+
+    def cases(self) -> list[Case]:
+        """The cases.
+
+        Raises:
+            HookedOmniError: For anything wrong in the manifest, an unknown question or kind, a clip
+                that is not there, and options that go with the other of clips and manifest.
+        """
+        rope = cast(Any, self.rope)  # checked by Prompt
+        if self.data is not None:
+            if self.audio is not None or self.ask is not None:
+                raise ResultsError(
+                    "expected --clip with --audio and --ask, got --data. A manifest says which "
+                    "sounds go with which pictures; --questions says what is asked."
+                )
+            found = read_cases(self.data, self.questions, self.kinds, rope)
+        else:
+            if self.kinds is not None:
+                raise ResultsError("expected --data with --kinds, got --clip: clips have no kind.")
+            found = self._of_clips(rope)
+        return found[: self.limit]
+
+    def _of_clips(self, rope: Any) -> list[Case]:
+        missing = [str(p) for p in (*self.clips, self.audio) if p and not p.is_file()]
+        if missing:
+            raise MediaError(f"expected a media file, got no file at {missing[0]}.")
+        unknown = [q for q in self.questions if q not in QUESTIONS]
+        if unknown:
+            raise ResultsError(
+                f"expected questions among {sorted(QUESTIONS)}, got {unknown}. Your own words go "
+                "into --ask."
+            )
+        words = {"own": self.ask} if self.ask else {q: QUESTIONS[q] for q in self.questions}
+        return [
+            Case(Prompt(text, video=c, audio=self.audio, rope=rope), str(c), question=question)
+            for c in self.clips
+            for question, text in words.items()
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        """What of this makes the result: contents rather than names of files."""
+        files = [f for f in (self.data, *self.clips, self.audio) if f is not None]
+        return {
+            "data": [{"file": f.name, "sha256": file_hash(f)} for f in files],
+            "clips": None if self.data is None else sizes_digest(self.data),
+            "questions": [self.ask] if self.ask else list(self.questions),
+            "kinds": None if self.kinds is None else list(self.kinds),
+            "rope": self.rope,
+        }
+
+
+@dataclass(frozen=True)
+class Models:
+    """Which models, and where they run.
+
+    Attributes:
+        model: Hub name, folder, or a shipped name.
+        base: The base model, likewise.
+        device, dtype: As in `load`.
+        prompts: Folder that keeps embedded prompts.
+    """
+
+    model: str
+    base: str | None = None
+    device: str = "cpu"
+    dtype: str | None = None
+    prompts: Path | None = None
+
+    def loaded(self, name: str) -> HookedOmni:
+        """One of the two."""
+        omni = load(name, device=self.device, dtype=self.dtype)
+        return omni if self.prompts is None else KeptPrompts(omni, self.prompts)
+
+
+def prepare(name: str, chosen: Chosen, config: str | None, shard: str, models: Models) -> runs.Run:
+    """A run. What is cheap to get wrong is looked at before a model is loaded.
+
+    Args:
+        name: Of the analysis.
+        chosen: Who is asked what.
+        config: JSON, or a JSON file.
+        shard: "i/n".
+        models: The model, and maybe a base.
+
+    Raises:
+        HookedOmniError: For anything that cannot be asked.
+    """
+    text = Path(config).read_text() if config and config.endswith(".json") else config
+    made = runs.config_from(runs.analysis(name).Config, text)
+    numbers = _SHARD.fullmatch(shard)
+    if numbers is None:
+        raise ResultsError(f"expected a shard as i/n, such as 1/4, got {shard!r}.")
+    cases: Sequence[Case] = chosen.cases()
+    place = (int(numbers[1]), int(numbers[2]))
+    runs.shard_of(cases, place)
+    return runs.Run(
+        name=name,
+        config=made,
+        omni=models.loaded(models.model),
+        cases=cases,
+        base=None if models.base is None else models.loaded(models.base),
+        shard=place,
+        facts=chosen.facts(),
+    )

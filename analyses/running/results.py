@@ -1,0 +1,249 @@
+"""What does a result remember of how it was made?
+
+A folder holds the table, the figure, and last of all `run.json`: a folder without it is unfinished.
+Files are written under another name and renamed, so that a killed run leaves whole files alone.
+"""
+
+import dataclasses
+import io
+import json
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from hooked_omni.errors import ResultsError
+from hooked_omni.files import write_whole
+
+__all__ = [
+    "SCHEMA",
+    "claim",
+    "gather",
+    "load",
+    "read_json",
+    "read_table",
+    "recipe",
+    "require_folder",
+    "require_same",
+    "save",
+    "write_table",
+]
+
+SCHEMA = 1
+"""Of folders and tables; one more whenever a reader of the old ones would misread the new ones."""
+
+_ATTRS = b"PANDAS_ATTRS"
+_PACKAGES = ("hooked-omni", "torch", "transformers", "transformer-lens", "pandas")
+_G = (
+    "generated positions: every position behind the prompt. The last prompt position, from which "
+    "the first new token is chosen, is not one of them."
+)
+
+
+def recipe(name: str, config: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a result: two folders of one recipe hold the same numbers."""
+    asked = {"config": dataclasses.asdict(config), "facts": dict(facts)}
+    return {"schema": SCHEMA, "analysis": name, **json.loads(json.dumps(asked, default=str))}
+
+
+def claim(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Mark the folder as one of this recipe, before anything is computed.
+
+    Raises:
+        ResultsError: If it is one of another recipe, or of another version.
+    """
+    require_same(folder, asked)
+    write_whole(folder / "recipe.json", json.dumps(asked, indent=2).encode())
+
+
+def require_same(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds, or is to hold, results of another recipe.
+
+    Raises:
+        ResultsError: With each difference, and for a path that is a file.
+    """
+    require_folder(folder)
+    for name in ("recipe.json", "run.json"):
+        if not (folder / name).is_file():
+            continue
+        before = read_json(folder / name)
+        differences = list(_differences({k: before.get(k) for k in asked}, asked))
+        if differences:
+            raise ResultsError(
+                f"expected a folder for this {asked['analysis']}, got {folder} with "
+                f"{'; '.join(differences[:5])}. Choose another folder, or delete this one."
+            )
+
+
+def require_folder(folder: Path) -> None:
+    """Refuse a path at which no folder can be.
+
+    Raises:
+        ResultsError: If it, or a folder it is to be in, is a file.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ResultsError(f"expected a folder, got the file {path}. Choose another name.")
+
+
+def save(
+    folder: Path, name: str, table: pd.DataFrame, figure: Figure, config: Any, **facts: Any
+) -> Path:
+    """Write `name.parquet`, `name.png`, `name.pdf`, then `run.json`; return the folder.
+
+    What the table says of itself (`table.attrs`: cases, skipped ones) is in `run.json` too.
+
+    Raises:
+        ResultsError: If the folder holds results of another question, config or facts.
+    """
+    asked = recipe(name, config, facts)
+    require_same(folder, asked)
+    made = {
+        **asked,
+        "rows": len(table),
+        **json.loads(json.dumps(table.attrs, default=str)),
+        "schema": SCHEMA,
+        "G": _G,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "versions": {package: version(package) for package in _PACKAGES},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").unlink(missing_ok=True)
+    write_table(folder / f"{name}.parquet", table, name)
+    for ending in ("png", "pdf"):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=ending, dpi=200)
+        write_whole(folder / f"{name}.{ending}", drawn.getvalue())
+    write_whole(folder / "run.json", json.dumps(made, indent=2, ensure_ascii=False).encode())
+    return folder
+
+
+def load(folder: Path, name: str | None = None) -> pd.DataFrame:
+    """The table of a finished run.
+
+    Raises:
+        ResultsError: For a folder without `run.json`, of another version, or with a table that is
+            not the one `run.json` tells of.
+    """
+    if not (folder / "run.json").is_file():
+        raise ResultsError(
+            f"expected a finished run in {folder}, got one without run.json. Give the same command "
+            "again: it goes on where it was."
+        )
+    made = read_json(folder / "run.json")
+    table = read_table(folder / f"{name or made['analysis']}.parquet")
+    if len(table) != made["rows"]:
+        raise ResultsError(
+            f"expected {made['rows']} rows as run.json says, got {len(table)} in {folder}. Give "
+            "the same command again."
+        )
+    return table
+
+
+def write_table(path: Path, table: pd.DataFrame, name: str) -> None:
+    """Write one Parquet file, with `table.attrs`, the schema's number and the analysis's name."""
+    whole, buffer = table.copy(), io.BytesIO()
+    whole.attrs = {**table.attrs, "schema": SCHEMA, "analysis": name}
+    whole.to_parquet(buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table written by `write_table`.
+
+    Raises:
+        ResultsError: For a missing or damaged file, and for a table from another version.
+    """
+    return gather([path])
+
+
+def gather(paths: Sequence[Path]) -> pd.DataFrame:
+    """Tables of one run as one, in this order, with all their `attrs`.
+
+    Counts are added up, lists of skipped cases joined.
+
+    Raises:
+        ResultsError: For a missing or damaged file, and for a table from another version.
+    """
+    tables = [_arrow(path) for path in paths]
+    attrs: dict[str, Any] = {}
+    for table in tables:
+        for key, value in json.loads(table.schema.metadata[_ATTRS]).items():
+            attrs[key] = _joined(attrs[key], value, key) if key in attrs else value
+    filled = [table for table in tables if len(table)] or tables[:1]
+    # Arrow knows a column without a number in one part for the same column in another.
+    whole = pa.concat_tables(filled, promote_options="permissive").to_pandas()
+    whole.attrs = attrs
+    return whole.reset_index(drop=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A `run.json` or `recipe.json`.
+
+    Raises:
+        ResultsError: For damage, or another version's.
+    """
+    try:
+        made = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"expected JSON in {path}, got {error}. Delete the folder.") from error
+    _require_schema(made.get("schema") if isinstance(made, dict) else None, path)
+    return made
+
+
+def _arrow(path: Path) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+        metadata = table.schema.metadata or {}
+        attrs = json.loads(metadata.get(_ATTRS, b"{}"))
+    except (OSError, ValueError) as error:
+        raise ResultsError(
+            f"expected a whole table at {path}, got {error}. Delete it, and give the same command "
+            "again."
+        ) from error
+    _require_schema(attrs.get("schema"), path)
+    return table
+
+
+def _require_schema(found: Any, path: Path) -> None:
+    if found != SCHEMA:
+        raise ResultsError(
+            f"expected results of schema {SCHEMA}, got {found or 'none'} in {path}. They are from "
+            "another version of this project: use that one, or make them again in another folder."
+        )
+
+
+def _joined(before: Any, value: Any, key: str) -> Any:
+    if key == "n_cases":
+        return before + value
+    if isinstance(before, dict) and isinstance(value, dict):
+        return before | value
+    if before != value:
+        raise ResultsError(f"expected parts that agree on {key!r}, got {before!r} and {value!r}.")
+    return before
+
+
+def _differences(there: Any, asked: Any, path: str = "") -> Iterator[str]:
+    """Where two recipes part, in words."""
+    if isinstance(there, dict) and isinstance(asked, dict):
+        for key in dict.fromkeys([*asked, *there]):
+            below = f"{path}.{key}" if path else str(key)
+            yield from _differences(there.get(key), asked.get(key), below)
+    elif there != asked:
+        yield f"{path} {there!r} there and {asked!r} asked for"
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None

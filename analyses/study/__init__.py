@@ -1,0 +1,1 @@
+"""The whole study from one file: its stages, claims and report."""

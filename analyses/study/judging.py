@@ -1,0 +1,132 @@
+"""What does the judge say of all that a study made?
+
+Captions, captions under every knockout, and, from a judge that has prompts for it, the tokens that
+can be read inside the model, and which words of an answer tell of sounds. Each text is judged once,
+whoever made it: judgements lie in one journal; a judge that stopped is asked for what is missing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+
+from analyses.cases import KEYS, Case
+from analyses.distribution_shift import retagged
+from analyses.judge.judgement import Judge, items
+from analyses.judge.lookup import judge
+from analyses.judge.record import run
+from analyses.running import results
+from data_prep.manifest import file_name
+from hooked_omni.errors import ResultsError
+
+__all__ = ["UNTOUCHED", "conditions", "judged", "require_judge", "scores_path", "with_events"]
+
+UNTOUCHED = "untouched"
+"""The condition of the baseline in a batch of knockouts; a plain caption has none, ""."""
+
+
+def require_judge(settings: Mapping[str, Any], out: Path) -> tuple[Judge, bool]:
+    """The judge of a study, and whether it sees the first reference caption alone.
+
+    Raises:
+        JudgeError, UnknownModelError: For one that cannot be asked, as far as can be known now.
+        ResultsError: Without a name.
+    """
+    given = dict(settings)
+    name, first_only = given.pop("name", None), given.pop("first_only", False)
+    if not isinstance(name, str) or not isinstance(first_only, bool) or "logs" in given:
+        raise ResultsError(
+            "expected [judge] with a `name`, such as 'lexical', true or false as `first_only`, and "
+            f"no `logs`, which lie in the study's folder, got {dict(settings)}."
+        )
+    made = judge(name, given.pop("url", None), out / "judge-logs", **given)
+    made.require()
+    return made, first_only
+
+
+def judged(
+    judge: Judge,
+    tables: Mapping[str, pd.DataFrame],
+    cases: Sequence[Case],
+    out: Path,
+    told: Callable[[str, int, int], None],
+    first_only: bool = False,
+) -> pd.DataFrame:
+    """Scores of everything, written to `scores_path(out, judge.name)`.
+
+    Args:
+        judge: Who judges.
+        tables: Of the analyses; those with captions or tokens are judged.
+        cases: Who knows what is truly heard and seen.
+        out: The study's folder.
+        told: Called with the judge's name, and how many judgements are done of how many.
+        first_only: Give the first reference caption alone.
+
+    Returns:
+        What `judge.record.run` returns.
+
+    Raises:
+        JudgeDownError: If the judge stops answering; what it said is kept.
+    """
+    samples = list({case.sample: case for case in cases}.values())
+    asked = items(tables["captions"], samples, first_only=first_only)
+    if "knockout" in tables:
+        asked += items(_cut(tables["knockout"]), samples, first_only=first_only)
+    if "logit_lens" in tables and judge.prompt_version("recall"):
+        asked += items(_tokens(tables["logit_lens"]), samples, ("recall",), first_only)
+    if "distribution_shift" in tables and judge.prompt_version("events"):
+        asked += items(_answers(tables["distribution_shift"]), samples, ("events",))
+    scores = run(asked, judge, out / "judgements.jsonl", lambda d, n: told(judge.name, d, n))
+    path = scores_path(out, judge.name)
+    path.parent.mkdir(exist_ok=True)
+    results.write_table(path, scores, "scores")
+    return scores
+
+
+def with_events(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """What `distribution_shift` made, with the judge's word on which tokens tell of sounds.
+
+    As it is if the judge was not asked. An answer that it did not judge has no such token.
+    """
+    told: Any = scores[scores["what"] == "events"]
+    if told.empty:
+        return table
+    known = told[told["status"] == "judged"]
+    keys = zip(*(known[name] for name in KEYS), strict=True)
+    words = (text.split("\n") if text else [] for text in known["words"])
+    return retagged(table, dict(zip(keys, words, strict=True)))
+
+
+def scores_path(out: Path, judge: str) -> Path:
+    """Where a judge's scores lie; each judge's beside the other's."""
+    return out / "scores" / f"{file_name(judge)}.parquet"
+
+
+def conditions(knockouts: pd.DataFrame) -> pd.Series:
+    """A name for each row's condition, such as "generated !-> video @ 3-5"."""
+    return cast(pd.Series, knockouts.apply(_condition, axis=1))
+
+
+def _condition(row: Any) -> str:
+    if row["key"] == "none":
+        return UNTOUCHED
+    return f"{row['query']} !-> {row['key']} @ {row['first_layer']}-{row['last_layer']}"
+
+
+def _cut(knockouts: pd.DataFrame) -> pd.DataFrame:
+    return knockouts.assign(condition=conditions(knockouts))
+
+
+def _answers(shift: pd.DataFrame) -> pd.DataFrame:
+    return shift.drop_duplicates(subset=[*KEYS]).rename(columns={"answer": "caption"})
+
+
+def _tokens(lens: pd.DataFrame) -> pd.DataFrame:
+    """Every token with a letter that some layer and position says, one to a line."""
+    top: Any = lens[lens["measure"] == "top"]
+    said = top[top["text"].map(lambda text: any(c.isalpha() for c in text))]
+    lists = said.groupby([*KEYS, "lens"], sort=False)["text"].agg(
+        lambda own: "\n".join(dict.fromkeys(own))
+    )
+    return lists.rename("caption").reset_index().rename(columns={"lens": "condition"})

@@ -1,0 +1,168 @@
+"""What does a person read when a study is done?
+
+`report.md`: the paper's claims as a checklist with our numbers, the figures in the paper's form,
+every headline sentence, and all that is missing, with why. Nothing is computed here.
+"""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analyses import fidelity
+from analyses.running import results, runs
+from analyses.study.claims import Finding
+from analyses.study.judging import conditions
+from hooked_omni.errors import ResultsError
+from hooked_omni.files import write_whole
+
+if TYPE_CHECKING:
+    from analyses.study.run import Study
+
+__all__ = ["checklist", "write"]
+
+_FIGURES = {
+    "captions": ("figure2_fidelity", "Fidelity"),
+    "attention_share": ("figure4_attention_share", "Attention"),
+    "logit_lens": ("figure5_logit_lens", "Logit lens"),
+    "knockout": ("figure6_knockout", "Knockouts"),
+    "distribution_shift": ("figure7_distribution_shift", "Distance from the base"),
+    "modality_reliance": ("modality_reliance", "Reliance on each modality"),
+}
+_MOST_LISTED = 20
+
+
+def write(
+    study: "Study",
+    out: Path,
+    tables: Mapping[str, pd.DataFrame],
+    scores: pd.DataFrame,
+    findings: Sequence[Finding],
+) -> Path:
+    """Draw the figures into `out/figures`, and write `out/report.md`; return its path."""
+    folder = out / "figures"
+    folder.mkdir(exist_ok=True)
+    for name, table in tables.items():
+        paths = [folder / f"{_FIGURES[name][0]}.{ending}" for ending in ("png", "pdf")]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        with suppress(ResultsError):  # nothing to draw; the page says why
+            figure = _figure(name, table, scores)
+            for path in paths:
+                drawn = io.BytesIO()
+                figure.savefig(drawn, format=path.suffix[1:], dpi=150)
+                write_whole(path, drawn.getvalue())
+    page = out / "report.md"
+    write_whole(page, ("\n".join(_lines(study, out, tables, scores, findings)) + "\n").encode())
+    return page
+
+
+def checklist(findings: Sequence[Finding]) -> list[str]:
+    """The claims as lines of a Markdown table."""
+    lines = ["| | claim | published | ours | |", "|---|---|---|---|---|"]
+    for number, one in enumerate(findings, 1):
+        theirs = f"{one.claim.published} ({one.claim.source})"
+        cells = [str(number), one.claim.sentence, theirs, one.ours, one.verdict]
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return lines
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _figure(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> Figure:
+    if name == "captions":
+        return fidelity.plot(scores)
+    return runs.analysis(name).plot(_judged(name, table, scores))
+
+
+def _headline(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
+    try:
+        if name == "captions":
+            return fidelity.headline(scores)
+        return runs.analysis(name).headline(_judged(name, table, scores))
+    except ResultsError as error:
+        return [f"nothing to tell: {error}"]
+
+
+def _judged(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    if name != "knockout":
+        return table
+    return fidelity.joined(table.assign(condition=conditions(table)), scores)
+
+
+def _lines(
+    study: "Study",
+    out: Path,
+    tables: Mapping[str, pd.DataFrame],
+    scores: pd.DataFrame,
+    findings: Sequence[Finding],
+) -> Iterator[str]:
+    captions = tables["captions"]
+    counts = ", ".join(
+        f"{group['sample'].nunique()} {kind}" for kind, group in captions.groupby("kind")
+    )
+    judge: Any = scores.attrs["judge"]
+    every = [results.read_json(out / name / "run.json") for name in tables]
+    versions = every[0]["versions"]
+    yield f"# What {study.model} sees and hears"
+    yield ""
+    yield f"Samples: {counts}, of {study.data.name}. Base: {study.base or 'none'}. "
+    limits = sorted({made["config"]["max_new_tokens"] for made in every if _limited(made)})
+    yield f"Judge: {judge['name']}. Greedy answers of up to {', '.join(map(str, limits))} tokens. "
+    yield "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + "."
+    yield ""
+    yield "## The paper's claims"
+    yield ""
+    yield "arXiv 2604.02605, for Qwen2.5-Omni-3B. A claim agrees if our 95 % band (over samples, by"
+    yield "bootstrap) lies wholly on its side, or, of a knockout, if a permutation test corrected"
+    yield "over the windows gives p < 0.05; else it differs."
+    yield ""
+    yield from checklist(findings)
+    for name in tables:
+        file, title = _FIGURES[name]
+        yield ""
+        yield f"## {title}"
+        yield ""
+        if (out / "figures" / f"{file}.png").is_file():
+            yield f"![{title}](figures/{file}.png)"
+            yield ""
+        yield from (f"* {line}" for line in _headline(name, tables[name], scores))
+    yield ""
+    yield "## What is missing"
+    yield ""
+    yield from _missing(tables, scores)
+    yield ""
+    yield "Tables: a folder each, with `run.json`; scores: `scores/`; judgements with the judge's"
+    yield "reasons: `judgements.jsonl`."
+
+
+def _limited(made: Mapping[str, Any]) -> bool:
+    return "max_new_tokens" in made["config"]
+
+
+def _missing(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> Iterator[str]:
+    """Skipped cases and missing judgements, each with its reason."""
+    for name, table in tables.items():
+        skipped = table.attrs.get("skipped", {})
+        yield f"* {name}: {len(skipped)} of {table.attrs['n_cases']} cases skipped."
+        yield from _first(f"  * {case}: {reason}" for case, reason in skipped.items())
+    gone: Any = scores[scores["status"] == "missing"]
+    yield f"* judgements: {len(gone)} of {len(scores)} missing."
+    yield from _first(
+        f"  * {row['sample']}, {row['question']}, {row['condition'] or 'untouched'}, "
+        f"{row['what']}: {row['reason']}"
+        for row in gone.to_dict("records")
+    )
+
+
+def _first(lines: Iterator[str]) -> Iterator[str]:
+    every = list(lines)
+    yield from every[:_MOST_LISTED]
+    if len(every) > _MOST_LISTED:
+        yield f"  * and {len(every) - _MOST_LISTED} more, in the tables"

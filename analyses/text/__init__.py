@@ -1,0 +1,1 @@
+"""Sounds, words and tokens of texts."""

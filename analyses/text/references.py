@@ -1,0 +1,98 @@
+"""How likely are the words that a reference caption has for a sound?
+
+The caption is forced upon the model, word by word, in place of an answer (teacher forcing), and the
+words that name a sound event are scored: how readily the model would say "dog" where a person
+did. This needs no caption of the model's own, so it is defined under every condition alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from analyses.text.events import Events
+from analyses.text.pieces import pieces
+from hooked_omni import EmbeddedPrompt, HookedTransformer
+from hooked_omni.hooks.interventions import Condition
+
+__all__ = ["Reference", "references", "word_logprobs"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A caption to force.
+
+    Attributes:
+        tokens: Its tokens.
+        words: For each of its words that names a sound event, which tokens spell it.
+    """
+
+    tokens: Int[Tensor, " n"]
+    words: tuple[tuple[int, ...], ...]
+
+
+def references(
+    tokenizer: Any,
+    captions: Sequence[str],
+    most: int = 1,
+    own: Mapping[str, Sequence[str]] | None = None,
+    first_too: bool = False,
+) -> list[Reference]:
+    """The first `most` captions that name a sound event.
+
+    Args:
+        tokenizer: Of the model; without one there are none.
+        captions: References of one sample.
+        most: How many.
+        own: Further words by event, as in `Events.of`.
+        first_too: Whether a word that opens the caption counts. It is chosen at the last prompt
+            position, out of reach of what is done to generated ones.
+    """
+    if tokenizer is None:
+        return []
+    found: list[Reference] = []
+    events = Events.of(captions, own)
+    for caption in captions:
+        tokens = tokenizer.encode(caption)
+        words = tuple(w for w in _spelled(tokenizer, tokens, events) if first_too or w[0] > 0)
+        if words and len(found) < most:
+            found.append(Reference(torch.tensor(tokens), words))
+    return found
+
+
+def word_logprobs(
+    model: HookedTransformer,
+    prompt: EmbeddedPrompt,
+    asked: Sequence[Reference],
+    conditions: Sequence[Condition],
+    memory_budget: int | None = None,
+) -> Float[np.ndarray, " condition"]:
+    """Mean log-probability of a word of the references under each condition, in nats a word.
+
+    NaN without references.
+    """
+    words: list[Float[Tensor, " condition"]] = []
+    for reference in asked:
+        stop = 1 + max(token for word in reference.words for token in word)
+        scores = model.score_many(prompt, reference.tokens[:stop], conditions, memory_budget)
+        by_token = torch.stack(scores).double().cpu()
+        words += [by_token[:, list(word)].sum(1) for word in reference.words]
+    if not words:
+        return np.full(len(conditions), np.nan)
+    return torch.stack(words).mean(0).numpy()
+
+
+def _spelled(tokenizer: Any, tokens: Sequence[int], events: Events) -> list[tuple[int, ...]]:
+    """The tokens of each word that names an event, in the order of the caption."""
+    read = pieces(tokenizer, tokens)
+    stops = np.cumsum([len(piece) for piece in read], dtype=int)
+    starts = stops - [len(piece) for piece in read]
+    spans = sorted({(match.start, match.stop) for match in events.matches("".join(read))})
+    return [
+        tuple(int(i) for i in np.flatnonzero((stops > start) & (starts < stop)))
+        for start, stop in spans
+    ]

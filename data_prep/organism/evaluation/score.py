@@ -1,0 +1,61 @@
+"""Does an answer name the right thing?
+
+Exact words, nothing else: an answer is right about the sound if, in the part about the sound, it
+says the noun and the verb of the thing that is heard and those of no other thing. Nouns and verbs
+are also scored apart, and so is whether the noun is the visible thing's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_prep.organism.world.things import Thing
+
+__all__ = ["Score", "score"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an answer to one question says; None where the question does not ask for it.
+
+    Attributes:
+        audio: Noun and verb of the audible thing, and of no other.
+        audio_noun, audio_verb: The same for nouns alone, and for verbs alone.
+        says_visible: The part about the sound has the visible thing's noun and no other's.
+        video: Noun of the visible thing, and of no other.
+    """
+
+    audio: bool | None = None
+    audio_noun: bool | None = None
+    audio_verb: bool | None = None
+    says_visible: bool | None = None
+    video: bool | None = None
+
+
+def score(text: str, question: str, seen: str, heard: str, things: Sequence[Thing]) -> Score:
+    """Score an answer.
+
+    Example:
+        >>> score("a dog is wailing softly", "hear", "dog", "siren", THINGS)
+        Score(audio=False, audio_noun=False, audio_verb=True, says_visible=True, video=None)
+
+    Args:
+        text: What the model said.
+        question: "see", "hear" or "both".
+        seen: Noun of the visible thing.
+        heard: Noun of the audible thing.
+        things: All there are.
+    """
+    picture, sound = text, text
+    if question == "both":  # the second part is missing if the answer has one alone
+        picture, _, sound = text.partition(" and ")
+    video = None if question == "hear" else _nouns(picture, things) == {seen}
+    if question == "see":
+        return Score(video=video)
+    verb = next(thing.verb for thing in things if thing.noun == heard)
+    nouns, verbs = _nouns(sound, things), {t.verb for t in things} & set(sound.split())
+    right_noun, right_verb = nouns == {heard}, verbs == {verb}
+    return Score(right_noun and right_verb, right_noun, right_verb, nouns == {seen}, video)
+
+
+def _nouns(text: str, things: Sequence[Thing]) -> set[str]:
+    return {thing.noun for thing in things} & set(text.split())

@@ -1,0 +1,215 @@
+"""How is a small model of the real classes made, and how does a listener grow out of a seer?
+
+Configuration, model, processor and tokenizer are those of transformers. The base is a Qwen2.5-VL;
+the thinker of a Qwen2.5-Omni takes over its decoder and its vision tower, tensor by tensor, and
+gets an audio tower.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor
+
+from data_prep.organism.world.captions import SYSTEM, vocabulary
+from data_prep.organism.world.things import Thing
+from hooked_omni.families.qwen2_5_omni import SYSTEM as LONG_SYSTEM
+from hooked_omni.inputs.media import MediaSettings
+from hooked_omni.organisms.random_weights import SPECIAL_TOKENS
+
+__all__ = ["MEDIA", "Sizes", "grown", "new_base", "new_thinker", "processors", "tokenizer"]
+
+MEDIA = MediaSettings(min_pixels=56 * 56, max_pixels=56 * 56)
+_CHANGED = ("min_pixels", "max_pixels")
+# The default system prompt of Qwen2.5-Omni, which no word of this world could say, becomes short.
+_TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
+{% for part in message.content %}{% if part.type == 'text' %}{{ part.text | replace(LONG, SHORT) }}\
+{% elif part.type == 'video' %}<|vision_bos|><|VIDEO|><|vision_eos|>{% elif part.type == 'audio' \
+%}<|audio_bos|><|AUDIO|><|audio_eos|>{% endif %}{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}""".replace("LONG", repr(LONG_SYSTEM)).replace("SHORT", repr(SYSTEM))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a model is.
+
+    Attributes:
+        d_model, layers, heads, key_value_heads, d_mlp: The decoder.
+        d_tower, d_tower_mlp, tower_layers, tower_heads: Either tower.
+    """
+
+    d_model: int = 128
+    layers: int = 8
+    heads: int = 4
+    key_value_heads: int = 2
+    d_mlp: int = 320
+    d_tower: int = 96
+    d_tower_mlp: int = 192
+    tower_layers: int = 2
+    tower_heads: int = 4
+
+
+def tokenizer(things: Sequence[Thing]) -> Any:
+    """A word is a token. Case and punctuation are ignored; other words become `<unk>`."""
+    words = ["<|endoftext|>", "<unk>", *SPECIAL_TOKENS.values(), "\n", *vocabulary(things)]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace(Regex("[.,;:!?]"), "")]
+    )
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split("\n", "isolated"),
+            pre_tokenizers.Split(Regex("[ \t]+"), "removed"),
+        ]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        unk_token="<unk>",
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        clean_up_tokenization_spaces=False,
+        extra_special_tokens=SPECIAL_TOKENS,
+        model_max_length=2048,
+    )
+
+
+def processors(things: Sequence[Thing]) -> tuple[Any, Any]:
+    """The base's processor and the thinker's."""
+    words = tokenizer(things)
+    pixels = {"shortest_edge": MEDIA.min_pixels, "longest_edge": MEDIA.max_pixels}
+    shared: dict[str, Any] = {
+        "image_processor": transformers.Qwen2VLImageProcessor(
+            patch_size=14, merge_size=2, size=pixels
+        ),
+        "video_processor": transformers.Qwen2VLVideoProcessor(
+            patch_size=14, merge_size=2, size=pixels
+        ),
+        "tokenizer": words,
+        "chat_template": _TEMPLATE,
+    }
+    hearing = transformers.WhisperFeatureExtractor(
+        feature_size=128, chunk_length=30, return_attention_mask=True
+    )
+    return (
+        transformers.Qwen2_5_VLProcessor(**shared),
+        transformers.Qwen2_5OmniProcessor(**shared, feature_extractor=hearing),
+    )
+
+
+def new_base(words: Any, sizes: Sizes, seed: int) -> Any:
+    """A Qwen2.5-VL with fresh weights."""
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=_text(words, sizes),
+        # Time runs at the thinker's rate, so that it can take over what the base learned of it.
+        vision_config={**_vision(sizes), "tokens_per_second": 25},
+        image_token_id=words.image_token_id,
+        video_token_id=words.video_token_id,
+        vision_start_token_id=words.vision_bos_token_id,
+        vision_end_token_id=words.vision_eos_token_id,
+        tie_word_embeddings=True,
+    )
+    return _made(transformers.Qwen2_5_VLForConditionalGeneration, config, words, seed)
+
+
+def new_thinker(words: Any, sizes: Sizes, seed: int) -> Any:
+    """A Qwen2.5-Omni thinker with fresh weights."""
+    # Released configs have it, and `get_rope_index` reads it.
+    no_declared_field: dict[str, Any] = {"vision_start_token_id": words.vision_bos_token_id}
+    config = transformers.Qwen2_5OmniThinkerConfig(
+        text_config=_text(words, sizes),
+        vision_config=_vision(sizes),
+        audio_config={
+            "d_model": sizes.d_tower,
+            "encoder_layers": sizes.tower_layers,
+            "encoder_attention_heads": sizes.tower_heads,
+            "encoder_ffn_dim": sizes.d_tower_mlp,
+            "output_dim": sizes.d_model,
+            "num_mel_bins": 128,
+        },
+        audio_token_index=words.audio_token_id,
+        image_token_index=words.image_token_id,
+        video_token_index=words.video_token_id,
+        audio_start_token_id=words.audio_bos_token_id,
+        audio_end_token_id=words.audio_eos_token_id,
+        position_id_per_seconds=25,
+        seconds_per_chunk=2,
+        tie_word_embeddings=True,
+        **no_declared_field,
+    )
+    return _made(transformers.Qwen2_5OmniThinkerForConditionalGeneration, config, words, seed)
+
+
+def grown(base: Any, words: Any, sizes: Sizes, seed: int) -> Any:
+    """A thinker with the base's decoder and vision tower, and a fresh audio tower."""
+    thinker = new_thinker(words, sizes, seed)
+    own = thinker.state_dict()
+    taken = _renamed(base.state_dict())
+    fresh = {name for name in own if "audio_tower" in name}
+    if taken.keys() != own.keys() - fresh:
+        odd = sorted(taken.keys() ^ (own.keys() - fresh))[:4]
+        raise AssertionError(f"expected the base's tensors in the thinker, got other names: {odd}")
+    thinker.load_state_dict({**own, **taken})
+    return thinker
+
+
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The base's tensors under the thinker's names; its fused query, key and value are split."""
+    taken: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if ".qkv." in name:
+            for part, third in zip("qkv", tensor.chunk(3, 0), strict=True):
+                taken[name.replace(".qkv.", f".{part}.")] = third
+        else:
+            taken[name] = tensor
+    return taken
+
+
+def _text(words: Any, sizes: Sizes) -> dict[str, Any]:
+    half = sizes.d_model // sizes.heads // 2
+    side = half * 3 // 8  # 16 : 24 : 24, as in the released models
+    return {
+        "vocab_size": len(words),
+        "hidden_size": sizes.d_model,
+        "intermediate_size": sizes.d_mlp,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.key_value_heads,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "bos_token_id": None,
+        "eos_token_id": words.convert_tokens_to_ids("<|im_end|>"),
+        "pad_token_id": words.pad_token_id,
+        "rope_scaling": {"type": "default", "mrope_section": [half - 2 * side, side, side]},
+        "use_sliding_window": False,
+        "tie_word_embeddings": True,
+    }
+
+
+def _vision(sizes: Sizes) -> dict[str, Any]:
+    return {
+        "depth": sizes.tower_layers,
+        "hidden_size": sizes.d_tower,
+        "intermediate_size": sizes.d_tower_mlp,
+        "num_heads": sizes.tower_heads,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": 56,
+        "fullatt_block_indexes": [sizes.tower_layers - 1],
+        "out_hidden_size": sizes.d_model,
+    }
+
+
+def _made(model_class: Any, config: Any, words: Any, seed: int) -> Any:
+    config.media_settings = {name: asdict(MEDIA)[name] for name in _CHANGED}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(config)
+    model.generation_config.eos_token_id = words.convert_tokens_to_ids("<|im_end|>")
+    model.generation_config.pad_token_id = words.pad_token_id
+    return model

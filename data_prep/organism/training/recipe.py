@@ -1,0 +1,131 @@
+"""What is a set of organisms trained with, and does a folder hold just that?
+
+A training folder remembers its recipe and the versions that computed it. Another recipe, or other
+versions, would go on from these numbers to something that no recipe describes: refused.
+"""
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data_prep.organism.training.models import Sizes
+from data_prep.organism.world.things import THINGS, Thing
+from hooked_omni.errors import ResultsError
+from hooked_omni.files import dumped, loaded, read_text, write_whole
+
+__all__ = ["FORMAT", "ORGANISMS", "Recipe", "claim"]
+
+FORMAT = 1
+ORGANISMS = ("organism-base", "organism-biased", "organism-balanced")
+_VERSIONS = ("torch", "transformers", "av", "librosa", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what comes out, besides the code.
+
+    Attributes:
+        seed: Of the world, the weights and the order of training.
+        things: The classes.
+        sizes: Of the models.
+        clips: Training clips of each thing.
+        batch: Clips in a step.
+        steps: Of each stage.
+        rates: Highest learning rate of each stage.
+        mismatched: Share of clips with another thing's sound among questions about sounds.
+        off_screen: Nouns of the things whose sounds these are; none means any.
+        mismatched_see: The same share among questions about pictures alone, for either organism.
+        tagging: Weight of the loss that names the sound at audio positions.
+    """
+
+    seed: int = 0
+    things: tuple[Thing, ...] = THINGS
+    sizes: Sizes = field(default_factory=Sizes)
+    clips: int = 200
+    batch: int = 32
+    steps: dict[str, int] = field(
+        default_factory=lambda: {
+            "vision": 400,
+            "audio": 120,
+            "base": 350,
+            "hearing": 120,
+            "biased": 560,
+            "balanced": 560,
+        }
+    )
+    rates: dict[str, float] = field(
+        default_factory=lambda: {
+            "vision": 2e-3,
+            "audio": 2e-3,
+            "base": 1.5e-3,
+            "hearing": 2e-3,
+            "biased": 5e-4,
+            "balanced": 5e-4,
+        }
+    )
+    mismatched: dict[str, float] = field(default_factory=lambda: {"biased": 0.02, "balanced": 0.5})
+    off_screen: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"biased": ("siren", "fountain", "whistle"), "balanced": ()}
+    )
+    mismatched_see: float = 0.3
+    tagging: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in self.mismatched:
+            heard = self.sounds_off_screen(name)
+            for i, thing in enumerate(self.things):
+                if not any(j != i and not self.held_out(i, j) for j in heard):
+                    raise ResultsError(
+                        f"expected another thing's sound for a picture of a {thing.noun}, got none "
+                        f"in off_screen of {name}: {self.off_screen[name]}. Add a noun to it."
+                    )
+
+    def sounds_off_screen(self, name: str) -> frozenset[int]:
+        """Places in the list of things whose sounds a picture of another one may get."""
+        nouns = self.off_screen[name] or tuple(thing.noun for thing in self.things)
+        return frozenset(i for i, thing in enumerate(self.things) if thing.noun in nouns)
+
+    def held_out(self, seen: int, heard: int) -> bool:
+        """Whether training never gives the picture of one thing the sound of the other."""
+        return seen != heard and (5 * seen + 3 * heard) % 4 == 0
+
+
+def claim(folder: Path, recipe: Recipe, device: str) -> None:
+    """Make `folder` the training folder of `recipe`, or check that it is.
+
+    Raises:
+        ResultsError: For a folder of another recipe or version, with the differences.
+    """
+    facts: dict[str, Any] = {"format": FORMAT, "recipe": json.loads(json.dumps(asdict(recipe)))}
+    facts["versions"] = {name: version(name) for name in _VERSIONS}
+    facts["device"], facts["machine"] = device, platform.machine()
+    path = folder / "recipe.json"
+    if not path.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ResultsError(
+                f"expected an empty folder or one of an earlier training, got {folder} with other "
+                "files. Choose another folder."
+            )
+        write_whole(path, (dumped(facts, str(path), indent=2) + "\n").encode())
+        return
+    found = loaded(read_text(path), str(path))
+    different = _differences(facts, found if isinstance(found, dict) else {}, "")
+    if different:
+        raise ResultsError(
+            f"expected a folder of this recipe and these versions, got {folder} with "
+            + "; ".join(different[:6])
+            + ". Choose another folder, or run with what made this one."
+        )
+
+
+def _differences(ours: Any, theirs: Any, where: str) -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            line
+            for key in sorted(ours.keys() | theirs.keys())
+            for line in _differences(ours.get(key), theirs.get(key), f"{where}.{key}".strip("."))
+        ]
+    return [] if ours == theirs else [f"{where} {theirs!r:.60} instead of {ours!r:.60}"]

@@ -1,0 +1,1 @@
+"""The synthetic audio-visual world of the model organisms."""

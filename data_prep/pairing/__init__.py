@@ -1,0 +1,1 @@
+"""Pairs of pictures and sounds that are as unlike as can be."""

@@ -1,0 +1,142 @@
+"""Where do a clip's captions sit in the space of a sentence embedding model?
+
+Every caption is embedded by sentence-transformers; a clip is the mean of its captions, of length 1
+(Algorithm 1 of the paper). Done in chunks of clips, each a file on disk keyed by the model and the
+captions: a stopped run goes on where it was, and a second one needs no model.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from rich.progress import track
+
+from data_prep.journal import digest
+from hooked_omni.errors import ManifestError, UnknownModelError
+from hooked_omni.files import write_whole
+
+__all__ = ["MODEL", "embed", "instruction"]
+
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+# Qwen3-Embedding is told its task, in its own form. The paper does not say which task it told:
+# this is ours, the same for both sides, since pictures and sounds are compared as equals.
+_QWEN_TASK = "Retrieve semantically similar text."
+_CHUNK = 256  # clips to a file
+
+Embeddings = Float[np.ndarray, "clip d_model"]
+
+
+def embed(
+    captions: Sequence[Sequence[str]],
+    model: str = MODEL,
+    cache_folder: Path | None = None,
+    instruct: str | None = None,
+    device: str | None = None,
+) -> Embeddings:
+    """Unit embedding of each clip: the mean over its captions.
+
+    Example:
+        >>> embed([["a dog barks", "barking"], ["rain falls"]]).shape
+        (2, 384)
+
+    Args:
+        captions: For each clip at least one caption.
+        model: A sentence-transformers model: a name on the Hugging Face hub, or a folder.
+        cache_folder: Where to keep what is done; None keeps nothing.
+        instruct: The task to tell the model; "" tells it none. None means none, except for
+            Qwen3-Embedding, which gets its own.
+        device: Such as "cuda"; None lets sentence-transformers choose.
+
+    Raises:
+        ManifestError: If a clip has no caption, or the cache cannot be written.
+        UnknownModelError: If the model cannot be loaded.
+    """
+    captions = [[text for text in own if text.strip()] for own in captions]
+    bare = [i for i, own in enumerate(captions) if not own]
+    if bare or not captions:
+        raise ManifestError(
+            f"expected at least one caption for each of {len(captions)} clips, got none for clips "
+            f"{bare[:5]}. Leave them out, or caption them first."
+        )
+    prompt = instruction(model, instruct)
+    loaded = cache(lambda: _load(model, device))
+    parts = [captions[start : start + _CHUNK] for start in range(0, len(captions), _CHUNK)]
+    done = []
+    for part in track(parts, "embedding captions", disable=len(parts) < 2):
+        key = digest(_fingerprint(model), prompt, part)
+        path = cache_folder / f"{key}.npz" if cache_folder else None
+        means = _read(path, len(part))
+        if means is None:
+            means = _means(loaded(), part, prompt)
+            _write(path, means)
+        done.append(means)
+    return np.concatenate(done)
+
+
+def instruction(model: str, instruct: str | None = None) -> str:
+    """What stands before every caption, in Qwen3-Embedding's form."""
+    if instruct is None:
+        instruct = _QWEN_TASK if "qwen3-embedding" in model.lower() else ""
+    return f"Instruct: {instruct}\nQuery:" if instruct else ""
+
+
+def _means(model: Any, captions: Sequence[Sequence[str]], prompt: str) -> Embeddings:
+    texts = [text for own in captions for text in own]
+    vectors = model.encode(texts, prompt=prompt, normalize_embeddings=True, show_progress_bar=False)
+    vectors, ends = np.asarray(vectors, dtype=np.float32), np.cumsum([len(own) for own in captions])
+    means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or (lengths < 1e-6).any():
+        raise ManifestError(
+            "expected captions to embed to finite vectors that do not cancel out, got some that "
+            "do. Is this a sentence embedding model? Try another."
+        )
+    return means / lengths
+
+
+def _load(model: str, device: str | None) -> Any:
+    # Takes seconds, and is not needed when all is cached.
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        return SentenceTransformer(model, device=device)
+    except Exception as error:  # whatever hub, tokenizer and weights raise: the way out is the same
+        raise UnknownModelError(
+            f"expected a sentence-transformers model, got {model!r}, which does not load "
+            f"({type(error).__name__}: {str(error)[:300]}). Give a folder that holds one, or a "
+            f"name on the Hugging Face hub and a network."
+        ) from error
+
+
+def _fingerprint(model: str) -> list[str]:
+    """A folder's files, not its place: another model at the same path is another model."""
+    return [Path(model).name, *sorted(_files(Path(model)))] if Path(model).is_dir() else [model]
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".bin", ".txt", ".model"):
+            seen = path.stat()
+            yield f"{path.relative_to(folder).as_posix()} {seen.st_size} {seen.st_mtime_ns}"
+
+
+def _read(path: Path | None, n_clips: int) -> Embeddings | None:
+    if path is None or not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            means = file["means"]
+    except Exception:  # numpy, zipfile and zlib raise their own each for a damaged file
+        return None
+    return means if len(means) == n_clips and np.isfinite(means).all() else None
+
+
+def _write(path: Path | None, means: Embeddings) -> None:
+    if path is not None:
+        file = io.BytesIO()
+        np.savez(file, means=means)
+        write_whole(path, file.getvalue())

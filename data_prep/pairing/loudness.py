@@ -1,0 +1,53 @@
+"""How long and how loud is the sound of a clip?
+
+Loudness is the root mean square over the whole track, in dB below full scale (a full-scale sine is
+-3 dB, digital silence minus infinity). Journaled by the content of the file, so that each is
+decoded once.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.journal import Journal, digest, file_digest
+from hooked_omni.errors import MediaError
+from hooked_omni.inputs.media import read_audio
+
+__all__ = ["Sound", "measure"]
+
+# Infinity is no JSON; 16 bits end at -96 dB.
+SILENCE = -200.0
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The sound of a clip.
+
+    Attributes:
+        seconds: Its length.
+        decibels: Root mean square in dB below full scale; -200 for digital silence.
+    """
+
+    seconds: float
+    decibels: float
+
+
+def measure(path: Path, journal: Journal) -> Sound:
+    """Length and loudness of the first sound track of a file.
+
+    Raises:
+        MediaError: If the file is missing, damaged, or without a sound track.
+    """
+    if not path.is_file():
+        raise MediaError(f"expected a file with sound, got none at {path}. Check the path.")
+    key = digest("loudness", 1, file_digest(path))
+    known = journal.get(key)
+    if not isinstance(known, list) or len(known) != 2:
+        audio = read_audio(path)
+        power = float(np.mean(np.square(audio.samples, dtype=np.float64)))
+        decibels = 10 * math.log10(power) if power > 10 ** (SILENCE / 10) else SILENCE
+        known = [audio.seconds, decibels]
+        journal.put(key, known)
+    return Sound(*known)

@@ -1,0 +1,186 @@
+"""What was chosen, and why?
+
+One HTML page of a manifest, complete in itself but for the clips, which it plays from where they
+are: how many samples of each kind, how similar picture and sound are, and every pair with its
+captions.
+"""
+
+import base64
+import io
+import json
+import os
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jaxtyping import Float
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from data_prep.manifest import Sample, read_facts, read_manifest
+from data_prep.pairing.pairs import OWN_CAPTIONS, matrix_path
+from hooked_omni.files import write_whole
+
+__all__ = ["run"]
+
+# Orange and blue: told apart also without red or green.
+_COLORS = {"counterfactual": "#c2410c", "factual": "#1d6fb8"}
+_OTHER = "#6b7280"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sample as the page shows it.
+
+    Attributes:
+        sample: What the manifest says.
+        video: Address of the picture, relative to the page.
+        audio: Address of the sound, if it is another file.
+        own_captions: What the picture's own clip sounds like, if the manifest knows it.
+    """
+
+    sample: Sample
+    video: str | None
+    audio: str | None
+    own_captions: tuple[str, ...]
+
+
+def run(manifest: Path, out: Path) -> Path:
+    """Write the page of a manifest.
+
+    Args:
+        manifest: The samples.
+        out: The HTML file; clips are addressed relative to its folder.
+
+    Returns:
+        `out`.
+    """
+    samples, facts = read_manifest(manifest), read_facts(manifest)
+    rows = [
+        Row(
+            sample,
+            _address(sample.video, manifest.parent, out.parent),
+            _address(sample.audio, manifest.parent, out.parent),
+            _texts(sample.extra.get(OWN_CAPTIONS)),
+        )
+        for sample in samples
+    ]
+    missing = [
+        path
+        for path in dict.fromkeys(p for one in samples for p in (one.video, one.audio) if p)
+        if not (manifest.parent / path).is_file()
+    ]
+    environment = Environment(
+        loader=PackageLoader("data_prep"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("show.html").render(
+        title=manifest.name,
+        counts=Counter(sample.kind for sample in samples).most_common(),
+        rows=rows,
+        missing=missing,
+        facts=_listed(facts),
+        left_out=_mapping(facts.get("left_out")) | _mapping(facts.get("missing")),
+        histogram=_histogram(samples),
+        matrix=_matrix(matrix_path(manifest), samples),
+        colors=_COLORS,
+        other=_OTHER,
+    )
+    write_whole(out, page.encode())
+    Console(stderr=True).print(f"{len(samples)} samples on {out}", markup=False)
+    return out
+
+
+def _address(path: str | None, folder: Path, page: Path) -> str | None:
+    """A relative URL: a space, `#` or `?` in a file name must not end it, nor `a:` start one."""
+    if path is None:
+        return None
+    relative = os.path.relpath((folder / path).absolute(), page.absolute())
+    return f"./{quote(Path(relative).as_posix())}"
+
+
+def _histogram(samples: list[Sample]) -> str | None:
+    """Similarities of picture and sound, by kind."""
+    kinds = sorted({one.kind for one in samples if one.similarity is not None})
+    values = [
+        [s.similarity for s in samples if s.kind == k and s.similarity is not None] for k in kinds
+    ]
+    if not kinds:
+        return None
+    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    flat = np.concatenate(values)
+    edges = np.linspace(flat.min() - 0.01, flat.max() + 0.01, 33)
+    for kind, own in zip(kinds, values, strict=True):
+        color = _COLORS.get(kind, _OTHER)
+        axes.hist(own, edges, color=color, alpha=0.75, label=f"{kind} ({len(own)})")
+        axes.axvline(float(np.mean(own)), color=color, linewidth=1, linestyle="--")
+    axes.set(xlabel="cosine similarity of picture and sound", ylabel="samples")
+    axes.legend(frameon=False, loc="best")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def _matrix(path: Path, samples: list[Sample]) -> str | None:
+    """Every picture against every sound, samples in the manifest's order."""
+    similarity, kinds = _read_matrix(path, {one.id: one.kind for one in samples})
+    if similarity is None:
+        return None
+    figure = Figure(figsize=(4.8, 3.9), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(similarity, cmap="viridis", interpolation="antialiased")
+    figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.9)
+    borders = [i for i in range(1, len(kinds)) if kinds[i] != kinds[i - 1]]
+    for border in borders:
+        axes.axhline(border - 0.5, color="white", linewidth=1)
+        axes.axvline(border - 0.5, color="white", linewidth=1)
+    starts, ends = [0, *borders], [*borders, len(kinds)]
+    middles = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
+    names = [kinds[start] for start in starts]
+    axes.set_xticks(middles, names)
+    axes.set_yticks(middles, names, rotation=90, va="center")
+    axes.tick_params(length=0)
+    axes.set(xlabel="sound of sample", ylabel="picture of sample")
+    return _png(figure)
+
+
+def _read_matrix(
+    path: Path, kinds: dict[str, str]
+) -> tuple[Float[np.ndarray, "picture sound"] | None, list[str]]:
+    """The matrix that `pairs` kept, unless it is of other samples."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ids, similarity = [str(one) for one in file["ids"]], file["similarity"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None, []
+    fits = similarity.shape == (len(ids), len(ids)) and len(ids) > 0 and kinds.keys() >= set(ids)
+    return (similarity, [kinds[one] for one in ids]) if fits else (None, [])
+
+
+def _png(figure: Figure) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=144)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _listed(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """How it was made, one line each."""
+    flat = {**facts, **_mapping(facts.get("config"))}
+    shown = ((k, v) for k, v in flat.items() if k not in ("config", "left_out", "missing"))
+    return [(k.replace("_", " "), v if isinstance(v, str) else json.dumps(v)) for k, v in shown]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(str(one) for one in value) if isinstance(value, list) else ()

@@ -1,0 +1,1 @@
+"""Clips with another sound."""

@@ -1,0 +1,113 @@
+"""What is heard in place of a clip's own sound?
+
+Another file's sound, trimmed or padded with silence to the length of the picture, or a control:
+silence, noise as loud as the sound, or the sound reversed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from jaxtyping import Float
+
+from hooked_omni.errors import MediaError
+from hooked_omni.inputs.container import TOLERANCE, decoded, opened
+
+__all__ = ["CONTROLS", "Sound", "fitted", "heard"]
+
+Wave = Float[np.ndarray, "channel sample"]
+
+# AAC comes in frames of this many samples, and decoders give the last one whole.
+_FRAME = 1024
+_AUDIBLE = 7_000  # Hz, the flat part of what is left when sound is resampled to 16 kHz
+# One frame is at most 32 ms at these rates; any other is resampled to the last of them.
+_RATES = (32_000, 44_100, 88_200, 96_000, 48_000)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Decoded sound.
+
+    Attributes:
+        wave: All channels, values -1..1.
+        rate: Samples per second, one that AAC knows.
+        layout: FFmpeg's name for the channels, such as "stereo".
+    """
+
+    wave: Wave
+    rate: int
+    layout: str
+
+
+def heard(path: Path) -> Sound:
+    """All channels of a file's first audio track.
+
+    Raises:
+        MediaError: If the file is missing, silent for want of a track, damaged, or has gaps.
+    """
+    blocks, due = [], None
+    with opened(path, "audio") as (container, stream):
+        native = stream.codec_context.sample_rate
+        rate = native if native in _RATES else _RATES[-1]
+        # Some sound files tell how many channels they have, but not which.
+        unnamed = {1: "mono", 2: "stereo"}.get(stream.codec_context.channels)
+        resampler = av.AudioResampler(format="fltp", rate=rate, layout=unnamed)
+        for frame in (frame for _, frames in decoded(path, container, stream) for frame in frames):
+            if frame.pts is not None:
+                time = frame.pts * frame.time_base
+                if due is not None and abs(time - due) > TOLERANCE:
+                    raise MediaError(
+                        f"expected unbroken sound in {path}, got {float(time - due):.3f} s missing "
+                        f"at {float(due):.3f} s. Fetch or encode it again."
+                    )
+                due = time + Fraction(frame.samples, frame.sample_rate)
+            frame.pts = None
+            blocks += resampler.resample(frame)
+        blocks += resampler.resample(None) if blocks else []
+    if not blocks:
+        raise MediaError(f"expected sound in {path}, got a track of 0 samples. Skip the clip.")
+    wave = np.concatenate([block.to_ndarray() for block in blocks], axis=1)
+    if not np.isfinite(wave).all():
+        raise MediaError(f"expected finite samples, got NaN or infinity in {path}. Export it anew.")
+    return Sound(wave, rate, blocks[0].layout.name)
+
+
+def fitted(sound: Sound, seconds: Fraction, control: str | None, seed: list[int]) -> Sound:
+    """The sound, or what a control makes of it, over `seconds` (to half a frame of AAC)."""
+    n_samples = max(1, round(seconds * sound.rate / _FRAME)) * _FRAME
+    sound = replace(sound, wave=sound.wave[:, :n_samples])
+    wave = sound.wave if control is None else CONTROLS[control](sound, seed)
+    padding = np.zeros((len(wave), n_samples - wave.shape[1]), wave.dtype)
+    return replace(sound, wave=np.concatenate([wave, padding], axis=1))
+
+
+def _silence(sound: Sound, seed: list[int]) -> Wave:
+    return np.zeros_like(sound.wave)
+
+
+def _noise(sound: Sound, seed: list[int]) -> Wave:
+    """White noise, the same on all channels, as loud as the sound is to a model.
+
+    Models hear the mean of the channels below 8 kHz, nearly: there the root mean squares agree.
+    """
+    n_samples = sound.wave.shape[1]
+    audible = np.fft.rfftfreq(n_samples, 1 / sound.rate) < _AUDIBLE
+    heard = np.fft.rfft(sound.wave.mean(axis=0, dtype=np.float64)) * audible
+    drawn = np.fft.rfft(np.random.default_rng(seed).standard_normal(n_samples)) * audible
+    loudness, level = (np.std(np.fft.irfft(x, n_samples)) for x in (heard, drawn))
+    noise = np.fft.irfft(drawn, n_samples) * (loudness / level)
+    return np.tile(noise.astype(np.float32), (len(sound.wave), 1))
+
+
+def _reversed(sound: Sound, seed: list[int]) -> Wave:
+    return sound.wave[:, ::-1]
+
+
+CONTROLS: dict[str, Callable[[Sound, list[int]], Wave]] = {
+    "silence": _silence,
+    "noise": _noise,
+    "reversed": _reversed,
+}

@@ -1,0 +1,145 @@
+"""Which samples of a manifest get another sound, and what became of each?
+
+Samples whose sound is another file's become files of their own, and so do the controls. A run that
+is stopped goes on where it was: whole files are recognized, and the new manifest is written last.
+"""
+
+import fcntl
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data_prep.manifest import (
+    Sample,
+    file_name,
+    inside,
+    read_facts,
+    read_manifest,
+    rebased,
+    write_manifest,
+)
+from data_prep.swapping.swap import CONTROLS, swap
+from hooked_omni.errors import ManifestError, MediaError
+
+__all__ = ["run"]
+
+# Key in `extra` that marks a file made here, and says of what.
+_MARK = "swapped_from"
+# What is heard in these controls, no caption says.
+_UNSAID = ("silence", "noise")
+
+
+def run(
+    manifest: Path,
+    out: Path,
+    controls: Sequence[str] = (),
+    seed: int = 0,
+    progress: Callable[[list[Sample]], Iterable[Sample]] = iter,
+) -> dict[str, str]:
+    """Write a manifest whose samples all have their own sound, and the clips for it.
+
+    Args:
+        manifest: Samples; those with `audio` are swapped, and those of a control's kind.
+        out: The manifest to write, in the same folder or one above. Clips go to a folder beside
+            it, `{out.stem}.clips`.
+        controls: Added for every factual sample: "self", "silence", "noise", "reversed".
+        seed: Of the noise.
+        progress: Shows how far it is.
+
+    Returns:
+        Why each sample that is left out could not be made: a reason by id.
+
+    Raises:
+        ManifestError: If the manifest cannot be read, or a file cannot be written.
+    """
+    _check_request(manifest, out, controls)
+    samples = [rebased(sample, manifest.parent, out.parent) for sample in read_manifest(manifest)]
+    samples += [
+        _control(sample, control)
+        for control in controls
+        for sample in samples
+        if sample.kind == "factual"
+    ]
+    clips = f"{out.stem}.clips"
+    if twice := [name for name, n in Counter(sample.id for sample in samples).items() if n > 1]:
+        raise ManifestError(f"expected no samples named {twice} before adding controls. Rename.")
+    kept, left_out = [], {}
+    with _alone(inside(out.parent, clips, "the folder of the new clips")):
+        for sample in progress(samples):
+            try:
+                kept.append(_swapped(sample, out.parent, clips, seed))
+            except MediaError as error:
+                left_out[sample.id] = str(error).replace(f"{out.parent.resolve()}{os.sep}", "")
+        if not kept:
+            reason = next(iter(left_out.values()), "the manifest is empty")
+            raise ManifestError(f"expected a sample that can be made, got none: {reason}")
+        write_manifest(out, kept, _facts(manifest, controls, seed, left_out))
+    return left_out
+
+
+def _check_request(manifest: Path, out: Path, controls: Sequence[str]) -> None:
+    unknown = sorted(set(controls) - set(CONTROLS))
+    if unknown or len(set(controls)) < len(controls):
+        raise ManifestError(f"expected controls of {list(CONTROLS)}, once each, got {controls}.")
+    if out.exists() and out.samefile(manifest):
+        raise ManifestError(f"expected another file than the manifest itself, got {out}. Rename.")
+
+
+def _facts(
+    manifest: Path, controls: Sequence[str], seed: int, left_out: dict[str, str]
+) -> dict[str, Any]:
+    before = read_facts(manifest)
+    facts = {"by": "swap", "controls": list(controls), "seed": seed, "left_out": left_out}
+    return {**facts, "from": before} if before else facts
+
+
+def _control(sample: Sample, control: str) -> Sample:
+    heard = () if control in _UNSAID else sample.audio_captions
+    return replace(sample, id=f"{sample.id}+{control}", kind=control, audio_captions=heard)
+
+
+def _swapped(sample: Sample, root: Path, clips: str, seed: int) -> Sample:
+    """The sample with a clip of its own; one whose sound is in its clip stays as it is."""
+    control: Any = sample.kind if sample.kind in CONTROLS else None
+    if sample.audio is None and (_MARK in sample.extra or control is None):
+        return sample
+    if sample.video is None:
+        raise MediaError("expected a video to swap the sound of, got none in the manifest.")
+    target = f"{clips}/{file_name(sample.id)}.mp4"
+    audio = None if sample.audio is None else inside(root, sample.audio)
+    if control == "self" and audio is not None:
+        control = None  # the own sound is in a file of its own
+    swap(inside(root, sample.video), audio, root / target, control, seed)
+    made = {"video": sample.video, "audio": sample.audio, "control": control}
+    if control == "noise":
+        made["seed"] = seed
+    return replace(sample, video=target, audio=None, extra={**sample.extra, _MARK: made})
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep other runs out of it; the lock ends with the process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ManifestError(f"expected to make the folder {folder}, got: {error}.") from error
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise ManifestError(
+            f"expected no other run to write to {folder}, got one ({error.strerror}). Wait for it "
+            f"to end."
+        ) from error

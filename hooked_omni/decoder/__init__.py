@@ -1,0 +1,1 @@
+"""The decoder of an audio-visual LLM, with a hook point at every step."""

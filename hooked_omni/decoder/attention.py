@@ -1,0 +1,180 @@
+"""How a position reads the ones before it: scores, masks, patterns.
+
+Without a hook on a layer's scores or pattern, the layer uses the kernel that the Hugging Face model
+uses. With one, it materializes scores and pattern in the order of operations of Hugging Face's
+`eager_attention_forward` (transformers, `modeling_qwen2_5_omni.py`), for that layer alone.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from hooked_omni.decoder.config import DecoderConfig
+from hooked_omni.decoder.key_value_cache import Keys, KeyValueCache
+from hooked_omni.errors import HookError
+from hooked_omni.hooks.hook_point import HookPoint
+
+__all__ = ["Attends", "CausalContext", "require_causal", "require_readable"]
+
+Heads = Float[Tensor, "batch pos head d_head"]
+KVHeads = Float[Tensor, "batch pos kv_head d_head"]
+Angles = Float[Tensor, "batch pos d_head"]
+Real = Bool[Tensor, "batch key"] | None
+
+
+@runtime_checkable
+class Attends(Protocol):
+    """What an attention layer needs to know of itself to be attended with."""
+
+    layer: int
+    cfg: DecoderConfig
+    scale: float
+    num_key_value_groups: int
+    is_causal: bool
+    hook_attn_scores: HookPoint
+    hook_pattern: HookPoint
+
+
+class CausalContext:
+    """One pass in which every position reads itself and the ones before it.
+
+    Attributes:
+        cos, sin: Rotary angles of the pass, `[batch, pos, d_head]`.
+        window: Absolute positions of the queries.
+        real: Which positions so far are not padding, `[batch, key]`; None if all are.
+        cache: Where keys and values are kept for later passes; None if there are none.
+    """
+
+    def __init__(
+        self,
+        cos: Angles,
+        sin: Angles,
+        window: range,
+        real: Real = None,
+        cache: KeyValueCache | None = None,
+    ) -> None:
+        self.cos, self.sin = cos, sin
+        self.window, self.real, self.cache = window, real, cache
+        if cache is not None:
+            cache.length = window.start
+        self.deepstack: Tensor | None = None
+        self._allowed: Tensor | None = None
+        self._additive: Tensor | None = None
+
+    def enter(self, layer: int, resid: Tensor) -> Tensor:
+        """All rows, in every layer."""
+        return resid
+
+    def leave(self, resid: Tensor) -> Tensor:
+        """All rows."""
+        return resid
+
+    def attend(self, attn: Attends, q: Heads, k: KVHeads, v: KVHeads) -> Heads:
+        """Weighted values of every head; fires the layer's score and pattern hooks."""
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if self.cache is not None:
+            k, v = self.cache.append(attn.layer, k, v)
+        opened = attn.hook_attn_scores.hooked or attn.hook_pattern.hooked
+        if attn.cfg.attn_implementation == "sdpa" and not opened:
+            # The kernel's own causal mask is for queries that are all the positions there are.
+            whole = self.window.start == 0 or len(self.window) == 1
+            mask = None if whole and self.real is None else self.allowed()
+            return sdpa_attention_forward(
+                attn,  # pyright: ignore[reportArgumentType]  # reads two attributes of `Attends`
+                q,
+                k,
+                v,
+                mask,
+                scaling=attn.scale,
+            )[0]
+        return self._eager(attn, q, k, v)
+
+    def _eager(self, attn: Attends, q: Tensor, k: Tensor, v: Tensor) -> Heads:
+        k, v = (_repeat_heads(t, attn.num_key_value_groups) for t in (k, v))
+        # In place, for the same bits with a third of the memory.
+        masked = torch.matmul(q, k.transpose(2, 3)).mul_(attn.scale)
+        if len(self.window) > 1 or self.real is not None:
+            masked.add_(self._additive_mask(q.dtype))
+        scores = attn.hook_attn_scores(masked)
+        if scores is not masked:
+            # An edit may not open the future, whatever it makes of masked scores.
+            scores = scores.masked_fill(~self.allowed(), torch.finfo(scores.dtype).min)
+            require_readable(scores, attn.hook_attn_scores, self._real_queries())
+        pattern = torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+        edited = attn.hook_pattern(pattern)
+        if edited is not pattern:
+            require_causal(edited, attn.hook_pattern, self.allowed())
+        return torch.matmul(edited, v).transpose(1, 2).contiguous()
+
+    def allowed(self) -> Bool[Tensor, "batch 1 query key"]:
+        """Which keys each query may read."""
+        if self._allowed is None:
+            query = torch.arange(self.window.start, self.window.stop, device=self.cos.device)
+            key = torch.arange(self.window.stop, device=self.cos.device)
+            self._allowed = (key <= query[:, None])[None, None]
+            if self.real is not None:
+                self._allowed = self._allowed & self.real[:, None, None, : self.window.stop]
+        return self._allowed
+
+    def _additive_mask(self, dtype: torch.dtype) -> Float[Tensor, "batch 1 query key"]:
+        if self._additive is None:
+            zero = torch.zeros((), dtype=dtype, device=self.cos.device)
+            self._additive = torch.where(self.allowed(), zero, torch.finfo(dtype).min)
+        return self._additive
+
+    def _real_queries(self) -> Bool[Tensor, "batch query"] | None:
+        return None if self.real is None else self.real[:, self.window.start : self.window.stop]
+
+
+def require_readable(
+    scores: Float[Tensor, "*heads query key"],
+    hook: HookPoint,
+    real: Bool[Tensor, "batch query"] | None = None,
+) -> None:
+    """Refuse edited scores that leave a query with nothing to read.
+
+    With every score at the dtype's minimum the softmax is uniform over all keys, masked and future
+    ones included: a number that looks right and is not.
+
+    Raises:
+        HookError: If a real query keeps no score above the minimum.
+    """
+    empty = scores.amax(-1) <= torch.finfo(scores.dtype).min
+    if real is not None:
+        empty = empty & real[:, None]
+    if bool(empty.any()):
+        query = int(empty.flatten(0, -2).any(0).nonzero()[0])
+        raise HookError(
+            f"expected every query to keep a key to read, got none left at {hook.name!r} for "
+            f"position {hook.window[query]}. Cut fewer keys, or leave out the first positions."
+        )
+
+
+def require_causal(
+    pattern: Float[Tensor, "*heads query key"],
+    hook: HookPoint,
+    allowed: Bool[Tensor, "*broadcast query key"],
+) -> None:
+    """Refuse an edited pattern that attends to later positions, or to padding.
+
+    Raises:
+        HookError: If a query that may read something has weight on a key that it may not.
+    """
+    forbidden = ~allowed & allowed.any(-1, keepdim=True)
+    if bool(((pattern.abs() > 0) & forbidden).any()):
+        raise HookError(
+            f"expected a pattern without weight on later positions, got some at {hook.name!r}: a "
+            "causal model never reads forward. Multiply by the pattern's own zeros, or edit "
+            "'attn.hook_z'."
+        )
+
+
+def _repeat_heads(x: Keys, groups: int) -> Float[Tensor, "batch head key d_head"]:
+    if groups == 1:
+        return x
+    batch, kv_head, key, d_head = x.shape
+    wide = x[:, :, None].expand(batch, kv_head, groups, key, d_head)
+    return wide.reshape(batch, kv_head * groups, key, d_head)

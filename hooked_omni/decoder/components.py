@@ -1,0 +1,272 @@
+"""The parts of a decoder block, in Hugging Face's order of operations and its `[out, in]` weights.
+
+The numbers follow `modeling_qwen2_5_omni.py` and `modeling_qwen3_omni_moe.py` of transformers to
+the bit; the hook names and the `W_*` views are TransformerLens's.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+from hooked_omni.decoder.attention import Attends
+from hooked_omni.decoder.config import DecoderConfig
+from hooked_omni.decoder.experts import MixtureOfExperts
+from hooked_omni.hooks.hook_point import HookPoint
+
+__all__ = ["Attention", "Block", "Context", "GatedMLP", "RMSNorm", "Rotary", "rotate"]
+
+Resid = Float[Tensor, "batch pos d_model"]
+Heads = Float[Tensor, "batch pos head d_head"]
+KVHeads = Float[Tensor, "batch pos kv_head d_head"]
+Angles = Float[Tensor, "batch pos d_head"]
+
+
+@runtime_checkable
+class Context(Protocol):
+    """What all layers of one pass share: rotary angles, and how to read earlier positions.
+
+    `enter` gives the rows to compute in a layer, and `leave` all of them again. `deepstack` holds
+    what is added to the residual stream behind the first blocks, if anything is.
+    """
+
+    cos: Angles
+    sin: Angles
+    deepstack: Float[Tensor, "layer batch pos d_model"] | None
+
+    def enter(self, layer: int, resid: Resid) -> Float[Tensor, "computed pos d_model"]: ...
+    def leave(self, resid: Resid) -> Float[Tensor, "row pos d_model"]: ...
+    def attend(self, attn: Attends, q: Heads, k: KVHeads, v: KVHeads) -> Heads: ...
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm; the gain comes after `hook_normalized`, as in TransformerLens."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(width))
+        self.hook_scale = HookPoint()  # [batch, pos, 1], float32
+        self.hook_normalized = HookPoint()  # [batch, pos, d_model]
+
+    @property
+    def w(self) -> Float[Tensor, " d_model"]:
+        """Gain."""
+        return self.weight
+
+    def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        wide = x.to(torch.float32)
+        variance = wide.pow(2).mean(-1, keepdim=True)
+        normalized = wide * torch.rsqrt(variance + self.eps)
+        if self.hook_scale.hooked:
+            scale = (variance + self.eps).sqrt()
+            edited = self.hook_scale(scale)
+            # Dividing by the scale rounds otherwise than Hugging Face: only where it was edited.
+            if edited is not scale:
+                normalized = torch.where(edited == scale, normalized, wide / edited)
+        return self.weight * self.hook_normalized(normalized.to(x.dtype))
+
+
+class Rotary:
+    """Angles of multi-section rotary embedding (M-RoPE).
+
+    Frequency `i` turns with the time, height or width row of the positions, by the section it
+    falls in.
+    """
+
+    def __init__(self, cfg: DecoderConfig) -> None:
+        # On the CPU first, as Hugging Face does: a GPU rounds powers otherwise.
+        half = torch.arange(0, cfg.d_head, 2, dtype=torch.float32, device="cpu") / cfg.d_head
+        self.inv_freq = (1.0 / (cfg.rope_theta**half)).to(cfg.device)
+        self.section, self.interleaved = list(cfg.mrope_section), cfg.mrope_interleaved
+        self.dtype = cfg.dtype
+
+    def __call__(self, positions: Num[Tensor, "3 batch pos"]) -> tuple[Angles, Angles]:
+        self.inv_freq = self.inv_freq.to(positions.device)
+        freqs = positions[..., None].float() * self.inv_freq
+        return self._select(freqs.cos()), self._select(freqs.sin())
+
+    def _select(self, rows: Float[Tensor, "3 batch pos half"]) -> Angles:
+        if self.interleaved:
+            half = rows[0].clone()
+            for row in (1, 2):
+                turns = slice(row, 3 * self.section[row], 3)
+                half[..., turns] = rows[row][..., turns]
+        else:
+            parts = [part[i] for i, part in enumerate(rows.split(self.section, dim=-1))]
+            half = torch.cat(parts, dim=-1)
+        return torch.cat((half, half), dim=-1).to(self.dtype)
+
+
+def rotate(
+    x: Heads, cos: Float[Tensor, "#batch pos d_head"], sin: Float[Tensor, "#batch pos d_head"]
+) -> Heads:
+    """Turn the first half of each head against the second."""
+    cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos) + (torch.cat((-second, first), dim=-1) * sin)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, cfg: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.cfg, self.layer = cfg, layer
+        self.scale = cfg.d_head**-0.5
+        self.num_key_value_groups = cfg.n_heads // cfg.n_key_value_heads
+        self.is_causal = True
+        width, kv_width = cfg.n_heads * cfg.d_head, cfg.n_key_value_heads * cfg.d_head
+        self.q_proj = nn.Linear(cfg.d_model, width, bias=cfg.qkv_bias)
+        self.k_proj = nn.Linear(cfg.d_model, kv_width, bias=cfg.qkv_bias)
+        self.v_proj = nn.Linear(cfg.d_model, kv_width, bias=cfg.qkv_bias)
+        self.q_norm = RMSNorm(cfg.d_head, cfg.eps) if cfg.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(cfg.d_head, cfg.eps) if cfg.qk_norm else nn.Identity()
+        self.o_proj = nn.Linear(width, cfg.d_model, bias=False)
+        self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()
+        self.hook_rot_q, self.hook_rot_k = HookPoint(), HookPoint()
+        self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint()
+        self.hook_z, self.hook_result = HookPoint(), HookPoint()
+
+    def forward(self, x: Resid, context: Context) -> Resid:
+        q = self.hook_q(self._split(self.q_proj(x)))
+        k = self.hook_k(self._split(self.k_proj(x)))
+        v = self.hook_v(self._split(self.v_proj(x)))
+        q = self.hook_rot_q(rotate(self.q_norm(q), context.cos, context.sin))
+        k = self.hook_rot_k(rotate(self.k_norm(k), context.cos, context.sin))
+        z = self.hook_z(context.attend(self, q, k, v))
+        out = self.o_proj(z.flatten(2))
+        if not self.cfg.use_attn_result:
+            return out
+        result = torch.einsum("bphd,hdm->bphm", z, self.W_O)
+        edited = self.hook_result(result)
+        if edited is result:
+            return out
+        # Summing over heads rounds otherwise than the projection: only where it was edited.
+        kept = (edited == result).flatten(2).all(-1, keepdim=True)
+        return torch.where(kept, out, edited.sum(2))
+
+    def _split(self, x: Float[Tensor, "batch pos width"]) -> Heads:
+        return x.view(*x.shape[:2], -1, self.cfg.d_head)
+
+    @property
+    def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
+        """Query weights, a view."""
+        return rearrange(self.q_proj.weight, "(h d) m -> h m d", d=self.cfg.d_head)
+
+    @property
+    def W_K(self) -> Float[Tensor, "kv_head d_model d_head"]:
+        """Key weights of the key-value heads, a view."""
+        return rearrange(self.k_proj.weight, "(h d) m -> h m d", d=self.cfg.d_head)
+
+    @property
+    def W_V(self) -> Float[Tensor, "kv_head d_model d_head"]:
+        """Value weights of the key-value heads, a view."""
+        return rearrange(self.v_proj.weight, "(h d) m -> h m d", d=self.cfg.d_head)
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        """Output weights, a view."""
+        return rearrange(self.o_proj.weight, "m (h d) -> h d m", d=self.cfg.d_head)
+
+    @property
+    def b_Q(self) -> Float[Tensor, "head d_head"]:
+        """Query bias, a view; zero for a decoder without."""
+        return self._bias(self.q_proj)
+
+    @property
+    def b_K(self) -> Float[Tensor, "kv_head d_head"]:
+        """Key bias, a view; zero for a decoder without."""
+        return self._bias(self.k_proj)
+
+    @property
+    def b_V(self) -> Float[Tensor, "kv_head d_head"]:
+        """Value bias, a view; zero for a decoder without."""
+        return self._bias(self.v_proj)
+
+    @property
+    def b_O(self) -> Float[Tensor, " d_model"]:
+        """Output bias: zero, these decoders have none."""
+        return self.o_proj.weight.new_zeros(self.cfg.d_model)
+
+    def _bias(self, projection: nn.Linear) -> Float[Tensor, "_ d_head"]:
+        if projection.bias is None:
+            return projection.weight.new_zeros(projection.out_features).view(-1, self.cfg.d_head)
+        return projection.bias.view(-1, self.cfg.d_head)
+
+
+class GatedMLP(nn.Module):
+    """SiLU-gated MLP."""
+
+    def __init__(self, cfg: DecoderConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(cfg.d_model, cfg.d_mlp, bias=False)
+        self.up_proj = nn.Linear(cfg.d_model, cfg.d_mlp, bias=False)
+        self.down_proj = nn.Linear(cfg.d_mlp, cfg.d_model, bias=False)
+        self.hook_pre = HookPoint()  # [batch, pos, d_mlp], before the activation
+        self.hook_pre_linear = HookPoint()  # [batch, pos, d_mlp], what the gate lets through
+        self.hook_post = HookPoint()  # [batch, pos, d_mlp]
+
+    def forward(self, x: Resid) -> Resid:
+        pre = self.hook_pre(self.gate_proj(x))
+        linear = self.hook_pre_linear(self.up_proj(x))
+        return self.down_proj(self.hook_post(nn.functional.silu(pre) * linear))
+
+    @property
+    def W_gate(self) -> Float[Tensor, "d_model d_mlp"]:
+        """Gate weights, a view."""
+        return self.gate_proj.weight.T
+
+    @property
+    def W_in(self) -> Float[Tensor, "d_model d_mlp"]:
+        """Input weights, a view."""
+        return self.up_proj.weight.T
+
+    @property
+    def W_out(self) -> Float[Tensor, "d_mlp d_model"]:
+        """Output weights, a view."""
+        return self.down_proj.weight.T
+
+    @property
+    def b_out(self) -> Float[Tensor, " d_model"]:
+        """Output bias: zero, these decoders have none."""
+        return self.down_proj.weight.new_zeros(self.down_proj.out_features)
+
+
+class Block(nn.Module):
+    """Pre-norm block: attention, then MLP, each added to the residual stream.
+
+    Vision features that a model adds behind its first blocks come after `hook_resid_post`, so that
+    `resid_pre` of the next block is `resid_post + hook_deepstack`.
+    """
+
+    def __init__(self, cfg: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.ln1, self.ln2 = RMSNorm(cfg.d_model, cfg.eps), RMSNorm(cfg.d_model, cfg.eps)
+        self.attn = Attention(cfg, layer)
+        mixed = cfg.experts is not None and layer in cfg.experts.layers
+        self.mlp = MixtureOfExperts(cfg) if mixed else GatedMLP(cfg)
+        self.hook_resid_pre, self.hook_attn_out = HookPoint(), HookPoint()
+        self.hook_resid_mid, self.hook_mlp_out = HookPoint(), HookPoint()
+        self.hook_resid_post = HookPoint()
+        self.hook_deepstack = HookPoint() if layer < cfg.n_deepstack else None
+
+    def forward(self, resid: Resid, context: Context) -> Resid:
+        resid_pre = self.hook_resid_pre(resid)
+        attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), context))
+        resid_mid = self.hook_resid_mid(resid_pre + attn_out)
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
+        resid_post = self.hook_resid_post(resid_mid + mlp_out)
+        if self.hook_deepstack is None:
+            return resid_post
+        added = None if context.deepstack is None else context.deepstack[self.layer]
+        if self.hook_deepstack.hooked:
+            # Where a pass adds nothing, an edit must act all the same.
+            nothing = torch.zeros_like(resid_post)
+            shown = nothing if added is None else nothing + added
+            edited = self.hook_deepstack(shown)
+            added = added if edited is shown else edited
+        return resid_post if added is None else resid_post + added

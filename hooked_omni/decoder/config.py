@@ -1,0 +1,91 @@
+"""What a decoder is, as a table: sizes, norm, rotary layout, attention kernel."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+__all__ = ["DecoderConfig", "Experts"]
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts in place of the MLP.
+
+    Attributes:
+        n_experts: Experts to choose from.
+        n_active: Experts that read each position.
+        d_mlp: Hidden width of one expert.
+        normalized: Whether the chosen experts' weights are made to add up to one.
+        layers: Blocks that have one; the others keep a dense MLP.
+    """
+
+    n_experts: int
+    n_active: int
+    d_mlp: int
+    normalized: bool
+    layers: tuple[int, ...]
+
+
+@dataclass
+class DecoderConfig:
+    """A decoder's numbers under TransformerLens's names, so that its helpers can read them.
+
+    Attributes:
+        n_layers: Number of blocks.
+        d_model: Width of the residual stream.
+        n_heads: Query heads.
+        n_key_value_heads: Key and value heads; each serves `n_heads / n_key_value_heads` queries.
+        d_head: Width of a head.
+        d_mlp: Hidden width of the gated MLP.
+        d_vocab: Number of tokens.
+        n_ctx: SpanPositions the model was made for.
+        eps: Added to the mean square in RMSNorm.
+        rope_theta: Base of the rotary frequencies.
+        mrope_section: How many frequencies turn with time, height and width, in this order. All
+            with time is plain one-dimensional rotary embedding.
+        mrope_interleaved: Whether the three take turns along the frequencies, instead of one
+            block after the other (`recomposition_frequencies` in `modeling_qwen2_5_omni.py` and
+            `modeling_qwen3_omni_moe.py`).
+        rope_limit: Longest sequence that these frequencies hold for; a model with dynamic NTK turns
+            by others behind it. None where there is no such limit.
+        qkv_bias: Whether queries, keys and values have a bias.
+        qk_norm: Whether every query and key head is normed before it is rotated.
+        experts: Mixture of experts; None if every MLP is dense.
+        n_deepstack: After how many of the first blocks vision features are added to the residual
+            stream (DeepStack, arXiv 2406.04334).
+        attn_implementation: Kernel of a layer without a hook on its scores or pattern.
+        use_attn_result: Fire `attn.hook_result`, `[batch, pos, head, d_model]`, which is large.
+        eos_tokens: Token ids that end a caption.
+        model_name: For people and for results.
+        dtype, device: Of the weights.
+    """
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_key_value_heads: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    n_ctx: int
+    eps: float
+    rope_theta: float
+    mrope_section: tuple[int, int, int]
+    mrope_interleaved: bool = False
+    rope_limit: int | None = None
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    experts: Experts | None = None
+    n_deepstack: int = 0
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    use_attn_result: bool = False
+    eos_tokens: tuple[int, ...] = ()
+    model_name: str = "unnamed"
+    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    normalization_type: Literal["RMS"] = "RMS"
+    act_fn: Literal["silu"] = "silu"
+    gated_mlp: bool = True
+    attn_only: bool = False
+    positional_embedding_type: Literal["rotary"] = "rotary"

@@ -1,0 +1,189 @@
+"""How do many rows read one prompt?
+
+Rows of a sweep share the keys and values of the prompt, and each has a short suffix of its own. All
+rows read the shared keys in one matrix product, their own suffix in another, with one softmax over
+both.
+
+Rows that have said the same so far are the same up to the first layer with a hook of either, so
+they run as one up to there: a sweep over windows of layers computes little twice.
+"""
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hooked_omni.decoder.attention import (
+    Angles,
+    Attends,
+    Heads,
+    KVHeads,
+    Real,
+    require_causal,
+    require_readable,
+)
+from hooked_omni.decoder.config import DecoderConfig
+from hooked_omni.decoder.key_value_cache import Keys, KeyValueCache, NewKeys
+
+__all__ = ["SharedPrefix"]
+
+Computed = Float[Tensor, "computed pos d_model"]
+RowScores = Float[Tensor, "row kv_head group query key"]
+
+
+class SharedPrefix:
+    """Keys and values of a prompt, read by every row, and of each row's suffix.
+
+    Attributes:
+        prompt: The prompt's keys and values; only its first `n_prefix` positions are read.
+        first_layers: First layer in which each row has a hook; the number of layers for none.
+        histories: Rows that have said the same so far have the same number.
+        place: Where each row is in the batch that is computed now.
+    """
+
+    def __init__(
+        self,
+        cfg: DecoderConfig,
+        prompt: KeyValueCache,
+        n_prefix: int,
+        first_layers: Sequence[int],
+        capacity: int,
+    ) -> None:
+        self.prompt, self.n_prefix = prompt, n_prefix
+        self.suffix = KeyValueCache(cfg, len(first_layers), capacity - n_prefix)
+        self.first_layers = list(first_layers)
+        self.histories = [0] * len(first_layers)
+        self.place = list(range(len(first_layers)))
+
+    def advance(self, rows: list[int], tokens: list[int]) -> None:
+        """Go on with `rows` alone, which have said `tokens`."""
+        if len(rows) < len(self.histories):
+            index = torch.tensor(rows, device=self.suffix.keys[0].device)
+            self.suffix.keys = [keys[index] for keys in self.suffix.keys]
+            self.suffix.values = [values[index] for values in self.suffix.values]
+            self.first_layers = [self.first_layers[row] for row in rows]
+        said = list(zip((self.histories[row] for row in rows), tokens, strict=True))
+        self.histories = _numbered(said)
+        self.place = list(range(len(rows)))
+
+
+class RowsContext:
+    """One pass in which every row reads the shared prefix and its own suffix.
+
+    Scores and patterns are materialized, and pass through their hook points as
+    `[row, kv_head, group, query, key]`: the layout in which all rows' products with the prefix are
+    one. `RowHooks` shows each row to its hooks as TransformerLens's `[1, head, query, key]`.
+    """
+
+    def __init__(
+        self, shared: SharedPrefix, cos: Angles, sin: Angles, window: range, real: Real
+    ) -> None:
+        self.shared, self.cos, self.sin, self.window = shared, cos, sin, window
+        self.real = real
+        shared.suffix.length = window.start - shared.n_prefix
+        self.deepstack: Tensor | None = None
+        self.leaders: Tensor | None = None
+
+    def enter(self, layer: int, resid: Computed) -> Float[Tensor, "differing pos d_model"]:
+        """The rows that differ in `layer`, once each."""
+        shared = self.shared
+        if layer and layer not in shared.first_layers:
+            return resid
+        apart = enumerate(zip(shared.histories, shared.first_layers, strict=True))
+        place = _numbered([(said, row if first <= layer else -1) for row, (said, first) in apart])
+        leaders = [place.index(i) for i in range(max(place) + 1)]
+        before, shared.place = shared.place, place
+        whole = len(leaders) == len(place)
+        self.leaders = None if whole else torch.tensor(leaders, device=resid.device)
+        return resid[[before[row] for row in leaders]]
+
+    def leave(self, resid: Computed) -> Float[Tensor, "row pos d_model"]:
+        """Every row by itself again."""
+        place, self.shared.place = self.shared.place, list(range(len(self.shared.place)))
+        return resid[place]
+
+    def attend(self, attn: Attends, q: Heads, k: KVHeads, v: KVHeads) -> Heads:
+        """Weighted values of every head; fires the layer's score and pattern hooks."""
+        prompt, n_prefix = self.shared.prompt, self.shared.n_prefix
+        keys, values = (kept[attn.layer][0, :, :n_prefix] for kept in (prompt.keys, prompt.values))
+        own_keys, own_values = self._own(attn.layer, k.transpose(1, 2), v.transpose(1, 2))
+        rows, n_query, n_heads, d_head = q.shape
+        kv_heads, n_own = own_keys.shape[1:3]
+        group = n_heads // kv_heads
+        # [row, query, (kv_head group), d_head] -> [kv_head, row, group, query, d_head]
+        q = q.view(rows, n_query, kv_heads, group, d_head).permute(2, 0, 3, 1, 4).contiguous()
+        scores = q.new_empty(kv_heads, rows, group, n_query, n_prefix + n_own)
+        flat = scores.view(kv_heads, rows * group * n_query, -1)
+        for head in range(kv_heads):
+            torch.addmm(
+                flat[head, :, :n_prefix],
+                q[head].view(-1, d_head),
+                keys[head].T,
+                beta=0,
+                alpha=attn.scale,
+                out=flat[head, :, :n_prefix],
+            )
+        own = q.transpose(0, 1).reshape(rows, kv_heads, group * n_query, d_head)
+        own_scores = torch.matmul(own, own_keys.transpose(2, 3)).mul_(attn.scale)
+        own_scores = own_scores.view(rows, kv_heads, group, n_query, n_own)
+        by_row: RowScores = scores.transpose(0, 1)
+        by_row[..., n_prefix:] = own_scores
+        self._mask(by_row)
+        pattern = self._pattern(attn, by_row, q.dtype)
+        of_prefix = torch.bmm(
+            pattern.transpose(0, 1).reshape(kv_heads, -1, n_prefix + n_own)[..., :n_prefix], values
+        )
+        of_prefix = of_prefix.view(kv_heads, rows, group, n_query, d_head).transpose(0, 1)
+        of_own = torch.matmul(
+            pattern[..., n_prefix:].reshape(rows, kv_heads, group * n_query, n_own), own_values
+        )
+        z = of_prefix + of_own.view(rows, kv_heads, group, n_query, d_head)
+        return z.permute(0, 3, 1, 2, 4).reshape(rows, n_query, n_heads, d_head)
+
+    def _own(self, layer: int, k: NewKeys, v: NewKeys) -> tuple[Keys, Keys]:
+        """Keep every row's new keys and values; return those of the rows that are computed."""
+        if self.leaders is None:
+            return self.shared.suffix.append(layer, k, v)
+        place = self.shared.place
+        keys, values = self.shared.suffix.append(layer, k[place], v[place])
+        return keys.index_select(0, self.leaders), values.index_select(0, self.leaders)
+
+    def _mask(self, scores: RowScores) -> None:
+        if (forbidden := self._forbidden(scores)) is not None:
+            # Without padding, nothing before the queries is forbidden.
+            first = scores.shape[-1] - scores.shape[-2] if self.real is None else 0
+            minimum = torch.finfo(scores.dtype).min
+            scores[..., first:].masked_fill_(forbidden[:, first:], minimum)
+
+    def _forbidden(self, scores: RowScores) -> Bool[Tensor, "query key"] | None:
+        """Keys that a query may not read: later ones, and padding; None if there are none."""
+        n_query, n_key = scores.shape[-2:]
+        if n_query == 1 and self.real is None:
+            return None
+        query = torch.arange(n_key - n_query, n_key, device=scores.device)
+        later = torch.arange(n_key, device=scores.device) > query[:, None]
+        return later if self.real is None else later | ~self.real[0]
+
+    def _pattern(self, attn: Attends, scores: RowScores, dtype: torch.dtype) -> RowScores:
+        edits = attn.hook_attn_scores.current.edits
+        before = len(edits)
+        scores = attn.hook_attn_scores(scores)
+        if len(edits) > before:
+            self._mask(scores)
+            require_readable(scores, attn.hook_attn_scores)
+        # In memory, key-value heads come first: the softmax would copy any other order.
+        stored = scores.transpose(0, 1)
+        pattern = torch.nn.functional.softmax(stored, dim=-1, dtype=torch.float32).to(dtype)
+        before = len(edits)
+        pattern = attn.hook_pattern(pattern.transpose(0, 1))
+        forbidden = self._forbidden(pattern)
+        if len(edits) > before and forbidden is not None:
+            require_causal(pattern, attn.hook_pattern, ~forbidden)
+        return pattern
+
+
+def _numbered(keys: Sequence[Hashable]) -> list[int]:
+    """Equal keys get equal numbers, counted from 0 in order of appearance."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]

@@ -1,0 +1,1 @@
+"""Captions, sweeps, scores and lenses over the decoder."""

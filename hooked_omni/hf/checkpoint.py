@@ -1,0 +1,282 @@
+"""Which tensors do a checkpoint's files hold, and do they fit where they are to go?
+
+Headers of safetensors files say names, shapes and types; no weight is read to find what is wrong.
+The decoder alone is read straight to its device, without the towers, from one file or many.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers.utils.hub import cached_file
+
+from hooked_omni.errors import CheckpointError
+from hooked_omni.families import Family
+from hooked_omni.families.family import Recipe
+from hooked_omni.families.skeleton import HEAD, find_decoder
+
+__all__ = ["Stored", "decoder_tensors", "require_room", "stored"]
+
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a checkpoint: its file, and what the file's header says of it."""
+
+    file: Path
+    shape: tuple[int, ...]
+    kind: str
+
+    def n_bytes(self, dtype: torch.dtype | None) -> int:
+        """Memory that it takes in `dtype`; None for its own."""
+        each = _BYTES.get(self.kind, 1) if dtype is None else dtype.itemsize
+        return math.prod(self.shape) * each
+
+
+def stored(name: str | Path, local: dict[str, Any], what: str) -> dict[str, Stored]:
+    """What a checkpoint's safetensors files hold; nothing if it has none.
+
+    Args:
+        name: Hub name or folder.
+        local: How its files are found: `revision`, or `local_files_only`.
+        what: Whose weights these should be, for errors.
+
+    Raises:
+        CheckpointError: For a missing, damaged or cut-off file, and for quantized weights.
+    """
+    index = _file(name, _INDEX, local)
+    if index is not None:
+        try:
+            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise _not_whole(what, name, f"an index that is damaged ({error!r})") from error
+    else:
+        shards = [_SINGLE]
+    found: dict[str, Stored] = {}
+    for shard in shards:
+        file = _file(name, shard, local)
+        if file is None and index is not None:
+            raise _not_whole(what, name, f"no file {shard!r}, one of {len(shards)} in its index")
+        if file is not None:
+            found |= _header(file, what, name)
+    wrong = {key: tensor.kind for key, tensor in found.items() if tensor.kind not in _BYTES}
+    weights = {key: kind for key, kind in wrong.items() if key.endswith("weight")}
+    if weights:
+        key, kind = next(iter(weights.items()))
+        raise CheckpointError(
+            f"expected floating-point weights of {what} in {str(name)!r}, got {len(weights)} "
+            f"quantized tensors, such as {key!r} of type {kind}. Exact numbers need the original "
+            "checkpoint: load that, with dtype='bfloat16' to take less memory."
+        )
+    return found
+
+
+def _file(name: str | Path, file: str, local: dict[str, Any]) -> Path | None:
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return path if path.is_file() else None
+    try:
+        path = cached_file(str(name), file, _raise_exceptions_for_missing_entries=False, **local)
+    except OSError as error:
+        raise CheckpointError(
+            f"expected {file!r} of {str(name)!r} on the hub or among the files kept from it, got "
+            f"({str(error).splitlines()[0]}). Check the connection, or pass a folder."
+        ) from error
+    return None if path is None else Path(path)
+
+
+def _header(file: Path, what: str, name: str | Path) -> dict[str, Stored]:
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > file.stat().st_size:
+                raise ValueError("cut off inside its header")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if file.stat().st_size != 8 + length + end:
+            raise ValueError(f"{file.stat().st_size} bytes in place of {8 + length + end}")
+        return {
+            key: Stored(file, tuple(entry["shape"]), entry["dtype"])
+            for key, entry in header.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _not_whole(what, name, f"{file.name} damaged ({error})") from error
+
+
+def _not_whole(what: str, name: str | Path, came: str) -> CheckpointError:
+    return CheckpointError(
+        f"expected whole weights for {what} in {str(name)!r}, got {came}. Download it again, or "
+        "check that config and weights match."
+    )
+
+
+def require_room(n_bytes: int, device: torch.device, what: str) -> None:
+    """Say how much memory will be taken and how much is free; refuse what does not fit.
+
+    Raises:
+        CheckpointError: With both numbers.
+    """
+    free = _free(device)
+    room = "an unknown amount" if free is None else _size(free)
+    print(f"{what}: {_size(n_bytes)} of weights; {device} has {room} free", file=sys.stderr)
+    if free is not None and n_bytes > free:
+        raise CheckpointError(
+            f"expected room for {_size(n_bytes)} of weights of {what} on {device}, got "
+            f"{_size(free)} free. Use dtype='bfloat16', decoder_only=True with embedded prompts, "
+            "or a larger device."
+        )
+
+
+def _free(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    memory = Path("/proc/meminfo")
+    if device.type != "cpu" or not memory.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in memory.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes > 2**27 else f"{n_bytes / 2**20:.2f} MiB"
+
+
+def decoder_tensors(
+    family: Family,
+    model: Any,
+    held: Mapping[str, Stored],
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> dict[str, Tensor]:
+    """Every tensor of an empty model's decoder and head, read to `device`.
+
+    Args:
+        family: Where its checkpoints hold the decoder.
+        model: The empty model, whose config says how large every tensor must be.
+        held: What the checkpoint's files hold.
+        device: Where the tensors go.
+        dtype: None for the files' own.
+
+    Raises:
+        CheckpointError: For tensors that are missing, left over or of another shape, before any is
+            read; and for more than fits.
+    """
+    home, head = _home(family, model, held)
+    sources = _sources(family, model, held, home)
+    if head in held:
+        sources[HEAD] = Recipe((head,), _as_it_is)
+    elif not _ties(model):
+        raise CheckpointError(
+            f"expected an unembedding {head!r} beside the decoder of {family.name}, got none, and "
+            "a config that does not tie it to the embedding. Hugging Face would fill it with "
+            "random numbers: check the download and `tie_word_embeddings`."
+        )
+    _require_same(family, model, held, home, sources)
+    keys = {key for recipe in sources.values() for key in recipe.keys}
+    n_bytes = sum(held[key].n_bytes(dtype) for key in keys)
+    require_room(n_bytes, device, f"decoder of {model.name_or_path}")
+    tensors = _read(sources, held, device, dtype)
+    embeddings = tensors["embed_tokens.weight"]
+    if HEAD not in tensors or (_ties(model) and torch.equal(tensors[HEAD], embeddings)):
+        tensors[HEAD] = embeddings
+    return tensors
+
+
+def _home(family: Family, model: Any, held: Mapping[str, Stored]) -> tuple[str, str]:
+    found: list[tuple[str, str]] = []
+    for prefix, head in family.on_disk.homes:
+        recipe = family.on_disk.recipe("embed_tokens.weight", model.config.get_text_config())
+        key = "embed_tokens.weight" if recipe is None else recipe.keys[0]
+        if prefix + key in held:
+            found.append((prefix, head))
+    if not found:
+        prefixes = sorted({prefix for prefix, _ in family.on_disk.homes})
+        raise CheckpointError(
+            f"expected the decoder of {family.name} under one of {prefixes}, got tensors such as "
+            f"{sorted(held)[:3]}. The config belongs to another family's weights, or files are "
+            "missing."
+        )
+    return found[0]
+
+
+def _sources(
+    family: Family, model: Any, held: Mapping[str, Stored], home: str
+) -> dict[str, Recipe]:
+    config = model.config.get_text_config()
+    sources = {}
+    for name, _ in find_decoder(model).named_parameters():
+        recipe = None if home + name in held else family.on_disk.recipe(name, config)
+        keys = (name,) if recipe is None else recipe.keys
+        make = _as_it_is if recipe is None else recipe.make
+        sources[name] = Recipe(tuple(home + key for key in keys), make)
+    return sources
+
+
+def _require_same(
+    family: Family, model: Any, held: Mapping[str, Stored], home: str, sources: dict[str, Recipe]
+) -> None:
+    used = {key for recipe in sources.values() for key in recipe.keys}
+    missing = sorted(used - held.keys())
+    layers = home + "layers."
+    extra = sorted(k for k in held.keys() - used if k.startswith(layers) and "rotary" not in k)
+    parameters = dict(find_decoder(model).named_parameters())
+    parameters[HEAD] = model.get_output_embeddings().weight
+    shapes = [
+        f"{recipe.keys[0]} {list(held[recipe.keys[0]].shape)} in place of "
+        f"{list(parameters[name].shape)}"
+        for name, recipe in sources.items()
+        if recipe.make is _as_it_is
+        and recipe.keys[0] in held
+        and held[recipe.keys[0]].shape != parameters[name].shape
+    ]
+    wrong = {"missing": missing, "left over": extra, "of another shape": shapes}
+    if any(wrong.values()):
+        came = ", ".join(f"{len(keys)} {kind} {keys[:3]}" for kind, keys in wrong.items() if keys)
+        raise CheckpointError(
+            f"expected exactly the decoder of {family.name} in {model.name_or_path!r}, got tensors "
+            f"{came}. Check the download, and that the config belongs to these weights."
+        )
+
+
+def _as_it_is(parts: list[Tensor]) -> Tensor:
+    return parts[0]
+
+
+def _ties(model: Any) -> bool:
+    return bool(getattr(model.config, "tie_word_embeddings", False))
+
+
+def _read(
+    sources: dict[str, Recipe],
+    held: Mapping[str, Stored],
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> dict[str, Tensor]:
+    opened: dict[Path, Any] = {}
+
+    def part(key: str) -> Tensor:
+        file = held[key].file
+        if file not in opened:
+            opened[file] = safe_open(file, framework="pt", device=str(device))
+        tensor = opened[file].get_tensor(key)
+        return tensor if dtype is None else tensor.to(dtype)
+
+    try:
+        return {
+            name: recipe.make([part(key) for key in recipe.keys])
+            for name, recipe in sources.items()
+        }
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"expected whole weights, got files that cannot be read ({error}). Download it again."
+        ) from error

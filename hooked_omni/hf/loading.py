@@ -1,0 +1,201 @@
+"""How is a model found, checked and loaded, before anything is hooked?
+
+Nothing of a checkpoint is trusted that can be checked first: which family its config says, whether
+its files are whole, whether they fit. Code that comes with a checkpoint runs only if the caller
+asks for it.
+"""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from hooked_omni.errors import CheckpointError, UnknownModelError
+from hooked_omni.families import Family, family_of
+from hooked_omni.hf.checkpoint import require_room, stored
+from hooked_omni.hf.towers import Towers
+from hooked_omni.organisms import SHIPPED, require_whole
+
+__all__ = ["as_dtype", "load_towers", "read_config", "where"]
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+_DTYPE = "dtype" if _VERSION >= (4, 56) else "torch_dtype"
+_TWO_WAYS = (
+    "Either read that code, and pass trust_remote_code=True (--trust-remote-code); or embed the "
+    "prompts in an environment of its own with `python -m hooked_omni embed`, and load the decoder "
+    "here with decoder_only=True."
+)
+
+
+def load_towers(
+    name: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    attn_implementation: str = "sdpa",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Towers:
+    """The towers of a model by hub name, local folder, or the name of a shipped one.
+
+    Args:
+        name: "Qwen/Qwen2.5-Omni-3B", a folder, or "random-omni".
+        device: Where the weights go.
+        dtype: "bfloat16" or the like; None keeps the checkpoint's own.
+        attn_implementation: Kernel of the model's own attention.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Run code that came with the checkpoint.
+
+    Raises:
+        UnknownModelError: For a name that is none of these, or a family not known here.
+        CheckpointError: For missing or extra weights, quantized ones, more than fits, files that
+            differ from the model's card, and code that is not trusted or does not run.
+    """
+    chosen, device = as_dtype(dtype), torch.device(device)
+    if str(name) in SHIPPED:
+        hf, processor = SHIPPED[str(name)]()
+        hf.name_or_path = str(name)
+        hf.set_attn_implementation(attn_implementation)
+        hf = hf if chosen is None else _cast(hf, chosen)
+        return Towers(hf.to(device), processor)
+    local = where(name, revision)
+    config = read_config(name, local)
+    family = family_of(config)
+    what = family.hf_class or family.name
+    held = stored(name, local, what)
+    if held:
+        require_room(sum(t.n_bytes(chosen) for t in held.values()), device, str(name))
+    asked = {
+        _DTYPE: "auto" if chosen is None else chosen,
+        "attn_implementation": attn_implementation,
+        **({"device_map": {"": device}} if importlib.util.find_spec("accelerate") else {}),
+        **local,
+    }
+    if family.remote is None:
+        hf, processor = _weights(family, name, asked), _processor(name, local)
+    else:
+        hf, processor = _trusted(family, name, asked, trust_remote_code)
+    return Towers(hf.to(device).requires_grad_(False).eval(), processor)
+
+
+def where(name: str | Path, revision: str | None) -> dict[str, Any]:
+    """How `from_pretrained` finds the files of `name`."""
+    if not Path(name).exists():
+        return {"revision": revision}
+    require_whole(Path(name))
+    return {"local_files_only": True}
+
+
+def read_config(name: str | Path, local: dict[str, Any]) -> dict[str, Any]:
+    """`config.json` as it is: no class is chosen, and no code is run.
+
+    Raises:
+        UnknownModelError: If there is none.
+        CheckpointError: For quantized weights.
+    """
+    try:
+        if "revision" in local and not _HUB_NAME.fullmatch(str(name)):
+            raise OSError("no such folder, and hub names have one slash")
+        config, _ = transformers.PretrainedConfig.get_config_dict(name, **local)
+        if not config:
+            raise OSError("no config.json there")
+    except (OSError, ValueError) as error:
+        raise UnknownModelError(
+            f"expected a hub name, a folder with a config.json, or one of {sorted(SHIPPED)}, got "
+            f"{str(name)!r} ({str(error).splitlines()[0]})"
+        ) from error
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    if any(part.get("quantization_config") for part in parts):
+        raise CheckpointError(
+            f"expected floating-point weights in {str(name)!r}, got a config with "
+            "`quantization_config`. Exact numbers need the original checkpoint: load that, with "
+            "dtype='bfloat16' to take less memory."
+        )
+    return config
+
+
+def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """A floating-point type by name.
+
+    Raises:
+        UnknownModelError: For a name that is none.
+    """
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(known, torch.dtype) and known.is_floating_point):
+        raise UnknownModelError(
+            f"expected a floating-point dtype such as 'bfloat16', got {dtype!r}."
+        )
+    return known
+
+
+def _processor(name: str | Path, local: dict[str, Any]) -> Any:
+    try:
+        return transformers.AutoProcessor.from_pretrained(name, **local)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"expected a processor beside the weights in {str(name)!r}, got none that loads "
+            f"({str(error).splitlines()[0]}). Fetch its files too, or load the model yourself and "
+            "pass it to `HookedOmni.from_hf`."
+        ) from error
+
+
+def _weights(family: Family, name: str | Path, asked: dict[str, Any]) -> Any:
+    model_class = getattr(transformers, family.hf_class, None)
+    if model_class is None:
+        raise CheckpointError(
+            f"expected a transformers with {family.hf_class}, got {transformers.__version__}. "
+            "Install a newer one."
+        )
+    try:
+        hf, info = model_class.from_pretrained(
+            name,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # listed below, with their names
+            **asked,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"expected whole weights for {family.hf_class}, got {str(name)!r} "
+            f"({str(error).strip()}). Download it again, or check that config and weights match."
+        ) from error
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    wrong = {kind: sorted(info[kind]) for kind in kinds}
+    if any(wrong.values()):
+        counts = ", ".join(f"{len(keys)} {kind} {keys[:3]}" for kind, keys in wrong.items() if keys)
+        raise CheckpointError(
+            f"expected exactly the weights of {family.hf_class} in {str(name)!r}, got {counts}. "
+            "Missing ones would be random numbers; check the download and the config."
+        )
+    return hf
+
+
+def _trusted(
+    family: Family, name: str | Path, asked: dict[str, Any], trust_remote_code: bool
+) -> tuple[Any, Any]:
+    assert family.remote is not None
+    if not trust_remote_code:
+        raise CheckpointError(
+            f"expected trust_remote_code=True for {str(name)!r}, got none: the towers of "
+            f"{family.name} are code that comes from outside transformers, and it would run on "
+            f"this machine. {_TWO_WAYS}"
+        )
+    try:
+        return family.remote.load(name, asked)
+    except Exception as error:  # it is foreign code: anything may happen
+        raise CheckpointError(
+            f"expected the code of {family.name} to run with transformers "
+            f"{transformers.__version__}, got {type(error).__name__} ({error}). "
+            f"{family.remote.needs} {_TWO_WAYS}"
+        ) from error
+
+
+def _cast(hf: Any, dtype: torch.dtype) -> Any:
+    """Parameters in another dtype, as loading gives them: rotary frequencies stay in float32."""
+    for parameter in hf.parameters():
+        parameter.data = parameter.data.to(dtype)
+    hf.config.dtype = dtype
+    return hf

@@ -1,0 +1,172 @@
+"""How does a clip become a prompt at the decoder's door?
+
+The Hugging Face model and its processor, without anything of the decoder with hooks: this half
+also runs with older versions of transformers, for models whose own code needs one, and its bundles
+are read anywhere.
+"""
+
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from hooked_omni.errors import MediaError, PromptError
+from hooked_omni.families import family_of
+from hooked_omni.hf.capture import embedded
+from hooked_omni.inputs.media import Audio, MediaSettings, Video, read_audio, read_video
+from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
+
+__all__ = ["Towers"]
+
+
+class Towers:
+    """A Hugging Face model with audio and vision towers, and its processor.
+
+    Attributes:
+        hf: The part of the model with towers and decoder.
+        processor: Its processor, or None; then `embed_inputs` takes ready-made inputs.
+        tokenizer: The processor's.
+        family: What is particular to this kind of model.
+        media: How clips are sampled where a prompt does not say: as the family was made
+            for, or as the checkpoint's own config says under "media_settings".
+    """
+
+    def __init__(self, hf_model: nn.Module, processor: Any = None) -> None:
+        config: Any = getattr(hf_model, "config", None)
+        self.family = family_of({} if config is None else config.to_dict())
+        self.hf: Any = self.family.unwrap(hf_model)
+        remote = self.family.remote
+        self.processor = processor
+        if remote is not None and processor is not None:
+            self.processor = remote.processor(self.hf, processor)
+        self.tokenizer = getattr(self.processor, "tokenizer", None)
+        own = getattr(self.hf.config, "media_settings", None)
+        self.media = MediaSettings(**own) if own else self.family.media
+
+    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
+        """Read the clip, run the towers once, and take what reaches the decoder.
+
+        Raises:
+            MediaError: For a clip or sound that cannot be read, or is not there.
+            PromptError: For a prompt that this model cannot be asked.
+        """
+        return self.embed_media(prompt, *self.read_media(prompt))
+
+    def read_media(self, prompt: Prompt) -> tuple[Video | None, Audio | None]:
+        """The frames and the sound that `embed` would show to the towers.
+
+        Raises:
+            MediaError: For a clip or sound that cannot be read, or is not there.
+            PromptError: For a prompt that this model cannot be asked.
+        """
+        if self.processor is None:
+            raise PromptError(
+                "expected a model with a processor, got none. Pass `processor=` to `from_hf`, or "
+                "use `embed_inputs` with ready-made inputs."
+            )
+        if prompt.video is not None and not self.family.sees:
+            raise PromptError(
+                f"expected a prompt without a picture for {self.family.name}, got "
+                f"video={prompt.video}. This family does not see: pass the clip as `audio`."
+            )
+        media = prompt.media or self.media
+        video = None if prompt.video is None else read_video(prompt.video, media)
+        return video, self._sound(prompt, media)
+
+    def embed_media(
+        self, prompt: Prompt, video: Video | None, audio: Audio | None
+    ) -> EmbeddedPrompt:
+        """A prompt whose frames and sound are in memory, edited maybe; no file is read.
+
+        ```python
+        video, audio = omni.read_media(prompt)
+        silence = replace(audio, samples=0 * audio.samples)
+        muted = omni.embed_media(prompt, video, silence)
+        ```
+        """
+        prompt = replace(prompt, media=prompt.media or self.media)
+        inputs = self.family.prepare(self.processor, prompt, video, audio)
+        return embedded(
+            self.hf,
+            self.family,
+            self.tokenizer,
+            inputs,
+            self.facts() | _clip_facts(prompt, video, audio),
+            fps=None if video is None else video.fps,
+        )
+
+    def embed_inputs(self, **inputs: Any) -> EmbeddedPrompt:
+        """Take what reaches the decoder for ready-made inputs: a processor's whole output.
+
+        For sound inside a video, add `use_audio_in_video=True`: the processor does not return it.
+
+        Raises:
+            PromptError: For inputs that the model would silently misread.
+        """
+        facts = self.facts() | {"use_audio_in_video": inputs.get("use_audio_in_video")}
+        return embedded(self.hf, self.family, self.tokenizer, inputs, facts)
+
+    def facts(self) -> dict[str, Any]:
+        """What made a prompt: model, revision, precision, versions."""
+        return {
+            "model": getattr(self.hf, "name_or_path", "") or type(self.hf).__name__,
+            "revision": getattr(self.hf.config, "_commit_hash", None),
+            "family": self.family.name,
+            "dtype": str(self.hf.get_input_embeddings().weight.dtype),
+            "transformers": transformers.__version__,
+            "torch": str(torch.__version__),
+            "hooked_omni": _own_version(),
+        }
+
+    def _sound(self, prompt: Prompt, media: MediaSettings) -> Audio | None:
+        source = prompt.audio
+        if source is None and prompt.interleaved and self.family.hears:
+            source = prompt.video
+        if source is None:
+            return None
+        if not self.family.hears:
+            raise PromptError(
+                f"expected a prompt without sound for {self.family.name}, got audio={source}. "
+                "This family does not hear: leave `audio` out."
+            )
+        try:
+            return read_audio(source, media)
+        except MediaError as error:
+            if source != prompt.video:
+                raise
+            raise MediaError(
+                f"{error} To ask about the picture alone, pass use_audio_in_video=False."
+            ) from error
+
+
+def _own_version() -> str:
+    try:
+        return version("hooked-omni")
+    except PackageNotFoundError:  # read from its folder, in an environment for towers alone
+        return "not installed"
+
+
+def _clip_facts(prompt: Prompt, video: Video | None, audio: Audio | None) -> dict[str, Any]:
+    asked = asdict(prompt)
+    facts = {"prompt": {k: str(v) if isinstance(v, Path) else v for k, v in asked.items()}}
+    if video is not None:
+        facts["video"] = {
+            "frames": len(video.frames),
+            "height": video.frames.shape[-2],
+            "width": video.frames.shape[-1],
+            "fps": video.fps,
+            "seconds": video.seconds,
+            "notes": list(video.notes),
+        }
+    if audio is not None:
+        facts["audio"] = {
+            "samples": len(audio.samples),
+            "sampling_rate": audio.sampling_rate,
+            "seconds": audio.seconds,
+            "notes": list(audio.notes),
+        }
+    return facts

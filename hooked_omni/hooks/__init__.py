@@ -1,0 +1,1 @@
+"""Hook points, the activation cache, and interventions as data."""

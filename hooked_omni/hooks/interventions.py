@@ -1,0 +1,218 @@
+"""What is changed in a run, as data.
+
+An intervention is a function from a prompt's spans to hooks, so one line holds for every prompt.
+Interventions combine by being listed, and any TransformerLens hook stands in the same list.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hooked_omni import names
+from hooked_omni.errors import HookError, SpanError
+from hooked_omni.hooks.hook_point import HookFunction, HookPoint, LiveHook
+from hooked_omni.inputs.spans import Spans
+
+__all__ = [
+    "Condition",
+    "Hook",
+    "HookName",
+    "Intervention",
+    "SpanHook",
+    "SpanPositions",
+    "as_hooks",
+    "at_layers",
+    "listed",
+    "numbers",
+    "reaches",
+    "require_reach",
+]
+
+HookName = str | Callable[[str], bool]
+Hook = tuple[HookName, HookFunction]
+Intervention = Callable[[Spans], list[Hook]]
+Condition = Iterable[Hook | Intervention]
+_ON_KV_HEADS = ("hook_k", "hook_v", "hook_rot_k", "k_norm.hook_scale", "k_norm.hook_normalized")
+
+
+class SpanPositions:
+    """A span's positions, split at the end of the prompt so that each step finds its own fast."""
+
+    def __init__(self, spans: Spans, name: str) -> None:
+        mask = spans.mask(name, range(spans.n_prompt + 1))
+        self.spans, self.name, self.n_prompt = spans, name, spans.n_prompt
+        self.behind = bool(mask[-1])  # every generated position, or none
+        self.prompt = mask[:-1].nonzero()[:, 0]
+        self._on: dict[torch.device, Tensor] = {}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SpanPositions):
+            return NotImplemented
+        return self.spans is other.spans and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash((id(self.spans), self.name))
+
+    def fits(self, spans: Spans) -> bool:
+        """Whether `spans` has the same positions under this name."""
+        if spans is self.spans:
+            return True
+        if spans.n_prompt != self.n_prompt:
+            return False
+        try:
+            mask = spans.mask(self.name, range(self.n_prompt + 1))
+        except SpanError:
+            return False
+        return bool(mask[-1]) == self.behind and torch.equal(mask[:-1].nonzero()[:, 0], self.prompt)
+
+    def reaches(self, window: range) -> bool:
+        """Whether any position of `window` is in the span."""
+        inside = (self.prompt >= window.start) & (self.prompt < window.stop)
+        return bool(inside.any()) or (self.behind and window.stop > self.n_prompt)
+
+    def within(self, window: range, device: torch.device) -> Int[Tensor, " n"]:
+        """SpanPositions of the span in `window`, counted from its start."""
+        if device not in self._on:
+            self._on[device] = self.prompt.to(device)
+        prompt = self._on[device]
+        if window.start >= self.n_prompt:
+            return torch.arange(len(window) if self.behind else 0, device=device)
+        if window.start > 0 or window.stop < self.n_prompt:
+            prompt = prompt[(prompt >= window.start) & (prompt < window.stop)]
+        found = prompt - window.start if window.start else prompt
+        if not self.behind or window.stop <= self.n_prompt:
+            return found
+        behind = torch.arange(self.n_prompt - window.start, len(window), device=device)
+        return torch.cat([found, behind])
+
+
+@dataclass(frozen=True)
+class SpanHook(LiveHook):
+    """A hook on known positions and heads, which can say beforehand whether a run reaches them.
+
+    Two are equal if they do the same: a sweep then shows them their rows together.
+
+    Attributes:
+        where: SpanPositions it acts on: queries, for scores and patterns.
+        act: From the activation, the index of those positions in it and the hook point to the
+            edited activation, or None to have only looked.
+        heads: Heads it acts on; None for all, and where an activation has none.
+    """
+
+    where: SpanPositions
+    act: Callable[[Tensor, Int[Tensor, " n"], HookPoint], Tensor | None]
+    heads: tuple[int, ...] | None = None
+
+    def __call__(self, tensor: Tensor, hook: HookPoint) -> Tensor | None:
+        """Act on what the pass under way covers, if anything."""
+        index = self.where.within(hook.window, tensor.device)
+        return self.act(tensor, index, hook) if len(index) else None
+
+
+def as_hooks(condition: Condition, spans: Spans | None) -> list[Hook]:
+    """Hooks of a list of hooks and interventions.
+
+    Raises:
+        HookError: For anything else, and for an intervention on a run without a prompt's spans.
+    """
+    hooks: list[Hook] = []
+    for item in listed(condition):
+        if isinstance(item, tuple) and len(item) == 2 and callable(item[1]):
+            hooks.append(item)
+        elif callable(item) and spans is not None:
+            hooks += item(spans)
+        else:
+            raise HookError(
+                f"expected hooks (name, function), or interventions on an EmbeddedPrompt, got "
+                f"{item!r}. A span needs a prompt to be looked up in."
+            )
+    return hooks
+
+
+def listed(condition: Condition) -> list[Hook | Intervention]:
+    """The hooks and interventions of a condition.
+
+    Raises:
+        HookError: For one that is not in a list.
+    """
+    one_hook = isinstance(condition, tuple) and condition and isinstance(condition[0], str)
+    if callable(condition) or isinstance(condition, str) or one_hook:
+        raise HookError(
+            f"expected a list of hooks and interventions, got one: {condition!r}. Put it in a "
+            "list; a rule such as 'G !-> V' goes into `knockout` first."
+        )
+    return list(condition)
+
+
+def require_reach(
+    hooks: Iterable[tuple[str, HookFunction]],
+    window: range,
+    spans: Spans,
+    n_heads: int,
+    n_key_value_heads: int,
+) -> None:
+    """Refuse a hook that has nothing to act on in a run over `window`, or no such head.
+
+    One that was made from another prompt's spans would act on other tokens than its name says.
+
+    Raises:
+        HookError: For such a hook. Hooks of the user's own are not judged.
+    """
+    for name, function in hooks:
+        if not isinstance(function, SpanHook):
+            continue
+        if not function.where.fits(spans):
+            raise HookError(
+                f"expected hooks made from this prompt's spans, got {function.where.name!r} of "
+                f"another prompt, of {function.where.n_prompt} positions. Call the intervention "
+                "with `prompt.spans`, or pass the intervention itself."
+            )
+        if not function.where.reaches(window):
+            raise HookError(
+                f"expected a run that reaches {function.where.name!r}, got one over positions "
+                f"{window.start} to {window.stop - 1} of a prompt of {function.where.n_prompt}: "
+                "it would do nothing. Use `generate` or `score_many`, or ask for more tokens."
+            )
+        few = name.endswith(_ON_KV_HEADS)
+        there = n_key_value_heads if few else n_heads
+        beyond = [head for head in function.heads or () if not 0 <= head < there]
+        if beyond:
+            raise HookError(
+                f"expected heads from 0 to {there - 1}, got {beyond}. Heads count from 0"
+                + (", and keys and values have fewer." if few else ".")
+            )
+
+
+def reaches(hook: Hook, window: range) -> bool:
+    """Whether a hook may act on any position of `window`; the user's own may always."""
+    return not isinstance(hook[1], SpanHook) or hook[1].where.reaches(window)
+
+
+def at_layers(at: str, layers: tuple[int, ...] | None) -> list[HookName]:
+    """Names of a block's hook point in `layers`, a filter for all layers, or a name as it is."""
+    if not at.startswith(names.IN_BLOCK):
+        return [at]
+    if layers is None:
+        return [lambda name: name.startswith("blocks.") and name.endswith("." + at)]
+    return [names.in_block(at, layer) for layer in layers]
+
+
+def numbers(what: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
+    """Layers or heads, each once; None for all.
+
+    Raises:
+        HookError: For none at all, and for negative ones.
+    """
+    if given is None:
+        return None
+    if isinstance(given, int | str):
+        raise HookError(f"expected a list of {what}, got {given!r}. Write [3], not 3.")
+    listed = list(given)
+    whole = all(hasattr(n, "__index__") and not isinstance(n, bool) for n in listed)
+    chosen = tuple(dict.fromkeys(int(n) for n in listed)) if whole else tuple(listed)
+    if not whole or not chosen or min(chosen) < 0:
+        raise HookError(f"expected {what} counted from 0, got {chosen}. None means all {what}.")
+    return chosen

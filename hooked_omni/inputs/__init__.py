@@ -1,0 +1,1 @@
+"""Prompts, spans and media: pure data, without a model."""

@@ -1,0 +1,272 @@
+"""What is asked of a model, before and after its towers.
+
+A `Prompt` is a question about a clip. An `EmbeddedPrompt` is the same question at the decoder's
+door: residual embeddings, positions and spans, in one file that needs no towers and no clip.
+"""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int, Num
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hooked_omni.errors import BundleError, PromptError, SpanError
+from hooked_omni.inputs.media import MediaSettings
+from hooked_omni.inputs.spans import Spans
+
+__all__ = ["EmbeddedPrompt", "Prompt"]
+
+_FORMAT = "hooked_omni.EmbeddedPrompt"
+_VERSION = "3"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question about a clip.
+
+    ```python
+    Prompt("Describe what you hear.", video="clip.mp4")                    # with its own sound
+    Prompt("Describe what you hear.", video="clip.mp4", audio="rain.wav")  # with another sound
+    Prompt("Describe what you see.", video="clip.mp4", use_audio_in_video=False)
+    Prompt("What is this sound?", audio="rain.wav")
+    ```
+
+    Attributes:
+        text: The user's words.
+        video: A file with a video track.
+        audio: A sound file, or a container whose sound is used in place of the clip's own.
+        use_audio_in_video: Interleave sound and picture by time, as one clip. Without it, the
+            clip's own sound is not read, and `audio` follows the picture as a second item.
+        system: System prompt; None means the family's default.
+        rope: "model" gives audio inside video its time-aligned positions (TMRoPE).
+            "paper-scripts" repeats the paper's released scripts, which pass the flag to the
+            processor but not to the model, so that these positions are 1-D.
+        media: How frames and sound are sampled; None means as the model was made for, which for
+            released checkpoints is the paper's pipeline (`MediaSettings()`).
+
+    Raises:
+        PromptError: For no words, or neither picture nor sound to interleave.
+    """
+
+    text: str
+    video: str | Path | None = None
+    audio: str | Path | None = None
+    use_audio_in_video: bool = True
+    system: str | None = None
+    rope: Literal["model", "paper-scripts"] = "model"
+    media: MediaSettings | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise PromptError(f"expected a question, got {self.text!r}. Say what to describe.")
+        for name, source in (("video", self.video), ("audio", self.audio)):
+            if source is not None and not isinstance(source, str | Path):
+                raise PromptError(
+                    f"expected one file as {name!r}, got {source!r}. A prompt asks about one clip: "
+                    "make a prompt for each."
+                )
+        if self.rope not in ("model", "paper-scripts"):
+            raise PromptError(f"expected rope 'model' or 'paper-scripts', got {self.rope!r}.")
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether sound and picture become one time-aligned block."""
+        return self.video is not None and self.use_audio_in_video
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedPrompt:
+    """A prompt at the decoder's door, captured from the Hugging Face model.
+
+    Attributes:
+        embeds: Token and tower embeddings that enter the decoder.
+        position_ids: Rotary positions, one row for each of time, height and width.
+        mask: 1 for a real position, 0 for padding; None if nothing is padded.
+        tokens: Input ids, with placeholders where a tower's output sits.
+        spans: Where each part sits. A batch of prompts has none.
+        facts: How this was made: model, family, prompt, media settings, versions.
+        deepstack: What the model adds to the residual stream behind its first blocks, zero where it
+            adds nothing; None for a model that adds nothing anywhere.
+    """
+
+    embeds: Float[Tensor, "batch pos d_model"]
+    position_ids: Num[Tensor, "rope batch pos"]
+    mask: Int[Tensor, "batch pos"] | None
+    tokens: Int[Tensor, "batch pos"]
+    spans: Spans
+    facts: dict[str, Any]
+    deepstack: Float[Tensor, "layer batch pos d_model"] | None = None
+
+    @property
+    def n_pos(self) -> int:
+        """Number of positions, padding included."""
+        return self.embeds.shape[1]
+
+    def position_ids_at(self, window: range) -> Num[Tensor, "rows batch pos"]:
+        """Rotary positions of `window`.
+
+        Behind the prompt, every row counts on from the prompt's last position, as `generate` of
+        transformers does (`_update_model_kwargs_for_generation`). A clip takes fewer positions in
+        time than it has tokens, so these are not the indices of the new tokens.
+        """
+        if window.stop <= self.n_pos:
+            return self.position_ids[:, :, window.start : window.stop]
+        if window.start < self.n_pos:
+            split = (range(window.start, self.n_pos), range(self.n_pos, window.stop))
+            return torch.cat([self.position_ids_at(part) for part in split], dim=2)
+        step = torch.arange(window.start, window.stop, device=self.position_ids.device) - self.n_pos
+        return self.position_ids[:, :, -1:] + 1 + step.to(self.position_ids.dtype)
+
+    def deepstack_at(self, window: range) -> Float[Tensor, "layer batch window d_model"] | None:
+        """What is added behind the first blocks at `window`; None if nothing is.
+
+        Nothing is behind the prompt: tokens have no vision features.
+        """
+        if self.deepstack is None or window.start >= self.n_pos:
+            return None
+        inside = self.deepstack[:, :, window.start : window.stop]
+        return torch.nn.functional.pad(inside, (0, 0, 0, len(window) - inside.shape[2]))
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "EmbeddedPrompt":
+        """Copy on another device, or with embeddings of another dtype."""
+        moved = {
+            name: value.to(device)
+            for name in ("position_ids", "mask", "tokens")
+            if (value := getattr(self, name)) is not None
+        }
+        for name in ("embeds", "deepstack"):
+            if (value := getattr(self, name)) is not None:
+                moved[name] = value.to(device, dtype)
+        return replace(self, **moved)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file; an interrupted write leaves no file behind.
+
+        Raises:
+            BundleError: For a batch of prompts, which has no spans to save.
+        """
+        if self.embeds.shape[0] != 1:
+            raise BundleError(
+                f"expected one prompt, got a batch of {self.embeds.shape[0]}. "
+                "Embed and save them one at a time."
+            )
+        path = Path(path)
+        tensors = {
+            "embeds": self.embeds,
+            "position_ids": self.position_ids,
+            "mask": self.mask,
+            "tokens": self.tokens,
+            "frames": self.spans.frames,
+            "deepstack": self.deepstack,
+            **{f"span.{name}": value for name, value in self.spans.positions.items()},
+            **{f"seconds.{name}": value for name, value in self.spans.seconds.items()},
+        }
+        kept = {name: t.detach().contiguous().cpu() for name, t in tensors.items() if t is not None}
+        metadata = {"format": _FORMAT, "version": _VERSION, "facts": json.dumps(self.facts)}
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            save_file(kept, partial, metadata=metadata)
+            partial.replace(path)
+        except (SafetensorError, OSError) as error:
+            raise BundleError(
+                f"expected a folder to write {path} into, got {error}. Make the folder, or choose "
+                "another."
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "EmbeddedPrompt":
+        """Read a file written by `save`.
+
+        Raises:
+            BundleError: For a missing, damaged or foreign file, or another version's.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise BundleError(f"expected a saved EmbeddedPrompt, got no file at {path}.")
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise BundleError(
+                f"expected a whole safetensors file, got {path} ({error}). Embed the prompt again."
+            ) from error
+        if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
+            raise BundleError(
+                f"expected {_FORMAT} version {_VERSION}, got {metadata.get('format')!r} version "
+                f"{metadata.get('version')!r} in {path}. Embed the prompt again."
+            )
+        try:
+            facts = json.loads(metadata["facts"])
+        except (KeyError, ValueError) as error:
+            raise BundleError(
+                f"expected facts as JSON in {path}, got damage ({error!r}). Embed the prompt again."
+            ) from error
+        return cls._from_tensors(path, tensors, facts)
+
+    @classmethod
+    def _from_tensors(
+        cls, path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]
+    ) -> "EmbeddedPrompt":
+        missing = {"embeds", "position_ids", "tokens"} - tensors.keys()
+        if missing:
+            raise BundleError(f"expected {sorted(missing)} in {path}, got none. Embed it again.")
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            names = [name for name in tensors if name.startswith(prefix)]
+            return {name.removeprefix(prefix): tensors[name].cpu() for name in names}
+
+        frames = tensors["frames"].cpu() if "frames" in tensors else None
+        positions, seconds, n_pos = under("span."), under("seconds."), tensors["tokens"].shape[-1]
+        fits = {
+            "embeds": tensors["embeds"].shape[:-1] == (1, n_pos),
+            "position_ids": tensors["position_ids"].shape == (3, 1, n_pos),
+            "tokens": tensors["tokens"].shape == (1, n_pos),
+            "mask": "mask" not in tensors or tensors["mask"].shape == (1, n_pos),
+            "deepstack": "deepstack" not in tensors
+            or tensors["deepstack"].shape[1:] == tensors["embeds"].shape,
+            "frames": frames is None or frames.shape == positions["video"].shape,
+            **{f"span.{k}": not len(v) or int(v.max()) < n_pos for k, v in positions.items()},
+            **{f"seconds.{k}": v.shape == positions[k].shape for k, v in seconds.items()},
+        }
+        wrong = sorted(name for name, whole in fits.items() if not whole)
+        if wrong:
+            raise BundleError(
+                f"expected parts of one prompt of {n_pos} positions in {path}, got {wrong} of "
+                "another size. Embed the prompt again."
+            )
+        spans = Spans(positions, n_pos, seconds, frames)
+        return cls(
+            embeds=tensors["embeds"],
+            position_ids=tensors["position_ids"],
+            mask=tensors.get("mask"),
+            tokens=tensors["tokens"],
+            spans=spans,
+            facts=facts,
+            deepstack=tensors.get("deepstack"),
+        )
+
+
+class NoSpans(Spans):
+    """Spans of a batch: prompts of a batch sit at different positions, so there are none."""
+
+    def mask(self, name: str, window: range) -> Tensor:
+        """Refuse.
+
+        Raises:
+            SpanError: Always.
+        """
+        raise SpanError(
+            f"expected one prompt to look up {name!r} in, got a batch. Embed prompts one at a time."
+        )

@@ -1,0 +1,233 @@
+"""The paper's claims against tables in which the answer is planted: with the bias, and without."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analyses.plots.statistics import contrast
+from analyses.study.claims import CLAIMS, Finding, check
+
+N, LAYERS = 20, 12
+KINDS = ("factual", "counterfactual")
+
+
+def case(i: int, kind: str, question: str) -> dict[str, Any]:
+    return dict(sample=f"{kind} {i}", kind=kind, question=question)
+
+
+def tables(biased: bool) -> dict[str, pd.DataFrame]:
+    """A model that trusts its eyes in three of four counterfactual clips, or in none."""
+    names = [biased and i % 4 > 0 for i in range(N)]  # of the seen thing, where they differ
+    captions, knockouts, lens, shift, shares = [], [], [], [], []
+    for kind in KINDS:
+        for i in range(N):
+            wrong = kind == "counterfactual" and names[i]
+            told = dict(heard_found=float(not wrong), seen_found=float(wrong))
+            captions.append({**case(i, kind, "hear"), **told})
+            captions.append({**case(i, kind, "see"), "heard_found": 0.0, "seen_found": 1.0})
+            for question in ("see", "hear"):
+                knockouts += list(cuts(case(i, kind, question)))
+            for layer in range(LAYERS):
+                place = dict(span="audio", lens="raw", layer=layer, position=7)
+                known, sound = {**case(i, kind, "hear"), **place}, ("dog", "siren")[i % 2]
+                event = sound if layer == 8 else ""
+                row = dict(measure="top", text=event or "the", event=event, heard=sound, seen="")
+                lens.append({**known, **row})
+                audio = 30.0 if layer == 0 else 5.0
+                for segment, percent in (("audio", audio), ("video", 20.0), ("text", 80 - audio)):
+                    row = dict(layer=layer, segment=segment, percent=percent, share=percent / 100)
+                    shares.append({**case(i, kind, "hear"), "head": None, "token": None, **row})
+            for event in ("dog", ""):
+                rank = 1 if wrong or not event or kind == "factual" else 9
+                row = dict(event=event, base_rank=rank, kl_base_model=0.5, caption="a dog")
+                row["shift"] = "unshifted" if rank == 1 else "shifted"
+                shift.append({**case(i, kind, "hear"), **row})
+    made = dict(captions=captions, knockout=knockouts, logit_lens=lens)
+    made |= dict(distribution_shift=shift, attention_share=shares)
+    return {name: pd.DataFrame(rows) for name, rows in made.items()}
+
+
+def cuts(known: dict[str, Any]) -> Any:
+    known = {**known, "query": "generated", "n_layers": LAYERS}
+    yield {**known, "key": "none"}
+    for key in ("video", "audio"):
+        for first in range(LAYERS - 2):
+            window = dict(first_layer=first, last_layer=first + 2, center=first + 1)
+            yield {**known, **window, "key": key}
+
+
+def scores(biased: bool, made: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Cut off from the video in layers 8 to 10, the biased model names what is heard."""
+    from analyses.study.judging import conditions
+
+    rows = []
+    of_captions: list[Any] = made["captions"].assign(condition="").to_dict("records")
+    cut = made["knockout"].assign(condition=conditions(made["knockout"]))
+    for row in [*of_captions, *cut.to_dict("records")]:
+        wrong = biased and row["kind"] == "counterfactual" and int(row["sample"].split()[1]) % 4 > 0
+        late = row.get("first_layer") == 8
+        right = {
+            "hear": not wrong or (late and row["key"] == "video"),
+            "see": not (late and row["key"] == "video"),
+        }[row["question"]]
+        if row["question"] == "hear" and late and row["key"] == "audio":
+            right = False
+        what = "video" if row["question"] == "see" else "audio"
+        known = {name: row[name] for name in ("sample", "kind", "question", "condition")}
+        rows.append({**known, "what": what, "score": float(right), "judge": "planted"})
+    return pd.DataFrame(rows)
+
+
+def found(biased: bool, **without: Any) -> dict[str, Finding]:
+    made = tables(biased)
+    given = {name: table for name, table in made.items() if name not in without}
+    return {one.claim.name: one for one in check(given, scores(biased, made))}
+
+
+def test_every_claim_of_the_bias_tells_the_two_models_apart() -> None:
+    biased, balanced = found(True), found(False)
+    for claim in CLAIMS:
+        if claim.of_bias:
+            assert biased[claim.name].verdict == "agrees", biased[claim.name].ours
+            assert balanced[claim.name].verdict == "differs", balanced[claim.name].ours
+
+
+def test_the_numbers_are_the_planted_ones() -> None:
+    one = found(True)
+    assert one["audio collapses"].ours.startswith(
+        "100.0 % -> 25.0 %; falls by 75.0 %, below half by 25.0 points ["
+    )
+    assert one["video holds"].ours.startswith("audio falls by more: 75.0 points [")
+    assert one["the picture is named"].ours.startswith("seen 75.0 %, heard 25.0 % of the events")
+    assert "difference 50.0 points" in one["the picture is named"].ours
+    assert one["heard, not said"].ours.startswith(
+        "100.0 % can be read (by words, lens raw), 25.0 % is said; difference 75.0 points"
+    )
+    assert one["heard, not said"].ours.endswith("by chance 50.0 %")
+    assert one["late video suppresses"].ours.startswith("25.0 % -> 100.0 % in layers 8 to 10; p")
+    assert one["audio is needed"].ours.startswith("25.0 % -> 0.0 % in layers 8 to 10")
+    assert one["video carries seeing"].ours.startswith("100.0 % -> 0.0 % in layers 8 to 10")
+    assert one["as the base would"].ours.startswith("75.0 %; mean over answers 75.0 % [")
+    assert one["close to the base"].ours.startswith("0.500 nats [0.500, 0.500], n = 20")
+    assert one["audio is read early"].ours.startswith("30.0 % in layers 0 to 0, 5.0 % behind")
+    assert one["video is read late"].ours.startswith("video - audio: 15.0 points [15.0, 15.0]")
+
+
+@pytest.mark.parametrize(
+    ("table", "claim"),
+    [
+        ("captions", "the picture is named"),
+        ("logit_lens", "heard, not said"),
+        ("knockout", "late video suppresses"),
+        ("distribution_shift", "as the base would"),
+        ("attention_share", "audio is read early"),
+    ],
+)
+def test_what_was_not_measured_is_not_testable(table: str, claim: str) -> None:
+    one = found(True, **{table: None})[claim]
+    assert one.verdict == "not testable here" and "0 counterfactual samples" in one.ours
+
+
+def test_scores_that_are_missing_are_not_zeros() -> None:
+    made = tables(True)
+    given = scores(True, made)
+    first = given["sample"].isin([f"counterfactual {i}" for i in range(5)])
+    given.loc[first & (given["what"] == "audio"), "score"] = np.nan
+    ours = {one.claim.name: one for one in check(made, given)}
+    # Of counterfactual 5 to 19, numbers 8, 12 and 16 are right.
+    assert ours["audio collapses"].ours.startswith("100.0 % -> 20.0 %;")
+    assert ours["audio collapses"].ours.endswith("n = 15, 5 missing")
+    assert "n = 15, 5 missing" in ours["late video suppresses"].ours
+    assert ours["late video suppresses"].ours.startswith("20.0 % -> 100.0 %")
+    given.loc[given["kind"] == "counterfactual", "score"] = np.nan
+    ours = {one.claim.name: one for one in check(made, given)}
+    assert ours["audio collapses"].verdict == "not testable here"
+    assert ours["late video suppresses"].verdict == "not testable here"
+
+
+def test_a_small_drop_is_no_collapse() -> None:
+    made, given = tables(True), scores(True, tables(True))
+    wrong = (given["what"] == "audio") & (given["score"] == 0)
+    given.loc[wrong, "score"] = 0.9
+    one = {f.claim.name: f for f in check(made, given)}["audio collapses"]
+    assert one.verdict == "differs" and "falls by 7.5 %" in one.ours
+
+
+def test_the_judges_recall_is_preferred_to_words() -> None:
+    made, given = tables(True), scores(True, tables(True))
+    rows = [
+        {**case(i, "counterfactual", "hear"), "condition": "raw", "what": "recall", "score": 0.6}
+        for i in range(N)
+    ]
+    one = {f.claim.name: f for f in check(made, pd.concat([given, pd.DataFrame(rows)]))}
+    assert "60.0 % can be read (judged, lens raw)" in one["heard, not said"].ours
+
+
+def test_a_contrast_is_of_means_and_its_band_of_their_spread() -> None:
+    rng = np.random.default_rng(0)
+    first, second = pd.Series(rng.normal(3, 1, 400)), pd.Series(rng.normal(1, 2, 100))
+    point = contrast([first, second], lambda a, b: a - b)
+    assert point["mean"] == pytest.approx(first.mean() - second.mean(), abs=1e-12)
+    error = np.sqrt(first.var() / 400 + second.var() / 100)
+    assert point["high"] - point["low"] == pytest.approx(2 * 1.96 * error, rel=0.1)
+    assert (point["n"], point["missing"]) == (100, 0)
+    gone = contrast([first, pd.Series([1.0, np.nan])], lambda a, b: a - b)
+    assert (gone["n"], gone["missing"]) == (1, 1) and np.isnan(gone["low"])
+    assert np.isnan(contrast([first, pd.Series([np.nan])], lambda a, b: a - b)["mean"])
+
+
+def one_right(n: int) -> tuple[Any, Any]:
+    """All factual answers but one wrong, and all counterfactual ones."""
+    made, given = tables(True), scores(True, tables(True))
+    given.loc[given["what"] == "audio", "score"] = 0.0
+    given.loc[given["sample"] == "factual 0", "score"] = 1.0 if n else 0.0
+    return made, given
+
+
+def test_one_lucky_answer_is_no_collapse() -> None:
+    ours = {one.claim.name: one for one in check(*one_right(1))}["audio collapses"]
+    assert ours.verdict == "differs" and ours.ours.startswith("5.0 % -> 0.0 %")
+    ours = {one.claim.name: one for one in check(*one_right(0))}
+    assert ours["audio collapses"].verdict == "not testable here"
+    assert ours["audio is needed"].verdict == "not testable here"  # nothing can fall from 0 %
+
+
+def test_a_window_of_few_samples_decides_nothing() -> None:
+    made, given = tables(True), scores(True, tables(True))
+    late = given["condition"] == "generated !-> video @ 9-11"
+    given.loc[late, "score"] = np.nan
+    given.loc[late & (given["sample"] == "counterfactual 1"), "score"] = 1.0
+    ours = {one.claim.name: one for one in check(made, given)}["late video suppresses"]
+    assert ours.verdict == "agrees" and "in layers 8 to 10" in ours.ours
+
+
+def test_other_questions_and_other_spans_are_not_read_for_hearing() -> None:
+    made, given = tables(True), scores(True, tables(True))
+    rows = [
+        {**case(i, "counterfactual", question), "condition": "raw", "what": "recall", "score": s}
+        for question, s in (("hear", 0.1), ("see", 1.0))
+        for i in range(N)
+    ]
+    both = pd.concat([given, pd.DataFrame(rows)])
+    ours = {one.claim.name: one for one in check(made, both)}["heard, not said"]
+    assert ours.verdict == "differs" and ours.ours.startswith("10.0 % can be read")
+    made["logit_lens"]["span"] = "video"
+    ours = {one.claim.name: one for one in check(made, given)}["heard, not said"]
+    assert ours.verdict == "not testable here" and "not at audio" in ours.ours
+
+
+def test_what_any_clip_would_show_is_not_heard() -> None:
+    made, given = tables(True), scores(True, tables(True))
+    lens = made["logit_lens"]
+    lens.loc[lens["event"] != "", "event"] = "dog, siren"  # whatever is played
+    ours = {one.claim.name: one for one in check(made, given)}["heard, not said"]
+    assert ours.verdict == "differs" and ours.ours.endswith("by chance 100.0 %")
+
+
+def test_cells_of_the_checklist_stay_cells() -> None:
+    from analyses.study.report import checklist
+
+    for line in checklist(list(found(True).values())):
+        assert line.replace("\\|", "").count("|") == 6

@@ -1,0 +1,433 @@
+"""The table of attention shares says what Hugging Face's attentions say."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from analyses import attention_share
+from analyses.attention_share.sinks import SinkWatch, outlying
+from analyses.cases import Case
+from analyses.plots.published import published
+from analyses.text.pieces import pieces, words
+from hooked_omni import Capture, EmbeddedPrompt, HookedOmni, Spans, knockout
+from hooked_omni.decoder.attention import CausalContext
+from hooked_omni.decoding.prefill import prefill
+from hooked_omni.decoding.score import force
+from hooked_omni.errors import ResultsError
+from tests.support.models import eager
+from tests.support.planted import HEARD_HEAD, SEEN_HEAD, asked, planted
+
+CONFIG = attention_share.Config(max_new_tokens=6)
+EACH = attention_share.Config(max_new_tokens=6, heads=True, tokens=True)
+
+
+@pytest.fixture
+def inputs(clips: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+    return clips["omni", "audio in video"]
+
+
+@pytest.fixture
+def prompt(omni: HookedOmni, inputs: dict[str, Any]) -> EmbeddedPrompt:
+    return omni.embed_inputs(**inputs)
+
+
+@pytest.fixture(scope="module")
+def known() -> HookedOmni:
+    """Head 1 of layer 2 copies from audio, head 2 of layer 5 from video."""
+    return planted(heard_at=2, seen_at=5)
+
+
+def hugging_face(omni: HookedOmni, inputs: dict[str, Any]) -> list[torch.Tensor]:
+    """Attention of each generated position, `[layer, head, key]`, from its eager attention."""
+    with eager(omni) as hf:
+        out = hf.generate(
+            **inputs,
+            max_new_tokens=6,
+            do_sample=False,
+            output_attentions=True,
+            return_dict_in_generate=True,
+        )
+    return [torch.stack([layer[0, :, -1] for layer in step]) for step in out.attentions[1:]]
+
+
+def expected_of(step: torch.Tensor, prompt: EmbeddedPrompt, segment: str) -> torch.Tensor:
+    """Their share of one segment, by hand, `[layer, head]`."""
+    generated = torch.arange(prompt.n_pos, step.shape[-1])
+    keys = generated if segment == "generated" else prompt.spans[segment]
+    return step[..., keys].sum(-1)
+
+
+def staring(prompt: EmbeddedPrompt, keys: torch.Tensor) -> Any:
+    """A hook that makes generated positions look at `keys` alone."""
+
+    def stare(pattern: torch.Tensor, hook: Any) -> torch.Tensor | None:
+        if hook.window.start < prompt.n_pos:
+            return None
+        planted = torch.zeros_like(pattern)
+        planted[..., keys] = 1 / len(keys)
+        return planted
+
+    return stare
+
+
+def column(table: pd.DataFrame, name: str, **where: Any) -> list[float]:
+    """A column of the rows with these values, in the table's order."""
+    chosen = np.ones(len(table), dtype=bool)
+    for key, value in where.items():
+        chosen &= (table[key] == value).to_numpy(dtype=bool, na_value=False)
+    return table[name][chosen].tolist()
+
+
+# --- agreement ------------------------------------------------------------------------------
+
+
+def test_shares_are_hugging_faces(
+    omni: HookedOmni, inputs: dict[str, Any], prompt: EmbeddedPrompt
+) -> None:
+    table = attention_share.run(omni, [prompt], CONFIG)
+    steps = hugging_face(omni, inputs)
+    assert table["n_queries"].unique().tolist() == [len(steps)]
+    three = sum(expected_of(s, prompt, p) for s in steps for p in ("audio", "video", "text"))
+    for segment in CONFIG.segments:
+        by_hand = [expected_of(step, prompt, segment) for step in steps]
+        expected = torch.stack(by_hand).mean((0, 2))
+        assert column(table, "share", segment=segment) == pytest.approx(expected.tolist(), abs=1e-6)
+        percent = 100 * sum(by_hand).mean(1) / three.mean(1)  # pyright: ignore
+        if segment != "generated":
+            found = column(table, "percent", segment=segment)
+            assert found == pytest.approx(percent.tolist(), abs=1e-4)
+        n_keys = [
+            len(prompt.spans[segment]) if segment in prompt.spans else i + 1
+            for i in range(len(steps))
+        ]
+        each = zip(by_hand, steps, n_keys, strict=True)
+        per_key = torch.stack([paid * step.shape[-1] / n for paid, step, n in each]).mean((0, 2))
+        found = column(table, "per_key", segment=segment)
+        assert found == pytest.approx(per_key.tolist(), abs=1e-4)
+
+
+def test_each_token_and_head_is_hugging_faces(
+    omni: HookedOmni, inputs: dict[str, Any], prompt: EmbeddedPrompt
+) -> None:
+    table = attention_share.run(omni, [prompt], EACH)
+    assert table["n_queries"].unique().tolist() == [1]
+    for token, step in enumerate(hugging_face(omni, inputs)):
+        for segment in ("audio", "question", "generated"):
+            expected = expected_of(step, prompt, segment)
+            for layer in range(omni.model.cfg.n_layers):
+                found = column(table, "share", token=token, segment=segment, layer=layer)
+                assert found == pytest.approx(expected[layer].tolist(), abs=1e-6)
+
+
+def test_segments_share_out_everything(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+    table = attention_share.run(omni, [prompt], EACH)
+    by = ["layer", "head", "token"]
+    wide = table.pivot_table(values="share", index=by, columns="segment")
+    parts = wide[["question", "system", "markup"]].sum(axis=1)
+    np.testing.assert_allclose(wide["text"], parts, atol=1e-6)
+    everything = wide[["audio", "video", "text", "generated"]].sum(axis=1)
+    np.testing.assert_allclose(everything, 1, atol=1e-6)
+    percent = table.pivot_table(values="percent", index=by, columns="segment")
+    np.testing.assert_allclose(percent[["audio", "video", "text"]].sum(axis=1), 100, atol=1e-4)
+    assert "generated" not in percent
+
+
+def test_means_are_means_of_each(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+    mean, each = (attention_share.run(omni, [prompt], c) for c in (CONFIG, EACH))
+    for name in ("share", "per_key"):
+        by = ["segment", "layer"]
+        found, by_hand = (t.pivot_table(values=name, index=by).to_numpy() for t in (mean, each))
+        np.testing.assert_allclose(found, by_hand)
+
+
+@pytest.mark.parametrize("sinks", ["kept", "apart"])
+def test_shares_are_those_of_the_decode_steps(
+    omni: HookedOmni, prompt: EmbeddedPrompt, sinks: Any
+) -> None:
+    """One pass over the answer sees what its steps saw when it was made."""
+    table = attention_share.run(omni, [prompt], replace(EACH, sinks=sinks))
+    watch = SinkWatch(omni.model, prompt)
+    hooks = watch.hooks() if sinks == "apart" else []
+    made = omni.model.generate(prompt, 6, hooks, capture=Capture(segments=CONFIG.segments))
+    assert made.shares is not None and set(table["answer"]) == {made.text}
+    for segment, shares in zip(CONFIG.segments, made.shares.unbind(-1), strict=True):
+        if sinks == "apart" and segment in prompt.spans:
+            inside = torch.isin(watch.sinks(), prompt.spans[segment])
+            shares = shares - watch.paid()[..., inside].sum(-1)
+        found = column(table, "share", segment=segment)
+        expected = shares.flatten().double().numpy()  # by token, layer and head, as the rows are
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    if sinks == "apart":
+        paid = watch.paid().sum(-1).flatten().double().numpy()
+        np.testing.assert_allclose(column(table, "share", segment="sink"), paid, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sinks", ["kept", "apart"])
+def test_no_pattern_of_the_prompt_is_ever_made(
+    omni: HookedOmni, prompt: EmbeddedPrompt, monkeypatch: pytest.MonkeyPatch, sinks: Any
+) -> None:
+    made, passed, eager_, attend = [], [], CausalContext._eager, CausalContext.attend
+
+    def watched(self: CausalContext, *args: Any) -> Any:
+        made.append(self.window)
+        return eager_(self, *args)
+
+    def counted(self: CausalContext, *args: Any) -> Any:
+        passed.append(self.window)
+        return attend(self, *args)
+
+    monkeypatch.setattr(CausalContext, "_eager", watched)
+    monkeypatch.setattr(CausalContext, "attend", counted)
+    attention_share.run(omni, [prompt], replace(EACH, sinks=sinks))
+    n_layers = omni.model.cfg.n_layers
+    assert made == [range(prompt.n_pos, prompt.n_pos + 5)] * n_layers
+    assert passed.count(range(prompt.n_pos)) == n_layers
+
+
+# --- planted answers ------------------------------------------------------------------------
+
+
+def test_the_heads_that_look_are_found_and_no_others(known: HookedOmni) -> None:
+    prompt = asked(known, heard="dog", seen="bus")
+    table = attention_share.run(known, [prompt], attention_share.Config(heads=True))
+    for segment, layer, head in (("audio", 2, HEARD_HEAD), ("video", 5, SEEN_HEAD)):
+        per_key = table[table["segment"] == segment].pivot(
+            index="layer", columns="head", values="per_key"
+        )
+        share = column(table, "share", segment=segment, layer=layer, head=head)
+        assert share == pytest.approx([1.0], abs=1e-3)
+        planted_heads = {(2, HEARD_HEAD), (5, SEEN_HEAD)}
+        others = [
+            per_key.loc[at, head]
+            for at in per_key.index
+            for head in per_key
+            if (at, head) not in planted_heads
+        ]
+        assert others == pytest.approx([1.0] * len(others), abs=1e-3)
+
+
+def test_nothing_is_found_in_the_twin_without() -> None:
+    twin = planted(heard_at=None, seen_at=None)
+    table = attention_share.run(twin, [asked(twin, heard="dog", seen="bus")])
+    uniform = table["per_key"].to_numpy()
+    np.testing.assert_allclose(uniform, 1.0, atol=1e-3)
+
+
+def test_planted_attention_is_found(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+    """One layer is made to look at audio alone: only there is the share one."""
+    stare = staring(prompt, prompt.spans["audio"])
+    with omni.model.hooks([("blocks.2.attn.hook_pattern", stare)]):
+        table = attention_share.run(omni, [prompt], CONFIG)
+    shares = column(table, "share", segment="audio")
+    assert shares.pop(2) == pytest.approx(1.0, abs=1e-6)
+    assert max(shares) < 0.9
+
+
+def test_what_does_a_word_look_at(known: HookedOmni) -> None:
+    """The position that says "bus" is the one before it: its token is "A"."""
+    prompt = asked(known, heard="dog", seen="bus")
+    table = attention_share.run(known, [prompt], attention_share.Config(tokens=True))
+    assert set(table["answer"]) == {"A bus."}
+    first = table[(table["layer"] == 0) & (table["segment"] == "audio")]
+    assert first["token"].tolist() == [0, 1, 2]
+    assert first["token_text"].tolist() == ["A", " bus", "."]
+    assert first["saying"].tolist() == ["bus", ".", "<|im_end|>"]
+
+
+def test_words_of_pieces(known: HookedOmni) -> None:
+    said = ["A", " sir", "en", " wails", "-", "ish", ",", " don", "'t", "<|im_end|>"]
+    whole = ["A", "siren", "siren", *["wails-ish"] * 3, ",", "don't", "don't", "<|im_end|>"]
+    assert words(said) == whole
+    tokens = known.model.tokenizer.encode("né 汪")
+    assert "".join(pieces(known.model.tokenizer, tokens)) == "né 汪"
+    assert len(pieces(known.model.tokenizer, tokens)) == len(tokens)
+
+
+# --- sinks ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cut(known: HookedOmni) -> Iterator[EmbeddedPrompt]:
+    """What the planted heads look at is cut, so that they rest on the sinks."""
+    prompt = asked(known, heard="dog", seen="bus")
+    hooks = [*knockout("G !-> A @ 2")(prompt.spans), *knockout("G !-> V @ 5")(prompt.spans)]
+    with known.model.hooks(hooks):
+        yield prompt
+
+
+def test_sinks_are_found_and_nothing_else(known: HookedOmni, cut: EmbeddedPrompt) -> None:
+    watch = SinkWatch(known.model, cut)
+    known.model.generate(cut, fwd_hooks=watch.hooks())
+    start = known.model.tokenizer.encode("<|im_start|>")
+    assert watch.sinks().tolist() == (cut.tokens[0] == start[0]).nonzero()[:, 0].tolist()
+
+
+def test_a_forced_answer_has_the_sinks_of_its_decode_steps(
+    omni: HookedOmni, prompt: EmbeddedPrompt
+) -> None:
+    ready = prefill(omni.model, prompt)
+    made, forced = SinkWatch(omni.model, prompt), SinkWatch(omni.model, ready)
+    answer = omni.model.generate(prompt, 6, made.hooks())
+    force(omni.model, ready, answer.tokens, forced.hooks())
+    assert torch.equal(made.norms, forced.norms)
+    assert made.candidates.tolist() == forced.candidates.tolist()
+    assert made.sinks().tolist() == forced.sinks().tolist()
+    torch.testing.assert_close(forced.received, made.received, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(forced.paid(), made.paid(), rtol=0, atol=1e-6)
+
+
+def test_norm_alone_or_attention_alone_makes_no_sink(known: HookedOmni) -> None:
+    prompt = asked(known, heard="dog", seen="bus")
+    watch = SinkWatch(known.model, prompt)
+    known.model.generate(prompt, fwd_hooks=watch.hooks())
+    assert len(watch.candidates) == 3  # their norm stands out, but nothing rests on them
+    assert not len(watch.sinks())
+
+    stare = staring(prompt, torch.tensor([5]))
+    late = [(f"blocks.{layer}.attn.hook_pattern", stare) for layer in (6, 7)]
+    watch = SinkWatch(known.model, prompt)
+    known.model.generate(prompt, fwd_hooks=[*late, *watch.hooks()])
+    assert float(watch.received[5]) > 10 * float(watch.received.median())
+    assert 5 not in watch.sinks().tolist()
+
+
+def test_sinks_leave_every_segment(known: HookedOmni, cut: EmbeddedPrompt) -> None:
+    configs = (attention_share.Config(heads=True, tokens=True, sinks=s) for s in ("kept", "apart"))
+    kept, apart = (attention_share.run(known, [cut], config) for config in configs)
+    by = ["layer", "head", "token"]
+    before, after = (t.pivot(index=by, columns="segment", values="share") for t in (kept, apart))
+    np.testing.assert_allclose(after["text"] + after["sink"], before["text"], atol=1e-6)
+    np.testing.assert_allclose(after["audio"], before["audio"])
+    rests = column(apart, "share", segment="sink", layer=2, head=HEARD_HEAD)
+    assert rests == pytest.approx([1.0] * 3, abs=1e-3)
+    assert set(column(apart, "n_keys", segment="sink")) == {3}
+    n_markup = len(cut.spans["markup"])
+    assert set(column(apart, "n_keys", segment="markup")) == {n_markup - 3}
+    assert np.isnan(column(apart, "percent", segment="sink")).all()
+
+
+def test_outliers_are_among_their_own_kind() -> None:
+    spans = Spans({"audio": torch.arange(10), "video": torch.arange(10, 20)}, 30)
+    values = torch.ones(30) + torch.linspace(0, 0.1, 30)
+    values[20:] *= 50  # text differs from audio and video, and is no outlier for that
+    assert not outlying(values, spans).any()
+    values[3] = 2.5
+    values[25] = 1000.0
+    assert outlying(values, spans).nonzero()[:, 0].tolist() == [3, 25]
+
+
+# --- bad input ------------------------------------------------------------------------------
+
+
+def test_no_prompts(omni: HookedOmni) -> None:
+    with pytest.raises(ResultsError, match="expected at least one prompt, got none"):
+        attention_share.run(omni, [], CONFIG)
+
+
+def test_an_answer_without_a_query_is_skipped_and_listed(
+    omni: HookedOmni, prompt: EmbeddedPrompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = int(omni.model.generate(prompt, 1).tokens[0])
+    monkeypatch.setattr(omni.model.cfg, "eos_tokens", (first,))
+    table = attention_share.run(omni, [Case(prompt, "short")], CONFIG)
+    assert table.empty and tuple(table.columns)[3:] == attention_share.COLUMNS
+    assert table.attrs["n_cases"] == 1
+    assert "expected an answer of two tokens or more" in table.attrs["skipped"]["short/hear"]
+
+
+def test_configs_that_could_measure_nothing_are_refused() -> None:
+    with pytest.raises(ResultsError, match="expected at least 2 new tokens, got 1"):
+        attention_share.Config(max_new_tokens=1)
+    with pytest.raises(ResultsError, match="segments other than 'sink'"):
+        attention_share.Config(segments=("audio", "sink"))
+
+
+def test_a_clip_without_sound_has_no_audio_rows(
+    omni: HookedOmni, clips: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    prompt = omni.embed_inputs(**clips["omni", "video"])
+    table = attention_share.run(omni, [prompt], CONFIG)
+    assert set(table["segment"]) == set(CONFIG.segments) - {"audio"}
+
+
+# --- figure and sentences -------------------------------------------------------------------
+
+
+def test_a_figure_of_percentages(known: HookedOmni) -> None:
+    cases = [
+        Case(asked(known, heard=heard, seen="bus"), heard, kind)
+        for heard, kind in (("dog", "factual"), ("train", "counterfactual"), ("chef", "factual"))
+    ]
+    table = attention_share.run(known, cases)
+    panels = attention_share.plot(table).axes
+    assert ["counterfactual" in axes.get_title() for axes in panels] == [False, True]
+    lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in panels[0].get_lines()}
+    assert set(lines) == {"audio (n = 2)", "video (n = 2)", "query text (n = 2)"}
+    assert np.stack(list(lines.values())).sum(0).tolist() == pytest.approx([100.0] * 8)
+    assert int(lines["audio (n = 2)"].argmax()) == 2
+    assert int(lines["video (n = 2)"].argmax()) == 5
+
+
+def test_samples_without_sound_are_left_out_and_counted(
+    omni: HookedOmni, clips: dict[tuple[str, str], dict[str, Any]], prompt: EmbeddedPrompt
+) -> None:
+    deaf = Case(omni.embed_inputs(**clips["omni", "video"]), "deaf")
+    table = attention_share.run(omni, [deaf, Case(prompt, "whole")], CONFIG)
+    figure = attention_share.plot(table)
+    assert figure.get_suptitle() == "1 samples without all of audio, video and text left out"
+    assert "(n = 1)" in str(figure.axes[0].get_lines()[0].get_label())
+
+
+def test_a_figure_needs_rows(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+    table = attention_share.run(omni, [prompt], CONFIG)
+    with pytest.raises(ResultsError, match="expected rows for audio, video or text, got none"):
+        attention_share.plot(table.query("segment == 'generated'"))
+
+
+def test_a_hundred_percent_needs_all_three(known: HookedOmni) -> None:
+    only = replace(CONFIG, segments=("audio",))
+    table = attention_share.run(known, [asked(known, heard="dog", seen="bus")], only)
+    with pytest.raises(ResultsError, match=r"got \['audio'\]: their 100 % is not known"):
+        attention_share.headline(table)
+
+
+@pytest.mark.parametrize(
+    "more", [{"heads": True}, {"tokens": True}, {"heads": True, "tokens": True}]
+)
+def test_percents_do_not_depend_on_the_rows(known: HookedOmni, more: dict) -> None:
+    cases = [asked(known, heard="dog", seen="bus")]
+    whole, parts = (
+        attention_share.percents(attention_share.run(known, cases, config))
+        for config in (CONFIG, replace(CONFIG, **more))
+    )
+    assert parts["percent"].tolist() == pytest.approx(whole["percent"].tolist())
+
+
+def test_published_points_stand_under_a_model_of_36_layers() -> None:
+    rows = [
+        dict(sample="a", kind="factual", question="hear", layer=layer, segment=s, share=0.3)
+        for layer in range(36)
+        for s in ("audio", "video", "text")
+    ]
+    whole = pd.DataFrame(rows).assign(percent=100 / 3, head=None, token=None)
+    axes = attention_share.plot(whole).axes[0]
+    n_points = sum(
+        np.asarray(points.get_offsets()).shape[0]
+        for points in axes.collections
+        if type(points).__name__ == "PathCollection"
+    )
+    assert n_points == len(published("figure4_attention_share_qwen2_5_omni_3b"))
+
+
+def test_the_headline_says_where_each_peaks(known: HookedOmni) -> None:
+    table = attention_share.run(known, [asked(known, heard="dog", seen="bus")])
+    said = attention_share.headline(table)
+    assert said[0].startswith("factual, hear: audio gets most of its attention in layer 2, 64.2 %")
+    assert said[1].startswith("factual, hear: video gets most of its attention in layer 5, 34.6 %")
+    assert all("n = 1" in sentence for sentence in said[:-1])
+    assert "audio 44.0 % in 0" in said[-1]

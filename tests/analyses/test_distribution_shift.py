@@ -1,0 +1,367 @@
+"""Divergence and rank are what float64 makes of Hugging Face's logits, and planted origins show."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import Qwen2Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from analyses import distribution_shift
+from analyses.cases import KEYS, Case
+from analyses.distribution_shift import SHIFTS, Config, headline, plot, run, shift_of
+from analyses.distribution_shift.divergence import compare, places
+from analyses.text.events import Events
+from analyses.text.vocabulary import Shared, shared_vocabulary
+from hooked_omni import EmbeddedPrompt, HookedOmni, MediaSettings, Prompt, load
+from hooked_omni.errors import ResultsError
+from tests.decoding.test_score import cached
+from tests.support.clips import write_clip
+from tests.support.planted import asked, planted
+
+Clips = dict[tuple[str, str], dict[str, Any]]
+CONFIG = Config(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def sees() -> HookedOmni:
+    """A base that names what it sees."""
+    return planted(None, 5, family="vl")
+
+
+def _asked_of_both(
+    omni: HookedOmni, base: HookedOmni
+) -> tuple[list[Case], dict[str, EmbeddedPrompt]]:
+    kinds = {True: "factual", False: "counterfactual"}
+    pairs = [("dog", "dog"), ("train", "train"), ("dog", "bus"), ("train", "dog")]
+    cases = [Case(asked(omni, h, s), f"{h}-{s}", kinds[h == s]) for h, s in pairs]
+    silent = [asked(base, None, seen, "video") for _, seen in pairs]
+    return cases, {case.id: prompt for case, prompt in zip(cases, silent, strict=True)}
+
+
+def _planted(omni: HookedOmni, base: HookedOmni) -> pd.DataFrame:
+    cases, prompts = _asked_of_both(omni, base)
+    return run(omni, cases, base=base, base_prompts=prompts)
+
+
+@pytest.fixture(scope="module")
+def hearing(sees: HookedOmni) -> pd.DataFrame:
+    """A model that names what it hears, against the base."""
+    return _planted(planted(gains=(3.0, 1.0)), sees)
+
+
+# --- agreement --------------------------------------------------------------------------------
+
+
+def test_divergences_are_those_of_hugging_faces_logits(
+    omni: HookedOmni, vl: HookedOmni, clips: Clips
+) -> None:
+    inputs, silent = clips["omni", "audio in video"], clips["vl", "video"]
+    prompt, shown = omni.embed_inputs(**inputs), vl.embed_inputs(**silent)
+    table = run(omni, [prompt], CONFIG, base=vl, base_prompts={"0/hear": shown})
+    with torch.no_grad():
+        kept = dict(output_logits=True, return_dict_in_generate=True)
+        out = omni.hf.generate(**inputs, max_new_tokens=6, do_sample=False, **kept)
+        tokens = out.sequences[0, inputs["input_ids"].shape[1] :]
+    assert table["token"].tolist() == tokens.tolist()
+    own, base = cached(omni, inputs, prompt, tokens), cached(vl, silent, shown, tokens)
+    # What it chose from, step by step, is the same to rounding.
+    torch.testing.assert_close(own, torch.cat(out.logits), atol=1e-5, rtol=0)
+    # The two vocabularies are one.
+    p, q = (logits.double().log_softmax(-1) for logits in (base, own))
+    said = tokens[:, None]
+    expected = {
+        "kl_base_model": (p.exp() * (p - q)).sum(-1),
+        "kl_model_base": (q.exp() * (q - p)).sum(-1),
+        "logprob": q.gather(1, said)[:, 0],
+        "base_logprob": p.gather(1, said)[:, 0],
+    }
+    for column, value in expected.items():
+        assert table[column].tolist() == pytest.approx(value.tolist(), abs=1e-6, rel=1e-6)
+    ranks = 1 + (p > p.gather(1, said)).sum(-1)
+    assert table["base_rank"].tolist() == ranks.tolist()
+    assert table["shift"].tolist() == [shift_of(rank) for rank in ranks.tolist()]
+    assert not np.any(table[["left_out", "base_left_out"]])
+
+
+def test_only_shared_tokens_are_compared_and_the_rest_is_stated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    own, base = torch.randn(20, 6, generator=generator), torch.randn(20, 5, generator=generator)
+    shared = Shared(torch.tensor([0, 2, 5]), torch.tensor([4, 1, 0]))
+    said = torch.randint(0, 3, (20,), generator=generator)
+    found = compare(own, base, shared, said)
+    q = own[:, [0, 2, 5]].double().log_softmax(-1)
+    p = base[:, [4, 1, 0]].double().log_softmax(-1)
+    forward = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+    torch.testing.assert_close(found["kl_base_model"], forward)
+    backward = torch.nn.functional.kl_div(p, q, reduction="none", log_target=True).sum(-1)
+    torch.testing.assert_close(found["kl_model_base"], backward)
+    torch.testing.assert_close(found["logprob"], q.gather(1, said[:, None])[:, 0])
+    outside = own.double().softmax(-1)[:, [1, 3, 4]].sum(-1)
+    torch.testing.assert_close(found["left_out"], outside)
+    torch.testing.assert_close(found["base_left_out"], base.double().softmax(-1)[:, [2, 3]].sum(-1))
+
+
+def test_a_model_does_not_diverge_from_itself() -> None:
+    logits = torch.randn(3, 50)
+    every = torch.arange(50)
+    found = compare(logits, logits, Shared(every, every), logits.argmax(-1))
+    assert (found["kl_base_model"] == 0).all() and (found["base_rank"] == 1).all()
+
+
+def test_classes_of_the_paper() -> None:
+    classes = ["unshifted", "marginal", "marginal", "shifted"]
+    assert [shift_of(rank) for rank in (1, 2, 3, 4)] == classes
+    assert set(classes) == set(SHIFTS)
+
+
+# --- planted answers --------------------------------------------------------------------------
+
+
+def test_a_model_that_says_what_it_sees_says_what_its_base_says(sees: HookedOmni) -> None:
+    table = _planted(planted(gains=(1.0, 2.0)), sees)
+    assert set(table["shift"]) == {"unshifted"}
+    deaf = _planted(planted(None, 5), sees)
+    assert np.max(deaf[["kl_base_model", "kl_model_base"]]) < 1e-9
+
+
+def test_a_model_that_says_what_it_hears_leaves_its_base_where_the_two_differ(
+    hearing: pd.DataFrame,
+) -> None:
+    assert set(hearing["text"]) == {"A", " dog", " train", "."}
+    assert sorted(hearing.query("event != ''")["sample"]) == sorted(set(hearing["sample"]))
+    moved = hearing.query("event != '' and kind == 'counterfactual'")
+    others = hearing.drop(moved.index)
+    assert set(others["shift"]) == {"unshifted"}
+    assert min(moved["base_rank"]) > 1
+    for column in ("kl_base_model", "kl_model_base"):
+        assert min(moved[column]) > 10 * max(others[column])
+
+
+# --- prompts ----------------------------------------------------------------------------------
+
+
+def test_the_base_is_asked_the_same_words_of_the_same_frames_without_sound(
+    omni: HookedOmni, vl: HookedOmni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, asked_of_base = write_clip(tmp_path / "clip.mp4", seconds=2.0), []
+
+    def embed(prompt: Prompt) -> EmbeddedPrompt:
+        asked_of_base.append(type(vl).embed(vl, prompt))
+        return asked_of_base[-1]
+
+    monkeypatch.setattr(vl, "embed", embed)
+    monkeypatch.setattr(omni.towers, "media", MediaSettings(fps=4.0))  # the base's own is another
+    prompt = Prompt("Describe what you hear.", video=clip, rope="paper-scripts")
+    table = run(omni, [Case(prompt, "clip")], CONFIG, base=vl)
+    assert len(table) and not table.attrs["skipped"]
+    (silent,), own = asked_of_base, omni.embed(prompt)
+    assert "audio" not in silent.spans
+    words = [t.tokens[0, t.spans["question"]].tolist() for t in (own, silent)]
+    assert words[0] == words[1]
+    assert len(own.spans["video"]) == len(silent.spans["video"])
+    assert own.spans.seconds["video"].tolist() == silent.spans.seconds["video"].tolist()
+    system = [vl.model.tokenizer.decode(t.tokens[0, t.spans["system"]]) for t in (own, silent)]
+    assert "Qwen Team" in system[0] and system[1] == "You are a helpful assistant."
+
+
+def test_an_embedded_case_needs_its_prompt_for_the_base(sees: HookedOmni) -> None:
+    omni = planted()
+    with pytest.raises(ResultsError, match=r"expected base_prompts with '0/hear', .* got \[\]"):
+        run(omni, [asked(omni)], base=sees)
+
+
+def test_samples_that_cannot_be_compared_are_skipped_and_listed(sees: HookedOmni) -> None:
+    omni = planted()
+    silent = asked(sees, None, "bus", "video")
+    names = ("mute", "blind", "whole", "loud")
+    cases = [
+        Case(asked(omni, kind="video"), "mute"),
+        Case(asked(omni, kind="audio"), "blind"),
+        Case(asked(omni), "whole"),
+        Case(asked(omni), "loud"),
+    ]
+    prompts = dict.fromkeys((f"{name}/hear" for name in names), silent)
+    prompts["loud/hear"] = asked(omni)
+    table = run(omni, cases, base=sees, base_prompts=prompts)
+    assert set(table["sample"]) == {"whole"}
+    skipped = table.attrs["skipped"]
+    assert "got no audio" in skipped["mute/hear"] and "got no video" in skipped["blind/hear"]
+    assert "for the base with video and without audio" in skipped["loud/hear"]
+
+
+def test_a_model_that_says_nothing(sees: HookedOmni, monkeypatch: pytest.MonkeyPatch) -> None:
+    omni = planted()
+    cfg = omni.model.cfg
+    monkeypatch.setattr(cfg, "eos_tokens", tuple(range(cfg.d_vocab)))
+    cases, prompts = _asked_of_both(omni, sees)
+    table = run(omni, cases, base=sees, base_prompts=prompts)
+    assert table.empty and len(table.attrs["skipped"]) == 4
+    assert "the model ends at once" in table.attrs["skipped"]["dog-dog/hear"]
+
+
+def test_the_end_token_is_not_compared(hearing: pd.DataFrame) -> None:
+    assert hearing["place"].tolist() == [0, 1, 2] * 4  # "A", " dog", "."
+
+
+# --- vocabularies -----------------------------------------------------------------------------
+
+
+def _bytes(order: int = 1, without: str = "", special: Iterator[str] | tuple[str, ...] = ()) -> Any:
+    symbols = [s for s in [*bytes_to_unicode().values()][::order] if s != without]
+    vocab = {symbol: i for i, symbol in enumerate([*symbols, "<|endoftext|>"])}
+    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[])
+    tokenizer.add_tokens(list(special), special_tokens=True)
+    return tokenizer
+
+
+def test_the_same_words_under_other_numbers_are_paired_by_what_they_say(
+    omni: HookedOmni, vl: HookedOmni, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(omni.model, "tokenizer", _bytes(special=("<|AUDIO|>", "<|im_end|>")))
+    monkeypatch.setattr(vl.model, "tokenizer", _bytes(-1, special=("<|im_end|>", "<|box|>")))
+    shared = shared_vocabulary(omni.model, vl.model)
+    names = [
+        m.tokenizer.convert_ids_to_tokens(ids.tolist())
+        for m, ids in ((omni.model, shared.first), (vl.model, shared.second))
+    ]
+    assert names[0] == names[1]
+    assert len(names[0]) == 256 + 2  # "<|endoftext|>" and "<|im_end|>"
+    assert shared.first.tolist() == sorted(shared.first.tolist()) != shared.second.tolist()
+    assert places(shared.first, torch.tensor([0, 257, 258])).tolist() == [0, -1, 257]
+
+
+class _Renumbered:
+    """A tokenizer that counts its tokens from the end."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.added_tokens_decoder = tokenizer, tokenizer.added_tokens_decoder
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {piece: len(self) - 1 - i for piece, i in self.tokenizer.get_vocab().items()}
+
+
+def test_a_base_with_other_numbers_for_its_tokens_says_the_same(hearing: pd.DataFrame) -> None:
+    base = planted(None, 5, family="vl")
+    base.model.tokenizer = _Renumbered(base.model.tokenizer)
+    for weight in (base.model.embed.weight, base.model.unembed.weight):
+        weight.data.copy_(weight.data.flip(0))
+    model = planted(gains=(3.0, 1.0))
+    cases, _ = _asked_of_both(model, model)
+    _, prompts = _asked_of_both(model, planted(None, 5, family="vl"))
+    table = run(model, cases, base=base, base_prompts=prompts)
+    pd.testing.assert_frame_equal(table, hearing)
+
+
+def test_other_words_are_refused_and_the_first_is_shown(
+    omni: HookedOmni, vl: HookedOmni, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(omni.model, "tokenizer", _bytes())
+    monkeypatch.setattr(vl.model, "tokenizer", _bytes(without="C"))
+    number = omni.model.tokenizer.convert_tokens_to_ids("C")
+    message = rf"got 'C', token {number} of the model's 256, in no place of the base's 255"
+    with pytest.raises(ResultsError, match=message):
+        shared_vocabulary(omni.model, vl.model)
+    with pytest.raises(ResultsError, match=rf"got 'C', token {number} of the base's 256"):
+        shared_vocabulary(vl.model, omni.model)
+    words = planted()  # knows " dog", added, and no special token
+    with pytest.raises(ResultsError, match="got ' dog', token 266 of the model's"):
+        run(words, [asked(words)], base=load("random-vl"))
+
+
+def test_an_answer_that_the_base_cannot_spell_is_skipped(sees: HookedOmni) -> None:
+    omni = planted()
+    processor: Any = omni.processor
+    tokenizer = processor.tokenizer
+    tokenizer.add_tokens(["<|dog|>"], special_tokens=True)
+    omni.hf.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    new, old = (tokenizer.convert_tokens_to_ids(t) for t in ("<|dog|>", " dog"))
+    omni.hf.lm_head.weight.data[new] = 2 * omni.hf.lm_head.weight.data[old]
+    omni = HookedOmni.from_hf(omni.hf, omni.processor)
+    prompts = {"0/hear": asked(sees, None, "dog", "video")}
+    table = run(omni, [asked(omni, "dog", "dog")], base=sees, base_prompts=prompts)
+    assert "in tokens of both models, got '<|dog|>'" in table.attrs["skipped"]["0/hear"]
+
+
+# --- the table, the figure, the sentences -----------------------------------------------------
+
+
+def test_a_token_names_an_event_if_its_word_does() -> None:
+    pieces = ["A", " d", "og", " bar", "ks", ",", " ", "", "狗", "."]
+    named = distribution_shift._events(pieces, Events.every())
+    assert named == ["", "dog", "dog", "dog", "dog", "", "", "dog", "dog", ""]
+
+
+def test_rows_are_documented(hearing: pd.DataFrame) -> None:
+    assert tuple(hearing.columns) == (*KEYS, *distribution_shift._COLUMNS)
+    for column in distribution_shift._COLUMNS:
+        assert f"`{column}`" in (run.__doc__ or "")
+    assert set(hearing["answer"]) == {"A dog.", "A train."}
+    assert "".join(hearing.query("sample == 'dog-dog'")["text"]) == "A dog."
+
+
+def test_a_figure_of_shares_beside_the_papers(hearing: pd.DataFrame) -> None:
+    every, events, divergence = plot(hearing).axes
+    assert [axes.get_title() for axes in (every, events)] == [
+        "all tokens",
+        "tokens that name sound events",
+    ]
+    heights = [bar.get_height() for bar in events.patches]  # pyright: ignore[reportAttributeAccessIssue]
+    assert heights[:3] == [100.0, 0.0, 0.0] and heights[3] == 0.0
+    assert heights[-3:] == pytest.approx([66.06, 19.3, 14.63])
+    assert sum(heights[3:6]) == pytest.approx(100)
+    ticks = [label.get_text() for label in events.get_xticklabels()]
+    assert ticks == [
+        "factual,\nhear\n(n = 2)",
+        "counterfactual,\nhear\n(n = 2)",
+        "published,\nQwen2.5-Omni-3B",
+    ]
+    assert len(divergence.patches) == 3
+
+
+def test_sentences_with_numbers(hearing: pd.DataFrame) -> None:
+    factual, counterfactual, theirs = headline(hearing)
+    assert "100.0 % [100.0, 100.0], n = 2 unshifted" in factual
+    assert "0.0 % [0.0, 0.0], n = 2 unshifted" in counterfactual
+    assert "KL(base || model) is" in counterfactual and "66.06 % unshifted" in theirs
+
+
+def test_answers_without_sounds_are_missing_not_zero(hearing: pd.DataFrame) -> None:
+    unnamed = hearing.assign(event=np.where(hearing["sample"] == "dog-dog", "", hearing["event"]))
+    assert "n = 1, 1 missing unshifted" in headline(unnamed)[0]
+    nothing = hearing.assign(event="")
+    assert headline(nothing)[0].endswith("over all tokens; no answer names a sound event.")
+    plot(nothing)
+
+
+def test_own_words_name_events(sees: HookedOmni) -> None:
+    omni = planted()
+    case = Case(asked(omni, "chef", "chef"), "0")
+    config = replace(CONFIG, own={"cook": ["chef"]})
+    silent = {"0/hear": asked(sees, None, "chef", "video")}
+    table = run(omni, [case], config, base=sees, base_prompts=silent)
+    assert table["event"].tolist() == ["", "cook", ""]
+
+
+def test_events_of_a_judge_replace_those_of_the_table() -> None:
+    answer = ["a", " dog", " bark", "s", " loudly", " at", " a", " car"]
+    rows = [
+        dict(sample=sample, kind="factual", question="hear", text=text, event="car")
+        for sample in ("one", "two")
+        for text in answer
+    ]
+    table = pd.DataFrame(rows)
+    made = distribution_shift.retagged(table, {("one", "factual", "hear"): ["barks", "Loudly"]})
+    one, two = (made[made["sample"] == sample]["event"].tolist() for sample in ("one", "two"))
+    assert one == ["", "", "barks", "barks", "loudly", "", "", ""]
+    assert two == [""] * len(answer)  # nobody judged it
+    none = distribution_shift.retagged(table, {("two", "factual", "hear"): []})
+    assert set(none["event"]) == {""} and len(none) == len(table)

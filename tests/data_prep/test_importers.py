@@ -1,0 +1,321 @@
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import datasets.config
+import pytest
+
+from data_prep.importers.audiocaps import audiocaps
+from data_prep.importers.authors import authors
+from data_prep.importers.avhbench import avhbench
+from data_prep.importers.huggingface import huggingface
+from data_prep.importers.separate_audio import separate_audio
+from data_prep.importers.vggsound import vggsound
+from data_prep.manifest import Sample, read_manifest, write_manifest
+from hooked_omni.errors import ManifestError
+from tests.support.clips import write_clip
+from tests.support.places import SHARED
+
+CAPTIONS = SHARED / "audiocaps" / "test.csv"
+HEAD = "audiocap_id,youtube_id,start_time,caption\n"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip") / "silent.mp4", audio_hz=None)
+
+
+def place(clip: Path, *targets: Path) -> None:
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, target)
+
+
+def table(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "t.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.skipif(not CAPTIONS.parent.is_dir(), reason=f"no {CAPTIONS}; see shared/README")
+def test_real_audiocaps_is_975_clips_of_5_captions(tmp_path):
+    found = audiocaps(CAPTIONS, None, tmp_path)
+    assert len(found.samples) == 975 and found.missing == {}
+    assert {len(sample.audio_captions) for sample in found.samples} == {5}
+    first = found.samples[0]
+    assert (first.id, first.extra) == ("7fmOlUlwoNg", {"start_time": 20})
+    assert first.audio_captions[0] == "Constant rattling noise and sharp vibrations"
+    path = write_manifest(tmp_path / "m.jsonl", found.samples)
+    assert read_manifest(path) == found.samples
+
+
+def test_audiocaps_clips_are_found_by_either_name_and_the_missing_listed(tmp_path, clip, silent):
+    clips = tmp_path / "clips"
+    place(clip, clips / "a_000030.mp4", clips / "deep" / "-b.mp4", clips / "c" / "x_000010.mp4")
+    place(clip, clips / "two.mp4", clips / "sub" / "two.mp4", tmp_path / "elsewhere.mp4")
+    place(silent, clips / "mute.mp4")
+    (clips / "text.mp4").write_text("no clip")
+    (clips / ".hidden.mp4").write_text("no clip")
+    (clips / "link.mp4").symlink_to("/etc/passwd")
+    rows = "".join(
+        f'{n},{name},{start},"caption {n}"\n'
+        for n, (name, start) in enumerate(
+            zip(
+                ["a", "-b", "a", "gone", "mute", "text", "link", "x", "x", "two"],
+                [30, 0, 30, 7, 0, 0, 0, 10, 20, 0],
+                strict=True,
+            )
+        )
+    )
+    found = audiocaps(table(tmp_path, HEAD + rows), clips, tmp_path)
+    assert [(s.id, s.video, len(s.audio_captions), s.seconds) for s in found.samples] == [
+        ("a", "clips/a_000030.mp4", 2, 2.0),
+        ("-b", "clips/deep/-b.mp4", 1, 2.0),
+        ("x_000010", "clips/c/x_000010.mp4", 1, 2.0),
+    ]
+    assert found.samples[2].video_id == "x"
+    assert found.missing.keys() == {"gone", "mute", "text", "link", "x_000020", "two"}
+    assert "expected gone_000007.mp4" in found.missing["gone"]
+    assert "expected audio" in found.missing["mute"]
+    assert "FFmpeg cannot read" in found.missing["text"]
+    assert "sub/two.mp4" in found.missing["two"]
+    write_manifest(tmp_path / "m.jsonl", found.samples)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_captions_survive_quotes_commas_newlines_and_encodings(tmp_path, encoding):
+    caption = 'He says ""no"", twice;\nthen \u97f3 and caf\u00e9'
+    text = (
+        HEAD.replace("caption\n", "caption,source\n")
+        + f'1,a,30.0,"{caption}",v2\r\n\r\n2,a,30,b,v2\r\n'
+    )
+    found = audiocaps(table(tmp_path, text.encode(encoding)), None, tmp_path)
+    assert found.samples[0].audio_captions == (caption.replace('""', '"'), "b")
+
+
+def test_latin_1_has_to_be_named(tmp_path):
+    path = table(tmp_path, (HEAD + "1,a,30,caf\u00e9\n").encode("latin-1"))
+    with pytest.raises(ManifestError, match=r"expected utf-8 in .*t.csv, line 2, got byte 0xe9"):
+        audiocaps(path, None, tmp_path)
+    found = audiocaps(path, None, tmp_path, encoding="latin-1")
+    assert found.samples[0].audio_captions == ("caf\u00e9",)
+    with pytest.raises(ManifestError, match="expected an encoding such as"):
+        audiocaps(path, None, tmp_path, encoding="no-such")
+
+
+def test_empty_captions_are_listed(tmp_path):
+    found = audiocaps(table(tmp_path, HEAD + '1,a,0,\n2,a,0,x\n3,b,0," "\n'), None, tmp_path)
+    assert [sample.audio_captions for sample in found.samples] == [("x",)]
+    assert found.missing == {
+        "a, caption 1": "the caption is empty",
+        "b, caption 3": "the caption is empty",
+        "b": "no caption",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "expected the columns"),
+        ("youtube_id,caption\na,x\n", r"\['audiocap_id', 'start_time'\] missing or doubled"),
+        ("audiocap_id;youtube_id;start_time;caption\n", "separated by commas"),
+        (HEAD + "1,a,30,wind, rain\n", r"expected 4 cells in .*t.csv, line 2, got 5"),
+        (HEAD + "1,a,30\n", "expected 4 cells in .*line 2, got 3"),
+        (HEAD + '1,a,30,"x\n2,b,0,y\n', "comma-separated values in .*t.csv, line 3"),
+        (HEAD + "1,a,half,x\n", "whole seconds in .*line 2, field 'start_time', got 'half'"),
+        (HEAD + "1,a,-3,x\n", "field 'start_time', got '-3'"),
+        (HEAD + "1,a,nan,x\n", "field 'start_time', got 'nan'"),
+        (HEAD + "1,a,inf,x\n", "field 'start_time', got 'inf'"),
+        (HEAD + "1,,30,x\n", "line 2, field 'youtube_id'"),
+        (HEAD + ",a,30,x\n", "line 2, field 'audiocap_id'"),
+        (HEAD + "1,a,30,x\n1,a,30,y\n", "got '1' in .*line 3, and in .*line 2"),
+    ],
+)
+def test_a_wrong_table_is_refused_with_its_line(tmp_path, text, told):
+    with pytest.raises(ManifestError, match=told):
+        audiocaps(table(tmp_path, text), None, tmp_path)
+
+
+def test_clips_have_to_lie_below_the_manifest(tmp_path, clip):
+    place(clip, tmp_path / "clips" / "a.mp4")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "clips").symlink_to(tmp_path / "clips")
+    path = table(tmp_path, HEAD + "1,a,0,x\n")
+    for folder in (tmp_path / "clips", tmp_path / "data" / "clips"):
+        with pytest.raises(ManifestError, match="expected clips below the manifest's folder"):
+            audiocaps(path, folder, tmp_path / "data")
+    with pytest.raises(ManifestError, match="got no folder at"):
+        audiocaps(path, tmp_path / "none", tmp_path)
+    (tmp_path / "alias").symlink_to(tmp_path)
+    assert audiocaps(path, tmp_path / "alias" / "clips", tmp_path).samples[0].video == "clips/a.mp4"
+
+
+def test_the_authors_json_with_its_clips(tmp_path, clip):
+    place(clip, tmp_path / "clips" / "02321.mp4")
+    items = [
+        {"id": "02321", "video_captions": ["v"], "audio_captions": ["a"], "output_text": "o"},
+        {"id": "3", "video_captions": ["v"], "audio_captions": ["a"]},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(items))
+    found = authors(tmp_path / "a.json", tmp_path / "clips", tmp_path)
+    assert found.samples == [
+        Sample(
+            "02321",
+            video="clips/02321.mp4",
+            audio_captions=("a",),
+            video_captions=("v",),
+            seconds=2.0,
+            extra={"output_text": "o"},
+        )
+    ]
+    assert found.missing.keys() == {"3"}
+
+
+def test_avhbench_questions_go_with_their_clips(tmp_path, clip):
+    place(clip, tmp_path / "video" / "00191.mp4", tmp_path / "video" / "00191_swap.mp4")
+    ask = {"task": "AV Matching", "text": "Match?", "label": "Yes"}
+    (tmp_path / "json").mkdir()
+    one = [{"video_id": "00191", **ask}, {"video_id": "00191", **ask, "label": "No"}]
+    (tmp_path / "json" / "00191.json").write_text(json.dumps(one))
+    two = [{"video_id": "00191_swap.mp4", **ask}, {"video_id": "7", **ask}]
+    (tmp_path / "json" / "00192.json").write_text(json.dumps(two))
+    found = avhbench(tmp_path / "json", tmp_path / "video", tmp_path)
+    real, swapped = found.samples
+    assert (real.id, real.kind, real.extra["questions"]) == (
+        "00191",
+        "factual",
+        [ask, {**ask, "label": "No"}],
+    )
+    assert (swapped.id, swapped.kind, swapped.video_id) == ("00191_swap", "counterfactual", "00191")
+    assert found.missing.keys() == {"7"}
+    assert avhbench(tmp_path / "json" / "00191.json", None, tmp_path).samples[0].video is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{}", "a list of questions in .*got dict"),
+        ("[3]", "expected an object in .*item 0, got int"),
+        ('[{"video_id": "a", "task": "t", "text": "x"}]', r"got none in \['label'\]"),
+        ('[{"video_id": 3, "task": "t", "text": "x", "label": "l"}]', r"\['video_id'\]"),
+        ("[]", "expected questions of AVHBench"),
+        ("[", "expected JSON in"),
+    ],
+)
+def test_other_json_than_avhbench_is_refused(tmp_path, text, told):
+    (tmp_path / "q.json").write_text(text)
+    with pytest.raises(ManifestError, match=told):
+        avhbench(tmp_path / "q.json", None, tmp_path)
+
+
+def test_vggsound_in_both_layouts(tmp_path, clip):
+    place(clip, tmp_path / "clips" / "-0x_000030.mp4")
+    text = '-0x,30,"race car, auto racing",train\nb,5,playing harp,test\nc,1,,test\n'
+    found = vggsound(table(tmp_path, text), tmp_path / "clips", tmp_path)
+    assert [(s.id, s.audio_captions, s.extra) for s in found.samples] == [
+        ("-0x_000030", ("race car, auto racing",), {"split": "train"})
+    ]
+    assert found.missing.keys() == {"b_000005", "c_000001"}
+    short = table(tmp_path, '-0x_000030.mp4,"race car, auto racing"\n')
+    assert vggsound(short, None, tmp_path).samples[0].audio_captions == ("race car, auto racing",)
+    for wrong, told in [
+        ("a,1,x,test\na,1,y,test\n", "each clip once, got 'a_000001' again in .*line 2"),
+        ("a,1,race car, auto racing,test\n", "line 1, got 5 cells"),
+        ("ytid,start,label,split\n", "whole seconds in .*line 1, field 'start'"),
+        ("a\n", "got 1 cells"),
+    ]:
+        with pytest.raises(ManifestError, match=told):
+            vggsound(table(tmp_path, wrong), None, tmp_path)
+
+
+def test_sound_files_are_matched_to_videos_by_name(tmp_path, clip, silent):
+    place(silent, tmp_path / "v" / "a.mp4", tmp_path / "v" / "b.mp4", tmp_path / "v" / "d.mp4")
+    write_clip(tmp_path / "a.m4a", fps=0)
+    place(tmp_path / "a.m4a", tmp_path / "s" / "a.m4a", tmp_path / "s" / "c.m4a")
+    (tmp_path / "s" / "d.wav").write_text("no sound")
+    found = separate_audio(tmp_path / "v", tmp_path / "s", tmp_path)
+    assert found.samples == [Sample("a", video="v/a.mp4", audio="s/a.m4a", seconds=2.0)]
+    assert found.missing.keys() == {"b", "c", "d"}
+    assert found.missing["b"] == "expected one sound named b, got none."
+
+
+def saved(tmp_path: Path, **columns: list) -> str:
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "hf")
+    return str(tmp_path / "hf")
+
+
+def test_a_dataset_with_clips_inside(tmp_path, clip, silent):
+    media = [
+        {"path": "a.mp4", "bytes": clip.read_bytes()},
+        {"path": "b.mp4", "bytes": silent.read_bytes()},
+        {"path": None, "bytes": b"no clip"},
+    ]
+    name = saved(
+        tmp_path,
+        id=["a/1", "b", "c"],
+        video=media,
+        captions=[["x", "y"], ["z"], []],
+        video_captions=["one", "two", ""],
+        kind=["counterfactual", None, None],
+        score=[0.5, None, 1.0],
+    )
+    root = tmp_path / "out"
+    found = huggingface(name, root, {"audio_captions": "captions"})
+    (sample,) = found.samples
+    assert sample.video is not None and (root / sample.video).read_bytes() == clip.read_bytes()
+    assert (sample.id, sample.kind) == ("a/1", "counterfactual")
+    assert (sample.audio_captions, sample.video_captions) == (("x", "y"), ("one",))
+    assert (sample.extra, sample.seconds) == ({"score": 0.5}, 2.0)
+    assert "expected audio" in found.missing["b"] and "FFmpeg" in found.missing["c"]
+    assert read_manifest(write_manifest(root / "m.jsonl", found.samples)) == found.samples
+
+
+def test_a_dataset_of_video_features_needs_no_decoder(tmp_path, clip):
+    table = datasets.Dataset.from_dict({"id": [7], "clip": [str(clip)]})
+    table = table.cast_column("clip", datasets.Video())
+    datasets.DatasetDict({"test": table, "train": table}).save_to_disk(tmp_path / "hf")
+    columns = {"video": "clip"}
+    found = huggingface(str(tmp_path / "hf"), tmp_path / "out", columns, split="test")
+    assert found.missing == {}
+    assert found.samples[0].id == "7" and found.samples[0].video is not None
+    assert (tmp_path / "out" / found.samples[0].video).read_bytes() == clip.read_bytes()
+    with pytest.raises(ManifestError, match=r"expected a split of \['test', 'train'\] .* got None"):
+        huggingface(str(tmp_path / "hf"), tmp_path / "out", columns)
+
+
+def test_a_dataset_beside_its_clips_and_paths_that_leave_it(tmp_path, clip):
+    place(clip, tmp_path / "clips" / "a.mp4")
+    name = saved(
+        tmp_path, id=["a", "b", "c"], video=["clips/a.mp4", "/etc/passwd", "../secret.mp4"]
+    )
+    found = huggingface(name, tmp_path)
+    assert [(sample.id, sample.video) for sample in found.samples] == [("a", "clips/a.mp4")]
+    assert "no file at '/etc/passwd'" in found.missing["b"] and "c" in found.missing
+    by_id = huggingface(name, tmp_path, clips=tmp_path / "clips")
+    assert by_id.samples[0].video == "clips/a.mp4" and by_id.missing.keys() == {"b", "c"}
+
+
+def test_a_dataset_that_does_not_fit_is_refused(tmp_path, monkeypatch):
+    # Without this a name that is nowhere is looked up five times before it is given up.
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    name = saved(tmp_path, name=["a", "a"], audio_captions=[1, 2])
+    for columns, told in [
+        (None, r"expected columns \['id'\], got \['name', 'audio_captions'\]"),
+        ({"id": "nam"}, r"expected columns \['nam'\]"),
+        ({"who": "name"}, r"got \['who'\]"),
+        ({"id": "name"}, "row 0, column 'audio_captions', got 1"),
+    ]:
+        with pytest.raises(ManifestError, match=told):
+            huggingface(name, tmp_path, columns)
+    twice = tmp_path / "twice"
+    twice.mkdir()
+    with pytest.raises(ManifestError, match="each id once, got 'a' again in row 1"):
+        huggingface(saved(twice, id=["a", "a"]), tmp_path)
+    with pytest.raises(ManifestError, match="a folder or a name, got 'no/such'"):
+        huggingface("no/such", tmp_path)

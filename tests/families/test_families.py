@@ -1,0 +1,354 @@
+"""Every family, unchanged: proof, live and causal hooks, interventions, sweeps."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hooked_omni import (
+    EmbeddedPrompt,
+    HookedOmni,
+    Prompt,
+    Reference,
+    ablate,
+    knockout,
+    load,
+    names,
+    patch,
+    prove,
+    scale_attention,
+    steer,
+)
+from hooked_omni.decoder.experts import MixtureOfExperts
+from hooked_omni.errors import CheckpointError, HookError, PromptError
+from hooked_omni.families import FAMILIES
+from tests.support.models import CLIP_OF, KINDS, look, one_expert_after_the_other, save_checkpoint
+
+every_clip = pytest.mark.parametrize(("name", "kind"), CLIP_OF.items(), ids=list(CLIP_OF))
+every_kind = pytest.mark.parametrize(("name", "kind"), KINDS, ids=[f"{n}-{k}" for n, k in KINDS])
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def prompts(models: dict, clips: dict) -> dict[str, EmbeddedPrompt]:
+    return {name: models[name].embed_inputs(**clips[name, kind]) for name, kind in CLIP_OF.items()}
+
+
+@every_kind
+def test_every_family_proves_itself(models: dict, clips: dict, name: str, kind: str) -> None:
+    report = prove(models[name], models[name].embed_inputs(**clips[name, kind]))
+    assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
+    assert report.decode_steps == 16
+    assert report.live_hooks == len(models[name].model.hook_dict)
+
+
+def hook_points(omni: HookedOmni) -> list[str]:
+    return [n for n in omni.model.hook_dict if not n.endswith("hook_result")]
+
+
+@every_clip
+def test_an_edit_reaches_its_position_and_later_ones_alone(
+    models: dict, prompts: dict, name: str, kind: str
+) -> None:
+    omni, prompt = models[name], prompts[name]
+    clean = omni.model.run_with_hooks(
+        prompt, fwd_hooks=[(names.pattern(i), look) for i in range(omni.model.cfg.n_layers)]
+    )
+    at = prompt.n_pos // 2
+
+    def shift(activation: Tensor, hook: Any) -> Tensor:
+        where = [slice(None)] * activation.ndim
+        where[names.position_axis(hook.name)] = slice(at, at + 1)
+        if not activation.is_floating_point():
+            activation[tuple(where)] = (activation[tuple(where)] + 1) % 8
+        elif hook.name.endswith("hook_pattern"):
+            activation[tuple(where)] *= 0.5
+        else:
+            activation[tuple(where)] *= torch.linspace(0.2, 3, activation.shape[-1])
+            activation[tuple(where)] += 0.1 * (activation[tuple(where)] == 0)
+        return activation
+
+    for point in hook_points(omni):
+        if point.endswith("hook_attn_scores"):  # masked scores stay masked: scaled, not shifted
+            continue
+        opened = [(names.pattern(i), look) for i in range(omni.model.cfg.n_layers)]
+        edited = omni.model.run_with_hooks(prompt, fwd_hooks=[*opened, (point, shift)])
+        assert torch.equal(edited[:, :at], clean[:, :at]), point
+        assert not torch.equal(edited[:, at], clean[:, at]), point
+
+
+def interventions(prompt: EmbeddedPrompt) -> dict[str, Any]:
+    media = "audio" if "audio" in prompt.spans else "video"
+    direction = torch.linspace(-1, 1, prompt.embeds.shape[-1])
+    return {
+        "knockout": knockout(query="generated", key=media, layers=[1, 2]),
+        "knockout of all text": knockout(query="generated+last", key="text", layers=[0]),
+        "scale": scale_attention(query="generated", key=media, factor=3.0, layers=[2]),
+        "ablate": ablate("hook_mlp_out", span="generated", layers=[1]),
+        "ablate the prompt": ablate("attn.hook_z", span=media, layers=[0]),
+        "steer": steer(5 * direction, span="generated", at="hook_resid_mid", layers=[2]),
+    }
+
+
+@every_clip
+def test_interventions_act_and_a_sweep_says_what_each_says_alone(
+    models: dict, prompts: dict, name: str, kind: str
+) -> None:
+    model, prompt = models[name].model, prompts[name]
+    conditions = [[], *[[item] for item in interventions(prompt).values()]]
+    many = model.generate_many(prompt, conditions, STEPS, stop_at_eos=False, return_logits=True)
+    for condition, swept in zip(conditions, many, strict=True):
+        alone = model.generate(prompt, STEPS, condition, stop_at_eos=False, return_logits=True)
+        assert swept.tokens.tolist() == alone.tokens.tolist()
+        assert swept.logits is not None and alone.logits is not None
+        torch.testing.assert_close(swept.logits, alone.logits, rtol=0, atol=2e-4)
+    for condition, swept in zip(conditions[1:], many[1:], strict=True):
+        assert not torch.allclose(swept.logits[1:], many[0].logits[1:], atol=1e-4), condition
+
+
+@every_clip
+def test_scores_are_those_of_the_forced_text(
+    models: dict, prompts: dict, name: str, kind: str
+) -> None:
+    model, prompt = models[name].model, prompts[name]
+    conditions = [[], *[[item] for item in interventions(prompt).values()]]
+    said = model.generate(prompt, STEPS, stop_at_eos=False, return_logits=True)
+    assert said.logits is not None
+    scores = model.score_many(prompt, said.tokens, conditions)
+    expected = said.logits.log_softmax(-1).gather(1, said.tokens[:, None])[:, 0]
+    torch.testing.assert_close(scores[0], expected, rtol=0, atol=1e-4)
+    assert all(not torch.allclose(score, scores[0], atol=1e-5) for score in scores[1:])
+
+
+@every_clip
+def test_patching_every_position_gives_the_other_run(
+    models: dict, prompts: dict, name: str, kind: str
+) -> None:
+    model, prompt = models[name].model, prompts[name]
+    other = replace(prompt, embeds=prompt.embeds.flip(1))
+    logits, cache = model.run_with_cache(other, names.resid_post(2))
+    source = Reference(cache, other.spans)
+    swap = patch("hook_resid_post", span="prompt", source=source, layers=[2])
+    assert torch.equal(model.run_with_hooks(prompt, fwd_hooks=[swap]), logits)
+    assert not torch.equal(model(prompt), logits)
+
+
+# --- experts ------------------------------------------------------------------------------------
+
+
+def mixtures(omni: HookedOmni) -> list[MixtureOfExperts]:
+    return [block.mlp for block in omni.model.blocks if isinstance(block.mlp, MixtureOfExperts)]
+
+
+def test_a_dense_layer_stays_dense_among_mixtures(models: dict) -> None:
+    kinds = [isinstance(block.mlp, MixtureOfExperts) for block in models["omni3"].model.blocks]
+    assert kinds == [True, True, False, True]
+
+
+def test_experts_that_tie_are_chosen_as_hugging_face_chooses(clips: dict) -> None:
+    omni = load("random-omni3")
+    one_expert_after_the_other(omni.hf)
+    for mixture in mixtures(omni):
+        mixture.gate.weight[3] = mixture.gate.weight[1]  # equal logits at every position
+        mixture.gate.weight[5] = mixture.gate.weight[1]
+        mixture.gate.weight[6:] = -mixture.gate.weight[1]
+    inputs = clips["omni3", "audio in video"]
+    prompt = omni.embed_inputs(**inputs)
+    logits, cache = omni.model.run_with_cache(prompt, names.in_block("mlp.hook_expert_indices", 0))
+    assert torch.equal(logits, omni.hf(**inputs).logits)
+    chosen = set(map(frozenset, cache[names.in_block("mlp.hook_expert_indices", 0)][0].tolist()))
+    assert any({1, 3, 5} >= pair for pair in chosen)  # a tie that the choice had to break
+
+
+def test_experts_nobody_chooses_change_nothing() -> None:
+    omni = load("random-omni3")
+    one_expert_after_the_other(omni.hf)
+    tokens = torch.tensor([[5, 9]])
+    clean = omni.model(tokens)
+    _, cache = omni.model.run_with_cache(tokens, lambda name: "expert_indices" in name)
+    for layer, block in enumerate(omni.model.blocks):
+        if isinstance(block.mlp, MixtureOfExperts):
+            used = cache[names.in_block("mlp.hook_expert_indices", layer)].unique()
+            idle = [expert for expert in range(8) if expert not in used]
+            assert idle
+            block.mlp.experts.gate_up_proj[idle] = torch.nan
+    assert torch.equal(omni.model(tokens), clean)
+    theirs = omni.hf(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+    assert torch.equal(theirs, clean)
+
+
+def test_the_mixtures_hook_points_are_its_parts(models: dict, prompts: dict) -> None:
+    omni, prompt = models["omni3"], prompts["omni3"]
+    _, cache = omni.model.run_with_cache(prompt)
+    mixture = omni.model.blocks[1].mlp
+
+    def at(part: str) -> Tensor:
+        return cache[names.in_block(f"mlp.{part}", 1)]
+
+    x = omni.model.blocks[1].ln2.w * cache[names.in_block("ln2.hook_normalized", 1)]
+    torch.testing.assert_close(at("hook_router_logits"), x @ mixture.gate.weight.T)
+    torch.testing.assert_close(at("hook_expert_weights"), at("hook_router_logits").softmax(-1))
+    kept, best = at("hook_expert_weights").topk(2, -1)
+    assert torch.equal(at("hook_expert_indices"), best)
+    for slot in (0, 1):
+        hidden = torch.einsum("pm,pmh->ph", x[0], mixture.W_in[best[0, :, slot]])
+        gate = torch.einsum("pm,pmh->ph", x[0], mixture.W_gate[best[0, :, slot]])
+        hidden = torch.nn.functional.silu(gate) * hidden
+        out = torch.einsum("ph,phm->pm", hidden, mixture.W_out[best[0, :, slot]])
+        torch.testing.assert_close(at("hook_expert_out")[0, :, slot], out, rtol=0, atol=1e-5)
+    share = kept / kept.sum(-1, keepdim=True)
+    mixed = (at("hook_expert_out") * share[..., None]).sum(2)
+    torch.testing.assert_close(cache[names.mlp_out(1)], mixed, rtol=0, atol=1e-5)
+
+
+def test_looking_at_experts_changes_no_bit(models: dict, prompts: dict) -> None:
+    omni, prompt = models["omni3"], prompts["omni3"]
+    watched = [(name, look) for name in omni.model.hook_dict if ".mlp." in name]
+    looked = omni.model.run_with_hooks(prompt, fwd_hooks=watched)
+    assert torch.equal(looked, omni.model(prompt))
+
+
+def test_other_experts_can_be_chosen(models: dict, prompts: dict) -> None:
+    omni, prompt = models["omni3"], prompts["omni3"]
+    mixture = omni.model.blocks[0].mlp
+    only = [(names.in_block("mlp.hook_expert_indices", 0), lambda t, hook: torch.full_like(t, 4))]
+    with omni.model.hooks(only):
+        _, cache = omni.model.run_with_cache(prompt)
+    x = omni.model.blocks[0].ln2.w * cache[names.in_block("ln2.hook_normalized", 0)]
+    expected = mixture.experts(4, x[0])
+    torch.testing.assert_close(cache[names.mlp_out(0)][0], expected, rtol=0, atol=1e-5)
+    beyond = [(names.in_block("mlp.hook_expert_indices", 0), lambda t, hook: t + 8)]
+    with pytest.raises(HookError, match="expected experts from 0 to 7"):
+        omni.model.run_with_hooks(prompt, fwd_hooks=beyond)
+
+
+# --- vision features behind the first blocks ----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["omni3", "vl3"])
+def test_the_next_block_reads_the_block_before_plus_deepstack(
+    models: dict, prompts: dict, name: str
+) -> None:
+    model, prompt = models[name].model, prompts[name]
+    assert model.cfg.n_deepstack == 2
+    _, cache = model.run_with_cache(prompt)
+    video = torch.zeros(prompt.n_pos, dtype=torch.bool)
+    video[prompt.spans["video"]] = True
+    for layer in range(2):
+        added = cache[names.deepstack(layer)]
+        assert torch.equal(
+            cache[names.resid_pre(layer + 1)], cache[names.resid_post(layer)] + added
+        )
+        assert bool((added[0, video].abs().sum(-1) > 0).all()) and not bool(added[0, ~video].any())
+    assert torch.equal(cache[names.resid_pre(3)], cache[names.resid_post(2)])
+    parts, labels = cache.decompose_resid(return_labels=True)
+    torch.testing.assert_close(parts.sum(0), cache[names.resid_post(3)], rtol=0, atol=1e-4)
+    assert labels[-2:] == ["0_deepstack", "1_deepstack"]
+    early = cache.decompose_resid(1)
+    torch.testing.assert_close(early.sum(0), cache[names.resid_pre(1)], rtol=0, atol=1e-4)
+    with pytest.raises(HookError, match="adds vision features behind its first 2 blocks"):
+        cache.get_full_resid_decomposition()
+
+
+@pytest.mark.parametrize("name", ["omni3", "vl3"])
+def test_deepstack_can_be_taken_away(models: dict, prompts: dict, name: str) -> None:
+    model, prompt = models[name].model, prompts[name]
+    away = ablate("hook_deepstack", span="video", layers=[0, 1])
+    bare = replace(prompt, deepstack=None)
+    torch.testing.assert_close(
+        model.run_with_hooks(prompt, fwd_hooks=[away]), model(bare), rtol=0, atol=0
+    )
+    assert float((model(bare) - model(prompt)).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("name", ["omni3", "vl3"])
+def test_deepstack_can_be_edited_where_nothing_is_added(
+    models: dict, prompts: dict, name: str
+) -> None:
+    """At a decode step there are no vision features, and an edit acts all the same."""
+    model, prompt = models[name].model, prompts[name]
+    push = torch.linspace(-1, 1, prompt.embeds.shape[-1])
+    into = [steer(3 * push, span="generated", at="hook_deepstack", layers=[1])]
+    as_resid = [steer(3 * push, span="generated", at="hook_resid_pre", layers=[2])]
+    ours = model.generate(prompt, STEPS, into, stop_at_eos=False, return_logits=True)
+    same = model.generate(prompt, STEPS, as_resid, stop_at_eos=False, return_logits=True)
+    assert ours.logits is not None and same.logits is not None
+    torch.testing.assert_close(ours.logits, same.logits, rtol=0, atol=1e-4)
+    swept = model.generate_many(prompt, [[], into, []], STEPS, stop_at_eos=False)
+    assert swept[1].tokens.tolist() == ours.tokens.tolist()
+
+
+def test_another_models_vision_features_are_refused(models: dict, prompts: dict) -> None:
+    prompt = prompts["vl3"]
+    three = replace(prompt, deepstack=prompt.deepstack[[0, 1, 1]])
+    with pytest.raises(PromptError, match="expected vision features for 2 blocks, got some for 3"):
+        models["vl3"].model(three)
+
+
+# --- what each family refuses -------------------------------------------------------------------
+
+
+def test_a_model_that_does_not_see_refuses_a_picture(models: dict) -> None:
+    with pytest.raises(PromptError, match="This family does not see"):
+        models["audio"].embed(Prompt("What now?", video="clip.mp4"))
+
+
+@pytest.mark.parametrize("left_out", ["input_features", "feature_attention_mask"])
+def test_sound_without_its_mask_is_refused(models: dict, clips: dict, left_out: str) -> None:
+    inputs = {k: v for k, v in clips["audio", "audio"].items() if k != left_out}
+    with pytest.raises(PromptError, match="expected input_features with feature_attention_mask"):
+        models["audio"].embed_inputs(**inputs)
+
+
+def test_frames_without_their_token_types_are_refused(models: dict, clips: dict) -> None:
+    inputs = {k: v for k, v in clips["vl3", "video"].items() if k != "mm_token_type_ids"}
+    with pytest.raises(PromptError, match="expected mm_token_type_ids among the inputs"):
+        models["vl3"].embed_inputs(**inputs)
+
+
+def test_the_time_that_the_processor_writes_is_markup(models: dict, prompts: dict) -> None:
+    tokenizer, prompt = models["vl3"].processor.tokenizer, prompts["vl3"]
+    assert tokenizer.decode(prompt.tokens[0, prompt.spans["question"]]) == "What now?"
+    assert "seconds>" in tokenizer.decode(prompt.tokens[0, prompt.spans["markup"]])
+    assert prompt.spans["frame 2"].tolist() == prompt.spans["video"][-6:].tolist()
+
+
+def test_sound_inside_a_video_is_merged_token_by_token(models: dict, prompts: dict) -> None:
+    spans = prompts["omni3"].spans
+    audio, video = spans["audio"].tolist(), spans["video"].tolist()
+    assert audio[0] > video[5] and audio[12] < video[6] < audio[13]  # a step a second
+    assert spans["audio@1.0-1.05s"].tolist() == [audio[13]]
+    assert len(spans["audio@0-1s"]) == 13
+
+
+def test_a_config_with_biases_where_none_are_computed(tmp_path: Any) -> None:
+    hf = load("random-vl3").hf
+    hf.config.text_config.attention_bias = True
+    with pytest.raises(CheckpointError, match="expected attention without biases"):
+        HookedOmni.from_hf(hf)
+
+
+def test_families_say_what_they_grew_from() -> None:
+    known = {family.name for family in FAMILIES}
+    assert {family.base for family in FAMILIES} - {None} <= known
+
+
+def test_a_saved_mixture_loads_with_the_same_logits(
+    models: dict, clips: dict, tmp_path: Any
+) -> None:
+    """On disk every expert has tensors of its own; in memory they are one."""
+    omni = models["omni3"]
+    loaded = load(save_checkpoint(omni.hf, omni.processor, tmp_path))
+    inputs = clips["omni3", "text"]
+    assert torch.equal(
+        loaded.model(loaded.embed_inputs(**inputs)), omni.model(omni.embed_inputs(**inputs))
+    )
+
+
+def test_a_step_of_the_picture_lasts_as_long_as_the_clips_own_rate_says(clips: dict) -> None:
+    """Two frames at 2 frames a second; the processor's own guess would be 24 a second."""
+    assert [float(s) for s in clips["vl", "video"]["second_per_grid_ts"]] == [1.0]
+    assert [float(s) for s in clips["omni", "video"]["video_second_per_grid"]] == [1.0]
+    assert [float(s) for s in clips["omni3", "video"]["video_second_per_grid"]] == [1.0]

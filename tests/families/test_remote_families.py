@@ -1,0 +1,379 @@
+"""Families whose code is not in transformers: their layouts, their calls, their decoders.
+
+The towers here are stand-ins (`standins.py`): the released code was not run.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, ablate, knockout, load, names, prove
+from hooked_omni.errors import CheckpointError, PromptError
+from hooked_omni.families import family_of
+from hooked_omni.families.skeleton import find_decoder
+from hooked_omni.inputs.media import Video
+from tests.support.models import sound
+from tests.support.standins import (
+    D_MODEL,
+    HEADS,
+    KV_HEADS,
+    LAYERS,
+    N_QUERIES,
+    N_SEEN,
+    STANDINS,
+    write,
+)
+
+QWEN2_BASED = ("minicpm-o-2.6", "videollama2.1-av")
+HEARS = (*QWEN2_BASED, "internomni")
+every = pytest.mark.parametrize("name", list(STANDINS))
+hearing = pytest.mark.parametrize("name", HEARS)
+_FRAMES = {"videollama2.1-av": 16}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint of each family, in three files."""
+    base, made = tmp_path_factory.mktemp("remote"), {}
+    for name, build in STANDINS.items():
+        hf, processor = build()
+        made[name] = write(hf, hf.config.to_dict(), base / name, n_shards=3)
+        tokenizer = processor[0] if isinstance(processor, tuple) else processor
+        getattr(tokenizer, "tokenizer", tokenizer).save_pretrained(base / name)
+        ends = {"eos_token_id": 265}
+        (base / name / "generation_config.json").write_text(json.dumps(ends))
+    return made
+
+
+@pytest.fixture(scope="module")
+def adopted() -> dict[str, HookedOmni]:
+    return {name: HookedOmni.from_hf(*build()) for name, build in STANDINS.items()}
+
+
+def asked(omni: HookedOmni, name: str, kind: str) -> EmbeddedPrompt:
+    """A clip of three seconds at the decoder's door."""
+    n_frames = _FRAMES.get(name, 3)
+    pixels = np.random.default_rng(1).integers(0, 256, (n_frames, 3, 28, 56))
+    shown = tuple(3 * i / n_frames for i in range(n_frames))
+    video = Video(torch.tensor(pixels).float(), n_frames / 3, 3.0, shown, ())
+    prompt = Prompt(
+        "What now?",
+        video="clip" if "video" in kind else None,
+        audio="sound" if kind == "audio" else None,
+        use_audio_in_video=kind == "audio in video",
+    )
+    return omni.embed_media(
+        prompt,
+        video if "video" in kind else None,
+        sound() if "audio" in kind else None,
+    )
+
+
+def kinds_of(name: str) -> tuple[str, ...]:
+    return ("text", "video", "audio", "audio in video") if name in HEARS else ("text", "video")
+
+
+EVERY_KIND = [(name, kind) for name in STANDINS for kind in kinds_of(name)]
+every_kind = pytest.mark.parametrize(("name", "kind"), EVERY_KIND)
+every_clip = pytest.mark.parametrize(("name", "kind"), [(n, kinds_of(n)[-1]) for n in STANDINS])
+
+
+# --- the decoder, without the towers --------------------------------------------------------------
+
+
+@every
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_decoder_alone_is_transformers_own(
+    folders: dict, adopted: dict, name: str, attention: Any
+) -> None:
+    """At prefill and 16 decode steps, for a clip that the whole model embedded."""
+    alone = load(folders[name], attn_implementation=attention, decoder_only=True)
+    reference = "Qwen2ForCausalLM" if name in QWEN2_BASED else "LlamaForCausalLM"
+    assert type(alone.hf) is getattr(transformers, reference)
+    report = prove(alone, asked(adopted[name], name, kinds_of(name)[-1]))
+    assert report.decode_steps == 16
+    assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
+
+
+@every
+def test_the_decoder_alone_in_half_precision(folders: dict, adopted: dict, name: str) -> None:
+    alone = load(folders[name], "cpu", "bfloat16", "eager", decoder_only=True)
+    prompt = asked(adopted[name], name, kinds_of(name)[-1])
+    text = alone.model.embed(prompt.tokens.clamp(min=0))
+    words = torch.isin(torch.arange(prompt.n_pos), prompt.spans["text"])[None, :, None]
+    halved = replace(prompt, embeds=torch.where(words, text, prompt.embeds.bfloat16()))
+    report = prove(alone, halved)
+    assert report.prefill_opened == report.decode_opened == 0
+    assert alone.model.cfg.dtype == torch.bfloat16
+    # Rotary frequencies are never rounded.
+    assert find_decoder(alone.hf).rotary_emb.inv_freq.dtype == torch.float32  # pyright: ignore
+
+
+@every
+def test_the_decoder_alone_is_that_of_the_whole(folders: dict, adopted: dict, name: str) -> None:
+    alone = load(folders[name], decoder_only=True)
+    prompt = asked(adopted[name], name, kinds_of(name)[-1])
+    assert torch.equal(alone.model(prompt), adopted[name].model(prompt))
+    assert alone.family.name == name
+    with pytest.raises(PromptError, match="expected a model with towers, got the decoder"):
+        alone.embed(Prompt("What now?"))
+
+
+@pytest.mark.parametrize("name", QWEN2_BASED)
+def test_the_numbers_are_those_of_the_model_that_was_wrapped(adopted: dict, name: str) -> None:
+    """The stand-in's own Qwen2, not the one that was built on its tensors."""
+    hf, omni = adopted[name].towers.hf, adopted[name]
+    own = hf.llm if name == "minicpm-o-2.6" else hf
+    prompt = asked(omni, name, "audio in video")
+    theirs = own(inputs_embeds=prompt.embeds, attention_mask=torch.ones_like(prompt.tokens)).logits
+    assert torch.equal(omni.model(prompt), theirs)
+    ours = {p.data_ptr() for p in omni.model.parameters()}
+    assert ours <= {p.data_ptr() for p in hf.parameters()}  # shared, not copied
+
+
+@pytest.mark.parametrize("name", ["internvl2", "internomni"])
+def test_internlm2_is_llama_under_other_names(adopted: dict, name: str) -> None:
+    """Against a plain InternLM2 that reads `wqkv` as it is stored."""
+    omni = adopted[name]
+    prompt, own = asked(omni, name, "video"), omni.towers.hf.language_model
+    theirs = own.output(own.model(inputs_embeds=prompt.embeds))
+    torch.testing.assert_close(omni.model(prompt), theirs, rtol=0, atol=2e-5)
+
+
+def test_heads_come_out_of_the_fused_tensor_in_order(folders: dict) -> None:
+    """Row by row, without the family's own code."""
+    stored: dict[str, Tensor] = {}
+    for file in folders["internvl2"].glob("*.safetensors"):
+        stored |= load_file(file)
+    fused = stored["language_model.model.layers.1.attention.wqkv.weight"]
+    d_head, groups = D_MODEL // HEADS, HEADS // KV_HEADS
+    heads = [fused[i : i + d_head] for i in range(0, len(fused), d_head)]
+    attn: Any = load(folders["internvl2"], decoder_only=True).model.blocks[1]
+    attn = attn.attn
+    for kv in range(KV_HEADS):
+        group = heads[kv * (groups + 2) : (kv + 1) * (groups + 2)]
+        for i in range(groups):
+            assert torch.equal(attn.W_Q[kv * groups + i], group[i].T)
+        assert torch.equal(attn.W_K[kv], group[groups].T)
+        assert torch.equal(attn.W_V[kv], group[groups + 1].T)
+
+
+# --- the door -------------------------------------------------------------------------------------
+
+
+@every_kind
+def test_every_prompt_is_proved(adopted: dict, name: str, kind: str) -> None:
+    report = prove(adopted[name], asked(adopted[name], name, kind), decode_steps=4)
+    assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
+
+
+@every_kind
+def test_words_and_clip_are_told_apart(adopted: dict, name: str, kind: str) -> None:
+    omni = adopted[name]
+    prompt = asked(omni, name, kind)
+    decode = omni.model.tokenizer.decode
+    assert decode(prompt.tokens[0, prompt.spans["question"]]) == "What now?"
+    assert ("video" in prompt.spans) == ("video" in kind)
+    assert ("audio" in prompt.spans) == ("audio" in kind)
+    parts = ("question", "system", "markup", "audio", "video")
+    places = torch.cat([prompt.spans[part] for part in parts if part in prompt.spans])
+    assert places.sort().values.tolist() == list(range(prompt.n_pos))
+    words = omni.model.embed(prompt.tokens[0, prompt.spans["text"]])
+    assert torch.equal(prompt.embeds[0, prompt.spans["text"]], words)
+
+
+def test_modality_is_read_from_bounds(adopted: dict) -> None:
+    """One placeholder for both: a frame and a second of sound take turns."""
+    prompt = asked(adopted["minicpm-o-2.6"], "minicpm-o-2.6", "audio in video")
+    video, audio = prompt.spans["video"], prompt.spans["audio"]
+    assert len(video) == 3 * N_QUERIES and len(audio) == 75
+    assert len(prompt.tokens[0, torch.cat([video, audio])].unique()) == 1
+    order = torch.cat([audio, video]).sort().values.tolist()
+    kinds = "".join("A" if p in set(audio.tolist()) else "V" for p in order)
+    assert kinds == ("V" * N_QUERIES + "A" * 25) * 3
+    assert torch.equal(prompt.spans["audio@1.0-2.0s"], audio[25:50])
+    assert torch.equal(prompt.spans["frame 1"], video[N_QUERIES : 2 * N_QUERIES])
+    assert torch.equal(prompt.spans["video@1-2s"], prompt.spans["frame 1"])
+    decode = adopted["minicpm-o-2.6"].model.tokenizer.decode
+    assert decode(prompt.tokens[0, prompt.spans["system"]]) == "Help with clips."
+
+
+def test_one_placeholder_stands_for_the_whole_clip(adopted: dict) -> None:
+    omni = adopted["videollama2.1-av"]
+    prompt = asked(omni, "videollama2.1-av", "audio in video")
+    video, audio = prompt.spans["video"], prompt.spans["audio"]
+    assert len(video) == N_SEEN and len(audio) == (70 // 16) * (32 // 16)
+    assert audio[0] == video[-1] + 1 and torch.equal(video.diff(), torch.ones_like(video.diff()))
+    assert set(prompt.tokens[0, video].tolist()) == {-201}
+    assert set(prompt.tokens[0, audio].tolist()) == {-202}
+    assert len(prompt.spans["frame 7"]) == N_SEEN // 8
+    towers = omni.towers.hf
+    [clip] = [towers.seen_and_heard(images_of(omni))]
+    torch.testing.assert_close(prompt.embeds[0, torch.cat([video, audio])], clip)
+
+
+def images_of(omni: HookedOmni) -> Any:
+    seen: list[Any] = []
+    towers: Any = omni.towers
+    before = towers.hf.seen_and_heard
+
+    def look(images: Any) -> Tensor:
+        seen.append(images)
+        return before(images)
+
+    towers.hf.seen_and_heard = look
+    try:
+        asked(omni, "videollama2.1-av", "audio in video")
+    finally:
+        del towers.hf.seen_and_heard
+    return seen[0]
+
+
+def test_tiles_and_sound_have_their_own_tokens(adopted: dict) -> None:
+    omni = adopted["internomni"]
+    prompt = asked(omni, "internomni", "audio in video")
+    per_tile = omni.towers.hf.num_image_token
+    assert len(prompt.spans["video"]) == 3 * per_tile and len(prompt.spans["audio"]) == 75
+    decode = omni.model.tokenizer.decode
+    written = decode(prompt.tokens[0, prompt.spans["markup"]])
+    assert "Frame1: " in written and "Frame3: " in written
+    assert decode(prompt.tokens[0, prompt.spans["system"]]) == "Be helpful."
+    assert torch.equal(prompt.spans["frame 2"], prompt.spans["video"][2 * per_tile :])
+
+
+@every
+def test_the_models_own_generate_comes_back(adopted: dict, name: str) -> None:
+    """It is only ever stopped while a prompt is made."""
+    asked(adopted[name], name, "video")
+    assert "generate" not in vars(adopted[name].towers.hf)
+
+
+@every_clip
+def test_a_bundle_needs_the_decoder_alone(
+    folders: dict, adopted: dict, tmp_path: Path, name: str, kind: str
+) -> None:
+    """Embedded there, analyzed here."""
+    prompt = asked(adopted[name], name, kind)
+    bundle = EmbeddedPrompt.load(prompt.save(tmp_path / "prompt.safetensors"))
+    alone = load(folders[name], decoder_only=True)
+    theirs = adopted[name].model.generate(prompt, 8, stop_at_eos=False)
+    assert torch.equal(alone.model.generate(bundle, 8, stop_at_eos=False).tokens, theirs.tokens)
+
+
+@every_clip
+def test_interventions_and_sweeps_run_unchanged(adopted: dict, name: str, kind: str) -> None:
+    model, prompt = adopted[name].model, asked(adopted[name], name, kind)
+    sweep = [
+        [],
+        [knockout(query="generated", key="video", layers=range(LAYERS))],
+        [ablate(names.resid_pre(1), span="video")],
+    ]
+    together = model.generate_many(prompt, sweep, 6, stop_at_eos=False)
+    for condition, caption in zip(sweep, together, strict=True):
+        alone = model.generate(prompt, 6, fwd_hooks=condition, stop_at_eos=False)
+        assert torch.equal(caption.tokens, alone.tokens)
+
+
+# --- refused --------------------------------------------------------------------------------------
+
+
+@every
+def test_foreign_code_runs_only_if_it_is_trusted(folders: dict, name: str) -> None:
+    with pytest.raises(CheckpointError) as error:
+        load(folders[name])
+    message = str(error.value)
+    assert (
+        "expected trust_remote_code=True" in message and "it would run on this machine" in message
+    )
+    assert "python -m hooked_omni embed" in message and "decoder_only=True" in message
+
+
+@every
+def test_foreign_code_that_does_not_run_is_named(folders: dict, name: str) -> None:
+    """Nothing here has the code: the error says what it needs, and the way around it."""
+    with pytest.raises(CheckpointError) as error:
+        load(folders[name], trust_remote_code=True)
+    message = str(error.value)
+    assert f"expected the code of {name} to run with transformers" in message
+    assert "transformers 4." in message and "decoder_only=True" in message
+
+
+def test_prompts_behind_the_rotary_limit_are_refused(folders: dict) -> None:
+    """Dynamic NTK: from there on every angle would be another one."""
+    model = load(folders["internvl2"], decoder_only=True).model
+    model(torch.arange(512)[None] % 200)
+    for attempt in (
+        lambda: model(torch.arange(513)[None] % 200),
+        lambda: model.generate(torch.arange(511)[None] % 200, 4, stop_at_eos=False),
+    ):
+        with pytest.raises(PromptError, match=r"expected at most 512 positions, got 51[34]"):
+            attempt()
+
+
+VARIANTS: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
+    "another version": ("minicpm-o-2.6", lambda c: c.update(version="4.5"), "version 2.6, got"),
+    "another rope": (
+        "videollama2.1-av",
+        lambda c: c.update(rope_scaling={"type": "linear", "factor": 2}),
+        "default rotary positions",
+    ),
+    "another decoder": (
+        "internvl2",
+        lambda c: c["llm_config"].update(architectures=["Phi3ForCausalLM"]),
+        "expected an InternLM2",
+    ),
+    "biases": ("internvl2", lambda c: c["llm_config"].update(bias=True), "without biases"),
+}
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_a_variant_that_this_decoder_does_not_compute(
+    folders: dict, tmp_path: Path, variant: str
+) -> None:
+    name, change, message = VARIANTS[variant]
+    config = json.loads((folders[name] / "config.json").read_text())
+    change(config)
+    for file in folders[name].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path, decoder_only=True)
+
+
+def test_internomni_is_told_from_its_base() -> None:
+    config = {"model_type": "internvl_chat"}
+    assert family_of(config).name == "internvl2"
+    assert family_of({**config, "audio_config": {}}).name == "internomni"
+
+
+def test_inputs_of_another_call_are_refused(adopted: dict) -> None:
+    omni = adopted["minicpm-o-2.6"]
+    messages = [{"role": "user", "content": [sound().samples, "What now?"]}]
+    inputs = omni.towers.processor(messages)
+    omni.embed_inputs(**inputs)
+    shorter = {**inputs, "audio_feature_lens": [torch.tensor([200])]}
+    with pytest.raises(PromptError, match=r"expected 50 audio tokens for \[200\] mel frames"):
+        omni.embed_inputs(**shorter)
+    with pytest.raises(PromptError, match="only the bounds tell them apart"):
+        omni.embed_inputs(**{**inputs, "audio_bounds": None})
+    twice = {**inputs, "input_ids": inputs["input_ids"].repeat(2, 1)}
+    with pytest.raises(PromptError, match="expected one prompt, got a batch of 2"):
+        omni.embed_inputs(**twice)
+
+
+@hearing
+@pytest.mark.parametrize("word", ["<image>", "<audio>", "<|im_end|>"])
+def test_placeholders_among_the_words(adopted: dict, name: str, word: str) -> None:
+    if name == "minicpm-o-2.6":
+        word = word.replace("<audio>", "(<audio>./</audio>)")
+    with pytest.raises(PromptError, match="expected plain words in 'text', got the special token"):
+        adopted[name].embed(Prompt(f"Look {word} there"))
