@@ -4,30 +4,15 @@ One JSON object a line, `{"key": ..., "value": ...}`, appended and forced to dis
 known. A line cut off by a kill or a full disk is skipped by the reader, and worked out again.
 """
 
-import hashlib
 import json
 import os
 import threading
 from pathlib import Path
 from typing import Any
 
-from hooked_omni.errors import ManifestError
+from hooked_omni.errors import FileError
 
-__all__ = ["Journal", "digest", "file_digest"]
-
-
-def digest(*parts: Any) -> str:
-    """A key for anything that JSON can say; equal parts have equal keys."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def file_digest(path: Path) -> str:
-    """A key for a file's content, wherever it lies."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    except OSError as error:
-        raise ManifestError(f"expected a clip that can be read, got {error}.") from error
+__all__ = ["Journal"]
 
 
 class Journal:
@@ -47,7 +32,7 @@ class Journal:
         try:
             written = path.read_bytes() if path.exists() else b""
         except OSError as error:
-            raise ManifestError(f"expected a journal at {path}, got {error}.") from error
+            raise FileError(f"expected a journal at {path}, got {error}.") from error
         self._cut = bool(written) and not written.endswith(b"\n")
         for line in written.split(b"\n"):
             entry = _entry(line)
@@ -68,7 +53,7 @@ class Journal:
         """Write `value` down; it is on disk when this returns.
 
         Raises:
-            ManifestError: If the disk is full or the folder cannot be written to.
+            FileError: If the disk is full or the folder cannot be written to.
         """
         line = json.dumps({"key": key, "value": value}).encode() + b"\n"
         with self._lock:
@@ -79,7 +64,7 @@ class Journal:
                     self._cut = not _written(file.fileno(), b"\n" * self._cut + line)
             except OSError as error:
                 self._cut = True
-                raise ManifestError(
+                raise FileError(
                     f"expected room for one more line in {self.path}, got {error}. Make room and "
                     f"run the same command again: what is done so far is kept."
                 ) from error

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hooked_omni.errors import ManifestError
-from hooked_omni.files import dumped, loaded, read_text, write_whole
+from hooked_omni.files import parse_json, read_text, to_json, write_whole
 
 __all__ = [
     "SCHEMA",
@@ -126,20 +126,20 @@ def write_manifest(
         ManifestError: For a sample that `read_manifest` would refuse, or a file not writable.
     """
     path = Path(path)
-    lines = [dumped({"schema": SCHEMA, "made": dict(sorted((made or {}).items()))}, str(path))]
+    lines = [to_json({"schema": SCHEMA, "made": dict(sorted((made or {}).items()))}, str(path))]
     seen: set[str] = set()
     for sample in samples:
         where = f"sample {sample.id!r}"
         record = _record(sample)
         if clash := sorted(sample.extra.keys() & set(_NAMES)):
             raise ManifestError(f"expected other keys than {clash} in extra of {where}. Rename.")
-        if _sample(json.loads(dumped(record, where)), where).id in seen:
+        if _sample(json.loads(to_json(record, where)), where).id in seen:
             raise ManifestError(f"expected each id once, got {sample.id!r} twice. Rename one.")
         for name in _PATHS:
             if (value := getattr(sample, name)) is not None:
                 inside(path.parent, value, f"{where}, field {name!r}")
         seen.add(sample.id)
-        lines.append(dumped(record, where))
+        lines.append(to_json(record, where))
     return write_whole(path, "".join(line + "\n" for line in lines).encode())
 
 
@@ -150,7 +150,7 @@ def read_authors(path: str | Path) -> list[Sample]:
         ManifestError: For anything wrong, with its file, item and field.
     """
     path = Path(path)
-    records = loaded(read_text(path), str(path))
+    records = parse_json(read_text(path), str(path))
     if not isinstance(records, list):
         raise ManifestError(
             f"expected a list of {{id, video_captions, audio_captions}} in {path}, got "
@@ -179,7 +179,7 @@ def write_authors(path: str | Path, samples: Iterable[Sample]) -> Path:
         }
         for sample in samples
     ]
-    return write_whole(Path(path), (dumped(records, str(path), indent=2) + "\n").encode())
+    return write_whole(Path(path), (to_json(records, str(path), indent=2) + "\n").encode())
 
 
 def inside(root: str | Path, path: str | Path, where: str = "a path") -> Path:
@@ -231,7 +231,9 @@ def _lines(path: Path) -> list[tuple[int, Any]]:
     """Number and value of each line that is not blank."""
     # Not splitlines: captions may hold U+2028 and its kin.
     rows = enumerate(read_text(path).split("\n"), start=1)
-    return [(number, loaded(row, f"{path}, line {number}")) for number, row in rows if row.strip()]
+    return [
+        (number, parse_json(row, f"{path}, line {number}")) for number, row in rows if row.strip()
+    ]
 
 
 def _check_header(path: Path, lines: list[tuple[int, Any]]) -> None:

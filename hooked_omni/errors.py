@@ -7,6 +7,7 @@ parent that fits it, so `except ValueError` works without knowing this package.
 __all__ = [
     "BundleError",
     "CheckpointError",
+    "FileError",
     "HookError",
     "HookedOmniError",
     "ManifestError",
@@ -28,7 +29,11 @@ class MediaError(HookedOmniError, ValueError):
 
 
 class ManifestError(HookedOmniError, ValueError):
-    """A manifest, or another list of samples, that cannot be read or written as asked."""
+    """A manifest, or another list of samples, that does not say what it must."""
+
+
+class FileError(HookedOmniError, ValueError):
+    """A file that cannot be read, or written whole."""
 
 
 class PromptError(HookedOmniError, ValueError):

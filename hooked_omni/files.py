@@ -1,66 +1,100 @@
-"""How is a file of text or JSON read strictly, and written whole or not at all?"""
+"""How is a file written whole or not at all, read strictly, and named by its content?"""
 
+import hashlib
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hooked_omni.errors import ManifestError
+from hooked_omni.errors import FileError
 
-__all__ = ["dumped", "loaded", "read_text", "write_whole"]
+__all__ = ["digest", "file_hash", "parse_json", "read_text", "to_json", "whole_file", "write_whole"]
 
 
-def write_whole(path: Path, data: bytes) -> Path:
-    """Write a file under another name until it is whole; a killed run leaves the old one.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to; what was written there becomes `path` at the end of the block.
+
+    An interrupted write, or one that raised, leaves what was at `path` before.
 
     Raises:
-        ManifestError: If the file cannot be written, for example because the disk is full.
+        FileError: If the file cannot be written, for example because the disk is full.
     """
-    partial = path.with_name(f".part-{path.name}")
+    partial = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield partial
+        with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, ValueError) as error:
-        raise ManifestError(
-            f"expected to write {len(data)} bytes to {path}, got: {error}. Make room, or choose "
-            f"another folder, and run again: finished files are kept."
+        raise FileError(
+            f"expected to write {path}, got: {error}. Make room, or choose another folder, and "
+            "run again: finished files are kept."
         ) from error
     finally:
         with suppress(OSError, ValueError):
             partial.unlink()
+
+
+def write_whole(path: Path, data: bytes) -> Path:
+    """Write a file whole or not at all; return its path.
+
+    Raises:
+        FileError: If the file cannot be written, for example because the disk is full.
+    """
+    with whole_file(path) as partial:
+        partial.write_bytes(data)
     return path
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        FileError: If it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FileError(
+            f"expected a file that can be read at {path}, got: {error.strerror}. Check the path."
+        ) from error
+
+
+def digest(*parts: Any) -> str:
+    """A key for anything that JSON can hold; equal parts have equal keys."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark.
 
     Raises:
-        ManifestError: If there is no such file, or it has another encoding.
+        FileError: If there is no such file, or it has another encoding.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise ManifestError(
+        raise FileError(
             f"expected a file at {path}, got: {error.strerror}. Check the path."
         ) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ManifestError(
+        raise FileError(
             f"expected UTF-8 in {path}, line {line}, got byte 0x{error.object[error.start]:02x}. "
             f"Save the file as UTF-8."
         ) from error
 
 
-def loaded(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> Any:
     """Strict JSON: no key twice, no NaN.
 
     Raises:
-        ManifestError: For anything else, with `where`.
+        FileError: For anything else, with `where`.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -77,20 +111,20 @@ def loaded(text: str, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"expected JSON in {where}, got: {error}. Correct it.") from error
+        raise FileError(f"expected JSON in {where}, got: {error}. Correct it.") from error
 
 
-def dumped(value: Any, where: str, indent: int | None = None) -> str:
+def to_json(value: Any, where: str, indent: int | None = None) -> str:
     """The value as JSON.
 
     Raises:
-        ManifestError: If JSON cannot hold it, with `where`.
+        FileError: If JSON cannot hold it, with `where`.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ManifestError(
+        raise FileError(
             f"expected values that JSON can hold in {where}, got: {error}. Use text, finite "
             f"numbers, lists and dicts."
         ) from error

@@ -324,7 +324,7 @@ def test_a_bundle_of_another_version(bundle: Path) -> None:
     assert "version '0'" in str(error.value) and "Embed the prompt again" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["embeds", "positions", "tokens"])
+@pytest.mark.parametrize("name", ["embeds", "position_ids", "tokens"])
 def test_a_bundle_without_a_tensor(bundle: Path, name: str) -> None:
     rewritten(bundle, lambda tensors, metadata: tensors.__delitem__(name))
     with pytest.raises(BundleError, match=rf"expected \['{name}'\] in .*, got none"):
@@ -351,7 +351,7 @@ def _shorter(name: str) -> Callable[[dict[str, Tensor]], None]:
 
 
 INCONSISTENT = {
-    "positions": _shorter("positions"),
+    "position_ids": _shorter("position_ids"),
     "tokens": _shorter("tokens"),
     "embeds": lambda tensors: tensors.update(embeds=tensors["embeds"][0].contiguous()),
     "span": lambda tensors: tensors.update({"span.audio": tensors["span.audio"] + 1000}),

@@ -327,7 +327,7 @@ def test_a_bundle_is_the_prompt(
     prompt = omni.embed_inputs(**left_padded(omni, clips[name, kind], padding))
     loaded = EmbeddedPrompt.load(prompt.save(tmp_path / "prompt.safetensors"))
     bits_equal(omni.model(loaded), omni.model(prompt))
-    for field in ("embeds", "positions", "tokens"):
+    for field in ("embeds", "position_ids", "tokens"):
         ours, theirs = getattr(loaded, field), getattr(prompt, field)
         bits_equal(ours, theirs)
     assert (loaded.mask is None) == (prompt.mask is None) == (padding == 0)

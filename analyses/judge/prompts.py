@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from analyses.judge.judgement import Item, What
-from data_prep.journal import digest
+from hooked_omni.files import digest
 
 __all__ = ["MARKER", "Instruction", "fenced", "instruction", "question"]
 

@@ -15,7 +15,8 @@ from typing import Any, cast
 import pandas as pd
 
 from analyses.judge.judgement import Item, Judge, Judgement
-from data_prep.journal import Journal, digest
+from data_prep.journal import Journal
+from hooked_omni.files import digest
 
 __all__ = ["COLUMNS", "missing", "run"]
 

@@ -17,9 +17,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from data_prep.journal import digest
 from hooked_omni.errors import ResultsError
-from hooked_omni.files import read_text, write_whole
+from hooked_omni.files import digest, read_text, write_whole
 
 __all__ = ["KEYS", "choose", "identified", "read_ratings", "require_scores", "write_sheet"]
 

@@ -14,12 +14,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from data_prep.journal import digest
 from data_prep.manifest import read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
 from hooked_omni.errors import BundleError
+from hooked_omni.files import digest, file_hash
 
-__all__ = ["KeptPrompts", "file_hash", "model_facts", "sizes_digest"]
+__all__ = ["KeptPrompts", "model_facts", "sizes_digest"]
 
 _N_SAMPLED = 64
 
@@ -37,12 +37,6 @@ def model_facts(omni: HookedOmni) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,
     }
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sizes_digest(manifest: Path) -> str:

@@ -11,9 +11,10 @@ from typing import Any, cast
 
 from analyses.cases import QUESTIONS, Case, read_cases
 from analyses.running import runs
-from analyses.running.identity import KeptPrompts, file_hash, sizes_digest
+from analyses.running.identity import KeptPrompts, sizes_digest
 from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.errors import MediaError, ResultsError
+from hooked_omni.files import file_hash
 
 __all__ = ["Chosen", "Models", "prepare"]
 

@@ -17,13 +17,14 @@ import pandas as pd
 from analyses.cases import QUESTIONS, Case, read_cases
 from analyses.judge.judgement import ASKED_OF
 from analyses.running import results, runs
-from analyses.running.identity import file_hash, sizes_digest
+from analyses.running.identity import sizes_digest
 from analyses.running.type_check import fits
 from analyses.study import report
 from analyses.study.claims import Finding, check
 from analyses.study.judging import judged, require_judge, with_events
 from hooked_omni import HookedOmni, load
 from hooked_omni.errors import ResultsError
+from hooked_omni.files import file_hash
 
 __all__ = ["STAGES", "Found", "Study", "carry_out", "read_study"]
 

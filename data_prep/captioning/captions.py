@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.progress import track
 
 from data_prep.captioning.captioners import Local, NoCaptionError, Server
-from data_prep.journal import Journal, digest, file_digest
+from data_prep.journal import Journal
 from data_prep.manifest import Sample, read_manifest, rebased, write_manifest
 from hooked_omni.errors import ManifestError, MediaError
-from hooked_omni.files import loaded, read_text
+from hooked_omni.files import digest, file_hash, parse_json, read_text
 
 __all__ = ["CaptionFile", "run"]
 
@@ -103,7 +103,7 @@ def _from_model(source: Server | Local, samples: Iterable[Sample], out: Path) ->
         if not clip.is_file():
             missing[sample.id] = f"no clip at {sample.video}"
             continue
-        key = digest(file_digest(clip), source.facts)
+        key = digest(file_hash(clip), source.facts)
         sharing[key].append(sample.id)
         clips[key] = clip
     refused = _ask(
@@ -179,7 +179,7 @@ def _csv_rows(path: Path, text: str) -> Iterable[tuple[str, Any]]:
 
 
 def _json_rows(path: Path, text: str) -> Iterable[tuple[str, Any]]:
-    read = loaded(text, str(path))
+    read = parse_json(text, str(path))
     if isinstance(read, dict):
         return read.items()
     names = ("video_captions", "captions", "caption")

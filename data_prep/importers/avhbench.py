@@ -10,7 +10,7 @@ from typing import Any
 from data_prep.importers.clip_folder import Draft, Imported, Progress, located
 from data_prep.manifest import Sample
 from hooked_omni.errors import ManifestError
-from hooked_omni.files import loaded, read_text
+from hooked_omni.files import parse_json, read_text
 
 __all__ = ["avhbench"]
 
@@ -53,7 +53,7 @@ def avhbench(json: Path, clips: Path | None, root: Path, progress: Progress = it
 
 
 def _items(path: Path) -> list[Any]:
-    items = loaded(read_text(path), str(path))
+    items = parse_json(read_text(path), str(path))
     if not isinstance(items, list):
         raise ManifestError(
             f"expected a list of questions in {path}, got {type(items).__name__}. Give AVHBench's "

@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.importers.clip_folder import Draft, Imported, Progress, located, measured
 from data_prep.manifest import Sample, file_name, inside
 from hooked_omni.errors import ManifestError, MediaError
-from hooked_omni.files import dumped, write_whole
+from hooked_omni.files import to_json, write_whole
 from hooked_omni.inputs.container import existing, opened
 
 __all__ = ["huggingface"]
@@ -146,7 +146,7 @@ def _plain(row: Mapping[str, Any], used: set[str]) -> Iterator[tuple[str, Any]]:
     for name, value in row.items():
         if name not in used and value is not None:
             try:
-                dumped(value, name)
+                to_json(value, name)
             except ManifestError:
                 continue
             yield name, value

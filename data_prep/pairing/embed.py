@@ -15,9 +15,8 @@ import numpy as np
 from jaxtyping import Float
 from rich.progress import track
 
-from data_prep.journal import digest
 from hooked_omni.errors import ManifestError, UnknownModelError
-from hooked_omni.files import write_whole
+from hooked_omni.files import digest, write_whole
 
 __all__ = ["MODEL", "embed", "instruction"]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.journal import Journal, digest, file_digest
+from data_prep.journal import Journal
 from hooked_omni.errors import MediaError
+from hooked_omni.files import digest, file_hash
 from hooked_omni.inputs.media import read_audio
 
 __all__ = ["Sound", "measure"]
@@ -42,7 +43,7 @@ def measure(path: Path, journal: Journal) -> Sound:
     """
     if not path.is_file():
         raise MediaError(f"expected a file with sound, got none at {path}. Check the path.")
-    key = digest("loudness", 1, file_digest(path))
+    key = digest("loudness", 1, file_hash(path))
     known = journal.get(key)
     if not isinstance(known, list) or len(known) != 2:
         audio = read_audio(path)

@@ -20,7 +20,7 @@ from av.error import FFmpegError
 
 from data_prep.swapping.sound import Sound, fitted, heard
 from hooked_omni.errors import MediaError
-from hooked_omni.files import write_whole
+from hooked_omni.files import file_hash, write_whole
 from hooked_omni.inputs.container import decoded, existing, opened
 
 __all__ = ["CONTROLS", "swap"]
@@ -97,16 +97,8 @@ def _check_request(video: Path, audio: Path, out: Path, control: str | None) -> 
 
 def _recipe(video: Path, audio: Path, control: str | None, seed: int) -> str:
     """All that the file depends on."""
-    recipe = {"video": _sha256(video), "audio": _sha256(audio), "control": control, "made": 1}
+    recipe = {"video": file_hash(video), "audio": file_hash(audio), "control": control, "made": 1}
     return json.dumps({**recipe, "seed": seed} if control == "noise" else recipe)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise MediaError(f"expected a file that can be read, got {path}: {error}.") from error
 
 
 def _is_made(out: Path, recipe: str) -> bool:

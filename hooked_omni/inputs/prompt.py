@@ -5,7 +5,6 @@ door: residual embeddings, positions and spans, in one file that needs no towers
 """
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hooked_omni.errors import BundleError, PromptError, SpanError
+from hooked_omni.files import whole_file
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.spans import Spans
 
@@ -152,6 +152,7 @@ class EmbeddedPrompt:
 
         Raises:
             BundleError: For a batch of prompts, which has no spans to save.
+            FileError: If it cannot be written.
         """
         if self.embeds.shape[0] != 1:
             raise BundleError(
@@ -171,17 +172,8 @@ class EmbeddedPrompt:
         }
         kept = {name: t.detach().contiguous().cpu() for name, t in tensors.items() if t is not None}
         metadata = {"format": _FORMAT, "version": _VERSION, "facts": json.dumps(self.facts)}
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with whole_file(path) as partial:
             save_file(kept, partial, metadata=metadata)
-            partial.replace(path)
-        except (SafetensorError, OSError) as error:
-            raise BundleError(
-                f"expected a folder to write {path} into, got {error}. Make the folder, or choose "
-                "another."
-            ) from error
-        finally:
-            partial.unlink(missing_ok=True)
         return path
 
     @classmethod

@@ -270,12 +270,12 @@ def test_nothing_is_used_while_torchs_own_hook_stands_on_a_module(
 
 
 @pytest.mark.parametrize("inference", [False, True])
-@pytest.mark.parametrize("what", ["embeds", "positions", "mask"])
+@pytest.mark.parametrize("what", ["embeds", "position_ids", "mask"])
 def test_nothing_is_used_of_a_prompt_that_was_edited_in_place(
     omni: HookedOmni, prompt: EmbeddedPrompt, what: str, inference: bool
 ) -> None:
     with torch.inference_mode(inference):
-        own = {n: getattr(prompt, n).clone() for n in ("embeds", "positions")}
+        own = {n: getattr(prompt, n).clone() for n in ("embeds", "position_ids")}
         one = replace(prompt, **own, mask=torch.ones_like(prompt.tokens))
         assert one.embeds.is_inference() == inference
         ready = prefill(omni.model, one, residuals="audio")

@@ -9,7 +9,7 @@ from typing import Any
 from data_prep.organism.evaluation.evaluate import TARGETS
 from data_prep.organism.training.recipe import ORGANISMS
 from hooked_omni.errors import ResultsError
-from hooked_omni.files import dumped, loaded, read_text, write_whole
+from hooked_omni.files import parse_json, read_text, to_json, write_whole
 from hooked_omni.organisms.trained import CARD
 
 __all__ = ["write_cards"]
@@ -99,7 +99,7 @@ def write_cards(folder: Path, evaluation: Mapping[str, Any] | None = None) -> No
     Raises:
         ResultsError: If an organism is not there yet.
     """
-    facts = loaded(read_text(folder / "recipe.json"), str(folder / "recipe.json"))
+    facts = parse_json(read_text(folder / "recipe.json"), str(folder / "recipe.json"))
     for name in ORGANISMS:
         own = folder / name
         if not (own / "model.safetensors").is_file():
@@ -109,7 +109,7 @@ def write_cards(folder: Path, evaluation: Mapping[str, Any] | None = None) -> No
         if (folder / "train.log").is_file():
             write_whole(own / "train.log", (folder / "train.log").read_bytes())
         if evaluation is not None:
-            text = dumped(evaluation, "evaluation.json", indent=2) + "\n"
+            text = to_json(evaluation, "evaluation.json", indent=2) + "\n"
             write_whole(own / "evaluation.json", text.encode())
         checked = sorted(
             path.name
@@ -120,7 +120,7 @@ def write_cards(folder: Path, evaluation: Mapping[str, Any] | None = None) -> No
         text = _text(name, facts["recipe"], own, digests, evaluation)
         write_whole(own / "README.md", text.encode())
         card = {"name": name, **facts, "sha256": digests}
-        write_whole(own / CARD, (dumped(card, CARD, indent=2) + "\n").encode())
+        write_whole(own / CARD, (to_json(card, CARD, indent=2) + "\n").encode())
 
 
 def _text(

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from data_prep.organism.evaluation.answers import Exam, answers, base_ranks
 from hooked_omni import HookedOmni, load
-from hooked_omni.files import dumped, write_whole
+from hooked_omni.files import to_json, write_whole
 
 __all__ = ["TARGETS", "evaluate", "mcnemar", "misses", "numbers", "spread"]
 
@@ -75,7 +75,7 @@ def evaluate(
     out = out or folder
     table = pd.concat([one.assign(organism=name) for name, one in said.items()])
     write_whole(out / "answers.csv", table.to_csv(index=False).encode())
-    text = dumped(result, "evaluation.json", indent=2)
+    text = to_json(result, "evaluation.json", indent=2)
     write_whole(out / "evaluation.json", (text + "\n").encode())
     return json.loads(text)
 

@@ -14,7 +14,7 @@ from typing import Any
 from data_prep.organism.training.models import Sizes
 from data_prep.organism.world.things import THINGS, Thing
 from hooked_omni.errors import ResultsError
-from hooked_omni.files import dumped, loaded, read_text, write_whole
+from hooked_omni.files import parse_json, read_text, to_json, write_whole
 
 __all__ = ["FORMAT", "ORGANISMS", "Recipe", "claim"]
 
@@ -109,9 +109,9 @@ def claim(folder: Path, recipe: Recipe, device: str) -> None:
                 f"expected an empty folder or one of an earlier training, got {folder} with other "
                 "files. Choose another folder."
             )
-        write_whole(path, (dumped(facts, str(path), indent=2) + "\n").encode())
+        write_whole(path, (to_json(facts, str(path), indent=2) + "\n").encode())
         return
-    found = loaded(read_text(path), str(path))
+    found = parse_json(read_text(path), str(path))
     different = _differences(facts, found if isinstance(found, dict) else {}, "")
     if different:
         raise ResultsError(

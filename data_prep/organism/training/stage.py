@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hooked_omni.errors import ResultsError
+from hooked_omni.files import whole_file
 
 __all__ = ["Stage", "finished", "run"]
 
@@ -110,9 +111,6 @@ def _read(path: Path) -> dict:
 
 
 def _save(stage: Stage, folder: Path, optimizer: torch.optim.Optimizer, step: int) -> None:
-    path = _path(stage.name, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
     state = {"step": step, "model": stage.model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state, partial)
-    partial.replace(path)
+    with whole_file(_path(stage.name, folder)) as partial:
+        torch.save(state, partial)

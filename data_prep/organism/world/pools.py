@@ -5,7 +5,6 @@ the thinker's processor, so that training sees what the codec leaves. The result
 by thing: a stopped run goes on with the next one.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from data_prep.organism.world.captions import QUESTIONS, heard, seen
 from data_prep.organism.world.things import Clip, Thing, clips
 from hooked_omni.errors import ManifestError
 from hooked_omni.families.qwen2_5_omni import QWEN2_5_OMNI
+from hooked_omni.files import whole_file
 from hooked_omni.inputs.media import read_audio, read_video
 from hooked_omni.inputs.prompt import Prompt
 
@@ -149,10 +149,8 @@ def _make(job: tuple[Path, list[Clip], Thing, Sequence[Thing]]) -> None:
         n_mel = int(inputs["feature_attention_mask"].sum())
         mel.append(inputs["input_features"][0, :, :n_mel])
     target = _kept(folder, thing)
-    target.parent.mkdir(exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    save_file({"patches": torch.stack(patches), "mel": torch.stack(mel)}, partial)
-    partial.replace(target)
+    with whole_file(target) as partial:
+        save_file({"patches": torch.stack(patches), "mel": torch.stack(mel)}, partial)
 
 
 def _scales(processor: Any, n_values: int) -> tuple[Tensor, Tensor]:
