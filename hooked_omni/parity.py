@@ -20,8 +20,8 @@ from torch import Tensor
 
 from hooked_omni import names
 from hooked_omni.decoder.key_value_cache import KeyValueCache
-from hooked_omni.decoding.generate import one_prompt
-from hooked_omni.errors import ParityError
+from hooked_omni.decoding.prefill import one_prompt
+from hooked_omni.errors import ParityError, PromptError
 from hooked_omni.hf.capture import find_decoder
 from hooked_omni.hooks.hook_point import HookFunction, HookPoint
 from hooked_omni.hooks.interventions import Hook
@@ -72,7 +72,7 @@ def prove(
     Args:
         omni: The model, with its Hugging Face half.
         prompt: Any prompt embedded by it.
-        decode_steps: Cached steps to compare behind the prompt.
+        decode_steps: Cached steps to compare after the prompt.
         tolerance: Largest logit difference to accept. None accepts none on a CPU, where the
             kernels are the same, and on a GPU 32 roundings of the largest logit.
 
@@ -80,7 +80,9 @@ def prove(
         ParityError: With the numbers, for anything that is not as it should be.
     """
     model, hf = omni.model, omni.hf
-    prompt = one_prompt(model, prompt, decode_steps + 1)
+    prompt = one_prompt(model, prompt)
+    if decode_steps < 0:
+        raise PromptError(f"expected 0 decode steps or more, got {decode_steps}.")
     _require_own(model, prompt)
     with _eager_experts(hf):
         plain, plain_tokens = _hf_run(omni, prompt, decode_steps)
@@ -125,7 +127,7 @@ def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, 
         positions = kwargs["position_ids"]
         seen.append((positions if positions.ndim == 3 else positions[None])[-3:])
 
-    asked = {
+    inputs = {
         "inputs_embeds": prompt.embeds,
         "position_ids": prompt.position_ids if any(sections) else prompt.position_ids[0],
         "attention_mask": torch.ones_like(prompt.tokens) if prompt.mask is None else prompt.mask,
@@ -139,10 +141,10 @@ def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, 
     # Plain argmax, whatever the checkpoint asks for: that is what captions here are.
     own, hf.generation_config = hf.generation_config, transformers.GenerationConfig()
     try:
-        prefill = hf(**asked).logits[0]
+        prefill = hf(**inputs).logits[0]
         seen.clear()
         out = hf.generate(
-            **asked,
+            **inputs,
             max_new_tokens=steps + 1,
             do_sample=False,
             output_logits=True,
@@ -203,7 +205,7 @@ def _compare(
                 )
             if step < len(tokens) and float(ours[-1].max() - ours[-1, tokens[step]]) > 2 * limit:
                 raise ParityError(
-                    f"expected token {tokens[step]} behind step {step} ({what}), got "
+                    f"expected token {tokens[step]} after step {step} ({what}), got "
                     f"{int(ours[-1].argmax())}."
                 )
     return differences[0], max(differences[1:], default=0.0)

@@ -24,7 +24,11 @@ HookFunction = Callable[..., Tensor | None]
 
 
 class LiveHook(ABC):
-    """Base of this project's own hooks: they take the live tensor, and never edit it in place."""
+    """Base of this project's own hooks, which get the live tensor instead of a copy.
+
+    So they may not edit it in place, unless nothing else can hold it: the scores and patterns of a
+    sweep's batch are the one such case (`ScoreRows`).
+    """
 
     @abstractmethod
     def __call__(self, tensor: Tensor, hook: Any) -> Tensor | None:
@@ -45,7 +49,7 @@ class ForwardState:
 
 
 class HookPoint(tl.HookPoint):
-    """Identity that shows its tensor to hooks, and takes their edits."""
+    """Identity that passes its tensor through hooks, and takes their edits."""
 
     def __init__(self) -> None:
         super().__init__()

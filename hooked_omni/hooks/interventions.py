@@ -44,7 +44,7 @@ class SpanPositions:
     def __init__(self, spans: Spans, name: str) -> None:
         mask = spans.mask(name, range(spans.n_prompt + 1))
         self.spans, self.name, self.n_prompt = spans, name, spans.n_prompt
-        self.behind = bool(mask[-1])  # every generated position, or none
+        self.after = bool(mask[-1])  # every generated position, or none
         self.prompt = mask[:-1].nonzero()[:, 0]
         self._on: dict[torch.device, Tensor] = {}
 
@@ -66,37 +66,37 @@ class SpanPositions:
             mask = spans.mask(self.name, range(self.n_prompt + 1))
         except SpanError:
             return False
-        return bool(mask[-1]) == self.behind and torch.equal(mask[:-1].nonzero()[:, 0], self.prompt)
+        return bool(mask[-1]) == self.after and torch.equal(mask[:-1].nonzero()[:, 0], self.prompt)
 
     def reaches(self, window: range) -> bool:
         """Whether any position of `window` is in the span."""
         inside = (self.prompt >= window.start) & (self.prompt < window.stop)
-        return bool(inside.any()) or (self.behind and window.stop > self.n_prompt)
+        return bool(inside.any()) or (self.after and window.stop > self.n_prompt)
 
     def within(self, window: range, device: torch.device) -> Int[Tensor, " n"]:
-        """SpanPositions of the span in `window`, counted from its start."""
+        """Positions of the span in `window`, counted from its start."""
         if device not in self._on:
             self._on[device] = self.prompt.to(device)
         prompt = self._on[device]
         if window.start >= self.n_prompt:
-            return torch.arange(len(window) if self.behind else 0, device=device)
+            return torch.arange(len(window) if self.after else 0, device=device)
         if window.start > 0 or window.stop < self.n_prompt:
             prompt = prompt[(prompt >= window.start) & (prompt < window.stop)]
         found = prompt - window.start if window.start else prompt
-        if not self.behind or window.stop <= self.n_prompt:
+        if not self.after or window.stop <= self.n_prompt:
             return found
-        behind = torch.arange(self.n_prompt - window.start, len(window), device=device)
-        return torch.cat([found, behind])
+        after = torch.arange(self.n_prompt - window.start, len(window), device=device)
+        return torch.cat([found, after])
 
 
 @dataclass(frozen=True)
 class SpanHook(LiveHook):
     """A hook on known positions and heads, which can say beforehand whether a run reaches them.
 
-    Two are equal if they do the same: a sweep then shows them their rows together.
+    Two are equal if they do the same: a sweep then edits their rows together.
 
     Attributes:
-        where: SpanPositions it acts on: queries, for scores and patterns.
+        where: Positions it acts on: queries, for scores and patterns.
         act: From the activation, the index of those positions in it and the hook point to the
             edited activation, or None to have only looked.
         heads: Heads it acts on; None for all, and where an activation has none.
@@ -159,7 +159,7 @@ def require_reach(
     One that was made from another prompt's spans would act on other tokens than its name says.
 
     Raises:
-        HookError: For such a hook. Hooks of the user's own are not judged.
+        HookError: For such a hook. Hooks of the user's own are not checked.
     """
     for name, function in hooks:
         if not isinstance(function, SpanHook):
@@ -174,7 +174,7 @@ def require_reach(
             raise HookError(
                 f"expected a run that reaches {function.where.name!r}, got one over positions "
                 f"{window.start} to {window.stop - 1} of a prompt of {function.where.n_prompt}: "
-                "it would do nothing. Use `generate` or `score_many`, or ask for more tokens."
+                "it would do nothing. Use `generate` or `score`, or ask for more tokens."
             )
         few = name.endswith(_ON_KV_HEADS)
         there = n_key_value_heads if few else n_heads
