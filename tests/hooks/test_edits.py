@@ -300,7 +300,7 @@ def test_generated_positions_are_edited_step_by_step(
     vector = noise(64)
     wipe = ablate("hook_resid_post", span="generated", layers=[1])
     push = steer(vector, span="generated+last", layers=[1], scale=3.0)
-    model.generate(prompt, 4, [wipe, push, watch], stop_at_eos=False)
+    model.generate(prompt, max_new_tokens=4, fwd_hooks=[wipe, push, watch], stop_at_eos=False)
     clean_rows = clean[names.resid_post(1)][0]
     (_, whole), *steps = seen
     torch.testing.assert_close(whole[:-1], clean_rows[:-1], rtol=0, atol=1e-5)
@@ -347,8 +347,10 @@ def test_the_whole_prompt_at_the_first_layer_is_the_other_prompt(
     restore = patch("hook_resid_pre", span="prompt", source=source, layers=[0])
     assert not torch.allclose(omni.model(spoiled), logits, atol=1e-2)
     bits_equal(omni.model.run_with_hooks(spoiled, fwd_hooks=[restore]), logits)
-    clean = omni.model.generate(prompt, 5, stop_at_eos=False, return_logits=True)
-    caption = omni.model.generate(spoiled, 5, [restore], stop_at_eos=False, return_logits=True)
+    clean = omni.model.generate(prompt, max_new_tokens=5, stop_at_eos=False, return_logits=True)
+    caption = omni.model.generate(
+        spoiled, max_new_tokens=5, fwd_hooks=[restore], stop_at_eos=False, return_logits=True
+    )
     bits_equal(caption.logits, clean.logits)
 
 
@@ -538,9 +540,9 @@ def test_key_heads_are_counted_before_a_caption_too(
     edit = ablate("attn.hook_k", span="generated", heads=[3])
     with pytest.raises(HookError, match=r"expected heads from 0 to 1, got \[3\]"):
         if many:
-            omni.model.generate_many(prompt, [[], [edit]], 3)
+            omni.model.generate_many(prompt, [[], [edit]], max_new_tokens=3)
         else:
-            omni.model.generate(prompt, 3, [edit])
+            omni.model.generate(prompt, max_new_tokens=3, fwd_hooks=[edit])
     assert passes == []
 
 
