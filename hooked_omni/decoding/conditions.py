@@ -78,10 +78,7 @@ class Batch:
     ) -> list[Hook]:
         """One hook for each name, which calls each condition's hooks with their rows.
 
-        Args:
-            model: The decoder.
-            rows: Which condition each row of the batch is of; read at every call.
-            cache: Where each row is in the batch; read at every call.
+        Which condition each row is of (`rows`), and where in the batch, is read at every call.
         """
         if not isinstance(cache, SharedPrefix):
             return self.conditions[0]
@@ -173,13 +170,7 @@ def batches(
 ) -> list[Batch]:
     """Conditions in as few batches as what they do to the prompt, and the memory, allow.
 
-    Args:
-        model: The decoder.
-        prompt: One prompt.
-        conditions: Each a list of hooks or interventions.
-        total: Positions of the prompt and all that is decoded.
-        n_query: Positions of each row in one pass.
-        memory_budget: As in `Decoding`.
+    Of each row, `n_query` positions run in one pass, up to `total` with the prompt's.
 
     Raises:
         HookError: For a hook that cannot act on this run, or one that stands on the model.

@@ -236,14 +236,10 @@ def prompt_pass(
     n_pos: int,
     capacity: int,
 ) -> tuple[Final, KeyValueCache]:
-    """What is unembedded at the last position of the pass, and keys and values up to there.
+    """What is unembedded at position `n_pos - 1`, and keys and values up to there.
 
-    Args:
-        model: The decoder.
-        prompt: One prompt. If it is prefilled, nothing is computed that is known.
-        hooks: Those that act on other positions alone are left out.
-        n_pos: How much of the prompt to pass over, at least.
-        capacity: Positions that the cache must have room for, the prompt's included.
+    If the prompt is prefilled, nothing is computed that is known, and the cache may hold the whole
+    prompt. It has room for `capacity` positions. Hooks that act on other positions are left out.
     """
     window = range(n_pos)
     # A hook for generated positions alone would open the prompt's attention for nothing.

@@ -68,22 +68,13 @@ def score(
     conditions: Iterable[Condition],
     memory_budget: int | None = None,
 ) -> list[Float[Tensor, " n"]]:
-    """Log-probability of each token of a given text, under each condition.
-
-    Args:
-        model: The decoder.
-        prompt: An embedded prompt, or tokens of plain text.
-        tokens: The text.
-        conditions: Each a list of hooks or interventions; `[]` is the baseline.
-        memory_budget: As in `Decoding`.
+    """Log-probability of each token of a given text, under each condition; `[]` is the baseline.
 
     Returns:
         Log-probabilities in nats, float32, in the order of the conditions.
 
     Raises:
-        HookError: For a hook that cannot act on this run, before it; or whose edit made a NaN.
-        PromptError: For no conditions, no or unknown tokens, a batch of prompts, or too small a
-            budget.
+        HookError, PromptError: As `forced_logits`; and for no conditions, or too small a budget.
     """
     prompt, text = one_prompt(model, prompt), _text(model, tokens)
     tokens, conditions = torch.as_tensor(tokens, device=text.device), list(conditions)
@@ -105,11 +96,7 @@ def score(
 
 
 def _text(model: HookedDecoder, tokens: Int[Tensor, " n"]) -> Float[Tensor, "1 n d_model"]:
-    """Embeddings of a text.
-
-    Raises:
-        PromptError: For no text, several, or tokens of another vocabulary.
-    """
+    """Embeddings of one text."""
     tokens = torch.as_tensor(tokens)
     if tokens.ndim != 1 or not len(tokens):
         raise PromptError(

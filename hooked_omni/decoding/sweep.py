@@ -29,26 +29,19 @@ def generate_many(
     conditions: Iterable[Condition],
     decoding: Decoding = Decoding(),
 ) -> list[Generation]:
-    """Greedy captions of one prompt, one under each condition.
+    """Captions of one prompt, one under each condition; `[]` is the baseline.
 
     ```python
     sweep = [[], *[[knockout(query="generated", key="video", layers=w)] for w in windows(36)]]
     captions = model.generate_many(prompt, sweep)
     ```
 
-    Args:
-        model: The decoder.
-        prompt: An embedded prompt, or tokens of plain text.
-        conditions: Each a list of hooks or interventions; `[]` is the baseline.
-        decoding: How long, what to keep, and how much memory to use.
-
     Returns:
         Captions in the order of the conditions, each as `generate` gives it: tokens are equal,
         logits within rounding of another order of sums.
 
     Raises:
-        HookError: For a hook that cannot act on this run, before it; or whose edit made a NaN.
-        PromptError: For no conditions, a batch of prompts, or too small a budget.
+        HookError, PromptError: As `generate`; and for no conditions, or too small a budget.
     """
     prompt, conditions = one_prompt(model, prompt), list(conditions)
     total = prompt.n_pos + decoding.max_new_tokens - 1

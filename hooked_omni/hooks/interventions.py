@@ -49,9 +49,8 @@ class SpanPositions:
         self._on: dict[torch.device, Tensor] = {}
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SpanPositions):
-            return NotImplemented
-        return self.spans is other.spans and self.name == other.name
+        same = isinstance(other, SpanPositions) and self.spans is other.spans
+        return same and self.name == other.name
 
     def __hash__(self) -> int:
         return hash((id(self.spans), self.name))
@@ -60,13 +59,12 @@ class SpanPositions:
         """Whether `spans` has the same positions under this name."""
         if spans is self.spans:
             return True
-        if spans.n_prompt != self.n_prompt:
-            return False
         try:
-            mask = spans.mask(self.name, range(self.n_prompt + 1))
+            other = SpanPositions(spans, self.name)
         except SpanError:
             return False
-        return bool(mask[-1]) == self.after and torch.equal(mask[:-1].nonzero()[:, 0], self.prompt)
+        same = (other.n_prompt, other.after) == (self.n_prompt, self.after)
+        return same and torch.equal(other.prompt, self.prompt)
 
     def reaches(self, window: range) -> bool:
         """Whether any position of `window` is in the span."""
@@ -201,7 +199,7 @@ def at_layers(at: str, layers: tuple[int, ...] | None) -> list[HookName]:
 
 
 def numbers(what: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
-    """Layers or heads, each once; None for all.
+    """Layers or heads, each once and in order; None for all.
 
     Raises:
         HookError: For none at all, and for negative ones.
@@ -212,7 +210,7 @@ def numbers(what: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
         raise HookError(f"expected a list of {what}, got {given!r}. Write [3], not 3.")
     listed = list(given)
     whole = all(hasattr(n, "__index__") and not isinstance(n, bool) for n in listed)
-    chosen = tuple(dict.fromkeys(int(n) for n in listed)) if whole else tuple(listed)
+    chosen = tuple(sorted({int(n) for n in listed})) if whole else tuple(listed)
     if not whole or not chosen or min(chosen) < 0:
         raise HookError(f"expected {what} counted from 0, got {chosen}. None means all {what}.")
     return chosen

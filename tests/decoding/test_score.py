@@ -130,12 +130,9 @@ def test_a_captions_scores_are_the_ones_it_was_chosen_by(
     for name, own in zip(every, made, strict=True):
         assert own.logits is not None
         chosen = own.logits.log_softmax(-1).amax(-1)
-        again = [[], every[name], [plain]]
-        scored = omni.model.score(prompt, own.tokens, again)
-        close(scored[1], chosen, why=name)
-        for row, condition in enumerate(again):
-            alone = omni.model.score(prompt, own.tokens, [condition])[0]
-            close(scored[row], alone)
+        scored = omni.model.score(prompt, own.tokens, [[], every[name], [plain]])[1]
+        close(scored, chosen, why=name)
+        close(omni.model.score(prompt, own.tokens, [every[name]])[0], scored)
 
 
 def test_scores_of_a_padded_prompt(omni: HookedOmni, clips: Clips, prompt: EmbeddedPrompt) -> None:

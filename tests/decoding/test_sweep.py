@@ -54,31 +54,21 @@ def require_alone(
 
 
 def test_a_zoo_of_conditions(omni: HookedOmni, prompt: EmbeddedPrompt, reference: Any) -> None:
-    def make() -> Conditions:
-        return list(zoo(prompt, reference).values())
-
-    together = require_alone(omni.model, prompt, make)
-    # A zoo in which nothing acts would be equal, too.
-    said = dict(zip(zoo(prompt, reference), together, strict=True))
-    last = {name: made.logits[-1] for name, made in said.items() if made.logits is not None}
-    clean = last.pop("baseline")
-    unmoved = [name for name, row in last.items() if torch.allclose(row, clean, atol=1e-4)]
-    assert unmoved == ["looks"]
-    assert len({tuple(g.tokens.tolist()) for g in together}) > 15
-    bits_equal(said["two cuts"].logits, said["same as before"].logits)
-
-
-def test_conditions_come_back_in_their_order(
-    omni: HookedOmni, prompt: EmbeddedPrompt, reference: Any
-) -> None:
     order = list(zoo(prompt, reference))
-    random.Random(3).shuffle(order)
+    random.Random(3).shuffle(order)  # groups are torn apart, and captions come in this order
 
     def make() -> Conditions:
         every = zoo(prompt, reference)
         return [every[name] for name in order]
 
-    require_alone(omni.model, prompt, make, n=3)
+    together = dict(zip(order, require_alone(omni.model, prompt, make), strict=True))
+    # A zoo in which nothing acts would be equal, too.
+    last = {name: made.logits[-1] for name, made in together.items() if made.logits is not None}
+    clean = last.pop("baseline")
+    unmoved = [name for name, row in last.items() if torch.allclose(row, clean, atol=1e-4)]
+    assert unmoved == ["looks"]
+    assert len({tuple(g.tokens.tolist()) for g in together.values()}) > 15
+    bits_equal(together["two cuts"].logits, together["same as before"].logits)
 
 
 @pytest.mark.parametrize("name", ["looks", "in place", "first token too", "prompt", "patched"])
@@ -93,10 +83,10 @@ def test_a_condition_alone_in_its_group_is_generate_to_the_bit(
     assert torch.equal(together.tokens, alone.tokens)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", ["omni", "vl", "omni padded"])
 def test_random_conditions(models: dict, clips: dict, name: str, seed: int) -> None:
-    """Four times twelve conditions of one to three parts, on each of three prompts."""
+    """Twice twelve conditions of one to three parts, on each of three prompts."""
     omni = models[name.split()[0]]
     inputs = clips[name.split()[0], {"vl": "video"}.get(name, "audio in video")]
     inputs = left_padded(omni, inputs, PADDING) if name == "omni padded" else inputs
@@ -176,24 +166,23 @@ def test_hooks_that_stand_on_the_model_are_refused(
 
 def test_bfloat16_says_the_same_until_two_tokens_tie(clips: dict) -> None:
     """Sums run in another order, so tokens may part where two are equal but for rounding."""
-    omni = load("random-omni", dtype="bfloat16")
+    omni, n = load("random-omni", dtype="bfloat16"), 10
     prompt = omni.embed_inputs(**clips["omni", "audio in video"])
-    rules = ["G !-> V @ 1-2", "G !-> A", "G+last !-> V @ 3", "G+last !-> A", "G !-> V H0"]
-    hook = (names.resid_post(2), halving)
-    conditions = [[], *([knockout(rule)] for rule in rules), [hook], [hook, knockout("G !-> V")]]
-    together = omni.model.generate_many(prompt, conditions, unstopped(24))
+    rules = ["G !-> V @ 1-2", "G+last !-> V @ 3", "G+last !-> A"]
+    conditions = [[], *([knockout(rule)] for rule in rules), [(names.resid_post(2), halving)]]
+    together = omni.model.generate_many(prompt, conditions, unstopped(n))
     agreed = 0
     for ours, condition in zip(together, conditions, strict=True):
-        alone = omni.model.generate(prompt, unstopped(24), condition)
+        alone = omni.model.generate(prompt, unstopped(n), condition)
         assert ours.logits is not None and alone.logits is not None
         assert ours.logits.dtype == torch.bfloat16
         differ = (ours.tokens != alone.tokens).nonzero()
-        same = int(differ[0]) + 1 if len(differ) else 24
+        same = int(differ[0]) + 1 if len(differ) else n
         # Sixteen roundings of the largest logit.
         rounding = 16 * torch.finfo(torch.bfloat16).eps * float(alone.logits.abs().max())
         close(ours.logits[:same], alone.logits[:same], rounding)
         agreed += same
-    assert agreed > 24 * len(conditions) // 3
+    assert agreed > n * len(conditions) // 2
 
 
 # --- rows that end, and batches that are split -----------------------------------------------

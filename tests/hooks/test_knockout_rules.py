@@ -76,9 +76,9 @@ def test_the_notation_is_the_keywords(models: dict, clips: dict, name: str, cut:
 
 
 @pytest.mark.parametrize(
-    "rule", ["G!->V @ 1-2 H1,3", "  G !-> V  @  1,2  H1,3 ", "G !-> V @1 - 2 H1, 3"]
+    "rule", ["G!->V @ 1-2 H1,3", "  G !-> V  @  2,1  H3,1 ", "G !-> V @1 - 2 H1, 3"]
 )
-def test_spaces_mean_nothing(omni: HookedOmni, prompt: EmbeddedPrompt, rule: str) -> None:
+def test_spaces_and_order_mean_nothing(omni: HookedOmni, prompt: EmbeddedPrompt, rule: str) -> None:
     assert cells(omni, prompt, knockout(rule)) == cells(
         omni, prompt, knockout("G !-> V @ 1-2 H1,3")
     )
