@@ -176,9 +176,7 @@ def test_names_and_a_prompt_to_be_like_are_too_much(
     like = prefill(omni.model, prompt)
     with pytest.raises(HookError, match="`like` another, got 1"):
         prefill(omni.model, prompt, names.resid_post(1), like=like)
-    with pytest.raises(
-        HookError, match=r"Closest is 'blocks\.1\.hook_resid_post'"
-    ):
+    with pytest.raises(HookError, match=r"Closest is 'blocks\.1\.hook_resid_post'"):
         prefill(omni.model, prompt, {"blocks.1.hook_resid_pst": None})
 
 

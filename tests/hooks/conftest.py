@@ -12,10 +12,10 @@ from tests.support.models import CLIP_OF, frames, sound
 
 @pytest.fixture(params=["omni", "vl"])
 def subject(request: pytest.FixtureRequest, models: dict, clips: dict) -> Iterator[Any]:
-    """A model, with `hook_result` on, and the inputs of a clip."""
-    omni = models[request.param]
+    """A model, with `hook_result` on, the inputs of a clip, its decoder and its prompt."""
+    omni, inputs = models[request.param], clips[request.param, CLIP_OF[request.param]]
     omni.model.cfg.use_attn_result = True
-    yield omni, clips[request.param, CLIP_OF[request.param]]
+    yield omni, inputs, omni.model, omni.embed_inputs(**inputs)
     omni.model.cfg.use_attn_result = False
 
 

@@ -14,17 +14,25 @@ from tests.support.hugging_face import Cut, hf_caption, hf_cut
 from tests.support.models import CLIP_OF, eager, frames, left_padded, look, sound, uneven_gains
 from tests.support.runs import bits_equal, close, unstopped
 
-STEPS = 8
+STEPS = 5
 PADDING = 5
 
 
+Eager = tuple[HookedOmni, dict[str, Any], EmbeddedPrompt, Tensor, Generation]
+
+
 @pytest.fixture(scope="module")
-def eager_models() -> dict[str, HookedOmni]:
-    """Models whose two halves both write their attention out."""
-    loaded = {n: load(f"random-{n}", attn_implementation="eager") for n in ("omni", "vl")}
-    for omni in loaded.values():
+def eagers(clips: dict) -> dict[str, Eager]:
+    """Models whose two halves both write their attention out, a prompt, and what it gives."""
+    found = {}
+    for name in ("omni", "vl"):
+        omni = load(f"random-{name}", attn_implementation="eager")
         uneven_gains(omni.hf)
-    return loaded
+        inputs = clips[name, CLIP_OF[name]]
+        prompt = omni.embed_inputs(**inputs)
+        plain = omni.model.generate(prompt, unstopped(STEPS))
+        found[name] = omni, inputs, prompt, omni.model(prompt), plain
+    return found
 
 
 # --- against Hugging Face --------------------------------------------------------------------
@@ -47,20 +55,17 @@ def require_masked(omni: HookedOmni, inputs: dict[str, Any], *cuts: Cut) -> Gene
 
 
 @every_cut
-def test_a_knockout_is_that_mask_to_the_bit(
-    eager_models: dict, clips: dict, name: str, cut: Cut
-) -> None:
-    omni, inputs = eager_models[name], clips[name, CLIP_OF[name]]
-    prompt, ours = omni.embed_inputs(**inputs), require_masked(omni, inputs, cut)
+def test_a_knockout_is_that_mask_to_the_bit(eagers: dict[str, Eager], name: str, cut: Cut) -> None:
+    omni, inputs, prompt, clean, plain = eagers[name]
+    ours = require_masked(omni, inputs, cut)
     with hf_cut(omni, prompt, cut):
         prefill = omni.hf(**inputs).logits
-    first_moves, clean = cut.query != "generated", omni.model(prompt)
+    first_moves = cut.query != "generated"
     if first_moves:
         bits_equal(omni.model.run_with_hooks(prompt, fwd_hooks=[knockout(cut.rule)]), prefill)
     else:
         bits_equal(clean, prefill)
     assert torch.equal(clean, prefill) != first_moves
-    plain = omni.model.generate(prompt, unstopped(STEPS))
     assert plain.logits is not None and ours.logits is not None
     assert not torch.equal(plain.logits[-1], ours.logits[-1])
     assert torch.equal(plain.logits[0], ours.logits[0]) != first_moves
@@ -80,16 +85,15 @@ def test_tokens_are_hugging_faces_with_kernels_as_loaded(models: dict, clips: di
 
 
 @pytest.mark.parametrize("cut", [OMNI_CUTS[i] for i in (0, 3, 5, 10, 11, 12)], ids=lambda c: c.rule)
-def test_a_knockout_after_padding_is_that_mask(eager_models: dict, clips: dict, cut: Cut) -> None:
-    omni, inputs = eager_models["omni"], clips["omni", "audio in video"]
+def test_a_knockout_after_padding_is_that_mask(eagers: dict[str, Eager], cut: Cut) -> None:
+    omni, inputs, prompt, *_ = eagers["omni"]
     ours = require_masked(omni, left_padded(omni, inputs, PADDING), cut)
-    alone = omni.embed_inputs(**inputs)
-    bare = omni.model.generate(alone, unstopped(STEPS), [knockout(cut.rule)])
+    bare = omni.model.generate(prompt, unstopped(STEPS), [knockout(cut.rule)])
     close(ours.logits, bare.logits, 1e-4)
 
 
-def test_two_knockouts_are_both_masks(eager_models: dict, clips: dict) -> None:
-    omni, inputs = eager_models["omni"], clips["omni", "audio in video"]
+def test_two_knockouts_are_both_masks(eagers: dict[str, Eager]) -> None:
+    omni, inputs, *_ = eagers["omni"]
     for pair in ((OMNI_CUTS[0], OMNI_CUTS[10]), (OMNI_CUTS[10], OMNI_CUTS[0])):
         require_masked(omni, inputs, *pair)
 
@@ -115,7 +119,7 @@ def test_what_nobody_reads_might_as_well_be_another_clip(
     cuts = [knockout(query=f"text+generated+{other}", key=key)]
 
     def last(prompt: EmbeddedPrompt, hooks: list[Any]) -> Tensor:
-        made = omni.model.generate(prompt, unstopped(STEPS), hooks)
+        made = omni.model.generate(prompt, unstopped(3), hooks)
         assert made.logits is not None
         return made.logits
 

@@ -13,9 +13,9 @@ from tests.support.runs import hook_name, hooks_left, kind_of, layers_of, opened
 
 
 def test_gradients_are_hugging_faces(subject: Any) -> None:
-    omni, inputs = subject
+    omni, inputs, model, prompt = subject
     assert not any(p.requires_grad for p in omni.model.parameters())
-    model, prompt, token = omni.model, omni.embed_inputs(**inputs), 7
+    token = 7
     decoder = find_decoder(omni.hf)
     theirs: dict[str, Tensor] = {}
     handles = []
@@ -68,8 +68,7 @@ def test_gradients_are_hugging_faces(subject: Any) -> None:
 
 
 def test_every_backward_hook_fires(subject: Any) -> None:
-    omni, inputs = subject
-    model, prompt = omni.model, omni.embed_inputs(**inputs)
+    _omni, _inputs, model, prompt = subject
     seen: set[str] = set()
 
     def note(gradient: Tensor, hook: Any) -> None:

@@ -55,24 +55,25 @@ def test_windows_of_which_none_is_whole_or_known(as_installed: None) -> None:
 # --- the notation ----------------------------------------------------------------------------
 
 
-Named = list[tuple[list[str], Any]]
-
-
-def cells(omni: HookedOmni, prompt: EmbeddedPrompt, edit: Any) -> Named:
-    """An intervention's hooks, which are equal if they do the same, at the layers it names."""
-    return [(omni.model.named(name), function) for name, function in edit(prompt.spans)]
+def cells(omni: HookedOmni, prompt: EmbeddedPrompt, edit: Any) -> list[Any]:
+    """What a knockout's hooks cut, and in which layers."""
+    return [
+        [*omni.model.named(name), hook.heads, hook.act.heads]
+        + [(where.prompt.tolist(), where.after) for where in (hook.where, hook.act.keys)]
+        for name, hook in edit(prompt.spans)
+    ]
 
 
 @every_cut
 def test_the_notation_is_the_keywords(models: dict, clips: dict, name: str, cut: Cut) -> None:
     omni = models[name]
     prompt = omni.embed_inputs(**clips[name, CLIP_OF[name]])
-    heads = None if cut.heads == (0, 1, 2, 3) else cut.heads
-    keywords = knockout(query=cut.query, key=cut.key, layers=cut.layers, heads=heads)
-    by_rule, by_keywords = (cells(omni, prompt, edit) for edit in (knockout(cut.rule), keywords))
-    layers = [name for names_, _ in by_rule for name in names_]
-    assert layers == [names.attn_scores(layer) for layer in cut.layers]
-    assert {function for _, function in by_rule} == {function for _, function in by_keywords}
+    layers, heads = (None if n == (0, 1, 2, 3) else n for n in (cut.layers, cut.heads))
+    keywords = knockout(query=cut.query, key=cut.key, layers=layers, heads=heads)
+    found = cells(omni, prompt, knockout(cut.rule))
+    assert found == cells(omni, prompt, keywords)
+    named = [name for cell in found for name in cell if isinstance(name, str)]
+    assert named == [names.attn_scores(layer) for layer in cut.layers]
 
 
 @pytest.mark.parametrize(

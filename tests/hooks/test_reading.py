@@ -17,39 +17,37 @@ INSIDE_ATTENTION = {
 
 
 def test_every_hook_point_has_a_place_here(omni: HookedOmni) -> None:
-    kinds = {kind_of(name) for name in omni.model.hook_dict}
+    model = omni.model
+    kinds = {kind_of(name) for name in model.hook_dict}
     norms = {f"{norm}.hook_{what}" for norm in NORMS for what in ("scale", "normalized")}
     assert kinds == set(EXACT) | norms | INSIDE_ATTENTION
     per_layer = [k for k in kinds if not k.startswith(("hook_embed", "ln_final"))]
-    assert len(omni.model.hook_dict) == len(per_layer) * omni.model.cfg.n_layers + 3
+    assert len(model.hook_dict) == len(per_layer) * model.cfg.n_layers + 3
 
 
 # --- reading -------------------------------------------------------------------------------------
 
 
 def test_caching_everything_changes_no_bit(subject: Any) -> None:
-    omni, inputs = subject
-    prompt = omni.embed_inputs(**inputs)
-    logits, cache = omni.model.run_with_cache(prompt)
-    assert set(cache.keys()) == set(omni.model.hook_dict)
-    bits_equal(logits, omni.model.run_with_hooks(prompt, fwd_hooks=opened(omni.model)))
+    _omni, _inputs, model, prompt = subject
+    logits, cache = model.run_with_cache(prompt)
+    assert set(cache.keys()) == set(model.hook_dict)
+    bits_equal(logits, model.run_with_hooks(prompt, fwd_hooks=opened(model)))
 
 
 def test_caching_all_but_attention_changes_no_bit(subject: Any) -> None:
-    omni, inputs = subject
-    prompt = omni.embed_inputs(**inputs)
-    unopened = omni.model(prompt)
-    logits, cache = omni.model.run_with_cache(
+    _omni, _inputs, model, prompt = subject
+    unopened = model(prompt)
+    logits, cache = model.run_with_cache(
         prompt, names_filter=lambda name: not name.endswith(names.PATTERN_LIKE)
     )
-    assert len(cache) == len(omni.model.hook_dict) - 2 * omni.model.cfg.n_layers
+    assert len(cache) == len(model.hook_dict) - 2 * model.cfg.n_layers
     bits_equal(logits, unopened)
 
 
 def test_reading_one_hook_point_changes_no_bit(subject: Any) -> None:
     """Also for a hook that returns what it was given."""
-    omni, inputs = subject
-    model, prompt = omni.model, omni.embed_inputs(**inputs)
+    _omni, _inputs, model, prompt = subject
     unopened = model(prompt)
     for name in one_of_each(model):
         expected = unopened
@@ -65,28 +63,27 @@ def test_reading_one_hook_point_changes_no_bit(subject: Any) -> None:
 
 @pytest.mark.parametrize("kind", sorted(EXACT))
 def test_activations_are_hugging_faces(subject: Any, kind: str) -> None:
-    omni, inputs = subject
-    for layer in layers_of(kind, omni.model):
+    omni, inputs, model, prompt = subject
+    for layer in layers_of(kind, model):
         name = hook_name(kind, layer)
         theirs, logits = hf_run(omni, inputs, EXACT[kind], layer)
         prompt = omni.embed_inputs(**inputs)
-        ours, cache = omni.model.run_with_cache(prompt, names_filter=name)
+        ours, cache = model.run_with_cache(prompt, names_filter=name)
         bits_equal(ours, logits)
         bits_equal(cache[name].reshape(theirs.shape), theirs)
         with eager(omni):
             theirs, logits = hf_run(omni, inputs, EXACT[kind], layer)
             prompt = omni.embed_inputs(**inputs)
-        ours, cache = omni.model.run_with_cache(prompt)
+        ours, cache = model.run_with_cache(prompt, name, fwd_hooks=opened(model))
         bits_equal(ours, logits)
         bits_equal(cache[name].reshape(theirs.shape), theirs)
 
 
 @pytest.mark.parametrize("norm", sorted(NORMS))
 def test_norms_are_hugging_faces(subject: Any, norm: str) -> None:
-    omni, inputs = subject
-    prompt = omni.embed_inputs(**inputs)
-    _, cache = omni.model.run_with_cache(prompt, lambda name: norm in name)
-    for layer in layers_of(norm, omni.model):
+    omni, inputs, model, prompt = subject
+    _, cache = model.run_with_cache(prompt, lambda name: norm in name)
+    for layer in layers_of(norm, model):
         before, _ = hf_run(omni, inputs, Place(NORMS[norm], "in"), layer)
         after, _ = hf_run(omni, inputs, Place(NORMS[norm], "out"), layer)
         weight: Any = find_decoder(omni.hf).get_submodule(NORMS[norm].format(layer)).weight
@@ -101,11 +98,10 @@ def test_norms_are_hugging_faces(subject: Any, norm: str) -> None:
 
 
 def test_attention_is_hugging_faces(subject: Any) -> None:
-    omni, inputs = subject
+    omni, inputs, model, prompt = subject
     with eager(omni) as hf:
         prompt = omni.embed_inputs(**inputs)
         out = hf(**inputs, output_attentions=True, use_cache=True)
-    model = omni.model
     _, cache = model.run_with_cache(prompt)
     groups = model.cfg.n_heads // model.cfg.n_key_value_heads
     causal = torch.ones(prompt.n_pos, prompt.n_pos).tril().bool()
@@ -132,17 +128,14 @@ def test_attention_is_hugging_faces(subject: Any) -> None:
 
 
 def test_hidden_states_are_hugging_faces(subject: Any) -> None:
-    omni, inputs = subject
+    omni, inputs, model, prompt = subject
     theirs = omni.hf(**inputs, output_hidden_states=True).hidden_states
-    prompt = omni.embed_inputs(**inputs)
-    _, cache = omni.model.run_with_cache(
-        prompt, lambda name: "resid" in name or name == names.EMBED
-    )
+    _, cache = model.run_with_cache(prompt, lambda name: "resid" in name or name == names.EMBED)
     bits_equal(cache[names.EMBED], theirs[0])
-    n_layers = omni.model.cfg.n_layers
+    n_layers = model.cfg.n_layers
     for layer in range(n_layers):
         bits_equal(cache[names.resid_pre(layer)], theirs[layer])
         if layer < n_layers - 1:  # the last hidden state is after the final norm
             bits_equal(cache[names.resid_post(layer)], theirs[layer + 1])
-    final = omni.model.ln_final(cache[names.resid_post(n_layers - 1)])
+    final = model.ln_final(cache[names.resid_post(n_layers - 1)])
     bits_equal(final, theirs[n_layers])
