@@ -266,7 +266,7 @@ def _limit(run: Run, tolerance: float | None) -> float:
 
 @contextmanager
 def _eager(hf: Any, attention: bool = True) -> Iterator[None]:
-    """Experts one after the other, since the grouped kernels round otherwise; attention likewise."""
+    """Experts one after the other, since grouped kernels round otherwise; attention likewise."""
     config = hf.config.get_text_config()
     attn, experts = config._attn_implementation, getattr(config, "_experts_implementation", None)
     mixture = bool(getattr(config, "num_experts", 0))

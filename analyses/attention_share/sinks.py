@@ -34,8 +34,8 @@ class SinkWatch:
     watch.sinks(), watch.paid()
     ```
 
-    Norms are those of the pass over the prompt: of what `prefill` has kept of `SinkWatch.at(model)`,
-    or of a pass that is made now. Candidates follow from them, so that attention to a few tokens is
+    Norms are those of the pass over the prompt: from what `prefill` has kept at `SinkWatch.at`, or
+    from a pass that is made now. Candidates follow from them, so that attention to a few tokens is
     all that is kept.
     """
 

@@ -171,10 +171,6 @@ def batches(
     """Conditions in as few batches as what they do to the prompt, and the memory, allow.
 
     Of each row, `n_query` positions run in one pass, up to `total` with the prompt's.
-
-    Raises:
-        HookError: For a hook that cannot act on this run, or one that stands on the model.
-        PromptError: For no conditions, or a budget that is too small for one.
     """
     if isinstance(conditions, str) or not conditions:
         raise PromptError(

@@ -50,11 +50,7 @@ class Decoding:
 
 
 def with_settings(decoding: Decoding | None, settings: Mapping[str, Any]) -> Decoding:
-    """`decoding`, or the default one, with single settings changed.
-
-    Raises:
-        PromptError: For a setting that `Decoding` does not have, or anything but a `Decoding`.
-    """
+    """`decoding`, or the default one, with single settings changed."""
     known = [f.name for f in fields(Decoding)]
     for name in settings:
         if name not in known:

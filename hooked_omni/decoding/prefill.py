@@ -163,10 +163,9 @@ def _pass(
     else:
         cache = _grown(model, before.keys_values, first, prompt.n_pos)
     window, activations = range(first, prompt.n_pos), {}
-    whole = {name: len(positions) == prompt.n_pos for name, positions in kept.items()}
     hooks: list[Hook] = [
-        (name, Keep(activations, None, None if whole[name] else positions))
-        for name, positions in kept.items()
+        (name, Keep(activations, None, at if len(at) < prompt.n_pos else None))
+        for name, at in kept.items()
     ]
     with model.hooks(hooks):
         context = model.context(prompt, window, cache)
@@ -179,12 +178,7 @@ def _pass(
 def one_prompt(
     model: HookedDecoder, prompt: EmbeddedPrompt | Int[Tensor, "1 pos"]
 ) -> EmbeddedPrompt:
-    """`prompt` as this decoder's input, if it is one and no hook needs gradients.
-
-    Raises:
-        HookError: If hooks wait for gradients, of which there are none here.
-        PromptError: For a batch of prompts.
-    """
+    """`prompt` as this decoder's input, if it is one and no hook needs gradients."""
     if model.has_backward_hooks():
         raise HookError(
             "expected a model without backward hooks, got some: captions and scores have no "

@@ -101,11 +101,7 @@ class HookPoint(tl.HookPoint):
 
 
 def edit_of(function: HookFunction, tensor: Tensor, hook: Any) -> Tensor | None:
-    """What `function` makes of `tensor`, or None if it only looked.
-
-    Raises:
-        HookError: If it returned something other than a tensor of the same shape, dtype and device.
-    """
+    """What `function` makes of `tensor`, or None if it only looked."""
     if isinstance(function, LiveHook):
         return function(tensor, hook=hook)
     # Tensors made in inference mode count no versions, and versions reveal an edit in place.

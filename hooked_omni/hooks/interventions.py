@@ -49,8 +49,9 @@ class SpanPositions:
         self._on: dict[torch.device, Tensor] = {}
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, SpanPositions) and self.spans is other.spans
-        return same and self.name == other.name
+        if not isinstance(other, SpanPositions):
+            return NotImplemented
+        return self.spans is other.spans and self.name == other.name
 
     def __hash__(self) -> int:
         return hash((id(self.spans), self.name))
@@ -111,11 +112,7 @@ class SpanHook(LiveHook):
 
 
 def as_hooks(condition: Condition, spans: Spans | None) -> list[Hook]:
-    """Hooks of a list of hooks and interventions.
-
-    Raises:
-        HookError: For anything else, and for an intervention on a run without a prompt's spans.
-    """
+    """Hooks of a list of hooks and interventions."""
     hooks: list[Hook] = []
     for item in listed(condition):
         if isinstance(item, tuple) and len(item) == 2 and callable(item[1]):
@@ -131,11 +128,7 @@ def as_hooks(condition: Condition, spans: Spans | None) -> list[Hook]:
 
 
 def listed(condition: Condition) -> list[Hook | Intervention]:
-    """The hooks and interventions of a condition.
-
-    Raises:
-        HookError: For one that is not in a list.
-    """
+    """The hooks and interventions of a condition."""
     one_hook = isinstance(condition, tuple) and condition and isinstance(condition[0], str)
     if callable(condition) or isinstance(condition, str) or one_hook:
         raise HookError(
@@ -199,11 +192,7 @@ def at_layers(at: str, layers: tuple[int, ...] | None) -> list[HookName]:
 
 
 def numbers(what: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
-    """Layers or heads, each once and in order; None for all.
-
-    Raises:
-        HookError: For none at all, and for negative ones.
-    """
+    """Layers or heads, each once and in order; None for all."""
     if given is None:
         return None
     if isinstance(given, int | str):

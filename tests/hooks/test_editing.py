@@ -153,7 +153,7 @@ def test_an_edit_of_a_heads_result_is_written_to_the_stream(subject: Any) -> Non
 
 def test_every_edit_moves_the_logits_and_only_later_ones(subject: Any) -> None:
     _omni, _inputs, model, prompt = subject
-    for name in model.hook_dict:
+    for name in one_of_each(model):
         axis = names.position_axis(name)
 
         def edit(tensor: Tensor, hook: Any, axis: int = axis) -> None:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedTransformer, Spans, names, patch
 from hooked_omni.errors import HookError
-from tests.support.edits import POINTS, cached, clip
+from tests.support.edits import POINTS, clip
 from tests.support.models import frames, sound
-from tests.support.runs import bits_equal, noise, unstopped
+from tests.support.runs import bits_equal, noise, opened, unstopped
 
 
 @pytest.mark.parametrize("name", ["omni", "vl"])
@@ -47,11 +47,12 @@ def test_patching_the_clip_alone_restores_the_rest(
 def test_patching_itself_changes_nothing(
     model: HookedTransformer, prompt: EmbeddedPrompt, clean: Any
 ) -> None:
-    for at in POINTS:
-        for align in ("position", "time"):
-            edit = patch(at, span="audio", cache=clean, prompt=prompt, layers=[2], align=align)
-            edited = cached(model, prompt, edit)
-            bits_equal(edited[names.FINAL_NORM], clean[names.FINAL_NORM])
+    points: list[tuple[str, Any]] = [(at, "position") for at in POINTS]
+    for at, align in [*points, ("hook_resid_pre", "time"), ("attn.hook_z", "time")]:
+        edit = patch(at, span="audio", cache=clean, prompt=prompt, layers=[2], align=align)
+        hooks = [edit, *opened(model)]
+        _, edited = model.run_with_cache(prompt, names.FINAL_NORM, fwd_hooks=hooks)
+        bits_equal(edited[names.FINAL_NORM], clean[names.FINAL_NORM])
 
 
 def planted(prompt: EmbeddedPrompt, span: str) -> Tensor:
