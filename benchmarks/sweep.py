@@ -76,8 +76,8 @@ def hf_cut(omni: HookedOmni, prompt: EmbeddedPrompt, cut: Cut) -> Iterator[None]
 
 def hf_caption(omni: HookedOmni, prompt: EmbeddedPrompt, n: int) -> Tensor:
     """New tokens of a plain Hugging Face caption."""
-    asked = {"input_ids": prompt.tokens, "attention_mask": torch.ones_like(prompt.tokens)}
-    out = omni.hf.generate(**asked, max_new_tokens=n, min_new_tokens=n, do_sample=False)
+    inputs = {"input_ids": prompt.tokens, "attention_mask": torch.ones_like(prompt.tokens)}
+    out = omni.hf.generate(**inputs, max_new_tokens=n, min_new_tokens=n, do_sample=False)
     return out[0, prompt.n_pos :]
 
 

@@ -19,12 +19,7 @@ from hooked_omni import (
 )
 from hooked_omni.errors import HookError, PromptError
 from tests.support.clips import write_clip
-from tests.support.models import look
-
-
-@pytest.fixture
-def prompt(omni: HookedOmni, clips: dict[tuple[str, str], dict[str, Any]]) -> EmbeddedPrompt:
-    return omni.embed_inputs(**clips["omni", "audio in video"])
+from tests.support.runs import unstopped
 
 
 @pytest.mark.parametrize("span", ["generated", "generated+last"])
@@ -41,12 +36,8 @@ def test_an_edit_at_every_hook_point_acts_in_a_sweep(
             push = torch.rand(shape[-1], generator=torch.Generator().manual_seed(1)) + 1
             layers = None if layer is None else [layer]
             condition = [steer(push, span=span, at=at, layers=layers)]
-            plain, swept = model.generate_many(
-                prompt, [[], condition], max_new_tokens=4, stop_at_eos=False, return_logits=True
-            )
-            alone = model.generate(
-                prompt, max_new_tokens=4, fwd_hooks=condition, stop_at_eos=False, return_logits=True
-            )
+            plain, swept = model.generate_many(prompt, [[], condition], unstopped(4))
+            alone = model.generate(prompt, unstopped(4), condition)
             assert swept.logits is not None and alone.logits is not None
             torch.testing.assert_close(swept.logits, alone.logits, atol=2e-5, rtol=0)
             assert plain.logits is not None and not torch.equal(plain.logits, swept.logits), name
@@ -80,11 +71,9 @@ def test_a_hook_that_keeps_state_is_not_shared_by_conditions(
         shared = (names.resid_pre(2), remembering())
         return [[shared], [shared, knockout("G !-> V @ 0-1")]]
 
-    swept = omni.model.generate_many(prompt, conditions(), max_new_tokens=6, stop_at_eos=False)
+    swept = omni.model.generate_many(prompt, conditions(), unstopped(6))
     for i, caption in enumerate(swept):
-        alone = omni.model.generate(
-            prompt, max_new_tokens=6, fwd_hooks=conditions()[i], stop_at_eos=False
-        )
+        alone = omni.model.generate(prompt, unstopped(6), conditions()[i])
         assert torch.equal(caption.tokens, alone.tokens)
 
 
@@ -190,13 +179,3 @@ def test_layers_are_whole_numbers_in_a_list(as_installed: None) -> None:
         given: Any = layers
         with pytest.raises(HookError, match="expected"):
             knockout(query="last", key="audio", layers=given)
-
-
-def test_a_looking_hook_in_every_condition_changes_nothing(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
-    conditions: list[Any] = [[(names.resid_post(1), look)], [], [knockout("G !-> V")]]
-    looked, plain, _ = omni.model.generate_many(
-        prompt, conditions, max_new_tokens=4, stop_at_eos=False
-    )
-    assert torch.equal(looked.tokens, plain.tokens)

@@ -88,7 +88,9 @@ def zoo(prompt: EmbeddedPrompt, cache: Any) -> dict[str, list[Any]]:
         "ablated prompt": [ablate("hook_resid_mid", span="frame 1", layers=[2])],
         "steered": [steer(noise(64, seed=2), span="generated", layers=[1], scale=2.0)],
         "steered all": [steer(noise(64, seed=3), span="generated+video", layers=[0, 3])],
-        "steered door": [steer(noise(64, seed=4), span="generated", at=names.EMBED, scale=3.0)],
+        "steered embeddings": [
+            steer(noise(64, seed=4), span="generated", at=names.EMBED, scale=3.0)
+        ],
         "steered norm": [steer(noise(64, seed=5), span="generated", at=names.FINAL_NORM)],
         "scaled": [scale_attention(query="generated", key="audio", factor=3.0, layers=[1, 2])],
         "scaled last": [scale_attention(query="generated+last", key="video", factor=0.5)],
