@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, load, names
+from hooked_omni import EmbeddedPrompt, HookedOmni, load
 from hooked_omni.errors import PromptError, SpanError
 from hooked_omni.hf.capture import find_decoder
 from hooked_omni.organisms.random_qwen3 import random_audio, random_omni3, random_vl3
@@ -17,12 +17,12 @@ from tests.support.models import (
     KINDS,
     eager,
     left_padded,
-    look,
     one_expert_after_the_other,
     processed,
     save_checkpoint,
     uneven_gains,
 )
+from tests.support.runs import bits_equal, close, opened, unstopped
 
 MAKE: dict[str, Any] = {
     "omni": random_omni,
@@ -38,14 +38,6 @@ every_kind = pytest.mark.parametrize(("name", "kind"), KINDS, ids=KIND_NAMES)
 both = pytest.mark.parametrize("name", ["omni", "vl"])
 every = pytest.mark.parametrize("name", list(CLIP_OF))
 every_clip = pytest.mark.parametrize(("name", "kind"), CLIP_OF.items(), ids=list(CLIP_OF))
-
-
-def bits_equal(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-
-
-def opened(omni: HookedOmni) -> list[Any]:
-    return [(names.pattern(layer), look) for layer in range(omni.model.cfg.n_layers)]
 
 
 def hf_generates(
@@ -78,15 +70,13 @@ def require_same_steps(
 ) -> EmbeddedPrompt:
     prompt = omni.embed_inputs(**inputs)
     out, seen = hf_generates(omni, inputs, monkeypatch)
-    ours = omni.model.generate(
-        prompt, STEPS + 1, fwd_hooks=hooks, return_logits=True, stop_at_eos=False
-    )
+    ours = omni.model.generate(prompt, unstopped(STEPS + 1), hooks)
     assert ours.logits is not None
     theirs = torch.stack(out.logits)[:, 0]
     assert ours.tokens.tolist() == out.sequences[0, prompt.n_pos :].tolist()
     assert len(ours.tokens) == len(theirs) == len(seen) == STEPS + 1
     # Hugging Face's prefill unembeds as many rows as it likes, which may round otherwise.
-    torch.testing.assert_close(ours.logits[0], theirs[0], rtol=0, atol=1e-5)
+    close(ours.logits[0], theirs[0])
     bits_equal(ours.logits[1:], theirs[1:])
     bits_equal(prompt.position_ids, seen[0])
     steps = range(prompt.n_pos, prompt.n_pos + STEPS)
@@ -108,7 +98,7 @@ def test_prefill_with_every_layer_opened_equals_eager(
     omni, inputs = models[name], clips[name, kind]
     with eager(omni) as hf:
         prompt, theirs = omni.embed_inputs(**inputs), hf(**inputs).logits
-    bits_equal(omni.model.run_with_hooks(prompt, fwd_hooks=opened(omni)), theirs)
+    bits_equal(omni.model.run_with_hooks(prompt, fwd_hooks=opened(omni.model)), theirs)
 
 
 @every_kind
@@ -126,7 +116,7 @@ def test_decode_steps_with_every_layer_opened_equal_eager(
 ) -> None:
     omni = models[name]
     with eager(omni):
-        require_same_steps(omni, clips[name, kind], opened(omni), monkeypatch)
+        require_same_steps(omni, clips[name, kind], opened(omni.model), monkeypatch)
 
 
 def test_a_clip_takes_fewer_positions_than_tokens(models: dict, clips: dict) -> None:
@@ -188,11 +178,11 @@ def test_padding_in_front_changes_no_real_row(
     else:
         with eager(omni) as hf:
             prompt, theirs = omni.embed_inputs(**padded), hf(**padded).logits
-        ours = omni.model.run_with_hooks(prompt, fwd_hooks=opened(omni))
+        ours = omni.model.run_with_hooks(prompt, fwd_hooks=opened(omni.model))
     assert prompt.spans["padding"].tolist() == list(range(PADDING))
     bits_equal(ours[:, PADDING:], theirs[:, PADDING:])
     alone = omni.model(omni.embed_inputs(**clips[name, kind]))
-    torch.testing.assert_close(ours[:, PADDING:], alone, rtol=0, atol=5e-5)
+    close(ours[:, PADDING:], alone, 5e-5)
 
 
 # Qwen2-Audio's `forward` counts padding and its `generate` does not, which rounds otherwise.
@@ -203,46 +193,41 @@ def test_decode_steps_behind_padding(
     omni = models[name]
     padded = left_padded(omni, clips[name, kind], PADDING)
     with eager(omni):
-        require_same_steps(omni, padded, opened(omni), monkeypatch)
+        require_same_steps(omni, padded, opened(omni.model), monkeypatch)
     prompt = require_same_steps(omni, padded, [], monkeypatch)
-    alone = omni.model.generate(omni.embed_inputs(**clips[name, kind]), STEPS)
-    assert torch.equal(omni.model.generate(prompt, STEPS).tokens, alone.tokens)
+    alone = omni.model.generate(omni.embed_inputs(**clips[name, kind]), max_new_tokens=STEPS)
+    assert torch.equal(omni.model.generate(prompt, max_new_tokens=STEPS).tokens, alone.tokens)
 
 
-@every
-def test_a_batch_runs_forward_and_nothing_else(models: dict, clips: dict, name: str) -> None:
-    omni, short = models[name], clips[name, "text"]
-    long = processed(omni, "text", "What now, and what after that?")
+def batched(omni: HookedOmni, short: dict[str, Any], kind: str) -> tuple[dict[str, Any], int]:
+    """Two questions about one clip in a batch, and how far the shorter is padded."""
+    long = processed(omni, kind, "What now, and what after that?")
     width = long["input_ids"].shape[1] - short["input_ids"].shape[1]
     rows = (left_padded(omni, short, width), long)
     batch = {
         key: torch.cat([row[key] for row in rows]) if isinstance(value, Tensor) else value
         for key, value in long.items()
     }
+    return batch, width
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "text") for name in CLIP_OF), ("omni", "audio in video")]
+)
+def test_a_batch_runs_forward_and_nothing_else(
+    models: dict, clips: dict, name: str, kind: str
+) -> None:
+    omni, short = models[name], clips[name, kind]
+    batch, width = batched(omni, short, kind)
     prompt = omni.embed_inputs(**batch)
     ours, theirs = omni.model(prompt), omni.hf(**batch).logits
     bits_equal(ours[0, width:], theirs[0, width:])
     bits_equal(ours[1], theirs[1])
-    alone = omni.model(omni.embed_inputs(**short))
-    torch.testing.assert_close(ours[:1, width:], alone, rtol=0, atol=1e-5)
+    close(ours[:1, width:], omni.model(omni.embed_inputs(**short)), 5e-5)
     with pytest.raises(SpanError, match="expected one prompt to look up 'audio' in, got a batch"):
         prompt.spans["audio"]
     with pytest.raises(PromptError, match="expected one prompt, got a batch of 2"):
         omni.model.generate(prompt)
-
-
-def test_two_clips_in_a_batch(models: dict, clips: dict) -> None:
-    omni, inputs = models["omni"], clips["omni", "audio in video"]
-    longer = processed(omni, "audio in video", "What now, and what after that?")
-    width = longer["input_ids"].shape[1] - inputs["input_ids"].shape[1]
-    rows = (left_padded(omni, inputs, width), longer)
-    batch = {
-        key: torch.cat([row[key] for row in rows]) if isinstance(value, Tensor) else value
-        for key, value in longer.items()
-    }
-    ours, theirs = omni.model(omni.embed_inputs(**batch)), omni.hf(**batch).logits
-    bits_equal(ours[0, width:], theirs[0, width:])
-    bits_equal(ours[1], theirs[1])
 
 
 @pytest.fixture(scope="module")
@@ -270,9 +255,9 @@ def test_bfloat16_equals_eager(
     logits = half.model(prompt)
     assert logits.dtype == torch.bfloat16
     bits_equal(logits, half.hf(**inputs).logits)
-    bits_equal(half.model.run_with_hooks(prompt, fwd_hooks=opened(half)), logits)
+    bits_equal(half.model.run_with_hooks(prompt, fwd_hooks=opened(half.model)), logits)
     out, _ = hf_generates(half, inputs, monkeypatch)
-    ours = half.model.generate(prompt, STEPS + 1, return_logits=True, stop_at_eos=False)
+    ours = half.model.generate(prompt, unstopped(STEPS + 1))
     assert ours.logits is not None
     # `generate` keeps its logits in float32, whatever they were chosen from.
     bits_equal(ours.logits[1:].float(), torch.cat(out.logits[1:]))
@@ -340,8 +325,7 @@ def test_a_bundle_is_the_prompt(
     timed = {"video": ["frame 1"], "audio": ["audio@1.0-2.0s"]}
     for span in [s for medium, spans in timed.items() if medium in prompt.spans for s in spans]:
         assert loaded.spans[span].tolist() == prompt.spans[span].tolist()
-    again = omni.model.generate(loaded, 4, return_logits=True)
-    bits_equal(again.logits, omni.model.generate(prompt, 4, return_logits=True).logits)
+    bits_equal(*(omni.model.generate(p, unstopped(4)).logits for p in (loaded, prompt)))
 
 
 @both
@@ -404,29 +388,29 @@ def test_a_text_prompt_is_its_tokens(models: dict, clips: dict, name: str) -> No
     omni, inputs = models[name], clips[name, "text"]
     prompt = omni.embed_inputs(**inputs)
     bits_equal(omni.model(inputs["input_ids"]), omni.model(prompt))
-    ours = omni.model.generate(inputs["input_ids"], 4, return_logits=True)
-    bits_equal(ours.logits, omni.model.generate(prompt, 4, return_logits=True).logits)
+    given = (inputs["input_ids"], prompt)
+    bits_equal(*(omni.model.generate(p, unstopped(4)).logits for p in given))
 
 
 def test_the_last_prompts_delta_is_not_reused(models: dict, clips: dict) -> None:
     """Hugging Face keeps the delta of the last prompt on the model; ours belongs to the prompt."""
     omni = models["omni"]
     clip = omni.embed_inputs(**clips["omni", "audio in video"])
-    before = omni.model.generate(clip, 4, return_logits=True).logits
+    before = omni.model.generate(clip, unstopped(4)).logits
     text = omni.embed_inputs(**clips["omni", "text"])
-    omni.model.generate(text, 2)
-    bits_equal(omni.model.generate(clip, 4, return_logits=True).logits, before)
+    omni.model.generate(text, max_new_tokens=2)
+    bits_equal(omni.model.generate(clip, unstopped(4)).logits, before)
 
 
 def test_generation_stops_at_the_end_token(models: dict, clips: dict) -> None:
     model = models["omni"].model
     prompt = models["omni"].embed_inputs(**clips["omni", "audio"])
-    free = model.generate(prompt, STEPS, stop_at_eos=False).tokens.tolist()
+    free = model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=False).tokens.tolist()
     end = free[3]
     before, model.cfg.eos_tokens = model.cfg.eos_tokens, (end,)
     try:
-        stopped = model.generate(prompt, STEPS).tokens.tolist()
-        unstopped = model.generate(prompt, STEPS, stop_at_eos=False).tokens.tolist()
+        stopped = model.generate(prompt, max_new_tokens=STEPS).tokens.tolist()
+        unstopped = model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=False).tokens.tolist()
     finally:
         model.cfg.eos_tokens = before
     assert stopped == free[: free.index(end) + 1]

@@ -10,7 +10,6 @@ from hooked_omni import (
     EmbeddedPrompt,
     HookedOmni,
     Prompt,
-    Reference,
     ablate,
     knockout,
     load,
@@ -20,12 +19,7 @@ from hooked_omni import (
 )
 from hooked_omni.errors import HookError, PromptError
 from tests.support.clips import write_clip
-from tests.support.models import look
-
-
-@pytest.fixture
-def prompt(omni: HookedOmni, clips: dict[tuple[str, str], dict[str, Any]]) -> EmbeddedPrompt:
-    return omni.embed_inputs(**clips["omni", "audio in video"])
+from tests.support.runs import unstopped
 
 
 @pytest.mark.parametrize("span", ["generated", "generated+last"])
@@ -42,10 +36,8 @@ def test_an_edit_at_every_hook_point_acts_in_a_sweep(
             push = torch.rand(shape[-1], generator=torch.Generator().manual_seed(1)) + 1
             layers = None if layer is None else [layer]
             condition = [steer(push, span=span, at=at, layers=layers)]
-            plain, swept = model.generate_many(
-                prompt, [[], condition], 4, stop_at_eos=False, return_logits=True
-            )
-            alone = model.generate(prompt, 4, condition, stop_at_eos=False, return_logits=True)
+            plain, swept = model.generate_many(prompt, [[], condition], unstopped(4))
+            alone = model.generate(prompt, unstopped(4), condition)
             assert swept.logits is not None and alone.logits is not None
             torch.testing.assert_close(swept.logits, alone.logits, atol=2e-5, rtol=0)
             assert plain.logits is not None and not torch.equal(plain.logits, swept.logits), name
@@ -79,9 +71,9 @@ def test_a_hook_that_keeps_state_is_not_shared_by_conditions(
         shared = (names.resid_pre(2), remembering())
         return [[shared], [shared, knockout("G !-> V @ 0-1")]]
 
-    swept = omni.model.generate_many(prompt, conditions(), 6, stop_at_eos=False)
+    swept = omni.model.generate_many(prompt, conditions(), unstopped(6))
     for i, caption in enumerate(swept):
-        alone = omni.model.generate(prompt, 6, conditions()[i], stop_at_eos=False)
+        alone = omni.model.generate(prompt, unstopped(6), conditions()[i])
         assert torch.equal(caption.tokens, alone.tokens)
 
 
@@ -110,8 +102,8 @@ def test_hooks_of_another_prompts_spans_are_refused(
     hooks = knockout(query="last", key="audio")(other.spans)
     for run in (
         lambda: omni.model.run_with_hooks(prompt, hooks),
-        lambda: omni.model.generate(prompt, 3, hooks),
-        lambda: omni.model.generate_many(prompt, [[], hooks], 3),
+        lambda: omni.model.generate(prompt, max_new_tokens=3, fwd_hooks=hooks),
+        lambda: omni.model.generate_many(prompt, [[], hooks], max_new_tokens=3),
     ):
         with pytest.raises(HookError, match="expected hooks made from this prompt's spans"):
             run()
@@ -136,7 +128,7 @@ def test_no_edit_opens_the_future(omni: HookedOmni, prompt: EmbeddedPrompt) -> N
         span="audio",
         layers=[1],
         to="mean",
-        reference=[Reference(cache, prompt.spans)],
+        reference=[(cache, prompt)],
     )
     with pytest.raises(HookError, match="expected a pattern without weight on later positions"):
         omni.model.run_with_hooks(prompt, [mean])
@@ -163,7 +155,7 @@ def test_weights_that_move_later_are_followed() -> None:
     omni.hf.to(torch.float64)
     tokens = torch.arange(2, 20)[None]
     assert omni.model(tokens).dtype == torch.float64
-    assert omni.model.generate(tokens, 2).tokens.shape == (2,)
+    assert omni.model.generate(tokens, max_new_tokens=2).tokens.shape == (2,)
 
 
 def test_positions_of_the_users_own_are_refused(
@@ -187,11 +179,3 @@ def test_layers_are_whole_numbers_in_a_list(as_installed: None) -> None:
         given: Any = layers
         with pytest.raises(HookError, match="expected"):
             knockout(query="last", key="audio", layers=given)
-
-
-def test_a_looking_hook_in_every_condition_changes_nothing(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
-    conditions: list[Any] = [[(names.resid_post(1), look)], [], [knockout("G !-> V")]]
-    looked, plain, _ = omni.model.generate_many(prompt, conditions, 4, stop_at_eos=False)
-    assert torch.equal(looked.tokens, plain.tokens)

@@ -138,9 +138,6 @@ def require_readable(
 
     With every score at the dtype's minimum the softmax is uniform over all keys, masked and future
     ones included: a number that looks right and is not.
-
-    Raises:
-        HookError: If a real query keeps no score above the minimum.
     """
     empty = scores.amax(-1) <= torch.finfo(scores.dtype).min
     if real is not None:
@@ -158,11 +155,7 @@ def require_causal(
     hook: HookPoint,
     allowed: Bool[Tensor, "*broadcast query key"],
 ) -> None:
-    """Refuse an edited pattern that attends to later positions, or to padding.
-
-    Raises:
-        HookError: If a query that may read something has weight on a key that it may not.
-    """
+    """Refuse an edited pattern that attends to later positions, or to padding."""
     forbidden = ~allowed & allowed.any(-1, keepdim=True)
     if bool(((pattern.abs() > 0) & forbidden).any()):
         raise HookError(

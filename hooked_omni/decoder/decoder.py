@@ -28,7 +28,7 @@ from hooked_omni.hooks.interventions import Condition, Hook, as_hooks, require_r
 from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
 from hooked_omni.inputs.spans import Spans
 
-__all__ = ["HookedDecoder"]
+__all__ = ["HookedDecoder", "NamesFilter"]
 
 Logits = Float[Tensor, "batch pos d_vocab"]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
@@ -138,7 +138,7 @@ class HookedDecoder(WeightViews, HookedRootModule):
         final = self.ln_final(context.leave(resid))
         if self.current.edits and bool(final.isnan().any()):
             raise HookError(
-                f"expected numbers behind the edits, got NaN in the final residual stream. Edited "
+                f"expected numbers after the edits, got NaN in the final residual stream. Edited "
                 f"here: {sorted(set(self.current.edits))}. Check what these hooks return."
             )
         return final
@@ -255,7 +255,7 @@ class HookedDecoder(WeightViews, HookedRootModule):
         kept: dict[str, Tensor] = {}
         keep = Keep(kept, device, pos_slice)
         hooks = as_hooks(fwd_hooks, getattr(input, "spans", None))
-        with self.hooks([*hooks, *((name, keep) for name in self._filtered(names_filter))]):
+        with self.hooks([*hooks, *((name, keep) for name in self.filtered(names_filter))]):
             logits = self(input)
         cache = ActivationCache(kept, self)
         if remove_batch_dim:
@@ -309,7 +309,8 @@ class HookedDecoder(WeightViews, HookedRootModule):
         with_results = self.cfg.use_attn_result
         return [n for n in self.hook_dict if with_results or not n.endswith("hook_result")]
 
-    def _filtered(self, names_filter: NamesFilter) -> list[str]:
+    def filtered(self, names_filter: NamesFilter) -> list[str]:
+        """Names of the live hook points that a filter passes; all for None."""
         if names_filter is None:
             return self._live()
         chosen = [names_filter] if isinstance(names_filter, str) else names_filter

@@ -8,6 +8,7 @@ hook that does neither leaves every number as in the run without it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +25,11 @@ HookFunction = Callable[..., Tensor | None]
 
 
 class LiveHook(ABC):
-    """Base of this project's own hooks: they take the live tensor, and never edit it in place."""
+    """Base of this project's own hooks, which get the live tensor instead of a copy.
+
+    So they may not edit it in place, unless nothing else can hold it: the scores and patterns of a
+    sweep's batch are the one such case (`ScoreRows`).
+    """
 
     @abstractmethod
     def __call__(self, tensor: Tensor, hook: Any) -> Tensor | None:
@@ -45,7 +50,7 @@ class ForwardState:
 
 
 class HookPoint(tl.HookPoint):
-    """Identity that shows its tensor to hooks, and takes their edits."""
+    """Identity that passes its tensor through hooks, and takes their edits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,15 +59,7 @@ class HookPoint(tl.HookPoint):
     def __call__(self, x: Tensor) -> Tensor:
         """`x`, or what the hooks made of it."""
         # There are hundreds of hook points in a pass, and most have nothing to call.
-        called = (
-            self._forward_hooks
-            or self._forward_pre_hooks
-            or self._backward_hooks
-            or self._backward_pre_hooks
-        )
-        if not called:
-            return x
-        return super().__call__(x)
+        return super().__call__(x) if self.hooked or self._backward_pre_hooks else x
 
     @property
     def hooked(self) -> bool:
@@ -84,20 +81,12 @@ class HookPoint(tl.HookPoint):
         self,
         hook: HookFunction,
         dir: Literal["fwd", "bwd"] = "fwd",
-        is_permanent: bool = False,
-        level: int | None = None,
-        prepend: bool = False,
-        alias_names: list[str] | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> tl.LensHandle:
         """As in TransformerLens; a forward hook works on a copy, and its edit is checked."""
-        handle = super().add_hook(
-            hook if dir == "bwd" else self._checked(hook),
-            dir,
-            is_permanent,
-            level,
-            prepend,
-            alias_names,
-        )
+        called = hook if dir == "bwd" else self._checked(hook)
+        handle = super().add_hook(called, dir, *args, **kwargs)
         handle.user_hook = hook
         return handle
 
@@ -112,18 +101,13 @@ class HookPoint(tl.HookPoint):
 
 
 def edit_of(function: HookFunction, tensor: Tensor, hook: Any) -> Tensor | None:
-    """What `function` makes of `tensor`, or None if it only looked.
-
-    Raises:
-        HookError: If it returned something other than a tensor of the same shape, dtype and device.
-    """
+    """What `function` makes of `tensor`, or None if it only looked."""
     if isinstance(function, LiveHook):
         return function(tensor, hook=hook)
     # Tensors made in inference mode count no versions, and versions reveal an edit in place.
     inference = tensor.is_inference() or torch.is_inference_mode_enabled()
-    with torch.inference_mode(False):
-        copy = tensor.clone() if inference else None
-    copy = tensor.clone() if copy is None else copy
+    with torch.inference_mode(False) if inference else nullcontext():
+        copy = tensor.clone()
     version = copy._version
     returned = function(copy, hook=hook)
     edited = copy if returned is None else returned
