@@ -1,7 +1,7 @@
-"""What is asked of a model, before and after its towers.
+"""A question about a clip, before and after the model's towers.
 
-A `Prompt` is a question about a clip. An `EmbeddedPrompt` is the same question at the decoder's
-door: residual embeddings, positions and spans, in one file that needs no towers and no clip.
+A `Prompt` is the question. An `EmbeddedPrompt` is what the decoder gets for it: embeddings, rotary
+position ids and spans, in one file that needs no towers and no clip.
 """
 
 import json
@@ -24,6 +24,7 @@ __all__ = ["EmbeddedPrompt", "Prompt"]
 
 _FORMAT = "hooked_omni.EmbeddedPrompt"
 _VERSION = "3"
+_TENSORS = ("embeds", "position_ids", "mask", "tokens", "deepstack")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Prompt:
             released checkpoints is the paper's pipeline (`MediaSettings()`).
 
     Raises:
-        PromptError: For no words, or neither picture nor sound to interleave.
+        PromptError: For no words, several clips, or an unknown `rope`.
     """
 
     text: str
@@ -82,16 +83,16 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedPrompt:
-    """A prompt at the decoder's door, captured from the Hugging Face model.
+    """What the decoder gets for a prompt, captured from the Hugging Face model.
 
     Attributes:
         embeds: Token and tower embeddings that enter the decoder.
-        position_ids: Rotary positions, one row for each of time, height and width.
+        position_ids: Rotary position ids, one row for each of time, height and width.
         mask: 1 for a real position, 0 for padding; None if nothing is padded.
         tokens: Input ids, with placeholders where a tower's output sits.
         spans: Where each part sits. A batch of prompts has none.
         facts: How this was made: model, family, prompt, media settings, versions.
-        deepstack: What the model adds to the residual stream behind its first blocks, zero where it
+        deepstack: What the model adds to the residual stream after its first blocks, zero where it
             adds nothing; None for a model that adds nothing anywhere.
     """
 
@@ -109,11 +110,11 @@ class EmbeddedPrompt:
         return self.embeds.shape[1]
 
     def position_ids_at(self, window: range) -> Num[Tensor, "rows batch pos"]:
-        """Rotary positions of `window`.
+        """Rotary position ids of `window`.
 
-        Behind the prompt, every row counts on from the prompt's last position, as `generate` of
-        transformers does (`_update_model_kwargs_for_generation`). A clip takes fewer positions in
-        time than it has tokens, so these are not the indices of the new tokens.
+        After the prompt, every row counts on from the prompt's last id, as `generate` of
+        transformers does (`_update_model_kwargs_for_generation`). A clip takes fewer ids in time
+        than it has tokens, so these are not the indices of the new tokens.
         """
         if window.stop <= self.n_pos:
             return self.position_ids[:, :, window.start : window.stop]
@@ -124,10 +125,7 @@ class EmbeddedPrompt:
         return self.position_ids[:, :, -1:] + 1 + step.to(self.position_ids.dtype)
 
     def deepstack_at(self, window: range) -> Float[Tensor, "layer batch window d_model"] | None:
-        """What is added behind the first blocks at `window`; None if nothing is.
-
-        Nothing is behind the prompt: tokens have no vision features.
-        """
+        """What is added after the first blocks at `window`; None after the prompt."""
         if self.deepstack is None or window.start >= self.n_pos:
             return None
         inside = self.deepstack[:, :, window.start : window.stop]
@@ -161,12 +159,8 @@ class EmbeddedPrompt:
             )
         path = Path(path)
         tensors = {
-            "embeds": self.embeds,
-            "position_ids": self.position_ids,
-            "mask": self.mask,
-            "tokens": self.tokens,
+            **{name: getattr(self, name) for name in _TENSORS},
             "frames": self.spans.frames,
-            "deepstack": self.deepstack,
             **{f"span.{name}": value for name, value in self.spans.positions.items()},
             **{f"seconds.{name}": value for name, value in self.spans.seconds.items()},
         }
@@ -194,18 +188,7 @@ class EmbeddedPrompt:
             raise BundleError(
                 f"expected a whole safetensors file, got {path} ({error}). Embed the prompt again."
             ) from error
-        if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
-            raise BundleError(
-                f"expected {_FORMAT} version {_VERSION}, got {metadata.get('format')!r} version "
-                f"{metadata.get('version')!r} in {path}. Embed the prompt again."
-            )
-        try:
-            facts = json.loads(metadata["facts"])
-        except (KeyError, ValueError) as error:
-            raise BundleError(
-                f"expected facts as JSON in {path}, got damage ({error!r}). Embed the prompt again."
-            ) from error
-        return cls._from_tensors(path, tensors, facts)
+        return cls._from_tensors(path, tensors, _read_facts(path, metadata))
 
     @classmethod
     def _from_tensors(
@@ -215,12 +198,13 @@ class EmbeddedPrompt:
         if missing:
             raise BundleError(f"expected {sorted(missing)} in {path}, got none. Embed it again.")
 
-        def under(prefix: str) -> dict[str, Tensor]:
+        def starting_with(prefix: str) -> dict[str, Tensor]:
             names = [name for name in tensors if name.startswith(prefix)]
             return {name.removeprefix(prefix): tensors[name].cpu() for name in names}
 
         frames = tensors["frames"].cpu() if "frames" in tensors else None
-        positions, seconds, n_pos = under("span."), under("seconds."), tensors["tokens"].shape[-1]
+        positions, seconds = starting_with("span."), starting_with("seconds.")
+        n_pos = tensors["tokens"].shape[-1]
         fits = {
             "embeds": tensors["embeds"].shape[:-1] == (1, n_pos),
             "position_ids": tensors["position_ids"].shape == (3, 1, n_pos),
@@ -228,9 +212,9 @@ class EmbeddedPrompt:
             "mask": "mask" not in tensors or tensors["mask"].shape == (1, n_pos),
             "deepstack": "deepstack" not in tensors
             or tensors["deepstack"].shape[1:] == tensors["embeds"].shape,
-            "frames": frames is None or frames.shape == positions["video"].shape,
+            "frames": frames is None or _same_shape(frames, positions.get("video")),
             **{f"span.{k}": not len(v) or int(v.max()) < n_pos for k, v in positions.items()},
-            **{f"seconds.{k}": v.shape == positions[k].shape for k, v in seconds.items()},
+            **{f"seconds.{k}": _same_shape(v, positions.get(k)) for k, v in seconds.items()},
         }
         wrong = sorted(name for name, whole in fits.items() if not whole)
         if wrong:
@@ -238,16 +222,35 @@ class EmbeddedPrompt:
                 f"expected parts of one prompt of {n_pos} positions in {path}, got {wrong} of "
                 "another size. Embed the prompt again."
             )
-        spans = Spans(positions, n_pos, seconds, frames)
         return cls(
-            embeds=tensors["embeds"],
-            position_ids=tensors["position_ids"],
-            mask=tensors.get("mask"),
-            tokens=tensors["tokens"],
-            spans=spans,
+            **{name: tensors.get(name) for name in _TENSORS},  # pyright: ignore[reportArgumentType]
+            spans=Spans(positions, n_pos, seconds, frames),
             facts=facts,
-            deepstack=tensors.get("deepstack"),
         )
+
+
+def _read_facts(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The facts of a bundle of this version."""
+    kind, version = metadata.get("format"), metadata.get("version")
+    if kind != _FORMAT or version != _VERSION:
+        old = kind == _FORMAT and str(version).isdecimal() and int(str(version)) < int(_VERSION)
+        raise BundleError(
+            f"expected {_FORMAT} version {_VERSION}, got {kind!r} version {version!r} in {path}"
+            f"{', which an older hooked_omni wrote' if old else ''}. Embed the prompt again."
+        )
+    try:
+        facts = json.loads(metadata["facts"])
+        if not isinstance(facts, dict):
+            raise ValueError(f"{facts!r}, which is no object")
+    except (KeyError, ValueError) as error:
+        raise BundleError(
+            f"expected facts as JSON in {path}, got damage ({error!r}). Embed the prompt again."
+        ) from error
+    return facts
+
+
+def _same_shape(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.shape == other.shape
 
 
 class NoSpans(Spans):

@@ -20,7 +20,7 @@ from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, ablate, knockout, lo
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import family_of
 from hooked_omni.families.skeleton import find_decoder
-from hooked_omni.inputs.media import Video
+from hooked_omni.inputs.video import Video
 from tests.support.models import sound
 from tests.support.standins import (
     D_MODEL,

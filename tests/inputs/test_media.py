@@ -8,14 +8,9 @@ import soundfile
 import torch
 
 from hooked_omni.errors import MediaError
-from hooked_omni.inputs.media import (
-    MediaSettings,
-    _matched,
-    read_audio,
-    read_video,
-    resized_shape,
-    sampled_indices,
-)
+from hooked_omni.inputs.audio import read_audio
+from hooked_omni.inputs.media import MediaSettings
+from hooked_omni.inputs.video import frames_given, read_video, resized_shape, sampled_indices
 from tests.support.clips import frame_level, write_clip
 from tests.support.places import SHARED
 
@@ -347,9 +342,9 @@ def test_matching_prefers_the_frame_asked_for():
     pictures = np.random.default_rng(0).integers(0, 255, (4, 3, 8, 8)).astype(np.uint8)
     pictures[2] = pictures[1]
     weights = np.array([0.299, 0.587, 0.114])[:, None, None]
-    glances = (pictures * weights).sum(1).reshape(4, -1).astype(np.float32)
-    assert _matched(pictures[[0, 2, 3]], [0, 1, 3], glances) == [0, 1, 3]
-    assert _matched(pictures[[0, 3]], [0, 1], glances) == [0, 3]
+    thumbnails = (pictures * weights).sum(1).reshape(4, -1).astype(np.float32)
+    assert frames_given(pictures[[0, 2, 3]], [0, 1, 3], thumbnails) == [0, 1, 3]
+    assert frames_given(pictures[[0, 3]], [0, 1], thumbnails) == [0, 3]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from hooked_omni import HookedOmni, Prompt
-from hooked_omni.inputs.media import Audio, Video
+from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.video import Video
 
 _FPS, _SECONDS, _RATE = 2.0, 3.0, 16_000
 OMNI_KINDS = ("text", "audio", "video", "audio in video", "video then audio")

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hooked_omni.families.videollama2 import Processing
+from hooked_omni.families.remote.videollama2 import VideoLLaMAProcessor
 from hooked_omni.organisms.random_weights import byte_tokenizer
 
 D_MODEL, HEADS, KV_HEADS, LAYERS = 64, 4, 2, 3
@@ -310,7 +310,7 @@ def videollama2(seed: int = 0) -> tuple[Any, Any]:
 
     hf = scrambled(VideoLLaMA2(config), seed)
     hf.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    return hf, Processing(tokenizer, video, sound, tokenize)
+    return hf, VideoLLaMAProcessor(tokenizer, video, sound, tokenize)
 
 
 # --- InternVL2 and InternOmni ---------------------------------------------------------------------
