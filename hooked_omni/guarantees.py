@@ -39,7 +39,7 @@ def _differences(omni: HookedOmni, report: ParityReport) -> Iterator[tuple[str, 
 
 
 def not_guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityReport) -> Table:
-    """What this proof says nothing about."""
+    """What this proof does not cover."""
     table = Table("not guaranteed", "why")
     if omni.model.cfg.device.type != "cpu":
         table.add_row(
@@ -67,7 +67,7 @@ def not_guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityRepor
         table.add_row(
             "the released model's own code",
             f"compared with {type(omni.hf).__name__} on the same tensors; the code that comes with "
-            "the checkpoint was not asked",
+            "the checkpoint was not run",
         )
     if omni.model.cfg.rope_limit is not None:
         table.add_row(f"prompts of over {omni.model.cfg.rope_limit} positions", "refused")

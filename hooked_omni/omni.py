@@ -68,7 +68,7 @@ class HookedOmni:
 
     @property
     def media(self) -> MediaSettings:
-        """How clips are sampled where a prompt does not say; set `omni.towers.media` to change."""
+        """How clips are sampled for a prompt without settings; `omni.towers.media` sets it."""
         return self.family.media if self.towers is None else self.towers.media
 
     @classmethod

@@ -99,7 +99,7 @@ class Family:
         unwrap: From any model of the family to the part with towers and decoder.
         hears, sees: Which of a clip's parts the family takes.
         base: Name of the family of the vision-only model that it was trained from, if there is one.
-        media: How clips are sampled where a prompt does not say.
+        media: How clips are sampled for a prompt without settings.
         correct_words: Corrects which positions are the question, the system prompt and markup.
         call: Runs the model on inputs, at least as far as its decoder.
         find_media: From the model, its inputs and the number of positions to the token of each

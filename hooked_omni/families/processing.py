@@ -71,11 +71,11 @@ def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: st
     Args:
         processor: The model's own.
         prompt: Its words.
-        items: The clip's parts, as the template knows them.
+        items: The clip's parts, in the template's own form.
         system: The family's system prompt; empty for none.
 
     Raises:
-        PromptError: For special tokens in the words, words that the tokenizer does not know, or a
+        PromptError: For special tokens in the words, unknown words, or a
             processor without a template.
     """
     require_plain_words(processor.tokenizer, prompt)

@@ -33,7 +33,7 @@ class Towers:
         processor: Its processor, or None; then `embed_inputs` takes ready-made inputs.
         tokenizer: The processor's.
         family: The model's family.
-        media: How clips are sampled where a prompt does not say: as the family was made
+        media: How clips are sampled for a prompt without settings: as the family was made
             for, or as the checkpoint's config has it under "media_settings".
     """
 

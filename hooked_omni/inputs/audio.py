@@ -38,7 +38,7 @@ class Audio:
         samples: The waveform.
         sampling_rate: Samples per second.
         seconds: Length of `samples`.
-        notes: What a careful reader should know about the file, one sentence each.
+        notes: Peculiarities of the file, one sentence each.
     """
 
     samples: Float[np.ndarray, " sample"]

@@ -69,7 +69,7 @@ class Prompt:
         for name, source in (("video", self.video), ("audio", self.audio)):
             if source is not None and not isinstance(source, str | Path):
                 raise PromptError(
-                    f"expected one file as {name!r}, got {source!r}. A prompt asks about one clip: "
+                    f"expected one file as {name!r}, got {source!r}. A prompt is about one clip: "
                     "make a prompt for each."
                 )
         if self.rope not in ("model", "paper-scripts"):

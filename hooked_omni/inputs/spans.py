@@ -8,7 +8,7 @@ A span is a named set of positions, not a slice: omni models interleave audio an
 | `question` | the user's words |
 | `system` | the words of the system prompt |
 | `markup` | everything else of the chat template: role names, brackets, newlines |
-| `text` | neither audio nor video: the paper's "query text" |
+| `text` | neither audio nor video: the paper's "query_text" |
 | `last` | the last prompt position, the one that predicts the first generated token |
 | `generated` | every position after the prompt |
 | `prompt` | every position of the prompt |

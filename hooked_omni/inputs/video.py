@@ -42,7 +42,7 @@ class Video:
         fps: Sampled frames per second of clip, as the model's processor needs it.
         seconds: Length of the whole video track.
         frame_seconds: Presentation time of each frame; 0 is where the container starts.
-        notes: What a careful reader should know about the file, one sentence each.
+        notes: Peculiarities of the file, one sentence each.
     """
 
     frames: Float[Tensor, "frame channel height width"]
@@ -85,7 +85,7 @@ def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
     if given != indices:
         wrong = [pair for pair in zip(indices, given, strict=True) if pair[0] != pair[1]]
         notes.append(
-            f"decord, the paper's reader, gave other frames than asked for (asked, got): {wrong}; "
+            f"decord, the paper's reader, gave other frames than requested (wanted, got): {wrong}; "
             f"frame_seconds has the times of those it gave"
         )
     shape = resized_shape(frames.shape[2], frames.shape[3], len(indices), settings)
@@ -189,7 +189,7 @@ def frames_given(
 ) -> list[int]:
     """Indices of the frames that decord gave for `indices`.
 
-    It counts key frames in decoding order, and so may give another frame than the one asked for.
+    It counts key frames in decoding order, and so may give another frame than the requested one.
     """
     given = []
     for index, frame in zip(indices, frames, strict=True):
@@ -230,7 +230,7 @@ def _sampled(
             f"expected a video that decord can read, got {path} ({str(error).splitlines()[0]}). "
             f"Re-encode it as H.264 in MP4."
         ) from error
-    # Another picture track, or a container whose clock decord misreads, shows up here.
+    # Another picture track, or a container whose clock decord misreads, is found here.
     due = [float(times[index] - times[0]) for index in indices]
     if sorted(batch.shape[1:3]) != sorted(size) or not np.allclose(
         starts - starts[0], due, 1e-5, 2e-3

@@ -7,7 +7,13 @@ from typing import Any
 
 import transformers
 
-from hooked_omni.organisms.random_weights import built, byte_tokenizer, chat_template
+from hooked_omni.organisms.random_weights import (
+    AUDIO,
+    built,
+    byte_tokenizer,
+    chat_template,
+    mel_features,
+)
 
 __all__ = ["random_audio", "random_omni3", "random_vl3"]
 
@@ -67,13 +73,9 @@ def random_omni3(
         },
         vision_config={**_VISION, "out_hidden_size": d_model},
         audio_config={
-            "d_model": 32,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 64,
+            **AUDIO,
             "downsample_hidden_size": 16,
             "output_dim": d_model,
-            "num_mel_bins": 128,
             "n_window": 50,
             "n_window_infer": 100,
         },
@@ -87,9 +89,7 @@ def random_omni3(
     model = built(transformers.Qwen3OmniMoeThinkerForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen3OmniMoeProcessor(
         **_image_and_video(),
-        feature_extractor=transformers.WhisperFeatureExtractor(
-            feature_size=128, return_attention_mask=True
-        ),
+        feature_extractor=mel_features(),
         tokenizer=tokenizer,
         chat_template=chat_template("<|vision_start|>", "<|vision_end|>"),
     )
@@ -131,20 +131,12 @@ def random_audio(seed: int = 0) -> tuple[Any, Any]:
             "model_type": "qwen2",
             "vocab_size": len(tokenizer),
         },
-        audio_config={
-            "d_model": 32,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 64,
-            "num_mel_bins": 128,
-        },
+        audio_config=AUDIO,
         audio_token_index=tokenizer.audio_token_id,
     )
     model = built(transformers.Qwen2AudioForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen2AudioProcessor(
-        feature_extractor=transformers.WhisperFeatureExtractor(
-            feature_size=128, return_attention_mask=True
-        ),
+        feature_extractor=mel_features(),
         tokenizer=tokenizer,
         chat_template=chat_template("<|vision_bos|>", "<|vision_eos|>"),
     )

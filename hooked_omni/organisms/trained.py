@@ -1,7 +1,7 @@
 """Small trained models whose bias is known: they come with the package, and are checked by hash.
 
 `organism-base` sees; `organism-biased` and `organism-balanced` were trained from it to hear as
-well. The README.md of each folder says on what, and what is true of the model.
+well. The README.md of each folder has the data and what is true of the model.
 """
 
 from pathlib import Path

@@ -16,7 +16,7 @@ __all__ = ["chat_inputs", "file_options", "question_after_clip", "within_bounds"
 
 
 def file_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Those arguments of `from_pretrained` that say where the files are."""
+    """Those arguments of `from_pretrained` with which files are found."""
     return {k: options[k] for k in ("revision", "local_files_only") if k in options}
 
 
