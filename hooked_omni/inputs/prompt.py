@@ -4,26 +4,21 @@ A `Prompt` is the question. An `EmbeddedPrompt` is what the decoder gets for it:
 position ids and spans, in one file that needs no towers and no clip.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, Num
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hooked_omni.errors import BundleError, PromptError, SpanError
-from hooked_omni.files import whole_file
+from hooked_omni.inputs.bundle import read_bundle, write_bundle
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.spans import Spans
 
 __all__ = ["EmbeddedPrompt", "Prompt"]
 
-_FORMAT = "hooked_omni.EmbeddedPrompt"
-_VERSION = "3"
 _TENSORS = ("embeds", "position_ids", "mask", "tokens", "deepstack")
 
 
@@ -146,7 +141,7 @@ class EmbeddedPrompt:
         return replace(self, **moved)
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file; an interrupted write leaves no file behind.
+        """Write one safetensors file, whole or not at all.
 
         Raises:
             BundleError: For a batch of prompts, which has no spans to save.
@@ -157,18 +152,14 @@ class EmbeddedPrompt:
                 f"expected one prompt, got a batch of {self.embeds.shape[0]}. "
                 "Embed and save them one at a time."
             )
-        path = Path(path)
         tensors = {
             **{name: getattr(self, name) for name in _TENSORS},
             "frames": self.spans.frames,
             **{f"span.{name}": value for name, value in self.spans.positions.items()},
             **{f"seconds.{name}": value for name, value in self.spans.seconds.items()},
         }
-        kept = {name: t.detach().contiguous().cpu() for name, t in tensors.items() if t is not None}
-        metadata = {"format": _FORMAT, "version": _VERSION, "facts": json.dumps(self.facts)}
-        with whole_file(path) as partial:
-            save_file(kept, partial, metadata=metadata)
-        return path
+        present = {name: value for name, value in tensors.items() if value is not None}
+        return write_bundle(Path(path), present, self.facts)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "EmbeddedPrompt":
@@ -177,80 +168,19 @@ class EmbeddedPrompt:
         Raises:
             BundleError: For a missing, damaged or foreign file, or another version's.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise BundleError(f"expected a saved EmbeddedPrompt, got no file at {path}.")
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise BundleError(
-                f"expected a whole safetensors file, got {path} ({error}). Embed the prompt again."
-            ) from error
-        return cls._from_tensors(path, tensors, _read_facts(path, metadata))
-
-    @classmethod
-    def _from_tensors(
-        cls, path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]
-    ) -> "EmbeddedPrompt":
-        missing = {"embeds", "position_ids", "tokens"} - tensors.keys()
-        if missing:
-            raise BundleError(f"expected {sorted(missing)} in {path}, got none. Embed it again.")
-
-        def starting_with(prefix: str) -> dict[str, Tensor]:
-            names = [name for name in tensors if name.startswith(prefix)]
-            return {name.removeprefix(prefix): tensors[name].cpu() for name in names}
-
+        tensors, facts = read_bundle(Path(path), device)
+        spans: dict[str, dict[str, Tensor]] = {"span": {}, "seconds": {}}
+        for name, tensor in tensors.items():
+            kind, _, span = name.partition(".")
+            if kind in spans:
+                spans[kind][span] = tensor.cpu()
         frames = tensors["frames"].cpu() if "frames" in tensors else None
-        positions, seconds = starting_with("span."), starting_with("seconds.")
         n_pos = tensors["tokens"].shape[-1]
-        fits = {
-            "embeds": tensors["embeds"].shape[:-1] == (1, n_pos),
-            "position_ids": tensors["position_ids"].shape == (3, 1, n_pos),
-            "tokens": tensors["tokens"].shape == (1, n_pos),
-            "mask": "mask" not in tensors or tensors["mask"].shape == (1, n_pos),
-            "deepstack": "deepstack" not in tensors
-            or tensors["deepstack"].shape[1:] == tensors["embeds"].shape,
-            "frames": frames is None or _same_shape(frames, positions.get("video")),
-            **{f"span.{k}": not len(v) or int(v.max()) < n_pos for k, v in positions.items()},
-            **{f"seconds.{k}": _same_shape(v, positions.get(k)) for k, v in seconds.items()},
-        }
-        wrong = sorted(name for name, whole in fits.items() if not whole)
-        if wrong:
-            raise BundleError(
-                f"expected parts of one prompt of {n_pos} positions in {path}, got {wrong} of "
-                "another size. Embed the prompt again."
-            )
         return cls(
             **{name: tensors.get(name) for name in _TENSORS},  # pyright: ignore[reportArgumentType]
-            spans=Spans(positions, n_pos, seconds, frames),
+            spans=Spans(spans["span"], n_pos, spans["seconds"], frames),
             facts=facts,
         )
-
-
-def _read_facts(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The facts of a bundle of this version."""
-    kind, version = metadata.get("format"), metadata.get("version")
-    if kind != _FORMAT or version != _VERSION:
-        old = kind == _FORMAT and str(version).isdecimal() and int(str(version)) < int(_VERSION)
-        raise BundleError(
-            f"expected {_FORMAT} version {_VERSION}, got {kind!r} version {version!r} in {path}"
-            f"{', which an older hooked_omni wrote' if old else ''}. Embed the prompt again."
-        )
-    try:
-        facts = json.loads(metadata["facts"])
-        if not isinstance(facts, dict):
-            raise ValueError(f"{facts!r}, which is no object")
-    except (KeyError, ValueError) as error:
-        raise BundleError(
-            f"expected facts as JSON in {path}, got damage ({error!r}). Embed the prompt again."
-        ) from error
-    return facts
-
-
-def _same_shape(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and one.shape == other.shape
 
 
 class NoSpans(Spans):
