@@ -49,9 +49,6 @@ def check_audio(
         hf_model: Towers and decoder.
         inputs: What would be passed to it.
         n_tokens: From the model and the mel frames of each sound to its tokens.
-
-    Raises:
-        PromptError: For such inputs.
     """
     mask, features = inputs.get("feature_attention_mask"), inputs.get("input_features")
     came = int((inputs["input_ids"] == hf_model.config.audio_token_id).sum())
@@ -72,11 +69,7 @@ def check_audio(
 
 
 def check_types(inputs: Mapping[str, Any]) -> None:
-    """Refuse a clip without the kinds of its tokens; transformers 4 finds them by itself.
-
-    Raises:
-        PromptError: For such inputs.
-    """
+    """Refuse a clip without the kinds of its tokens; transformers 4 finds them by itself."""
     sees = any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos"))
     finds = transformers.__version__.startswith("4.")
     if sees and not finds and inputs.get("mm_token_type_ids") is None:
@@ -87,11 +80,7 @@ def check_types(inputs: Mapping[str, Any]) -> None:
 
 
 def check_video(hf_model: Any, inputs: Mapping[str, Any]) -> None:
-    """Refuse video tokens without their pixels, and pixels without their tokens.
-
-    Raises:
-        PromptError: For such inputs.
-    """
+    """Refuse video tokens without their pixels, and pixels without their tokens."""
     config, grid = hf_model.config, inputs.get("video_grid_thw")
     pixels = inputs.get("pixel_values_videos")
     n_pixels = 0 if pixels is None else len(pixels)

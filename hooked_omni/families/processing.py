@@ -24,11 +24,7 @@ __all__ = [
 
 
 def require_plain_words(tokenizer: Any, prompt: Prompt, placeholders: tuple[str, ...] = ()) -> None:
-    """Refuse special tokens and placeholders among the words.
-
-    Raises:
-        PromptError: For such words.
-    """
+    """Refuse special tokens and placeholders among the words."""
     special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), *placeholders}
     for name, text in {"text": prompt.text, "system": prompt.system or ""}.items():
         found = sorted(token for token in special if token in text)
@@ -40,11 +36,7 @@ def require_plain_words(tokenizer: Any, prompt: Prompt, placeholders: tuple[str,
 
 
 def require_model_rope(prompt: Prompt) -> None:
-    """Refuse positions that only sound inside a video can have.
-
-    Raises:
-        PromptError: For such positions.
-    """
+    """Refuse positions that only sound inside a video can have."""
     if prompt.rope != "model":
         raise PromptError(
             f"expected rope='model' for a model without sound inside video, got {prompt.rope!r}: "

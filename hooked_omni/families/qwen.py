@@ -73,10 +73,8 @@ def tensor_name(name: str) -> str:
 def decoder_config(hf_model: Any) -> DecoderConfig:
     """The decoder's table from a Hugging Face model with a Qwen2 text config.
 
-    Without sections, positions have one dimension.
-
-    Raises:
-        CheckpointError: For a variant that this decoder does not compute.
+    Without sections, positions have one dimension. A variant that this decoder does not compute is
+    refused.
     """
     config = hf_model.config.get_text_config()
     rope = config.rope_parameters
@@ -120,11 +118,7 @@ def decoder_config(hf_model: Any) -> DecoderConfig:
 
 
 def qwen3_config(hf_model: Any) -> DecoderConfig:
-    """The decoder's table from a Hugging Face model with a Qwen3 text config, dense or mixed.
-
-    Raises:
-        CheckpointError: For a variant that this decoder does not compute.
-    """
+    """The decoder's table from a Hugging Face model with a Qwen3 text config, dense or mixed."""
     config, vision = hf_model.config.get_text_config(), hf_model.config.vision_config
     if config.attention_bias:
         raise CheckpointError(

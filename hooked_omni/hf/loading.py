@@ -39,21 +39,7 @@ def load_towers(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Towers:
-    """The towers of a model by hub name, local folder, or the name of a shipped one.
-
-    Args:
-        name: "Qwen/Qwen2.5-Omni-3B", a folder, or "random-omni".
-        device: Where the weights go.
-        dtype: "bfloat16" or the like; None keeps the checkpoint's own.
-        attn_implementation: Kernel of the model's own attention.
-        revision: Branch, tag or commit on the hub.
-        trust_remote_code: Run code that came with the checkpoint.
-
-    Raises:
-        UnknownModelError: For a name that is none of these, or a family not known here.
-        CheckpointError: For missing or extra weights, quantized ones, more than fits, files that
-            differ from the model's card, and code that is not trusted or does not run.
-    """
+    """The towers of a model; arguments and errors are those of `hooked_omni.load`."""
     chosen, device = float_dtype(dtype), torch.device(device)
     if str(name) in SHIPPED:
         hf, processor = SHIPPED[str(name)]()
@@ -88,12 +74,7 @@ def file_source(name: str | Path, revision: str | None) -> dict[str, Any]:
 
 
 def read_config(name: str | Path, source: dict[str, Any]) -> dict[str, Any]:
-    """`config.json` as it is: no class is chosen, and no code is run.
-
-    Raises:
-        UnknownModelError: If there is none.
-        CheckpointError: For quantized weights.
-    """
+    """`config.json` as it is: no class is chosen, and no code is run."""
     try:
         if "revision" in source and not _HUB_NAME.fullmatch(str(name)):
             raise OSError("no such folder, and hub names have one slash")
@@ -116,11 +97,7 @@ def read_config(name: str | Path, source: dict[str, Any]) -> dict[str, Any]:
 
 
 def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """A floating-point type by name.
-
-    Raises:
-        UnknownModelError: For a name that is none.
-    """
+    """A floating-point type by name."""
     known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(known, torch.dtype) and known.is_floating_point):
         raise UnknownModelError(

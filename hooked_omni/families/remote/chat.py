@@ -28,13 +28,7 @@ class _ChatInputs(Exception):
 
 
 def chat_inputs(hf_model: Any, chat: Callable[[], Any]) -> dict[str, Any]:
-    """The arguments with which `chat`, a call of the model's own, calls its `generate`.
-
-    Nothing runs after that.
-
-    Raises:
-        PromptError: If it does not call it.
-    """
+    """The arguments with which `chat`, a call of the model's own, calls its `generate`."""
 
     def capture(*args: Any, **inputs: Any) -> None:
         raise _ChatInputs(inputs)

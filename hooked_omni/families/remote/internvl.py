@@ -25,7 +25,7 @@ from hooked_omni.families import qwen
 from hooked_omni.families.family import Conversion, Family, OnDisk, Remote, Times, as_stored
 from hooked_omni.families.processing import require_model_rope, require_plain_words
 from hooked_omni.families.remote.chat import chat_inputs, file_options, question_after_clip
-from hooked_omni.families.remote.text_model import set_dtype, text_model
+from hooked_omni.families.remote.text_model import as_text_model, set_dtype
 from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
@@ -108,7 +108,7 @@ def _decoder_config(hf_model: Any) -> DecoderConfig:
 def _as_llama(hf_model: Any) -> Any:
     """Transformers' Llama on InternLM2's tensors; queries, keys and values are copied out."""
     head = hf_model.language_model.get_output_embeddings()
-    return text_model(hf_model, _reference, head, _conversion)
+    return as_text_model(hf_model, _reference, head, _conversion)
 
 
 class InternVLProcessor:

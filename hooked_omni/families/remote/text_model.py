@@ -13,7 +13,7 @@ from hooked_omni.errors import CheckpointError
 from hooked_omni.families.family import Conversion, as_stored
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
 
-__all__ = ["as_qwen2", "qwen2_reference", "set_dtype", "text_model"]
+__all__ = ["as_qwen2", "as_text_model", "qwen2_reference", "set_dtype"]
 
 _NUMBERS = (
     "vocab_size",
@@ -60,7 +60,7 @@ def set_dtype(config: Any, raw: Mapping[str, Any]) -> None:
 def as_qwen2(hf_model: Any) -> Any:
     """Transformers' Qwen2 on the tensors of a model that wraps it."""
     eager = getattr(hf_model.config, "_attn_implementation", None) == "eager"
-    model = text_model(
+    model = as_text_model(
         hf_model,
         qwen2_reference,
         hf_model.get_output_embeddings(),
@@ -71,7 +71,7 @@ def as_qwen2(hf_model: Any) -> Any:
     return model
 
 
-def text_model(
+def as_text_model(
     hf_model: Any,
     reference: Callable[[Mapping[str, Any]], tuple[Any, Any]],
     head: Any,
