@@ -15,9 +15,11 @@ __all__ = [
     "built",
     "byte_tokenizer",
     "chat_template",
+    "image_and_video",
     "mel_features",
     "random_omni",
     "random_vl",
+    "vision_ids",
 ]
 
 SPECIAL_TOKENS = {
@@ -82,8 +84,7 @@ def random_omni(
     )
     model = built(transformers.Qwen2_5OmniThinkerForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen2_5OmniProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(patch_size=14, merge_size=2),
-        video_processor=transformers.Qwen2VLVideoProcessor(patch_size=14, merge_size=2),
+        **image_and_video(14),
         feature_extractor=mel_features(chunk_length=300),
         tokenizer=tokenizer,
         chat_template=_TEMPLATE,
@@ -99,16 +100,12 @@ def random_vl(
     config = transformers.Qwen2_5_VLConfig(
         text_config=_text(tokenizer, n_layers, d_model, n_heads, n_kv_heads),
         vision_config={**_VISION, "out_hidden_size": d_model, "tokens_per_second": 2},
-        image_token_id=tokenizer.image_token_id,
-        video_token_id=tokenizer.video_token_id,
-        vision_start_token_id=tokenizer.vision_bos_token_id,
-        vision_end_token_id=tokenizer.vision_eos_token_id,
+        **vision_ids(tokenizer),
         tie_word_embeddings=True,
     )
     model = built(transformers.Qwen2_5_VLForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen2_5_VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(patch_size=14, merge_size=2),
-        video_processor=transformers.Qwen2VLVideoProcessor(patch_size=14, merge_size=2),
+        **image_and_video(14),
         tokenizer=tokenizer,
         chat_template=_TEMPLATE,
     )
@@ -118,6 +115,25 @@ def random_vl(
 def chat_template(opening: str, closing: str) -> str:
     """The chat template, with other brackets around a picture."""
     return _TEMPLATE.replace("<|vision_bos|>", opening).replace("<|vision_eos|>", closing)
+
+
+def vision_ids(tokenizer: Any) -> dict[str, Any]:
+    """The special tokens of pictures, as configs name them."""
+    return {
+        "image_token_id": tokenizer.image_token_id,
+        "video_token_id": tokenizer.video_token_id,
+        "vision_start_token_id": tokenizer.vision_bos_token_id,
+        "vision_end_token_id": tokenizer.vision_eos_token_id,
+    }
+
+
+def image_and_video(patch_size: int, video_class: str = "Qwen2VLVideoProcessor") -> dict[str, Any]:
+    """The processors of pictures."""
+    sizes: dict[str, Any] = {"patch_size": patch_size, "merge_size": 2}
+    return {
+        "image_processor": transformers.Qwen2VLImageProcessor(**sizes),
+        "video_processor": getattr(transformers, video_class)(**sizes),
+    }
 
 
 def mel_features(**options: Any) -> Any:
