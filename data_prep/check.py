@@ -9,7 +9,8 @@ from pathlib import Path
 
 from data_prep.manifest import Sample, inside, read_manifest
 from hooked_omni.errors import ManifestError, MediaError
-from hooked_omni.inputs.media import read_audio, read_video
+from hooked_omni.inputs.audio import read_audio
+from hooked_omni.inputs.video import read_video
 
 __all__ = ["problems"]
 

@@ -1,4 +1,4 @@
-"""Is this model proved, and how does a clip become a file? `python -m hooked_omni --help`.
+"""Prove a model's numbers, or embed a clip into a file: `python -m hooked_omni --help`.
 
 `embed` also runs in an environment for older code: transformers 4.40 or newer with torch,
 torchvision, av, decord, librosa, soundfile, jaxtyping, safetensors, pillow, accelerate and typer.
@@ -14,24 +14,24 @@ import typer
 __all__ = ["main"]
 
 app = typer.Typer(
-    help="Prove a model's numbers, or embed a clip and a question into one file.",
+    help="Compare a model with Hugging Face's, or embed a clip and a question into a file.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 
 Model = Annotated[str, typer.Argument(help="Hub name, folder, or a shipped name.")]
-Clip = Annotated[Path | None, typer.Option(help="A video.")]
-Sound = Annotated[Path | None, typer.Option(help="A sound, in place of the clip's own.")]
-Ask = Annotated[str, typer.Option(help="Your words to the model.")]
+Clip = Annotated[Path | None, typer.Option(help="Video file.")]
+Sound = Annotated[Path | None, typer.Option(help="Sound file, in place of the clip's own sound.")]
+Question = Annotated[str, typer.Option(help="Question about the clip.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
-Precision = Annotated[str | None, typer.Option(help="bfloat16, ...; the checkpoint's own.")]
+Precision = Annotated[str | None, typer.Option(help="bfloat16, ...; default: the checkpoint's.")]
 Trust = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that came with the checkpoint.")
 ]
-Alone = Annotated[bool, typer.Option("--decoder-only", help="Leave the towers out.")]
-Bundle = Annotated[Path | None, typer.Option(help="A prompt that `embed` wrote.")]
-Out = Annotated[Path, typer.Option(help="The file to write.")]
+Alone = Annotated[bool, typer.Option("--decoder-only", help="Load the decoder without the towers.")]
+Bundle = Annotated[Path | None, typer.Option(help="File written by `embed`.")]
+Out = Annotated[Path, typer.Option(help="File to write.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 
 
@@ -40,20 +40,20 @@ def prove(
     model: Model,
     clip: Clip = None,
     audio: Sound = None,
-    question: Ask = "Describe what you see and hear.",
+    question: Question = "Describe what you see and hear.",
     prompt: Bundle = None,
     device: Device = "cpu",
     dtype: Precision = None,
-    attention: Annotated[str, typer.Option(help="sdpa or eager.")] = "sdpa",
+    attention: Annotated[str, typer.Option(help="Attention kernel: sdpa or eager.")] = "sdpa",
     revision: Revision = None,
     decoder_only: Alone = False,
     trust_remote_code: Trust = False,
 ) -> None:
     """Compare a model with Hugging Face's, and print what is guaranteed and what is not.
 
-    Without a clip or a prompt, the words alone are asked.
+    Without a clip or a prompt, the question alone is the prompt.
     """
-    from rich.console import Console  # as below: the parts that `embed` does without
+    from rich.console import Console  # `embed` also runs where this and the decoder are missing
 
     from hooked_omni import guarantees
     from hooked_omni.errors import PromptError
@@ -79,15 +79,15 @@ def prove(
         trust_remote_code,
     )
     if prompt is not None:
-        asked: Any = EmbeddedPrompt.load(prompt, device)
+        embedded: Any = EmbeddedPrompt.load(prompt, device)
     elif decoder_only:
-        asked = omni.model.as_prompt(omni.model.to_tokens(question))
+        embedded = omni.model.as_prompt(omni.model.to_tokens(question))
     else:
-        asked = omni.embed(_asked(question, clip, audio, omni.family))
-    report = compare(omni, asked)
+        embedded = omni.embed(_prompt(question, clip, audio, omni.family))
+    report = compare(omni, embedded)
     console = Console()
-    console.print(guarantees.guaranteed(omni, asked, report))
-    console.print(guarantees.not_guaranteed(omni, asked, report))
+    console.print(guarantees.guaranteed(omni, embedded, report))
+    console.print(guarantees.not_guaranteed(omni, embedded, report))
 
 
 @app.command()
@@ -96,31 +96,33 @@ def embed(
     out: Out,
     clip: Clip = None,
     audio: Sound = None,
-    question: Ask = "Describe what you see and hear.",
-    system: Annotated[str | None, typer.Option(help="System prompt; the family's own.")] = None,
+    question: Question = "Describe what you see and hear.",
+    system: Annotated[
+        str | None, typer.Option(help="System prompt; default: the family's.")
+    ] = None,
     device: Device = "cpu",
     dtype: Precision = None,
     revision: Revision = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Run the towers on a clip and a question, and write what reaches the decoder."""
-    from hooked_omni.hf.loading import load_towers  # after --help has been answered
+    """Run the towers on a clip and a question, and write the decoder's inputs to a file."""
+    from hooked_omni.hf.loading import load_towers  # not needed for --help
 
     towers = load_towers(
         model, device, dtype, revision=revision, trust_remote_code=trust_remote_code
     )
-    prompt = towers.embed(_asked(question, clip, audio, towers.family, system))
+    prompt = towers.embed(_prompt(question, clip, audio, towers.family, system))
     parts = ", ".join(f"{len(prompt.spans[name])} {name}" for name in prompt.spans)
     typer.echo(f"{prompt.save(out)}: {prompt.n_pos} positions, {parts}")
 
 
-def _asked(
+def _prompt(
     question: str, clip: Path | None, audio: Path | None, family: Any, system: str | None = None
 ) -> Any:
     from hooked_omni.inputs.prompt import Prompt
 
     if clip is not None and not family.sees and audio is None:
-        clip, audio = None, clip  # its sound is what such a model takes of a clip
+        clip, audio = None, clip  # such a model takes the clip's sound
     return Prompt(question, video=clip, audio=audio, system=system)
 
 

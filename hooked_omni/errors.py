@@ -1,7 +1,7 @@
-"""What can go wrong, as classes that callers can catch.
+"""Which errors can a caller catch?
 
-Every message says what was expected, what came, and what to do. Each class keeps the builtin
-parent that fits it, so `except ValueError` works without knowing this package.
+Every message has three parts: what was expected, what came, and what to do. Each class keeps the
+builtin parent that fits it, so `except ValueError` works without knowing this package.
 """
 
 __all__ = [
@@ -25,11 +25,11 @@ class HookedOmniError(Exception):
 
 
 class MediaError(HookedOmniError, ValueError):
-    """A clip or sound that cannot be read exactly as asked."""
+    """A clip or sound that cannot be read exactly."""
 
 
 class ManifestError(HookedOmniError, ValueError):
-    """A manifest, or another list of samples, that does not say what it must."""
+    """A manifest, or another list of samples, with wrong or missing content."""
 
 
 class FileError(HookedOmniError, ValueError):
@@ -37,7 +37,7 @@ class FileError(HookedOmniError, ValueError):
 
 
 class PromptError(HookedOmniError, ValueError):
-    """A prompt that cannot mean what its author wanted."""
+    """A prompt that a model would misread."""
 
 
 class BundleError(HookedOmniError, ValueError):
@@ -49,7 +49,7 @@ class SpanError(HookedOmniError, ValueError):
 
 
 class HookError(HookedOmniError, ValueError):
-    """A hook that would do nothing, or something other than was asked."""
+    """A hook that would do nothing, or something other than requested."""
 
 
 class UnknownModelError(HookedOmniError, ValueError):

@@ -39,7 +39,7 @@ def _differences(omni: HookedOmni, report: ParityReport) -> Iterator[tuple[str, 
 
 
 def not_guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityReport) -> Table:
-    """What this proof says nothing about."""
+    """What this proof does not cover."""
     table = Table("not guaranteed", "why")
     if omni.model.cfg.device.type != "cpu":
         table.add_row(

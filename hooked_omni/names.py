@@ -81,7 +81,7 @@ def attn_out(layer: int) -> str:
 
 
 def deepstack(layer: int) -> str:
-    """Vision features added behind block `layer`, `[batch, pos, d_model]`."""
+    """Vision features added after block `layer`, `[batch, pos, d_model]`."""
     return f"blocks.{layer}.hook_deepstack"
 
 

@@ -1,4 +1,4 @@
-"""A model to ask: decoder with hooks, and the Hugging Face model whose towers feed it."""
+"""What is a loaded model? A decoder with hooks, and the towers that embed clips for it."""
 
 import warnings
 from contextlib import suppress
@@ -12,11 +12,13 @@ from torch import nn
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
-from hooked_omni.hf.checkpoint import decoder_tensors, stored
-from hooked_omni.hf.loading import as_dtype, load_towers, read_config, where
+from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
+from hooked_omni.hf.loading import file_source, float_dtype, load_towers, read_config
 from hooked_omni.hf.towers import Towers
-from hooked_omni.inputs.media import Audio, MediaSettings, Video
+from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
+from hooked_omni.inputs.video import Video
 from hooked_omni.organisms import SHIPPED
 from hooked_omni.transformer import HookedTransformer
 
@@ -50,8 +52,8 @@ class HookedOmni:
     Attributes:
         model: The decoder with hooks.
         hf: The Hugging Face model that `prove` compares with, from embeddings to logits.
-        towers: What makes embeddings of clips; None for a decoder alone.
-        family: What is particular to this kind of model.
+        towers: What embeds clips; None for a decoder alone.
+        family: The model's family.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class HookedOmni:
 
     @property
     def media(self) -> MediaSettings:
-        """How clips are sampled where a prompt does not say; set `omni.towers.media` to change."""
+        """How clips are sampled for a prompt without settings; `omni.towers.media` sets it."""
         return self.family.media if self.towers is None else self.towers.media
 
     @classmethod
@@ -89,44 +91,29 @@ class HookedOmni:
         return cls(_hooked(family, hf, towers.tokenizer), hf, family, towers)
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        """Read the clip, run the towers once, and take what reaches the decoder.
+        """Read the clip, run the towers once, and capture the decoder's inputs.
 
         Raises:
             MediaError: For a clip or sound that cannot be read, or is not there.
-            PromptError: For a prompt that this model cannot be asked.
+            PromptError: For a prompt that this model does not take.
         """
-        return self.embed_media(prompt, *self.read_media(prompt))
+        return self._require_towers().embed(prompt)
 
     def read_media(self, prompt: Prompt) -> tuple[Video | None, Audio | None]:
-        """The frames and the sound that `embed` would show to the towers.
-
-        Raises:
-            MediaError: For a clip or sound that cannot be read, or is not there.
-            PromptError: For a prompt that this model cannot be asked.
-        """
-        return self._towers().read_media(prompt)
+        """The frames and the sound that `embed` passes to the towers; raises as `embed`."""
+        return self._require_towers().read_media(prompt)
 
     def embed_media(
         self, prompt: Prompt, video: Video | None, audio: Audio | None
     ) -> EmbeddedPrompt:
-        """A prompt whose frames and sound are in memory; see `Towers.embed_media`.
-
-        Raises:
-            PromptError: For a prompt that this model cannot be asked.
-        """
-        return self._towers().embed_media(prompt, video, audio)
+        """As `embed`, for frames and sound in memory; see `Towers.embed_media`."""
+        return self._require_towers().embed_media(prompt, video, audio)
 
     def embed_inputs(self, **inputs: Any) -> EmbeddedPrompt:
-        """Take what reaches the decoder for ready-made inputs: a processor's whole output.
+        """The decoder's inputs for a processor's whole output; see `Towers.embed_inputs`."""
+        return self._require_towers().embed_inputs(**inputs)
 
-        For sound inside a video, add `use_audio_in_video=True`: the processor does not return it.
-
-        Raises:
-            PromptError: For inputs that the model would silently misread.
-        """
-        return self._towers().embed_inputs(**inputs)
-
-    def _towers(self) -> Towers:
+    def _require_towers(self) -> Towers:
         if self.towers is None:
             raise PromptError(
                 f"expected a model with towers, got the decoder of {self.model.cfg.model_name} "
@@ -166,8 +153,8 @@ def load(
             differ from the model's card, and code that is not trusted or does not run.
     """
     if decoder_only and str(name) not in SHIPPED:
-        return _decoder_only(
-            name, torch.device(device), as_dtype(dtype), attn_implementation, revision
+        return _load_decoder(
+            name, torch.device(device), float_dtype(dtype), attn_implementation, revision
         )
     towers = load_towers(name, device, dtype, attn_implementation, revision, trust_remote_code)
     omni = HookedOmni.from_towers(towers)
@@ -176,25 +163,25 @@ def load(
     return omni
 
 
-def _decoder_only(
+def _load_decoder(
     name: str | Path,
     device: torch.device,
     dtype: torch.dtype | None,
     attention: str,
     revision: str | None,
 ) -> HookedOmni:
-    local = where(name, revision)
-    raw = read_config(name, local)
+    source = file_source(name, revision)
+    raw = read_config(name, source)
     family = family_of(raw)
     if family.on_disk.reference is not None:
         model_class, config = family.on_disk.reference(raw)
     else:
         model_class = getattr(transformers, family.hf_class)
-        config = model_class.config_class.from_pretrained(name, **local)
+        config = model_class.config_class.from_pretrained(name, **source)
     chosen = dtype or getattr(config, "dtype", None)
     hf = empty(model_class, config, attention)
     hf.name_or_path = str(name)
-    held = stored(name, local, f"the decoder of {family.name}")
+    held = stored_tensors(name, source, f"the decoder of {family.name}")
     if not held:
         raise CheckpointError(
             f"expected whole weights for the decoder of {family.name} in {str(name)!r}, got no "
@@ -202,15 +189,15 @@ def _decoder_only(
         )
     fill(hf, decoder_tensors(family, hf, held, device, chosen))
     with suppress(OSError):  # many checkpoints have none: the tokenizer's ends serve
-        hf.generation_config = transformers.GenerationConfig.from_pretrained(name, **local)
-    return HookedOmni(_hooked(family, hf, _tokenizer(name, local)), hf, family, None)
+        hf.generation_config = transformers.GenerationConfig.from_pretrained(name, **source)
+    return HookedOmni(_hooked(family, hf, _tokenizer(name, source)), hf, family, None)
 
 
-def _tokenizer(name: str | Path, local: dict[str, Any]) -> Any:
-    """The tokenizer, if it loads without code of the checkpoint's; else None, and it says so."""
+def _tokenizer(name: str | Path, source: dict[str, Any]) -> Any:
+    """The tokenizer, if it loads without code of the checkpoint's; else None, with a warning."""
     for kind in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
         try:
-            return kind.from_pretrained(name, trust_remote_code=False, **local)
+            return kind.from_pretrained(name, trust_remote_code=False, **source)
         except (OSError, ValueError, TypeError, AttributeError, ImportError):
             continue
     warnings.warn(
@@ -241,18 +228,18 @@ def _eos_tokens(hf: Any, tokenizer: Any) -> tuple[int, ...]:
 
 
 def _warn_of_processors(hf: Any) -> None:
-    """Say so if `hf.generate` would not choose the likeliest token, as captions here do."""
+    """Warn if `hf.generate` would not choose the likeliest token, as captions here do."""
     plain = transformers.GenerationConfig()
-    asked = {
+    neutral = {"repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0}
+    applied = {
         name: value
         for name in _PROCESSORS
-        if (value := getattr(hf.generation_config, name, None)) not in (None, getattr(plain, name))
+        if (value := getattr(hf.generation_config, name, None))
+        not in (None, getattr(plain, name), neutral.get(name))
     }
-    neutral = {"repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0}
-    asked = {name: value for name, value in asked.items() if value != neutral.get(name)}
-    if asked:
+    if applied:
         warnings.warn(
-            f"this checkpoint's generation_config asks for {asked}, which `hf.generate` applies. "
+            f"this checkpoint's generation_config asks for {applied}, which `hf.generate` applies. "
             "Captions here are plain argmax: to compare, turn these off there.",
             stacklevel=5,
         )

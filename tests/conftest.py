@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, load
+from tests.support.checkpoints import sharded
 from tests.support.judge_server import JudgeServer
 from tests.support.models import KINDS, one_expert_after_the_other, processed, uneven_gains, watched
 
@@ -74,6 +75,12 @@ def models(omni: HookedOmni, vl: HookedOmni) -> dict[str, HookedOmni]:
 def clips(models: dict[str, HookedOmni]) -> dict[tuple[str, str], dict[str, Any]]:
     """The processor's whole output, by model and kind of prompt."""
     return {(name, kind): processed(models[name], kind) for name, kind in KINDS}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint of each family, in several files."""
+    return sharded(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(scope="session")

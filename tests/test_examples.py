@@ -1,7 +1,6 @@
-"""Every example runs as its first lines say, on the models that come with the package."""
+"""Every example runs as its first lines say, without network, on the shipped models."""
 
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.support.places import ROOT
+from tests.support.places import ROOT, without_network
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem[0] != "_")
 
@@ -23,7 +22,7 @@ def run(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", f"examples.{name}", *where],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"},
+        env={**without_network(), "MPLBACKEND": "agg"},
         capture_output=True,
         text=True,
         timeout=400,

@@ -1,4 +1,4 @@
-"""The house stays readable: few files in a folder, short files and functions, one name for one thing."""
+"""The house stays readable: small folders, short files and functions, one name for one thing."""
 
 import ast
 from collections import Counter

@@ -1,63 +1,65 @@
-"""Nothing reaches for the network: the demo, a checkpoint in a folder, and the command line."""
+"""In a fresh process: nothing reaches for the network, and embedding imports no decoder.
+
+The examples, with the demo among them, run without network in `test_examples.py`.
+"""
 
 import subprocess
 import sys
-from pathlib import Path
 
-from tests.support.places import ROOT
+import pytest
 
-# No offline switch is set: whatever tried to connect would be stopped here, and fail the run.
-BLOCKED = """
-import os, socket, sys
+from tests.support.places import ROOT, without_network
 
-def refuse(self, address, *rest):
-    if self.family != socket.AF_UNIX:
-        print(f"tried to reach {address}", file=sys.stderr)
-        os._exit(3)
-
-socket.socket.connect = socket.socket.connect_ex = refuse
-socket.getaddrinfo = lambda host, *rest, **kwargs: refuse(socket.socket(), host)
-os.environ.pop("HF_HUB_OFFLINE", None)
+CODE = """
+import sys
+import hooked_omni.__main__
+print("help without torch:", "torch" not in sys.modules)
+import hooked_omni.hf.loading
+decoder = {"transformer_lens", "hooked_omni.transformer", "hooked_omni.hooks"}
+print("towers without decoder:", not decoder & sys.modules.keys())
+import hooked_omni.parity
+import hooked_omni.hooks.attention_edits
+from hooked_omni import knockout, load, prove
+print("functions stay functions:", callable(prove) and callable(knockout))
+omni = load("random-omni")
+omni.hf.save_pretrained(sys.argv[1])
+omni.processor.save_pretrained(sys.argv[1])
+print("loads from a folder:", load(sys.argv[1]).model.cfg.n_layers == 4)
 """
 
 
-def run_blocked(code: str, tmp_path: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCKED + code, str(tmp_path)],
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
+        env=without_network(),
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    done = run(CODE, str(tmp_path_factory.mktemp("model")))
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
-def test_the_block_stops_a_connection(tmp_path: Path) -> None:
-    code = "import urllib.request; urllib.request.urlopen('http://example.org')"
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCKED + code], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 3
-    assert "tried to reach" in done.stderr
+@pytest.mark.parametrize(
+    "fact",
+    [
+        "help without torch",
+        "towers without decoder",
+        "functions stay functions",
+        "loads from a folder",
+    ],
+)
+def test_a_fresh_process(facts: str, fact: str) -> None:
+    """The half that embeds must run beside code that knows no newer transformers."""
+    assert f"{fact}: True" in facts
 
 
-def test_the_demo_needs_no_network(tmp_path: Path) -> None:
-    code = """
-from pathlib import Path
-from examples.demo import main
-main(1, Path(sys.argv[1]) / "demo")
-"""
-    assert "claims about the bias" in run_blocked(code, tmp_path)
-
-
-def test_a_checkpoint_in_a_folder_needs_no_network(tmp_path: Path) -> None:
-    code = """
-from hooked_omni import load
-omni = load("random-omni")
-omni.hf.save_pretrained(sys.argv[1])
-omni.processor.save_pretrained(sys.argv[1])
-again = load(sys.argv[1])
-print("layers", again.model.cfg.n_layers)
-"""
-    assert "layers 4" in run_blocked(code, tmp_path)
+def test_the_block_stops_a_connection() -> None:
+    done = run("import urllib.request; urllib.request.urlopen('http://example.org')")
+    assert done.returncode == 3 and "tried to reach" in done.stderr

@@ -17,7 +17,8 @@ from torchvision.transforms.functional import resize
 
 from analyses.cases import Skip
 from hooked_omni import MediaSettings
-from hooked_omni.inputs.media import Audio, Video, read_audio, read_video
+from hooked_omni.inputs.audio import Audio, read_audio
+from hooked_omni.inputs.video import Video, read_video
 
 __all__ = ["Shown", "blank", "mute", "other_picture", "other_sound", "shift"]
 

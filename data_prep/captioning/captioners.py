@@ -23,7 +23,8 @@ import torch
 from PIL import Image
 
 from hooked_omni.errors import HookedOmniError, ManifestError, UnknownModelError
-from hooked_omni.inputs.media import MediaSettings, read_video
+from hooked_omni.inputs.media import MediaSettings
+from hooked_omni.inputs.video import read_video
 
 __all__ = ["PROMPT", "Local", "NoCaptionError", "Question", "Server"]
 

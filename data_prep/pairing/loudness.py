@@ -14,7 +14,7 @@ import numpy as np
 from data_prep.journal import Journal
 from hooked_omni.errors import MediaError
 from hooked_omni.files import digest, file_hash
-from hooked_omni.inputs.media import read_audio
+from hooked_omni.inputs.audio import read_audio
 
 __all__ = ["Sound", "measure"]
 

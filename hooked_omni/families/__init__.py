@@ -5,14 +5,14 @@ from typing import Any
 
 from hooked_omni.errors import UnknownModelError
 from hooked_omni.families.family import Family
-from hooked_omni.families.internvl import INTERN_OMNI, INTERNVL2
-from hooked_omni.families.minicpm_o import MINICPM_O
 from hooked_omni.families.qwen2_5_omni import QWEN2_5_OMNI
 from hooked_omni.families.qwen2_5_vl import QWEN2_5_VL
 from hooked_omni.families.qwen2_audio import QWEN2_AUDIO
 from hooked_omni.families.qwen3_omni import QWEN3_OMNI
 from hooked_omni.families.qwen3_vl import QWEN3_VL
-from hooked_omni.families.videollama2 import VIDEOLLAMA2
+from hooked_omni.families.remote.internvl import INTERN_OMNI, INTERNVL2
+from hooked_omni.families.remote.minicpm_o import MINICPM_O
+from hooked_omni.families.remote.videollama2 import VIDEOLLAMA2
 
 __all__ = ["FAMILIES", "Family", "family_of"]
 
@@ -36,8 +36,8 @@ def family_of(config: Mapping[str, Any]) -> Family:
         UnknownModelError: If none here covers it.
     """
     for family in FAMILIES:
-        told = family.told_by is None or family.told_by in config
-        if config.get("model_type") in family.model_types and told:
+        has_key = family.config_key is None or family.config_key in config
+        if config.get("model_type") in family.model_types and has_key:
             return family
     known = sorted({t for family in FAMILIES for t in family.model_types})
     raise UnknownModelError(

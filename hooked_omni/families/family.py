@@ -1,4 +1,4 @@
-"""What a model family must say of itself."""
+"""What does a family of models differ in from the others?"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,25 +8,39 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from hooked_omni.decoder.config import DecoderConfig
-from hooked_omni.inputs.media import Audio, MediaSettings, Video
+from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
+from hooked_omni.inputs.video import Video
 
-__all__ = ["Family", "OnDisk", "Recipe", "Remote"]
+__all__ = ["Conversion", "Family", "OnDisk", "Remote", "Times", "as_stored", "unchanged"]
 
-Words = dict[str, Bool[Tensor, " pos"]]
+Masks = dict[str, Bool[Tensor, " pos"]]
+Times = tuple[dict[str, Tensor], Tensor | None]
+"""Start second of each token of a modality, and the grid step of each video token."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a tensor is made of, where a checkpoint does not hold it as it is.
+class Conversion:
+    """From tensors on disk to a tensor of the decoder.
 
     Attributes:
-        keys: Names of the parts on disk, behind the decoder's prefix.
-        make: From the parts, in this order, to the tensor.
+        keys: Names of the tensors on disk, after the decoder's prefix.
+        make: From these tensors, in this order, to the decoder's.
     """
 
     keys: tuple[str, ...]
     make: Callable[[list[Tensor]], Tensor]
+
+
+def unchanged(tensors: list[Tensor]) -> Tensor:
+    """The only tensor."""
+    return tensors[0]
+
+
+def as_stored(name: str, config: Any = None) -> Conversion:
+    """The tensor that a checkpoint has under this name."""
+    return Conversion((name,), unchanged)
 
 
 @dataclass(frozen=True)
@@ -35,14 +49,14 @@ class OnDisk:
 
     Attributes:
         homes: Prefix of the decoder's tensors, and name of the head's, for each layout there is.
-        recipe: From a tensor's name in the decoder to what it is made of; None where it is stored
-            under that name.
+        conversion: From a tensor's name in the decoder and its config to what it is made of, where
+            nothing is stored under that name.
         reference: From `config.json` to class and config of a text-only model with the same
             decoder; None for `hf_class` itself.
     """
 
     homes: tuple[tuple[str, str], ...]
-    recipe: Callable[[str, Any], Recipe | None] = lambda name, config: None
+    conversion: Callable[[str, Any], Conversion] = as_stored
     reference: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None
 
 
@@ -53,8 +67,8 @@ class Remote:
     Attributes:
         load: From a name and the arguments of `from_pretrained` to model and processor; runs code
             that came with the checkpoint, or a package of its own.
-        processor: From the model and its processor to what `prepare` asks: such models do part of
-            the processing themselves.
+        processor: From the model and its processor to the first argument of `prepare`: such models
+            do part of the processing themselves.
         text_model: From the model to one of transformers that computes the same from embeddings to
             logits, on the same tensors where the layout allows.
         needs: What its code needs, and where it is known to break.
@@ -74,47 +88,47 @@ class Family:
         name: For people and for results.
         model_types: `model_type` in `config.json` of the checkpoints it covers.
         hf_class: Name of the transformers class that loads the part with towers and decoder.
-        unwrap: From any model of the family to the part with towers and decoder.
         decoder_config: The decoder's table, from the Hugging Face model.
         tensor_name: From this project's parameter name to the Hugging Face decoder's, where
             `unembed.weight` is the head's.
         on_disk: Where a checkpoint's decoder is.
-        media_tokens: Placeholder token of each modality.
-        times: Start second of each media token, and the grid step of each video token.
+        times: From the model, its inputs and the number of tokens of each modality to their times.
         check_inputs: Refuses inputs that the model would silently misread.
         prepare: From a prompt, its frames and its sound to model inputs.
+        media_tokens: Placeholder token of each modality.
+        unwrap: From any model of the family to the part with towers and decoder.
         hears, sees: Which of a clip's parts the family takes.
-        base: Name of the family of the vision-only model that it grew from, if there is one.
-        media: How clips are sampled where a prompt does not say.
-        words: Corrects which positions are the user's words, the system prompt and markup.
+        base: Name of the family of the vision-only model that it was trained from, if there is one.
+        media: How clips are sampled for a prompt without settings.
+        correct_words: Corrects which positions are the question, the system prompt and markup.
         call: Runs the model on inputs, at least as far as its decoder.
-        places: Token of each position, and the positions of each modality, where ids alone do not
-            tell; gets the model, its inputs and the number of positions.
-        frames_a_step: Sampled frames in a step of the video grid.
-        remote: How a model is loaded and asked whose code is not in transformers.
-        told_by: A key that its `config.json` has and another family of its `model_types` lacks.
+        find_media: From the model, its inputs and the number of positions to the token of each
+            position and the positions of each modality, where `media_tokens` do not suffice.
+        frames_per_step: Sampled frames in a step of the video grid.
+        remote: How a model is loaded and called whose code is not in transformers.
+        config_key: A key that its `config.json` has and another family of its `model_types` lacks.
     """
 
     name: str
     model_types: tuple[str, ...]
     hf_class: str
-    unwrap: Callable[[nn.Module], nn.Module]
     decoder_config: Callable[[Any], DecoderConfig]
     tensor_name: Callable[[str], str]
     on_disk: OnDisk
-    media_tokens: Callable[[Any], dict[str, int]]
-    times: Callable[
-        [Any, Mapping[str, Any], dict[str, int]], tuple[dict[str, Tensor], Tensor | None]
-    ]
+    times: Callable[[Any, Mapping[str, Any], dict[str, int]], Times]
     check_inputs: Callable[[Any, Mapping[str, Any]], None]
     prepare: Callable[[Any, Prompt, Video | None, Audio | None], dict[str, Any]]
+    media_tokens: Callable[[Any], dict[str, int]] = lambda model: {}
+    unwrap: Callable[[nn.Module], nn.Module] = lambda model: model
     hears: bool = True
     sees: bool = True
     base: str | None = None
     media: MediaSettings = field(default_factory=MediaSettings)
-    words: Callable[[Any, Int[Tensor, " pos"], Words], Words] | None = None
+    correct_words: Callable[[Any, Int[Tensor, " pos"], Masks], Masks] | None = None
     call: Callable[[nn.Module, Mapping[str, Any]], Any] = lambda model, inputs: model(**inputs)
-    places: Callable[[Any, Mapping[str, Any], int], tuple[Int[Tensor, " pos"], Words]] | None = None
-    frames_a_step: int = 2
+    find_media: (
+        Callable[[Any, Mapping[str, Any], int], tuple[Int[Tensor, " pos"], Masks]] | None
+    ) = None
+    frames_per_step: int = 2
     remote: Remote | None = None
-    told_by: str | None = None
+    config_key: str | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_omni.families import qwen, qwen_omni
+from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.family import Family
 
 __all__ = ["QWEN2_5_OMNI"]
@@ -21,10 +21,6 @@ SYSTEM = (
 _AUDIO_TOKENS_PER_SECOND = 25
 
 
-def _n_audio_tokens(hf_model: Any, mel: Int[Tensor, " clip"]) -> Int[Tensor, " clip"]:
-    return ((mel - 1) // 2 + 1 - 2) // 2 + 1
-
-
 def _audio_seconds(hf_model: Any, tokens: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
     return tokens / _AUDIO_TOKENS_PER_SECOND
 
@@ -33,13 +29,13 @@ QWEN2_5_OMNI = Family(
     name="qwen2.5-omni",
     model_types=("qwen2_5_omni", "qwen2_5_omni_thinker"),
     hf_class="Qwen2_5OmniThinkerForConditionalGeneration",
-    unwrap=lambda model: getattr(model, "thinker", model),
     decoder_config=qwen.decoder_config,
     tensor_name=qwen.tensor_name,
     on_disk=qwen.ON_DISK,
-    media_tokens=qwen_omni.media_tokens,
-    times=partial(qwen_omni.times, audio_seconds=_audio_seconds),
-    check_inputs=partial(qwen_omni.check_inputs, n_audio_tokens=_n_audio_tokens),
-    prepare=partial(qwen_omni.prepare, system=SYSTEM, unasked_fps=2.0),
+    times=partial(checks.times, audio_seconds=_audio_seconds),
+    check_inputs=partial(checks.check_omni, n_tokens=lambda model, mel: checks.n_audio_tokens(mel)),
+    prepare=partial(processing.prepare_omni, system=SYSTEM, default_fps=2.0),
+    media_tokens=checks.media_tokens,
+    unwrap=lambda model: getattr(model, "thinker", model),
     base="qwen2.5-vl",
 )

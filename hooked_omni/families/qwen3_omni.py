@@ -1,6 +1,6 @@
 """Qwen3-Omni: the thinker, a mixture of experts that sees, hears and answers in text.
 
-Vision features are added again behind the first blocks (DeepStack), rotary positions are floats,
+Vision features are added again after the first blocks (DeepStack), rotary position ids are floats,
 and sound inside a video is merged with it token by token. Source: transformers,
 `modeling_qwen3_omni_moe.py` and `processing_qwen3_omni_moe.py`.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_omni.families import qwen, qwen_omni
+from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.family import Family
 
 __all__ = ["QWEN3_OMNI"]
@@ -40,14 +40,14 @@ QWEN3_OMNI = Family(
     name="qwen3-omni",
     model_types=("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
     hf_class="Qwen3OmniMoeThinkerForConditionalGeneration",
-    unwrap=lambda model: getattr(model, "thinker", model),
     decoder_config=qwen.qwen3_config,
     tensor_name=qwen.tensor_name,
     on_disk=qwen.ON_DISK,
-    media_tokens=qwen_omni.media_tokens,
-    times=partial(qwen_omni.times, audio_seconds=_audio_seconds),
-    check_inputs=partial(qwen_omni.check_inputs, n_audio_tokens=_n_audio_tokens),
-    prepare=partial(qwen_omni.prepare, system="", unasked_fps=1.0),
+    times=partial(checks.times, audio_seconds=_audio_seconds),
+    check_inputs=partial(checks.check_omni, n_tokens=_n_audio_tokens),
+    prepare=partial(processing.prepare_omni, system="", default_fps=1.0),
+    media_tokens=checks.media_tokens,
+    unwrap=lambda model: getattr(model, "thinker", model),
     base="qwen3-vl",
     media=qwen.PATCHES_OF_16,
 )

@@ -20,11 +20,7 @@ HEAD = "lm_head.weight"
 
 
 def find_decoder(hf_model: nn.Module) -> nn.Module:
-    """The stack of blocks inside a Hugging Face model.
-
-    Raises:
-        UnknownModelError: If there is none.
-    """
+    """The stack of blocks inside a Hugging Face model."""
     for module in hf_model.modules():
         embeds = hasattr(module, "embed_tokens") or hasattr(module, "tok_embeddings")
         if embeds and hasattr(module, "layers") and hasattr(module, "norm"):

@@ -1,1 +1,1 @@
-"""Hugging Face models: loading, checkpoints, towers, and the capture of what they hand on."""
+"""Hugging Face models: loading, checkpoints, towers, and the decoder's inputs."""

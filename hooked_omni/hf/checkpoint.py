@@ -1,7 +1,7 @@
-"""Which tensors do a checkpoint's files hold, and do they fit where they are to go?
+"""Which tensors do a checkpoint's files hold, and do they fit the decoder and its device?
 
-Headers of safetensors files say names, shapes and types; no weight is read to find what is wrong.
-The decoder alone is read straight to its device, without the towers, from one file or many.
+Headers of safetensors files have names, shapes and types: what is wrong is found before a weight is
+read. The decoder alone is read straight to its device, without the towers, from one file or many.
 """
 
 import json
@@ -19,18 +19,18 @@ from transformers.utils.hub import cached_file
 
 from hooked_omni.errors import CheckpointError
 from hooked_omni.families import Family
-from hooked_omni.families.family import Recipe
+from hooked_omni.families.family import Conversion, as_stored, unchanged
 from hooked_omni.families.skeleton import HEAD, find_decoder
 
-__all__ = ["Stored", "decoder_tensors", "require_room", "stored"]
+__all__ = ["StoredTensor", "decoder_tensors", "require_room", "stored_tensors"]
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One tensor of a checkpoint: its file, and what the file's header says of it."""
+class StoredTensor:
+    """One tensor of a checkpoint: its file, and its shape and type from the file's header."""
 
     file: Path
     shape: tuple[int, ...]
@@ -42,18 +42,18 @@ class Stored:
         return math.prod(self.shape) * each
 
 
-def stored(name: str | Path, local: dict[str, Any], what: str) -> dict[str, Stored]:
-    """What a checkpoint's safetensors files hold; nothing if it has none.
+def stored_tensors(name: str | Path, source: dict[str, Any], what: str) -> dict[str, StoredTensor]:
+    """The tensors in a checkpoint's safetensors files, by name; none if it has no such file.
 
     Args:
         name: Hub name or folder.
-        local: How its files are found: `revision`, or `local_files_only`.
+        source: How its files are found: `revision`, or `local_files_only`.
         what: Whose weights these should be, for errors.
 
     Raises:
         CheckpointError: For a missing, damaged or cut-off file, and for quantized weights.
     """
-    index = _file(name, _INDEX, local)
+    index = _file(name, _INDEX, source)
     if index is not None:
         try:
             shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -61,9 +61,9 @@ def stored(name: str | Path, local: dict[str, Any], what: str) -> dict[str, Stor
             raise _not_whole(what, name, f"an index that is damaged ({error!r})") from error
     else:
         shards = [_SINGLE]
-    found: dict[str, Stored] = {}
+    found: dict[str, StoredTensor] = {}
     for shard in shards:
-        file = _file(name, shard, local)
+        file = _file(name, shard, source)
         if file is None and index is not None:
             raise _not_whole(what, name, f"no file {shard!r}, one of {len(shards)} in its index")
         if file is not None:
@@ -80,12 +80,12 @@ def stored(name: str | Path, local: dict[str, Any], what: str) -> dict[str, Stor
     return found
 
 
-def _file(name: str | Path, file: str, local: dict[str, Any]) -> Path | None:
+def _file(name: str | Path, file: str, source: dict[str, Any]) -> Path | None:
     if Path(name).is_dir():
         path = Path(name) / file
         return path if path.is_file() else None
     try:
-        path = cached_file(str(name), file, _raise_exceptions_for_missing_entries=False, **local)
+        path = cached_file(str(name), file, _raise_exceptions_for_missing_entries=False, **source)
     except OSError as error:
         raise CheckpointError(
             f"expected {file!r} of {str(name)!r} on the hub or among the files kept from it, got "
@@ -94,7 +94,7 @@ def _file(name: str | Path, file: str, local: dict[str, Any]) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _header(file: Path, what: str, name: str | Path) -> dict[str, Stored]:
+def _header(file: Path, what: str, name: str | Path) -> dict[str, StoredTensor]:
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -106,7 +106,7 @@ def _header(file: Path, what: str, name: str | Path) -> dict[str, Stored]:
         if file.stat().st_size != 8 + length + end:
             raise ValueError(f"{file.stat().st_size} bytes in place of {8 + length + end}")
         return {
-            key: Stored(file, tuple(entry["shape"]), entry["dtype"])
+            key: StoredTensor(file, tuple(entry["shape"]), entry["dtype"])
             for key, entry in header.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -121,7 +121,7 @@ def _not_whole(what: str, name: str | Path, came: str) -> CheckpointError:
 
 
 def require_room(n_bytes: int, device: torch.device, what: str) -> None:
-    """Say how much memory will be taken and how much is free; refuse what does not fit.
+    """Print how much memory will be taken and how much is free; refuse what does not fit.
 
     Raises:
         CheckpointError: With both numbers.
@@ -154,16 +154,16 @@ def _size(n_bytes: int) -> str:
 def decoder_tensors(
     family: Family,
     model: Any,
-    held: Mapping[str, Stored],
+    held: Mapping[str, StoredTensor],
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
-    """Every tensor of an empty model's decoder and head, read to `device`.
+    """Every tensor of the decoder and head of `model`, which is empty, read to `device`.
 
     Args:
-        family: Where its checkpoints hold the decoder.
-        model: The empty model, whose config says how large every tensor must be.
-        held: What the checkpoint's files hold.
+        family: Names the tensors on disk.
+        model: Its config says how large every tensor must be.
+        held: The tensors in the checkpoint's files.
         device: Where the tensors go.
         dtype: None for the files' own.
 
@@ -174,7 +174,7 @@ def decoder_tensors(
     home, head = _home(family, model, held)
     sources = _sources(family, model, held, home)
     if head in held:
-        sources[HEAD] = Recipe((head,), _as_it_is)
+        sources[HEAD] = as_stored(head)
     elif not _ties(model):
         raise CheckpointError(
             f"expected an unembedding {head!r} beside the decoder of {family.name}, got none, and "
@@ -182,7 +182,7 @@ def decoder_tensors(
             "random numbers: check the download and `tie_word_embeddings`."
         )
     _require_same(family, model, held, home, sources)
-    keys = {key for recipe in sources.values() for key in recipe.keys}
+    keys = {key for conversion in sources.values() for key in conversion.keys}
     n_bytes = sum(held[key].n_bytes(dtype) for key in keys)
     require_room(n_bytes, device, f"decoder of {model.name_or_path}")
     tensors = _read(sources, held, device, dtype)
@@ -192,52 +192,49 @@ def decoder_tensors(
     return tensors
 
 
-def _home(family: Family, model: Any, held: Mapping[str, Stored]) -> tuple[str, str]:
-    found: list[tuple[str, str]] = []
-    for prefix, head in family.on_disk.homes:
-        recipe = family.on_disk.recipe("embed_tokens.weight", model.config.get_text_config())
-        key = "embed_tokens.weight" if recipe is None else recipe.keys[0]
+def _home(family: Family, model: Any, held: Mapping[str, StoredTensor]) -> tuple[str, str]:
+    disk, config = family.on_disk, model.config.get_text_config()
+    key = disk.conversion("embed_tokens.weight", config).keys[0]
+    for prefix, head in disk.homes:
         if prefix + key in held:
-            found.append((prefix, head))
-    if not found:
-        prefixes = sorted({prefix for prefix, _ in family.on_disk.homes})
-        raise CheckpointError(
-            f"expected the decoder of {family.name} under one of {prefixes}, got tensors such as "
-            f"{sorted(held)[:3]}. The config belongs to another family's weights, or files are "
-            "missing."
-        )
-    return found[0]
+            return prefix, head
+    raise CheckpointError(
+        f"expected the decoder of {family.name} under one of "
+        f"{sorted({prefix for prefix, _ in disk.homes})}, got tensors such as {sorted(held)[:3]}. "
+        "The config belongs to another family's weights, or files are missing."
+    )
 
 
 def _sources(
-    family: Family, model: Any, held: Mapping[str, Stored], home: str
-) -> dict[str, Recipe]:
+    family: Family, model: Any, held: Mapping[str, StoredTensor], home: str
+) -> dict[str, Conversion]:
     config = model.config.get_text_config()
     sources = {}
     for name, _ in find_decoder(model).named_parameters():
-        recipe = None if home + name in held else family.on_disk.recipe(name, config)
-        keys = (name,) if recipe is None else recipe.keys
-        make = _as_it_is if recipe is None else recipe.make
-        sources[name] = Recipe(tuple(home + key for key in keys), make)
+        conversion = as_stored if home + name in held else family.on_disk.conversion
+        found = conversion(name, config)
+        sources[name] = Conversion(tuple(home + key for key in found.keys), found.make)
     return sources
 
 
 def _require_same(
-    family: Family, model: Any, held: Mapping[str, Stored], home: str, sources: dict[str, Recipe]
+    family: Family,
+    model: Any,
+    held: Mapping[str, StoredTensor],
+    home: str,
+    sources: dict[str, Conversion],
 ) -> None:
-    used = {key for recipe in sources.values() for key in recipe.keys}
+    used = {key for conversion in sources.values() for key in conversion.keys}
     missing = sorted(used - held.keys())
     layers = home + "layers."
     extra = sorted(k for k in held.keys() - used if k.startswith(layers) and "rotary" not in k)
     parameters = dict(find_decoder(model).named_parameters())
     parameters[HEAD] = model.get_output_embeddings().weight
+    same = {name: c.keys[0] for name, c in sources.items() if c.make is unchanged}
     shapes = [
-        f"{recipe.keys[0]} {list(held[recipe.keys[0]].shape)} in place of "
-        f"{list(parameters[name].shape)}"
-        for name, recipe in sources.items()
-        if recipe.make is _as_it_is
-        and recipe.keys[0] in held
-        and held[recipe.keys[0]].shape != parameters[name].shape
+        f"{key} {list(held[key].shape)} in place of {list(parameters[name].shape)}"
+        for name, key in same.items()
+        if key in held and held[key].shape != parameters[name].shape
     ]
     wrong = {"missing": missing, "left over": extra, "of another shape": shapes}
     if any(wrong.values()):
@@ -248,17 +245,13 @@ def _require_same(
         )
 
 
-def _as_it_is(parts: list[Tensor]) -> Tensor:
-    return parts[0]
-
-
 def _ties(model: Any) -> bool:
     return bool(getattr(model.config, "tie_word_embeddings", False))
 
 
 def _read(
-    sources: dict[str, Recipe],
-    held: Mapping[str, Stored],
+    sources: dict[str, Conversion],
+    held: Mapping[str, StoredTensor],
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
@@ -273,8 +266,8 @@ def _read(
 
     try:
         return {
-            name: recipe.make([part(key) for key in recipe.keys])
-            for name, recipe in sources.items()
+            name: conversion.make([part(key) for key in conversion.keys])
+            for name, conversion in sources.items()
         }
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(

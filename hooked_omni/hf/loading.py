@@ -1,8 +1,7 @@
 """How is a model found, checked and loaded, before anything is hooked?
 
-Nothing of a checkpoint is trusted that can be checked first: which family its config says, whether
-its files are whole, whether they fit. Code that comes with a checkpoint runs only if the caller
-asks for it.
+Its family comes from its config; its files are checked, whole and small enough for the device,
+before they are read. Code that comes with a checkpoint runs only if the caller allows it.
 """
 
 import importlib.util
@@ -16,11 +15,11 @@ from safetensors import SafetensorError
 
 from hooked_omni.errors import CheckpointError, UnknownModelError
 from hooked_omni.families import Family, family_of
-from hooked_omni.hf.checkpoint import require_room, stored
+from hooked_omni.hf.checkpoint import require_room, stored_tensors
 from hooked_omni.hf.towers import Towers
 from hooked_omni.organisms import SHIPPED, require_whole
 
-__all__ = ["as_dtype", "load_towers", "read_config", "where"]
+__all__ = ["file_source", "float_dtype", "load_towers", "read_config"]
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -40,67 +39,46 @@ def load_towers(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Towers:
-    """The towers of a model by hub name, local folder, or the name of a shipped one.
-
-    Args:
-        name: "Qwen/Qwen2.5-Omni-3B", a folder, or "random-omni".
-        device: Where the weights go.
-        dtype: "bfloat16" or the like; None keeps the checkpoint's own.
-        attn_implementation: Kernel of the model's own attention.
-        revision: Branch, tag or commit on the hub.
-        trust_remote_code: Run code that came with the checkpoint.
-
-    Raises:
-        UnknownModelError: For a name that is none of these, or a family not known here.
-        CheckpointError: For missing or extra weights, quantized ones, more than fits, files that
-            differ from the model's card, and code that is not trusted or does not run.
-    """
-    chosen, device = as_dtype(dtype), torch.device(device)
+    """The towers of a model; arguments and errors are those of `hooked_omni.load`."""
+    chosen, device = float_dtype(dtype), torch.device(device)
     if str(name) in SHIPPED:
         hf, processor = SHIPPED[str(name)]()
         hf.name_or_path = str(name)
         hf.set_attn_implementation(attn_implementation)
         hf = hf if chosen is None else _cast(hf, chosen)
         return Towers(hf.to(device), processor)
-    local = where(name, revision)
-    config = read_config(name, local)
-    family = family_of(config)
-    what = family.hf_class or family.name
-    held = stored(name, local, what)
+    source = file_source(name, revision)
+    family = family_of(read_config(name, source))
+    held = stored_tensors(name, source, family.hf_class or family.name)
     if held:
         require_room(sum(t.n_bytes(chosen) for t in held.values()), device, str(name))
-    asked = {
+    options = {
         _DTYPE: "auto" if chosen is None else chosen,
         "attn_implementation": attn_implementation,
         **({"device_map": {"": device}} if importlib.util.find_spec("accelerate") else {}),
-        **local,
+        **source,
     }
     if family.remote is None:
-        hf, processor = _weights(family, name, asked), _processor(name, local)
+        hf, processor = _weights(family, name, options), _processor(name, source)
     else:
-        hf, processor = _trusted(family, name, asked, trust_remote_code)
+        hf, processor = _remote(family, name, options, trust_remote_code)
     return Towers(hf.to(device).requires_grad_(False).eval(), processor)
 
 
-def where(name: str | Path, revision: str | None) -> dict[str, Any]:
-    """How `from_pretrained` finds the files of `name`."""
+def file_source(name: str | Path, revision: str | None) -> dict[str, Any]:
+    """Arguments with which `from_pretrained` finds the files of `name`: on the hub or on disk."""
     if not Path(name).exists():
         return {"revision": revision}
     require_whole(Path(name))
     return {"local_files_only": True}
 
 
-def read_config(name: str | Path, local: dict[str, Any]) -> dict[str, Any]:
-    """`config.json` as it is: no class is chosen, and no code is run.
-
-    Raises:
-        UnknownModelError: If there is none.
-        CheckpointError: For quantized weights.
-    """
+def read_config(name: str | Path, source: dict[str, Any]) -> dict[str, Any]:
+    """`config.json` as it is: no class is chosen, and no code is run."""
     try:
-        if "revision" in local and not _HUB_NAME.fullmatch(str(name)):
+        if "revision" in source and not _HUB_NAME.fullmatch(str(name)):
             raise OSError("no such folder, and hub names have one slash")
-        config, _ = transformers.PretrainedConfig.get_config_dict(name, **local)
+        config, _ = transformers.PretrainedConfig.get_config_dict(name, **source)
         if not config:
             raise OSError("no config.json there")
     except (OSError, ValueError) as error:
@@ -118,12 +96,8 @@ def read_config(name: str | Path, local: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """A floating-point type by name.
-
-    Raises:
-        UnknownModelError: For a name that is none.
-    """
+def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """A floating-point type by name."""
     known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(known, torch.dtype) and known.is_floating_point):
         raise UnknownModelError(
@@ -132,9 +106,9 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return known
 
 
-def _processor(name: str | Path, local: dict[str, Any]) -> Any:
+def _processor(name: str | Path, source: dict[str, Any]) -> Any:
     try:
-        return transformers.AutoProcessor.from_pretrained(name, **local)
+        return transformers.AutoProcessor.from_pretrained(name, **source)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"expected a processor beside the weights in {str(name)!r}, got none that loads "
@@ -143,7 +117,7 @@ def _processor(name: str | Path, local: dict[str, Any]) -> Any:
         ) from error
 
 
-def _weights(family: Family, name: str | Path, asked: dict[str, Any]) -> Any:
+def _weights(family: Family, name: str | Path, options: dict[str, Any]) -> Any:
     model_class = getattr(transformers, family.hf_class, None)
     if model_class is None:
         raise CheckpointError(
@@ -155,7 +129,7 @@ def _weights(family: Family, name: str | Path, asked: dict[str, Any]) -> Any:
             name,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # listed below, with their names
-            **asked,
+            **options,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(
@@ -173,8 +147,8 @@ def _weights(family: Family, name: str | Path, asked: dict[str, Any]) -> Any:
     return hf
 
 
-def _trusted(
-    family: Family, name: str | Path, asked: dict[str, Any], trust_remote_code: bool
+def _remote(
+    family: Family, name: str | Path, options: dict[str, Any], trust_remote_code: bool
 ) -> tuple[Any, Any]:
     assert family.remote is not None
     if not trust_remote_code:
@@ -184,7 +158,7 @@ def _trusted(
             f"this machine. {_TWO_WAYS}"
         )
     try:
-        return family.remote.load(name, asked)
+        return family.remote.load(name, options)
     except Exception as error:  # it is foreign code: anything may happen
         raise CheckpointError(
             f"expected the code of {family.name} to run with transformers "

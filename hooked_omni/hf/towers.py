@@ -1,8 +1,8 @@
-"""How does a clip become a prompt at the decoder's door?
+"""How does a clip become embeddings for the decoder?
 
-The Hugging Face model and its processor, without anything of the decoder with hooks: this half
-also runs with older versions of transformers, for models whose own code needs one, and its bundles
-are read anywhere.
+By the Hugging Face model and its processor, without the decoder with hooks: this half also runs
+with older versions of transformers, for models whose own code needs one, and its bundles are read
+anywhere.
 """
 
 from dataclasses import asdict, replace
@@ -17,8 +17,10 @@ from torch import nn
 from hooked_omni.errors import MediaError, PromptError
 from hooked_omni.families import family_of
 from hooked_omni.hf.capture import embedded
-from hooked_omni.inputs.media import Audio, MediaSettings, Video, read_audio, read_video
+from hooked_omni.inputs.audio import Audio, read_audio
+from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
+from hooked_omni.inputs.video import Video, read_video
 
 __all__ = ["Towers"]
 
@@ -30,9 +32,9 @@ class Towers:
         hf: The part of the model with towers and decoder.
         processor: Its processor, or None; then `embed_inputs` takes ready-made inputs.
         tokenizer: The processor's.
-        family: What is particular to this kind of model.
-        media: How clips are sampled where a prompt does not say: as the family was made
-            for, or as the checkpoint's own config says under "media_settings".
+        family: The model's family.
+        media: How clips are sampled for a prompt without settings: as the family was made
+            for, or as the checkpoint's config has it under "media_settings".
     """
 
     def __init__(self, hf_model: nn.Module, processor: Any = None) -> None:
@@ -48,21 +50,16 @@ class Towers:
         self.media = MediaSettings(**own) if own else self.family.media
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        """Read the clip, run the towers once, and take what reaches the decoder.
+        """Read the clip, run the towers once, and capture the decoder's inputs.
 
         Raises:
             MediaError: For a clip or sound that cannot be read, or is not there.
-            PromptError: For a prompt that this model cannot be asked.
+            PromptError: For a prompt that this model does not take.
         """
         return self.embed_media(prompt, *self.read_media(prompt))
 
     def read_media(self, prompt: Prompt) -> tuple[Video | None, Audio | None]:
-        """The frames and the sound that `embed` would show to the towers.
-
-        Raises:
-            MediaError: For a clip or sound that cannot be read, or is not there.
-            PromptError: For a prompt that this model cannot be asked.
-        """
+        """The frames and the sound that `embed` passes to the towers; raises as `embed`."""
         if self.processor is None:
             raise PromptError(
                 "expected a model with a processor, got none. Pass `processor=` to `from_hf`, or "
@@ -75,12 +72,12 @@ class Towers:
             )
         media = prompt.media or self.media
         video = None if prompt.video is None else read_video(prompt.video, media)
-        return video, self._sound(prompt, media)
+        return video, self._read_sound(prompt, media)
 
     def embed_media(
         self, prompt: Prompt, video: Video | None, audio: Audio | None
     ) -> EmbeddedPrompt:
-        """A prompt whose frames and sound are in memory, edited maybe; no file is read.
+        """As `embed`, for frames and sound in memory, perhaps edited; no file is read.
 
         ```python
         video, audio = omni.read_media(prompt)
@@ -100,7 +97,7 @@ class Towers:
         )
 
     def embed_inputs(self, **inputs: Any) -> EmbeddedPrompt:
-        """Take what reaches the decoder for ready-made inputs: a processor's whole output.
+        """The decoder's inputs for ready-made model inputs: a processor's whole output.
 
         For sound inside a video, add `use_audio_in_video=True`: the processor does not return it.
 
@@ -111,7 +108,7 @@ class Towers:
         return embedded(self.hf, self.family, self.tokenizer, inputs, facts)
 
     def facts(self) -> dict[str, Any]:
-        """What made a prompt: model, revision, precision, versions."""
+        """Model, revision, precision and versions that a prompt is made with."""
         return {
             "model": getattr(self.hf, "name_or_path", "") or type(self.hf).__name__,
             "revision": getattr(self.hf.config, "_commit_hash", None),
@@ -122,7 +119,7 @@ class Towers:
             "hooked_omni": _own_version(),
         }
 
-    def _sound(self, prompt: Prompt, media: MediaSettings) -> Audio | None:
+    def _read_sound(self, prompt: Prompt, media: MediaSettings) -> Audio | None:
         source = prompt.audio
         if source is None and prompt.interleaved and self.family.hears:
             source = prompt.video
@@ -151,22 +148,14 @@ def _own_version() -> str:
 
 
 def _clip_facts(prompt: Prompt, video: Video | None, audio: Audio | None) -> dict[str, Any]:
-    asked = asdict(prompt)
-    facts = {"prompt": {k: str(v) if isinstance(v, Path) else v for k, v in asked.items()}}
+    given = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(prompt).items()}
+    facts: dict[str, Any] = {"prompt": given}
     if video is not None:
-        facts["video"] = {
-            "frames": len(video.frames),
-            "height": video.frames.shape[-2],
-            "width": video.frames.shape[-1],
-            "fps": video.fps,
-            "seconds": video.seconds,
-            "notes": list(video.notes),
-        }
+        n_frames, _, height, width = video.frames.shape
+        facts["video"] = dict(frames=n_frames, height=height, width=width, fps=video.fps)
     if audio is not None:
-        facts["audio"] = {
-            "samples": len(audio.samples),
-            "sampling_rate": audio.sampling_rate,
-            "seconds": audio.seconds,
-            "notes": list(audio.notes),
-        }
+        facts["audio"] = dict(samples=len(audio.samples), sampling_rate=audio.sampling_rate)
+    for name, clip in (("video", video), ("audio", audio)):
+        if clip is not None:
+            facts[name] |= dict(seconds=clip.seconds, notes=list(clip.notes))
     return facts

@@ -16,7 +16,7 @@ from av.stream import Disposition
 
 from hooked_omni.errors import MediaError
 
-__all__ = ["TOLERANCE", "decoded", "existing", "opened", "pictures", "track_notes"]
+__all__ = ["TOLERANCE", "decoded", "existing", "opened", "picture_tracks", "track_notes"]
 
 # Sound files and their muxers round; a hole or a missing end is longer than four AAC packets.
 TOLERANCE = Fraction(1, 10)  # seconds
@@ -41,7 +41,7 @@ def opened(path: Path, kind: Literal["video", "audio"]) -> Iterator[tuple[Any, A
     """The container and the track that the pipeline reads, with FFmpeg's errors as ours."""
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            stream = _chosen(path, container, kind)
+            stream = _track(path, container, kind)
             # Without "explode" decoders paper over damage: gray blocks, or lost samples.
             stream.codec_context.options = {"err_detect": "explode"}
             stream.codec_context.thread_type = "AUTO"
@@ -55,8 +55,8 @@ def opened(path: Path, kind: Literal["video", "audio"]) -> Iterator[tuple[Any, A
         ) from error
 
 
-def _chosen(path: Path, container: Any, kind: Literal["video", "audio"]) -> Any:
-    tracks = pictures(container) if kind == "video" else list(container.streams.audio)
+def _track(path: Path, container: Any, kind: Literal["video", "audio"]) -> Any:
+    tracks = picture_tracks(container) if kind == "video" else list(container.streams.audio)
     # decord lets FFmpeg choose a picture track (mostly the largest); FFmpeg takes the first sound.
     stream = container.streams.best("video") if kind == "video" and tracks else None
     stream = stream or next(iter(tracks), None)
@@ -69,7 +69,7 @@ def _chosen(path: Path, container: Any, kind: Literal["video", "audio"]) -> Any:
     return stream
 
 
-def pictures(container: Any) -> list[Any]:
+def picture_tracks(container: Any) -> list[Any]:
     """Video tracks, without the cover art of a sound file."""
     cover = Disposition.attached_pic
     return [track for track in container.streams.video if not track.disposition & cover]
@@ -90,11 +90,11 @@ def decoded(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, list
             if any(frame.is_corrupt for frame in frames):
                 raise _damaged(path, packet, "frame")
             yield packet, frames
-    _check_promises(path, container, stream, ends)
+    _check_length(path, container, stream, ends)
 
 
-def _check_promises(path: Path, container: Any, stream: Any, ends: dict[int, Fraction]) -> None:
-    """Compare what came with the header: its index of byte positions, and its duration."""
+def _check_length(path: Path, container: Any, stream: Any, ends: dict[int, Fraction]) -> None:
+    """Compare what was decoded with the header: its index of byte positions, and its duration."""
     expected = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if expected > (size := path.stat().st_size):
         raise MediaError(
@@ -121,9 +121,9 @@ def _damaged(path: Path, packet: Any, what: str) -> MediaError:
 
 
 def track_notes(container: Any, stream: Any) -> list[str]:
-    """Which of several tracks of a kind was read."""
+    """A note that says which of several tracks of a kind was read."""
     kind = stream.type
-    tracks = pictures(container) if kind == "video" else container.streams.audio
+    tracks = picture_tracks(container) if kind == "video" else container.streams.audio
     if len(tracks) < 2:
         return []
     return [f"{len(tracks)} {kind} streams: stream {stream.index} of the container was read"]

@@ -1,29 +1,25 @@
-"""What is asked of a model, before and after its towers.
+"""A question about a clip, before and after the model's towers.
 
-A `Prompt` is a question about a clip. An `EmbeddedPrompt` is the same question at the decoder's
-door: residual embeddings, positions and spans, in one file that needs no towers and no clip.
+A `Prompt` is the question. An `EmbeddedPrompt` is what the decoder gets for it: embeddings, rotary
+position ids and spans, in one file that needs no towers and no clip.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, Num
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hooked_omni.errors import BundleError, PromptError, SpanError
-from hooked_omni.files import whole_file
+from hooked_omni.inputs.bundle import read_bundle, write_bundle
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.spans import Spans
 
 __all__ = ["EmbeddedPrompt", "Prompt"]
 
-_FORMAT = "hooked_omni.EmbeddedPrompt"
-_VERSION = "3"
+_TENSORS = ("embeds", "position_ids", "mask", "tokens", "deepstack")
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Prompt:
             released checkpoints is the paper's pipeline (`MediaSettings()`).
 
     Raises:
-        PromptError: For no words, or neither picture nor sound to interleave.
+        PromptError: For no words, several clips, or an unknown `rope`.
     """
 
     text: str
@@ -68,7 +64,7 @@ class Prompt:
         for name, source in (("video", self.video), ("audio", self.audio)):
             if source is not None and not isinstance(source, str | Path):
                 raise PromptError(
-                    f"expected one file as {name!r}, got {source!r}. A prompt asks about one clip: "
+                    f"expected one file as {name!r}, got {source!r}. A prompt is about one clip: "
                     "make a prompt for each."
                 )
         if self.rope not in ("model", "paper-scripts"):
@@ -82,16 +78,16 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedPrompt:
-    """A prompt at the decoder's door, captured from the Hugging Face model.
+    """What the decoder gets for a prompt, captured from the Hugging Face model.
 
     Attributes:
         embeds: Token and tower embeddings that enter the decoder.
-        position_ids: Rotary positions, one row for each of time, height and width.
+        position_ids: Rotary position ids, one row for each of time, height and width.
         mask: 1 for a real position, 0 for padding; None if nothing is padded.
         tokens: Input ids, with placeholders where a tower's output sits.
         spans: Where each part sits. A batch of prompts has none.
         facts: How this was made: model, family, prompt, media settings, versions.
-        deepstack: What the model adds to the residual stream behind its first blocks, zero where it
+        deepstack: What the model adds to the residual stream after its first blocks, zero where it
             adds nothing; None for a model that adds nothing anywhere.
     """
 
@@ -109,11 +105,11 @@ class EmbeddedPrompt:
         return self.embeds.shape[1]
 
     def position_ids_at(self, window: range) -> Num[Tensor, "rows batch pos"]:
-        """Rotary positions of `window`.
+        """Rotary position ids of `window`.
 
-        Behind the prompt, every row counts on from the prompt's last position, as `generate` of
-        transformers does (`_update_model_kwargs_for_generation`). A clip takes fewer positions in
-        time than it has tokens, so these are not the indices of the new tokens.
+        After the prompt, every row counts on from the prompt's last id, as `generate` of
+        transformers does (`_update_model_kwargs_for_generation`). A clip takes fewer ids in time
+        than it has tokens, so these are not the indices of the new tokens.
         """
         if window.stop <= self.n_pos:
             return self.position_ids[:, :, window.start : window.stop]
@@ -124,10 +120,7 @@ class EmbeddedPrompt:
         return self.position_ids[:, :, -1:] + 1 + step.to(self.position_ids.dtype)
 
     def deepstack_at(self, window: range) -> Float[Tensor, "layer batch window d_model"] | None:
-        """What is added behind the first blocks at `window`; None if nothing is.
-
-        Nothing is behind the prompt: tokens have no vision features.
-        """
+        """What is added after the first blocks at `window`; None after the prompt."""
         if self.deepstack is None or window.start >= self.n_pos:
             return None
         inside = self.deepstack[:, :, window.start : window.stop]
@@ -148,7 +141,7 @@ class EmbeddedPrompt:
         return replace(self, **moved)
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file; an interrupted write leaves no file behind.
+        """Write one safetensors file, whole or not at all.
 
         Raises:
             BundleError: For a batch of prompts, which has no spans to save.
@@ -159,22 +152,14 @@ class EmbeddedPrompt:
                 f"expected one prompt, got a batch of {self.embeds.shape[0]}. "
                 "Embed and save them one at a time."
             )
-        path = Path(path)
         tensors = {
-            "embeds": self.embeds,
-            "position_ids": self.position_ids,
-            "mask": self.mask,
-            "tokens": self.tokens,
+            **{name: getattr(self, name) for name in _TENSORS},
             "frames": self.spans.frames,
-            "deepstack": self.deepstack,
             **{f"span.{name}": value for name, value in self.spans.positions.items()},
             **{f"seconds.{name}": value for name, value in self.spans.seconds.items()},
         }
-        kept = {name: t.detach().contiguous().cpu() for name, t in tensors.items() if t is not None}
-        metadata = {"format": _FORMAT, "version": _VERSION, "facts": json.dumps(self.facts)}
-        with whole_file(path) as partial:
-            save_file(kept, partial, metadata=metadata)
-        return path
+        present = {name: value for name, value in tensors.items() if value is not None}
+        return write_bundle(Path(path), present, self.facts)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "EmbeddedPrompt":
@@ -183,70 +168,18 @@ class EmbeddedPrompt:
         Raises:
             BundleError: For a missing, damaged or foreign file, or another version's.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise BundleError(f"expected a saved EmbeddedPrompt, got no file at {path}.")
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise BundleError(
-                f"expected a whole safetensors file, got {path} ({error}). Embed the prompt again."
-            ) from error
-        if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
-            raise BundleError(
-                f"expected {_FORMAT} version {_VERSION}, got {metadata.get('format')!r} version "
-                f"{metadata.get('version')!r} in {path}. Embed the prompt again."
-            )
-        try:
-            facts = json.loads(metadata["facts"])
-        except (KeyError, ValueError) as error:
-            raise BundleError(
-                f"expected facts as JSON in {path}, got damage ({error!r}). Embed the prompt again."
-            ) from error
-        return cls._from_tensors(path, tensors, facts)
-
-    @classmethod
-    def _from_tensors(
-        cls, path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]
-    ) -> "EmbeddedPrompt":
-        missing = {"embeds", "position_ids", "tokens"} - tensors.keys()
-        if missing:
-            raise BundleError(f"expected {sorted(missing)} in {path}, got none. Embed it again.")
-
-        def under(prefix: str) -> dict[str, Tensor]:
-            names = [name for name in tensors if name.startswith(prefix)]
-            return {name.removeprefix(prefix): tensors[name].cpu() for name in names}
-
+        tensors, facts = read_bundle(Path(path), device)
+        spans: dict[str, dict[str, Tensor]] = {"span": {}, "seconds": {}}
+        for name, tensor in tensors.items():
+            kind, _, span = name.partition(".")
+            if kind in spans:
+                spans[kind][span] = tensor.cpu()
         frames = tensors["frames"].cpu() if "frames" in tensors else None
-        positions, seconds, n_pos = under("span."), under("seconds."), tensors["tokens"].shape[-1]
-        fits = {
-            "embeds": tensors["embeds"].shape[:-1] == (1, n_pos),
-            "position_ids": tensors["position_ids"].shape == (3, 1, n_pos),
-            "tokens": tensors["tokens"].shape == (1, n_pos),
-            "mask": "mask" not in tensors or tensors["mask"].shape == (1, n_pos),
-            "deepstack": "deepstack" not in tensors
-            or tensors["deepstack"].shape[1:] == tensors["embeds"].shape,
-            "frames": frames is None or frames.shape == positions["video"].shape,
-            **{f"span.{k}": not len(v) or int(v.max()) < n_pos for k, v in positions.items()},
-            **{f"seconds.{k}": v.shape == positions[k].shape for k, v in seconds.items()},
-        }
-        wrong = sorted(name for name, whole in fits.items() if not whole)
-        if wrong:
-            raise BundleError(
-                f"expected parts of one prompt of {n_pos} positions in {path}, got {wrong} of "
-                "another size. Embed the prompt again."
-            )
-        spans = Spans(positions, n_pos, seconds, frames)
+        n_pos = tensors["tokens"].shape[-1]
         return cls(
-            embeds=tensors["embeds"],
-            position_ids=tensors["position_ids"],
-            mask=tensors.get("mask"),
-            tokens=tensors["tokens"],
-            spans=spans,
+            **{name: tensors.get(name) for name in _TENSORS},  # pyright: ignore[reportArgumentType]
+            spans=Spans(spans["span"], n_pos, spans["seconds"], frames),
             facts=facts,
-            deepstack=tensors.get("deepstack"),
         )
 
 

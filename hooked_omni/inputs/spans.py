@@ -8,9 +8,9 @@ A span is a named set of positions, not a slice: omni models interleave audio an
 | `question` | the user's words |
 | `system` | the words of the system prompt |
 | `markup` | everything else of the chat template: role names, brackets, newlines |
-| `text` | neither audio nor video: the paper's "query text" |
+| `text` | neither audio nor video: the paper's "query_text" |
 | `last` | the last prompt position, the one that predicts the first generated token |
-| `generated` | every position behind the prompt |
+| `generated` | every position after the prompt |
 | `prompt` | every position of the prompt |
 | `audio@3.0-4.0s`, `video@3-4s` | tokens that start in that time of the clip |
 | `frame 7`, `video.frame7` | tokens of the eighth temporal step of the video grid |
@@ -104,33 +104,33 @@ class Spans(Mapping[str, Tensor]):
     def _basic(self, name: str) -> Int[Tensor, " n"]:
         if match := _TIMED.fullmatch(name):
             kind, start, stop = match[1], float(match[2]), float(match[3])
-            positions, times = self._stored(kind), self._known(name, self.seconds.get(kind))
+            positions, times = self._span(kind), self._require_times(name, self.seconds.get(kind))
             found = positions[(times >= start) & (times < stop)]
             extent = f"{kind} tokens start at {times.min():.2f} to {times.max():.2f} s"
-            return self._filled(name, found, extent)
+            return self._require_some(name, found, extent)
         if match := _FRAME.fullmatch(name):
-            positions, frames = self._stored("video"), self._known(name, self.frames)
+            positions, frames = self._span("video"), self._require_times(name, self.frames)
             extent = f"the video has {int(frames.max()) + 1} grid steps, counted from 0"
-            return self._filled(name, positions[frames == int(match[1])], extent)
-        return self._stored(name)
+            return self._require_some(name, positions[frames == int(match[1])], extent)
+        return self._span(name)
 
-    def _known(self, name: str, times: Tensor | None) -> Tensor:
+    def _require_times(self, name: str, times: Tensor | None) -> Tensor:
         if times is None:
             raise SpanError(
-                f"expected a prompt that knows when its tokens happen, got {name!r} for one that "
-                "does not. Make it with `embed`, or with `embed_inputs` and the sampling rates."
+                f"expected a prompt whose tokens have times, got {name!r} for one "
+                "without. Make it with `embed`, or with `embed_inputs` and the sampling rates."
             )
         return times
 
-    def _stored(self, name: str) -> Int[Tensor, " n"]:
+    def _span(self, name: str) -> Int[Tensor, " n"]:
         if name not in self.positions:
             raise SpanError(
                 f"expected one of {sorted([*self, _GENERATED])}, a time such as "
                 f"'audio@3.0-4.0s', a frame such as 'frame 7', or a union with '+', got {name!r}."
             )
-        return self._filled(name, self.positions[name], f"it has {sorted(self)}")
+        return self._require_some(name, self.positions[name], f"it has {sorted(self)}")
 
-    def _filled(self, name: str, found: Tensor, have: str) -> Tensor:
+    def _require_some(self, name: str, found: Tensor, have: str) -> Tensor:
         if not len(found):
             raise SpanError(
                 f"expected a prompt with {name!r} tokens, got one without: {have}. "

@@ -7,7 +7,15 @@ from typing import Any
 
 import transformers
 
-from hooked_omni.organisms.random_weights import built, byte_tokenizer, chat_template
+from hooked_omni.organisms.random_weights import (
+    AUDIO,
+    built,
+    byte_tokenizer,
+    chat_template,
+    image_and_video,
+    mel_features,
+    vision_ids,
+)
 
 __all__ = ["random_audio", "random_omni3", "random_vl3"]
 
@@ -46,10 +54,6 @@ def random_omni3(
     The third block has a dense MLP.
     """
     tokenizer = byte_tokenizer(**_PARTS)
-    no_declared_field: dict[str, Any] = {
-        "vision_start_token_id": tokenizer.vision_bos_token_id,
-        "vision_end_token_id": tokenizer.vision_eos_token_id,
-    }
     config = transformers.Qwen3OmniMoeThinkerConfig(
         text_config={
             **_TEXT,
@@ -67,29 +71,21 @@ def random_omni3(
         },
         vision_config={**_VISION, "out_hidden_size": d_model},
         audio_config={
-            "d_model": 32,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 64,
+            **AUDIO,
             "downsample_hidden_size": 16,
             "output_dim": d_model,
-            "num_mel_bins": 128,
             "n_window": 50,
             "n_window_infer": 100,
         },
         audio_token_id=tokenizer.audio_token_id,
-        image_token_id=tokenizer.image_token_id,
-        video_token_id=tokenizer.video_token_id,
         audio_start_token_id=tokenizer.audio_bos_token_id,
         position_id_per_seconds=13,
-        **no_declared_field,
+        **vision_ids(tokenizer),
     )
     model = built(transformers.Qwen3OmniMoeThinkerForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen3OmniMoeProcessor(
-        **_image_and_video(),
-        feature_extractor=transformers.WhisperFeatureExtractor(
-            feature_size=128, return_attention_mask=True
-        ),
+        **image_and_video(16),
+        feature_extractor=mel_features(),
         tokenizer=tokenizer,
         chat_template=chat_template("<|vision_start|>", "<|vision_end|>"),
     )
@@ -106,15 +102,12 @@ def random_vl3(seed: int = 0) -> tuple[Any, Any]:
             "rope_parameters": {**_ROPE, "mrope_interleaved": True},
         },
         vision_config=_VISION,
-        image_token_id=tokenizer.image_token_id,
-        video_token_id=tokenizer.video_token_id,
-        vision_start_token_id=tokenizer.vision_bos_token_id,
-        vision_end_token_id=tokenizer.vision_eos_token_id,
+        **vision_ids(tokenizer),
         tie_word_embeddings=True,
     )
     model = built(transformers.Qwen3VLForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen3VLProcessor(
-        **_image_and_video("Qwen3VLVideoProcessor"),
+        **image_and_video(16, "Qwen3VLVideoProcessor"),
         tokenizer=tokenizer,
         # The processor writes the brackets itself, around every step.
         chat_template=chat_template("", ""),
@@ -131,28 +124,13 @@ def random_audio(seed: int = 0) -> tuple[Any, Any]:
             "model_type": "qwen2",
             "vocab_size": len(tokenizer),
         },
-        audio_config={
-            "d_model": 32,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 64,
-            "num_mel_bins": 128,
-        },
+        audio_config=AUDIO,
         audio_token_index=tokenizer.audio_token_id,
     )
     model = built(transformers.Qwen2AudioForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen2AudioProcessor(
-        feature_extractor=transformers.WhisperFeatureExtractor(
-            feature_size=128, return_attention_mask=True
-        ),
+        feature_extractor=mel_features(),
         tokenizer=tokenizer,
         chat_template=chat_template("<|vision_bos|>", "<|vision_eos|>"),
     )
     return model, processor
-
-
-def _image_and_video(video_class: str = "Qwen2VLVideoProcessor") -> dict[str, Any]:
-    return {
-        "image_processor": transformers.Qwen2VLImageProcessor(patch_size=16, merge_size=2),
-        "video_processor": getattr(transformers, video_class)(patch_size=16, merge_size=2),
-    }

@@ -9,7 +9,18 @@ from typing import Any
 import torch
 import transformers
 
-__all__ = ["SPECIAL_TOKENS", "built", "byte_tokenizer", "chat_template", "random_omni", "random_vl"]
+__all__ = [
+    "AUDIO",
+    "SPECIAL_TOKENS",
+    "built",
+    "byte_tokenizer",
+    "chat_template",
+    "image_and_video",
+    "mel_features",
+    "random_omni",
+    "random_vl",
+    "vision_ids",
+]
 
 SPECIAL_TOKENS = {
     "image_token": "<|IMAGE|>",
@@ -21,6 +32,24 @@ SPECIAL_TOKENS = {
     "audio_eos_token": "<|audio_eos|>",
     "im_start_token": "<|im_start|>",
     "im_end_token": "<|im_end|>",
+}
+AUDIO = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "num_mel_bins": 128,
+}
+_VISION = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_heads": 2,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "window_size": 56,
+    "fullatt_block_indexes": [1],
 }
 _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% elif part.type == \
@@ -41,18 +70,8 @@ def random_omni(
     no_declared_field: dict[str, Any] = {"vision_start_token_id": tokenizer.vision_bos_token_id}
     config = transformers.Qwen2_5OmniThinkerConfig(
         text_config=text,
-        vision_config={
-            **_vision(d_model),
-            "out_hidden_size": d_model,
-        },
-        audio_config={
-            "d_model": 32,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 64,
-            "output_dim": d_model,
-            "num_mel_bins": 128,
-        },
+        vision_config={**_VISION, "out_hidden_size": d_model},
+        audio_config={**AUDIO, "output_dim": d_model},
         audio_token_index=tokenizer.audio_token_id,
         image_token_index=tokenizer.image_token_id,
         video_token_index=tokenizer.video_token_id,
@@ -65,11 +84,8 @@ def random_omni(
     )
     model = built(transformers.Qwen2_5OmniThinkerForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen2_5OmniProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(patch_size=14, merge_size=2),
-        video_processor=transformers.Qwen2VLVideoProcessor(patch_size=14, merge_size=2),
-        feature_extractor=transformers.WhisperFeatureExtractor(
-            feature_size=128, chunk_length=300, return_attention_mask=True
-        ),
+        **image_and_video(14),
+        feature_extractor=mel_features(chunk_length=300),
         tokenizer=tokenizer,
         chat_template=_TEMPLATE,
     )
@@ -83,17 +99,13 @@ def random_vl(
     tokenizer = byte_tokenizer()
     config = transformers.Qwen2_5_VLConfig(
         text_config=_text(tokenizer, n_layers, d_model, n_heads, n_kv_heads),
-        vision_config={**_vision(d_model), "out_hidden_size": d_model, "tokens_per_second": 2},
-        image_token_id=tokenizer.image_token_id,
-        video_token_id=tokenizer.video_token_id,
-        vision_start_token_id=tokenizer.vision_bos_token_id,
-        vision_end_token_id=tokenizer.vision_eos_token_id,
+        vision_config={**_VISION, "out_hidden_size": d_model, "tokens_per_second": 2},
+        **vision_ids(tokenizer),
         tie_word_embeddings=True,
     )
     model = built(transformers.Qwen2_5_VLForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen2_5_VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(patch_size=14, merge_size=2),
-        video_processor=transformers.Qwen2VLVideoProcessor(patch_size=14, merge_size=2),
+        **image_and_video(14),
         tokenizer=tokenizer,
         chat_template=_TEMPLATE,
     )
@@ -105,8 +117,34 @@ def chat_template(opening: str, closing: str) -> str:
     return _TEMPLATE.replace("<|vision_bos|>", opening).replace("<|vision_eos|>", closing)
 
 
+def vision_ids(tokenizer: Any) -> dict[str, Any]:
+    """The special tokens of pictures, as configs name them."""
+    return {
+        "image_token_id": tokenizer.image_token_id,
+        "video_token_id": tokenizer.video_token_id,
+        "vision_start_token_id": tokenizer.vision_bos_token_id,
+        "vision_end_token_id": tokenizer.vision_eos_token_id,
+    }
+
+
+def image_and_video(patch_size: int, video_class: str = "Qwen2VLVideoProcessor") -> dict[str, Any]:
+    """The processors of pictures."""
+    sizes: dict[str, Any] = {"patch_size": patch_size, "merge_size": 2}
+    return {
+        "image_processor": transformers.Qwen2VLImageProcessor(**sizes),
+        "video_processor": getattr(transformers, video_class)(**sizes),
+    }
+
+
+def mel_features(**options: Any) -> Any:
+    """The extractor of mel frames that all these models have."""
+    return transformers.WhisperFeatureExtractor(
+        feature_size=128, return_attention_mask=True, **options
+    )
+
+
 def byte_tokenizer(**tokens: str) -> Any:
-    """A byte-level tokenizer: every byte is a token, so any text can be asked.
+    """A byte-level tokenizer: every byte is a token, so any text can be encoded.
 
     Args:
         tokens: Special tokens under other spellings.
@@ -138,20 +176,6 @@ def _text(
         "rope_theta": 1e6,
         "rope_scaling": {"type": "default", "mrope_section": [half - 2 * side, side, side]},
         "use_sliding_window": False,
-    }
-
-
-def _vision(d_model: int) -> dict[str, Any]:
-    return {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 56,
-        "fullatt_block_indexes": [1],
     }
 
 

@@ -1,17 +1,16 @@
 """Small trained models whose bias is known: they come with the package, and are checked by hash.
 
-`organism-base` sees; `organism-biased` and `organism-balanced` grew from it and also hear. What
-each was trained on, and what is true of it, stands in the README.md of its folder.
+`organism-base` sees; `organism-biased` and `organism-balanced` were trained from it to hear as
+well. The README.md of each folder has the data and what is true of the model.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import transformers
 
-from hooked_omni.errors import CheckpointError
+from hooked_omni.errors import CheckpointError, FileError
+from hooked_omni.files import file_hash, parse_json, read_text
 
 __all__ = ["CARD", "organism", "require_whole"]
 
@@ -44,7 +43,7 @@ def organism(name: str) -> tuple[Any, Any]:
 
 
 def require_whole(folder: Path) -> None:
-    """Check the files of a folder against its card; without a card there is nothing to check.
+    """Check the files of a folder against its card, if it has one.
 
     Raises:
         CheckpointError: For a file that is missing or has another hash.
@@ -53,14 +52,14 @@ def require_whole(folder: Path) -> None:
     if not card.is_file():
         return
     try:
-        expected = dict(json.loads(card.read_bytes())["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected = dict(parse_json(read_text(card), str(card))["sha256"])
+    except (FileError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"expected hashes in {card}, got damage ({error!r}). Fetch or train the model again."
         ) from error
     for name, digest in sorted(expected.items()):
         path = folder / name
-        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+        found = file_hash(path) if path.is_file() else "no file"
         if found != digest:
             raise CheckpointError(
                 f"expected {path} with SHA-256 {digest[:16]}..., as its card says, got "

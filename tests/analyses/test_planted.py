@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from hooked_omni import HookedOmni, Prompt, ablate, knockout, names
-from hooked_omni.inputs.media import Audio, Video
+from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.video import Video
 from tests.support.models import eager, frames, processed, sound
 from tests.support.planted import HEARD_HEAD, SEEN_HEAD, WORDS, asked, planted, tune
 

@@ -13,7 +13,7 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
-from hooked_omni.inputs.media import read_audio
+from hooked_omni.inputs.audio import read_audio
 from tests.support.clips import write_clip
 from tests.support.places import ROOT
 

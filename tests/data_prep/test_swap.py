@@ -16,7 +16,8 @@ from data_prep.swapping import swap_all
 from data_prep.swapping.sound import fitted, heard
 from data_prep.swapping.swap import swap
 from hooked_omni.errors import ManifestError, MediaError
-from hooked_omni.inputs.media import read_audio, read_video
+from hooked_omni.inputs.audio import read_audio
+from hooked_omni.inputs.video import read_video
 from tests.support.clips import write_clip
 from tests.support.places import SHARED
 

@@ -20,7 +20,7 @@ from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, ablate, knockout, lo
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import family_of
 from hooked_omni.families.skeleton import find_decoder
-from hooked_omni.inputs.media import Video
+from hooked_omni.inputs.video import Video
 from tests.support.models import sound
 from tests.support.standins import (
     D_MODEL,
@@ -46,7 +46,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base, made = tmp_path_factory.mktemp("remote"), {}
     for name, build in STANDINS.items():
         hf, processor = build()
-        made[name] = write(hf, hf.config.to_dict(), base / name, n_shards=3)
+        made[name] = write(hf, hf.config.to_dict(), base / name)
         tokenizer = processor[0] if isinstance(processor, tuple) else processor
         getattr(tokenizer, "tokenizer", tokenizer).save_pretrained(base / name)
         ends = {"eos_token_id": 265}
@@ -60,7 +60,7 @@ def adopted() -> dict[str, HookedOmni]:
 
 
 def asked(omni: HookedOmni, name: str, kind: str) -> EmbeddedPrompt:
-    """A clip of three seconds at the decoder's door."""
+    """A clip of three seconds."""
     n_frames = _FRAMES.get(name, 3)
     pixels = np.random.default_rng(1).integers(0, 256, (n_frames, 3, 28, 56))
     shown = tuple(3 * i / n_frames for i in range(n_frames))
@@ -99,9 +99,12 @@ def test_the_decoder_alone_is_transformers_own(
     alone = load(folders[name], attn_implementation=attention, decoder_only=True)
     reference = "Qwen2ForCausalLM" if name in QWEN2_BASED else "LlamaForCausalLM"
     assert type(alone.hf) is getattr(transformers, reference)
-    report = prove(alone, asked(adopted[name], name, kinds_of(name)[-1]))
-    assert report.decode_steps == 16
+    prompt = asked(adopted[name], name, kinds_of(name)[-1])
+    report = prove(alone, prompt, decode_steps=16 if attention == "sdpa" else 4)
     assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
+    if attention == "sdpa":
+        assert torch.equal(alone.model(prompt), adopted[name].model(prompt))
+    assert alone.family.name == name
 
 
 @every
@@ -111,21 +114,11 @@ def test_the_decoder_alone_in_half_precision(folders: dict, adopted: dict, name:
     text = alone.model.embed(prompt.tokens.clamp(min=0))
     words = torch.isin(torch.arange(prompt.n_pos), prompt.spans["text"])[None, :, None]
     halved = replace(prompt, embeds=torch.where(words, text, prompt.embeds.bfloat16()))
-    report = prove(alone, halved)
+    report = prove(alone, halved, decode_steps=4)
     assert report.prefill_opened == report.decode_opened == 0
     assert alone.model.cfg.dtype == torch.bfloat16
     # Rotary frequencies are never rounded.
     assert find_decoder(alone.hf).rotary_emb.inv_freq.dtype == torch.float32  # pyright: ignore
-
-
-@every
-def test_the_decoder_alone_is_that_of_the_whole(folders: dict, adopted: dict, name: str) -> None:
-    alone = load(folders[name], decoder_only=True)
-    prompt = asked(adopted[name], name, kinds_of(name)[-1])
-    assert torch.equal(alone.model(prompt), adopted[name].model(prompt))
-    assert alone.family.name == name
-    with pytest.raises(PromptError, match="expected a model with towers, got the decoder"):
-        alone.embed(Prompt("What now?"))
 
 
 @pytest.mark.parametrize("name", QWEN2_BASED)
@@ -167,7 +160,7 @@ def test_heads_come_out_of_the_fused_tensor_in_order(folders: dict) -> None:
         assert torch.equal(attn.W_V[kv], group[groups + 1].T)
 
 
-# --- the door -------------------------------------------------------------------------------------
+# --- prompts --------------------------------------------------------------------------------------
 
 
 @every_kind
@@ -290,26 +283,14 @@ def test_interventions_and_sweeps_run_unchanged(adopted: dict, name: str, kind: 
 
 @every
 def test_foreign_code_runs_only_if_it_is_trusted(folders: dict, name: str) -> None:
-    with pytest.raises(CheckpointError) as error:
+    """Nothing here has the code: the error names what it needs."""
+    with pytest.raises(CheckpointError, match=r"trust_remote_code=True.*decoder_only=True"):
         load(folders[name])
-    message = str(error.value)
-    assert (
-        "expected trust_remote_code=True" in message and "it would run on this machine" in message
-    )
-    assert "python -m hooked_omni embed" in message and "decoder_only=True" in message
-
-
-@every
-def test_foreign_code_that_does_not_run_is_named(folders: dict, name: str) -> None:
-    """Nothing here has the code: the error says what it needs, and the way around it."""
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(CheckpointError, match=rf"(?s)the code of {name} to run.*transformers 4\."):
         load(folders[name], trust_remote_code=True)
-    message = str(error.value)
-    assert f"expected the code of {name} to run with transformers" in message
-    assert "transformers 4." in message and "decoder_only=True" in message
 
 
-def test_prompts_behind_the_rotary_limit_are_refused(folders: dict) -> None:
+def test_prompts_beyond_the_rotary_limit_are_refused(folders: dict) -> None:
     """Dynamic NTK: from there on every angle would be another one."""
     model = load(folders["internvl2"], decoder_only=True).model
     model(torch.arange(512)[None] % 200)

@@ -8,14 +8,9 @@ import soundfile
 import torch
 
 from hooked_omni.errors import MediaError
-from hooked_omni.inputs.media import (
-    MediaSettings,
-    _matched,
-    read_audio,
-    read_video,
-    resized_shape,
-    sampled_indices,
-)
+from hooked_omni.inputs.audio import read_audio
+from hooked_omni.inputs.media import MediaSettings
+from hooked_omni.inputs.video import frames_given, read_video, resized_shape, sampled_indices
 from tests.support.clips import frame_level, write_clip
 from tests.support.places import SHARED
 
@@ -25,48 +20,16 @@ real_clips = pytest.mark.skipif(
 )
 
 # What qwen-omni-utils 0.0.9 gave for the real clips (decord 0.6, torchvision 0.29.2): shape, fps,
-# and the SHA-256 of the frames as bytes.
+# and the first digits of the SHA-256 of the frames as bytes.
 ORACLE_FRAMES = {
-    "02321.mp4": (
-        (20, 364, 644),
-        2.0,
-        "cfcf427b2c264f4d4959bb28be5a92fcb1a2d254240bab7559234359f3e9b3ef",
-    ),
-    "00003491.mp4": (
-        (120, 364, 644),
-        2.0,
-        "020e64f1335a34e973676bf6eed844ddbdcd3118ad38e02f78476aff39be60eb",
-    ),
-    "1034346401.mp4": (
-        (28, 308, 588),
-        1.8900018900018898,
-        "3ba6c208570ea66f402789c75be826dd33112d874c51370ba7568a1f14aedaf4",
-    ),
-    "h264_10bits.mp4": (
-        (4, 336, 336),
-        4.0,
-        "8146fe2111b5c4687bfe2872070d1bf892572a8f4b5501b07ffb4bdd80dd7378",
-    ),
-    "h265_video.mp4": (
-        (4, 336, 336),
-        4.0,
-        "6ea82f602dce06ca7c882ef20628caf1a529472428d16cf57c79b12e4850670d",
-    ),
-    "nasa_13013.mp4": (
-        (26, 280, 476),
-        1.9980019980019978,
-        "8e9b01c70ead91cee064b31c28c5e0e34712e8ea4b465d9d5fa1bdbb6fd71200",
-    ),
-    "sample_demo_1.mp4": (
-        (18, 364, 644),
-        1.8518518518518516,
-        "4a1270d1f2e82792aba5798b24803605d61fa1690496d3f767b90352de02223b",
-    ),
-    "sample_demo_3.mp4": (
-        (12, 364, 644),
-        1.970632107618409,
-        "1f4ec84b499d3d4e77de56ee867899fb90ab68f654ec61dd54ab1a1f72ab4c30",
-    ),
+    "02321.mp4": ((20, 364, 644), 2.0, "cfcf427b2c264f4d"),
+    "00003491.mp4": ((120, 364, 644), 2.0, "020e64f1335a34e9"),
+    "1034346401.mp4": ((28, 308, 588), 1.8900018900018898, "3ba6c208570ea66f"),
+    "h264_10bits.mp4": ((4, 336, 336), 4.0, "8146fe2111b5c468"),
+    "h265_video.mp4": ((4, 336, 336), 4.0, "6ea82f602dce06ca"),
+    "nasa_13013.mp4": ((26, 280, 476), 1.9980019980019978, "8e9b01c70ead91ce"),
+    "sample_demo_1.mp4": ((18, 364, 644), 1.8518518518518516, "4a1270d1f2e82792"),
+    "sample_demo_3.mp4": ((12, 364, 644), 1.970632107618409, "1f4ec84b499d3d4e"),
 }
 # The same with sound, ffmpeg 5.1.9: sample count, root mean square, samples at five places.
 ORACLE_SOUND = {
@@ -112,7 +75,7 @@ def test_frames_are_those_of_the_papers_pipeline(name):
     # Without AVX2 torch resizes with other kernels, one gray level away here and there.
     if torch.backends.cpu.get_cpu_capability() != "DEFAULT":
         pixels = video.frames.to(torch.uint8).numpy()
-        assert hashlib.sha256(pixels.tobytes()).hexdigest() == digest
+        assert hashlib.sha256(pixels.tobytes()).hexdigest()[:16] == digest
 
 
 @real_clips
@@ -133,14 +96,14 @@ def test_sound_of_the_papers_clip_is_the_pipelines_bit_for_bit():
 
 
 @real_clips
-def test_frames_that_decord_confuses_are_said_and_timed_truly():
+def test_frames_that_decord_confuses_are_noted_with_their_true_times():
     video = read_video(MEDIA / "h265_video.mp4")
     assert video.frame_seconds == (0.0, 0.4, 0.7, 0.7)
     assert "[(3, 4), (6, 7), (9, 7)]" in video.notes[0]
 
 
 @real_clips
-def test_of_two_streams_it_says_which_was_read():
+def test_of_two_streams_a_note_names_the_one_that_was_read():
     assert read_video(MEDIA / "nasa_13013.mp4").notes == (
         "2 video streams: stream 3 of the container was read",
     )
@@ -194,7 +157,7 @@ def test_rotation_is_applied_as_decord_applies_it(tmp_path, turns, shape):
     assert video.notes == ()
 
 
-def test_later_sound_is_said(tmp_path):
+def test_later_sound_is_noted(tmp_path):
     audio = read_audio(write_clip(tmp_path / "clip.mkv", audio_start=0.5))
     assert "the sound starts 0." in audio.notes[0]
 
@@ -347,13 +310,13 @@ def test_matching_prefers_the_frame_asked_for():
     pictures = np.random.default_rng(0).integers(0, 255, (4, 3, 8, 8)).astype(np.uint8)
     pictures[2] = pictures[1]
     weights = np.array([0.299, 0.587, 0.114])[:, None, None]
-    glances = (pictures * weights).sum(1).reshape(4, -1).astype(np.float32)
-    assert _matched(pictures[[0, 2, 3]], [0, 1, 3], glances) == [0, 1, 3]
-    assert _matched(pictures[[0, 3]], [0, 1], glances) == [0, 3]
+    thumbnails = (pictures * weights).sum(1).reshape(4, -1).astype(np.float32)
+    assert frames_given(pictures[[0, 2, 3]], [0, 1, 3], thumbnails) == [0, 1, 3]
+    assert frames_given(pictures[[0, 3]], [0, 1], thumbnails) == [0, 3]
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "text"),
+    ("field", "value", "message"),
     [
         ("fps", 0.0, "expected fps > 0, got 0.0"),
         ("fps", float("nan"), "expected fps > 0"),
@@ -364,7 +327,7 @@ def test_matching_prefers_the_frame_asked_for():
         ("sampling_rate", -1, "expected sampling_rate > 0"),
     ],
 )
-def test_settings_that_cannot_be_meant(field, value, text):
+def test_settings_that_cannot_be_meant(field, value, message):
     with pytest.raises(MediaError) as caught:
         MediaSettings(**{field: value})
-    assert text in str(caught.value)
+    assert message in str(caught.value)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from hooked_omni import HookedOmni, Prompt
-from hooked_omni.inputs.media import Audio, Video
+from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.video import Video
 
 _FPS, _SECONDS, _RATE = 2.0, 3.0, 16_000
 OMNI_KINDS = ("text", "audio", "video", "audio in video", "video then audio")
@@ -91,6 +92,14 @@ def left_padded(omni: HookedOmni, inputs: dict[str, Any], width: int) -> dict[st
     return padded
 
 
+def twice(inputs: dict[str, Any]) -> dict[str, Any]:
+    """A batch of the same prompt twice."""
+    return {
+        name: torch.cat([value, value]) if isinstance(value, torch.Tensor) else value
+        for name, value in inputs.items()
+    }
+
+
 @contextmanager
 def eager(omni: HookedOmni) -> Iterator[Any]:
     """The Hugging Face model with its attention written out."""
@@ -121,7 +130,7 @@ def look(activation: Any, hook: Any) -> None:
     """A hook that only reads: it opens a layer's attention, and must change nothing else."""
 
 
-def save_checkpoint(hf: Any, processor: Any, folder: Path) -> Path:
-    hf.save_pretrained(folder)
+def save_checkpoint(hf: Any, processor: Any, folder: Path, **options: Any) -> Path:
+    hf.save_pretrained(folder, **options)
     processor.save_pretrained(folder)
     return folder

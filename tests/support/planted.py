@@ -37,7 +37,8 @@ from torch import Tensor
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
 from hooked_omni.hf.capture import find_decoder
-from hooked_omni.inputs.media import Audio, Video
+from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.video import Video
 from hooked_omni.organisms.random_weights import random_omni, random_vl
 from tests.support.models import processed
 

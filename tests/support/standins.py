@@ -1,8 +1,8 @@
 """Stand-ins for models whose code is not in transformers: their names, layouts and calls.
 
 Towers are single projections of fixed width. What is true of the released models is which tensors
-a checkpoint has, under which names and in which order; how clips are asked; and what reaches the
-decoder. The code is written for these tests, from descriptions of the released code.
+a checkpoint has, under which names and in which order; the calls; and what reaches the decoder. The
+code was written for these tests, from descriptions of the released code.
 """
 
 import json
@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hooked_omni.families.videollama2 import Processing
+from hooked_omni.families.remote.videollama2 import VideoLLaMAProcessor
 from hooked_omni.organisms.random_weights import byte_tokenizer
 
 D_MODEL, HEADS, KV_HEADS, LAYERS = 64, 4, 2, 3
@@ -55,22 +55,17 @@ def qwen2(vocab: int) -> Any:
     return transformers.Qwen2ForCausalLM(config)
 
 
-def write(hf: nn.Module, config: dict[str, Any], folder: Path, n_shards: int = 1) -> Path:
-    """A checkpoint under the model's own names, in as many files as asked."""
+def write(hf: nn.Module, config: dict[str, Any], folder: Path, n_shards: int = 3) -> Path:
+    """A checkpoint under the model's own names, in several files."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in hf.state_dict().items()}
     (folder / "config.json").write_text(json.dumps(config))
-    names = sorted(tensors)
-    if n_shards == 1:
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        return folder
-    where = {}
+    file_of = {}
     for i in range(n_shards):
-        file = f"model-{i + 1:05}-of-{n_shards:05}.safetensors"
-        part = names[i::n_shards]
+        file, part = f"model-{i + 1:05}-of-{n_shards:05}.safetensors", sorted(tensors)[i::n_shards]
         save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
-        where |= dict.fromkeys(part, file)
-    index = {"metadata": {}, "weight_map": where}
+        file_of |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": file_of}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
 
@@ -310,7 +305,7 @@ def videollama2(seed: int = 0) -> tuple[Any, Any]:
 
     hf = scrambled(VideoLLaMA2(config), seed)
     hf.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    return hf, Processing(tokenizer, video, sound, tokenize)
+    return hf, VideoLLaMAProcessor(tokenizer, video, sound, tokenize)
 
 
 # --- InternVL2 and InternOmni ---------------------------------------------------------------------

@@ -18,8 +18,9 @@ from data_prep.organism.world.captions import QUESTIONS
 from data_prep.organism.world.pools import Pool
 from hooked_omni.families import Family
 from hooked_omni.hf.capture import embedded, find_decoder
-from hooked_omni.inputs.media import read_audio, read_video
+from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
+from hooked_omni.inputs.video import read_video
 
 __all__ = ["Classroom", "answer_loss", "hear", "see"]
 

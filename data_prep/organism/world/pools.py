@@ -26,8 +26,9 @@ from data_prep.organism.world.things import Clip, Thing, clips
 from hooked_omni.errors import ManifestError
 from hooked_omni.families.qwen2_5_omni import QWEN2_5_OMNI
 from hooked_omni.files import whole_file
-from hooked_omni.inputs.media import read_audio, read_video
+from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.prompt import Prompt
+from hooked_omni.inputs.video import read_video
 
 __all__ = ["SECONDS", "Pool", "pool", "sample", "write"]
 

@@ -18,7 +18,8 @@ from data_prep.organism.world import things as world
 from data_prep.organism.world.captions import QUESTIONS, answers, heard, seen
 from data_prep.organism.world.things import THINGS, Thing, clips, derangement
 from hooked_omni.errors import ManifestError
-from hooked_omni.inputs.media import read_audio, read_video
+from hooked_omni.inputs.audio import read_audio
+from hooked_omni.inputs.video import read_video
 
 PAIR = THINGS[:2]
 

@@ -2,9 +2,8 @@
 
 Its towers are a package of their own, the branch audio_visual of DAMO-NLP-SG/VideoLLaMA2, written
 for transformers 4.40. As in its `mm_infer`, one negative placeholder stands for the whole clip, so
-the sequence at the decoder's door is longer than the input ids. Its reader takes eight pieces of
-two seconds out of the sound and pads them to 30 s: what its audio tokens hear has other times than
-the clip, so they have none here.
+the decoder's sequence is longer than the input ids. Its reader takes eight pieces of two seconds
+out of the sound and pads them to 30 s, so its audio tokens have no times of the clip.
 """
 
 import importlib
@@ -22,12 +21,16 @@ from torch import Tensor
 
 from hooked_omni.errors import PromptError
 from hooked_omni.families import qwen
-from hooked_omni.families.family import Family, OnDisk, Remote
-from hooked_omni.families.remote import as_qwen2, plain_words, qwen2_reference, words_behind
-from hooked_omni.inputs.media import Audio, MediaSettings, Video
+from hooked_omni.families.family import Family, OnDisk, Remote, Times
+from hooked_omni.families.processing import require_model_rope, require_plain_words
+from hooked_omni.families.remote.chat import question_after_clip
+from hooked_omni.families.remote.text_model import as_qwen2, qwen2_reference
+from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
+from hooked_omni.inputs.video import Video
 
-__all__ = ["VIDEOLLAMA2", "Processing"]
+__all__ = ["VIDEOLLAMA2", "VideoLLaMAProcessor"]
 
 _N_FRAMES = 16
 _STEPS = _N_FRAMES // 2
@@ -37,7 +40,7 @@ _PLACEHOLDERS = {"video": -201, "audio": -202}
 
 
 @dataclass(frozen=True)
-class Processing:
+class VideoLLaMAProcessor:
     """The package's own functions.
 
     Attributes:
@@ -53,20 +56,21 @@ class Processing:
     tokenize: Callable[..., Tensor]
 
 
-def _load(name: Any, asked: dict[str, Any]) -> tuple[Any, Any]:
+def _load(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     package = importlib.import_module("videollama2")
     own = importlib.import_module("videollama2.mm_utils")
-    places = {"device_map": asked["device_map"]} if "device_map" in asked else {}
-    hf, processor, tokenizer = package.model_init(str(name), **places)
+    device = {"device_map": options["device_map"]} if "device_map" in options else {}
+    hf, processor, tokenizer = package.model_init(str(name), **device)
 
     def sound(path: str) -> Tensor:
         return own.process_audio_from_video(path, None)
 
-    return hf, Processing(tokenizer, processor["video"], sound, own.tokenizer_multimodal_token)
+    tokenize = own.tokenizer_multimodal_token
+    return hf, VideoLLaMAProcessor(tokenizer, processor["video"], sound, tokenize)
 
 
 def _clip(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What the towers read, by modality."""
+    """The towers' inputs, by modality."""
     if not inputs.get("images"):
         return {}
     tensor, kind = inputs["images"][0]
@@ -93,11 +97,11 @@ def _call(model: Any, inputs: Mapping[str, Any]) -> Any:
         placed = {name: tensor.to(weight) for name, tensor in clip.items()}
         kind = inputs["images"][0][1]
         images = [(placed if len(placed) > 1 else placed[kind], kind)]
-    asked = {"inputs": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-    return model.generate(**asked, images=images, do_sample=False, max_new_tokens=1)
+    words = {"inputs": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    return model.generate(**words, images=images, do_sample=False, max_new_tokens=1)
 
 
-def _places(
+def _find_media(
     hf_model: Any, inputs: Mapping[str, Any], n_pos: int
 ) -> tuple[Int[Tensor, " pos"], dict[str, Tensor]]:
     ids, clip = inputs["input_ids"][0].cpu(), _clip(inputs)
@@ -124,20 +128,18 @@ def _places(
     return tokens, media
 
 
-def _times(
-    hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]
-) -> tuple[dict[str, Tensor], Tensor | None]:
+def _times(hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]) -> Times:
     n = n_tokens["video"]
     if not n or n % _STEPS:
         return {}, None
     return {}, torch.arange(_STEPS).repeat_interleave(n // _STEPS)
 
 
-def _words(
-    tokenizer: Any, tokens: Int[Tensor, " pos"], chosen: dict[str, Tensor]
+def _correct_words(
+    tokenizer: Any, tokens: Int[Tensor, " pos"], masks: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The line break in front of the words is written also where there is no clip."""
-    spans = words_behind(tokenizer, tokens, chosen)
+    """As for every clip; the line break before the question is there also without one."""
+    spans = question_after_clip(tokenizer, tokens, masks)
     if spans and not bool((tokens < 0).any()):
         first = int(spans["question"].nonzero()[0])
         if not tokenizer.decode([int(tokens[first])]).strip():
@@ -146,9 +148,10 @@ def _words(
 
 
 def _prepare(
-    processor: Processing, prompt: Prompt, video: Video | None, audio: Audio | None
+    processor: VideoLLaMAProcessor, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
-    plain_words(processor.tokenizer, prompt, ("<image>", "<video>", "<audio>"))
+    require_model_rope(prompt)
+    require_plain_words(processor.tokenizer, prompt, ("<image>", "<video>", "<audio>"))
     clip: dict[str, Tensor] = {}
     if video is not None:
         pixels = video.frames.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
@@ -175,18 +178,16 @@ VIDEOLLAMA2 = Family(
     name="videollama2.1-av",
     model_types=("videollama2_qwen2",),
     hf_class="",
-    unwrap=lambda model: model,
     decoder_config=qwen.decoder_config,
     tensor_name=qwen.tensor_name,
     on_disk=OnDisk(homes=(("model.", "lm_head.weight"),), reference=qwen2_reference),
-    media_tokens=lambda model: {},
     times=_times,
     check_inputs=_check_inputs,
     prepare=_prepare,
     media=MediaSettings(min_frames=_N_FRAMES, max_frames=_N_FRAMES),
-    words=_words,
+    correct_words=_correct_words,
     call=_call,
-    places=_places,
+    find_media=_find_media,
     remote=Remote(
         load=_load,
         processor=lambda model, processor: processor,

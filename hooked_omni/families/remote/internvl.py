@@ -1,4 +1,4 @@
-"""InternVL2 and InternOmni: tiles of 256 tokens, sound behind them, read by an InternLM2.
+"""InternVL2 and InternOmni: tiles of 256 tokens, then the sound, read by an InternLM2.
 
 InternLM2 is Llama's decoder under other names, with queries, keys and values of each key-value
 head in one tensor; here it runs as Llama, and its own code, which transformers 5 breaks, is not
@@ -22,11 +22,14 @@ from torchvision.transforms.functional import normalize, resize
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import qwen
-from hooked_omni.families.family import Family, OnDisk, Recipe, Remote
-from hooked_omni.families.remote import asked_of, plain_words, words_behind
-from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
-from hooked_omni.inputs.media import Audio, MediaSettings, Video
+from hooked_omni.families.family import Conversion, Family, OnDisk, Remote, Times, as_stored
+from hooked_omni.families.processing import require_model_rope, require_plain_words
+from hooked_omni.families.remote.chat import chat_inputs, file_options, question_after_clip
+from hooked_omni.families.remote.text_model import as_text_model, set_dtype
+from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
+from hooked_omni.inputs.video import Video
 
 __all__ = ["INTERNVL2", "INTERN_OMNI"]
 
@@ -45,21 +48,21 @@ _NAMES = {
 }
 
 
-def _recipe(name: str, config: Any) -> Recipe | None:
+def _conversion(name: str, config: Any) -> Conversion:
     """Llama's tensor from InternLM2's: rows are [queries, key, value] of each key-value head."""
     parts = [_NAMES.get(part, part) for part in name.split(".")]
     if len(parts) < 2 or parts[-2] not in ("q_proj", "k_proj", "v_proj"):
-        return Recipe((".".join(parts),), lambda tensors: tensors[0])
+        return as_stored(".".join(parts))
     kind, n_kv = parts[-2], config.num_key_value_heads
     groups = config.num_attention_heads // n_kv
     rows = {"q_proj": slice(groups), "k_proj": slice(groups, groups + 1)}
-    chosen = rows.get(kind, slice(groups + 1, groups + 2))
+    own = rows.get(kind, slice(groups + 1, groups + 2))
 
-    def untangle(tensors: list[Tensor]) -> Tensor:
+    def split(tensors: list[Tensor]) -> Tensor:
         fused = tensors[0].unflatten(0, (n_kv, groups + 2, config.head_dim))
-        return fused[:, chosen].flatten(0, 2).contiguous()
+        return fused[:, own].flatten(0, 2).contiguous()
 
-    return Recipe((".".join([*parts[:-2], "wqkv", parts[-1]]),), untangle)
+    return Conversion((".".join([*parts[:-2], "wqkv", parts[-1]]),), split)
 
 
 def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -91,34 +94,24 @@ def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
         attention_bias=False,
         mlp_bias=False,
     )
-    config.rope_changes_behind = llm["max_position_embeddings"] if scaling else None
-    name = llm.get("dtype") or llm.get("torch_dtype") or raw.get("torch_dtype")
-    if name is not None:
-        config.dtype = getattr(torch, str(name).removeprefix("torch."))
+    config.rope_changes_after = llm["max_position_embeddings"] if scaling else None
+    stored = llm.get("torch_dtype") or raw.get("torch_dtype")
+    set_dtype(config, {"dtype": llm.get("dtype"), "torch_dtype": stored})
     return transformers.LlamaForCausalLM, config
 
 
 def _decoder_config(hf_model: Any) -> DecoderConfig:
     table = replace(qwen.decoder_config(hf_model), qkv_bias=False)
-    return replace(table, rope_limit=hf_model.config.rope_changes_behind)
+    return replace(table, rope_limit=hf_model.config.rope_changes_after)
 
 
 def _as_llama(hf_model: Any) -> Any:
     """Transformers' Llama on InternLM2's tensors; queries, keys and values are copied out."""
-    model_class, config = _reference(hf_model.config.to_dict())
-    model = empty(model_class, config, "sdpa")
-    own = dict(find_decoder(hf_model).named_parameters())
-    made: dict[str, Tensor] = {}
-    for name, _ in find_decoder(model).named_parameters():
-        recipe = _recipe(name, config)
-        assert recipe is not None
-        made[name] = recipe.make([own[key].detach() for key in recipe.keys])
-    made[HEAD] = hf_model.language_model.get_output_embeddings().weight
-    model.name_or_path = getattr(hf_model, "name_or_path", "")
-    return fill(model, made)
+    head = hf_model.language_model.get_output_embeddings()
+    return as_text_model(hf_model, _reference, head, _conversion)
 
 
-class _Chat:
+class InternVLProcessor:
     """Words and tiles to inputs, as the model's own `chat` makes them."""
 
     def __init__(self, hf_model: Any, processor: Any) -> None:
@@ -134,7 +127,7 @@ class _Chat:
         self.hf.system_message = before if system is None else system
         counts = [] if tiles is None else [1] * len(tiles)
         try:
-            return asked_of(
+            return chat_inputs(
                 self.hf,
                 lambda: self.hf.chat(self.tokenizer, tiles, words, {}, num_patches_list=counts),
             )
@@ -142,23 +135,23 @@ class _Chat:
             self.hf.system_message = before
 
 
-def _load_vl(name: Any, asked: dict[str, Any]) -> tuple[Any, Any]:
-    hf = transformers.AutoModel.from_pretrained(name, trust_remote_code=True, **asked)
-    found = {k: asked[k] for k in ("revision", "local_files_only") if k in asked}
-    return hf, transformers.AutoTokenizer.from_pretrained(
-        name, trust_remote_code=True, use_fast=False, **found
+def _tokenizer(name: Any, options: dict[str, Any]) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(
+        name, trust_remote_code=True, use_fast=False, **file_options(options)
     )
 
 
-def _load_omni(name: Any, asked: dict[str, Any]) -> tuple[Any, Any]:
+def _load_vl(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    hf = transformers.AutoModel.from_pretrained(name, trust_remote_code=True, **options)
+    return hf, _tokenizer(name, options)
+
+
+def _load_omni(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     package = importlib.import_module("internvl.model.internvl_chat")
     whisper = importlib.import_module("internvl.model.audio.processing_whisper")
-    hf = package.InternVLChatAudioModel.from_pretrained(name, **asked)
-    found = {k: asked[k] for k in ("revision", "local_files_only") if k in asked}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        name, trust_remote_code=True, use_fast=False, **found
-    )
-    return hf, (tokenizer, whisper.WhisperProcessor.from_pretrained(name, **found))
+    hf = package.InternVLChatAudioModel.from_pretrained(name, **options)
+    sound = whisper.WhisperProcessor.from_pretrained(name, **file_options(options))
+    return hf, (_tokenizer(name, options), sound)
 
 
 def _media_tokens(hf_model: Any) -> dict[str, int]:
@@ -182,9 +175,7 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
             )
 
 
-def _times(
-    hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]
-) -> tuple[dict[str, Tensor], Tensor | None]:
+def _times(hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]) -> Times:
     seconds, frames = {}, None
     if n_tokens.get("audio"):
         seconds["audio"] = torch.arange(n_tokens["audio"]) / _TOKENS_PER_SECOND
@@ -194,10 +185,11 @@ def _times(
 
 
 def _prepare(
-    processor: _Chat, prompt: Prompt, video: Video | None, audio: Audio | None
+    processor: InternVLProcessor, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
     placeholders = ("<image>", "<audio>", "<IMG_CONTEXT>", "<AUDIO_CONTEXT>")
-    plain_words(processor.tokenizer, prompt, placeholders)
+    require_model_rope(prompt)
+    require_plain_words(processor.tokenizer, prompt, placeholders)
     words, tiles, heard = prompt.text, None, {}
     weight = processor.hf.get_input_embeddings().weight
     if audio is not None:
@@ -230,8 +222,7 @@ def _tiles(frames: Tensor, config: Any) -> Tensor:
 
 
 def _call(model: Any, inputs: Mapping[str, Any]) -> Any:
-    asked = {"pixel_values": None, **inputs}
-    return model.generate(**asked, do_sample=False, max_new_tokens=1)
+    return model.generate(**{"pixel_values": None, **inputs}, do_sample=False, max_new_tokens=1)
 
 
 _NEEDS = (
@@ -243,12 +234,11 @@ INTERNVL2 = Family(
     name="internvl2",
     model_types=("internvl_chat",),
     hf_class="",
-    unwrap=lambda model: model,
     decoder_config=_decoder_config,
     tensor_name=qwen.tensor_name,
     on_disk=OnDisk(
         homes=(("language_model.model.", "language_model.output.weight"),),
-        recipe=_recipe,
+        conversion=_conversion,
         reference=_reference,
     ),
     media_tokens=_media_tokens,
@@ -257,10 +247,10 @@ INTERNVL2 = Family(
     prepare=_prepare,
     hears=False,
     media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1),
-    words=words_behind,
+    correct_words=question_after_clip,
     call=_call,
-    frames_a_step=1,
-    remote=Remote(load=_load_vl, processor=_Chat, text_model=_as_llama, needs=_NEEDS),
+    frames_per_step=1,
+    remote=Remote(load=_load_vl, processor=InternVLProcessor, text_model=_as_llama, needs=_NEEDS),
 )
 
 INTERN_OMNI = replace(
@@ -269,10 +259,10 @@ INTERN_OMNI = replace(
     model_types=("internvl_chat", "internvl_chat_audio"),
     hears=True,
     base="internvl2",
-    told_by="audio_config",
+    config_key="audio_config",
     remote=Remote(
         load=_load_omni,
-        processor=_Chat,
+        processor=InternVLProcessor,
         text_model=_as_llama,
         needs=f"It is the package internvl of OpenGVLab/InternVL, with peft. {_NEEDS}",
     ),

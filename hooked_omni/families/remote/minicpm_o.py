@@ -19,17 +19,20 @@ from torch import Tensor
 
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import qwen
-from hooked_omni.families.family import Family, OnDisk, Remote
-from hooked_omni.families.remote import (
-    as_qwen2,
-    asked_of,
-    between,
-    plain_words,
-    qwen2_reference,
-    words_behind,
+from hooked_omni.families.checks import n_audio_tokens
+from hooked_omni.families.family import Family, OnDisk, Remote, Times
+from hooked_omni.families.processing import require_model_rope, require_plain_words
+from hooked_omni.families.remote.chat import (
+    chat_inputs,
+    file_options,
+    question_after_clip,
+    within_bounds,
 )
-from hooked_omni.inputs.media import Audio, MediaSettings, Video
+from hooked_omni.families.remote.text_model import as_qwen2, qwen2_reference
+from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
+from hooked_omni.inputs.video import Video
 
 __all__ = ["MINICPM_O"]
 
@@ -37,14 +40,14 @@ _TOKENS_PER_SECOND = 25
 _CHAT_ALONE = {"top_p", "top_k", "temperature", "repetition_penalty", "stream", "min_new_tokens"}
 
 
-class _Chat:
+class MiniCPMProcessor:
     """Messages to inputs, as the model's own `chat` makes them."""
 
     def __init__(self, hf_model: Any, processor: Any) -> None:
         self.hf, self.processor, self.tokenizer = hf_model, processor, processor.tokenizer
 
     def __call__(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        inputs = asked_of(
+        inputs = chat_inputs(
             self.hf,
             lambda: self.hf.chat(
                 msgs=messages,
@@ -60,12 +63,12 @@ class _Chat:
         return {k: v for k, v in inputs.items() if k not in _CHAT_ALONE} | greedy
 
 
-def _load(name: Any, asked: dict[str, Any]) -> tuple[Any, Any]:
+def _load(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     hf = transformers.AutoModel.from_pretrained(
-        name, trust_remote_code=True, init_vision=True, init_audio=True, init_tts=False, **asked
+        name, trust_remote_code=True, init_vision=True, init_audio=True, init_tts=False, **options
     )
-    found = {k: asked[k] for k in ("revision", "local_files_only") if k in asked}
-    return hf, transformers.AutoProcessor.from_pretrained(name, trust_remote_code=True, **found)
+    files = file_options(options)
+    return hf, transformers.AutoProcessor.from_pretrained(name, trust_remote_code=True, **files)
 
 
 def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -89,12 +92,11 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
             f"expected {missing} among the inputs, got none: picture and sound share one "
             "placeholder, and only the bounds tell them apart. Pass the processor's whole output."
         )
-    came = int(between(inputs["audio_bounds"][0], tokens.shape[1]).sum())
+    came = int(within_bounds(inputs["audio_bounds"][0], tokens.shape[1]).sum())
     lengths = inputs.get("audio_feature_lens") or []
     mel = torch.cat([torch.as_tensor(one).reshape(-1) for one in lengths]) if lengths else None
     if mel is not None and len(mel):
-        pool = hf_model.config.audio_pool_step
-        expected = int(((((mel - 1) // 2 + 1) - pool) // pool + 1).sum())
+        expected = int(n_audio_tokens(mel, hf_model.config.audio_pool_step).sum())
         if came != expected:
             raise PromptError(
                 f"expected {expected} audio tokens for {mel.tolist()} mel frames, got {came}. Pass "
@@ -104,17 +106,15 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
         raise PromptError(f"expected audio_features for {came} audio tokens, got none.")
 
 
-def _places(
+def _find_media(
     hf_model: Any, inputs: Mapping[str, Any], n_pos: int
 ) -> tuple[Int[Tensor, " pos"], dict[str, Tensor]]:
     names = {"video": "image_bound", "audio": "audio_bounds"}
-    media = {name: between(inputs[bounds][0], n_pos) for name, bounds in names.items()}
+    media = {name: within_bounds(inputs[bounds][0], n_pos) for name, bounds in names.items()}
     return inputs["input_ids"][0].cpu(), media
 
 
-def _times(
-    hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]
-) -> tuple[dict[str, Tensor], Tensor | None]:
+def _times(hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]) -> Times:
     seconds, frames = {}, None
     if n_tokens["audio"]:
         seconds["audio"] = torch.arange(n_tokens["audio"]) / _TOKENS_PER_SECOND
@@ -127,9 +127,10 @@ def _times(
 def _prepare(
     processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
-    plain_words(processor.tokenizer, prompt, ("(<image>./</image>)", "(<audio>./</audio>)"))
+    require_model_rope(prompt)
+    require_plain_words(processor.tokenizer, prompt, ("(<image>./</image>)", "(<audio>./</audio>)"))
     pictures = [] if video is None else [_picture(frame) for frame in video.frames]
-    sounds = [] if audio is None else _seconds_of(audio)
+    sounds = [] if audio is None else _seconds(audio)
     units: list[Any] = []
     if prompt.interleaved and audio is not None:
         for i in range(max(len(pictures), len(sounds))):
@@ -149,7 +150,7 @@ def _picture(frame: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels.numpy()))
 
 
-def _seconds_of(audio: Audio) -> list[np.ndarray]:
+def _seconds(audio: Audio) -> list[np.ndarray]:
     rate = audio.sampling_rate
     return [audio.samples[i : i + rate] for i in range(0, len(audio.samples), rate)]
 
@@ -162,22 +163,20 @@ MINICPM_O = Family(
     name="minicpm-o-2.6",
     model_types=("minicpmo",),
     hf_class="",
-    unwrap=lambda model: model,
     decoder_config=qwen.decoder_config,
     tensor_name=qwen.tensor_name,
     on_disk=OnDisk(homes=(("llm.model.", "llm.lm_head.weight"),), reference=_reference),
-    media_tokens=lambda model: {},
     times=_times,
     check_inputs=_check_inputs,
     prepare=_prepare,
     media=MediaSettings(fps=1.0, min_frames=1, frame_factor=1),
-    words=words_behind,
+    correct_words=question_after_clip,
     call=_call,
-    places=_places,
-    frames_a_step=1,
+    find_media=_find_media,
+    frames_per_step=1,
     remote=Remote(
         load=_load,
-        processor=_Chat,
+        processor=MiniCPMProcessor,
         text_model=as_qwen2,
         needs=(
             "It was written for transformers 4.44.2 with torchaudio, librosa, vector-quantize-"

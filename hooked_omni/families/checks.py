@@ -1,0 +1,153 @@
+"""Which inputs would a model silently misread, and where and when are its media tokens?
+
+Source: transformers, `modeling_qwen2_5_omni.py`, `modeling_qwen3_omni_moe.py`,
+`modeling_qwen2_5_vl.py`, `modeling_qwen3_vl.py` and `modeling_qwen2_audio.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import transformers
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooked_omni.errors import PromptError
+from hooked_omni.families.family import Times
+
+__all__ = [
+    "check_audio",
+    "check_omni",
+    "check_types",
+    "check_video",
+    "media_tokens",
+    "n_audio_tokens",
+    "times",
+]
+
+
+def media_tokens(hf_model: Any) -> dict[str, int]:
+    """Placeholder token of each modality that the model's config names."""
+    ids = {name: f"{name}_token_id" for name in ("audio", "video", "image")}
+    config = hf_model.config
+    return {name: getattr(config, key) for name, key in ids.items() if hasattr(config, key)}
+
+
+def n_audio_tokens(mel: Int[Tensor, " clip"], pool: int = 2) -> Int[Tensor, " clip"]:
+    """Audio tokens for so many mel frames: a convolution of stride 2, and a pooling."""
+    return ((mel - 1) // 2 + 1 - pool) // pool + 1
+
+
+def check_audio(
+    hf_model: Any,
+    inputs: Mapping[str, Any],
+    n_tokens: Callable[[Any, Int[Tensor, " clip"]], Int[Tensor, " clip"]],
+) -> None:
+    """Refuse audio tokens without their sound, and sound without its tokens.
+
+    Args:
+        hf_model: Towers and decoder.
+        inputs: What would be passed to it.
+        n_tokens: From the model and the mel frames of each sound to its tokens.
+    """
+    mask, features = inputs.get("feature_attention_mask"), inputs.get("input_features")
+    came = int((inputs["input_ids"] == hf_model.config.audio_token_id).sum())
+    if (mask is None) != (features is None) or (mask is None and came):
+        raise PromptError(
+            f"expected input_features with feature_attention_mask for {came} audio tokens, got "
+            "one without the other. Pass the processor's whole output."
+        )
+    if mask is not None:
+        mel = mask.sum(-1)
+        expected = int(n_tokens(hf_model, mel).sum())
+        if came != expected:
+            raise PromptError(
+                f"expected {expected} audio tokens for {mel.tolist()} mel frames, got {came}. "
+                "Tokens and sound belong to different calls of the processor: pass the whole "
+                "output of one."
+            )
+
+
+def check_types(inputs: Mapping[str, Any]) -> None:
+    """Refuse a clip without the kinds of its tokens; transformers 4 finds them by itself."""
+    sees = any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos"))
+    finds = transformers.__version__.startswith("4.")
+    if sees and not finds and inputs.get("mm_token_type_ids") is None:
+        raise PromptError(
+            "expected mm_token_type_ids among the inputs, got none: the model would silently count "
+            "positions in one dimension. Pass the processor's whole output."
+        )
+
+
+def check_video(hf_model: Any, inputs: Mapping[str, Any]) -> None:
+    """Refuse video tokens without their pixels, and pixels without their tokens."""
+    config, grid = hf_model.config, inputs.get("video_grid_thw")
+    pixels = inputs.get("pixel_values_videos")
+    n_pixels = 0 if pixels is None else len(pixels)
+    patches = 0 if grid is None else int(grid.prod(-1).sum())
+    expected = patches // config.vision_config.spatial_merge_size**2
+    came = int((inputs["input_ids"] == config.video_token_id).sum())
+    if came != expected or n_pixels != patches:
+        raise PromptError(
+            f"expected {expected} video tokens and {patches} patches for the grid of these inputs, "
+            f"got {came} tokens and {n_pixels} patches. Pass the processor's whole output, of one "
+            "call."
+        )
+
+
+def check_omni(
+    hf_model: Any,
+    inputs: Mapping[str, Any],
+    n_tokens: Callable[[Any, Int[Tensor, " clip"]], Int[Tensor, " clip"]],
+) -> None:
+    """Refuse inputs that a model which sees and hears would silently misread; see `check_audio`."""
+    if inputs.get("attention_mask") is None:
+        raise PromptError(
+            "expected attention_mask among the inputs, got none: the model would silently count "
+            "positions in one dimension. Pass the processor's whole output."
+        )
+    tokens, config = inputs["input_ids"], hf_model.config
+    pairs = (tokens[:, :-1] == config.vision_start_token_id) & (
+        tokens[:, 1:] == config.audio_start_token_id
+    )
+    if bool(pairs.any()) and inputs.get("use_audio_in_video") is None:
+        raise PromptError(
+            "expected use_audio_in_video among the inputs for sound inside a video, got none: the "
+            "processor does not return it, and without it the model silently gives this block 1-D "
+            "positions. Pass use_audio_in_video=True, or False to repeat the paper's scripts."
+        )
+    if inputs.get("video_grid_thw") is not None and inputs.get("video_second_per_grid") is None:
+        raise PromptError(
+            "expected video_second_per_grid beside video_grid_thw, got none: the model cannot "
+            "place the video in time without it. Pass the processor's whole output."
+        )
+    check_video(hf_model, inputs)
+    check_audio(hf_model, inputs, n_tokens)
+
+
+def times(
+    hf_model: Any,
+    inputs: Mapping[str, Any],
+    n_tokens: dict[str, int],
+    audio_seconds: Callable[[Any, Int[Tensor, " token"]], Float[Tensor, " token"]] | None = None,
+) -> Times:
+    """Start second of each media token, and the grid step of each video token.
+
+    Args:
+        hf_model: Towers and decoder.
+        inputs: The processor's whole output, for one clip.
+        n_tokens: Tokens of each modality.
+        audio_seconds: From the model and the numbers of audio tokens to their start seconds.
+    """
+    seconds, frames = {}, None
+    mask, grid = inputs.get("feature_attention_mask"), inputs.get("video_grid_thw")
+    if audio_seconds is not None and mask is not None and len(mask) == 1:
+        seconds["audio"] = audio_seconds(hf_model, torch.arange(n_tokens["audio"]))
+    if grid is not None and len(grid) == 1:
+        steps, height, width = (int(n) for n in grid[0])
+        merge = hf_model.config.vision_config.spatial_merge_size
+        frames = torch.arange(steps).repeat_interleave(height * width // merge**2)
+        for key in ("video_second_per_grid", "second_per_grid_ts"):
+            if inputs.get(key) is not None:
+                seconds["video"] = frames * float(inputs[key][0])
+    return seconds, frames

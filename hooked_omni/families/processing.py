@@ -1,0 +1,168 @@
+"""How does a prompt become model inputs, by a processor of transformers?
+
+Source: transformers, `processing_qwen2_5_omni.py`,
+`processing_qwen3_omni_moe.py`, `processing_qwen2_5_vl.py` and `processing_qwen3_vl.py`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import transformers
+
+from hooked_omni.errors import PromptError
+from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.prompt import Prompt
+from hooked_omni.inputs.video import Video
+
+__all__ = [
+    "chat",
+    "prepare_omni",
+    "prepare_video",
+    "require_model_rope",
+    "require_plain_words",
+]
+
+
+def require_plain_words(tokenizer: Any, prompt: Prompt, placeholders: tuple[str, ...] = ()) -> None:
+    """Refuse special tokens and placeholders among the words."""
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), *placeholders}
+    for name, text in {"text": prompt.text, "system": prompt.system or ""}.items():
+        found = sorted(token for token in special if token in text)
+        if found:
+            raise PromptError(
+                f"expected plain words in {name!r}, got the special token {found[0]!r} in "
+                f"{text!r}: it would be read as a clip or a turn. Rephrase it."
+            )
+
+
+def require_model_rope(prompt: Prompt) -> None:
+    """Refuse positions that only sound inside a video can have."""
+    if prompt.rope != "model":
+        raise PromptError(
+            f"expected rope='model' for a model without sound inside video, got {prompt.rope!r}: "
+            "no position would differ. Leave it out."
+        )
+
+
+def _require_known_words(tokenizer: Any, prompt: Prompt) -> None:
+    """Small models know few words; they would read all others as the same unknown token."""
+    unknown_id = tokenizer.unk_token_id
+    for name, text in {"text": prompt.text, "system": prompt.system or ""}.items():
+        if unknown_id is None or unknown_id not in tokenizer(text).input_ids:
+            continue
+        unknown = [word for word in text.split() if unknown_id in tokenizer(word).input_ids]
+        raise PromptError(
+            f"expected words that this model knows in {name!r}, got {unknown} in {text!r}. Use "
+            "words that it was trained on, such as 'Describe what you hear.'"
+        )
+
+
+def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: str) -> str:
+    """The prompt in the model's own chat template: words first, then the clip, as in the paper.
+
+    Args:
+        processor: The model's own.
+        prompt: Its words.
+        items: The clip's parts, in the template's own form.
+        system: The family's system prompt; empty for none.
+
+    Raises:
+        PromptError: For special tokens in the words, unknown words, or a
+            processor without a template.
+    """
+    require_plain_words(processor.tokenizer, prompt)
+    _require_known_words(processor.tokenizer, prompt)
+    if not getattr(processor, "chat_template", None):
+        raise PromptError(
+            "expected a processor with a chat template, got none. Load the processor of the chat "
+            "model, or set `processor.chat_template`."
+        )
+    content = [{"type": "text", "text": prompt.text}, *items]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    if words := prompt.system or system:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": words}]})
+    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def _video_arguments(processor: Any, video: Video, fps: float) -> dict[str, Any]:
+    """The processor's arguments for frames that are sampled and sized already."""
+    kwargs: dict[str, Any] = {"fps": fps, "do_sample_frames": False, "do_resize": False}
+    if hasattr(processor.video_processor, "cap_pixels_per_frame"):
+        kwargs["cap_pixels_per_frame"] = False  # nothing is resized; unset, it warns
+    return {"videos": [video.frames], "videos_kwargs": kwargs}
+
+
+def prepare_video(
+    processor: Any,
+    prompt: Prompt,
+    video: Video | None,
+    audio: Audio | None = None,
+    *,
+    system: str,
+    metadata: Callable[[Video], dict[str, Any]],
+) -> dict[str, Any]:
+    """Inputs of a model that sees and does not hear.
+
+    Args:
+        processor: The model's own.
+        prompt: Its words.
+        video: Its frames.
+        audio: None, for such a model.
+        system: The family's system prompt; empty for none.
+        metadata: The times of the frames as the processor reads them; without, it assumes 24
+            frames a second.
+
+    Raises:
+        PromptError: For words, or positions, that the model does not take.
+    """
+    require_model_rope(prompt)
+    items = [{"type": "video", "video": "clip"}] if video is not None else []
+    arguments: dict[str, Any] = {"text": chat(processor, prompt, items, system)}
+    if video is not None:
+        arguments |= _video_arguments(processor, video, video.fps)
+        arguments["videos_kwargs"]["video_metadata"] = [metadata(video)]
+    return dict(processor(**arguments, return_tensors="pt"))
+
+
+def prepare_omni(
+    processor: Any,
+    prompt: Prompt,
+    video: Video | None,
+    audio: Audio | None,
+    *,
+    system: str,
+    default_fps: float,
+) -> dict[str, Any]:
+    """Inputs of a model that sees and hears, also sound inside the picture.
+
+    Args:
+        processor: The model's own.
+        prompt: Its words and options.
+        video: Its frames.
+        audio: Its sound.
+        system: The family's system prompt; empty for none.
+        default_fps: The rate that the processor assumes without one, as in the paper's scripts.
+
+    Raises:
+        PromptError: For words that the model does not take.
+    """
+    interleaved = prompt.interleaved and audio is not None
+    items = [{"type": "video", "video": "clip"}] if video is not None else []
+    if audio is not None and not interleaved:
+        items.append({"type": "audio", "audio": "sound"})
+    arguments: dict[str, Any] = {"text": chat(processor, prompt, items, system)}
+    if video is not None:
+        fps = video.fps if prompt.rope == "model" else default_fps
+        arguments |= _video_arguments(processor, video, fps)
+    if audio is not None:
+        arguments["audio"] = [audio.samples]
+    if interleaved:
+        if transformers.__version__.startswith("4."):  # there, nested arguments hide flat ones
+            arguments["videos_kwargs"]["use_audio_in_video"] = True
+        elif hasattr(processor, "load_audio_from_video"):  # transformers >= 5.19
+            arguments |= {"load_audio_from_video": True, "audio_from_video_indices": [0]}
+        else:
+            arguments["use_audio_in_video"] = True
+    inputs = dict(processor(**arguments, return_tensors="pt"))
+    inputs["use_audio_in_video"] = interleaved and prompt.rope == "model"
+    return inputs

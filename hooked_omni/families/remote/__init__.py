@@ -1,0 +1,1 @@
+"""Families whose code is not in transformers: it comes with the checkpoint, or in a package."""

@@ -1,0 +1,87 @@
+"""How are models called whose own `chat` makes the inputs, and where is the question in them?
+
+Such a model's `chat` runs until it calls `generate`, and stops there.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from hooked_omni.errors import PromptError
+
+__all__ = ["chat_inputs", "file_options", "question_after_clip", "within_bounds"]
+
+
+def file_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those arguments of `from_pretrained` with which files are found."""
+    return {k: options[k] for k in ("revision", "local_files_only") if k in options}
+
+
+class _ChatInputs(Exception):
+    """Carries the arguments of the call of `generate`."""
+
+    def __init__(self, inputs: dict[str, Any]) -> None:
+        self.inputs = inputs
+
+
+def chat_inputs(hf_model: Any, chat: Callable[[], Any]) -> dict[str, Any]:
+    """The arguments with which `chat`, a call of the model's own, calls its `generate`."""
+
+    def capture(*args: Any, **inputs: Any) -> None:
+        raise _ChatInputs(inputs)
+
+    hf_model.generate = capture
+    try:
+        chat()
+    except _ChatInputs as captured:
+        return captured.inputs
+    finally:
+        del hf_model.generate
+    raise PromptError(
+        f"expected {type(hf_model).__name__}.chat to call generate, got an answer without. Its "
+        "code is not the one this family was written for."
+    )
+
+
+def within_bounds(bounds: Any, n_pos: int) -> Bool[Tensor, " pos"]:
+    """Which positions are inside any of the half-open `bounds`."""
+    inside = torch.zeros(n_pos, dtype=torch.bool)
+    for first, end in torch.as_tensor(bounds).reshape(-1, 2).tolist():
+        inside[int(first) : int(end)] = True
+    return inside
+
+
+def question_after_clip(
+    tokenizer: Any, tokens: Int[Tensor, " pos"], masks: dict[str, Bool[Tensor, " pos"]]
+) -> dict[str, Bool[Tensor, " pos"]]:
+    """Spans of a prompt in which the question comes after the clip.
+
+    What the model's own code writes among the clip's tokens ("Frame1: "), and the line break
+    after them, is markup. The words of an earlier turn are the system prompt's, whatever that turn
+    is called.
+    """
+    question, system, markup = (masks[name].clone() for name in ("question", "system", "markup"))
+    if not bool(question.any()):
+        return {}
+    place = torch.arange(len(tokens))
+    turns = (tokens == tokenizer.convert_tokens_to_ids("<|im_start|>")).nonzero()[:, 0]
+    last = int(question.nonzero()[-1])
+    start = max((int(turn) for turn in turns if turn < last), default=0)
+    earlier = question & (place < start)
+    system |= earlier
+    question &= ~earlier
+    media = torch.zeros_like(question)
+    for name in ("video", "audio"):
+        media |= masks.get(name, media)
+    if bool(media.any()):
+        end = int(media.nonzero()[-1])
+        written = question & (place < end)
+        after = (question & (place > end)).nonzero()[:, 0]
+        if len(after) and not tokenizer.decode([int(tokens[after[0]])]).strip():
+            written[after[0]] = True
+        question &= ~written
+        markup |= written
+    return {"question": question, "system": system, "markup": markup}

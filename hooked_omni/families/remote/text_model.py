@@ -1,0 +1,98 @@
+"""Which model of transformers computes the same as a remote model's decoder?
+
+It is built on the same tensors, shared where the layout allows.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import transformers
+
+from hooked_omni.errors import CheckpointError
+from hooked_omni.families.family import Conversion, as_stored
+from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
+
+__all__ = ["as_qwen2", "as_text_model", "qwen2_reference", "set_dtype"]
+
+_NUMBERS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "use_sliding_window",
+    "sliding_window",
+    "max_window_layers",
+)
+
+
+def qwen2_reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Class and config of the Qwen2 that a `config.json` with its numbers describes.
+
+    Raises:
+        CheckpointError: For a rotary embedding that is not the default.
+    """
+    if raw.get("rope_scaling"):
+        raise CheckpointError(
+            f"expected a Qwen2 decoder with default rotary positions, got {raw['rope_scaling']}."
+        )
+    known = {name: raw[name] for name in _NUMBERS if name in raw}
+    base = (raw.get("rope_parameters") or raw).get("rope_theta", 1e6)  # of 5.x, of 4.x
+    rope = {"rope_type": "default", "rope_theta": base}
+    config = transformers.Qwen2Config(**known, rope_parameters=rope)
+    set_dtype(config, raw)
+    return transformers.Qwen2ForCausalLM, config
+
+
+def set_dtype(config: Any, raw: Mapping[str, Any]) -> None:
+    """Give `config` the dtype of a `config.json`, if it has one."""
+    name = raw.get("dtype") or raw.get("torch_dtype")
+    if name is not None:
+        config.dtype = getattr(torch, str(name).removeprefix("torch."))
+
+
+def as_qwen2(hf_model: Any) -> Any:
+    """Transformers' Qwen2 on the tensors of a model that wraps it."""
+    eager = getattr(hf_model.config, "_attn_implementation", None) == "eager"
+    model = as_text_model(
+        hf_model,
+        qwen2_reference,
+        hf_model.get_output_embeddings(),
+        attention="eager" if eager else "sdpa",
+    )
+    if getattr(hf_model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = hf_model.generation_config.eos_token_id
+    return model
+
+
+def as_text_model(
+    hf_model: Any,
+    reference: Callable[[Mapping[str, Any]], tuple[Any, Any]],
+    head: Any,
+    conversion: Callable[[str, Any], Conversion] = as_stored,
+    attention: str = "sdpa",
+) -> Any:
+    """A model of transformers on a remote model's tensors.
+
+    Args:
+        hf_model: The remote model.
+        reference: From its config to class and config of the other.
+        head: Its unembedding.
+        conversion: From a tensor's name and the config to what it is made of.
+        attention: Kernel of the attention.
+    """
+    model_class, config = reference(hf_model.config.to_dict())
+    model = empty(model_class, config, attention)
+    own = dict(find_decoder(hf_model).named_parameters())
+    tensors = {HEAD: head.weight}
+    for name, _ in find_decoder(model).named_parameters():
+        made = conversion(name, config)
+        tensors[name] = made.make([own[key] for key in made.keys])
+    model.name_or_path = getattr(hf_model, "name_or_path", "")
+    return fill(model, tensors)

@@ -1,0 +1,132 @@
+"""Which samples does the sound of a clip give?
+
+The same as qwen-omni-utils 0.0.9, the paper's pipeline, gives: sound is decoded to 16 bits, mixed
+to mono, and resampled by librosa. A file that is damaged or cut off is refused with a reason.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import librosa
+import numpy as np
+import soundfile
+from jaxtyping import Float
+
+from hooked_omni.errors import MediaError
+from hooked_omni.inputs.container import (
+    TOLERANCE,
+    decoded,
+    existing,
+    opened,
+    picture_tracks,
+    track_notes,
+)
+from hooked_omni.inputs.media import PAPER, MediaSettings
+
+__all__ = ["Audio", "read_audio"]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """The sound of a clip: mono, values -1..1.
+
+    Attributes:
+        samples: The waveform.
+        sampling_rate: Samples per second.
+        seconds: Length of `samples`.
+        notes: Peculiarities of the file, one sentence each.
+    """
+
+    samples: Float[np.ndarray, " sample"]
+    sampling_rate: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def read_audio(path: str | Path, settings: MediaSettings = PAPER) -> Audio:
+    """Read the samples that the paper's pipeline would feed to the model.
+
+    Example:
+        >>> read_audio("02321.mp4").samples.shape  # 9.9 s at 16 kHz
+        (158639,)
+
+    Args:
+        path: A sound file, or a container with an audio track.
+        settings: Only `sampling_rate` is used.
+
+    Returns:
+        The sound of the first audio track.
+
+    Raises:
+        MediaError: If the file is missing, silent for want of a track, or damaged.
+    """
+    path = existing(path)
+    with opened(path, "audio") as (container, stream):
+        native, rate, start = _decoded_sound(path, container, stream)
+        notes = track_notes(container, stream)
+        late = start - Fraction(container.start_time or 0, av.time_base)
+        if picture_tracks(container) and abs(late) > TOLERANCE:
+            notes.append(f"the sound starts {float(late):.3f} s into the clip; sample 0 is there")
+        is_sound_file = not picture_tracks(container)
+    if is_sound_file:
+        native = _through_soundfile(path, native, rate)
+    if not np.isfinite(native).all():
+        raise MediaError(f"expected finite samples, got NaN or infinity in {path}. Export it anew.")
+    samples = librosa.resample(
+        librosa.to_mono(native), orig_sr=rate, target_sr=settings.sampling_rate, res_type="soxr_hq"
+    )
+    seconds = len(samples) / settings.sampling_rate
+    return Audio(samples, settings.sampling_rate, seconds, tuple(notes))
+
+
+def _decoded_sound(
+    path: Path, container: Any, stream: Any
+) -> tuple[Float[np.ndarray, "channel sample"], int, Fraction]:
+    """All channels through 16 bits, as in the pipeline; the track's own rate; its start, in s."""
+    resampler, blocks, start, due, rate = av.AudioResampler(format="s16"), [], None, None, 0
+    for frame in (frame for _, frames in decoded(path, container, stream) for frame in frames):
+        rate = frame.sample_rate
+        if frame.pts is not None:
+            time = frame.pts * frame.time_base
+            start = time if start is None else start
+            if due is not None and abs(time - due) > TOLERANCE:
+                raise MediaError(
+                    f"expected unbroken sound in {path}, got {float(time - due):.3f} s missing at "
+                    f"{float(due):.3f} s. Fetch or encode it again."
+                )
+            due = time + Fraction(frame.samples, rate)
+        frame.pts = None
+        blocks += resampler.resample(frame)
+    if not blocks:
+        raise MediaError(f"expected sound in {path}, got a track of 0 samples. Skip the clip.")
+    pcm = np.concatenate([block.to_ndarray() for block in blocks], axis=1)
+    channels = pcm.reshape(-1, blocks[0].layout.nb_channels).T
+    return channels.astype(np.float32) / 32768, rate, start or Fraction(0)
+
+
+def _through_soundfile(
+    path: Path, native: Float[np.ndarray, "channel sample"], rate: int
+) -> Float[np.ndarray, "*channel sample"]:
+    """The same sound as librosa reads it: a sound file keeps its precision beyond 16 bits."""
+    try:
+        file = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError:
+        return native
+    promised, cut = file.frames, re.search(r"^data : (\d+) \(should be", file.extra_info, re.M)
+    try:
+        own, own_rate = librosa.load(file, sr=None, mono=False)
+    except soundfile.SoundFileRuntimeError as error:
+        raise MediaError(f"expected whole sound in {path}, got damage ({error}).") from error
+    # A header that says 2**32 - 1 was written to a pipe, before the length was known.
+    cut = cut is not None and int(cut[1]) != 2**32 - 1
+    short = min(own.shape[-1], promised) < max(promised, native.shape[-1]) - TOLERANCE * rate
+    if cut or short or own_rate != rate:
+        raise MediaError(
+            f"expected {promised} samples in {path}, got {own.shape[-1]}: the file is cut off or "
+            f"damaged. Fetch it again."
+        )
+    return own

@@ -1,0 +1,244 @@
+"""Which frames does a clip give?
+
+The same as qwen-omni-utils 0.0.9, the paper's pipeline, gives: decord picks evenly spaced frames,
+torchvision resizes them. Unlike the pipeline, nothing is ever silently wrong: PyAV decodes every
+file first, and a file that is damaged, cut off, or that decord would misread is refused with a
+reason.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import decord
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
+
+from hooked_omni.errors import MediaError
+from hooked_omni.inputs.container import decoded, existing, opened, track_notes
+from hooked_omni.inputs.media import PAPER, MediaSettings
+
+__all__ = ["Video", "read_video"]
+
+MAX_ASPECT = 200
+# decord cannot seek in these: it fails, or hangs for good on a cut-off file.
+UNSEEKABLE = {"mpeg", "mpegts"}
+
+
+@dataclass(frozen=True)
+class Video:
+    """The sampled frames of a clip, resized, values 0..255.
+
+    Attributes:
+        frames: RGB frames.
+        fps: Sampled frames per second of clip, as the model's processor needs it.
+        seconds: Length of the whole video track.
+        frame_seconds: Presentation time of each frame; 0 is where the container starts.
+        notes: Peculiarities of the file, one sentence each.
+    """
+
+    frames: Float[Tensor, "frame channel height width"]
+    fps: float
+    seconds: float
+    frame_seconds: tuple[float, ...]
+    notes: tuple[str, ...]
+
+
+def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
+    """Read the frames that the paper's pipeline would feed to the model.
+
+    Example:
+        >>> read_video("02321.mp4").frames.shape  # 10 s of 640 x 360
+        torch.Size([20, 3, 364, 644])
+
+    Args:
+        path: A video file on disk.
+        settings: How many frames, and how large.
+
+    Returns:
+        The frames, and the time of each in the clip.
+
+    Raises:
+        MediaError: If the file is missing, damaged, or would be misread.
+    """
+    path = existing(path)
+    with opened(path, "video") as (container, stream):
+        times, end, thumbnails, turns = _decoded_frames(path, container, stream)
+        origin = Fraction(container.start_time or 0, av.time_base)
+        size = (stream.codec_context.height, stream.codec_context.width)
+        notes = [*track_notes(container, stream), *_rate_notes(times, stream)]
+    if max(size) > MAX_ASPECT * min(size):
+        raise MediaError(
+            f"expected an aspect ratio of at most {MAX_ASPECT}, got {size[1]} x {size[0]} in "
+            f"{path}. Crop the clip."
+        )
+    frames, indices, native_fps = _sampled(path, settings, times, size)
+    given = frames_given(np.rot90(frames.numpy(), -turns, axes=(2, 3)), indices, thumbnails)
+    if given != indices:
+        wrong = [pair for pair in zip(indices, given, strict=True) if pair[0] != pair[1]]
+        notes.append(
+            f"decord, the paper's reader, gave other frames than requested (wanted, got): {wrong}; "
+            f"frame_seconds has the times of those it gave"
+        )
+    shape = resized_shape(frames.shape[2], frames.shape[3], len(indices), settings)
+    frames = resize(frames, list(shape), InterpolationMode.BICUBIC, antialias=True)
+    return Video(
+        frames=frames.float(),
+        fps=len(indices) / len(times) * native_fps,
+        seconds=float(end - times[0]),
+        frame_seconds=tuple(float(times[index] - origin) for index in given),
+        notes=tuple(notes),
+    )
+
+
+def resized_shape(
+    height: int, width: int, n_frames: int, settings: MediaSettings
+) -> tuple[int, int]:
+    """Height and width of a frame after resizing.
+
+    Example:
+        >>> resized_shape(360, 640, 20, MediaSettings())
+        (364, 644)
+    """
+    factor = settings.size_factor
+    budget = settings.total_pixels / n_frames * settings.frame_factor
+    # A long clip's budget never pushes a frame below its minimum.
+    limit = min(settings.max_pixels, max(budget, int(settings.min_pixels * 1.05)))
+    new_height = max(factor, round(height / factor) * factor)
+    new_width = max(factor, round(width / factor) * factor)
+    if new_height * new_width > limit:
+        shrink = math.sqrt(height * width / limit)
+        new_height = math.floor(height / shrink / factor) * factor
+        new_width = math.floor(width / shrink / factor) * factor
+    elif new_height * new_width < settings.min_pixels:
+        grow = math.sqrt(settings.min_pixels / (height * width))
+        new_height = math.ceil(height * grow / factor) * factor
+        new_width = math.ceil(width * grow / factor) * factor
+    if min(new_height, new_width) == 0:
+        raise MediaError(
+            f"expected a frame of at least {factor} pixels each way, got {width} x {height} with "
+            f"{limit:.0f} pixels allowed. Crop the clip or raise max_pixels."
+        )
+    return new_height, new_width
+
+
+def sampled_indices(total: int, native_fps: float, settings: MediaSettings) -> list[int]:
+    """Which of `total` frames are read: evenly spaced, the first and the last included."""
+    factor = settings.frame_factor
+    fewest = math.ceil(settings.min_frames / factor) * factor
+    most = math.floor(min(settings.max_frames, total) / factor) * factor
+    wanted = min(max(total / native_fps * settings.fps, fewest), most)
+    n_frames = math.floor(wanted / factor) * factor
+    return torch.linspace(0, total - 1, n_frames).round().long().tolist()
+
+
+def _decoded_frames(
+    path: Path, container: Any, stream: Any
+) -> tuple[list[Fraction], Fraction, Float[np.ndarray, "frame point"], int]:
+    """Start time of each frame, end time of the last, a thumbnail of each, and quarter turns."""
+    if container.format.name in UNSEEKABLE:
+        raise MediaError(
+            f"expected a container that decord can seek in, got {container.format.name} in {path}. "
+            f"Remux it: ffmpeg -i clip.ts -c copy clip.mp4"
+        )
+    packets, thumbnails, turns = [], [], 0
+    for packet, frames in decoded(path, container, stream):
+        packets += [packet] if packet.size else []
+        for frame in frames:
+            thumbnails.append(_thumbnail(frame.to_ndarray(format="gray")))
+            turns = round(frame.rotation / 90)
+    if len(packets) < 2:
+        raise MediaError(
+            f"expected at least 2 frames in {path}, got {len(packets)}: a still image is no video. "
+            f"Give a clip."
+        )
+    if any(packet.pts is None for packet in packets) or not stream.average_rate:
+        raise MediaError(
+            f"expected a frame rate and a presentation time for every frame of {path}, got none, "
+            f"and decord would mix the frames up. Remux or re-encode it as MP4."
+        )
+    if len(thumbnails) != len(packets):
+        raise MediaError(
+            f"expected {len(packets)} frames in {path}, got {len(thumbnails)}: the others are "
+            f"hidden by an edit list (a clip cut without re-encoding), or damaged, and decord "
+            f"would shift and repeat frames. Re-encode the clip."
+        )
+    times = sorted(packet.pts * packet.time_base for packet in packets)
+    end = max((packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets)
+    return times, end, np.stack(thumbnails), turns
+
+
+def _thumbnail(gray: np.ndarray) -> Float[np.ndarray, " point"]:
+    """At most 32 x 32 points of a gray picture: enough to tell frames apart, small to keep."""
+    down, right = (-(-side // 32) for side in gray.shape)
+    return gray[::down, ::right].astype(np.float32).ravel()
+
+
+def frames_given(
+    frames: UInt8[np.ndarray, "sampled channel height width"],
+    indices: list[int],
+    thumbnails: Float[np.ndarray, "frame point"],
+) -> list[int]:
+    """Indices of the frames that decord gave for `indices`.
+
+    It counts key frames in decoding order, and so may give another frame than the requested one.
+    """
+    given = []
+    for index, frame in zip(indices, frames, strict=True):
+        gray = 0.299 * frame[0] + 0.587 * frame[1] + 0.114 * frame[2]
+        distances = np.abs(thumbnails - _thumbnail(gray)).mean(axis=1)
+        nearest = int(distances.argmin())
+        # Colors may be converted a little differently; equal frames are as good as the right one.
+        given.append(nearest if distances[nearest] + 0.5 < distances[index] else index)
+    return given
+
+
+def _rate_notes(times: list[Fraction], stream: Any) -> list[str]:
+    """A note if frames are not evenly spaced, beyond the rounding of the container's clock."""
+    gaps = [after - before for before, after in pairwise(times)]
+    low, high = min(gaps), max(gaps)
+    if high - low <= max(2 * stream.time_base, low / 10):
+        return []
+    return [
+        f"variable frame rate: {float(low):.3f} to {float(high):.3f} s between frames, so the "
+        f"sampled frames are not evenly spaced in time; see frame_seconds"
+    ]
+
+
+def _sampled(
+    path: Path, settings: MediaSettings, times: list[Fraction], size: tuple[int, int]
+) -> tuple[UInt8[Tensor, "frame channel height width"], list[int], float]:
+    """The sampled frames, their indices, and the native frame rate, as decord sees them."""
+    try:
+        reader = decord.VideoReader(str(path))
+        native_fps = reader.get_avg_fps()
+        if len(reader) != len(times) or not 0 < native_fps < math.inf:
+            raise RuntimeError(f"{len(reader)} of {len(times)} frames at {native_fps} per second")
+        indices = sampled_indices(len(times), native_fps, settings)
+        batch = reader.get_batch(indices)
+        starts = reader.get_frame_timestamp(indices)[:, 0]
+    except (decord.DECORDError, RuntimeError) as error:
+        raise MediaError(
+            f"expected a video that decord can read, got {path} ({str(error).splitlines()[0]}). "
+            f"Re-encode it as H.264 in MP4."
+        ) from error
+    # Another picture track, or a container whose clock decord misreads, is found here.
+    due = [float(times[index] - times[0]) for index in indices]
+    if sorted(batch.shape[1:3]) != sorted(size) or not np.allclose(
+        starts - starts[0], due, 1e-5, 2e-3
+    ):
+        raise MediaError(
+            f"expected decord and FFmpeg to see the same frames of {path}, got others. "
+            f"Re-encode it as H.264 in MP4 with one picture track."
+        )
+    # Other packages may have switched decord to its torch bridge for the whole process.
+    frames = batch if isinstance(batch, Tensor) else torch.from_numpy(batch.asnumpy())
+    return frames.permute(0, 3, 1, 2), indices, native_fps

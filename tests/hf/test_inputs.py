@@ -1,0 +1,165 @@
+"""Words, clips and ready-made inputs that a model would silently misread are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from hooked_omni import HookedOmni, Prompt
+from hooked_omni.errors import MediaError, PromptError
+from hooked_omni.organisms.random_weights import random_omni
+from tests.support.models import left_padded
+
+CLIP = "audio in video"
+SPECIAL = ["<|AUDIO|>", "<|VIDEO|>", "<|IMAGE|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+
+
+@pytest.fixture
+def inputs(clips: dict) -> dict[str, Any]:
+    """A prompt with sound inside a video, to be spoiled."""
+    return dict(clips["omni", CLIP])
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", [*SPECIAL, "<|vision_bos|>", "<|audio_eos|>"])
+@pytest.mark.parametrize("where", ["text", "system"])
+def test_special_tokens_among_the_words(models: dict, where: str, token: str) -> None:
+    words: Any = {"text": "What?", where: f"Look:{token}what?"}
+    for name in ("omni", "vl"):
+        with pytest.raises(PromptError) as error:
+            models[name].embed(Prompt(**words))
+        assert f"{where!r}, got the special token {token!r}" in str(error.value)
+
+
+LINES = "Erste Zeile:\nwas hörst du?\n\n声音 🎵 user\nassistant\nsystem\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "system", "expected"),
+    [
+        ("Is <audio> or <|audio|> here? a < b | c > d", None, "You are Qwen"),
+        ("What?", "Be brief.", "Be brief."),
+        (LINES, "Zwei\nZeilen", "Zwei\nZeilen"),
+    ],
+    ids=["only look special", "own system prompt", "many lines"],
+)
+def test_words_keep_their_spans(
+    omni: HookedOmni, text: str, system: str | None, expected: str
+) -> None:
+    prompt = omni.embed(Prompt(text, system=system))
+    decode = omni.processor.tokenizer.decode
+    assert decode(prompt.tokens[0, prompt.spans["question"]]) == text
+    words = decode(prompt.tokens[0, prompt.spans["system"]])
+    assert words.startswith(expected) and (system is None or words == expected)
+
+
+def test_a_model_without_a_processor_or_a_template(omni: HookedOmni) -> None:
+    bare = HookedOmni.from_hf(omni.hf)
+    with pytest.raises(PromptError, match="expected a model with a processor, got none"):
+        bare.embed(Prompt("What?"))
+    with pytest.raises(PromptError, match="expected a model with a tokenizer, got none"):
+        bare.model.to_tokens("What?")
+    assert bare.model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2).text is None
+    _, processor = random_omni()
+    processor.chat_template = None
+    with pytest.raises(PromptError, match="expected a processor with a chat template, got none"):
+        HookedOmni.from_hf(omni.hf, processor).embed(Prompt("What?"))
+
+
+# --- clips ----------------------------------------------------------------------------------------
+
+
+def test_a_picture_that_does_not_move_or_is_not_there(omni: HookedOmni, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    for name in ("photo.png", "missing.mp4"):
+        with pytest.raises(MediaError, match=name):
+            omni.embed(Prompt("What?", video=tmp_path / name, use_audio_in_video=False))
+
+
+def test_a_sense_that_the_family_lacks(models: dict) -> None:
+    with pytest.raises(PromptError, match=r"without sound for qwen2\.5-vl, got audio=rain\.wav"):
+        models["vl"].embed(Prompt("What?", audio="rain.wav"))
+    with pytest.raises(PromptError, match=r"without a picture for qwen2-audio, got video=c\.mp4"):
+        models["audio"].embed(Prompt("What?", video="c.mp4"))
+
+
+# --- ready-made inputs ----------------------------------------------------------------------------
+
+NEEDED = [
+    ("omni", CLIP, "input_ids"),
+    ("omni", CLIP, "attention_mask"),
+    ("omni", CLIP, "use_audio_in_video"),
+    ("omni", CLIP, "video_second_per_grid"),
+    ("omni", CLIP, "feature_attention_mask"),
+    ("omni", CLIP, "input_features"),
+    ("vl", "video", "input_ids"),
+    ("vl", "video", "mm_token_type_ids"),
+    ("vl", "video", "second_per_grid_ts"),
+    ("vl3", "video", "mm_token_type_ids"),
+    ("audio", "audio", "feature_attention_mask"),
+    ("audio", "audio", "input_features"),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "key"), NEEDED)
+def test_an_input_that_is_missing(
+    models: dict, clips: dict, name: str, kind: str, key: str
+) -> None:
+    """The model would count positions otherwise, or read placeholders as words."""
+    whole = clips[name, kind]
+    for spoiled in ({k: v for k, v in whole.items() if k != key}, {**whole, key: None}):
+        with pytest.raises(PromptError, match=f"expected .*{key}"):
+            models[name].embed_inputs(**spoiled)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "keys"),
+    [
+        ("omni", "audio", ("input_features", "feature_attention_mask")),
+        ("audio", "audio", ("input_features", "feature_attention_mask")),
+        ("omni", "video", ("pixel_values_videos", "video_grid_thw")),
+        ("vl", "video", ("pixel_values_videos", "video_grid_thw")),
+    ],
+)
+def test_placeholders_without_their_clip(
+    models: dict, clips: dict, name: str, kind: str, keys: tuple[str, ...]
+) -> None:
+    spoiled = {k: v for k, v in clips[name, kind].items() if k not in keys}
+    with pytest.raises(PromptError, match=kind):
+        models[name].embed_inputs(**spoiled)
+
+
+@pytest.mark.parametrize("name", ["omni", "vl"])
+def test_padding_after_the_prompt(models: dict, clips: dict, name: str) -> None:
+    omni, text = models[name], clips[name, "text"]
+    padded = left_padded(omni, text, 3)
+    for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        if key in padded:
+            padded[key] = padded[key].roll(-3, dims=1)
+    empty = {**text, "attention_mask": torch.zeros_like(text["attention_mask"])}
+    for spoiled in (padded, empty):
+        with pytest.raises(PromptError, match="expected padding on the left"):
+            omni.embed_inputs(**spoiled)
+
+
+def test_a_clip_of_another_call(omni: HookedOmni, clips: dict, inputs: dict) -> None:
+    shorter = inputs["feature_attention_mask"].clone()
+    shorter[:, 200:] = 0
+    with pytest.raises(PromptError, match=r"50 audio tokens for \[200\] mel frames, got 75"):
+        omni.embed_inputs(**{**inputs, "feature_attention_mask": shorter})
+    grid = inputs["video_grid_thw"].clone()
+    grid[0, 0] -= 1
+    with pytest.raises(PromptError, match="expected 12 video tokens and 48 patches"):
+        omni.embed_inputs(**{**inputs, "video_grid_thw": grid})
+    sounds = {k: inputs[k] for k in ("input_features", "feature_attention_mask")}
+    with pytest.raises(PromptError, match=r"expected 75 audio tokens .* got 0"):
+        omni.embed_inputs(**clips["omni", "text"], **sounds)
+
+
+def test_a_mask_of_the_users_own(omni: HookedOmni, inputs: dict) -> None:
+    with pytest.raises(PromptError, match="expected a processor's output alone"):
+        omni.embed_inputs(**{**inputs, "attention_mask": torch.ones(1, 1, 2, 2)})
