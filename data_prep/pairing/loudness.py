@@ -16,15 +16,15 @@ from hooked_omni.errors import MediaError
 from hooked_omni.files import digest, file_hash
 from hooked_omni.inputs.media import read_audio
 
-__all__ = ["Sound", "measure"]
+__all__ = ["Loudness", "measure"]
 
 # Infinity is no JSON; 16 bits end at -96 dB.
 SILENCE = -200.0
 
 
 @dataclass(frozen=True)
-class Sound:
-    """The sound of a clip.
+class Loudness:
+    """How long and how loud the sound of a clip is.
 
     Attributes:
         seconds: Its length.
@@ -35,7 +35,7 @@ class Sound:
     decibels: float
 
 
-def measure(path: Path, journal: Journal) -> Sound:
+def measure(path: Path, journal: Journal) -> Loudness:
     """Length and loudness of the first sound track of a file.
 
     Raises:
@@ -51,4 +51,4 @@ def measure(path: Path, journal: Journal) -> Sound:
         decibels = 10 * math.log10(power) if power > 10 ** (SILENCE / 10) else SILENCE
         known = [audio.seconds, decibels]
         journal.put(key, known)
-    return Sound(*known)
+    return Loudness(*known)

