@@ -123,7 +123,7 @@ def base_ranks(
             for word, rank in zip(tokenizer.convert_ids_to_tokens(tokens), ranks, strict=True)
             if word in nouns_and_verbs
         ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["clip", "word", "rank"])
 
 
 def _rules(n_layers: int) -> list[str]:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,8 @@ class VisionServer(JudgeServer):
             if faults and fault[0] != "!":  # "!" stays for good
                 faults.pop(0)
         time.sleep(self.slow)
-        try:
+        with suppress(BrokenPipeError):  # the client gave up, as it should
             self.reply(handler, fault.removeprefix("!"), clip)
-        except BrokenPipeError:  # the client gave up, as it should
-            pass
 
     def reply(self, handler: BaseHTTPRequestHandler, fault: str, clip: str) -> None:
         if fault.isdigit():
