@@ -1,6 +1,6 @@
 """What does each clip show, in words?
 
-Video captions for every sample of a manifest: from a file, from a vision-language model behind a
+Video captions for every sample of a manifest: from a file, from a vision-language model on a
 server (`server`), or from one in this process (`local`). A clip is captioned once: answers are kept
 in a journal beside the output, keyed by the clip's content, the words, the sampling and the model,
 so that a stopped run goes on where it was. A clip without a caption is listed as missing.

@@ -1,4 +1,4 @@
-"""What does a Hugging Face vision-language model in this process see in a clip?"""
+"""How does a Hugging Face vision-language model in this process describe a clip?"""
 
 import threading
 from dataclasses import asdict, dataclass, field

@@ -1,4 +1,4 @@
-"""What is a vision-language model asked about a clip, and which answers are descriptions?
+"""With which words and frames is a clip described, and which answers are descriptions?
 
 Every captioner shows the same frames with the same words. An answer that is no description raises
 `NoCaptionError`: a caption is never made up.

@@ -1,6 +1,6 @@
-"""What does a model behind an OpenAI-compatible server see in a clip?
+"""How does a model on an OpenAI-compatible server describe a clip?
 
-Any server that speaks chat completions: vLLM, SGLang, llama.cpp, OpenAI.
+Any server of chat completions: vLLM, SGLang, llama.cpp, OpenAI.
 """
 
 import base64
@@ -30,7 +30,7 @@ _MOST_BYTES = 4 * 2**20  # of an answer
 
 @dataclass(frozen=True)
 class Server:
-    """A vision-language model behind an OpenAI-compatible server.
+    """A vision-language model on an OpenAI-compatible server.
 
     Attributes:
         url: The part before `/chat/completions`, such as `http://localhost:8000/v1`.

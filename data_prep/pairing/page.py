@@ -25,7 +25,7 @@ from hooked_omni.files import write_whole
 
 __all__ = ["run"]
 
-# Orange and blue: told apart also without red or green.
+# Orange and blue: distinct also for who cannot tell red from green.
 _COLORS = {"counterfactual": "#c2410c", "factual": "#1d6fb8"}
 _OTHER = "#6b7280"
 

@@ -120,8 +120,12 @@ def new_base(tokenizer: Any, sizes: Sizes, seed: int) -> Any:
 
 def _new_thinker(tokenizer: Any, sizes: Sizes, seed: int) -> Any:
     """A Qwen2.5-Omni thinker with random weights."""
-    # Released configs have it, and `get_rope_index` reads it.
-    no_declared_field: dict[str, Any] = {"vision_start_token_id": tokenizer.vision_bos_token_id}
+    ids: dict[str, Any] = {
+        f"{kind}_token_index": getattr(tokenizer, f"{kind}_token_id")
+        for kind in ("audio", "image", "video")
+    }
+    # Released configs have it, though it is no declared field, and `get_rope_index` reads it.
+    ids["vision_start_token_id"] = tokenizer.vision_bos_token_id
     config = transformers.Qwen2_5OmniThinkerConfig(
         text_config=_text(tokenizer, sizes),
         vision_config=_vision(sizes),
@@ -133,15 +137,12 @@ def _new_thinker(tokenizer: Any, sizes: Sizes, seed: int) -> Any:
             "output_dim": sizes.d_model,
             "num_mel_bins": 128,
         },
-        audio_token_index=tokenizer.audio_token_id,
-        image_token_index=tokenizer.image_token_id,
-        video_token_index=tokenizer.video_token_id,
         audio_start_token_id=tokenizer.audio_bos_token_id,
         audio_end_token_id=tokenizer.audio_eos_token_id,
         position_id_per_seconds=25,
         seconds_per_chunk=2,
         tie_word_embeddings=True,
-        **no_declared_field,
+        **ids,
     )
     return _made(transformers.Qwen2_5OmniThinkerForConditionalGeneration, config, tokenizer, seed)
 

@@ -39,7 +39,7 @@ CAPTIONS = {
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], np.ndarray]:
-    """Ids and embeddings of the 975 clips; of one caption of five, for the sake of time."""
+    """Ids and embeddings of every second clip; of one caption of five, for the sake of time."""
     if not AUDIOCAPS.parents[1].is_dir():
         pytest.skip("no shared folder beside the repository")
     captions = defaultdict(list)
@@ -48,7 +48,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], np.ndarra
             captions[row["youtube_id"]].append(row["caption"])
     assert len(captions) == 975
     assert {len(own) for own in captions.values()} == {5}
-    return list(captions), embed([own[:1] for own in captions.values()], MODEL)
+    names = list(captions)[::2]
+    return names, embed([captions[name][:1] for name in names], MODEL)
 
 
 def brute(similarity: np.ndarray, forbidden: np.ndarray) -> float:
@@ -88,13 +89,13 @@ def test_blocks_are_valid_and_not_better_than_the_optimum(
     ids, e = real
     among = Constraints([Sample(i) for i in ids], [Loudness(10, -20)] * len(e), Config()).among
     mean = {}
-    for block in (2, 100, 500, 975):
+    for block in (2, 50, 250, 488):
         chosen = assign_in_blocks(e, e, among, block, seed=0)
         assert sorted(chosen) == list(range(len(e)))
         assert (chosen != np.arange(len(e))).all()
         mean[block] = np.sum(e * e[chosen], axis=1).mean()
-    assert mean[2] > mean[100] > mean[500] > mean[975]
-    assert mean[500] - mean[975] < 0.02
+    assert mean[2] > mean[50] > mean[250] > mean[488]
+    assert mean[250] - mean[488] < 0.02
     whole = assign(e @ e.T, among(np.arange(len(e))))
     one_block = assign_in_blocks(e, e, among, 5000, seed=1)
     # Captions used on both sides leave ties, which rounding breaks one way or the other.
