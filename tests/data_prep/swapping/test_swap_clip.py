@@ -40,14 +40,6 @@ def rms(wave: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
 
 
-@pytest.fixture
-def pair(tmp_path) -> tuple[Path, Path]:
-    return (
-        write_clip(tmp_path / "low.mp4", seconds=2.0, audio_hz=300),
-        write_clip(tmp_path / "high.mp4", seconds=3.0, audio_hz=1200),
-    )
-
-
 @real_clips
 @pytest.mark.parametrize(
     ("video", "audio"),

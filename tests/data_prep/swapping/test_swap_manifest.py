@@ -13,14 +13,6 @@ from hooked_omni.inputs.media import read_audio
 from tests.support.clips import write_clip
 
 
-@pytest.fixture
-def pair(tmp_path) -> tuple[Path, Path]:
-    return (
-        write_clip(tmp_path / "low.mp4", seconds=2.0, audio_hz=300),
-        write_clip(tmp_path / "high.mp4", seconds=3.0, audio_hz=1200),
-    )
-
-
 def manifest_of(pair: tuple[Path, Path]) -> Path:
     folder = pair[0].parent
     samples = [
