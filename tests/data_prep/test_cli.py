@@ -96,31 +96,14 @@ print("torch" in sys.modules)
     assert run.stdout.split("\n") == ["set()", "False", ""]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "captions",
-        "pairs",
-        "swap",
-        "check",
-        "show",
-        "import",
-        "import audiocaps",
-        "import authors",
-        "import avhbench",
-        "import vggsound",
-        "import huggingface",
-        "import separate-audio",
-        "organism",
-        "organism world",
-        "organism train",
-        "organism evaluate",
-        "organism compare",
-    ],
-)
-def test_each_command_has_help(command, capsys):
-    assert run(*command.split(), "--help") == 0
-    assert "Usage:" in capsys.readouterr().out
+def test_each_command_has_help(capsys):
+    importers = ["audiocaps", "authors", "avhbench", "vggsound", "huggingface", "separate-audio"]
+    commands = [[name] for name in ("captions", "pairs", "swap", "check", "show", "import")]
+    commands += [["import", name] for name in importers]
+    commands += [["organism", name] for name in ("world", "train", "evaluate", "compare")]
+    for command in commands:
+        assert run(*command, "--help") == 0
+        assert "Usage:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
