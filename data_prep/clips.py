@@ -1,4 +1,4 @@
-"""How is a clip written?
+"""How is a clip written, and known by its content?
 
 Frames and sound become an H.264 + AAC file through PyAV, whole or not at all.
 """
@@ -10,9 +10,22 @@ import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hooked_omni.files import whole_file
+from hooked_omni.errors import FileError, MediaError
+from hooked_omni.files import file_hash, whole_file
 
-__all__ = ["write_clip"]
+__all__ = ["clip_hash", "write_clip"]
+
+
+def clip_hash(path: Path) -> str:
+    """SHA-256 of a clip's content.
+
+    Raises:
+        MediaError: If it cannot be read: a matter of this clip, not of the whole run.
+    """
+    try:
+        return file_hash(path)
+    except FileError as error:
+        raise MediaError(str(error)) from error
 
 
 def write_clip(

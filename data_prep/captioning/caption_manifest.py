@@ -17,11 +17,12 @@ from typing import Any, Protocol
 from rich.progress import track
 
 from data_prep.captioning.caption_file import read_captions
+from data_prep.clips import clip_hash
 from data_prep.console import say, say_reasons
 from data_prep.journal import Journal
 from data_prep.manifest import Sample, read_manifest, rebased, write_manifest
 from hooked_omni.errors import HookedOmniError, MediaError
-from hooked_omni.files import digest, file_hash
+from hooked_omni.files import digest
 
 __all__ = ["Captioner", "NoCaptionError", "run"]
 
@@ -119,7 +120,11 @@ def _from_model(source: Captioner, samples: Iterable[Sample], out: Path) -> Capt
         if not clip.is_file():
             missing[sample.id] = f"no clip at {sample.video}"
             continue
-        key = digest(file_hash(clip), source.facts)
+        try:
+            key = digest(clip_hash(clip), source.facts)
+        except MediaError as error:
+            missing[sample.id] = str(error)
+            continue
         sharing[key].append(sample.id)
         clips[key] = clip
     new = {key: clip for key, clip in clips.items() if key not in journal}

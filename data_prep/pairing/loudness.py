@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.clips import clip_hash
 from data_prep.journal import Journal
 from hooked_omni.errors import MediaError
-from hooked_omni.files import digest, file_hash
+from hooked_omni.files import digest
 from hooked_omni.inputs.media import read_audio
 
 __all__ = ["Loudness", "measure"]
@@ -43,7 +44,7 @@ def measure(path: Path, journal: Journal) -> Loudness:
     """
     if not path.is_file():
         raise MediaError(f"expected a file with sound, got none at {path}. Check the path.")
-    key = digest("loudness", 1, file_hash(path))
+    key = digest("loudness", 1, clip_hash(path))
     known = journal.get(key)
     if not isinstance(known, list) or len(known) != 2:
         audio = read_audio(path)

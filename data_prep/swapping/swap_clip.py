@@ -18,9 +18,10 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from data_prep.clips import clip_hash
 from data_prep.swapping.soundtrack import Soundtrack, decode, fit
 from hooked_omni.errors import MediaError
-from hooked_omni.files import file_hash, write_whole
+from hooked_omni.files import write_whole
 from hooked_omni.inputs.container import decoded, existing, opened
 
 __all__ = ["CONTROLS", "swap"]
@@ -97,7 +98,7 @@ def _check_request(video: Path, audio: Path, out: Path, control: str | None) -> 
 
 def _comment(video: Path, audio: Path, control: str | None, seed: int) -> str:
     """All that the file depends on, as it stands in the file's own comment."""
-    facts = {"video": file_hash(video), "audio": file_hash(audio), "control": control, "made": 1}
+    facts = {"video": clip_hash(video), "audio": clip_hash(audio), "control": control, "made": 1}
     return json.dumps({**facts, "seed": seed} if control == "noise" else facts)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import clips
 from data_prep.check import problems
 from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
 from data_prep.swapping import swap_manifest
@@ -55,6 +56,15 @@ def test_swapping_again_changes_nothing(tmp_path, pair):
     # What has been swapped is not swapped, or reversed, a second time.
     swap_manifest.run(out, tmp_path / "twice.jsonl")
     assert read_manifest(tmp_path / "twice.jsonl") == read_manifest(out)
+
+
+def test_a_clip_that_cannot_be_read_is_left_out(tmp_path, pair, monkeypatch):
+    def no_permission(path: Path) -> str:
+        raise FileError(f"expected a file that can be read at {path}, got: no permission.")
+
+    monkeypatch.setattr(clips, "file_hash", no_permission)
+    left_out = swap_manifest.run(manifest_of(pair), tmp_path / "o.jsonl", ["self"])
+    assert left_out.keys() == {"c/1", "gone", "f+self"} and "no permission" in left_out["c/1"]
 
 
 def clips_of(folder: Path) -> list[Path]:
