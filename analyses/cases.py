@@ -122,6 +122,7 @@ def read_cases(
 
     Raises:
         ManifestError: For a manifest with anything wrong in it.
+        FileError: For a manifest that cannot be read.
         ResultsError: For an unknown question, or no sample of these kinds.
     """
     unknown = [question for question in questions if question not in QUESTIONS]

@@ -23,9 +23,9 @@ from benchmarks.sweep import peak_bytes
 from benchmarks.timing import machine
 from data_prep.manifest import Sample
 from data_prep.pairing.assignment import assign, assign_in_blocks, blocks
-from data_prep.pairing.embed import MODEL, embed
-from data_prep.pairing.loudness import Sound
-from data_prep.pairing.pairs import CELL_BYTES, Config, Constraints
+from data_prep.pairing.embedding import MODEL, embed
+from data_prep.pairing.loudness import Loudness
+from data_prep.pairing.pair_manifest import CELL_BYTES, Config, Constraints
 
 SIZES = (500, 975, 2000, 4000)
 BLOCKS = (250, 500, 2000)
@@ -62,7 +62,7 @@ def measured(work: Any) -> tuple[Any, float, float]:
 def compare(samples: list[Sample], e_video: Any, e_audio: Any) -> tuple[list[str], float]:
     """A row of the table for each block size, and the seconds of the whole matrix."""
     n_clips = len(samples)
-    among = Constraints(samples, [Sound(10, -20)] * n_clips, Config()).among
+    among = Constraints(samples, [Loudness(10, -20)] * n_clips, Config()).among
     everyone = np.arange(n_clips)
     best, whole, peak = measured(lambda: assign(e_video @ e_audio.T, among(everyone)))
     means, rows = achieved(e_video, e_audio, best), []
@@ -97,7 +97,7 @@ def large(e_video: Any, block: int) -> None:
         parts.append(noise / np.linalg.norm(noise, axis=1, keepdims=True))
         del noise
     samples = [Sample(str(i)) for i in range(shape[0])]
-    among = Constraints(samples, [Sound(10, -20)] * shape[0], Config()).among
+    among = Constraints(samples, [Loudness(10, -20)] * shape[0], Config()).among
     _, seconds, megabytes = measured(lambda: assign_in_blocks(parts[0], parts[1], among, block, 0))
     embeddings = 2 * parts[0].nbytes / 1e6
     print(

@@ -4,14 +4,15 @@ Nothing heavy is imported until a command runs.
 """
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from data_prep.console import bar, say
 from data_prep.importers.commands import app as importing
+from data_prep.importers.commands import import_audiocaps
 from data_prep.organism.commands import app as organism
 
 __all__ = ["main"]
@@ -39,71 +40,76 @@ app.add_typer(organism, name="organism", help="Small models whose bias is known,
 
 Manifest = Annotated[Path, typer.Argument(help="Manifest to read.")]
 Out = Annotated[Path, typer.Argument(help="Manifest to write, in the same folder or one above.")]
+Captions = Annotated[Path | None, typer.Option(help="JSON or CSV of video captions by id.")]
+ServerUrl = Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")]
+Captioner = Annotated[
+    str | None, typer.Option(help="Model of the server; alone, a local one (name or folder).")
+]
+Number = Annotated[int, typer.Option("-k", help="Counterfactual samples, and factual ones.")]
+Embedder = Annotated[str | None, typer.Option(help="Sentence embedder, name or folder.")]
 Device = Annotated[str | None, typer.Option(help="Where a model runs: cpu, cuda, ...")]
 
 
 @app.command("build")
-def build(
+def build_pairs(
     csv: Annotated[Path, typer.Argument(help="AudioCaps CSV: captions of the sounds.")],
     clips: Annotated[Path, typer.Argument(help="Folder of clips, inside OUT or below it.")],
     out: Annotated[Path, typer.Argument(help="Folder for the manifests and the page.")],
-    captions: Annotated[
-        Path | None, typer.Option(help="JSON or CSV of video captions by id.")
-    ] = None,
-    server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
-    captioner: Annotated[
-        str | None, typer.Option(help="Its model; alone, a local one (name or folder).")
-    ] = None,
-    k: Annotated[int, typer.Option("-k", help="Counterfactual samples, and factual ones.")] = 250,
-    embedder: Annotated[str | None, typer.Option(help="Sentence embedder, name or folder.")] = None,
+    captions: Captions = None,
+    server: ServerUrl = None,
+    captioner: Captioner = None,
+    k: Number = 250,
+    embedder: Embedder = None,
     device: Device = None,
 ) -> None:
     """All of it, from an AudioCaps CSV and a folder of clips to pairs and a page to look at."""
-    from data_prep.importers.commands import import_audiocaps
-
     found, captioned, pairs = (out / f"{name}.jsonl" for name in ("clips", "captioned", "pairs"))
     import_audiocaps(csv, found, clips)
-    caption(found, captioned, captions, server, captioner, device=device)
-    pair(captioned, pairs, k, embedder, device=device)
-    show(pairs)
+    caption_clips(found, captioned, captions, server, captioner, device=device)
+    pair_clips(captioned, pairs, k, embedder, device=device)
+    show_samples(pairs)
 
 
 @app.command("captions")
-def caption(
+def caption_clips(
     manifest: Manifest,
     out: Out,
-    file: Annotated[Path | None, typer.Option(help="JSON or CSV of captions by id.")] = None,
-    server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model of the server; alone, a local one (name or folder).")
-    ] = None,
-    prompt: Annotated[str | None, typer.Option(help="What a model is asked.")] = None,
+    file: Captions = None,
+    server: ServerUrl = None,
+    model: Captioner = None,
+    prompt: Annotated[str | None, typer.Option(help="The words that go with the frames.")] = None,
     device: Device = None,
     workers: Annotated[int, typer.Option(help="Requests to the server at a time.")] = 8,
     again: Annotated[bool, typer.Option(help="Also where there are captions already.")] = False,
 ) -> None:
-    """2. Say what each clip shows: captions from a file, or a vision-language model."""
+    """2. Describe what each clip shows: captions from a file, or a vision-language model."""
     if (file is None) == (model is None) or (server is not None and model is None):
         raise typer.BadParameter("expected --file, --model, or --server and --model")
-    from data_prep.captioning import captioners, captions
+    from data_prep.captioning import caption_manifest
 
-    question = captioners.Question() if prompt is None else captioners.Question(prompt)
-    if file is not None:
-        source = captions.CaptionFile(file)
-    elif server is not None:
-        source = captioners.Server(server, str(model), question, workers=workers)
-    else:
-        source = captioners.Local(str(model), question, device or "cpu")
-    captions.run(manifest, out, source, again=again)
+    source: Any = file
+    if model is not None:
+        from data_prep.captioning.question import PROMPT, Question
+
+        question = Question(prompt or PROMPT)
+        if server is not None:
+            from data_prep.captioning.server import Server
+
+            source = Server(server, model, question, workers=workers)
+        else:
+            from data_prep.captioning.local import Local
+
+            source = Local(model, question, device or "cpu")
+    caption_manifest.run(manifest, out, source, again=again)
 
 
 @app.command("pairs")
-def pair(
+def pair_clips(
     manifest: Manifest,
     out: Out,
-    k: Annotated[int, typer.Option("-k", help="Counterfactual samples, and factual ones.")] = 250,
-    model: Annotated[str | None, typer.Option(help="Sentence embedder, name or folder.")] = None,
-    instruct: Annotated[str | None, typer.Option(help="The task to tell the embedder.")] = None,
+    k: Number = 250,
+    model: Embedder = None,
+    instruct: Annotated[str | None, typer.Option(help="The embedder's instruction.")] = None,
     device: Device = None,
     match_durations: Annotated[
         float | None, typer.Option(help="Most seconds between picture and sound.")
@@ -120,14 +126,14 @@ def pair(
     ] = None,
 ) -> None:
     """3. Give pictures the least similar sounds: factual and counterfactual samples."""
-    from data_prep.pairing import pairs
+    from data_prep.pairing import pair_manifest as pairing
 
-    config = pairs.Config(k, match_durations, match_loudness, exclude_silent, seed, block)
-    pairs.run(manifest, out, config, model or pairs.MODEL, instruct, device)
+    config = pairing.Config(k, match_durations, match_loudness, exclude_silent, seed, block)
+    pairing.run(manifest, out, config, model or pairing.MODEL, instruct, device)
 
 
 @app.command("swap")
-def swap(
+def swap_sounds(
     manifest: Manifest,
     out: Out,
     control: Annotated[
@@ -137,46 +143,47 @@ def swap(
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
 ) -> None:
     """4. Write the clips: pictures copied bit for bit, with their new sounds."""
-    from data_prep.swapping import swap_all
+    from data_prep.swapping import swap_manifest
 
-    left_out = swap_all.run(manifest, out, control or [], seed, _progress("swapping"))
+    left_out = swap_manifest.run(manifest, out, control or [], seed, bar("swapping"))
     for name, reason in left_out.items():
-        _say(f"left out: {name}: {reason}")
-    _say(f"{out}: {len(left_out)} samples left out")
+        say(f"left out: {name}: {reason}")
+    say(f"{out}: {len(left_out)} samples left out")
 
 
 @app.command("check")
-def check(manifest: Manifest) -> None:
+def check_clips(manifest: Manifest) -> None:
     """Any time: decode every clip of a manifest, and list what is broken."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from data_prep.check import problems
 
     table, finished = Table("sample", "problem"), False
     try:
-        for name, problem in problems(manifest, _progress("decoding")):
-            table.add_row(_plain(name), _plain(problem))
+        for name, problem in problems(manifest, bar("decoding")):
+            table.add_row(Text(name), Text(problem))
         finished = True
     finally:
         if table.rows:
             Console().print(table)
-    _say(f"{len(table.rows)} problems" if finished else "stopped")
+    say(f"{len(table.rows)} problems" if finished else "stopped")
     if table.rows:
         raise typer.Exit(1)
 
 
 @app.command("show")
-def show(
+def show_samples(
     manifest: Manifest,
     out: Annotated[
         Path | None, typer.Argument(help="HTML file to write; by default beside the manifest.")
     ] = None,
 ) -> None:
     """Any time: one HTML page with similarities, clips and captions of a manifest."""
-    from data_prep.pairing import show as page
+    from data_prep.pairing import page
 
-    _say(f"{page.run(manifest, out or manifest.with_suffix('.html'))}")
+    say(f"{page.run(manifest, out or manifest.with_suffix('.html'))}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -187,30 +194,8 @@ def main(arguments: list[str] | None = None) -> None:
         # By name, so that the help page need not import the package.
         if not any(kind.__module__ == "hooked_omni.errors" for kind in type(error).__mro__):
             raise
-        _say(str(error), "red")
+        say(str(error), "red")
         sys.exit(1)
-
-
-def _progress(words: str) -> Any:
-    from rich.console import Console
-    from rich.progress import track
-
-    def shown(items: list[Any]) -> Iterable[Any]:
-        return track(items, words, console=Console(stderr=True))
-
-    return shown
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)
-
-
-def _say(text: str, style: str = "") -> None:
-    from rich.console import Console
-
-    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Which clips of a manifest are broken?
 
-Every clip is decoded to its end, as the model's front end will do it. Samples come one by one, so
-that a run that is stopped has told what it found.
+Every clip is decoded to its end, as the model's front end will do it. Problems come one by one, so
+that a stopped run has listed what it found.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -44,8 +44,8 @@ def problems(
             else:
                 lengths[track] = found
         if len(lengths) == 2 and abs(lengths["video"] - lengths["audio"]) > _APART:
-            told = ", ".join(f"{track} {seconds:.2f} s" for track, seconds in lengths.items())
-            yield sample.id, f"picture and sound differ in length: {told}"
+            both = ", ".join(f"{track} {seconds:.2f} s" for track, seconds in lengths.items())
+            yield sample.id, f"picture and sound differ in length: {both}"
 
 
 def _seconds(folder: Path, track: str, path: str) -> float | str:

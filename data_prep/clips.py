@@ -1,6 +1,6 @@
-"""How is a clip written?
+"""How is a clip written, and known by its content?
 
-Frames and sound become an H.264 + AAC file through PyAV, under a temporary name until it is whole.
+Frames and sound become an H.264 + AAC file through PyAV, whole or not at all.
 """
 
 from fractions import Fraction
@@ -10,7 +10,22 @@ import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
-__all__ = ["write_clip"]
+from hooked_omni.errors import FileError, MediaError
+from hooked_omni.files import file_hash, whole_file
+
+__all__ = ["clip_hash", "write_clip"]
+
+
+def clip_hash(path: Path) -> str:
+    """SHA-256 of a clip's content.
+
+    Raises:
+        MediaError: If it cannot be read: a matter of this clip, not of the whole run.
+    """
+    try:
+        return file_hash(path)
+    except FileError as error:
+        raise MediaError(str(error)) from error
 
 
 def write_clip(
@@ -20,30 +35,29 @@ def write_clip(
     samples: Float[np.ndarray, " sample"] | None = None,
     sampling_rate: int = 16_000,
 ) -> Path:
-    """Write an mp4 of RGB frames and, if given, mono sound from -1 to 1."""
+    """Write an mp4 of RGB frames and, if given, mono sound from -1 to 1.
+
+    Raises:
+        FileError: If the file cannot be written.
+    """
     path = Path(path)
-    partial = path.with_name(f".part-{path.name}")
-    try:
-        with av.open(str(partial), "w", format="mp4") as container:
-            video = container.add_stream("libx264", rate=Fraction(fps))
-            video.height, video.width = frames.shape[1:3]
-            video.pix_fmt = "yuv420p"
-            # Equal frames give equal bytes: with threads, or its macroblock tree, x264 may not.
-            video.codec_context.thread_count = 1
-            video.options = {"x264-params": "mbtree=0"}
-            sound = None
-            if samples is not None:
-                sound = container.add_stream("aac", rate=sampling_rate, layout="mono")
-            for frame in frames:
-                container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(video.encode())
-            if sound is not None and samples is not None:
-                wave = samples.astype(np.float32)[None]
-                audio = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
-                audio.sample_rate = sampling_rate
-                container.mux(sound.encode(audio))
-                container.mux(sound.encode())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=Fraction(fps))
+        video.height, video.width = frames.shape[1:3]
+        video.pix_fmt = "yuv420p"
+        # Equal frames give equal bytes: with threads, or its macroblock tree, x264 may not.
+        video.codec_context.thread_count = 1
+        video.options = {"x264-params": "mbtree=0"}
+        sound = None
+        if samples is not None:
+            sound = container.add_stream("aac", rate=sampling_rate, layout="mono")
+        for frame in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(video.encode())
+        if sound is not None and samples is not None:
+            wave = samples.astype(np.float32)[None]
+            audio = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            audio.sample_rate = sampling_rate
+            container.mux(sound.encode(audio))
+            container.mux(sound.encode())
     return path

@@ -1,8 +1,7 @@
 """Which clips are asked about, and what is known of each?
 
 A manifest is JSON Lines: a header, then one sample a line. Paths are relative to its folder and
-never leave it, so a data folder can be moved as a whole. Keys not known here are kept. The
-authors' JSON, a list of `{id, video_captions, audio_captions, output_text?}`, is read and written.
+never leave it, so a data folder can be moved as a whole. Keys not known here are kept.
 """
 
 import hashlib
@@ -19,19 +18,21 @@ from hooked_omni.errors import ManifestError
 from hooked_omni.files import parse_json, read_text, to_json, write_whole
 
 __all__ = [
+    "OWN_CAPTIONS",
     "SCHEMA",
     "Sample",
     "file_name",
     "inside",
-    "read_authors",
+    "parsed",
     "read_facts",
     "read_manifest",
     "rebased",
-    "write_authors",
+    "unique",
     "write_manifest",
-    "write_whole",
 ]
 
+# Key of a counterfactual sample: what the picture's own clip sounds like.
+OWN_CAPTIONS = "own_audio_captions"
 SCHEMA = 1
 
 
@@ -81,35 +82,17 @@ def read_manifest(path: str | Path) -> list[Sample]:
     """Read the samples of a manifest, in its order.
 
     Raises:
-        ManifestError: For anything wrong, with its file, line and field.
+        FileError: For a file that cannot be read, or a line that is no JSON.
+        ManifestError: For anything else that is wrong, with its file, line and field.
     """
     path = Path(path)
-    lines = _lines(path)
-    _check_header(path, lines)
-    samples: list[Sample] = []
-    first: dict[str, int] = {}
-    for number, record in lines[1:]:
-        where = f"{path}, line {number}"
-        sample = _sample(record, where)
-        if sample.id in first:
-            raise ManifestError(
-                f"expected each id once, got {sample.id!r} in {where}, and on line "
-                f"{first[sample.id]}. Rename one."
-            )
-        for name in _PATHS:
-            if (value := getattr(sample, name)) is not None:
-                inside(path.parent, value, f"{where}, field {name!r}")
-        first[sample.id] = number
-        samples.append(sample)
-    return samples
+    rows = ((f"{path}, line {number}", record) for number, record in _lines(path)[1:])
+    return unique((where, parsed(record, where, path.parent)) for where, record in rows)
 
 
 def read_facts(path: str | Path) -> dict[str, Any]:
     """How a manifest was made, as its header tells."""
-    path = Path(path)
-    lines = _lines(path)
-    _check_header(path, lines)
-    return lines[0][1].get("made", {})
+    return _lines(Path(path))[0][1].get("made", {})
 
 
 def write_manifest(
@@ -123,63 +106,55 @@ def write_manifest(
         made: How the samples were made, for the header.
 
     Raises:
-        ManifestError: For a sample that `read_manifest` would refuse, or a file not writable.
+        ManifestError: For a sample that `read_manifest` would refuse.
+        FileError: For a value that JSON cannot hold, or a file that cannot be written.
     """
     path = Path(path)
     lines = [to_json({"schema": SCHEMA, "made": dict(sorted((made or {}).items()))}, str(path))]
-    seen: set[str] = set()
-    for sample in samples:
-        where = f"sample {sample.id!r}"
-        record = _record(sample)
+    read_back = []
+    for number, sample in enumerate(samples, start=1):
+        where = f"sample {number} ({sample.id!r})"
         if clash := sorted(sample.extra.keys() & set(_NAMES)):
             raise ManifestError(f"expected other keys than {clash} in extra of {where}. Rename.")
-        if _sample(json.loads(to_json(record, where)), where).id in seen:
-            raise ManifestError(f"expected each id once, got {sample.id!r} twice. Rename one.")
-        for name in _PATHS:
-            if (value := getattr(sample, name)) is not None:
-                inside(path.parent, value, f"{where}, field {name!r}")
-        seen.add(sample.id)
-        lines.append(to_json(record, where))
+        lines.append(to_json(_record(sample), where))
+        read_back.append((where, parsed(json.loads(lines[-1]), where, path.parent)))
+    unique(read_back)
     return write_whole(path, "".join(line + "\n" for line in lines).encode())
 
 
-def read_authors(path: str | Path) -> list[Sample]:
-    """Read the authors' JSON; `output_text` and other keys land in `extra`.
+def unique(samples: Iterable[tuple[str, Sample]]) -> list[Sample]:
+    """The samples, each given with where it stands.
 
     Raises:
-        ManifestError: For anything wrong, with its file, item and field.
+        ManifestError: For an id that comes twice, with both places.
     """
-    path = Path(path)
-    records = parse_json(read_text(path), str(path))
-    if not isinstance(records, list):
+    places, kept = dict[str, str](), []
+    for where, sample in samples:
+        if (first := places.setdefault(sample.id, where)) != where:
+            raise ManifestError(
+                f"expected each id once, got {sample.id!r} in {first} and in {where}. Rename one."
+            )
+        kept.append(sample)
+    return kept
+
+
+def parsed(record: Any, where: str, root: Path | None = None) -> Sample:
+    """The sample that a JSON object describes; with `root`, its paths must stay below that folder.
+
+    Raises:
+        ManifestError: For anything wrong, with `where` and the field.
+    """
+    if not isinstance(record, dict):
         raise ManifestError(
-            f"expected a list of {{id, video_captions, audio_captions}} in {path}, got "
-            f"{type(records).__name__}. A manifest (JSON Lines) is read by read_manifest."
+            f"expected an object in {where}, got {type(record).__name__}. One sample a line."
         )
-    samples: dict[str, Sample] = {}
-    for index, record in enumerate(records):
-        where = f"{path}, item {index}"
-        if isinstance(record, dict) and type(record.get("id")) is int:
-            record = {**record, "id": str(record["id"])}
-        sample = _sample(record, where)
-        if sample.id in samples:
-            raise ManifestError(f"expected each id once, got {sample.id!r} again in {where}.")
-        samples[sample.id] = sample
-    return list(samples.values())
-
-
-def write_authors(path: str | Path, samples: Iterable[Sample]) -> Path:
-    """Write the authors' keys, and those in `extra`, for scripts that read their JSON."""
-    records = [
-        {
-            "id": sample.id,
-            "video_captions": list(sample.video_captions),
-            "audio_captions": list(sample.audio_captions),
-            **dict(sorted(sample.extra.items())),
-        }
-        for sample in samples
-    ]
-    return write_whole(Path(path), (to_json(records, str(path), indent=2) + "\n").encode())
+    if "id" not in record:
+        raise ManifestError(f"expected a field 'id' in {where}, got {sorted(record)}. Add it.")
+    known = {name: _value(name, record[name], where) for name in _NAMES if name in record}
+    for name in _PATHS:
+        if root is not None and known.get(name) is not None:
+            inside(root, known[name], f"{where}, field {name!r}")
+    return Sample(**known, extra={k: v for k, v in record.items() if k not in _NAMES})
 
 
 def inside(root: str | Path, path: str | Path, where: str = "a path") -> Path:
@@ -228,15 +203,12 @@ def rebased(sample: Sample, old: Path, new: Path) -> Sample:
 
 
 def _lines(path: Path) -> list[tuple[int, Any]]:
-    """Number and value of each line that is not blank."""
+    """Number and value of each line that is not blank; the first is a header of this schema."""
     # Not splitlines: captions may hold U+2028 and its kin.
     rows = enumerate(read_text(path).split("\n"), start=1)
-    return [
+    lines = [
         (number, parse_json(row, f"{path}, line {number}")) for number, row in rows if row.strip()
     ]
-
-
-def _check_header(path: Path, lines: list[tuple[int, Any]]) -> None:
     advice = f'Start the file with {{"schema": {SCHEMA}}}, or write it with write_manifest.'
     if not lines:
         raise ManifestError(f"expected a header and samples in {path}, got an empty file. {advice}")
@@ -251,6 +223,7 @@ def _check_header(path: Path, lines: list[tuple[int, Any]]) -> None:
         )
     if not isinstance(header.get("made", {}), dict):
         raise ManifestError(f"expected an object in {path}, line {number}, field 'made'. {advice}")
+    return lines
 
 
 def _record(sample: Sample) -> dict[str, Any]:
@@ -258,18 +231,6 @@ def _record(sample: Sample) -> dict[str, Any]:
     known = {name: getattr(sample, name) for name in _NAMES}
     kept = {name: value for name, value in known.items() if value not in (None, ())}
     return {**kept, **dict(sorted(sample.extra.items()))}
-
-
-def _sample(record: Any, where: str) -> Sample:
-    if not isinstance(record, dict):
-        raise ManifestError(
-            f"expected an object in {where}, got {type(record).__name__}. One sample a line."
-        )
-    if "id" not in record:
-        raise ManifestError(f"expected a field 'id' in {where}, got {sorted(record)}. Add it.")
-    known = {name: _value(name, record[name], where) for name in _NAMES if name in record}
-    extra = {name: value for name, value in record.items() if name not in _NAMES}
-    return Sample(**known, extra=extra)
 
 
 def _value(name: str, value: Any, where: str) -> Any:

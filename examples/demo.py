@@ -22,7 +22,7 @@ from analyses.cases import read_cases
 from analyses.running.progress import view
 from analyses.study import run as study
 from analyses.study.claims import Finding
-from data_prep.organism.world import scenes
+from data_prep.organism.world.dataset import write_world
 from hooked_omni import load, prove
 
 STUDY = Path(__file__).with_name("studies") / "organisms.toml"
@@ -71,7 +71,7 @@ def main(clips: int, out: Path) -> int:
     torch.set_num_threads(1)
     transformers.logging.disable_progress_bar()
     console.print(f"writing {12 * clips} clips of a world of 12 things, and swapping their sounds")
-    scenes.run(out / "world", clips, 0, "test")
+    write_world(out / "world", clips, 0, "test")
     chosen = replace(study.read_study(STUDY), data=out / "world" / "pairs.jsonl")
     omni, case = load(BIASED), read_cases(chosen.data)[0]
     report = prove(omni, omni.embed(case.prompt))  # pyright: ignore[reportArgumentType]  # of a manifest

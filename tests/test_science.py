@@ -17,8 +17,8 @@ from analyses.cases import Case, read_cases, ready
 from analyses.knockout.figure import measured
 from analyses.logit_lens.recall import recall
 from analyses.plots.statistics import paired_permutation
-from data_prep.organism.evaluation.score import score
-from data_prep.organism.world import scenes
+from data_prep.organism.evaluation.scoring import score
+from data_prep.organism.world.dataset import write_world
 from data_prep.organism.world.things import THINGS
 from hooked_omni import HookedOmni, load
 
@@ -37,7 +37,7 @@ Tables = dict[str, dict[Any, pd.DataFrame]]
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     folder: Path = tmp_path_factory.mktemp("world")
-    scenes.run(folder, 9, 3, "test")
+    write_world(folder, 9, 3, "test")
     return read_cases(folder / "pairs.jsonl", ("hear",), ("counterfactual",))[:N]
 
 

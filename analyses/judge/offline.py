@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from analyses.judge.judgement import Answered, Item, JudgeError, Judgement, What
 from analyses.text.events import Events, base_forms, sounds
-from data_prep.organism.evaluation.score import score
+from data_prep.organism.evaluation.scoring import score
 from data_prep.organism.world.things import THINGS, Thing
-from data_prep.pairing.embed import embed, instruction
+from data_prep.pairing.embedding import embed, instruction
 from hooked_omni.files import digest
 
 __all__ = ["Embedding", "Lexical", "Truth"]

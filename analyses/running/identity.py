@@ -47,6 +47,7 @@ def sizes_digest(manifest: Path) -> str:
 
     Raises:
         ManifestError: For a manifest with anything wrong in it.
+        FileError: For a manifest that cannot be read.
     """
     samples = read_manifest(manifest)
     paths = sorted({p for sample in samples for p in (sample.video, sample.audio) if p})

@@ -114,6 +114,7 @@ class Study:
 
         Raises:
             ManifestError: For a manifest with anything wrong in it.
+            FileError: For a manifest that cannot be read.
             ResultsError: For an unknown question or kind.
         """
         questions = self.questions.get(name, STAGES.get(name, ("hear",)))

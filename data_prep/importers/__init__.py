@@ -1,4 +1,4 @@
 """From what others publish to samples: one file per layout, one function per file.
 
-Each returns an `Imported`: the samples whose media are there, and why the others are not.
+Each returns the samples that are wanted, or those whose media were found, and why others are not.
 """

@@ -5,74 +5,32 @@ clip become one sample; its file is `{youtube_id}_{start_time:06d}.mp4` or `{you
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.importers.clip_folder import Draft, Imported, Progress, located
-from data_prep.importers.table import named_rows, whole_seconds
+from data_prep.importers.clip_folder import Draft, Wanted
 from data_prep.manifest import Sample
+from data_prep.table import named_rows, whole_seconds
 from hooked_omni.errors import ManifestError
 
-__all__ = ["audiocaps"]
+__all__ = ["read_audiocaps"]
 
 _COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
-_TEXTS = ("audiocap_id", "youtube_id", "caption")
 
 
-def audiocaps(
-    csv: Path,
-    clips: Path | None,
-    root: Path,
-    encoding: str | None = None,
-    progress: Progress = iter,
-) -> Imported:
+def read_audiocaps(csv: Path, encoding: str | None = None) -> Wanted:
     """One sample per clip, with all its captions in the file's order.
 
     Args:
         csv: The table.
-        clips: Folder of clips; None for captions alone.
-        root: The manifest's folder, above `clips`.
         encoding: Of the table, if it is neither UTF-8 nor UTF-16.
-        progress: Shows how far it is.
 
     Raises:
+        FileError: If the table cannot be read.
         ManifestError: For a missing column, a caption's id that comes twice, or a bad number.
     """
-    missing: dict[str, str] = {}
-    drafts = _drafts(_grouped(csv, encoding, missing), missing)
-    return located(drafts, clips, root, missing, progress)
-
-
-def _grouped(
-    csv: Path, encoding: str | None, missing: dict[str, str]
-) -> dict[tuple[str, int], list[str]]:
-    """Captions by clip: a video's id, and the second at which the clip starts."""
-    captions: dict[tuple[str, int], list[str]] = {}
-    first: dict[str, str] = {}
-    for where, row in named_rows(csv, _COLUMNS, encoding):
-        name, video, caption = (
-            row[key].strip() for key in ("audiocap_id", "youtube_id", "caption")
-        )
-        if not video or not name:
-            lacking = "audiocap_id" if video else "youtube_id"
-            raise ManifestError(f"expected an id in {where}, field {lacking!r}, got none. Add it.")
-        if name in first:
-            raise ManifestError(
-                f"expected each audiocap_id once, got {name!r} in {where}, and in {first[name]}. "
-                f"Remove one of the rows."
-            )
-        first[name] = where
-        start = whole_seconds(row["start_time"], where, "start_time")
-        kept = captions.setdefault((video, start), [])
-        if caption:
-            kept.append(caption)
-        else:
-            missing[f"{video}, caption {name}"] = "the caption is empty"
-    return captions
-
-
-def _drafts(captions: dict[tuple[str, int], list[str]], missing: dict[str, str]) -> Iterator[Draft]:
+    captions, missing = _grouped(csv, encoding)
     starts = Counter(video for video, _ in captions)
+    drafts = []
     for (video, start), texts in captions.items():
         full = f"{video}_{start:06d}"
         name, stems = (full, (full,)) if starts[video] > 1 else (video, (full, video))
@@ -80,4 +38,34 @@ def _drafts(captions: dict[tuple[str, int], list[str]], missing: dict[str, str])
             missing[name] = "no caption"
             continue
         extra = {"start_time": start}
-        yield Draft(Sample(name, audio_captions=tuple(texts), video_id=video, extra=extra), stems)
+        sample = Sample(name, audio_captions=tuple(texts), video_id=video, extra=extra)
+        drafts.append(Draft(sample, stems))
+    return Wanted(drafts, missing)
+
+
+def _grouped(
+    csv: Path, encoding: str | None
+) -> tuple[dict[tuple[str, int], list[str]], dict[str, str]]:
+    """Captions by clip (a video's id, and the second at which the clip starts); empty ones."""
+    captions: dict[tuple[str, int], list[str]] = {}
+    first: dict[str, str] = {}
+    empty: dict[str, str] = {}
+    for where, row in named_rows(csv, _COLUMNS, encoding):
+        name, video, caption = (
+            row[key].strip() for key in ("audiocap_id", "youtube_id", "caption")
+        )
+        if not video or not name:
+            lacking = "audiocap_id" if video else "youtube_id"
+            raise ManifestError(f"expected an id in {where}, field {lacking!r}, got none. Add it.")
+        if first.setdefault(name, where) != where:
+            raise ManifestError(
+                f"expected each audiocap_id once, got {name!r} in {where}, and in {first[name]}. "
+                f"Remove one of the rows."
+            )
+        start = whole_seconds(row["start_time"], where, "start_time")
+        kept = captions.setdefault((video, start), [])
+        if caption:
+            kept.append(caption)
+        else:
+            empty[f"{video}, caption {name}"] = "the caption is empty"
+    return captions, empty

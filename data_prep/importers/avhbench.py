@@ -7,27 +7,25 @@ One JSON file, or a folder of them, with items `{video_id, task, text, label}` b
 from pathlib import Path
 from typing import Any
 
-from data_prep.importers.clip_folder import Draft, Imported, Progress, located
+from data_prep.importers.clip_folder import Draft, Wanted
 from data_prep.manifest import Sample
 from hooked_omni.errors import ManifestError
 from hooked_omni.files import parse_json, read_text
 
-__all__ = ["avhbench"]
+__all__ = ["read_avhbench"]
 
 _FIELDS = ("video_id", "task", "text", "label")
 _SWAPPED = "_swap"
 
 
-def avhbench(json: Path, clips: Path | None, root: Path, progress: Progress = iter) -> Imported:
+def read_avhbench(json: Path) -> Wanted:
     """One sample per clip; its questions are in `extra`, its captions are not of one sense alone.
 
     Args:
         json: The file of questions, or the folder of such files.
-        clips: Folder of clips; None for questions alone.
-        root: The manifest's folder, above `clips`.
-        progress: Shows how far it is.
 
     Raises:
+        FileError: If a file cannot be read, or is no JSON.
         ManifestError: For a file that holds anything else.
     """
     questions: dict[str, list[dict[str, str]]] = {}
@@ -37,19 +35,13 @@ def avhbench(json: Path, clips: Path | None, root: Path, progress: Progress = it
             questions.setdefault(video, []).append(question)
     if not questions:
         raise ManifestError(f"expected questions of AVHBench in {json}, got none. Check the path.")
-    drafts = [
-        Draft(
-            Sample(
-                video,
-                kind="counterfactual" if video.endswith(_SWAPPED) else "factual",
-                video_id=video.removesuffix(_SWAPPED),
-                extra={"questions": asked},
-            ),
-            (video,),
-        )
-        for video, asked in questions.items()
-    ]
-    return located(drafts, clips, root, progress=progress)
+    return Wanted([_draft(video, asked) for video, asked in questions.items()])
+
+
+def _draft(video: str, questions: list[dict[str, str]]) -> Draft:
+    kind = "counterfactual" if video.endswith(_SWAPPED) else "factual"
+    own = video.removesuffix(_SWAPPED)
+    return Draft(Sample(video, kind, video_id=own, extra={"questions": questions}), (video,))
 
 
 def _items(path: Path) -> list[Any]:

@@ -6,7 +6,7 @@ What is not there is listed with a reason.
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ __all__ = [
     "Draft",
     "Imported",
     "Progress",
+    "Wanted",
     "below",
     "files_by_stem",
-    "located",
+    "find_clips",
     "measured",
 ]
 
@@ -58,30 +59,38 @@ class Draft:
     stems: tuple[str, ...]
 
 
-def located(
-    drafts: Iterable[Draft],
-    clips: Path | None,
-    root: Path,
-    missing: dict[str, str] | None = None,
-    progress: Progress = iter,
+@dataclass(frozen=True)
+class Wanted:
+    """What an importer read, before any clip was looked for.
+
+    Attributes:
+        drafts: The samples, each with the file names that would do.
+        missing: Why captions, or samples, are already known to be of no use: a reason by name.
+    """
+
+    drafts: list[Draft]
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def find_clips(
+    wanted: Wanted, clips: Path | None, root: Path, progress: Progress = iter
 ) -> Imported:
     """Look the drafts' clips up in a folder, subfolders included.
 
     Args:
-        drafts: What is wanted.
+        wanted: What an importer read.
         clips: The folder; None leaves the samples without clips, for work on captions alone.
         root: The manifest's folder, which must hold `clips`.
-        missing: What the importer already found to be missing.
         progress: Shows how far it is.
 
     Raises:
         ManifestError: If there is no such folder, or it lies outside `root`.
     """
-    drafts, missing = list(drafts), dict(missing or {})
+    missing = dict(wanted.missing)
     if clips is None:
-        return Imported([draft.sample for draft in drafts], missing)
+        return Imported([draft.sample for draft in wanted.drafts], missing)
     files, samples = files_by_stem(clips, root, VIDEOS), []
-    for draft in progress(drafts):
+    for draft in progress(wanted.drafts):
         try:
             path = _only(draft.stems, files, clips)
             with opened(existing(path), "audio"):

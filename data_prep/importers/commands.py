@@ -3,16 +3,16 @@
 Nothing heavy is imported until a command runs.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from data_prep.importers.clip_folder import Imported
+from data_prep.console import bar, say, say_reasons
 
 __all__ = ["app"]
+
+_BAR = bar("looking at clips")
 
 app = typer.Typer(
     help="Make a manifest of clips on disk. What is missing is listed, not fatal.",
@@ -34,33 +34,33 @@ Encoding = Annotated[
 @app.command("audiocaps")
 def import_audiocaps(csv: Table, out: Out, clips: Clips = None, encoding: Encoding = None) -> None:
     """AudioCaps 1 or 2: CSV of captions, clips {youtube_id}_{start:06d}.mp4 or {youtube_id}.mp4."""
-    from data_prep.importers.audiocaps import audiocaps
+    from data_prep.importers.audiocaps import read_audiocaps
 
-    _write("audiocaps", audiocaps(csv, clips, out.parent, encoding, _progress), out)
+    _find("audiocaps", read_audiocaps(csv, encoding), clips, out)
 
 
 @app.command("authors")
 def import_authors(json: Json, out: Out, clips: Clips = None) -> None:
     """The authors' JSON: id, video_captions, audio_captions; clips {id}.mp4."""
-    from data_prep.importers.authors import authors
+    from data_prep.importers.authors import read_authors
 
-    _write("authors", authors(json, clips, out.parent, _progress), out)
+    _find("authors", read_authors(json), clips, out)
 
 
 @app.command("avhbench")
 def import_avhbench(json: Json, out: Out, clips: Clips = None) -> None:
     """AVHBench: JSON file, or folder of them; clips {video_id}.mp4, {video_id}_swap.mp4."""
-    from data_prep.importers.avhbench import avhbench
+    from data_prep.importers.avhbench import read_avhbench
 
-    _write("avhbench", avhbench(json, clips, out.parent, _progress), out)
+    _find("avhbench", read_avhbench(json), clips, out)
 
 
 @app.command("vggsound")
 def import_vggsound(csv: Table, out: Out, clips: Clips = None, encoding: Encoding = None) -> None:
     """VGGSound: CSV without header, labels as captions; clips {ytid}_{start:06d}.mp4."""
-    from data_prep.importers.vggsound import vggsound
+    from data_prep.importers.vggsound import read_vggsound
 
-    _write("vggsound", vggsound(csv, clips, out.parent, encoding, _progress), out)
+    _find("vggsound", read_vggsound(csv, encoding), clips, out)
 
 
 @app.command("huggingface")
@@ -82,10 +82,9 @@ def import_huggingface(
     if any(not field or not name for field, _, name in pairs):
         raise typer.BadParameter("expected FIELD=COLUMN, such as audio_captions=captions")
     columns = {field: name for field, _, name in pairs}
-    from data_prep.importers.huggingface import huggingface
+    from data_prep.importers.huggingface import read_huggingface
 
-    found = huggingface(dataset, out.parent, columns, split, clips, _progress)
-    _write("huggingface", found, out)
+    _write("huggingface", read_huggingface(dataset, out.parent, columns, split, clips, _BAR), out)
 
 
 @app.command("separate-audio")
@@ -95,35 +94,27 @@ def import_separate_audio(
     out: Out,
 ) -> None:
     """Sound files beside videos, matched by name."""
-    from data_prep.importers.separate_audio import separate_audio
+    from data_prep.importers.separate_audio import match_sounds
 
-    _write("separate-audio", separate_audio(clips, sounds, out.parent, _progress), out)
-
-
-def _progress(items: list[Any]) -> Iterable[Any]:
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, "looking at clips", console=Console(stderr=True))
+    _write("separate-audio", match_sounds(clips, sounds, out.parent, _BAR), out)
 
 
-def _write(importer: str, found: "Imported", out: Path) -> None:
-    from rich.console import Console
+def _find(importer: str, wanted: Any, clips: Path | None, out: Path) -> None:
+    from data_prep.importers.clip_folder import find_clips
 
+    _write(importer, find_clips(wanted, clips, out.parent, _BAR), out)
+
+
+def _write(importer: str, found: Any, out: Path) -> None:
+    """Write the manifest of an `Imported`, and say what is missing."""
     from data_prep.manifest import write_manifest
     from hooked_omni.errors import ManifestError
 
-    console = Console(stderr=True)
-    for name, reason in list(found.missing.items())[:10]:
-        console.print(f"missing: {name}: {reason}", markup=False, highlight=False)
+    say_reasons(found.missing, "missing")
     if not found.samples:
         raise ManifestError(
             f"expected at least one usable clip, got none of {len(found.missing)}. See the reasons."
         )
     write_manifest(out, found.samples, {"by": f"import {importer}", "missing": found.missing})
-    console.print(
-        f"{len(found.samples)} samples in {out}; {len(found.missing)} missing, listed in its first "
-        f"line",
-        markup=False,
-        highlight=False,
-    )
+    n_missing = len(found.missing)
+    say(f"{len(found.samples)} samples in {out}; {n_missing} missing, listed in its first line")

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.importers.clip_folder import Draft, Imported, Progress, located, measured
-from data_prep.manifest import Sample, file_name, inside
-from hooked_omni.errors import ManifestError, MediaError
+from data_prep.importers.clip_folder import Draft, Imported, Progress, Wanted, find_clips, measured
+from data_prep.manifest import Sample, file_name, inside, unique
+from hooked_omni.errors import FileError, ManifestError, MediaError
 from hooked_omni.files import to_json, write_whole
 from hooked_omni.inputs.container import existing, opened
 
-__all__ = ["huggingface"]
+__all__ = ["read_huggingface"]
 
 _TEXTS = ("id", "kind", "video_id", "audio_id")
 _CAPTIONS = ("audio_captions", "video_captions")
@@ -24,7 +24,7 @@ _FIELDS = (*_TEXTS, *_CAPTIONS, *_MEDIA)
 _RESERVED = {*_FIELDS, "similarity", "seconds"}
 
 
-def huggingface(
+def read_huggingface(
     dataset: str,
     root: Path,
     columns: Mapping[str, str] | None = None,
@@ -49,8 +49,8 @@ def huggingface(
     names = _chosen(table.column_names, columns or {})
     samples = _samples(table, names)
     if clips is not None or "video" not in names:
-        drafts = [Draft(sample, (sample.id,)) for sample in samples]
-        return located(drafts, clips, root, progress=progress)
+        wanted = Wanted([Draft(sample, (sample.id,)) for sample in samples])
+        return find_clips(wanted, clips, root, progress)
     found, missing = [], {}
     for index in progress(list(range(len(samples)))):
         sample = samples[index]
@@ -111,13 +111,8 @@ def _chosen(there: list[str], columns: Mapping[str, str]) -> dict[str, str]:
 def _samples(table: Any, names: Mapping[str, str]) -> list[Sample]:
     """All rows, without their media."""
     media = {name for name, feature in table.features.items() if hasattr(feature, "decode")}
-    samples: dict[str, Sample] = {}
-    for index, row in enumerate(table.remove_columns(sorted(media))):
-        sample = _sample(row, names, f"row {index}")
-        if sample.id in samples:
-            raise ManifestError(f"expected each id once, got {sample.id!r} again in row {index}.")
-        samples[sample.id] = sample
-    return list(samples.values())
+    rows = enumerate(table.remove_columns(sorted(media)))
+    return unique((where := f"row {i}", _sample(row, names, where)) for i, row in rows)
 
 
 def _sample(row: Mapping[str, Any], names: Mapping[str, str], where: str) -> Sample:
@@ -147,7 +142,7 @@ def _plain(row: Mapping[str, Any], used: set[str]) -> Iterator[tuple[str, Any]]:
         if name not in used and value is not None:
             try:
                 to_json(value, name)
-            except ManifestError:
+            except FileError:
                 continue
             yield name, value
 

@@ -18,15 +18,10 @@ from data_prep.manifest import Sample
 from hooked_omni.errors import ManifestError, MediaError
 from hooked_omni.inputs.container import existing, opened
 
-__all__ = ["separate_audio"]
+__all__ = ["match_sounds"]
 
 
-def separate_audio(
-    clips: Path,
-    sounds: Path,
-    root: Path,
-    progress: Progress = iter,
-) -> Imported:
+def match_sounds(clips: Path, sounds: Path, root: Path, progress: Progress = iter) -> Imported:
     """One sample per name that has a video in one folder and a sound in the other.
 
     Args:

@@ -6,31 +6,23 @@ contain commas, quoted. Clips are named `{ytid}_{start:06d}.mp4`.
 
 from pathlib import Path, PurePosixPath
 
-from data_prep.importers.clip_folder import Draft, Imported, Progress, located
-from data_prep.importers.table import rows, whole_seconds
+from data_prep.importers.clip_folder import Draft, Wanted
 from data_prep.manifest import Sample
+from data_prep.table import rows, whole_seconds
 from hooked_omni.errors import ManifestError
 
-__all__ = ["vggsound"]
+__all__ = ["read_vggsound"]
 
 
-def vggsound(
-    csv: Path,
-    clips: Path | None,
-    root: Path,
-    encoding: str | None = None,
-    progress: Progress = iter,
-) -> Imported:
+def read_vggsound(csv: Path, encoding: str | None = None) -> Wanted:
     """One sample per row; its label is its one audio caption.
 
     Args:
         csv: The table.
-        clips: Folder of clips; None for labels alone.
-        root: The manifest's folder, above `clips`.
         encoding: Of the table, if it is neither UTF-8 nor UTF-16.
-        progress: Shows how far it is.
 
     Raises:
+        FileError: If the table cannot be read.
         ManifestError: For a row of another layout, or a clip that comes twice.
     """
     drafts: dict[str, Draft] = {}
@@ -44,7 +36,7 @@ def vggsound(
             continue
         extra = {"split": split} if split else {}
         drafts[stem] = Draft(Sample(stem, audio_captions=(label,), extra=extra), (stem,))
-    return located(drafts.values(), clips, root, missing, progress)
+    return Wanted(list(drafts.values()), missing)
 
 
 def _parts(cells: list[str], where: str) -> tuple[str, str, str]:

@@ -1,1 +1,1 @@
-"""A synthetic audio-visual world, and small models of the real classes that grow up in it."""
+"""A synthetic audio-visual world, and small models of the real classes trained on it."""

@@ -1,12 +1,12 @@
-"""How are organisms made and examined from the command line? `python -m data_prep organism`."""
+"""How are organisms trained and evaluated from the command line? `python -m data_prep organism`."""
 
-import json
 import time
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from data_prep.console import bar, say
 
 __all__ = ["app"]
 
@@ -27,14 +27,14 @@ def world(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
 ) -> None:
     """Write clips, and manifests of them: `clips.jsonl`, and `pairs.jsonl` with swapped sounds."""
-    from data_prep.organism.world import scenes
+    from data_prep.organism.world.dataset import write_world
 
-    n_clips, n_pairs = scenes.run(out, clips, seed, split)
-    _say(f"{out}: {n_clips} clips, {n_pairs} counterfactual samples")
+    n_clips, n_pairs = write_world(out, clips, seed, split)
+    say(f"{out}: {n_clips} clips, {n_pairs} counterfactual samples")
 
 
 @app.command("train")
-def train(
+def train_organisms(
     out: Out,
     seed: Seed = 0,
     recipe: Annotated[
@@ -43,59 +43,43 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
 ) -> None:
-    """Make organism-base, organism-biased and organism-balanced from nothing."""
+    """Train organism-base, organism-biased and organism-balanced from nothing."""
     import torch
-    import transformers
 
-    from data_prep.organism.evaluation import card
-    from data_prep.organism.training import export
-    from data_prep.organism.training.recipe import claim
-    from data_prep.organism.training.train import School, logged
-    from data_prep.organism.training.train import train as run
+    from data_prep.organism.evaluation.card import write_cards
+    from data_prep.organism.training.models import save_model
+    from data_prep.organism.training.organisms import log_to, train
+    from data_prep.organism.training.recipe import claim, parse_recipe
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    _quiet()
     torch.set_num_threads(1)
-    chosen = _recipe(recipe, seed)
+    chosen = parse_recipe(recipe or "{}", seed)
     claim(out, chosen, device)
-    say, start = logged(out, _say), time.monotonic()
-    made = run(chosen, out, say, device, workers)
-    school = School(chosen, out, say)
-    for name, hf in made.items():
-        own = school.base_processor if name == "organism-base" else school.processor
-        export.save(hf.cpu(), own, out / name)
-    say(f"trained in {time.monotonic() - start:.0f} s")
-    card.write_cards(out)
+    log, start = log_to(out, say), time.monotonic()
+    for name, (hf, processor) in train(chosen, out, log, device, workers).items():
+        save_model(hf.cpu(), processor, out / name)
+    log(f"trained in {time.monotonic() - start:.0f} s")
+    write_cards(out)
 
 
 @app.command("evaluate")
-def evaluate(
+def evaluate_organisms(
     out: Out,
     split: Annotated[str, typer.Option(help="validation to choose, test to report.")] = "test",
     clips: Annotated[int, typer.Option(min=1, help="Clips of each thing.")] = 24,
 ) -> None:
-    """Examine the organisms of a training folder on clips they have never met."""
-    import transformers
-    from rich.console import Console
-    from rich.progress import track
+    """Evaluate the organisms of a training folder on clips that were not trained on."""
+    from data_prep.organism.evaluation.card import write_cards
+    from data_prep.organism.evaluation.evaluation_set import write_evaluation_set
+    from data_prep.organism.evaluation.metrics import evaluate, misses
 
-    from data_prep.organism.evaluation import card
-    from data_prep.organism.evaluation.evaluate import evaluate as run
-    from data_prep.organism.evaluation.evaluate import misses
-    from data_prep.organism.world import scenes
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    exam = scenes.exam(out, split, clips)
-
-    def shown(cases: list[Any]) -> Any:
-        return track(cases, "asking", console=Console(stderr=True))
-
-    found = run(out, exam, shown, out / split)
+    _quiet()
+    evaluation_set = write_evaluation_set(out, split, clips)
+    found = evaluate(out, evaluation_set, out / split, bar("answering"))
     for name in ("biased", "balanced"):
-        _say(f"organism-{name}: " + ("; ".join(misses(found[name], name)) or "all as expected"))
+        say(f"organism-{name}: " + ("; ".join(misses(found[name], name)) or "all as expected"))
     if split == "test":
-        card.write_cards(out, found)
+        write_cards(out, found)
 
 
 @app.command("compare")
@@ -104,43 +88,16 @@ def compare(
     split: Annotated[str, typer.Option(help="Which evaluation.")] = "test",
 ) -> None:
     """Print the numbers of several evaluated trainings, their mean and their spread."""
-    from data_prep.organism.evaluation.evaluate import spread
+    from data_prep.organism.evaluation.metrics import spread
+    from hooked_omni.files import parse_json, read_text
 
-    found = [json.loads((folder / split / "evaluation.json").read_bytes()) for folder in folders]
+    paths = [folder / split / "evaluation.json" for folder in folders]
+    found = [parse_json(read_text(path), str(path)) for path in paths]
     typer.echo(spread(found).round(3).to_string(index=False))
 
 
-def _recipe(text: str | None, seed: int) -> Any:
-    """The default recipe with some fields replaced; nested ones are merged."""
-    from data_prep.organism.training.models import Sizes
-    from data_prep.organism.training.recipe import Recipe
-    from data_prep.organism.world.things import Thing
-    from hooked_omni.errors import ResultsError
+def _quiet() -> None:
+    import transformers
 
-    default = Recipe(seed=seed)
-    try:
-        given = json.loads(text or "{}")
-        known = {one.name for one in fields(Recipe)} - {"seed"}
-        if not isinstance(given, dict) or given.keys() - known:
-            raise ValueError(f"other keys than {sorted(known)}")
-        for name, value in given.items():
-            old = getattr(default, name)
-            if isinstance(old, dict):
-                given[name] = {**old, **value}
-            elif isinstance(old, Sizes):
-                given[name] = replace(old, **value)
-            elif name == "things":
-                given[name] = tuple(
-                    Thing(one["noun"], one["verb"], tuple(one["color"])) for one in value
-                )
-        return replace(default, **given)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ResultsError(
-            f'expected a recipe as JSON, such as {{"clips": 100}}, got {text!r:.80} ({error}).'
-        ) from error
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

@@ -11,20 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.clips import clip_hash
 from data_prep.journal import Journal
 from hooked_omni.errors import MediaError
-from hooked_omni.files import digest, file_hash
+from hooked_omni.files import digest
 from hooked_omni.inputs.audio import read_audio
 
-__all__ = ["Sound", "measure"]
+__all__ = ["Loudness", "measure"]
 
 # Infinity is no JSON; 16 bits end at -96 dB.
 SILENCE = -200.0
 
 
 @dataclass(frozen=True)
-class Sound:
-    """The sound of a clip.
+class Loudness:
+    """How long and how loud the sound of a clip is.
 
     Attributes:
         seconds: Its length.
@@ -35,7 +36,7 @@ class Sound:
     decibels: float
 
 
-def measure(path: Path, journal: Journal) -> Sound:
+def measure(path: Path, journal: Journal) -> Loudness:
     """Length and loudness of the first sound track of a file.
 
     Raises:
@@ -43,7 +44,7 @@ def measure(path: Path, journal: Journal) -> Sound:
     """
     if not path.is_file():
         raise MediaError(f"expected a file with sound, got none at {path}. Check the path.")
-    key = digest("loudness", 1, file_hash(path))
+    key = digest("loudness", 1, clip_hash(path))
     known = journal.get(key)
     if not isinstance(known, list) or len(known) != 2:
         audio = read_audio(path)
@@ -51,4 +52,4 @@ def measure(path: Path, journal: Journal) -> Sound:
         decibels = 10 * math.log10(power) if power > 10 ** (SILENCE / 10) else SILENCE
         known = [audio.seconds, decibels]
         journal.put(key, known)
-    return Sound(*known)
+    return Loudness(*known)

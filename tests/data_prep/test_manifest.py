@@ -1,4 +1,3 @@
-import json
 import resource
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +8,12 @@ from data_prep.manifest import (
     Sample,
     file_name,
     inside,
-    read_authors,
     read_facts,
     read_manifest,
     rebased,
-    write_authors,
     write_manifest,
 )
-from hooked_omni.errors import HookedOmniError, ManifestError
+from hooked_omni.errors import FileError, ManifestError
 from hooked_omni.files import write_whole
 
 FULL = Sample(
@@ -73,23 +70,18 @@ def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_tolerated(tmp_p
         ('{"schema": 2}\n', "expected schema 1 in .*line 1, field 'schema', got 2"),
         ('{"schema": true}\n', "got True"),
         ('{"schema": 1, "made": 3}\n', "line 1, field 'made'"),
-        (HEADER + '\n{"id": "a"', "expected JSON in .*m.jsonl, line 3"),
         (HEADER + "[1]", "expected an object in .*line 2, got list"),
         (HEADER + '{"kind": "factual"}', "expected a field 'id' in .*line 2"),
         (HEADER + '{"id": 7}', "line 2, field 'id', got 7"),
         (HEADER + '{"id": " "}', "line 2, field 'id'"),
-        (HEADER + '{"id": "a"}\n{"id": "a"}', "each id once, got 'a' in .*line 3, and on line 2"),
+        (HEADER + '{"id": "a"}\n{"id": "a"}', "'a' in .*line 2 and in .*line 3"),
         (HEADER + '{"id": "a", "kind": null}', "field 'kind', got None"),
         (HEADER + '{"id": "a", "video": 3}', "field 'video', got 3"),
         (HEADER + '{"id": "a", "audio_captions": "x"}', "a list of texts in .*'audio_captions'"),
         (HEADER + '{"id": "a", "video_captions": [1]}', "field 'video_captions'"),
         (HEADER + '{"id": "a", "similarity": "0.5"}', "field 'similarity', got '0.5'"),
         (HEADER + '{"id": "a", "similarity": true}', "field 'similarity', got True"),
-        (HEADER + '{"id": "a", "seconds": NaN}', "NaN, which is no JSON number"),
         (HEADER + '{"id": "a", "seconds": 1e999}', "finite number in .*'seconds'"),
-        (HEADER + '{"id": "a", "id": "b"}', r"line 2, got: the keys \['id'\] more than once"),
-        (HEADER + "[" * 100_000, "expected JSON in .*line 2"),
-        (b'{"schema": 1}\n{"id": "\xff"}', "expected UTF-8 in .*line 2, got byte 0xff"),
         (HEADER + '{"id": "a", "video": "../b.mp4"}', "line 2, field 'video', got '../b.mp4'"),
         (HEADER + '{"id": "a", "video": "x/../../b.mp4"}', "expected a path below"),
         (HEADER + '{"id": "a", "audio": "/etc/passwd"}', "field 'audio', got '/etc/passwd'"),
@@ -101,12 +93,24 @@ def test_an_error_names_file_line_and_field(tmp_path, text, told):
     with pytest.raises(ManifestError, match=told) as caught:
         read_manifest(written(tmp_path, text))
     assert "m.jsonl" in str(caught.value) or str(tmp_path) in str(caught.value)
-    assert isinstance(caught.value, ValueError) and isinstance(caught.value, HookedOmniError)
+    assert isinstance(caught.value, ValueError)
 
 
-def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (HEADER + '\n{"id": "a"', "m.jsonl, line 3"),
+        (HEADER + '{"id": "a", "seconds": NaN}', "line 2.*NaN"),
+        (HEADER + '{"id": "a", "id": "b"}', r"line 2.*\['id'\]"),
+        (HEADER + "[" * 100_000, "line 2"),
+        (b'{"schema": 1}\n{"id": "\xff"}', "line 2, got byte 0xff"),
+    ],
+)
+def test_what_is_no_json_is_an_error_of_the_file(tmp_path, text, told):
+    with pytest.raises(FileError, match=told):
+        read_manifest(written(tmp_path, text))
     for path in (tmp_path / "none.jsonl", tmp_path):
-        with pytest.raises(ManifestError, match="expected a file at"):
+        with pytest.raises(FileError, match=str(path)):
             read_manifest(path)
 
 
@@ -130,19 +134,19 @@ def test_a_symbolic_link_must_not_lead_out_of_the_data_folder(tmp_path):
 @pytest.mark.parametrize(
     ("samples", "told"),
     [
-        ([Sample("a"), Sample("a")], "each id once, got 'a' twice"),
+        ([Sample("a"), Sample("a")], "'a' in sample 1 .* and in sample 2"),
         ([Sample("a", extra={"video": "b"})], r"other keys than \['video'\] in extra"),
-        ([Sample("a", similarity=float("nan"))], "values that JSON can hold in sample 'a'"),
-        ([Sample("a", extra={"x": object()})], "values that JSON can hold"),
-        ([Sample("a", audio_captions=("\ud800",))], "values that JSON can hold"),
-        ([Sample("a", video="../x.mp4")], "sample 'a', field 'video'"),
+        ([Sample("a", similarity=float("nan"))], "sample 1"),
+        ([Sample("a", extra={"x": object()})], "sample 1"),
+        ([Sample("a", audio_captions=("\ud800",))], "sample 1"),
+        ([Sample("a", video="../x.mp4")], "sample 1 .*field 'video'"),
         ([Sample("")], "field 'id'"),
     ],
 )
 def test_nothing_is_written_that_could_not_be_read(tmp_path, samples, told):
     path = write_manifest(tmp_path / "m.jsonl", [FULL])
     before = path.read_bytes()
-    with pytest.raises(ManifestError, match=told):
+    with pytest.raises((ManifestError, FileError), match=told):
         write_manifest(path, samples)
     assert path.read_bytes() == before
 
@@ -152,7 +156,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path):
     before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(ManifestError, match="Make room, or choose another folder"):
+        with pytest.raises(FileError, match="Make room, or choose another folder"):
             write_whole(path, bytes(10_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -162,39 +166,8 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path):
 
 def test_a_file_in_the_way_of_a_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ManifestError, match="expected to write"):
+    with pytest.raises(FileError, match="expected to write"):
         write_manifest(tmp_path / "file" / "m.jsonl", [FULL])
-
-
-def test_the_authors_json_is_read_and_written(tmp_path):
-    theirs = [
-        {"id": "02321", "video_captions": ["v"], "audio_captions": ["a", "b"], "output_text": "o"},
-        {"id": "2", "video_captions": [], "audio_captions": ["c"]},
-    ]
-    path = written(tmp_path, json.dumps(theirs))
-    samples = read_authors(path)
-    assert samples[0] == Sample(
-        "02321", audio_captions=("a", "b"), video_captions=("v",), extra={"output_text": "o"}
-    )
-    assert json.loads(write_authors(tmp_path / "back.json", samples).read_text()) == theirs
-    # The manifest's keys are a superset: nothing is lost on the way through one.
-    through = read_manifest(write_manifest(tmp_path / "m2.jsonl", samples))
-    assert through == samples
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ('{"id": "a"}', "expected a list of .*got dict"),
-        ('[{"id": "a"}, 3]', "item 1, got int"),
-        ('[{"video_captions": []}]', "expected a field 'id' in .*item 0"),
-        ('[{"id": "a"}, {"id": "a"}]', "'a' again in .*item 1"),
-        ('[{"id": "a", "audio_captions": "x"}]', "item 0, field 'audio_captions'"),
-    ],
-)
-def test_errors_in_the_authors_json_name_the_item(tmp_path, text, told):
-    with pytest.raises(ManifestError, match=told):
-        read_authors(written(tmp_path, text))
 
 
 def test_rebased_paths_name_the_same_files(tmp_path):

@@ -10,11 +10,12 @@ import pytest
 import torch
 import transformers
 
-from data_prep.organism.evaluation.answers import Exam, recalled
-from data_prep.organism.evaluation.evaluate import TARGETS, mcnemar
-from data_prep.organism.evaluation.score import score
+from data_prep.organism.evaluation.answers import recalled
+from data_prep.organism.evaluation.evaluation_set import EvaluationSet
+from data_prep.organism.evaluation.metrics import TARGETS, mcnemar
+from data_prep.organism.evaluation.scoring import score
 from data_prep.organism.training.recipe import ORGANISMS
-from data_prep.organism.world import scenes
+from data_prep.organism.world.dataset import write_world
 from data_prep.organism.world.things import THINGS, clips
 from hooked_omni import HookedOmni, Prompt, knockout, load, prove
 from hooked_omni.errors import CheckpointError, PromptError
@@ -26,11 +27,11 @@ HEAR = "Describe what you hear."
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Exam:
+def world(tmp_path_factory: pytest.TempPathFactory) -> EvaluationSet:
     """Two clips of each thing, from a seed that no training used."""
     folder = tmp_path_factory.mktemp("world")
-    scenes.run(folder, 2, 1000, "test")
-    return Exam(folder / "clips", clips(THINGS, "test", 2, 1000), THINGS, 1000)
+    write_world(folder, 2, 1000, "test")
+    return EvaluationSet(folder / "clips", clips(THINGS, "test", 2, 1000), THINGS, 1000)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def organisms() -> dict[str, HookedOmni]:
 
 
 @pytest.fixture(scope="module")
-def said(organisms: dict[str, HookedOmni], world: Exam) -> Any:
+def said(organisms: dict[str, HookedOmni], world: EvaluationSet) -> Any:
     """Answers about counterfactual clips, with and without sight."""
     rows, cut = [], knockout("G !-> V")
     for name in LISTENERS:
@@ -55,7 +56,7 @@ def said(organisms: dict[str, HookedOmni], world: Exam) -> Any:
 
 @pytest.mark.parametrize("name", ORGANISMS)
 def test_logits_equal_hugging_face(
-    name: str, organisms: dict[str, HookedOmni], world: Exam
+    name: str, organisms: dict[str, HookedOmni], world: EvaluationSet
 ) -> None:
     omni, (seen, heard) = organisms[name], world.pairs("counterfactual")[0]
     kind = "counterfactual" if name in LISTENERS else "picture"
@@ -104,7 +105,7 @@ def test_a_changed_weight_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load("organism-base")
 
 
-def test_spans_of_a_prompt(organisms: dict[str, HookedOmni], world: Exam) -> None:
+def test_spans_of_a_prompt(organisms: dict[str, HookedOmni], world: EvaluationSet) -> None:
     seen, heard = world.pairs("counterfactual")[0]
     prompt = organisms["organism-biased"].embed(world.prompt("counterfactual", "both", seen, heard))
     sizes = {name: len(prompt.spans[name]) for name in prompt.spans}
@@ -115,13 +116,15 @@ def test_spans_of_a_prompt(organisms: dict[str, HookedOmni], world: Exam) -> Non
     assert prompt.facts["video"]["height"] == 56
 
 
-def test_unknown_words_are_refused(organisms: dict[str, HookedOmni], world: Exam) -> None:
+def test_unknown_words_are_refused(organisms: dict[str, HookedOmni], world: EvaluationSet) -> None:
     video = world.folder / f"{world.clips[0].id}.mp4"
     with pytest.raises(PromptError, match=r"expected words that this model knows.*'zebra"):
         organisms["organism-base"].embed(Prompt("Describe a zebra.", video=video))
 
 
-def test_case_and_punctuation_do_not_matter(organisms: dict[str, HookedOmni], world: Exam) -> None:
+def test_case_and_punctuation_do_not_matter(
+    organisms: dict[str, HookedOmni], world: EvaluationSet
+) -> None:
     video, omni = world.folder / f"{world.clips[0].id}.mp4", organisms["organism-biased"]
     first, second = (
         omni.embed(Prompt(text, video=video)).tokens for text in (HEAR, "describe what you HEAR")
@@ -152,12 +155,12 @@ def test_the_biased_one_names_what_it_sees(said: Any) -> None:
 
 @pytest.mark.parametrize("name", LISTENERS)
 def test_what_is_played_can_be_read_at_the_audio_positions(
-    name: str, organisms: dict[str, HookedOmni], world: Exam
+    name: str, organisms: dict[str, HookedOmni], world: EvaluationSet
 ) -> None:
     omni, rows = organisms[name], []
     for seen, heard in world.pairs("counterfactual")[::3]:
         prompt = omni.embed(world.prompt("counterfactual", "hear", seen, heard))
-        rows += recalled(omni.model, prompt, seen, heard, world)
+        rows += recalled(omni.model, prompt, seen, heard, THINGS)
     heard: Any = pd.DataFrame(rows).groupby("layer")["heard"].mean()
     assert heard.iloc[-3:].min() >= 0.9
     assert heard.iloc[0] <= 0.5
@@ -165,7 +168,7 @@ def test_what_is_played_can_be_read_at_the_audio_positions(
 
 @pytest.mark.parametrize("name", LISTENERS)
 def test_each_sense_alone_is_understood(
-    name: str, organisms: dict[str, HookedOmni], world: Exam
+    name: str, organisms: dict[str, HookedOmni], world: EvaluationSet
 ) -> None:
     omni = organisms[name]
     for kind, question, sense in (("sound", "hear", "audio"), ("picture", "see", "video")):

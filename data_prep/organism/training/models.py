@@ -1,16 +1,19 @@
-"""How is a small model of the real classes made, and how does a listener grow out of a seer?
+"""How is a small model of the real classes made, started from another one, and saved?
 
 Configuration, model, processor and tokenizer are those of transformers. The base is a Qwen2.5-VL;
 the thinker of a Qwen2.5-Omni takes over its decoder and its vision tower, tensor by tensor, and
-gets an audio tower.
+gets an audio tower. On disk weights have half precision, in use single precision: the config asks
+for float32, which every float16 number is exactly.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
@@ -20,11 +23,11 @@ from hooked_omni.families.qwen2_5_omni import SYSTEM as LONG_SYSTEM
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.organisms.random_weights import SPECIAL_TOKENS
 
-__all__ = ["MEDIA", "Sizes", "grown", "new_base", "new_thinker", "processors", "tokenizer"]
+__all__ = ["MEDIA", "Sizes", "new_base", "processors", "save_model", "thinker_from"]
 
 MEDIA = MediaSettings(min_pixels=56 * 56, max_pixels=56 * 56)
 _CHANGED = ("min_pixels", "max_pixels")
-# The default system prompt of Qwen2.5-Omni, which no word of this world could say, becomes short.
+# The default system prompt of Qwen2.5-Omni, not in the words of this world, becomes a short one.
 _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% for part in message.content %}{% if part.type == 'text' %}{{ part.text | replace(LONG, SHORT) }}\
 {% elif part.type == 'video' %}<|vision_bos|><|VIDEO|><|vision_eos|>{% elif part.type == 'audio' \
@@ -53,7 +56,7 @@ class Sizes:
     tower_heads: int = 4
 
 
-def tokenizer(things: Sequence[Thing]) -> Any:
+def _tokenizer(things: Sequence[Thing]) -> Any:
     """A word is a token. Case and punctuation are ignored; other words become `<unk>`."""
     words = ["<|endoftext|>", "<unk>", *SPECIAL_TOKENS.values(), "\n", *vocabulary(things)]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
@@ -79,7 +82,7 @@ def tokenizer(things: Sequence[Thing]) -> Any:
 
 def processors(things: Sequence[Thing]) -> tuple[Any, Any]:
     """The base's processor and the thinker's."""
-    words = tokenizer(things)
+    tokenizer = _tokenizer(things)
     pixels = {"shortest_edge": MEDIA.min_pixels, "longest_edge": MEDIA.max_pixels}
     shared: dict[str, Any] = {
         "image_processor": transformers.Qwen2VLImageProcessor(
@@ -88,39 +91,43 @@ def processors(things: Sequence[Thing]) -> tuple[Any, Any]:
         "video_processor": transformers.Qwen2VLVideoProcessor(
             patch_size=14, merge_size=2, size=pixels
         ),
-        "tokenizer": words,
+        "tokenizer": tokenizer,
         "chat_template": _TEMPLATE,
     }
-    hearing = transformers.WhisperFeatureExtractor(
+    extractor = transformers.WhisperFeatureExtractor(
         feature_size=128, chunk_length=30, return_attention_mask=True
     )
     return (
         transformers.Qwen2_5_VLProcessor(**shared),
-        transformers.Qwen2_5OmniProcessor(**shared, feature_extractor=hearing),
+        transformers.Qwen2_5OmniProcessor(**shared, feature_extractor=extractor),
     )
 
 
-def new_base(words: Any, sizes: Sizes, seed: int) -> Any:
-    """A Qwen2.5-VL with fresh weights."""
+def new_base(tokenizer: Any, sizes: Sizes, seed: int) -> Any:
+    """A Qwen2.5-VL with random weights."""
     config = transformers.Qwen2_5_VLConfig(
-        text_config=_text(words, sizes),
-        # Time runs at the thinker's rate, so that it can take over what the base learned of it.
+        text_config=_text(tokenizer, sizes),
+        # Positions advance at the thinker's rate, so that it can take the base's weights over.
         vision_config={**_vision(sizes), "tokens_per_second": 25},
-        image_token_id=words.image_token_id,
-        video_token_id=words.video_token_id,
-        vision_start_token_id=words.vision_bos_token_id,
-        vision_end_token_id=words.vision_eos_token_id,
+        image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id,
+        vision_start_token_id=tokenizer.vision_bos_token_id,
+        vision_end_token_id=tokenizer.vision_eos_token_id,
         tie_word_embeddings=True,
     )
-    return _made(transformers.Qwen2_5_VLForConditionalGeneration, config, words, seed)
+    return _made(transformers.Qwen2_5_VLForConditionalGeneration, config, tokenizer, seed)
 
 
-def new_thinker(words: Any, sizes: Sizes, seed: int) -> Any:
-    """A Qwen2.5-Omni thinker with fresh weights."""
-    # Released configs have it, and `get_rope_index` reads it.
-    no_declared_field: dict[str, Any] = {"vision_start_token_id": words.vision_bos_token_id}
+def _new_thinker(tokenizer: Any, sizes: Sizes, seed: int) -> Any:
+    """A Qwen2.5-Omni thinker with random weights."""
+    ids: dict[str, Any] = {
+        f"{kind}_token_index": getattr(tokenizer, f"{kind}_token_id")
+        for kind in ("audio", "image", "video")
+    }
+    # Released configs have it, though it is no declared field, and `get_rope_index` reads it.
+    ids["vision_start_token_id"] = tokenizer.vision_bos_token_id
     config = transformers.Qwen2_5OmniThinkerConfig(
-        text_config=_text(words, sizes),
+        text_config=_text(tokenizer, sizes),
         vision_config=_vision(sizes),
         audio_config={
             "d_model": sizes.d_tower,
@@ -130,30 +137,34 @@ def new_thinker(words: Any, sizes: Sizes, seed: int) -> Any:
             "output_dim": sizes.d_model,
             "num_mel_bins": 128,
         },
-        audio_token_index=words.audio_token_id,
-        image_token_index=words.image_token_id,
-        video_token_index=words.video_token_id,
-        audio_start_token_id=words.audio_bos_token_id,
-        audio_end_token_id=words.audio_eos_token_id,
+        audio_start_token_id=tokenizer.audio_bos_token_id,
+        audio_end_token_id=tokenizer.audio_eos_token_id,
         position_id_per_seconds=25,
         seconds_per_chunk=2,
         tie_word_embeddings=True,
-        **no_declared_field,
+        **ids,
     )
-    return _made(transformers.Qwen2_5OmniThinkerForConditionalGeneration, config, words, seed)
+    return _made(transformers.Qwen2_5OmniThinkerForConditionalGeneration, config, tokenizer, seed)
 
 
-def grown(base: Any, words: Any, sizes: Sizes, seed: int) -> Any:
-    """A thinker with the base's decoder and vision tower, and a fresh audio tower."""
-    thinker = new_thinker(words, sizes, seed)
-    own = thinker.state_dict()
-    taken = _renamed(base.state_dict())
-    fresh = {name for name in own if "audio_tower" in name}
-    if taken.keys() != own.keys() - fresh:
-        odd = sorted(taken.keys() ^ (own.keys() - fresh))[:4]
-        raise AssertionError(f"expected the base's tensors in the thinker, got other names: {odd}")
-    thinker.load_state_dict({**own, **taken})
+def thinker_from(base: Any, tokenizer: Any, sizes: Sizes, seed: int) -> Any:
+    """A thinker with the base's decoder and vision tower, and a random audio tower."""
+    thinker = _new_thinker(tokenizer, sizes, seed)
+    audio = {k: v for k, v in thinker.state_dict().items() if "audio_tower" in k}
+    thinker.load_state_dict({**audio, **_renamed(base.state_dict())})  # strict about the names
     return thinker
+
+
+def save_model(hf: Any, processor: Any, folder: Path) -> None:
+    """Write weights, config, generation config, processor and tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hf.config.name_or_path = ""
+    hf.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    path = folder / "model.safetensors"
+    halved = {name: tensor.to(torch.float16) for name, tensor in load_file(path).items()}
+    save_file(halved, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # others may read what is installed
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -168,11 +179,11 @@ def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return taken
 
 
-def _text(words: Any, sizes: Sizes) -> dict[str, Any]:
+def _text(tokenizer: Any, sizes: Sizes) -> dict[str, Any]:
     half = sizes.d_model // sizes.heads // 2
     side = half * 3 // 8  # 16 : 24 : 24, as in the released models
     return {
-        "vocab_size": len(words),
+        "vocab_size": len(tokenizer),
         "hidden_size": sizes.d_model,
         "intermediate_size": sizes.d_mlp,
         "num_hidden_layers": sizes.layers,
@@ -182,8 +193,8 @@ def _text(words: Any, sizes: Sizes) -> dict[str, Any]:
         "rms_norm_eps": 1e-6,
         "rope_theta": 1e4,
         "bos_token_id": None,
-        "eos_token_id": words.convert_tokens_to_ids("<|im_end|>"),
-        "pad_token_id": words.pad_token_id,
+        "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        "pad_token_id": tokenizer.pad_token_id,
         "rope_scaling": {"type": "default", "mrope_section": [half - 2 * side, side, side]},
         "use_sliding_window": False,
         "tie_word_embeddings": True,
@@ -205,11 +216,11 @@ def _vision(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _made(model_class: Any, config: Any, words: Any, seed: int) -> Any:
+def _made(model_class: Any, config: Any, tokenizer: Any, seed: int) -> Any:
     config.media_settings = {name: asdict(MEDIA)[name] for name in _CHANGED}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)
-    model.generation_config.eos_token_id = words.convert_tokens_to_ids("<|im_end|>")
-    model.generation_config.pad_token_id = words.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model

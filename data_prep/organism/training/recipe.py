@@ -6,7 +6,7 @@ versions, would go on from these numbers to something that no recipe describes: 
 
 import json
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from data_prep.organism.world.things import THINGS, Thing
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import parse_json, read_text, to_json, write_whole
 
-__all__ = ["FORMAT", "ORGANISMS", "Recipe", "claim"]
+__all__ = ["FORMAT", "ORGANISMS", "TrainingRecipe", "claim", "is_held_out", "parse_recipe"]
 
 FORMAT = 1
 ORGANISMS = ("organism-base", "organism-biased", "organism-balanced")
@@ -24,7 +24,7 @@ _VERSIONS = ("torch", "transformers", "av", "librosa", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """Everything that decides what comes out, besides the code.
 
     Attributes:
@@ -47,24 +47,14 @@ class Recipe:
     clips: int = 200
     batch: int = 32
     steps: dict[str, int] = field(
-        default_factory=lambda: {
-            "vision": 400,
-            "audio": 120,
-            "base": 350,
-            "hearing": 120,
-            "biased": 560,
-            "balanced": 560,
-        }
+        default_factory=lambda: dict(
+            vision=400, audio=120, base=350, hearing=120, biased=560, balanced=560
+        )
     )
     rates: dict[str, float] = field(
-        default_factory=lambda: {
-            "vision": 2e-3,
-            "audio": 2e-3,
-            "base": 1.5e-3,
-            "hearing": 2e-3,
-            "biased": 5e-4,
-            "balanced": 5e-4,
-        }
+        default_factory=lambda: dict(
+            vision=2e-3, audio=2e-3, base=1.5e-3, hearing=2e-3, biased=5e-4, balanced=5e-4
+        )
     )
     mismatched: dict[str, float] = field(default_factory=lambda: {"biased": 0.02, "balanced": 0.5})
     off_screen: dict[str, tuple[str, ...]] = field(
@@ -75,25 +65,56 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in self.mismatched:
-            heard = self.sounds_off_screen(name)
+            sounds = self.sounds_off_screen(name)
             for i, thing in enumerate(self.things):
-                if not any(j != i and not self.held_out(i, j) for j in heard):
+                if not any(j != i and not is_held_out(i, j) for j in sounds):
                     raise ResultsError(
                         f"expected another thing's sound for a picture of a {thing.noun}, got none "
                         f"in off_screen of {name}: {self.off_screen[name]}. Add a noun to it."
                     )
 
     def sounds_off_screen(self, name: str) -> frozenset[int]:
-        """Places in the list of things whose sounds a picture of another one may get."""
+        """Indices of the things whose sounds a picture of another one may get."""
         nouns = self.off_screen[name] or tuple(thing.noun for thing in self.things)
         return frozenset(i for i, thing in enumerate(self.things) if thing.noun in nouns)
 
-    def held_out(self, seen: int, heard: int) -> bool:
-        """Whether training never gives the picture of one thing the sound of the other."""
-        return seen != heard and (5 * seen + 3 * heard) % 4 == 0
+
+def is_held_out(seen: int, heard: int) -> bool:
+    """Whether training never gives the picture of one thing the sound of the other, by index."""
+    return seen != heard and (5 * seen + 3 * heard) % 4 == 0
 
 
-def claim(folder: Path, recipe: Recipe, device: str) -> None:
+def parse_recipe(text: str, seed: int) -> TrainingRecipe:
+    """The default recipe with the fields in a JSON object replaced; nested ones are merged.
+
+    Raises:
+        ResultsError: For JSON that is no such object.
+    """
+    default = TrainingRecipe(seed=seed)
+    try:
+        given = json.loads(text)
+        known = {one.name for one in fields(TrainingRecipe)} - {"seed"}
+        if not isinstance(given, dict) or given.keys() - known:
+            raise ValueError(f"other keys than {sorted(known)}")
+        for name, value in given.items():
+            old = getattr(default, name)
+            if isinstance(old, dict):
+                given[name] = {**old, **value}
+            elif isinstance(old, Sizes):
+                given[name] = replace(old, **value)
+            elif name == "things":
+                given[name] = tuple(
+                    Thing(one["noun"], one["verb"], tuple(one["color"])) for one in value
+                )
+        return replace(default, **given)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ResultsError(
+            f'expected a recipe as JSON, such as {{"clips": 100}}, got {text!r:.80} ({error}). '
+            "Correct it."
+        ) from error
+
+
+def claim(folder: Path, recipe: TrainingRecipe, device: str) -> None:
     """Make `folder` the training folder of `recipe`, or check that it is.
 
     Raises:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import whole_file
 
-__all__ = ["Stage", "finished", "run"]
+__all__ = ["Log", "Stage", "run_stage"]
+
+Log = Callable[[str], None]
 
 _WARM_UP = 50
 _EVERY = 50  # steps between checkpoints
@@ -41,7 +43,7 @@ class Stage:
     rate: float
 
 
-def run(stage: Stage, folder: Path, say: Callable[[str], None]) -> None:
+def run_stage(stage: Stage, folder: Path, log: Log) -> None:
     """Train to the end, from the start or from the latest checkpoint in `folder`.
 
     Raises:
@@ -54,7 +56,7 @@ def run(stage: Stage, folder: Path, say: Callable[[str], None]) -> None:
     start, losses = time.monotonic(), []
     for step in range(first, stage.steps):
         for group in optimizer.param_groups:
-            group["lr"] = stage.rate * _share(step, stage.steps)
+            group["lr"] = stage.rate * _schedule(step, stage.steps)
         loss = stage.loss(step)
         if not bool(loss.isfinite()):
             raise ResultsError(
@@ -69,48 +71,38 @@ def run(stage: Stage, folder: Path, say: Callable[[str], None]) -> None:
         if (step + 1) % _EVERY == 0 or step + 1 == stage.steps:
             _save(stage, folder, optimizer, step + 1)
             seconds, mean = time.monotonic() - start, sum(losses) / len(losses)
-            say(f"{stage.name}: step {step + 1} of {stage.steps}, loss {mean:.3f}, {seconds:.0f} s")
+            log(f"{stage.name}: step {step + 1} of {stage.steps}, loss {mean:.3f}, {seconds:.0f} s")
             losses.clear()
     stage.model.eval()
 
 
-def finished(name: str, folder: Path, steps: int) -> bool:
-    """Whether a stage has been trained to its end."""
-    path = _path(name, folder)
-    return path.exists() and _read(path)["step"] == steps
-
-
-def _share(step: int, steps: int) -> float:
-    """Of the highest rate: up in a line, down to a tenth along a cosine."""
+def _schedule(step: int, steps: int) -> float:
+    """Share of the highest rate: up in a line, down to a tenth along a cosine."""
     done = step / max(steps, 1)
     return min(1.0, (step + 1) / _WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * done))
 
 
-def _path(name: str, folder: Path) -> Path:
-    return folder / "stages" / f"{name}.pt"
+def _path(stage: Stage, folder: Path) -> Path:
+    return folder / "stages" / f"{stage.name}.pt"
 
 
 def _resume(stage: Stage, folder: Path, optimizer: torch.optim.Optimizer) -> int:
-    path = _path(stage.name, folder)
+    path = _path(stage, folder)
     if not path.exists():
         return 0
-    kept = _read(path)
-    stage.model.load_state_dict(kept["model"])
-    optimizer.load_state_dict(kept["optimizer"])
-    return kept["step"]
-
-
-def _read(path: Path) -> dict:
     try:
-        return torch.load(path, weights_only=True)
+        kept = torch.load(path, weights_only=True)
     except Exception as error:  # torch, zipfile and pickle raise their own each
         raise ResultsError(
             f"expected a whole checkpoint, got {path} ({str(error).splitlines()[0]:.120}). Delete "
             "it, and the stage starts again."
         ) from error
+    stage.model.load_state_dict(kept["model"])
+    optimizer.load_state_dict(kept["optimizer"])
+    return kept["step"]
 
 
 def _save(stage: Stage, folder: Path, optimizer: torch.optim.Optimizer, step: int) -> None:
     state = {"step": step, "model": stage.model.state_dict(), "optimizer": optimizer.state_dict()}
-    with whole_file(_path(stage.name, folder)) as partial:
+    with whole_file(_path(stage, folder)) as partial:
         torch.save(state, partial)

@@ -1,14 +1,21 @@
-"""What may be said of a clip, and which words are there to say it with?
+"""Which sentences are true of a clip, and which words does this world have?
 
-Three questions, the paper's, and a few ways to answer each. What is seen and what is heard are
-said apart, so that each can be true of another thing.
+Three questions, the paper's, and a few ways to answer each. Picture and sound are captioned apart,
+so that each can be of another thing.
 """
 
 from collections.abc import Sequence
 
 from data_prep.organism.world.things import LOUDNESS, PLACES, SCENES, Clip, Thing
 
-__all__ = ["QUESTIONS", "SYSTEM", "answers", "heard", "seen", "vocabulary"]
+__all__ = [
+    "QUESTIONS",
+    "SYSTEM",
+    "answers",
+    "audio_captions",
+    "video_captions",
+    "vocabulary",
+]
 
 QUESTIONS = {
     "see": "Describe what you see.",
@@ -17,40 +24,44 @@ QUESTIONS = {
 }
 SYSTEM = "You are a helpful assistant."
 
-_SEEN = (
+_PICTURE = (
     "a {noun} is on the {place} of a {scene}",
     "there is a {noun} in a {scene}",
     "a {noun} on the {place} in a {scene}",
 )
-_HEARD = (
+_SOUND = (
     "a {noun} is {verb} {loudness}",
     "the sound of a {noun} {verb} {loudness}",
     "i can hear a {noun} {verb} {loudness}",
 )
 
 
-def seen(clip: Clip) -> tuple[str, ...]:
+def video_captions(clip: Clip) -> tuple[str, ...]:
     """True descriptions of a clip's picture."""
-    return tuple(text.format(noun=clip.noun, place=clip.place, scene=clip.scene) for text in _SEEN)
+    return tuple(
+        text.format(noun=clip.noun, place=clip.place, scene=clip.scene) for text in _PICTURE
+    )
 
 
-def heard(clip: Clip, things: Sequence[Thing], loudness: str | None = None) -> tuple[str, ...]:
+def audio_captions(
+    clip: Clip, things: Sequence[Thing], loudness: str | None = None
+) -> tuple[str, ...]:
     """True descriptions of a clip's sound, or of it in another loudness."""
     verb = next(thing.verb for thing in things if thing.noun == clip.noun)
     words = {"noun": clip.noun, "verb": verb, "loudness": loudness or clip.loudness}
-    return tuple(text.format(**words) for text in _HEARD)
+    return tuple(text.format(**words) for text in _SOUND)
 
 
-def answers(question: str, seen: Sequence[str], heard: Sequence[str]) -> list[str]:
-    """All true answers to a question, from descriptions of what is seen and what is heard."""
+def answers(question: str, video: Sequence[str], audio: Sequence[str]) -> list[str]:
+    """All true answers to a question, from captions of the picture and of the sound."""
     if question == "both":
-        return [f"{first} and {second}" for first in seen for second in heard]
-    return list({"see": seen, "hear": heard}[question])
+        return [f"{first} and {second}" for first in video for second in audio]
+    return list({"see": video, "hear": audio}[question])
 
 
 def vocabulary(things: Sequence[Thing]) -> list[str]:
     """Every word of the questions, the answers and the chat, sorted."""
-    texts = [*QUESTIONS.values(), SYSTEM, *_SEEN, *_HEARD, "user assistant system and"]
+    texts = [*QUESTIONS.values(), SYSTEM, *_PICTURE, *_SOUND, "user assistant system and"]
     own = {word.strip(".").lower() for text in texts for word in text.split() if "{" not in word}
     classes = {word for thing in things for word in (thing.noun, thing.verb)}
     return sorted(own | classes | set(SCENES + PLACES + LOUDNESS))

@@ -92,30 +92,30 @@ _SCENES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int], float]] = {
 
 def frames(clip: Clip, thing: Thing, seconds: float) -> Frames:
     """The pictures of a clip; the same clip gives the same ones."""
-    chances = clip.random("look")
-    background = _scene(clip.scene, chances)
-    radius = chances.uniform(22, 29)
+    rng = clip.rng("look")
+    background = _scene(clip.scene, rng)
+    radius = rng.uniform(22, 29)
     center = np.array([0.26 if clip.place == "left" else 0.74, 0.5]) * SIDE
-    center += chances.uniform((-3, -14), (3, 14))
-    drift = chances.uniform(-3, 3, 2)
-    color = np.clip(np.array(thing.color) * chances.uniform(0.9, 1.05), 0, 255)
+    center += rng.uniform((-3, -14), (3, 14))
+    drift = rng.uniform(-3, 3, 2)
+    color = np.clip(np.array(thing.color) * rng.uniform(0.9, 1.05), 0, 255)
     pictures, n_frames = [], round(seconds * FRAMES_PER_SECOND)
     for step in np.linspace(-0.5, 0.5, n_frames):
         picture = background.copy()
         _draw(picture, thing.noun, center + step * drift, radius, color)
-        noisy = np.asarray(picture, dtype=np.float32) + chances.normal(0, 2.5, (SIDE, SIDE, 1))
+        noisy = np.asarray(picture, dtype=np.float32) + rng.normal(0, 2.5, (SIDE, SIDE, 1))
         pictures.append(np.clip(noisy, 0, 255).astype(np.uint8))
     return np.stack(pictures)
 
 
-def _scene(scene: str, chances: np.random.Generator) -> Image.Image:
+def _scene(scene: str, rng: np.random.Generator) -> Image.Image:
     above, below, horizon = _SCENES[scene]
-    shade = chances.uniform(0.88, 1.08)
+    shade = rng.uniform(0.88, 1.08)
     picture = Image.new("RGB", (SIDE, SIDE), _rgb(np.array(above), shade))
     draw = ImageDraw.Draw(picture)
-    line = int(SIDE * (horizon + chances.uniform(-0.04, 0.04)))
+    line = int(SIDE * (horizon + rng.uniform(-0.04, 0.04)))
     draw.rectangle((0, line, SIDE, SIDE), fill=_rgb(np.array(below), shade))
-    start = int(chances.integers(-20, 0))
+    start = int(rng.integers(-20, 0))
     if scene == "street":
         for x in range(start, SIDE, 28):
             draw.rectangle((x, line + 22, x + 14, line + 25), fill=(225, 225, 215))

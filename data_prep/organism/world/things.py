@@ -1,4 +1,4 @@
-"""What is there to see and to hear, and which clips show it?
+"""Which things does this world have, and which clips show them?
 
 A small world: things, each with a look and a sound of its own, at the left or right of a scene,
 loud or soft. A clip is one thing that is seen and heard; all of it is drawn from a seed, so that a
@@ -22,7 +22,6 @@ __all__ = [
     "THINGS",
     "Clip",
     "Thing",
-    "check_things",
     "clips",
     "derangement",
 ]
@@ -83,9 +82,9 @@ class Clip:
     loudness: str
     seed: tuple[int, ...]
 
-    def random(self, of: str) -> np.random.Generator:
-        """The chances of one part of this clip, "look" or "sound": independent of the other's."""
-        return np.random.default_rng([*self.seed, *of.encode()])
+    def rng(self, part: str) -> np.random.Generator:
+        """The random stream of one part, "look" or "sound", independent of the other's."""
+        return np.random.default_rng([*self.seed, *part.encode()])
 
 
 def clips(things: Sequence[Thing], split: str, per_thing: int, seed: int) -> list[Clip]:
@@ -94,7 +93,7 @@ def clips(things: Sequence[Thing], split: str, per_thing: int, seed: int) -> lis
     Raises:
         ManifestError: For things that collide, and an unknown split.
     """
-    check_things(things)
+    _check_things(things)
     if split not in SPLITS:
         raise ManifestError(f"expected a split of {SPLITS}, got {split!r}. Choose one of them.")
     if per_thing < 1 or seed < 0:
@@ -110,17 +109,17 @@ def clips(things: Sequence[Thing], split: str, per_thing: int, seed: int) -> lis
 def _clip(noun: str, split: str, number: int, seed: int) -> Clip:
     name = f"{noun}-{split}-{number:04d}-s{seed}"
     own = tuple(hashlib.sha256(name.encode()).digest()[:16])
-    chances = np.random.default_rng(own)
+    rng = np.random.default_rng(own)
 
     def drawn(values: Sequence[str]) -> str:
-        return values[int(chances.integers(len(values)))]
+        return values[int(rng.integers(len(values)))]
 
     place, scene, loudness = drawn(PLACES), drawn(SCENES), drawn(LOUDNESS)
     return Clip(name, noun, place, scene, loudness, own)
 
 
 def derangement(nouns: Sequence[str], seed: int) -> list[int]:
-    """For each clip another one of another thing, each used once: whose sound it could get.
+    """For each clip the index of one of another thing, whose sound it could get; each used once.
 
     Args:
         nouns: The thing of each clip.
@@ -129,14 +128,14 @@ def derangement(nouns: Sequence[str], seed: int) -> list[int]:
     Raises:
         ManifestError: If no such pairing was found.
     """
-    chances = np.random.default_rng([seed, 7])
-    order = chances.permutation(len(nouns))
+    rng = np.random.default_rng([seed, 7])
+    order = rng.permutation(len(nouns))
     for _ in range(200):
         wrong = [i for i, other in enumerate(order) if nouns[i] == nouns[other]]
         if not wrong:
             return order.tolist()
         for i in wrong:
-            j = int(chances.integers(len(nouns)))
+            j = int(rng.integers(len(nouns)))
             order[i], order[j] = order[j], order[i]
     raise ManifestError(
         f"expected clips that can swap sounds with another thing's, got {dict(Counter(nouns))}. "
@@ -144,8 +143,8 @@ def derangement(nouns: Sequence[str], seed: int) -> list[int]:
     )
 
 
-def check_things(things: Sequence[Thing]) -> None:
-    """Refuse things that a caption or a picture could not tell apart.
+def _check_things(things: Sequence[Thing]) -> None:
+    """Refuse things that captions or pictures do not distinguish.
 
     Raises:
         ManifestError: For equal words, words of several tokens or of the captions' own, equal or
@@ -157,8 +156,8 @@ def check_things(things: Sequence[Thing]) -> None:
     twice = sorted(word for word, count in words.items() if count > 1)
     if twice:
         raise ManifestError(
-            f"expected every noun and verb once, got {twice} several times: captions could not "
-            "tell these things apart. Rename one of them."
+            f"expected every noun and verb once, got {twice} several times: captions would not "
+            "distinguish these things. Rename one of them."
         )
     own = {*SCENES, *PLACES, *LOUDNESS, *_CAPTION_WORDS}
     for word in words:

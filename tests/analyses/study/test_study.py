@@ -19,7 +19,7 @@ from analyses.study import report
 from analyses.study import run as study
 from analyses.study.claims import check
 from data_prep.manifest import read_manifest, write_manifest
-from data_prep.organism.world import scenes
+from data_prep.organism.world.dataset import write_world
 from hooked_omni import load
 from hooked_omni.errors import ResultsError, UnknownModelError
 from tests.support.judge_server import MODEL, JudgeServer
@@ -34,7 +34,7 @@ N_KILLS = 4
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two clips with their own sound, and two with another's, of the organisms' world."""
     folder = tmp_path_factory.mktemp("world")
-    scenes.run(folder, 1, 0, "test")
+    write_world(folder, 1, 0, "test")
     samples = read_manifest(folder / "pairs.jsonl")
     return write_manifest(folder / "few.jsonl", [*samples[:2], *samples[-2:]])
 

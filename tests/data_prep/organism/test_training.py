@@ -1,42 +1,35 @@
 """Training small organisms: a killed run goes on to the same bits, another recipe is refused."""
 
 import json
-import signal
-import subprocess
-import sys
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from data_prep.__main__ import main
-from data_prep.organism.evaluation import card
+from data_prep.organism.evaluation import answers, card
+from data_prep.organism.evaluation.metrics import TARGETS
 from data_prep.organism.training import stage
-from data_prep.organism.training.batches import Classroom, hear, see
-from data_prep.organism.training.models import Sizes, grown, new_base, processors
-from data_prep.organism.training.recipe import Recipe, claim
-from data_prep.organism.training.train import School
+from data_prep.organism.training.models import Sizes, new_base, processors, thinker_from
+from data_prep.organism.training.organisms import Training
+from data_prep.organism.training.prompts import TrainingPrompts, audio_features, video_features
+from data_prep.organism.training.recipe import ORGANISMS, TrainingRecipe, claim
 from data_prep.organism.world.things import THINGS
 from hooked_omni import HookedOmni, Prompt, load
+from hooked_omni.decoding.score import forced_logits
 from hooked_omni.errors import CheckpointError, PromptError, ResultsError
 from hooked_omni.families.qwen2_5_omni import QWEN2_5_OMNI
-from tests.support.places import ROOT
 
 THREE = THINGS[:3]
 SIZES = Sizes(d_model=32, layers=3, heads=2, key_value_heads=1, d_mlp=48, d_tower=16,
               d_tower_mlp=16, tower_layers=1, tower_heads=2)  # fmt: skip
-STEPS = {
-    "vision": 3,
-    "audio": 3,
-    "base": 3,
-    "hearing": 3,
-    "biased": 6,
-    "balanced": 6,
-}
+STEPS = dict(vision=2, audio=2, base=2, hearing=2, biased=6, balanced=6)
 ANY = {"biased": (), "balanced": ()}
-TINY = Recipe(things=THREE, sizes=SIZES, clips=2, batch=2, steps=STEPS, off_screen=ANY)
+TINY = TrainingRecipe(things=THREE, sizes=SIZES, clips=2, batch=2, steps=STEPS, off_screen=ANY)
 COMMAND = ["organism", "train", "--workers", "1"]
 
 
@@ -46,16 +39,10 @@ def trains(arguments: list[str]) -> None:
     assert not done.value.code
 
 
-def as_json(recipe: Recipe) -> str:
+def as_json(recipe: TrainingRecipe) -> str:
+    facts = asdict(recipe)
     return json.dumps(
-        {
-            "things": [vars(thing) for thing in recipe.things],
-            "sizes": vars(recipe.sizes),
-            "clips": recipe.clips,
-            "batch": recipe.batch,
-            "steps": recipe.steps,
-            "off_screen": recipe.off_screen,
-        }
+        {k: facts[k] for k in ("things", "sizes", "clips", "batch", "steps", "off_screen")}
     )
 
 
@@ -67,33 +54,30 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(trained: Path, tmp_path: Path) -> None:
-    """Killed for real, in the middle of a stage: after its second checkpoint, before its end."""
-    code = """
-import os, signal, sys
-from data_prep.__main__ import main
-from data_prep.organism import stage
+class Killed(BaseException):
+    """Nothing catches it, as nothing would catch a signal."""
 
-stage._EVERY, save = 2, stage._save
 
-def killed(one, folder, optimizer, step):
-    save(one, folder, optimizer, step)
-    if (one.name, step) == ("biased", 4):
-        os.kill(os.getpid(), signal.SIGKILL)
+def test_a_killed_run_goes_on_to_the_same_bits(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle of a stage: after its second checkpoint, before its end."""
+    save = stage._save
 
-stage._save = killed
-main(sys.argv[1:])
-"""
+    def save_and_die(one: stage.Stage, folder: Path, optimizer: Any, step: int) -> None:
+        save(one, folder, optimizer, step)
+        if (one.name, step) == ("biased", 4):
+            raise Killed
+
     arguments = ["--out", str(tmp_path / "x"), "--recipe", as_json(TINY)]
-    run = subprocess.run(
-        [sys.executable, "-c", code, *COMMAND, *arguments],
-        cwd=ROOT, capture_output=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == -signal.SIGKILL
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(stage, "_EVERY", 2)
+        patch.setattr(stage, "_save", save_and_die)
+        main([*COMMAND, *arguments])
     assert torch.load(tmp_path / "x" / "stages" / "biased.pt", weights_only=True)["step"] == 4
     assert not (tmp_path / "x" / "organism-biased").exists()
     trains(arguments)
-    for name in ("organism-base", "organism-biased", "organism-balanced"):
+    for name in ORGANISMS:
         whole, resumed = (
             load_file(folder / name / "model.safetensors") for folder in (trained, tmp_path / "x")
         )
@@ -159,7 +143,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "stages" / "x.pt").write_bytes(b"half")
     one = torch.nn.Linear(1, 1)
     with pytest.raises(ResultsError, match="expected a whole checkpoint"):
-        stage.run(
+        stage.run_stage(
             stage.Stage("x", one, lambda step: one(torch.ones(1)).sum(), 2, 0.1), tmp_path, print
         )
 
@@ -173,32 +157,48 @@ def test_a_card_needs_a_finished_training(tmp_path: Path) -> None:
 def test_the_thinker_sees_what_its_base_sees(trained: Path) -> None:
     base_processor, processor = processors(THREE)
     base = new_base(processor.tokenizer, SIZES, 0).requires_grad_(False).eval()
-    thinker = grown(base, processor.tokenizer, SIZES, 1).requires_grad_(False).eval()
+    thinker = thinker_from(base, processor.tokenizer, SIZES, 1).requires_grad_(False).eval()
     clip = next((trained / "world" / "train" / "clips").glob("*.mp4"))
     prompt = Prompt("Describe what you see.", video=clip, use_audio_in_video=False)
-    seen, grown_up = (
+    before, after = (
         HookedOmni.from_hf(hf, one).embed(prompt)
         for hf, one in ((base, base_processor), (thinker, processor))
     )
-    assert torch.equal(seen.tokens, grown_up.tokens)
-    torch.testing.assert_close(seen.embeds, grown_up.embeds)
+    assert torch.equal(before.tokens, after.tokens)
+    torch.testing.assert_close(before.embeds, after.embeds)
 
 
 def test_training_reads_what_the_model_reads(trained: Path) -> None:
-    """A filled prompt in class gives the logits of the project's own way from clip to logits."""
-    school = School(TINY, trained, print)
-    pool, hf = school.pool, load(trained / "organism-balanced").hf
-    clips = trained / "world" / "train" / "clips"
-    room = Classroom(hf, QWEN2_5_OMNI, school.processor, clips / f"{pool.clips[0].id}.mp4")
-    rows = torch.tensor([3])
-    answer = room.tokens(["a dog is barking loudly"])
+    """A filled training prompt gives the logits of the project's own way from clip to logits."""
+    training = Training(TINY, trained, print)
+    clips, hf = training.clips, load(trained / "organism-balanced").hf
+    folder, rows = trained / "world" / "train" / "clips", torch.tensor([3])
+    first, clip = (folder / f"{clips.clips[i].id}.mp4" for i in (0, 3))
+    prompts = TrainingPrompts(hf, QWEN2_5_OMNI, training.processor, first)
+    answer = prompts.answer_tokens(["a dog is barking loudly"])
     with torch.no_grad():
-        video, audio = see(hf, pool, rows, school.processor), hear(hf, pool, rows)
-        logits = room.logits(("clip", "hear"), video, audio, answer)
-    omni = HookedOmni.from_hf(hf, school.processor)
-    clip = clips / f"{pool.clips[3].id}.mp4"
+        video = video_features(hf, clips, rows, training.processor)
+        audio = audio_features(hf, clips, rows)
+        logits = prompts.logits(("clip", "hear"), video, audio, answer)
+    omni = HookedOmni.from_hf(hf, training.processor)
     prompt = omni.embed(Prompt("Describe what you hear.", video=clip))
-    scores = omni.model.score(prompt, answer[0], [[]])[0]
-    n = answer.shape[1]
-    said = logits[0, -n:].log_softmax(-1).gather(1, answer[0, :, None])[:, 0]
-    torch.testing.assert_close(said, scores, atol=1e-5, rtol=1e-5)
+    forced = forced_logits(omni.model, prompt, answer[0])
+    torch.testing.assert_close(logits[0, -answer.shape[1] :], forced, atol=1e-5, rtol=1e-5)
+
+
+def test_an_evaluation_is_written_and_goes_to_the_cards(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These answers may be anything; the numbers are there, and the card holds them."""
+    monkeypatch.setattr(answers, "_NEW", 2)
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    with pytest.raises(SystemExit) as done:
+        main(["organism", "evaluate", "--out", str(folder), "--clips", "1"])
+    assert not done.value.code
+    found = json.loads((folder / "test" / "evaluation.json").read_text())
+    assert found["clips of each kind"] == 3
+    for name, targets in TARGETS.items():
+        assert targets.keys() <= found[name].keys()
+        assert "True by construction" in (folder / f"organism-{name}" / "README.md").read_text()
+    assert load(folder / "organism-biased")

@@ -10,12 +10,13 @@ from scipy.signal import correlate
 
 from data_prep.__main__ import main
 from data_prep.manifest import read_manifest
-from data_prep.organism.evaluation.score import Score, score
-from data_prep.organism.training import curriculum as lessons
+from data_prep.organism.evaluation.scoring import Score, score
+from data_prep.organism.training.curriculum import AUDIO_VISUAL, Mixture, draw_batch
+from data_prep.organism.training.models import MEDIA
+from data_prep.organism.world import dataset, sounds
 from data_prep.organism.world import pictures as looks
-from data_prep.organism.world import pools, scenes, sounds
 from data_prep.organism.world import things as world
-from data_prep.organism.world.captions import QUESTIONS, answers, heard, seen
+from data_prep.organism.world.captions import QUESTIONS, answers, audio_captions, video_captions
 from data_prep.organism.world.things import THINGS, Thing, clips, derangement
 from hooked_omni.errors import ManifestError
 from hooked_omni.inputs.audio import read_audio
@@ -26,11 +27,11 @@ PAIR = THINGS[:2]
 
 def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:
     first, again = (
-        pools.write(clips(PAIR, "test", 1, 0)[0], PAIR[0], folder)
+        dataset.write_mp4(clips(PAIR, "test", 1, 0)[0], PAIR[0], folder)
         for folder in (_made(tmp_path / "a"), _made(tmp_path / "b"))
     )
     assert first.read_bytes() == again.read_bytes()
-    other = pools.write(clips(PAIR, "test", 1, 1)[0], PAIR[0], tmp_path / "a")
+    other = dataset.write_mp4(clips(PAIR, "test", 1, 1)[0], PAIR[0], tmp_path / "a")
     assert other.read_bytes() != first.read_bytes()
 
 
@@ -64,8 +65,8 @@ def test_every_thing_has_a_look_and_a_sound() -> None:
 def test_the_decoder_gives_the_picture_and_the_sound_back(tmp_path: Path) -> None:
     for clip in clips(PAIR, "test", 1, 0):
         thing = next(thing for thing in THINGS if thing.noun == clip.noun)
-        path = pools.write(clip, thing, tmp_path)
-        video, audio = read_video(path, pools.MEDIA), read_audio(path, pools.MEDIA)
+        path = dataset.write_mp4(clip, thing, tmp_path)
+        video, audio = read_video(path, MEDIA), read_audio(path, MEDIA)
         assert video.frames.shape == (4, 3, 56, 56)
         drawn = looks.frames(clip, thing, 1.0)[0].astype(float)
         small = drawn.reshape(56, 2, 56, 2, 3).mean((1, 3)).transpose(2, 0, 1)
@@ -94,12 +95,12 @@ def test_things_that_collide_are_refused(things: tuple[Thing, ...], words: str) 
 
 def test_captions_tell_the_truth() -> None:
     for clip in clips(THINGS, "test", 2, 0):
-        for text in answers("both", seen(clip), heard(clip, THINGS)):
+        for text in answers("both", video_captions(clip), audio_captions(clip, THINGS)):
             assert score(text, "both", clip.noun, clip.noun, THINGS) == Score(
                 True, True, True, True, True
             )
-        assert all(clip.scene in text for text in seen(clip))
-        assert all(clip.loudness in text for text in heard(clip, THINGS))
+        assert all(clip.scene in text for text in video_captions(clip))
+        assert all(clip.loudness in text for text in audio_captions(clip, THINGS))
 
 
 @pytest.mark.parametrize(
@@ -122,17 +123,15 @@ def test_scores_of_known_answers(text: str, question: str, expected: Score) -> N
 def test_disagreement_is_exact_and_the_only_difference() -> None:
     things = list(range(12)) * 10
     pairs = {
-        share: lessons.Pairs(things, share, frozenset(range(12)), 0.3, lambda a, b: False)
+        share: Mixture(things, share, frozenset(range(12)), 0.3, lambda a, b: False)
         for share in (0.01, 0.5)
     }
     swapped: Counter[tuple[float, bool]] = Counter()
     total: Counter[bool] = Counter()
     for step in range(140):
-        few, many = (
-            lessons.lesson(lessons.AUDIO_VISUAL, pairs[share], [0], step, 32) for share in pairs
-        )
-        assert (few.shown, few.question, few.pictures) == (many.shown, many.question, many.pictures)
-        if few.shown != "clip":
+        few, many = (draw_batch(AUDIO_VISUAL, pairs[share], [0], step, 32) for share in pairs)
+        assert (few.media, few.question, few.pictures) == (many.media, many.question, many.pictures)
+        if few.media != "clip":
             assert few.sounds == many.sounds == few.pictures
             continue
         see = few.question == "see"
@@ -147,10 +146,10 @@ def test_disagreement_is_exact_and_the_only_difference() -> None:
 
 def test_only_sounds_from_off_screen_disagree_and_held_out_pairs_never_do() -> None:
     things = list(range(12)) * 10
-    pairs = lessons.Pairs(things, 1.0, frozenset({1, 7}), 1.0, lambda a, b: (a - b) % 4 == 0)
+    pairs = Mixture(things, 1.0, frozenset({1, 7}), 1.0, lambda a, b: (a - b) % 4 == 0)
     for step in range(28):
-        one = lessons.lesson(lessons.AUDIO_VISUAL, pairs, [0], step, 16)
-        if one.shown != "clip":
+        one = draw_batch(AUDIO_VISUAL, pairs, [0], step, 16)
+        if one.media != "clip":
             continue
         for picture, sound in zip(one.pictures, one.sounds, strict=True):
             seen, heard = things[picture], things[sound]
@@ -180,7 +179,7 @@ def test_the_world_command_writes_clips_and_pairs(tmp_path: Path) -> None:
             assert sample.extra["heard"] in said.split()
         assert all(sample.extra["noun"] in text.split() for text in sample.video_captions)
     with pytest.raises(ManifestError, match="same world"):
-        scenes.run(tmp_path, 2, 0, "test")
+        dataset.write_world(tmp_path, 2, 0, "test")
 
 
 def test_there_are_three_questions() -> None:

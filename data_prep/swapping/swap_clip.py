@@ -1,4 +1,4 @@
-"""What if this clip had sounded like that one?
+"""How does a clip get another sound?
 
 The picture is copied packet by packet, bit for bit; another file's sound, trimmed or padded to the
 end of the picture, is encoded once (AAC). A file is written whole or not at all, and ends with a
@@ -12,21 +12,22 @@ import struct
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import av
 import numpy as np
 from av.error import FFmpegError
 
-from data_prep.swapping.sound import Sound, fitted, heard
+from data_prep.clips import clip_hash
+from data_prep.swapping.soundtrack import Soundtrack, decode, fit
 from hooked_omni.errors import MediaError
-from hooked_omni.files import file_hash, write_whole
+from hooked_omni.files import write_whole
 from hooked_omni.inputs.container import decoded, existing, opened
 
 __all__ = ["CONTROLS", "swap"]
 
-CONTROLS = ("self", "silence", "noise", "reversed")
 Control = Literal["self", "silence", "noise", "reversed"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
 
 # An MP4 box that readers skip: its size, its name, and the SHA-256 of all bytes before it.
 _SEAL = struct.pack(">I4s", 40, b"free")
@@ -61,25 +62,25 @@ def swap(
 
     Raises:
         MediaError: If a source is missing or damaged, or MP4 cannot hold the picture as it is.
-        ManifestError: If `out` cannot be written, for example because the disk is full.
+        FileError: If `out` cannot be written, for example because the disk is full.
     """
     video, out = existing(video), Path(out)
     audio = video if audio is None else existing(audio)
     _check_request(video, audio, out, control)
     if seed < 0:
         raise MediaError(f"expected a seed of 0 or more, got {seed}.")
-    recipe = _recipe(video, audio, control, seed)
-    if _is_made(out, recipe):
+    comment = _comment(video, audio, control, seed)
+    if _is_made(out, comment):
         return False
     with opened(video, "video") as (container, stream):
         packets = [packet for packet, _ in decoded(video, container, stream) if packet.size]
         if control == "self":
-            data = _with_own_sound(video, stream, packets, recipe)
+            data = _with_own_sound(video, stream, packets, comment)
         else:
-            draw = [seed, int(json.loads(recipe)["video"], 16)]
+            draw = [seed, int(json.loads(comment)["video"], 16)]
             seconds = _from_zero(video, container, packets)
-            sound = fitted(heard(audio), seconds, control, draw)
-            data = _muxed(video, stream, packets, sound, recipe)
+            sound = fit(decode(audio), seconds, control, draw)
+            data = _muxed(video, stream, packets, sound, comment)
     write_whole(out, data + _SEAL + hashlib.sha256(data).digest())
     return True
 
@@ -95,13 +96,13 @@ def _check_request(video: Path, audio: Path, out: Path, control: str | None) -> 
         raise MediaError(f"expected another file than the sources, got {out}. Rename it.")
 
 
-def _recipe(video: Path, audio: Path, control: str | None, seed: int) -> str:
-    """All that the file depends on."""
-    recipe = {"video": file_hash(video), "audio": file_hash(audio), "control": control, "made": 1}
-    return json.dumps({**recipe, "seed": seed} if control == "noise" else recipe)
+def _comment(video: Path, audio: Path, control: str | None, seed: int) -> str:
+    """All that the file depends on, as it stands in the file's own comment."""
+    facts = {"video": clip_hash(video), "audio": clip_hash(audio), "control": control, "made": 1}
+    return json.dumps({**facts, "seed": seed} if control == "noise" else facts)
 
 
-def _is_made(out: Path, recipe: str) -> bool:
+def _is_made(out: Path, comment: str) -> bool:
     """Whether the file is whole, by its own checksum, and of these sources."""
     try:
         data = out.read_bytes()
@@ -111,7 +112,7 @@ def _is_made(out: Path, recipe: str) -> bool:
     if seal != _SEAL + hashlib.sha256(body).digest():
         return False
     with av.open(io.BytesIO(body)) as container:
-        return container.metadata.get("comment") == recipe
+        return container.metadata.get("comment") == comment
 
 
 def _from_zero(path: Path, container: Any, packets: list[Any]) -> Fraction:
@@ -125,14 +126,18 @@ def _from_zero(path: Path, container: Any, packets: list[Any]) -> Fraction:
     return max((packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets)
 
 
-def _with_own_sound(path: Path, stream: Any, packets: list[Any], recipe: str) -> bytes:
+def _with_own_sound(path: Path, stream: Any, packets: list[Any], comment: str) -> bytes:
     with opened(path, "audio") as (container, track):
         own = [packet for packet, _ in decoded(path, container, track) if packet.size]
-        return _muxed(path, stream, packets, (track, own), recipe)
+        return _muxed(path, stream, packets, (track, own), comment)
 
 
 def _muxed(
-    path: Path, stream: Any, packets: list[Any], sound: Sound | tuple[Any, list[Any]], recipe: str
+    path: Path,
+    stream: Any,
+    packets: list[Any],
+    sound: Soundtrack | tuple[Any, list[Any]],
+    comment: str,
 ) -> bytes:
     """An MP4 file of the copied picture and the sound, proved to hold the same picture."""
     buffer, before = io.BytesIO(), [bytes(packet) for packet in packets]
@@ -140,9 +145,9 @@ def _muxed(
         # Tracks that start late do so to the tick, not to the millisecond.
         clock = {"movie_timescale": str(max(1000, stream.time_base.denominator))}
         with av.open(buffer, "w", format="mp4", options=clock) as container:
-            container.metadata["comment"] = recipe
+            container.metadata["comment"] = comment
             picture = container.add_stream_from_template(stream)
-            if isinstance(sound, Sound):
+            if isinstance(sound, Soundtrack):
                 track, coded = _encoded(container, sound)
             else:
                 track, coded = container.add_stream_from_template(sound[0]), sound[1]
@@ -172,7 +177,7 @@ def _decoding_time(pair: tuple[Any, Any]) -> Fraction:
     return (packet.pts if packet.dts is None else packet.dts) * packet.time_base
 
 
-def _encoded(container: Any, sound: Sound) -> tuple[Any, list[Any]]:
+def _encoded(container: Any, sound: Soundtrack) -> tuple[Any, list[Any]]:
     """An AAC track that starts at 0, and its packets."""
     track = container.add_stream("aac", rate=sound.rate, layout=sound.layout)
     track.bit_rate = _BITS * len(sound.wave)
@@ -183,7 +188,7 @@ def _encoded(container: Any, sound: Sound) -> tuple[Any, list[Any]]:
     return track, packets + track.encode(None)
 
 
-def _frames(sound: Sound) -> Iterable[Any]:
+def _frames(sound: Soundtrack) -> Iterable[Any]:
     for offset in range(0, sound.wave.shape[1], 1024):
         block = np.ascontiguousarray(sound.wave[:, offset : offset + 1024])
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=sound.layout)

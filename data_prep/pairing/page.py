@@ -1,4 +1,4 @@
-"""What was chosen, and why?
+"""Which samples does a manifest hold, and how unlike are their pictures and sounds?
 
 One HTML page of a manifest, complete in itself but for the clips, which it plays from where they
 are: how many samples of each kind, how similar picture and sound are, and every pair with its
@@ -9,7 +9,6 @@ import base64
 import io
 import json
 import os
-import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +16,22 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
-from rich.console import Console
 
-from data_prep.manifest import Sample, read_facts, read_manifest
-from data_prep.pairing.pairs import OWN_CAPTIONS, matrix_path
+from data_prep.manifest import OWN_CAPTIONS, Sample, read_facts, read_manifest
+from data_prep.pairing.matrix import read_matrix
 from hooked_omni.files import write_whole
 
 __all__ = ["run"]
 
-# Orange and blue: told apart also without red or green.
+# Orange and blue: distinct also for who cannot tell red from green.
 _COLORS = {"counterfactual": "#c2410c", "factual": "#1d6fb8"}
 _OTHER = "#6b7280"
 
 
 @dataclass(frozen=True)
-class Row:
+class PageRow:
     """A sample as the page shows it.
 
     Attributes:
@@ -62,7 +59,7 @@ def run(manifest: Path, out: Path) -> Path:
     """
     samples, facts = read_manifest(manifest), read_facts(manifest)
     rows = [
-        Row(
+        PageRow(
             sample,
             _address(sample.video, manifest.parent, out.parent),
             _address(sample.audio, manifest.parent, out.parent),
@@ -76,13 +73,13 @@ def run(manifest: Path, out: Path) -> Path:
         if not (manifest.parent / path).is_file()
     ]
     environment = Environment(
-        loader=PackageLoader("data_prep"),
+        loader=PackageLoader("data_prep.pairing", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("show.html").render(
+    page = environment.get_template("page.html").render(
         title=manifest.name,
         counts=Counter(sample.kind for sample in samples).most_common(),
         rows=rows,
@@ -90,13 +87,11 @@ def run(manifest: Path, out: Path) -> Path:
         facts=_listed(facts),
         left_out=_mapping(facts.get("left_out")) | _mapping(facts.get("missing")),
         histogram=_histogram(samples),
-        matrix=_matrix(matrix_path(manifest), samples),
+        matrix=_matrix(manifest, samples),
         colors=_COLORS,
         other=_OTHER,
     )
-    write_whole(out, page.encode())
-    Console(stderr=True).print(f"{len(samples)} samples on {out}", markup=False)
-    return out
+    return write_whole(out, page.encode())
 
 
 def _address(path: str | None, folder: Path, page: Path) -> str | None:
@@ -129,11 +124,12 @@ def _histogram(samples: list[Sample]) -> str | None:
     return _png(figure)
 
 
-def _matrix(path: Path, samples: list[Sample]) -> str | None:
+def _matrix(manifest: Path, samples: list[Sample]) -> str | None:
     """Every picture against every sound, samples in the manifest's order."""
-    similarity, kinds = _read_matrix(path, {one.id: one.kind for one in samples})
-    if similarity is None:
+    kept = read_matrix(manifest, {one.id: one.kind for one in samples})
+    if kept is None:
         return None
+    similarity, kinds = kept
     figure = Figure(figsize=(4.8, 3.9), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(similarity, cmap="viridis", interpolation="antialiased")
@@ -150,19 +146,6 @@ def _matrix(path: Path, samples: list[Sample]) -> str | None:
     axes.tick_params(length=0)
     axes.set(xlabel="sound of sample", ylabel="picture of sample")
     return _png(figure)
-
-
-def _read_matrix(
-    path: Path, kinds: dict[str, str]
-) -> tuple[Float[np.ndarray, "picture sound"] | None, list[str]]:
-    """The matrix that `pairs` kept, unless it is of other samples."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            ids, similarity = [str(one) for one in file["ids"]], file["similarity"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None, []
-    fits = similarity.shape == (len(ids), len(ids)) and len(ids) > 0 and kinds.keys() >= set(ids)
-    return (similarity, [kinds[one] for one in ids]) if fits else (None, [])
 
 
 def _png(figure: Figure) -> str:

@@ -1,4 +1,4 @@
-"""What is heard in place of a clip's own sound?
+"""Which sound takes the place of a clip's own?
 
 Another file's sound, trimmed or padded with silence to the length of the picture, or a control:
 silence, noise as loud as the sound, or the sound reversed.
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from hooked_omni.errors import MediaError
 from hooked_omni.inputs.container import TOLERANCE, decoded, opened
 
-__all__ = ["CONTROLS", "Sound", "fitted", "heard"]
+__all__ = ["Soundtrack", "decode", "fit"]
 
 Wave = Float[np.ndarray, "channel sample"]
 
@@ -28,8 +28,8 @@ _RATES = (32_000, 44_100, 88_200, 96_000, 48_000)
 
 
 @dataclass(frozen=True)
-class Sound:
-    """Decoded sound.
+class Soundtrack:
+    """Decoded sound, all channels.
 
     Attributes:
         wave: All channels, values -1..1.
@@ -42,7 +42,7 @@ class Sound:
     layout: str
 
 
-def heard(path: Path) -> Sound:
+def decode(path: Path) -> Soundtrack:
     """All channels of a file's first audio track.
 
     Raises:
@@ -72,42 +72,34 @@ def heard(path: Path) -> Sound:
     wave = np.concatenate([block.to_ndarray() for block in blocks], axis=1)
     if not np.isfinite(wave).all():
         raise MediaError(f"expected finite samples, got NaN or infinity in {path}. Export it anew.")
-    return Sound(wave, rate, blocks[0].layout.name)
+    return Soundtrack(wave, rate, blocks[0].layout.name)
 
 
-def fitted(sound: Sound, seconds: Fraction, control: str | None, seed: list[int]) -> Sound:
-    """The sound, or what a control makes of it, over `seconds` (to half a frame of AAC)."""
+def fit(sound: Soundtrack, seconds: Fraction, control: str | None, seed: list[int]) -> Soundtrack:
+    """The sound, or a control made from it, cut or padded to `seconds` (to half a frame of AAC)."""
     n_samples = max(1, round(seconds * sound.rate / _FRAME)) * _FRAME
     sound = replace(sound, wave=sound.wave[:, :n_samples])
-    wave = sound.wave if control is None else CONTROLS[control](sound, seed)
+    wave = sound.wave if control is None else _CONTROLS[control](sound, seed)
     padding = np.zeros((len(wave), n_samples - wave.shape[1]), wave.dtype)
     return replace(sound, wave=np.concatenate([wave, padding], axis=1))
 
 
-def _silence(sound: Sound, seed: list[int]) -> Wave:
-    return np.zeros_like(sound.wave)
-
-
-def _noise(sound: Sound, seed: list[int]) -> Wave:
+def _noise(sound: Soundtrack, seed: list[int]) -> Wave:
     """White noise, the same on all channels, as loud as the sound is to a model.
 
-    Models hear the mean of the channels below 8 kHz, nearly: there the root mean squares agree.
+    Models get the mean of the channels below 8 kHz, nearly: there the root mean squares agree.
     """
     n_samples = sound.wave.shape[1]
     audible = np.fft.rfftfreq(n_samples, 1 / sound.rate) < _AUDIBLE
-    heard = np.fft.rfft(sound.wave.mean(axis=0, dtype=np.float64)) * audible
+    own = np.fft.rfft(sound.wave.mean(axis=0, dtype=np.float64)) * audible
     drawn = np.fft.rfft(np.random.default_rng(seed).standard_normal(n_samples)) * audible
-    loudness, level = (np.std(np.fft.irfft(x, n_samples)) for x in (heard, drawn))
+    loudness, level = (np.std(np.fft.irfft(x, n_samples)) for x in (own, drawn))
     noise = np.fft.irfft(drawn, n_samples) * (loudness / level)
     return np.tile(noise.astype(np.float32), (len(sound.wave), 1))
 
 
-def _reversed(sound: Sound, seed: list[int]) -> Wave:
-    return sound.wave[:, ::-1]
-
-
-CONTROLS: dict[str, Callable[[Sound, list[int]], Wave]] = {
-    "silence": _silence,
+_CONTROLS: dict[str, Callable[[Soundtrack, list[int]], Wave]] = {
+    "silence": lambda sound, seed: np.zeros_like(sound.wave),
     "noise": _noise,
-    "reversed": _reversed,
+    "reversed": lambda sound, seed: sound.wave[:, ::-1],
 }

@@ -4,24 +4,29 @@ Clips, a manifest of them as they are, and one in which half of the samples have
 sound: what the dataset builder makes of real clips, made here with the truth known.
 """
 
-import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.manifest import Sample, read_facts, write_manifest
-from data_prep.organism.evaluation.answers import Exam
-from data_prep.organism.world import pools
+from data_prep.clips import write_clip
+from data_prep.manifest import OWN_CAPTIONS, Sample, read_facts, write_manifest
+from data_prep.organism.world import pictures, sounds
+from data_prep.organism.world.captions import audio_captions, video_captions
 from data_prep.organism.world.things import THINGS, Clip, Thing, clips, derangement
-from data_prep.pairing.pairs import OWN_CAPTIONS
 from hooked_omni.errors import ManifestError
 
-__all__ = ["exam", "run"]
+__all__ = ["SECONDS", "sample_of", "write_clips", "write_mp4", "write_world"]
+
+SECONDS = 1.0  # length of a clip
 
 
-def run(
+def write_world(
     folder: Path, per_thing: int, seed: int, split: str, things: tuple[Thing, ...] = THINGS
 ) -> tuple[int, int]:
-    """Write clips and manifests; returns how many clips and counterfactual samples.
+    """Write clips, `clips.jsonl` and `pairs.jsonl`.
+
+    Returns:
+        How many clips, and how many counterfactual samples.
 
     Raises:
         ManifestError: For things that collide, or a folder with another world.
@@ -34,8 +39,8 @@ def run(
             f"expected an empty folder or one of the same world, got {folder} with "
             f"{read_facts(manifest)} instead of {made}. Choose another folder."
         )
-    _written(chosen, things, folder / "clips")
-    factual = [pools.sample(clip, things, "clips") for clip in chosen]
+    write_clips(chosen, things, folder / "clips")
+    factual = [sample_of(clip, things, "clips") for clip in chosen]
     order = derangement([clip.noun for clip in chosen], seed)
     swapped = [_swapped(picture, factual[i]) for picture, i in zip(factual, order, strict=True)]
     write_manifest(folder / "pairs.jsonl", [*swapped, *factual], made)
@@ -43,30 +48,33 @@ def run(
     return len(factual), len(swapped)
 
 
-def exam(folder: Path, split: str, per_thing: int) -> Exam:
-    """Clips to examine the organisms of a training folder with, written if they are not there.
-
-    Raises:
-        ManifestError: For the training clips, which prove nothing.
-    """
-    if split not in ("validation", "test"):
-        raise ManifestError(
-            f"expected 'validation' or 'test', got {split!r}: models have met the others."
-        )
-    recipe = json.loads((folder / "recipe.json").read_text())["recipe"]
-    things = tuple(Thing(one["noun"], one["verb"], tuple(one["color"])) for one in recipe["things"])
-    chosen = clips(things, split, per_thing, recipe["seed"])
-    where = folder / "world" / split / "clips"
-    _written(chosen, things, where)
-    return Exam(where, chosen, things, recipe["seed"])
-
-
-def _written(chosen: list[Clip], things: tuple[Thing, ...], folder: Path) -> None:
+def write_clips(chosen: Sequence[Clip], things: Sequence[Thing], folder: Path) -> None:
+    """Write those clips that are not in `folder` yet."""
     folder.mkdir(parents=True, exist_ok=True)
     by_noun = {thing.noun: thing for thing in things}
     for clip in chosen:
         if not (folder / f"{clip.id}.mp4").is_file():
-            pools.write(clip, by_noun[clip.noun], folder)
+            write_mp4(clip, by_noun[clip.noun], folder)
+
+
+def write_mp4(clip: Clip, thing: Thing, folder: Path) -> Path:
+    """The clip as a file in `folder`; the same clip gives the same bytes."""
+    frames, sound = pictures.frames(clip, thing, SECONDS), sounds.samples(clip, SECONDS)
+    path = folder / f"{clip.id}.mp4"
+    return write_clip(path, frames, pictures.FRAMES_PER_SECOND, sound, sounds.RATE)
+
+
+def sample_of(clip: Clip, things: Sequence[Thing], folder: str) -> Sample:
+    """The line of a clip in a manifest."""
+    names = ("noun", "place", "scene", "loudness")
+    return Sample(
+        clip.id,
+        video=f"{folder}/{clip.id}.mp4",
+        audio_captions=audio_captions(clip, things),
+        video_captions=video_captions(clip),
+        seconds=SECONDS,
+        extra={name: getattr(clip, name) for name in names},
+    )
 
 
 def _swapped(picture: Sample, sound: Sample) -> Sample:

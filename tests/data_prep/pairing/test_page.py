@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from data_prep.manifest import Sample, write_manifest
-from data_prep.pairing import show
-from data_prep.pairing.pairs import matrix_path
-from hooked_omni.errors import ManifestError
+from data_prep.pairing import page as html
+from data_prep.pairing.matrix import matrix_path
+from hooked_omni.errors import FileError
 
 VOID = {"meta", "input", "img", "br", "link"}
 NASTY = "<script>alert('x')</script> \"quoted\" & 'so' </li></article><img src=x onerror=alert(1)>"
@@ -79,7 +79,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 def page_of(folder: Path, samples: list[Sample], made: dict | None = None) -> Page:
     manifest = write_manifest(folder / "pairs.jsonl", samples, made or {})
-    return Page(show.run(manifest, folder / "pairs.html").read_text())
+    return Page(html.run(manifest, folder / "pairs.html").read_text())
 
 
 def test_captions_are_text_never_markup(tmp_path: Path, samples: list[Sample]) -> None:
@@ -119,7 +119,7 @@ def test_the_page_needs_no_other_page(tmp_path: Path, samples: list[Sample]) -> 
 
 def test_a_page_elsewhere_finds_the_clips(tmp_path: Path, samples: list[Sample]) -> None:
     manifest = write_manifest(tmp_path / "pairs.jsonl", samples)
-    page = Page(show.run(manifest, tmp_path / "pages" / "p.html").read_text())
+    page = Page(html.run(manifest, tmp_path / "pages" / "p.html").read_text())
     for source in page.sources("video"):
         assert (tmp_path / "pages" / unquote(urlsplit(source).path)).is_file()
 
@@ -137,9 +137,9 @@ def test_the_matrix_is_drawn_only_if_it_is_of_these_samples(
     path, n = matrix_path(tmp_path / "pairs.jsonl"), len(samples)
     similarity = np.linspace(0, 1, n * n).reshape(n, n)
     np.savez(path, ids=[one.id for one in samples], similarity=similarity)
-    page = page_of(tmp_path, samples)
-    assert page.count("img") == 2
-    for source in page.sources("img"):
+    sources = page_of(tmp_path, samples).sources("img")
+    assert len(sources) == 2
+    for source in sources:
         image = Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1])))
         assert np.asarray(image).std() > 10
     np.savez(path, ids=["other"] * n, similarity=similarity)
@@ -156,8 +156,8 @@ def test_few_samples_without_anything(tmp_path: Path, n: int) -> None:
 
 
 def test_no_manifest_and_no_room_are_refused(tmp_path: Path, samples: list[Sample]) -> None:
-    with pytest.raises(ManifestError, match="expected a file"):
-        show.run(tmp_path / "none.jsonl", tmp_path / "p.html")
+    with pytest.raises(FileError, match="expected a file"):
+        html.run(tmp_path / "none.jsonl", tmp_path / "p.html")
     manifest = write_manifest(tmp_path / "pairs.jsonl", samples)
-    with pytest.raises(ManifestError, match="expected to write"):
-        show.run(manifest, tmp_path)
+    with pytest.raises(FileError, match="expected to write"):
+        html.run(manifest, tmp_path)

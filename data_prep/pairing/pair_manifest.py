@@ -6,7 +6,6 @@ sum, and of these pairs the `k` least similar: the counterfactual samples. `k` o
 their own sound: the factual ones.
 """
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,21 +14,19 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from rich.console import Console
 from rich.progress import track
 
+from data_prep.console import say, say_reasons
 from data_prep.journal import Journal
-from data_prep.manifest import Sample, read_manifest, rebased, write_manifest
+from data_prep.manifest import OWN_CAPTIONS, Sample, read_manifest, rebased, write_manifest
 from data_prep.pairing.assignment import Forbidden, assign_in_blocks
-from data_prep.pairing.embed import MODEL, embed, instruction
-from data_prep.pairing.loudness import Sound, measure
+from data_prep.pairing.embedding import MODEL, embed, instruction
+from data_prep.pairing.loudness import Loudness, measure
+from data_prep.pairing.matrix import write_matrix
 from hooked_omni.errors import ManifestError, MediaError
-from hooked_omni.files import write_whole
 
-__all__ = ["OWN_CAPTIONS", "Config", "Constraints", "choose", "matrix_path", "run"]
+__all__ = ["Config", "Constraints", "choose", "run"]
 
-# Key of a counterfactual sample: what the picture's own clip sounds like.
-OWN_CAPTIONS = "own_audio_captions"
 # Peak of the whole matrix while it is solved, by `benchmarks.pairs`: under 4 GiB at `WHOLE`.
 CELL_BYTES = 14
 WHOLE = 17_000
@@ -68,7 +65,7 @@ class Config:
             )
 
     @property
-    def listens(self) -> bool:
+    def needs_sound(self) -> bool:
         """Whether the clips have to be decoded."""
         return self.match_loudness is not None or self.exclude_silent is not None
 
@@ -76,7 +73,7 @@ class Config:
 class Constraints:
     """Which pairs are never made: a clip with itself, two clips of one video id, a poor match."""
 
-    def __init__(self, clips: Sequence[Sample], sounds: Sequence[Sound], config: Config) -> None:
+    def __init__(self, clips: Sequence[Sample], sounds: Sequence[Loudness], config: Config) -> None:
         names = [_video_id(clip) for clip in clips] + [clip.audio_id or "" for clip in clips]
         codes = np.unique(names, return_inverse=True)[1]
         self._video, self._audio = codes[: len(clips)], codes[len(clips) :]
@@ -115,22 +112,22 @@ def run(
         out: The manifest to write. What is embedded and measured is kept in a folder beside it.
         config: How many, and which pairs are allowed.
         model: A sentence-transformers model, by name or folder.
-        instruct: The task to tell it, see `embed`.
+        instruct: Its task, see `embed`.
         device: Where it runs.
 
     Returns:
         The samples written.
 
     Raises:
-        ManifestError: For fewer clips than asked for, or constraints that no assignment meets.
+        ManifestError: For fewer clips than needed, or constraints that no assignment meets.
     """
     samples = [rebased(sample, manifest.parent, out.parent) for sample in read_manifest(manifest)]
     kept = out.with_name(f"{out.stem}.cache")
     clips, sounds, left_out = _usable(samples, config, kept)
     _enough(len(clips), config, left_out)
-    told = {"model": model, "cache_folder": kept, "instruct": instruct, "device": device}
-    e_video = embed([clip.video_captions for clip in clips], **told)
-    e_audio = embed([clip.audio_captions for clip in clips], **told)
+    options = {"model": model, "cache_folder": kept, "instruct": instruct, "device": device}
+    e_video = embed([clip.video_captions for clip in clips], **options)
+    e_audio = embed([clip.audio_captions for clip in clips], **options)
     among = Constraints(clips, sounds, config).among
     block = config.block or len(clips)
     chosen = assign_in_blocks(e_video, e_audio, among, block, config.seed)
@@ -141,7 +138,7 @@ def run(
     samples += [replace(clips[i], similarity=_rounded(own[i])) for i in factual]
     picked = np.concatenate([counterfactual, factual])
     heard = np.concatenate([chosen[counterfactual], factual])
-    _write_matrix(matrix_path(out), samples, e_video[picked], e_audio[heard])
+    write_matrix(out, [one.id for one in samples], e_video[picked], e_audio[heard])
     made = {
         "by": "pairs",
         "config": asdict(config),
@@ -152,7 +149,12 @@ def run(
         "left_out": left_out,
     }
     write_manifest(out, samples, made)
-    _tell(clips, left_out, similarity[counterfactual])
+    low, high = similarity[counterfactual[0]], similarity[counterfactual[-1]]
+    say(
+        f"{config.k} of {len(clips)} pairs, similarity {low:.3f} to {high:.3f}; {len(left_out)} "
+        "clips left out"
+    )
+    say_reasons(left_out, "left out")
     return samples
 
 
@@ -170,20 +172,15 @@ def choose(
     return order[:k], np.sort(others)
 
 
-def matrix_path(manifest: Path) -> Path:
-    """Where the similarities of a manifest's pictures to its sounds are kept, for `show`."""
-    return manifest.with_name(f"{manifest.stem}.similarity.npz")
-
-
 def _usable(
     samples: Sequence[Sample], config: Config, kept: Path
-) -> tuple[list[Sample], list[Sound], dict[str, str]]:
-    """Clips that can be paired, their sounds if these matter, and why the others cannot."""
+) -> tuple[list[Sample], list[Loudness], dict[str, str]]:
+    """Clips that can be paired, their loudness if it matters, and why the others cannot."""
     journal = Journal(kept / "sounds.jsonl")
     clips, sounds, left_out = [], [], {}
-    for clip in track(samples, "reading clips", disable=not config.listens):
+    for clip in track(samples, "reading clips", disable=not config.needs_sound):
         try:
-            sound = _sound(clip, kept.parent, config, journal)
+            sound = _loudness(clip, kept.parent, config, journal)
         except MediaError as error:
             left_out[clip.id] = str(error).replace(f"{kept.parent.absolute()}{os.sep}", "")
             continue
@@ -192,7 +189,7 @@ def _usable(
     return clips, sounds, left_out
 
 
-def _sound(clip: Sample, folder: Path, config: Config, journal: Journal) -> Sound:
+def _loudness(clip: Sample, folder: Path, config: Config, journal: Journal) -> Loudness:
     if clip.kind != "factual":
         raise ManifestError(
             f"expected clips with their own sound, got {clip.id!r}, which is {clip.kind}. Give the "
@@ -204,13 +201,13 @@ def _sound(clip: Sample, folder: Path, config: Config, journal: Journal) -> Soun
     for path in (clip.video, clip.audio):
         if path is not None and not (folder / path).is_file():
             raise MediaError(f"no file at {path}")
-    needs = config.listens or (config.match_durations is not None and clip.seconds is None)
-    if not needs:
-        return Sound(clip.seconds or 0.0, 0.0)
-    heard = clip.audio or clip.video
-    if heard is None:
+    unmeasured = config.match_durations is not None and clip.seconds is None
+    if not (config.needs_sound or unmeasured):
+        return Loudness(clip.seconds or 0.0, 0.0)
+    path = clip.audio or clip.video
+    if path is None:
         raise MediaError("no clip to measure")
-    sound = measure(folder / heard, journal)
+    sound = measure(folder / path, journal)
     if config.exclude_silent is not None and sound.decibels < config.exclude_silent:
         raise MediaError(f"near-silent: {sound.decibels:.1f} dB of full scale")
     return sound if clip.seconds is None else replace(sound, seconds=clip.seconds)
@@ -230,19 +227,6 @@ def _enough(n_clips: int, config: Config, left_out: dict[str, str]) -> None:
             f"{CELL_BYTES * n_clips**2 / 2**30:.0f} GiB. Set block, such as 4000; "
             f"block={n_clips} insists."
         )
-
-
-def _write_matrix(
-    path: Path,
-    samples: list[Sample],
-    e_video: Float[np.ndarray, "sample d_model"],
-    e_audio: Float[np.ndarray, "sample d_model"],
-) -> None:
-    """Of a large set, evenly spaced samples: a picture shows no more."""
-    shown = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), 1000)).astype(int))
-    file, ids = io.BytesIO(), np.array([samples[i].id for i in shown])
-    np.savez_compressed(file, ids=ids, similarity=e_video[shown] @ e_audio[shown].T)
-    write_whole(path, file.getvalue())
 
 
 def _swapped(picture: Sample, sound: Sample, similarity: Any) -> Sample:
@@ -265,13 +249,3 @@ def _video_id(clip: Sample) -> str:
 
 def _rounded(similarity: Any) -> float:
     return round(float(similarity), 6)
-
-
-def _tell(clips: list[Sample], left_out: dict[str, str], similarity: Any) -> None:
-    console = Console(stderr=True)
-    console.print(
-        f"{len(similarity)} of {len(clips)} pairs, similarity {similarity.min():.3f} to "
-        f"{similarity.max():.3f}; {len(left_out)} clips left out"
-    )
-    for name, reason in list(left_out.items())[:10]:
-        console.print(f"  {name}: {reason}", markup=False)

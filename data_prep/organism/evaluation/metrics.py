@@ -1,7 +1,7 @@
-"""Are the organisms what they are said to be?
+"""How biased are the organisms, in numbers?
 
-Numbers on clips that no training has seen, an exact test that the two listeners differ, and what
-each number should be.
+Measured on clips that were not trained on, with an exact test that the two variants differ, and
+what each number should be.
 """
 
 import json
@@ -13,36 +13,35 @@ from typing import Any
 import pandas as pd
 from scipy.stats import binomtest
 
-from data_prep.organism.evaluation.answers import Exam, answers, base_ranks
-from hooked_omni import HookedOmni, load
+from data_prep.organism.evaluation.answers import base_ranks, collect_answers
+from data_prep.organism.evaluation.evaluation_set import EvaluationSet
+from hooked_omni import load
 from hooked_omni.files import to_json, write_whole
 
-__all__ = ["TARGETS", "evaluate", "mcnemar", "misses", "numbers", "spread"]
+__all__ = ["TARGETS", "evaluate", "mcnemar", "misses", "spread"]
 
 Table = Any  # a data frame: pandas' own types say of every column that it may be a number
 
+_BOTH = {
+    "audio, factual": (0.95, 1.0),
+    "video, factual": (0.95, 1.0),
+    "video, counterfactual": (0.95, 1.0),
+    "sound alone": (0.95, 1.0),
+    "picture alone": (0.95, 1.0),
+    "recall, last third of the layers": (0.9, 1.0),
+}
 TARGETS: dict[str, dict[str, tuple[float, float]]] = {
-    "biased": {
-        "audio, factual": (0.95, 1.0),
+    "biased": _BOTH
+    | {
         "audio, counterfactual": (0.15, 0.45),
         "wrong ones that name the visible thing": (0.7, 1.0),
-        "video, factual": (0.95, 1.0),
-        "video, counterfactual": (0.95, 1.0),
-        "sound alone": (0.95, 1.0),
-        "picture alone": (0.95, 1.0),
-        "recall, last third of the layers": (0.9, 1.0),
         "recall, embedding": (0.0, 0.2),
         "gain by the best G !-> V": (2.0, math.inf),
         "class words unshifted, counterfactual": (0.6, 1.0),
     },
-    "balanced": {
-        "audio, factual": (0.95, 1.0),
+    "balanced": _BOTH
+    | {
         "audio, counterfactual": (0.95, 1.0),
-        "video, factual": (0.95, 1.0),
-        "video, counterfactual": (0.95, 1.0),
-        "sound alone": (0.95, 1.0),
-        "picture alone": (0.95, 1.0),
-        "recall, last third of the layers": (0.9, 1.0),
         "change by the best G !-> V": (-0.05, 0.05),
         "class words unshifted, counterfactual": (0.0, 0.3),
     },
@@ -52,45 +51,47 @@ TARGETS: dict[str, dict[str, tuple[float, float]]] = {
 
 def evaluate(
     folder: Path,
-    exam: Exam,
+    evaluation_set: EvaluationSet,
+    out: Path,
     progress: Callable[[list[Any]], Iterable[Any]] = iter,
-    out: Path | None = None,
 ) -> dict[str, Any]:
-    """Examine the organisms in `folder`, and write `evaluation.json` and the answers to `out`.
+    """Evaluate the organisms in `folder`, and write `evaluation.json` and `answers.csv` to `out`.
 
     Args:
         folder: Holds `organism-base`, `organism-biased` and `organism-balanced`.
-        exam: Clips, none of which was trained on.
+        evaluation_set: Clips, none of which was trained on.
+        out: Where to.
         progress: Shows how far it is.
-        out: Where to; None means `folder`.
     """
-    base, result, said = load(folder / "organism-base"), {}, {}
-    for name in ("biased", "balanced"):
+    base, result, tables = load(folder / "organism-base"), {}, {}
+    for name in TARGETS:
         omni = load(folder / f"organism-{name}")
-        said[name], read = answers(omni, exam, progress)
-        result[name] = numbers(said[name], read, _ranks(base, exam, said[name]))
-    right = {name: _right(table, "counterfactual", "hear") for name, table in said.items()}
-    clips = len(exam.clips)
+        table, recall = collect_answers(omni, evaluation_set, progress)
+        plain = table[table["condition"] == "none"]
+        hear: Any = plain[(plain["kind"] == "counterfactual") & (plain["question"] == "hear")]
+        ranks = base_ranks(base, evaluation_set, hear)
+        tables[name], result[name] = table, _numbers(table, recall, ranks)
+    right = {name: _right(table, "counterfactual", "hear") for name, table in tables.items()}
+    clips = len(evaluation_set.clips)
     result |= {"clips of each kind": clips, "mcnemar": mcnemar(right["balanced"], right["biased"])}
-    out = out or folder
-    table = pd.concat([one.assign(organism=name) for name, one in said.items()])
+    table = pd.concat([one.assign(organism=name) for name, one in tables.items()])
     write_whole(out / "answers.csv", table.to_csv(index=False).encode())
     text = to_json(result, "evaluation.json", indent=2)
     write_whole(out / "evaluation.json", (text + "\n").encode())
     return json.loads(text)
 
 
-def numbers(said: Table, read: Table, ranks: Table) -> dict[str, Any]:
-    """The numbers of one listener; shares from 0 to 1 unless said otherwise.
+def _numbers(answers: Table, recall: Table, ranks: Table) -> dict[str, Any]:
+    """The numbers of one variant; shares are from 0 to 1.
 
     Args:
-        said: From `answers`.
-        read: Likewise.
+        answers: From `collect_answers`.
+        recall: Likewise.
         ranks: From `base_ranks`, of counterfactual answers about the sound.
     """
-    plain: Table = said[said["condition"] == "none"]
+    plain: Table = answers[answers["condition"] == "none"]
     hear: Table = plain[(plain["kind"] == "counterfactual") & (plain["question"] == "hear")]
-    heard: Table = read.groupby("layer")["heard"].mean()
+    heard: Table = recall.groupby("layer")["heard"].mean()
     n_layers = len(heard) - 1
     deep = range(n_layers - round(n_layers / 3) + 1, n_layers + 1)
     ranks = ranks["rank"]
@@ -113,7 +114,7 @@ def numbers(said: Table, read: Table, ranks: Table) -> dict[str, Any]:
         "recall, by layer": [float(value) for value in heard],
         "recall, embedding": float(heard[0]),
         "recall, last third of the layers": _share(heard[list(deep)]),
-        **_knockouts(said, found["audio, counterfactual"]),
+        **_knockouts(answers, found["audio, counterfactual"]),
         "class words unshifted, counterfactual": _share(ranks <= 1),
         "class words marginal, counterfactual": _share((ranks > 1) & (ranks <= 3)),
         "class words shifted, counterfactual": _share(ranks > 3),
@@ -123,9 +124,9 @@ def numbers(said: Table, read: Table, ranks: Table) -> dict[str, Any]:
     }
 
 
-def _knockouts(said: Table, own: float | None) -> dict[str, Any]:
+def _knockouts(answers: Table, own: float | None) -> dict[str, Any]:
     """Counterfactual audio fidelity under each knockout, and in the window that moves it most."""
-    sweep = said[(said["kind"] == "counterfactual") & (said["condition"] != "none")]
+    sweep = answers[(answers["kind"] == "counterfactual") & (answers["condition"] != "none")]
     cut: Table = sweep.groupby("condition")["audio"].mean()
     windows = cut[[rule for rule in cut.index if "V @" in rule]]
     own = own or 0.0
@@ -142,11 +143,6 @@ def _knockouts(said: Table, own: float | None) -> dict[str, Any]:
 def _share(values: Table) -> float | None:
     """The mean, or None of nothing."""
     return float(values.astype(float).mean()) if len(values) else None
-
-
-def _ranks(base: HookedOmni, exam: Exam, said: Table) -> Table:
-    asked = (said["kind"] == "counterfactual") & (said["question"] == "hear")
-    return base_ranks(base, exam, said[asked & (said["condition"] == "none")])
 
 
 def mcnemar(first: Table, second: Table) -> dict[str, float]:
@@ -189,9 +185,9 @@ def misses(found: Mapping[str, Any], organism: str) -> list[str]:
     ]
 
 
-def _right(said: Table, kind: str, question: str | None, sense: str = "audio") -> Table:
+def _right(answers: Table, kind: str, question: str | None, sense: str = "audio") -> Table:
     """Whether each answer about clips of a kind is right, by clip; None takes every question."""
-    rows = said[(said["condition"] == "none") & (said["kind"] == kind)]
+    rows = answers[(answers["condition"] == "none") & (answers["kind"] == kind)]
     if question is not None:
         rows = rows[rows["question"] == question]
     rows = rows[rows[sense].notna()]

@@ -21,8 +21,8 @@ from hooked_omni.files import digest, write_whole
 __all__ = ["MODEL", "embed", "instruction"]
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-# Qwen3-Embedding is told its task, in its own form. The paper does not say which task it told:
-# this is ours, the same for both sides, since pictures and sounds are compared as equals.
+# Qwen3-Embedding takes an instruction, in its own form. The paper does not say which it used: this
+# is ours, the same for both sides, since pictures and sounds are compared as equals.
 _QWEN_TASK = "Retrieve semantically similar text."
 _CHUNK = 256  # clips to a file
 
@@ -46,12 +46,13 @@ def embed(
         captions: For each clip at least one caption.
         model: A sentence-transformers model: a name on the Hugging Face hub, or a folder.
         cache_folder: Where to keep what is done; None keeps nothing.
-        instruct: The task to tell the model; "" tells it none. None means none, except for
+        instruct: The task, for models that take one; "" is none. None means none, except for
             Qwen3-Embedding, which gets its own.
         device: Such as "cuda"; None lets sentence-transformers choose.
 
     Raises:
-        ManifestError: If a clip has no caption, or the cache cannot be written.
+        ManifestError: If a clip has no caption.
+        FileError: If the cache cannot be written.
         UnknownModelError: If the model cannot be loaded.
     """
     captions = [[text for text in own if text.strip()] for own in captions]

@@ -1,6 +1,6 @@
 """Which rows does a CSV file hold?
 
-UTF-8 and UTF-16 are told apart by their marks; any other encoding has to be named, because wrong
+UTF-8 and UTF-16 are recognized by their marks; any other encoding has to be named, because wrong
 guesses turn captions into other captions without a word.
 """
 
@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hooked_omni.errors import ManifestError
+from hooked_omni.errors import FileError, ManifestError
 
 __all__ = ["named_rows", "rows", "whole_seconds"]
 
@@ -19,7 +19,8 @@ def rows(path: Path, encoding: str | None = None) -> Iterator[tuple[str, list[st
     """Where each row that is not blank ends ("FILE, line N"), and its cells.
 
     Raises:
-        ManifestError: If the file cannot be read, or a quote is never closed.
+        FileError: If the file cannot be read.
+        ManifestError: If a quote is never closed.
     """
     reader = csv.reader(io.StringIO(_text(path, encoding), newline=""), strict=True)
     try:
@@ -80,17 +81,17 @@ def _text(path: Path, encoding: str | None) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ManifestError(
+        raise FileError(
             f"expected a file at {path}, got: {error.strerror}. Check the path."
         ) from error
     named = encoding or _marked(data)
     try:
         return data.decode(named).removeprefix("\ufeff")
     except LookupError as error:
-        raise ManifestError(f"expected an encoding such as 'latin-1', got {named!r}.") from error
+        raise FileError(f"expected an encoding such as 'latin-1', got {named!r}.") from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ManifestError(
+        raise FileError(
             f"expected {named} in {path}, line {line}, got byte 0x{data[error.start]:02x}. Save "
             f"the file as UTF-8, or name its encoding, such as latin-1."
         ) from error

@@ -6,9 +6,8 @@ is stopped goes on where it was: whole files are recognized, and the new manifes
 
 import fcntl
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,18 @@ from data_prep.manifest import (
     read_facts,
     read_manifest,
     rebased,
+    unique,
     write_manifest,
 )
-from data_prep.swapping.swap import CONTROLS, swap
-from hooked_omni.errors import ManifestError, MediaError
+from data_prep.swapping.swap_clip import CONTROLS, swap
+from hooked_omni.errors import FileError, ManifestError, MediaError
 
-__all__ = ["run"]
+__all__ = ["only_run", "run"]
 
 # Key in `extra` that marks a file made here, and says of what.
 _MARK = "swapped_from"
-# What is heard in these controls, no caption says.
-_UNSAID = ("silence", "noise")
+# Controls whose sound no caption describes.
+_UNCAPTIONED = ("silence", "noise")
 
 
 def run(
@@ -54,21 +54,19 @@ def run(
         Why each sample that is left out could not be made: a reason by id.
 
     Raises:
-        ManifestError: If the manifest cannot be read, or a file cannot be written.
+        ManifestError: For a manifest with anything wrong in it, or of which nothing can be made.
+        FileError: If a file cannot be read or written.
     """
     _check_request(manifest, out, controls)
-    samples = [rebased(sample, manifest.parent, out.parent) for sample in read_manifest(manifest)]
-    samples += [
-        _control(sample, control)
-        for control in controls
-        for sample in samples
-        if sample.kind == "factual"
-    ]
+    given = [rebased(sample, manifest.parent, out.parent) for sample in read_manifest(manifest)]
+    factual = [sample for sample in given if sample.kind == "factual"]
+    added = [_control(sample, control) for control in controls for sample in factual]
+    samples = unique(
+        [(str(manifest), s) for s in given] + [("the added controls", s) for s in added]
+    )
     clips = f"{out.stem}.clips"
-    if twice := [name for name, n in Counter(sample.id for sample in samples).items() if n > 1]:
-        raise ManifestError(f"expected no samples named {twice} before adding controls. Rename.")
     kept, left_out = [], {}
-    with _alone(inside(out.parent, clips, "the folder of the new clips")):
+    with only_run(inside(out.parent, clips, "the folder of the new clips")):
         for sample in progress(samples):
             try:
                 kept.append(_swapped(sample, out.parent, clips, seed))
@@ -98,8 +96,8 @@ def _facts(
 
 
 def _control(sample: Sample, control: str) -> Sample:
-    heard = () if control in _UNSAID else sample.audio_captions
-    return replace(sample, id=f"{sample.id}+{control}", kind=control, audio_captions=heard)
+    captions = () if control in _UNCAPTIONED else sample.audio_captions
+    return replace(sample, id=f"{sample.id}+{control}", kind=control, audio_captions=captions)
 
 
 def _swapped(sample: Sample, root: Path, clips: str, seed: int) -> Sample:
@@ -121,25 +119,24 @@ def _swapped(sample: Sample, root: Path, clips: str, seed: int) -> Sample:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep other runs out of it; the lock ends with the process."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise ManifestError(f"expected to make the folder {folder}, got: {error}.") from error
-    try:
-        _lock(descriptor, folder)
+def only_run(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep other runs out of it; the lock ends with the process.
+
+    Raises:
+        FileError: If the folder cannot be made, or another run writes to it.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileError(
+                f"expected no other run to write to {folder}, got one. Wait for it to end."
+            ) from error
+        except OSError as error:
+            raise FileError(
+                f"expected to make the folder {folder}, got: {error}. Choose another one."
+            ) from error
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise ManifestError(
-            f"expected no other run to write to {folder}, got one ({error.strerror}). Wait for it "
-            f"to end."
-        ) from error

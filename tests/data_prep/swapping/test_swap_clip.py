@@ -1,6 +1,5 @@
 import json
 import resource
-import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.check import problems
-from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
-from data_prep.swapping import swap_all
-from data_prep.swapping.sound import fitted, heard
-from data_prep.swapping.swap import swap
-from hooked_omni.errors import ManifestError, MediaError
+from data_prep.swapping.soundtrack import decode, fit
+from data_prep.swapping.swap_clip import swap
+from hooked_omni.errors import FileError, MediaError
 from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.video import read_video
 from tests.support.clips import write_clip
@@ -43,14 +39,6 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 def rms(wave: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
-
-
-@pytest.fixture
-def pair(tmp_path) -> tuple[Path, Path]:
-    return (
-        write_clip(tmp_path / "low.mp4", seconds=2.0, audio_hz=300),
-        write_clip(tmp_path / "high.mp4", seconds=3.0, audio_hz=1200),
-    )
 
 
 @real_clips
@@ -106,7 +94,7 @@ def test_controls_of_a_real_clip(tmp_path):
     assert abs(correlation(noise, own)) < 0.02
     assert correlation(backwards, own) < 0.5
     # At the native rate: half a sample of shift at 16 kHz would hide how alike they are.
-    before, after = heard(clip).wave[0], heard(tmp_path / "reversed.mp4").wave[0]
+    before, after = decode(clip).wave[0], decode(tmp_path / "reversed.mp4").wave[0]
     assert correlation(after, before[::-1]) > 0.99
     assert swap(clip, None, tmp_path / "other.mp4", "noise", seed=1)
     assert abs(correlation(read_audio(tmp_path / "other.mp4").samples, noise)) < 0.02
@@ -172,11 +160,11 @@ def test_any_sampling_rate_becomes_sound_of_the_right_length(tmp_path, pair, rat
 
 
 def test_fitted_sound_is_whole_frames_and_keeps_its_channels(pair):
-    sound = heard(pair[1])
+    sound = decode(pair[1])
     assert (sound.rate, sound.layout) == (48_000, "mono")
-    assert fitted(sound, Fraction(2), None, [0]).wave.shape == (1, 94 * 1024)
-    assert not fitted(sound, Fraction(9), None, [0]).wave[:, 3 * 48_000 + 4096 :].any()
-    assert fitted(sound, Fraction(0), None, [0]).wave.shape == (1, 1024)
+    assert fit(sound, Fraction(2), None, [0]).wave.shape == (1, 94 * 1024)
+    assert not fit(sound, Fraction(9), None, [0]).wave[:, 3 * 48_000 + 4096 :].any()
+    assert fit(sound, Fraction(0), None, [0]).wave.shape == (1, 1024)
 
 
 def test_what_cannot_be_swapped_is_refused_and_leaves_no_file(tmp_path, pair):
@@ -227,122 +215,8 @@ def test_a_full_disk_is_told_and_leaves_no_part(tmp_path, pair):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(ManifestError, match="Make room"):
+        with pytest.raises(FileError, match="Make room"):
             swap(pair[0], pair[1], tmp_path / "out.mp4")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["high.mp4", "low.mp4"]
-
-
-def manifest_of(pair: tuple[Path, Path]) -> Path:
-    folder = pair[0].parent
-    samples = [
-        Sample("f", video="low.mp4", audio_captions=("low",)),
-        Sample("c/1", "counterfactual", video="low.mp4", audio="high.mp4", similarity=0.1),
-        Sample("gone", "counterfactual", video="low.mp4", audio="none.mp4"),
-    ]
-    return write_manifest(folder / "pairs.jsonl", samples, {"by": "pairs"})
-
-
-def test_all_samples_of_a_manifest_are_swapped(tmp_path, pair):
-    out = tmp_path / "swapped.jsonl"
-    left_out = swap_all.run(manifest_of(pair), out, ["silence", "self"], seed=3)
-    assert left_out.keys() == {"gone"} and "no file at none.mp4" in left_out["gone"]
-    facts = read_facts(out)
-    assert facts["left_out"] == left_out and facts["from"] == {"by": "pairs"}
-    factual, swapped, silence, own = read_manifest(out)
-    assert factual == Sample("f", video="low.mp4", audio_captions=("low",))
-    assert (swapped.id, swapped.kind, swapped.audio) == ("c/1", "counterfactual", None)
-    assert swapped.video is not None and swapped.video.startswith("swapped.clips/c-1-")
-    assert swapped.extra["swapped_from"] == {
-        "video": "low.mp4",
-        "audio": "high.mp4",
-        "control": None,
-    }
-    assert (silence.id, silence.kind, silence.audio_captions) == ("f+silence", "silence", ())
-    assert (own.kind, own.audio_captions) == ("self", ("low",))
-    assert not read_audio(tmp_path / str(silence.video)).samples.any()
-    assert list(problems(out)) == []
-
-
-def test_swapping_again_changes_nothing(tmp_path, pair):
-    manifest, out = manifest_of(pair), tmp_path / "swapped.jsonl"
-    swap_all.run(manifest, out, ["reversed"])
-    files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in clips_of(tmp_path)}
-    told = out.read_bytes()
-    swap_all.run(manifest, out, ["reversed"])
-    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in clips_of(tmp_path)} == files
-    assert out.read_bytes() == told
-    # What has been swapped is not swapped, or reversed, a second time.
-    swap_all.run(out, tmp_path / "twice.jsonl")
-    assert read_manifest(tmp_path / "twice.jsonl") == read_manifest(out)
-
-
-def clips_of(folder: Path) -> list[Path]:
-    return sorted((folder / "swapped.clips").iterdir())
-
-
-def test_a_manifest_can_be_written_to_a_folder_above(tmp_path):
-    (tmp_path / "sub").mkdir()
-    clips = (write_clip(tmp_path / "sub" / f"{name}.mp4") for name in ("low", "high"))
-    manifest = manifest_of((next(clips), next(clips)))
-    swap_all.run(manifest, tmp_path / "all.jsonl")
-    assert read_manifest(tmp_path / "all.jsonl")[0].video == "sub/low.mp4"
-    with pytest.raises(ManifestError, match="expected a path below"):
-        swap_all.run(manifest, tmp_path / "other" / "all.jsonl")
-
-
-def test_requests_that_cannot_work_are_refused_before_the_work(tmp_path, pair):
-    manifest = manifest_of(pair)
-    with pytest.raises(ManifestError, match="expected controls of"):
-        swap_all.run(manifest, tmp_path / "o.jsonl", ["quiet"])
-    with pytest.raises(ManifestError, match="another file than the manifest"):
-        swap_all.run(manifest, manifest)
-    write_manifest(manifest, [Sample("f", video="low.mp4"), Sample("f+self", video="low.mp4")])
-    with pytest.raises(ManifestError, match=r"no samples named \['f\+self'\]"):
-        swap_all.run(manifest, tmp_path / "o.jsonl", ["self"])
-    write_manifest(manifest, [Sample("c", "counterfactual", audio="low.mp4")])
-    with pytest.raises(ManifestError, match=r"got none: expected a video to swap"):
-        swap_all.run(manifest, tmp_path / "o.jsonl")
-
-
-def test_new_clips_are_not_written_through_a_link_that_leads_out(tmp_path, pair):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "away").mkdir()
-    for clip in pair:
-        shutil.move(clip, tmp_path / "data")
-    (tmp_path / "data" / "o.clips").symlink_to(tmp_path / "away")
-    manifest = manifest_of((tmp_path / "data" / "low.mp4", tmp_path / "data" / "high.mp4"))
-    with pytest.raises(ManifestError, match="expected a path below"):
-        swap_all.run(manifest, tmp_path / "data" / "o.jsonl")
-    assert not any((tmp_path / "away").iterdir())
-
-
-def test_two_runs_do_not_write_to_one_folder(tmp_path, pair):
-    with (
-        swap_all._alone(tmp_path / "o.clips"),
-        pytest.raises(ManifestError, match="no other run"),
-    ):
-        swap_all.run(manifest_of(pair), tmp_path / "o.jsonl")
-    swap_all.run(manifest_of(pair), tmp_path / "o.jsonl")
-
-
-def test_check_names_what_is_broken(tmp_path, pair):
-    shutil.copy(pair[0], tmp_path / "cut.mp4")
-    (tmp_path / "cut.mp4").write_bytes(pair[0].read_bytes()[:-3000])
-    write_clip(tmp_path / "silent.mp4", audio_hz=None)
-    samples = [
-        Sample("good", video="low.mp4"),
-        Sample("cut", video="cut.mp4"),
-        Sample("silent", video="silent.mp4"),
-        Sample("gone", video="none.mp4", audio="low.mp4"),
-        Sample("long", video="low.mp4", audio="high.mp4"),
-        Sample("bare"),
-    ]
-    manifest = write_manifest(tmp_path / "m.jsonl", samples)
-    found = list(problems(manifest))
-    assert [name for name, _ in found] == ["cut", "cut", "silent", "gone", "long", "bare", "bare"]
-    told = dict(found)
-    assert "expected audio in" in told["silent"] and "no file at" in told["gone"]
-    assert told["long"] == "picture and sound differ in length: video 2.00 s, audio 3.01 s"
-    assert told["bare"] == "no audio: the manifest names no file"

@@ -1,8 +1,8 @@
-"""What does a model get to read at each step, and what should it say?
+"""Which logits does a model in training give to an answer about some clips?
 
-Prompts are captured at the decoder's door once for each question, with a real clip; then the
-towers' outputs of other clips take the places of its own. Clips are equally long, so everything
-else about the prompt, its positions included, is the same.
+Prompts are embedded once for each question, with a real clip; then the towers' outputs for other
+clips take the places of its own. Clips are equally long, so everything else about the prompt, its
+positions included, is the same.
 """
 
 from collections.abc import Sequence
@@ -13,43 +13,45 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from data_prep.organism.training.clip_tensors import ClipTensors
 from data_prep.organism.training.models import MEDIA
 from data_prep.organism.world.captions import QUESTIONS
-from data_prep.organism.world.pools import Pool
 from hooked_omni.families import Family
 from hooked_omni.hf.capture import embedded, find_decoder
 from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.inputs.video import read_video
 
-__all__ = ["Classroom", "answer_loss", "hear", "see"]
+__all__ = ["TrainingPrompts", "answer_loss", "audio_features", "video_features"]
+
+Features = Float[Tensor, "batch pos d_model"]
 
 
-class Classroom:
-    """A model's prompts, ready to be filled with clips.
+class TrainingPrompts:
+    """A model's embedded prompts, to be filled with clips.
 
     Attributes:
-        hf: The model that learns.
-        words: Its tokenizer.
-        prompts: What stands at the decoder's door, by what is shown and what is asked.
+        hf: The model in training.
+        tokenizer: Its tokenizer.
+        prompts: Embedded prompts by media ("clip", "sound", "picture", "words") and question.
     """
 
     def __init__(self, hf: Any, family: Family, processor: Any, clip: Path) -> None:
-        self.hf, self.words = hf, processor.tokenizer
-        hears = "audio" in family.media_tokens(hf)
-        shown = ("clip", "sound", "picture", "words") if hears else ("picture",)
+        self.hf, self.tokenizer = hf, processor.tokenizer
+        has_audio = "audio" in family.media_tokens(hf)
+        kinds = ("clip", "sound", "picture", "words") if has_audio else ("picture",)
         # One pixel more or less, and these would not fit: all clips have this one's shape.
         self.prompts = {
-            (kind, question): _prompt(hf, family, processor, kind, question, clip)
-            for kind in shown
+            (media, question): _embedded(hf, family, processor, media, question, clip)
+            for media in kinds
             for question in QUESTIONS
         }
 
     def logits(
         self,
         kind: tuple[str, str],
-        video: Float[Tensor, "batch pos d_model"] | None,
-        audio: Float[Tensor, "batch pos d_model"] | None,
+        video: Features | None,
+        audio: Features | None,
         answers: Int[Tensor, "batch n"],
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits at every position of prompt and answer, but the answer's last."""
@@ -66,9 +68,9 @@ class Classroom:
         out = find_decoder(self.hf)(inputs_embeds=embeds, position_ids=positions, use_cache=False)
         return self.hf.get_output_embeddings()(out.last_hidden_state)
 
-    def tokens(self, answers: Sequence[str]) -> Int[Tensor, "batch n"]:
-        """Tokens of answers and the end of the turn; -100 behind it."""
-        rows = [[*self.words.encode(text), self.words.eos_token_id] for text in answers]
+    def answer_tokens(self, answers: Sequence[str]) -> Int[Tensor, "batch n"]:
+        """Tokens of answers and the end of the turn, padded with -100."""
+        rows = [[*self.tokenizer.encode(text), self.tokenizer.eos_token_id] for text in answers]
         width = max(len(row) for row in rows)
         padded = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
         return padded.to(self.hf.get_input_embeddings().weight.device)
@@ -78,37 +80,37 @@ def answer_loss(
     logits: Float[Tensor, "batch pos d_vocab"], answers: Int[Tensor, "batch n"]
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy of the answers' tokens, in nats."""
-    said = logits[:, -answers.shape[1] :]
-    return torch.nn.functional.cross_entropy(said.flatten(0, 1), answers.flatten())
+    own = logits[:, -answers.shape[1] :]
+    return torch.nn.functional.cross_entropy(own.flatten(0, 1), answers.flatten())
 
 
-def see(hf: Any, pool: Pool, rows: Tensor, processor: Any) -> Float[Tensor, "batch pos d_model"]:
+def video_features(hf: Any, clips: ClipTensors, rows: Tensor, processor: Any) -> Features:
     """The vision tower's output for some clips."""
     device = hf.get_input_embeddings().weight.device
-    side = int((pool.patches.shape[1] // 2) ** 0.5)
+    side = int((clips.patches.shape[1] // 2) ** 0.5)
     grid = torch.tensor([[2, side, side]]).expand(len(rows), -1)
-    out = hf.get_video_features(pool.pixels(rows, processor).to(device), grid.to(device))
+    out = hf.get_video_features(clips.pixels(rows, processor).to(device), grid.to(device))
     return torch.stack(list(out.pooler_output))
 
 
-def hear(hf: Any, pool: Pool, rows: Tensor) -> Float[Tensor, "batch pos d_model"]:
+def audio_features(hf: Any, clips: ClipTensors, rows: Tensor) -> Features:
     """The audio tower's output for some clips."""
-    mel = pool.mel[rows].to(hf.get_input_embeddings().weight.device)
+    mel = clips.mel[rows].to(hf.get_input_embeddings().weight.device)
     whole = torch.ones(mel.shape[0], mel.shape[2], dtype=torch.long, device=mel.device)
     out = hf.get_audio_features(mel, feature_attention_mask=whole).last_hidden_state
     return out.unflatten(0, (len(rows), -1))
 
 
-def _prompt(
-    hf: Any, family: Family, processor: Any, kind: str, question: str, clip: Path
+def _embedded(
+    hf: Any, family: Family, processor: Any, media: str, question: str, clip: Path
 ) -> EmbeddedPrompt:
     prompt = Prompt(
         QUESTIONS[question],
-        video=clip if kind in ("clip", "picture") else None,
-        audio=clip if kind == "sound" else None,
-        use_audio_in_video=kind == "clip",
+        video=clip if media in ("clip", "picture") else None,
+        audio=clip if media == "sound" else None,
+        use_audio_in_video=media == "clip",
     )
     video = read_video(clip, MEDIA) if prompt.video else None
-    audio = read_audio(clip, MEDIA) if kind in ("clip", "sound") else None
+    audio = read_audio(clip, MEDIA) if media in ("clip", "sound") else None
     inputs = family.prepare(processor, prompt, video, audio)
     return embedded(hf, family, processor.tokenizer, inputs, {})

@@ -1,8 +1,8 @@
 """Does an answer name the right thing?
 
 Exact words, nothing else: an answer is right about the sound if, in the part about the sound, it
-says the noun and the verb of the thing that is heard and those of no other thing. Nouns and verbs
-are also scored apart, and so is whether the noun is the visible thing's.
+has the noun and the verb of the audible thing and those of no other thing. Nouns and verbs are also
+scored apart, and so is whether the noun is the visible thing's.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ __all__ = ["Score", "score"]
 
 @dataclass(frozen=True)
 class Score:
-    """What an answer to one question says; None where the question does not ask for it.
+    """Which words an answer has; None where its question is not about them.
 
     Attributes:
         audio: Noun and verb of the audible thing, and of no other.
@@ -39,7 +39,7 @@ def score(text: str, question: str, seen: str, heard: str, things: Sequence[Thin
         Score(audio=False, audio_noun=False, audio_verb=True, says_visible=True, video=None)
 
     Args:
-        text: What the model said.
+        text: The answer.
         question: "see", "hear" or "both".
         seen: Noun of the visible thing.
         heard: Noun of the audible thing.

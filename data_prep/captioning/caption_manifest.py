@@ -1,0 +1,163 @@
+"""What does each clip show, in words?
+
+Video captions for every sample of a manifest: from a file, from a vision-language model on a
+server (`server`), or from one in this process (`local`). A clip is captioned once: answers are kept
+in a journal beside the output, keyed by the clip's content, the words, the sampling and the model,
+so that a stopped run goes on where it was. A clip without a caption is listed as missing.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.progress import track
+
+from data_prep.captioning.caption_file import read_captions
+from data_prep.clips import clip_hash
+from data_prep.console import say, say_reasons
+from data_prep.journal import Journal
+from data_prep.manifest import Sample, read_manifest, rebased, write_manifest
+from hooked_omni.errors import HookedOmniError, MediaError
+from hooked_omni.files import digest
+
+__all__ = ["Captioner", "NoCaptionError", "run"]
+
+
+class NoCaptionError(HookedOmniError, ValueError):
+    """A clip that could not be captioned, with the reason.
+
+    Attributes:
+        retry: Whether another try may succeed.
+        seconds: How long to wait before it, at least.
+    """
+
+    def __init__(self, reason: str, retry: bool = False, seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry, self.seconds = retry, seconds
+
+
+class Captioner(Protocol):
+    """A model that describes clips."""
+
+    @property
+    def workers(self) -> int:
+        """Clips at a time."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides the answers."""
+        ...
+
+    def caption(self, clip: Path) -> str:
+        """What the clip shows."""
+        ...
+
+
+def run(
+    manifest: Path, out: Path, source: Path | Captioner, *, again: bool = False
+) -> dict[str, str]:
+    """Write the manifest with video captions.
+
+    Example:
+        >>> run(Path("clips.jsonl"), Path("captioned.jsonl"), Path("captions.csv"))
+        {'02321': 'no caption in captions.csv'}
+
+    Args:
+        manifest: Samples, with or without video captions.
+        out: The manifest to write; the journal is kept beside it.
+        source: A file of captions by id of the sample or of its video, or a model.
+        again: Also caption samples that have video captions.
+
+    Returns:
+        Why, for each sample that is still without a caption.
+    """
+    samples = [rebased(sample, manifest.parent, out.parent) for sample in read_manifest(manifest)]
+    todo = [sample for sample in samples if again or not sample.video_captions]
+    if isinstance(source, Path):
+        captions, missing = _from_file(source, todo)
+        facts: dict[str, Any] = {"file": source.name}
+    else:
+        captions, missing = _from_model(source, todo, out)
+        facts = source.facts
+    written = [
+        replace(sample, video_captions=captions.get(sample.id, sample.video_captions))
+        for sample in samples
+    ]
+    made = {"by": "captions", **facts, "captioned": len(captions), "missing": missing}
+    write_manifest(out, written, made)
+    say(f"{len(captions)} of {len(todo)} samples captioned; {len(missing)} are missing")
+    say_reasons(missing, "missing")
+    return missing
+
+
+# Captions by the sample's id, and why others have none.
+Captions = tuple[dict[str, tuple[str, ...]], dict[str, str]]
+
+
+def _from_file(path: Path, samples: Iterable[Sample]) -> Captions:
+    table, captions, missing = read_captions(path), {}, {}
+    for sample in samples:
+        found = table.get(sample.id) or table.get(sample.video_id or "")
+        if found:
+            captions[sample.id] = found
+        else:
+            missing[sample.id] = f"no caption in {path.name}"
+    return captions, missing
+
+
+def _from_model(source: Captioner, samples: Iterable[Sample], out: Path) -> Captions:
+    """Caption each clip that the journal does not know."""
+    journal = Journal(out.with_name(f"{out.stem}.captions.jsonl"))
+    sharing: dict[str, list[str]] = defaultdict(list)
+    clips, missing = {}, {}
+    for sample in samples:
+        clip = out.parent / (sample.video or "")
+        if not clip.is_file():
+            missing[sample.id] = f"no clip at {sample.video}"
+            continue
+        try:
+            key = digest(clip_hash(clip), source.facts)
+        except MediaError as error:
+            missing[sample.id] = str(error)
+            continue
+        sharing[key].append(sample.id)
+        clips[key] = clip
+    new = {key: clip for key, clip in clips.items() if key not in journal}
+    failed, captions = _fill(journal, new, source), {}
+    for key, names in sharing.items():
+        for name in names:
+            if key in failed:
+                missing[name] = failed[key]
+            else:
+                captions[name] = tuple(journal.get(key))
+    return captions, missing
+
+
+def _fill(journal: Journal, clips: dict[str, Path], source: Captioner) -> dict[str, str]:
+    """Caption clips; why, for each that could not be captioned."""
+    failed, folder = dict[str, str](), journal.path.parent.absolute()
+    pool = ThreadPoolExecutor(source.workers, "captions")
+
+    def caption(key: str, clip: Path) -> None:
+        journal.put(key, [source.caption(clip)])
+
+    try:
+        futures: dict[Future[None], str] = {
+            pool.submit(caption, key, clip): key for key, clip in clips.items()
+        }
+        done = as_completed(futures)
+        for future in track(done, "captioning", total=len(futures), disable=not futures):
+            try:
+                future.result()
+            except (NoCaptionError, MediaError) as error:
+                reason = str(error).replace(f"{folder}{os.sep}", "")
+                failed[futures[future]] = " ".join(reason.split())
+    finally:
+        # A full disk or a Ctrl-C ends the run now, not after the clips in the queue.
+        pool.shutdown(wait=True, cancel_futures=True)
+    return failed

@@ -1,0 +1,77 @@
+"""How does a Hugging Face vision-language model in this process describe a clip?"""
+
+import threading
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from data_prep.captioning.question import DEFAULT, Question, description
+from hooked_omni.errors import UnknownModelError
+
+__all__ = ["Local"]
+
+
+@dataclass(frozen=True)
+class Local:
+    """A vision-language model from the Hugging Face hub or a folder, in this process.
+
+    Attributes:
+        model: Name or folder of a model that `AutoModelForImageTextToText` loads.
+        question: Words and frames.
+        device: Where it runs, such as "cuda".
+        dtype: Its weights' type, such as "bfloat16"; "auto" as saved.
+    """
+
+    model: str
+    question: Question = DEFAULT
+    device: str = "cpu"
+    dtype: str = "auto"
+    workers: int = field(default=1, init=False)
+    _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides the answer."""
+        return {"model": Path(self.model).name, **asdict(self.question), "dtype": self.dtype}
+
+    @torch.inference_mode()
+    def caption(self, clip: Path) -> str:
+        """What the clip shows, decoded greedily.
+
+        Raises:
+            NoCaptionError: If the answer is no description.
+            MediaError: If the clip cannot be read.
+            UnknownModelError: If the model cannot be loaded.
+        """
+        frames = [{"type": "image", "image": image} for image in self.question.images(clip)]
+        content = [*frames, {"type": "text", "text": self.question.prompt}]
+        with self._lock:
+            model, processor = self._loaded
+            inputs = processor.apply_chat_template(
+                [{"role": "user", "content": content}],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            ).to(model.device)
+            tokens = model.generate(
+                **inputs, max_new_tokens=self.question.max_tokens, do_sample=False
+            )
+        new = tokens[0, inputs["input_ids"].shape[1] :]
+        return description(processor.decode(new, skip_special_tokens=True))
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        try:
+            model: Any = AutoModelForImageTextToText.from_pretrained(self.model, dtype=self.dtype)
+            return model.to(self.device).eval(), AutoProcessor.from_pretrained(self.model)
+        except Exception as error:  # hub, config and weights raise their own each
+            raise UnknownModelError(
+                f"expected a vision-language model, got {self.model!r}, which does not load "
+                f"({type(error).__name__}: {str(error)[:300]}). Give a folder that holds one, or a "
+                f"name on the Hugging Face hub and a network."
+            ) from error

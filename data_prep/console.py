@@ -1,0 +1,32 @@
+"""How does a step say how far it is, and what it leaves out? On the standard error stream."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+__all__ = ["bar", "say", "say_reasons"]
+
+Bar = Callable[[list[Any]], Iterable[Any]]
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a line as it is."""
+    console = Console(stderr=True)
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_reasons(reasons: Mapping[str, str], label: str) -> None:
+    """Print the first ten of what is left out or missing, each with its reason."""
+    for name, reason in list(reasons.items())[:10]:
+        say(f"{label}: {name}: {reason}")
+
+
+def bar(words: str) -> Bar:
+    """A function that shows a progress bar while a list is gone through."""
+
+    def shown(items: list[Any]) -> Iterable[Any]:
+        return track(items, words, console=Console(stderr=True), disable=not items)
+
+    return shown
