@@ -36,7 +36,7 @@ def rated(scores: pd.DataFrame, sheet: Path, filled: Sequence[Path]) -> pd.DataF
     """Ratings of people beside the judge's score.
 
     Args:
-        scores: What `judge.run` returned.
+        scores: What `record.judge_items` returned.
         sheet: The empty sheet.
         filled: One filled sheet for each person.
 
@@ -181,8 +181,8 @@ def _band(
         return float("nan"), float("nan")
     order = np.argsort(samples, kind="stable")
     places = np.split(order, np.cumsum(np.bincount(samples))[:-1])
-    chances = np.random.default_rng(seed)
-    drawn = (chances.integers(0, n, n) for _ in range(n_resamples))
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(0, n, n) for _ in range(n_resamples))
     chosen = (np.concatenate([places[i] for i in draw]) for draw in drawn)
     values = np.array([spearman(first[at], second[at]) for at in chosen])
     known = values[np.isfinite(values)]

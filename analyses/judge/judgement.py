@@ -1,7 +1,7 @@
 """What is judged, and what does a judgement say?
 
 An item is one text to be judged on one point: a caption's fidelity to the sound or to the picture,
-the sound events that tokens from inside a model name, or the words of a caption that tell of
+the sound events that tokens from inside a model name, or the words of a caption that name
 sounds. A judgement is a score with its reason, or says why there is none: a score that is missing
 stays missing.
 """
@@ -17,21 +17,21 @@ from data_prep.manifest import Sample
 from hooked_omni.errors import HookedOmniError, ResultsError
 
 __all__ = [
-    "ASKED_OF",
-    "Answered",
+    "POINTS",
     "Item",
     "Judge",
     "JudgeDownError",
     "JudgeError",
     "Judgement",
+    "OnJudgement",
     "What",
     "items",
 ]
 
 What = Literal["audio", "video", "recall", "events"]
-"""Fidelity to sound or picture; sound events that tokens name; words that tell of sounds."""
+"""Fidelity to sound or picture; sound events that tokens name; words that name sounds."""
 
-ASKED_OF: Mapping[str, tuple[What, ...]] = {
+POINTS: Mapping[str, tuple[What, ...]] = {
     "see": ("video",),
     "hear": ("audio",),
     "both": ("audio", "video"),
@@ -42,11 +42,11 @@ _CAPTION_COLUMNS = ("sample", "kind", "question", "caption")
 
 
 class JudgeError(HookedOmniError, ValueError):
-    """A judge that cannot be asked: unknown, not allowed in, or asked for what it does not know."""
+    """A judge that cannot be used: unknown, not allowed in, or given what it cannot judge."""
 
 
 class JudgeDownError(JudgeError):
-    """A judge that stopped answering; what it has said so far is kept."""
+    """A judge that stopped answering; its judgements so far are kept."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class Judgement:
     Attributes:
         score: 0 to 1; None if missing, and for "events".
         reason: The judge's own words, or why the judgement is missing.
-        words: For "events", the words that tell of sounds.
+        words: For "events", the words that name sounds.
         missing: Whether there is no judgement.
-        tries: Replies that were asked for.
+        tries: Replies that were requested.
     """
 
     score: float | None = None
@@ -100,7 +100,7 @@ class Judgement:
     tries: int = 1
 
 
-Answered = Callable[[Item, Judgement], None]
+OnJudgement = Callable[[Item, Judgement], None]
 
 
 @runtime_checkable
@@ -123,18 +123,18 @@ class Judge(Protocol):
         ...
 
     def key(self, item: Item) -> Sequence[Any]:
-        """What of an item decides its judgement: equal keys are asked about once."""
+        """What of an item decides its judgement: equal keys are judged once."""
         ...
 
     def prompt_version(self, what: What) -> str:
         """Version of the prompt; "" for a judge without one."""
         ...
 
-    def ask(self, asked: Iterable[tuple[Item, int]], answered: Answered) -> None:
-        """Judge items, each with the number of replies asked for in earlier runs.
+    def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
+        """Judge items, each with the number of tries in earlier runs.
 
-        `answered` is called once for each, in any order, as soon as it is known, and may be called
-        from several threads.
+        `on_judgement` is called once for each, in any order, as soon as it is known, and may be
+        called from several threads.
         """
         ...
 
@@ -150,8 +150,8 @@ def items(
     Args:
         captions: Rows with `sample`, `kind`, `question`, `caption` and, where there are several of
             a sample and question, `condition`.
-        samples: Who knows what is truly heard and seen.
-        what: The points; None for those that go with each question (`ASKED_OF`).
+        samples: With what is truly heard and seen.
+        what: The points; None for those that go with each question (`POINTS`).
         first_only: Give the first reference caption alone, as the paper's script does.
 
     Raises:
@@ -205,7 +205,7 @@ def _of_row(
     text = row["caption"] if isinstance(row["caption"], str) else None
     condition = row.get("condition")
     heard, seen = sample.audio_captions, sample.video_captions
-    for point in what or ASKED_OF.get(str(row["question"]), ("audio", "video")):
+    for point in what or POINTS.get(str(row["question"]), ("audio", "video")):
         own, others = (seen, heard) if point == "video" else (heard, seen)
         references = () if point == "events" else own[:1] if first_only else own
         yield Item(

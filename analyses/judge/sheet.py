@@ -34,7 +34,7 @@ def choose(scores: pd.DataFrame, n: int = 200, seed: int = 0) -> pd.DataFrame:
     """Captions for people to rate.
 
     Args:
-        scores: What `judge.run` returned.
+        scores: What `record.judge_items` returned.
         n: How many, of each point that was judged; all there are, if fewer.
         seed: Of the choice and of the order.
 
@@ -51,14 +51,14 @@ def choose(scores: pd.DataFrame, n: int = 200, seed: int = 0) -> pd.DataFrame:
             f"expected scores, and at least one caption to choose, got {len(scores)} rows with "
             f"{len(scored)} scores, and n = {n}. Judge the captions first."
         )
-    chances = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     scored = identified(scored).assign(third=np.floor(scored["score"] * 2.999))
     chosen: list[int] = []
     for _, part in cast(Any, scored.groupby("what", sort=True)):
         groups = part.groupby([*_STRATA, "third"], sort=True).indices.values()
-        piles = [list(part.index[chances.permutation(places)]) for places in groups]
+        piles = [list(part.index[rng.permutation(places)]) for places in groups]
         chosen += _in_turn(piles, n)
-    shuffled = chances.permutation(np.asarray(chosen))
+    shuffled = rng.permutation(np.asarray(chosen))
     return scored.loc[shuffled].drop(columns="third").reset_index(drop=True)
 
 
