@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from analyses import attention_share
 from analyses.cases import Case
-from analyses.running import results
 from analyses.running.runs import Run, execute
 from analyses.study.config import Study
 from analyses.study.run import run_study
 from hooked_omni import load
-from tests.support.figures import undrawn
+from tests.support.figures import no_figures
 
 __all__ = ["killed_at_random", "small_run", "small_study", "study_of"]
 
@@ -34,13 +34,13 @@ _CASES = [
 
 def small_run(out: Path) -> None:
     """24 cases of one analysis."""
-    results.write_figure = undrawn
+    no_figures(pytest.MonkeyPatch())
     execute(Run("attention_share", attention_share.Config(max_new_tokens=4), _OMNI, _CASES), out)
 
 
 def small_study(data: Path, out: Path) -> None:
     """All stages of `study_of(data)`."""
-    results.write_figure = undrawn
+    no_figures(pytest.MonkeyPatch())
     run_study(study_of(data), out)
 
 

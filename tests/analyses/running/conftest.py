@@ -5,17 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from analyses.running import results
 from data_prep.manifest import Sample, write_manifest
 from tests.support.clips import write_clip
-from tests.support.figures import undrawn
+from tests.support.figures import no_figures
 from tests.support.running import run_attention_share
 
 
 @pytest.fixture(autouse=True)
 def _no_drawing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The finished run has real figures; others need none."""
-    monkeypatch.setattr(results, "write_figure", undrawn)
+    no_figures(monkeypatch)
 
 
 @pytest.fixture(scope="session")

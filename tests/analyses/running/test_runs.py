@@ -65,7 +65,7 @@ def test_a_run_killed_at_random_moments_and_repeated_ends_as_an_undisturbed_one(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"
-    killed_at_random(small_run, out=out, marker="run.json", n_kills=6, same=assert_same)
+    killed_at_random(small_run, out=out, marker="run.json", n_kills=4, same=assert_same)
 
 
 def test_only_what_is_missing_is_computed(

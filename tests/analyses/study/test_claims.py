@@ -111,7 +111,7 @@ def test_the_numbers_are_the_planted_ones() -> None:
     assert one["video carries seeing"].ours.startswith("100.0 % -> 0.0 % in layers 8 to 10")
     assert one["as the base would"].ours.startswith("75.0 %; mean over answers 75.0 % [")
     assert one["close to the base"].ours.startswith("0.500 nats [0.500, 0.500], n = 20")
-    assert one["audio is read early"].ours.startswith("30.0 % in layers 0 to 0, 5.0 % behind")
+    assert one["audio is read early"].ours.startswith("30.0 % in layers 0 to 0, 5.0 % after")
     assert one["video is read late"].ours.startswith("video - audio: 15.0 points [15.0, 15.0]")
 
 
