@@ -40,6 +40,7 @@ NO_ACCESS = (401, 403)
 REFUSED = (400, 422)
 """Statuses of a request that the server does not understand."""
 
+_SAMPLING = ("temperature", "top_p", "top_k", "presence_penalty", "max_tokens", "seed")
 _SERVICE = "openai-api/judge/"
 _MALFORMED = (
     *(ValueError, TypeError, LookupError, AttributeError),
@@ -84,12 +85,7 @@ class Settings:
 def open_model(name: str, url: str | None, settings: Settings) -> Model:
     """The model as inspect-ai has it."""
     config = GenerateConfig(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        presence_penalty=settings.presence_penalty,
-        max_tokens=settings.max_tokens,
-        seed=settings.seed,
+        **{name: getattr(settings, name) for name in _SAMPLING},
         max_connections=settings.connections,
         max_retries=settings.retries,
         # The client library tries three times by itself, and waits as long as the server asks.

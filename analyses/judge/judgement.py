@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import pandas as pd
 
-from analyses.cases import Case
+from analyses.cases import KEYS, Case
 from data_prep.manifest import Sample
 from hooked_omni.errors import HookedOmniError, ResultsError
 
@@ -38,7 +38,7 @@ POINTS: Mapping[str, tuple[What, ...]] = {
 }
 """On which points the answer to each of the paper's questions is judged."""
 
-_CAPTION_COLUMNS = ("sample", "kind", "question", "caption")
+_CAPTION_COLUMNS = (*KEYS, "caption")
 
 
 class JudgeError(HookedOmniError, ValueError):
@@ -202,21 +202,15 @@ def _of_row(
             f"expected captions of the {len(known)} samples given, got {row['sample']!r}. Give the "
             "manifest that they were made from."
         )
+    keys = {name: str(row[name]) for name in KEYS}
+    condition = row["condition"] if isinstance(row.get("condition"), str) else ""
     text = row["caption"] if isinstance(row["caption"], str) else None
-    condition = row.get("condition")
     heard, seen = sample.audio_captions, sample.video_captions
     for point in what or POINTS.get(str(row["question"]), ("audio", "video")):
         own, others = (seen, heard) if point == "video" else (heard, seen)
         references = () if point == "events" else own[:1] if first_only else own
         yield Item(
-            sample=str(row["sample"]),
-            kind=str(row["kind"]),
-            question=str(row["question"]),
-            condition=condition if isinstance(condition, str) else "",
-            what=point,
-            text=text,
-            references=references,
-            others=others,
+            **keys, condition=condition, what=point, text=text, references=references, others=others
         )
 
 

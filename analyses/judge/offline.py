@@ -58,13 +58,13 @@ class _Offline:
 class Lexical(_Offline):
     """Reference events that the caption names, by lemma and synonym; invented ones count against.
 
-    An event, or for the picture a word that names a thing, is asked for if at least half of the
+    An event, or for the picture a word that names a thing, is expected if at least half of the
     references have it (any of them, if they agree on none), and true if one has it. Invented is
     what the table of sound events knows and no reference has: each such sound lowers the score like
     a missing event. In answers to a question about both modalities, what is true of the other one
     is not invented.
 
-    score = found / (asked for + invented)
+    score = found / (expected + invented)
     """
 
     name: str = field(default="lexical", init=False)
@@ -104,9 +104,9 @@ def _events(captions: Sequence[str], at_least: int) -> Events | None:
 
 def _things(captions: Sequence[str], at_least: int) -> Events | None:
     """Words that so many captions have, but for those that name nothing."""
-    said = [set(_lemmas(caption)) for caption in captions]
+    lemmas = [set(_lemmas(caption)) for caption in captions]
     words = dict.fromkeys(word for caption in captions for word in _lemmas(caption))
-    chosen = [word for word in words if sum(word in one for one in said) >= at_least]
+    chosen = [word for word in words if sum(word in one for one in lemmas) >= at_least]
     # A row of the table begins with the names of what makes the sound.
     names = [row[:3] for row in sounds().values()]
     alike = {word: [word, *(n for row in names if word in row for n in row)] for word in chosen}
@@ -190,9 +190,9 @@ class Embedding(_Offline):
     def _judge(self, items: Sequence[tuple[Item, int]], on_judgement: OnJudgement) -> None:
         fits = [(item, before) for item, before in items if (item.text or "").strip()]
         if fits:
-            said = embed([[item.text or ""] for item, _ in fits], self.model)
+            given = embed([[item.text or ""] for item, _ in fits], self.model)
             true = embed([list(item.references) for item, _ in fits], self.model)
-            for (item, before), cosine in zip(fits, (said * true).sum(1), strict=True):
+            for (item, before), cosine in zip(fits, (given * true).sum(1), strict=True):
                 reason = f"cosine {cosine:.4f} with the references"
                 score = min(max(float(cosine), 0.0), 1.0)
                 on_judgement(item, Judgement(score, reason, tries=before + 1))
@@ -241,8 +241,8 @@ class Truth(_Offline):
         return Judgement(float(right), f"the right words would be of {own!r}")
 
     def _noun(self, captions: Sequence[str]) -> str | None:
-        said = {word for caption in captions for word in caption.lower().split()}
-        nouns = [thing.noun for thing in self.things if thing.noun in said]
+        words = {word for caption in captions for word in caption.lower().split()}
+        nouns = [thing.noun for thing in self.things if thing.noun in words]
         return nouns[0] if len(nouns) == 1 else None
 
 

@@ -100,18 +100,12 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     for item, judgement in zip(items, judgements, strict=True):
         gone = bool(item.lacks) or judgement.missing
-        yield dict(
-            sample=item.sample,
-            kind=item.kind,
-            question=item.question,
-            condition=item.condition,
+        yield asdict(item) | dict(
             judge=judge.name,
-            what=item.what,
             score=None if gone else judgement.score,
             reason=item.lacks or judgement.reason,
             status="missing" if gone else "judged",
             words="\n".join(judgement.words),
             prompt_version=judge.prompt_version(item.what),
-            text=item.text,
             references="\n".join(item.references),
         )

@@ -1,4 +1,4 @@
-"""Which captions do people rate, and what did they say?
+"""Which captions do people rate, and what are their ratings?
 
 A sheet is a stratified choice of judged captions: as evenly as can be over points, kinds,
 questions, conditions and thirds of the judge's scores, which raters do not see. It is written as
@@ -85,14 +85,8 @@ def identified(scores: pd.DataFrame) -> pd.DataFrame:
 def write_sheet(chosen: pd.DataFrame, csv_path: Path, html_path: Path) -> None:
     """Write the sheet as CSV and as an HTML page."""
     rows = [
-        dict(
-            id=row["id"],
-            what=row["what"],
-            caption=row["text"],
-            references=row["references"],
-            rating="",
-            comment="",
-        )
+        dict(id=row["id"], what=row["what"], caption=row["text"], references=row["references"])
+        | dict(rating="", comment="")
         for row in chosen.to_dict("records")
     ]
     text = io.StringIO()
@@ -130,8 +124,8 @@ def read_ratings(path: Path, sheet: Path) -> dict[str, float]:
         elif name in first:
             wrong.append(f"row {number}: id {name!r} is there already, in row {first[name]}")
         elif (rating := _rating(text)) is None:
-            said = f"{text!r} is no rating from 0 to 1" if text else "there is no rating"
-            wrong.append(f"row {number}: {said}")
+            why = f"{text!r} is no rating from 0 to 1" if text else "there is no rating"
+            wrong.append(f"row {number}: {why}")
         else:
             ratings[name] = rating
         first.setdefault(name, number)

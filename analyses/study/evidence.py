@@ -115,7 +115,7 @@ def more_than_video(evidence: Evidence) -> Observed:
 def names_the_seen(evidence: Evidence) -> Observed:
     """Events that are seen against events that are heard, among what is said to be heard."""
     table = evidence.table("captions").set_index("sample")
-    more = _band([100 * (table["seen_found"] - table["heard_found"])], lambda mean: mean)
+    more = _band([100 * (table["seen_found"] - table["heard_found"])])
     seen, heard = (100 * table[f"{name}_found"].mean() for name in ("seen", "heard"))
     means = f"seen {seen:.1f} %, heard {heard:.1f} % of the events"
     return Observed(means, f"difference {in_words(more, 'points')}", more["low"] > 0)
@@ -137,9 +137,9 @@ def latent(evidence: Evidence) -> Observed:
     by = "judged" if len(judged) else "by words"
     latent = 100 * judged.set_index("sample")["score"] if len(judged) else words
     said = 100 * evidence.fidelity("audio", "counterfactual", "hear")
-    more = _band([latent - said], lambda mean: mean)
+    more = _band([latent - said])
     # What the words of other clips' captions would find there is no hearing.
-    true = _band([words - chance], lambda mean: mean)
+    true = _band([words - chance])
     read = f"{latent.mean():.1f} % can be read ({by}, lens {kind}), {said.mean():.1f} % is said"
     rests_on = f"difference {in_words(more, 'points')}; by chance {chance.mean():.1f} %"
     return Observed(read, rests_on, more["low"] > 0 and true["low"] > 0)
@@ -193,7 +193,7 @@ def unshifted(evidence: Evidence) -> Observed:
     """Share of the tokens that name sounds which are the base's first choice."""
     events = _event_tokens(evidence)
     share = 100 * (events["shift"] == "unshifted").groupby(events["sample"]).mean()
-    band = _band([share], lambda mean: mean)
+    band = _band([share])
     return Observed(
         f"{band['mean']:.1f} %", f"mean over answers {in_words(band)}", band["low"] > 50
     )
@@ -225,7 +225,7 @@ def _event_tokens(evidence: Evidence) -> Any:
 def divergence(evidence: Evidence) -> Observed:
     """KL(base || model) over all tokens."""
     table = evidence.table("distribution_shift")
-    band = _band([table.groupby("sample")["kl_base_model"].mean()], lambda mean: mean)
+    band = _band([table.groupby("sample")["kl_base_model"].mean()])
     near = 0.5 * _kl() <= band["low"] and band["high"] <= 2 * _kl()
     return Observed("", in_words(band, "nats", 3), near)
 
@@ -235,7 +235,7 @@ def early_audio(evidence: Evidence) -> Observed:
     percents = _percents(evidence, "audio")
     first = max(round(percents.shape[1] / 12), 1)  # 3 of 36 layers, as in the figure
     early, late = percents.iloc[:, :first].mean(axis=1), percents.iloc[:, first:].mean(axis=1)
-    more = _band([early - late], lambda mean: mean)
+    more = _band([early - late])
     means = f"{early.mean():.1f} % in layers 0 to {first - 1}, {late.mean():.1f} % after"
     return Observed(means, f"difference {in_words(more, 'points')}", more["low"] > 0)
 
@@ -244,7 +244,7 @@ def late_video(evidence: Evidence) -> Observed:
     """Attention on video against that on audio, in the last third of the layers."""
     video, audio = _percents(evidence, "video"), _percents(evidence, "audio")
     last = video.shape[1] - max(video.shape[1] // 3, 1)
-    more = _band([(video - audio).iloc[:, last:].mean(axis=1)], lambda mean: mean)
+    more = _band([(video - audio).iloc[:, last:].mean(axis=1)])
     return Observed("", f"video - audio: {in_words(more, 'points')}", more["low"] > 0)
 
 
@@ -257,7 +257,7 @@ def _percents(evidence: Evidence, segment: str) -> pd.DataFrame:
     return own.pivot_table("percent", "sample", "layer")
 
 
-def _band(groups: Sequence[Any], of: Callable[..., Any]) -> dict[str, Any]:
+def _band(groups: Sequence[Any], of: Callable[..., Any] = lambda mean: mean) -> dict[str, Any]:
     band = contrast(groups, of)
     if band["n"] < _FEWEST:
         raise Untestable(f"{band['n']} samples with numbers, {_FEWEST} needed")

@@ -110,7 +110,7 @@ def _require_references(cases: list[Case]) -> None:
         of_point = [case for case in cases if what in POINTS[case.question]]
         if of_point and not any(getattr(case, f"{what}_captions") for case in of_point):
             raise ResultsError(
-                f"expected samples with {what}_captions in the manifest, to score what is said of "
+                f"expected samples with {what}_captions in the manifest, to score answers about "
                 f"the {what} by, got none of {len(of_point)} cases with any. Add them, or use "
                 "other questions in [captions]."
             )

@@ -5,6 +5,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ def small_run(out: Path) -> None:
 
 
 def small_study(data: Path, out: Path) -> None:
-    """All stages of `study_of(data)`."""
+    """All stages of `study_of(data)`, on a sample of each kind."""
     no_figures(pytest.MonkeyPatch())
-    run_study(study_of(data), out)
+    run_study(replace(study_of(data), limit=1), out)
 
 
 def study_of(data: Path) -> Study:
