@@ -1,8 +1,10 @@
 """Whatever a judge's server does: each item is scored once from a valid reply, or missing."""
 
-import multiprocessing
 import random
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from analyses.judge.lookup import load_judge
 from analyses.judge.record import judge_items, missing
 from hooked_omni.errors import HookedOmniError, UnknownModelError
 from tests.support.judge_server import FAILS, ILL, MODEL, STRANGE, WELL, JudgeServer, planted
+from tests.support.places import ROOT
 
 N = 6
 
@@ -205,15 +208,27 @@ def test_few_items_and_every_request_fails(server: JudgeServer, judged: Judged) 
         judged(captions(3))
 
 
+RUN = """
+import sys
+from pathlib import Path
+from analyses.judge.judgement import Item
+from analyses.judge.lookup import load_judge
+from analyses.judge.record import judge_items
+known = ("factual", "hear", "", "audio")
+items = [Item(f"s{i}", *known, f"caption {i}", ("A dog barks",)) for i in range(30)]
+judge_items(items, load_judge(sys.argv[1], sys.argv[2], connections=2), Path(sys.argv[3]))
+"""
+
+
 def test_a_killed_run_goes_on(server: JudgeServer, judged: Judged, tmp_path: Path) -> None:
     journal = tmp_path / "j.jsonl"
     server.slow = 0.1
-    process = multiprocessing.get_context("fork").Process(target=judged, args=(captions(30),))
-    process.start()
+    process = subprocess.Popen([sys.executable, "-c", RUN, MODEL, server.url, journal], cwd=ROOT)
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
-        assert process.is_alive()
+        assert process.poll() is None
+        time.sleep(0.02)
     process.kill()
-    process.join()
+    process.wait()
     done = journal.read_bytes().count(b"\n")
     assert 4 <= done < 30
     server.slow = 0.0
