@@ -54,11 +54,6 @@ _FEWEST_FAILURES = 5  # in a row, before a judge counts as down
 class LanguageModelJudge:
     """A language model that judges.
 
-    ```python
-    LanguageModelJudge("Qwen/Qwen3-32B", "http://localhost:8000/v1", Settings())
-    LanguageModelJudge("hf/Qwen/Qwen3-4B", None, Settings(connections=1))
-    ```
-
     Attributes:
         name: Of the model, as inspect-ai or the server has it.
         settings: Of every request.
@@ -87,11 +82,7 @@ class LanguageModelJudge:
         return {"model": self.name, **decisive}
 
     def require(self) -> None:
-        """Ask the server whether it is there, takes the key, and has the model.
-
-        Raises:
-            JudgeDownError, JudgeError: If not.
-        """
+        """Refuse a server that is not there, does not take the key, or lacks the model."""
         if self.url is not None:
             require_server(self.url, self.name)
 

@@ -175,12 +175,7 @@ class Embedding(_Offline):
         return self.facts, _files(Path(self.model)), item.what, item.text, item.references
 
     def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
-        """Judge items, some hundred at a time.
-
-        Raises:
-            JudgeError: For a point that a comparison cannot decide.
-            UnknownModelError: If the model cannot be loaded.
-        """
+        """Judge items, some hundred at a time; points that no comparison decides are refused."""
         open_items = list(items)
         for item, _ in open_items:
             _require_fidelity(item, self.name)
@@ -219,11 +214,7 @@ class Truth(_Offline):
         return {"judge": self.name, "version": 1, "things": words}
 
     def judge(self, item: Item) -> Judgement:
-        """The judgement of one item.
-
-        Raises:
-            JudgeError: For a point, or a clip, that is not of the organisms' world.
-        """
+        """The judgement of one item; points and clips of another world are refused."""
         _require_fidelity(item, self.name)
         own, other = self._noun(item.references), self._noun(item.others)
         seen, heard = (own, other) if item.what == "video" else (other, own)

@@ -63,11 +63,7 @@ def choose(scores: pd.DataFrame, n: int = 200, seed: int = 0) -> pd.DataFrame:
 
 
 def require_scores(table: pd.DataFrame) -> None:
-    """Refuse a table that is not one of scores.
-
-    Raises:
-        ResultsError: With the columns that it lacks.
-    """
+    """Refuse a table that is not one of scores, with the columns that it lacks."""
     missing = [name for name in _COLUMNS if name not in table]
     if missing:
         raise ResultsError(

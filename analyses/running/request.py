@@ -47,12 +47,7 @@ class CaseSelection:
     rope: str = "model"
 
     def cases(self) -> list[Case]:
-        """The cases.
-
-        Raises:
-            HookedOmniError: For anything wrong in the manifest, an unknown question or kind, a clip
-                that is not there, and options that go with the other of clips and manifest.
-        """
+        """The cases; options of clips are refused with a manifest, and the other way around."""
         rope = cast(Any, self.rope)  # checked by Prompt
         if self.data is not None:
             if self.audio is not None or self.text is not None:
@@ -122,7 +117,7 @@ class ModelOptions:
 def prepare(
     name: str, selection: CaseSelection, config: str | None, shard: str, models: ModelOptions
 ) -> runs.Run:
-    """A run. What is cheap to get wrong is looked at before a model is loaded.
+    """A run of an analysis; what is cheap to get wrong is checked before a model is loaded.
 
     Args:
         name: Of the analysis.
@@ -130,9 +125,6 @@ def prepare(
         config: JSON, or a JSON file.
         shard: "i/n".
         models: The model, and maybe a base.
-
-    Raises:
-        HookedOmniError: For anything that cannot be run.
     """
     text = read_text(Path(config)) if config and config.endswith(".json") else config
     made = config_from_json(runs.analysis(name).Config, text)

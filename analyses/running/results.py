@@ -55,12 +55,7 @@ def make_recipe(name: str, config: Any, facts: Mapping[str, Any]) -> dict[str, A
 
 
 def write_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
-    """Mark the folder as one of this recipe, before anything is computed.
-
-    Raises:
-        ResultsError: As `require_same`.
-        FileError: If it cannot be written, for example because the disk is full.
-    """
+    """Mark the folder as one of this recipe, before anything is computed; as `require_same`."""
     require_same(folder, recipe)
     write_whole(folder / "recipe.json", json.dumps(recipe, indent=2).encode())
 
@@ -170,9 +165,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def gather(paths: Sequence[Path]) -> pd.DataFrame:
-    """Tables of one run as one, in this order, with all their `attrs`.
-
-    Counts are added up, lists of skipped cases joined.
+    """Tables of one run as one, in this order; counts in `attrs` are added up, dicts joined.
 
     Raises:
         ResultsError: For a missing or damaged file, and for a table from another version.
@@ -190,11 +183,7 @@ def gather(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A `run.json` or `recipe.json`.
-
-    Raises:
-        ResultsError: For damage, or another version's.
-    """
+    """A `run.json` or `recipe.json`; damage, or another version's, is a `ResultsError`."""
     try:
         made = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -9,10 +9,7 @@ __all__ = ["sentences"]
 
 
 def sentences(folders: Iterable[Path]) -> dict[str, list[str]]:
-    """The headline of every finished run, with what it rests on.
-
-    Returns:
-        Sentences by title; a title names the question, the model, and how many cases there were.
+    """Headlines by title: the question, the model, and how many cases there were.
 
     Raises:
         ResultsError: For a folder without a finished run, and for one of another version.

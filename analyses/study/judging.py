@@ -61,14 +61,8 @@ def judge_study(
         tables: Of the analyses; those with captions or tokens are judged.
         cases: With what is truly heard and seen.
         out: The study's folder.
-        progress: Called with the judge's name, and how many judgements are done of how many.
+        progress: As in `judge.record.judge_items`, which makes the table.
         first_only: Give the first reference caption alone.
-
-    Returns:
-        What `judge.record.judge_items` returns.
-
-    Raises:
-        JudgeDownError: If the judge stops answering; its judgements so far are kept.
     """
     samples = list({case.sample: case for case in cases}.values())
     todo = items(tables["captions"], samples, first_only=first_only)
