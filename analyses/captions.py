@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from analyses import fidelity
 from analyses.cases import KEYS, Asked, Case, door, tabulate
-from analyses.judge.judgement import POINTS
+from analyses.judge.points import POINTS
 from analyses.text.events import Events
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError

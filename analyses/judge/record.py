@@ -36,7 +36,7 @@ def judge_items(
     """A table of scores.
 
     Args:
-        items: As `judgement.items` makes them.
+        items: As `points.items` makes them.
         judge: Who judges.
         journal: JSON Lines file of all judgements so far; made if it is not there. Several judges
             and runs may share it, one after the other.

@@ -13,8 +13,9 @@ import pandas as pd
 
 from analyses.cases import KEYS, Case
 from analyses.distribution_shift import retagged
-from analyses.judge.judgement import Judge, items
+from analyses.judge.judgement import Judge
 from analyses.judge.lookup import load_judge
+from analyses.judge.points import items
 from analyses.judge.record import judge_items
 from analyses.running import results
 from analyses.running.progress import ProgressCallback

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.cases import Case
-from analyses.judge.judgement import POINTS
+from analyses.judge.points import POINTS
 from analyses.running import results, runs
 from analyses.running.identity import sizes_digest
 from analyses.running.progress import ProgressCallback, no_progress

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from analyses.cases import Case
-from analyses.judge.judgement import Item, JudgeError, What, items
+from analyses.judge.judgement import Item, JudgeError, What
 from analyses.judge.lookup import load_judge
 from analyses.judge.messages import MARKER, fenced, judge_prompt, user_message
+from analyses.judge.points import items
 from analyses.judge.record import judge_items, missing
 from analyses.judge.reply import UnreadableError, read_reply, schema
 from data_prep.manifest import Sample

@@ -212,11 +212,13 @@ RUN = """
 import sys
 from pathlib import Path
 from analyses.judge.judgement import Item
-from analyses.judge.lookup import load_judge
+from analyses.judge.connection import Settings
+from analyses.judge.language_model import LanguageModelJudge
 from analyses.judge.record import judge_items
 known = ("factual", "hear", "", "audio")
 items = [Item(f"s{i}", *known, f"caption {i}", ("A dog barks",)) for i in range(30)]
-judge_items(items, load_judge(sys.argv[1], sys.argv[2], connections=2), Path(sys.argv[3]))
+judge = LanguageModelJudge(sys.argv[1], sys.argv[2], Settings(connections=2))
+judge_items(items, judge, Path(sys.argv[3]))
 """
 
 
