@@ -1,4 +1,4 @@
-"""Ask a question of a model: `python -m analyses` lists them.
+"""Answer a question about a model: `python -m analyses` lists them.
 
 Nothing heavy is imported until a command runs.
 """
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from analyses.judge.commands import app as agreement
+from analyses.running.progress import progress_bars, say
 
 __all__ = ["ANALYSES", "main"]
 
@@ -32,24 +33,9 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Model = Annotated[str, typer.Option(help="Hub name, folder, or a shipped name.")]
-Out = Annotated[Path, typer.Option(help="Folder for table, figures and run.json.")]
-Data = Annotated[Path | None, typer.Option(help="Manifest, as data_prep writes it.")]
-Clips = Annotated[
-    list[Path] | None, typer.Option("--clip", help="In place of --data: a clip; repeatable.")
-]
-Sound = Annotated[Path | None, typer.Option(help="With --clip: a sound in place of the clip's.")]
-Ask = Annotated[str | None, typer.Option(help="With --clip: your own words to the model.")]
-Questions = Annotated[str, typer.Option(help="Of see, hear and both; with commas.")]
-Kinds = Annotated[str | None, typer.Option(help="Kinds of samples, with commas; default: all.")]
-Config = Annotated[str | None, typer.Option(help="The analysis's Config as JSON, or a JSON file.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="The first so many cases.")]
-Shard = Annotated[str, typer.Option(help="Part i of n, as i/n; `merge` puts parts together.")]
-Base = Annotated[str | None, typer.Option(help="The base model, where one is compared with.")]
-Prompts = Annotated[Path | None, typer.Option(help="Folder that keeps embedded prompts.")]
-Rope = Annotated[str, typer.Option(help="model, or paper-scripts.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
-Dtype = Annotated[str | None, typer.Option(help="Such as bfloat16; default: as saved.")]
+
+def _option(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, **more)
 
 
 def _question(name: str) -> str:
@@ -62,22 +48,22 @@ def _question(name: str) -> str:
 
 def _command(name: str) -> Callable[..., None]:
     def command(
-        model: Model,
-        out: Out,
-        data: Data = None,
-        clip: Clips = None,
-        audio: Sound = None,
-        ask: Ask = None,
-        questions: Questions = "hear",
-        kinds: Kinds = None,
-        config: Config = None,
-        limit: Limit = None,
-        shard: Shard = "1/1",
-        base: Base = None,
-        prompts: Prompts = None,
-        rope: Rope = "model",
-        device: Device = "cpu",
-        dtype: Dtype = None,
+        model: Annotated[str, _option("Hub name, folder, or a shipped name.")],
+        out: Annotated[Path, _option("Folder for table, figures and run.json.")],
+        data: Annotated[Path | None, _option("Manifest, as data_prep writes it.")] = None,
+        clip: Annotated[list[Path] | None, _option("A clip, not --data; repeatable.")] = None,
+        audio: Annotated[Path | None, _option("With --clip: in place of the clip's sound.")] = None,
+        ask: Annotated[str | None, _option("With --clip: your own question.")] = None,
+        questions: Annotated[str, _option("Of see, hear and both; with commas.")] = "hear",
+        kinds: Annotated[str | None, _option("Kinds of samples; default: all.")] = None,
+        config: Annotated[str | None, _option("Its Config: JSON, or a JSON file.")] = None,
+        limit: Annotated[int | None, _option("The first so many cases.", min=1)] = None,
+        shard: Annotated[str, _option("Part i of n, as i/n; `merge` joins them.")] = "1/1",
+        base: Annotated[str | None, _option("The base model, where there is one.")] = None,
+        prompts: Annotated[Path | None, _option("Folder that keeps embedded prompts.")] = None,
+        rope: Annotated[str, _option("model, or paper-scripts.")] = "model",
+        device: Annotated[str, _option("cpu, cuda, ...")] = "cpu",
+        dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
     ) -> None:
         # Imported here: torch takes seconds, and --help should not.
         from analyses.running import request, results
@@ -87,19 +73,19 @@ def _command(name: str) -> Callable[..., None]:
             raise typer.BadParameter(f"expected {wanted}, for {name}")
         if (data is None) == (not clip):
             raise typer.BadParameter("expected --data, a manifest, or --clip, one of them")
-        chosen = request.Chosen(
+        selection = request.CaseSelection(
             data=data,
             clips=tuple(clip or ()),
             audio=audio,
-            ask=ask,
+            text=ask,
             questions=tuple(questions.split(",")),
             kinds=None if kinds is None else tuple(kinds.split(",")),
             limit=limit,
             rope=rope,
         )
-        models = request.Models(model, base, device, dtype, prompts)
+        models = request.ModelOptions(model, base, device, dtype, prompts)
         results.require_folder(out)
-        _carry_out(request.prepare(name, chosen, config, shard, models), out)
+        _execute(request.prepare(name, selection, config, shard, models), out)
 
     return command
 
@@ -108,16 +94,29 @@ for _name in ANALYSES:
     app.command(_name, help=_question(_name))(_command(_name))
 
 
+def _execute(run: Any, out: Path) -> None:
+    from analyses.running import runs
+
+    with progress_bars() as progress:
+        table = runs.execute(run, out, progress)
+    skipped = table.attrs["skipped"]
+    for case, reason in list(skipped.items())[:10]:
+        say(f"skipped: {case}: {reason}")
+    if len(skipped) > 10:
+        say(f"and {len(skipped) - 10} more: see run.json")
+    say(f"{out}: {len(table)} rows, {len(skipped)} of {table.attrs['n_cases']} cases skipped")
+
+
 @app.command("merge")
 def merge(
     out: Annotated[Path, typer.Argument(help="Folder for the whole.")],
     shards: Annotated[list[Path], typer.Argument(help="Folders of all its shards.")],
 ) -> None:
     """Put the shards of a run together: one table, one figure, one run.json."""
-    from analyses.running import runs
+    from analyses.running.shards import merge_shards
 
-    table = runs.merge(out, shards)
-    _say(f"{out}: {len(table)} rows of {len(shards)} shards")
+    table = merge_shards(out, shards)
+    say(f"{out}: {len(table)} rows of {len(shards)} shards")
 
 
 @app.command("summary")
@@ -130,10 +129,10 @@ def summary(
     from analyses.running.summary import sentences
 
     console = Console()
-    for title, said in sentences(folders).items():
+    for title, lines in sentences(folders).items():
         console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
-        for sentence in said:
-            console.print(f"  * {sentence}", markup=False, highlight=False, soft_wrap=True)
+        for line in lines:
+            console.print(f"  * {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 app.add_typer(agreement, name="agreement")
@@ -141,40 +140,25 @@ app.add_typer(agreement, name="agreement")
 
 @app.command("study")
 def study(
-    config: Annotated[Path, typer.Option(help="The study, as TOML; see docs/study.md.")],
-    out: Annotated[Path, typer.Option(help="Folder for everything; goes on where it was.")],
-    model: Annotated[str | None, typer.Option(help="In place of the file's.")] = None,
-    data: Annotated[Path | None, typer.Option(help="In place of the file's.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Samples of each kind.")] = None,
+    config: Annotated[Path, _option("The study, as TOML; see docs/study.md.")],
+    out: Annotated[Path, _option("Folder for everything; goes on where it was.")],
+    model: Annotated[str | None, _option("In place of the file's.")] = None,
+    data: Annotated[Path | None, _option("In place of the file's.")] = None,
+    limit: Annotated[int | None, _option("Samples of each kind.", min=1)] = None,
 ) -> None:
     """The whole study: captions, analyses, judge, the paper's claims, figures and report.md."""
     from dataclasses import replace
 
-    from analyses.running.progress import view
-    from analyses.study import run as whole
+    from analyses.study.config import read_study
+    from analyses.study.run import run_study
 
     given = {"model": model, "data": data, "limit": limit}
-    chosen = whole.read_study(config)
-    chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
-    with view() as bars:
-        found = whole.carry_out(chosen, out, bars.shown("cases"), bars.told)
-    for one in found.findings:
-        _say(f"{one.verdict:>17}: {one.claim.name}: {one.ours}")
-    _say(f"{found.report}: the claims, the figures, and what is missing")
-
-
-def _carry_out(run: Any, out: Path) -> None:
-    from analyses.running import runs
-    from analyses.running.progress import view
-
-    with view() as bars:
-        table = runs.carry_out(run, out, bars.shown(run.name))
-    skipped = table.attrs["skipped"]
-    for case, reason in list(skipped.items())[:10]:
-        _say(f"skipped: {case}: {reason}")
-    if len(skipped) > 10:
-        _say(f"and {len(skipped) - 10} more: see run.json")
-    _say(f"{out}: {len(table)} rows, {len(skipped)} of {table.attrs['n_cases']} cases skipped")
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    with progress_bars() as progress:
+        result = run_study(replace(read_study(config), **changes), out, progress)
+    for one in result.findings:
+        say(f"{one.verdict:>17}: {one.claim.name}: {one.ours}")
+    say(f"{result.report}: the claims, the figures, and what is missing")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -190,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not any(kind.__module__ == "hooked_omni.errors" for kind in type(error).__mro__):
             raise
         notes = " ".join(getattr(error, "__notes__", []))
-        _say(f"{type(error).__name__}: {error} {notes}".rstrip(), "red")
+        say(f"{type(error).__name__}: {error} {notes}".rstrip(), "red")
         sys.exit(1)
 
 
@@ -204,12 +188,6 @@ def _list_questions() -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print("\nAll of them at once: python -m analyses study --config FILE --out DIR")
-
-
-def _say(text: str, style: str = "") -> None:
-    from rich.console import Console
-
-    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from analyses import fidelity
 from analyses.cases import KEYS, Asked, Case, door, plain_answer, tabulate
-from analyses.judge.judgement import ASKED_OF
+from analyses.judge.points import POINTS
 from analyses.text.events import Events
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
@@ -88,7 +88,7 @@ def _by_words(table: pd.DataFrame) -> pd.DataFrame:
         raise ResultsError("expected rows, got none. Look at `table.attrs['skipped']`.")
     parts = []
     for what, column in (("audio", "heard_found"), ("video", "seen_found")):
-        asked = table["question"].map(lambda q, what=what: what in ASKED_OF.get(q, (what,)))
+        asked = table["question"].map(lambda q, what=what: what in POINTS.get(q, (what,)))
         part: Any = table[asked]
         parts.append(
             part[[*KEYS]].assign(condition="", what=what, judge="words", score=part[column])

@@ -19,7 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from analyses.judge import Item, judge, run
+from analyses.judge.judgement import Item
+from analyses.judge.lookup import load_judge
+from analyses.judge.record import judge_items
 
 _MODEL = "judge-32b"
 
@@ -52,17 +54,17 @@ def measure(n: int, connections: int, seconds: float, url: str) -> None:
     ]
     memory: list[int] = []
 
-    def told(done: int, of: int) -> None:
+    def progress(_: str, done: int, of: int) -> None:
         if done in (of // 10, of):
             memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["INSPECT_CACHE_DIR"] = f"{folder}/cache"
-        asking = judge(_MODEL, url, Path(folder) / "logs", connections=connections)
-        run(items[:connections], asking, Path(folder) / "warm.jsonl")
+        judge = load_judge(_MODEL, url, Path(folder) / "logs", connections=connections)
+        judge_items(items[:connections], judge, Path(folder) / "warm.jsonl")
         os.environ["INSPECT_CACHE_DIR"] = f"{folder}/cold"
         start, cpu = time.perf_counter(), time.process_time()
-        table = run(items, asking, Path(folder) / "judged.jsonl", told)
+        table = judge_items(items, judge, Path(folder) / "judged.jsonl", progress)
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     assert set(table["status"]) == {"judged"}
     own, ours = connections / seconds, n / wall

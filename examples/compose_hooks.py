@@ -23,7 +23,7 @@ for layer in range(omni.model.cfg.n_layers):
 
 # %% edit: any TransformerLens hook; return another tensor, or None to have only looked
 def halve_audio(resid, hook):  # noqa: ANN001, ANN201
-    if hook.window.start > 0:  # a decode step, after the audio
+    if hook.window.start > 0:  # a decode step: no audio in it
         return None
     factor = torch.ones(resid.shape[1], 1)
     factor[audio] = 0.5

@@ -1,6 +1,6 @@
 """Two models that we know, told apart by the paper's study: `make demo`.
 
-The package's model organisms grew up in a synthetic world. One mostly names the sound that the
+The package's model organisms were trained on a synthetic world. One mostly names the sound that the
 picture suggests, its twin names the sound that is played. Clips of that world are written, half of
 them with another thing's sound, and the whole study is made of both models: captions, attention,
 logit lens, knockouts, distance from the vision-only base, the paper's claims. Those that speak of
@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from analyses.cases import read_cases
-from analyses.running.progress import view
-from analyses.study import run as study
+from analyses.running.progress import ProgressCallback, progress_bars
 from analyses.study.claims import Finding
+from analyses.study.config import read_study
+from analyses.study.run import run_study
 from data_prep.organism.world.dataset import write_world
 from hooked_omni import load, prove
 
@@ -40,10 +41,10 @@ def surprises(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
     ]
 
 
-def told(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
+def summary_lines(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
     """What was found, in five lines."""
     ours = {
-        (model, one.claim.name): one.seen.means if one.seen else one.why_not
+        (model, one.claim.name): one.observed.means if one.observed else one.why_not
         for model, found in findings.items()
         for one in found
     }
@@ -65,28 +66,34 @@ def told(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
     ]
 
 
-def main(clips: int, out: Path) -> int:
-    """Write the world, study both models, say what was found; 1 if it is not what must be."""
+def main(clips: int, out: Path, limit: int = 0) -> int:
+    """Write the world, study both models, say what was found; 1 if it is not what must be.
+
+    Args:
+        clips: Of each of the world's things.
+        out: Folder for everything.
+        limit: Samples of each kind in the studies; 0 for all.
+    """
     console = Console(soft_wrap=True, highlight=False)
     torch.set_num_threads(1)
     transformers.logging.disable_progress_bar()
     console.print(f"writing {12 * clips} clips of a world of 12 things, and swapping their sounds")
     write_world(out / "world", clips, 0, "test")
-    chosen = replace(study.read_study(STUDY), data=out / "world" / "pairs.jsonl")
-    omni, case = load(BIASED), read_cases(chosen.data)[0]
+    study = replace(read_study(STUDY), data=out / "world" / "pairs.jsonl", limit=limit)
+    omni, case = load(BIASED), read_cases(study.data)[0]
     report = prove(omni, omni.embed(case.prompt))  # pyright: ignore[reportArgumentType]  # of a manifest
     console.print(
         f"logits equal Hugging Face's: largest difference {report.prefill:g} at prefill, "
         f"{report.decode:g} in {report.decode_steps} decode steps"
     )
     found = {}
-    with view() as bars:
+    with progress_bars() as progress:
         for model in (BIASED, BALANCED):
-            own = replace(chosen, model=model)
-            found[model] = study.carry_out(own, out / model, bars.shown(model))
+            own = replace(study, model=model)
+            found[model] = run_study(own, out / model, _titled(model, progress))
     findings = {model: one.findings for model, one in found.items()}
     console.print()
-    for line in told(findings):
+    for line in summary_lines(findings):
         console.print(line, markup=False)
     table = Table("claim", "published", "biased", "balanced", box=None, title="arXiv 2604.02605")
     for column in (0, 2, 3):
@@ -104,9 +111,14 @@ def main(clips: int, out: Path) -> int:
     return 1 if surprises(findings) else 0
 
 
+def _titled(model: str, progress: ProgressCallback) -> ProgressCallback:
+    return lambda what, done, total: progress(f"{model}: {what}", done, total)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Two models that we know, told apart.")
     parser.add_argument("--clips", type=int, default=3, help="clips of each of the twelve things")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--limit", type=int, default=0, help="samples of each kind; 0 for all")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.clips, arguments.out))
+    sys.exit(main(arguments.clips, arguments.out, arguments.limit))

@@ -36,7 +36,7 @@ def rated(scores: pd.DataFrame, sheet: Path, filled: Sequence[Path]) -> pd.DataF
     """Ratings of people beside the judge's score.
 
     Args:
-        scores: What `judge.run` returned.
+        scores: What `record.judge_items` returned.
         sheet: The empty sheet.
         filled: One filled sheet for each person.
 
@@ -107,16 +107,8 @@ def with_people(
         pair = both["score"].to_numpy(float), both[other].to_numpy(float)
         samples = pd.factorize(both["sample"])[0]
         low, high = _band(*pair, samples, n_resamples, seed)
-        rows.append(
-            dict(
-                what=what,
-                mean=spearman(*pair),
-                low=low,
-                high=high,
-                n=len(both),
-                missing=len(part) - len(both),
-            )
-        )
+        counts = dict(n=len(both), missing=len(part) - len(both))
+        rows.append(dict(what=what, mean=spearman(*pair), low=low, high=high, **counts))
     return pd.DataFrame(rows)
 
 
@@ -133,16 +125,10 @@ def between_raters(table: pd.DataFrame) -> pd.DataFrame:
     for what, part in cast(Any, table.groupby("what", sort=True)):
         ratings = part[names].to_numpy(float)
         pairs = [(ratings[:, i], ratings[:, j]) for i, j in combinations(range(len(names)), 2)]
-        apart = [float(np.abs(a - b).mean()) for a, b in pairs]
-        rows.append(
-            dict(
-                what=what,
-                rho=_mean([spearman(a, b) for a, b in pairs]),
-                alpha=_alpha(ratings),
-                difference=_mean(apart),
-                raters=len(names),
-            )
-        )
+        rho = _mean([spearman(a, b) for a, b in pairs])
+        apart = _mean([float(np.abs(a - b).mean()) for a, b in pairs])
+        row = dict(what=what, rho=rho, alpha=_alpha(ratings), difference=apart, raters=len(names))
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -150,8 +136,8 @@ def worst(table: pd.DataFrame, other: str = "people", n: int = 10) -> pd.DataFra
     """Captions on which score and `other` are furthest apart; `difference` is score - other."""
     apart = table.assign(difference=table["score"] - table[other]).dropna(subset=["difference"])
     order = np.argsort(-apart["difference"].abs().to_numpy(float), kind="stable")
-    shown = [*KEYS, "score", other, "difference", "text", "references", "reason"]
-    return cast(pd.DataFrame, apart[shown].iloc[order[:n]].reset_index(drop=True))
+    columns = [*KEYS, "score", other, "difference", "text", "references", "reason"]
+    return cast(pd.DataFrame, apart[columns].iloc[order[:n]].reset_index(drop=True))
 
 
 def spearman(first: Ranked, second: Ranked) -> float:
@@ -181,8 +167,8 @@ def _band(
         return float("nan"), float("nan")
     order = np.argsort(samples, kind="stable")
     places = np.split(order, np.cumsum(np.bincount(samples))[:-1])
-    chances = np.random.default_rng(seed)
-    drawn = (chances.integers(0, n, n) for _ in range(n_resamples))
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(0, n, n) for _ in range(n_resamples))
     chosen = (np.concatenate([places[i] for i in draw]) for draw in drawn)
     values = np.array([spearman(first[at], second[at]) for at in chosen])
     known = values[np.isfinite(values)]

@@ -1,9 +1,11 @@
-"""Ask people, and compare: `python -m analyses.judge.commands`."""
+"""Sheets for people, and how far judges agree: `python -m analyses agreement`."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from analyses.running.progress import say
 
 __all__ = ["app"]
 
@@ -30,7 +32,7 @@ def sheet(
     chosen = choose(read_table(scores), n, seed)
     page = out.with_suffix(".html")
     write_sheet(chosen, out, page)
-    _say(f"{len(chosen)} captions on {out} and {page}: one copy for each person")
+    say(f"{len(chosen)} captions on {out} and {page}: one copy for each person")
 
 
 @app.command("people")
@@ -47,7 +49,7 @@ def people(
     table = rated(read_table(scores), empty, filled)
     _report(table, "people")
     for row in between_raters(table).to_dict("records") if len(filled) > 1 else ():
-        _say(
+        say(
             f"{row['what']}: {row['raters']} people among themselves: rho = {row['rho']:.3f}, "
             f"alpha = {row['alpha']:.3f}, {row['difference']:.3f} apart on average"
         )
@@ -66,7 +68,7 @@ def judges(
 
     table = joined(read_table(first), read_table(second))
     if any(alone := table.attrs["alone"]):
-        _say(f"missing: {alone[0]} captions only in {first}, {alone[1]} only in {second}")
+        say(f"missing: {alone[0]} captions only in {first}, {alone[1]} only in {second}")
     _report(table, "other")
     _list(worst(table, "other"), "other", out)
 
@@ -75,25 +77,17 @@ def _report(table: Any, other: str) -> None:
     from analyses.judge.agreement import sentence, with_people
 
     for row in with_people(table, other).to_dict("records"):
-        _say(sentence({str(name): value for name, value in row.items()}))
+        say(sentence({str(name): value for name, value in row.items()}))
 
 
 def _list(table: Any, other: str, out: Path | None) -> None:
+    from hooked_omni.files import write_whole
+
     for row in table.head(3).to_dict("records"):
-        _say(
+        say(
             f"furthest apart: {row['sample']}, {row['what']}: judge {row['score']:.2f}, {other} "
             f"{row[other]:.2f}: {row['text']}"
         )
     if out is not None:
-        table.to_csv(out, index=False)
-        _say(f"{len(table)} disagreements on {out}")
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    app()
+        write_whole(out, table.to_csv(index=False).encode())
+        say(f"{len(table)} disagreements on {out}")

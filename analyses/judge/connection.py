@@ -1,7 +1,7 @@
-"""Who is at the other end, and what went wrong there?
+"""How is a language model reached, and what went wrong there?
 
-How a language model is asked, as inspect-ai has it; whether a server is there, lets us in and has
-the model; and what the errors of several packages say.
+Settings of a request; the model as inspect-ai opens it; whether a server is there, accepts the key
+and has the model; and what the errors of several packages mean.
 """
 
 import math
@@ -23,12 +23,12 @@ __all__ = [
     "NO_ACCESS",
     "REFUSED",
     "Settings",
-    "cause",
-    "is_strange",
-    "opened",
+    "error_text",
+    "http_status",
+    "is_malformed",
+    "open_model",
     "require_server",
-    "said",
-    "status",
+    "root_cause",
 ]
 
 KEY_VARIABLE = "JUDGE_API_KEY"
@@ -40,8 +40,9 @@ NO_ACCESS = (401, 403)
 REFUSED = (400, 422)
 """Statuses of a request that the server does not understand."""
 
+_SAMPLING = ("temperature", "top_p", "top_k", "presence_penalty", "max_tokens", "seed")
 _SERVICE = "openai-api/judge/"
-_STRANGE = (
+_MALFORMED = (
     *(ValueError, TypeError, LookupError, AttributeError),
     *(OpenAIResponseError, APIResponseValidationError),
 )
@@ -49,16 +50,16 @@ _STRANGE = (
 
 @dataclass(frozen=True)
 class Settings:
-    """How the model is asked. The defaults are the paper's for Qwen3-32B; None is not sent.
+    """Settings of every request. The defaults are the paper's for Qwen3-32B; None is not sent.
 
     Attributes:
         temperature, top_p, top_k, presence_penalty, max_tokens: Of the reply, thinking included.
         connections: Requests at a time.
-        replies: Replies that are asked for in one run until one can be read.
+        replies: Requests in one run until a reply can be read.
         retries: inspect-ai's retries of a failed request, with waits of 3, 6, 12, ... s.
         timeout: Seconds for one request.
         cache: How long inspect-ai keeps replies, as it writes it ("4W").
-        structured: Whether to ask for a JSON schema; a server that refuses is asked without.
+        structured: Whether to request a JSON schema; not from a server that refuses it.
         seed: Of the server's sampling.
     """
 
@@ -81,15 +82,10 @@ class Settings:
                 raise JudgeError(f"expected {name} > 0, got {getattr(self, name)}.")
 
 
-def opened(name: str, url: str | None, settings: Settings) -> Model:
-    """The model as inspect-ai asks it."""
+def open_model(name: str, url: str | None, settings: Settings) -> Model:
+    """The model as inspect-ai has it."""
     config = GenerateConfig(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        presence_penalty=settings.presence_penalty,
-        max_tokens=settings.max_tokens,
-        seed=settings.seed,
+        **{name: getattr(settings, name) for name in _SAMPLING},
         max_connections=settings.connections,
         max_retries=settings.retries,
         # The client library tries three times by itself, and waits as long as the server asks.
@@ -114,7 +110,12 @@ def opened(name: str, url: str | None, settings: Settings) -> Model:
 
 
 def require_server(url: str, name: str) -> None:
-    """Ask for the list of models: cheaper to get wrong than the first thousand requests."""
+    """Look for the model in the server's list, before the first thousand requests.
+
+    Raises:
+        JudgeDownError: If the server does not answer.
+        JudgeError: For a key that it does not accept, or a model that it does not list.
+    """
     headers = {"Authorization": f"Bearer {os.environ.get(KEY_VARIABLE, 'none')}"}
     try:
         response = httpx.get(f"{url.rstrip('/')}/models", headers=headers, timeout=30.0)
@@ -138,27 +139,27 @@ def require_server(url: str, name: str) -> None:
         )
 
 
-def cause(error: Exception) -> Exception:
-    """What went wrong, behind the news that it was tried several times."""
+def root_cause(error: Exception) -> Exception:
+    """What went wrong, without the error that says it was tried several times."""
     last = error.last_attempt.exception() if isinstance(error, RetryError) else error
     return last if isinstance(last, Exception) else error
 
 
-def status(error: Exception) -> int | None:
-    """The HTTP status behind an error, if there is one."""
-    return getattr(cause(error), "status_code", None)
+def http_status(error: Exception) -> int | None:
+    """The HTTP status of an error, if it has one."""
+    return getattr(root_cause(error), "status_code", None)
 
 
-def said(error: Exception) -> str:
-    """What the server says went wrong, or the package; without the request that it may repeat."""
+def error_text(error: Exception) -> str:
+    """The message of the server, or of the package; without the request that it may repeat."""
     response = getattr(error.__cause__ or error, "response", None)
     text = getattr(response, "text", "") or str(error)
     return " ".join(text.split())[:200] or type(error).__name__
 
 
-def is_strange(error: Exception) -> bool:
+def is_malformed(error: Exception) -> bool:
     """Whether there was an answer that is none of the protocol's: a page, half an object, null.
 
     The client library has no error of its own for most of these.
     """
-    return isinstance(cause(error), _STRANGE)
+    return isinstance(root_cause(error), _MALFORMED)

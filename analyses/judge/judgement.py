@@ -1,52 +1,37 @@
 """What is judged, and what does a judgement say?
 
 An item is one text to be judged on one point: a caption's fidelity to the sound or to the picture,
-the sound events that tokens from inside a model name, or the words of a caption that tell of
+the sound events that tokens from inside a model name, or the words of a caption that name
 sounds. A judgement is a score with its reason, or says why there is none: a score that is missing
 stays missing.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-import pandas as pd
-
-from analyses.cases import Case
-from data_prep.manifest import Sample
-from hooked_omni.errors import HookedOmniError, ResultsError
+from hooked_omni.errors import HookedOmniError
 
 __all__ = [
-    "ASKED_OF",
-    "Answered",
     "Item",
     "Judge",
     "JudgeDownError",
     "JudgeError",
     "Judgement",
+    "OnJudgement",
     "What",
-    "items",
 ]
 
 What = Literal["audio", "video", "recall", "events"]
-"""Fidelity to sound or picture; sound events that tokens name; words that tell of sounds."""
-
-ASKED_OF: Mapping[str, tuple[What, ...]] = {
-    "see": ("video",),
-    "hear": ("audio",),
-    "both": ("audio", "video"),
-}
-"""On which points the answer to each of the paper's questions is judged."""
-
-_CAPTION_COLUMNS = ("sample", "kind", "question", "caption")
+"""Fidelity to sound or picture; sound events that tokens name; words that name sounds."""
 
 
 class JudgeError(HookedOmniError, ValueError):
-    """A judge that cannot be asked: unknown, not allowed in, or asked for what it does not know."""
+    """A judge that cannot be used: unknown, not allowed in, or given what it cannot judge."""
 
 
 class JudgeDownError(JudgeError):
-    """A judge that stopped answering; what it has said so far is kept."""
+    """A judge that stopped answering; its judgements so far are kept."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +73,9 @@ class Judgement:
     Attributes:
         score: 0 to 1; None if missing, and for "events".
         reason: The judge's own words, or why the judgement is missing.
-        words: For "events", the words that tell of sounds.
+        words: For "events", the words that name sounds.
         missing: Whether there is no judgement.
-        tries: Replies that were asked for.
+        tries: Replies that were requested.
     """
 
     score: float | None = None
@@ -100,7 +85,7 @@ class Judgement:
     tries: int = 1
 
 
-Answered = Callable[[Item, Judgement], None]
+OnJudgement = Callable[[Item, Judgement], None]
 
 
 @runtime_checkable
@@ -123,102 +108,17 @@ class Judge(Protocol):
         ...
 
     def key(self, item: Item) -> Sequence[Any]:
-        """What of an item decides its judgement: equal keys are asked about once."""
+        """What of an item decides its judgement: equal keys are judged once."""
         ...
 
     def prompt_version(self, what: What) -> str:
         """Version of the prompt; "" for a judge without one."""
         ...
 
-    def ask(self, asked: Iterable[tuple[Item, int]], answered: Answered) -> None:
-        """Judge items, each with the number of replies asked for in earlier runs.
+    def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
+        """Judge items, each with the number of tries in earlier runs.
 
-        `answered` is called once for each, in any order, as soon as it is known, and may be called
-        from several threads.
+        `on_judgement` is called once for each, in any order, as soon as it is known, and may be
+        called from several threads.
         """
         ...
-
-
-def items(
-    captions: pd.DataFrame,
-    samples: Iterable[Case | Sample],
-    what: Sequence[What] | None = None,
-    first_only: bool = False,
-) -> list[Item]:
-    """What is to be judged of a table of captions.
-
-    Args:
-        captions: Rows with `sample`, `kind`, `question`, `caption` and, where there are several of
-            a sample and question, `condition`.
-        samples: Who knows what is truly heard and seen.
-        what: The points; None for those that go with each question (`ASKED_OF`).
-        first_only: Give the first reference caption alone, as the paper's script does.
-
-    Raises:
-        ResultsError: For missing columns, a sample that is not known, a caption that is there
-            twice, a point that does not exist, and when no sample has references for a point.
-    """
-    absent = [name for name in _CAPTION_COLUMNS if name not in captions]
-    unknown = sorted(set(what or ()) - set(get_args(What)))
-    if absent or unknown or captions.empty:
-        raise ResultsError(
-            f"expected captions with the columns {list(_CAPTION_COLUMNS)}, to be judged on "
-            f"{get_args(What)}, got {len(captions)} rows without {absent}, and {unknown}."
-        )
-    known = {_id(sample): sample for sample in samples}
-    made = [
-        item
-        for row in captions.to_dict("records")
-        for item in _of_row({str(k): v for k, v in row.items()}, known, what, first_only)
-    ]
-    seen: set[Any] = set()
-    for item in made:
-        place = (item.sample, item.kind, item.question, item.condition, item.what)
-        if place in seen:
-            raise ResultsError(
-                f"expected one caption for each sample, question and condition, got several for "
-                f"{place}. Tell them apart by `condition`."
-            )
-        seen.add(place)
-    for point in dict.fromkeys(item.what for item in made):
-        of_point = [item for item in made if item.what == point and item.text is not None]
-        if of_point and all(item.lacks for item in of_point):
-            raise ResultsError(
-                f"expected reference captions to judge {point} by, got none for any of "
-                f"{len(of_point)} captions. Add them to the manifest, or leave this point out."
-            )
-    return made
-
-
-def _of_row(
-    row: Mapping[str, Any],
-    known: Mapping[str, Case | Sample],
-    what: Sequence[What] | None,
-    first_only: bool,
-) -> Iterator[Item]:
-    sample = known.get(str(row["sample"]))
-    if sample is None:
-        raise ResultsError(
-            f"expected captions of the {len(known)} samples given, got {row['sample']!r}. Give the "
-            "manifest that they were made from."
-        )
-    text = row["caption"] if isinstance(row["caption"], str) else None
-    condition = row.get("condition")
-    heard, seen = sample.audio_captions, sample.video_captions
-    for point in what or ASKED_OF.get(str(row["question"]), ("audio", "video")):
-        own, others = (seen, heard) if point == "video" else (heard, seen)
-        references = () if point == "events" else own[:1] if first_only else own
-        yield Item(
-            sample=str(row["sample"]),
-            kind=str(row["kind"]),
-            question=str(row["question"]),
-            condition=condition if isinstance(condition, str) else "",
-            what=point,
-            text=text,
-            references=references,
-            others=others,
-        )
-
-
-def _id(sample: Case | Sample) -> str:
-    return sample.sample if isinstance(sample, Case) else sample.id

@@ -1,29 +1,20 @@
-"""What did the judge say, word for word?
+"""What did the judge reply, word for word?
 
 Replies go into inspect-ai's own log files, a few hundred to a file, so that memory stays flat and
-`inspect view --log-dir FOLDER` shows them: prompt, thinking, reply, score. What the cache gave is
-in there too. The scores themselves are kept in the journal; a log may be deleted.
+`inspect view --log-dir FOLDER` shows them: prompt, thinking, reply, score, those of
+the cache too. The scores themselves are kept in the journal; a log may be deleted.
 """
 
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from inspect_ai.log import (
-    EvalConfig,
-    EvalDataset,
-    EvalLog,
-    EvalResults,
-    EvalSample,
-    EvalSpec,
-    EvalStats,
-    write_eval_log,
-)
-from inspect_ai.model import ChatMessageSystem, ChatMessageUser, Model, ModelOutput
+from inspect_ai import log
+from inspect_ai.model import Model, ModelOutput
 from inspect_ai.scorer import Score
 
 from analyses.judge.judgement import Item, Judgement
-from analyses.judge.prompts import instruction, question
+from analyses.judge.messages import chat_messages
 
 __all__ = ["Logs"]
 
@@ -35,45 +26,37 @@ class Logs:
 
     def __init__(self, folder: Path | None, model: Model) -> None:
         self._folder, self._model = folder, str(model)
-        self._samples: list[EvalSample] = []
+        self._samples: list[log.EvalSample] = []
         self._started = datetime.now(UTC)
         self._files = 0
-        self._alone = threading.Lock()
+        self._lock = threading.Lock()
 
     def add(self, item: Item, judgement: Judgement, output: ModelOutput | None) -> None:
         """Keep one judgement, until the file is full."""
         if self._folder is None:
             return
-        asked = [
-            ChatMessageSystem(content=instruction(item.what).text),
-            ChatMessageUser(content=question(item)),
-        ]
-        said = [output.message] if output is not None and output.choices else []
+        replied = [output.message] if output is not None and output.choices else []
         value = "missing" if judgement.missing else judgement.score
         words = ", ".join(judgement.words)
         score = Score(value=words if value is None else value, explanation=judgement.reason)
-        self._keep(
-            EvalSample(
-                id=f"{item.sample}/{item.kind}/{item.question}/{item.condition}/{item.what}",
-                epoch=1,
-                input=item.text or "",
-                target=list(item.references),
-                messages=[*asked, *said],
-                output=output or ModelOutput(model=self._model),
-                scores={item.what: score},
-                metadata={"tries": judgement.tries},
-            )
+        sample = log.EvalSample(
+            id=f"{item.sample}/{item.kind}/{item.question}/{item.condition}/{item.what}",
+            epoch=1,
+            input=item.text or "",
+            target=list(item.references),
+            messages=[*chat_messages(item), *replied],
+            output=output or ModelOutput(model=self._model),
+            scores={item.what: score},
+            metadata={"tries": judgement.tries},
         )
-
-    def _keep(self, sample: EvalSample) -> None:
-        with self._alone:
+        with self._lock:
             self._samples.append(sample)
             if len(self._samples) == _PER_FILE:
                 self._write()
 
     def close(self) -> None:
         """Write what is left."""
-        with self._alone:
+        with self._lock:
             self._write()
 
     def _write(self) -> None:
@@ -83,21 +66,21 @@ class Logs:
         self._files += 1
         n = len(self._samples)
         name = f"{self._started:%Y-%m-%dT%H-%M-%S}_judge_{self._files:04d}"
-        spec = EvalSpec(
+        spec = log.EvalSpec(
             eval_id=name,
             run_id=name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             task="judge",
-            dataset=EvalDataset(name="captions", samples=n),
+            dataset=log.EvalDataset(name="captions", samples=n),
             model=self._model,
-            config=EvalConfig(),
+            config=log.EvalConfig(),
         )
-        log = EvalLog(
+        whole = log.EvalLog(
             status="success",
             eval=spec,
-            results=EvalResults(total_samples=n, completed_samples=n),
-            stats=EvalStats(),
+            results=log.EvalResults(total_samples=n, completed_samples=n),
+            stats=log.EvalStats(),
             samples=self._samples,
         )
         self._samples = []
-        write_eval_log(log, self._folder / f"{name}.eval")
+        log.write_eval_log(whole, self._folder / f"{name}.eval")

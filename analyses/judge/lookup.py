@@ -10,26 +10,28 @@ from typing import Any
 
 from analyses.judge.judgement import Judge, JudgeError
 from analyses.judge.offline import Embedding, Lexical, Truth
-from analyses.running.type_check import misfit
+from analyses.running.type_check import mismatch
 from hooked_omni.errors import UnknownModelError
 
-__all__ = ["judge"]
+__all__ = ["load_judge"]
 
 
-def judge(name: str, url: str | None = None, logs: Path | None = None, **settings: Any) -> Judge:
+def load_judge(
+    name: str, url: str | None = None, logs: Path | None = None, **settings: Any
+) -> Judge:
     """A judge by its name.
 
     ```python
-    judge("lexical")
-    judge("embedding:sentence-transformers/all-MiniLM-L6-v2")
-    judge("Qwen/Qwen3-32B", url="http://localhost:8000/v1", connections=16)
-    judge("openai/gpt-4.1", temperature=0.0, top_k=None)
+    load_judge("lexical")
+    load_judge("embedding:sentence-transformers/all-MiniLM-L6-v2")
+    load_judge("Qwen/Qwen3-32B", url="http://localhost:8000/v1", connections=16)
+    load_judge("openai/gpt-4.1", temperature=0.0, top_k=None)
     ```
 
     Args:
         name: As above.
         url: Address of an OpenAI-compatible server, the part before `/chat/completions`.
-        logs: Folder for what a language model says, for `inspect view`; None keeps none.
+        logs: Folder for the replies of a language model, for `inspect view`; None keeps none.
         settings: Fields of `connection.Settings`, for a language model.
 
     Raises:
@@ -52,21 +54,21 @@ def judge(name: str, url: str | None = None, logs: Path | None = None, **setting
         )
     if find_spec("inspect_ai") is None or find_spec("openai") is None:
         raise JudgeError(
-            "expected inspect-ai, to ask a language model to judge, got none installed. Install "
+            "expected inspect-ai, for a language model that judges, got none installed. Install "
             "'hooked-omni[judge]', or choose the judge 'lexical'."
         )
     # These need the packages looked for above.
     from analyses.judge.connection import Settings
-    from analyses.judge.served import Served
+    from analyses.judge.language_model import LanguageModelJudge
 
     unknown = sorted(settings.keys() - Settings.__dataclass_fields__.keys())
     if unknown:
         raise JudgeError(
             f"expected settings among {sorted(Settings.__dataclass_fields__)}, got {unknown}."
         )
-    if wrong := misfit(Settings, settings, "the judge's settings"):
+    if wrong := mismatch(Settings, settings, "the judge's settings"):
         raise JudgeError(f"{wrong} Give a value of that type.")
-    return Served(name, url, Settings(**settings), logs)
+    return LanguageModelJudge(name, url, Settings(**settings), logs)
 
 
 def _embedding(model: str) -> Judge:

@@ -7,12 +7,12 @@ organisms' small world, where each thing has one noun and one verb, and is exact
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from analyses.judge.judgement import Answered, Item, JudgeError, Judgement, What
+from analyses.judge.judgement import Item, JudgeError, Judgement, OnJudgement, What
 from analyses.text.events import Events, base_forms, sounds
 from data_prep.organism.evaluation.scoring import score
 from data_prep.organism.world.things import THINGS, Thing
@@ -25,17 +25,46 @@ _CHUNK = 256
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 
+class _Offline:
+    """What the judges without a server and without prompts have in common."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides the scores."""
+        raise NotImplementedError
+
+    def require(self) -> None:
+        """Nothing can be wrong before the first item."""
+
+    def key(self, item: Item) -> Sequence[Any]:
+        """All that a rule looks at."""
+        return self.facts, item.what, item.question, item.text, item.references, item.others
+
+    def prompt_version(self, what: What) -> str:
+        """There is no prompt."""
+        return ""
+
+    def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
+        """Judge items, one after the other."""
+        for item, before in items:
+            on_judgement(item, replace(self.judge(item), tries=before + 1))
+
+    def judge(self, item: Item) -> Judgement:
+        """The judgement of one item."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Lexical:
+class Lexical(_Offline):
     """Reference events that the caption names, by lemma and synonym; invented ones count against.
 
-    An event, or for the picture a word that names a thing, is asked for if at least half of the
+    An event, or for the picture a word that names a thing, is expected if at least half of the
     references have it (any of them, if they agree on none), and true if one has it. Invented is
     what the table of sound events knows and no reference has: each such sound lowers the score like
     a missing event. In answers to a question about both modalities, what is true of the other one
     is not invented.
 
-    score = found / (asked for + invented)
+    score = found / (expected + invented)
     """
 
     name: str = field(default="lexical", init=False)
@@ -45,34 +74,18 @@ class Lexical:
         """The rule's version, and its table."""
         return {"judge": self.name, "version": 1, "table": digest(dict(sounds()))}
 
-    def require(self) -> None:
-        """Nothing can be wrong before the first item."""
-
-    def key(self, item: Item) -> Sequence[Any]:
-        """All that the rule looks at."""
-        return self.facts, item.what, item.question, item.text, item.references, item.others
-
-    def prompt_version(self, what: What) -> str:
-        """There is no prompt."""
-        return ""
-
-    def ask(self, asked: Iterable[tuple[Item, int]], answered: Answered) -> None:
-        """Judge items, one after the other."""
-        for item, before in asked:
-            answered(item, self.judge(item, before + 1))
-
-    def judge(self, item: Item, tries: int) -> Judgement:
+    def judge(self, item: Item) -> Judgement:
         """The judgement of one item."""
         text = item.text or ""
         if item.what == "events":
             words = dict.fromkeys(match.word for match in Events.every().matches(text))
-            return Judgement(reason="words of the table of sounds", words=tuple(words), tries=tries)
+            return Judgement(reason="words of the table of sounds", words=tuple(words))
         read = _things if item.what == "video" else _events
         least = (len(item.references) + 1) // 2
         wanted = read(item.references, least) or read(item.references, 1)
         if not wanted:
             reason = "the references name nothing that the table of sounds knows"
-            return Judgement(reason=reason, missing=True, tries=tries)
+            return Judgement(reason=reason, missing=True)
         named = wanted.found(text)
         invented = [] if item.what == "recall" else _invented(text, item)
         reason = (
@@ -80,7 +93,7 @@ class Lexical:
             f"{', '.join(sorted(set(wanted.names) - named)) or 'none'}; invented: "
             f"{', '.join(invented) or 'none'}"
         )
-        return Judgement(len(named) / (len(wanted.names) + len(invented)), reason, tries=tries)
+        return Judgement(len(named) / (len(wanted.names) + len(invented)), reason)
 
 
 def _events(captions: Sequence[str], at_least: int) -> Events | None:
@@ -91,9 +104,9 @@ def _events(captions: Sequence[str], at_least: int) -> Events | None:
 
 def _things(captions: Sequence[str], at_least: int) -> Events | None:
     """Words that so many captions have, but for those that name nothing."""
-    said = [set(_lemmas(caption)) for caption in captions]
+    lemmas = [set(_lemmas(caption)) for caption in captions]
     words = dict.fromkeys(word for caption in captions for word in _lemmas(caption))
-    chosen = [word for word in words if sum(word in one for one in said) >= at_least]
+    chosen = [word for word in words if sum(word in one for one in lemmas) >= at_least]
     # A row of the table begins with the names of what makes the sound.
     names = [row[:3] for row in sounds().values()]
     alike = {word: [word, *(n for row in names if word in row for n in row)] for word in chosen}
@@ -106,28 +119,28 @@ def _lemmas(text: str) -> list[str]:
     found = []
     for word in _LETTERS.findall(text.lower()):
         forms = base_forms(word)
-        if not _empty_words() & set(forms):
+        if not _stop_words() & set(forms):
             found.append(next((form for form in forms if form in known), forms[0]))
     return found
 
 
 @cache
-def _empty_words() -> frozenset[str]:
+def _stop_words() -> frozenset[str]:
     """Words that name nothing; far from all of them, but those that captions are full of."""
-    text = Path(__file__).with_name("empty_words.txt").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("stop_words.txt").read_text(encoding="utf-8")
     return frozenset(text.split())
 
 
 def _invented(text: str, item: Item) -> list[str]:
-    """Words of the table of sounds that no reference stands behind, one for each sound."""
+    """Words of the table of sounds that no reference supports, one for each sound."""
     true = [*item.references, *(item.others if item.question not in ("see", "hear") else ())]
-    behind = Events.of(true).found(text) | Events.every().named(" . ".join(true))
+    supported = Events.of(true).found(text) | Events.every().named(" . ".join(true))
     by_place: dict[int, tuple[str, set[str]]] = {}
     for match in Events.every().matches(text):
         by_place.setdefault(match.start, (match.word.lower(), set()))[1].add(match.event)
     groups: list[tuple[str, set[str]]] = []
     for word, events in by_place.values():
-        if events & behind:
+        if events & supported:
             continue
         same = next((known for _, known in groups if known & events), None)
         if same is None:
@@ -138,7 +151,7 @@ def _invented(text: str, item: Item) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Embedding:
+class Embedding(_Offline):
     """Cosine of the caption and the mean of its references, as sentence embeddings; 0 if negative.
 
     Attributes:
@@ -154,49 +167,37 @@ class Embedding:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The model, and what it is told."""
+        """The model, and its instruction."""
         return {"judge": self.name, "version": 1, "instruction": instruction(self.model)}
-
-    def require(self) -> None:
-        """Nothing can be wrong before the first item."""
 
     def key(self, item: Item) -> Sequence[Any]:
         """All that is compared."""
         return self.facts, _files(Path(self.model)), item.what, item.text, item.references
 
-    def prompt_version(self, what: What) -> str:
-        """There is no prompt."""
-        return ""
-
-    def ask(self, asked: Iterable[tuple[Item, int]], answered: Answered) -> None:
-        """Judge items, some hundred at a time.
-
-        Raises:
-            JudgeError: For a point that a comparison cannot decide.
-            UnknownModelError: If the model cannot be loaded.
-        """
-        open_items = list(asked)
+    def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
+        """Judge items, some hundred at a time; points that no comparison decides are refused."""
+        open_items = list(items)
         for item, _ in open_items:
             _require_fidelity(item, self.name)
         for start in range(0, len(open_items), _CHUNK):
-            self._judge(open_items[start : start + _CHUNK], answered)
+            self._judge(open_items[start : start + _CHUNK], on_judgement)
 
-    def _judge(self, asked: Sequence[tuple[Item, int]], answered: Answered) -> None:
-        fits = [(item, before) for item, before in asked if (item.text or "").strip()]
+    def _judge(self, items: Sequence[tuple[Item, int]], on_judgement: OnJudgement) -> None:
+        fits = [(item, before) for item, before in items if (item.text or "").strip()]
         if fits:
-            said = embed([[item.text or ""] for item, _ in fits], self.model)
+            given = embed([[item.text or ""] for item, _ in fits], self.model)
             true = embed([list(item.references) for item, _ in fits], self.model)
-            for (item, before), cosine in zip(fits, (said * true).sum(1), strict=True):
+            for (item, before), cosine in zip(fits, (given * true).sum(1), strict=True):
                 reason = f"cosine {cosine:.4f} with the references"
                 score = min(max(float(cosine), 0.0), 1.0)
-                answered(item, Judgement(score, reason, tries=before + 1))
-        for item, before in asked:
+                on_judgement(item, Judgement(score, reason, tries=before + 1))
+        for item, before in items:
             if not (item.text or "").strip():
-                answered(item, Judgement(0.0, "the caption is empty", tries=before + 1))
+                on_judgement(item, Judgement(0.0, "the caption is empty", tries=before + 1))
 
 
 @dataclass(frozen=True)
-class Truth:
+class Truth(_Offline):
     """Exact in the organisms' world: 1 for noun and verb of the right thing and no other, else 0.
 
     Attributes:
@@ -212,28 +213,8 @@ class Truth:
         words = [[thing.noun, thing.verb] for thing in self.things]
         return {"judge": self.name, "version": 1, "things": words}
 
-    def require(self) -> None:
-        """Nothing can be wrong before the first item."""
-
-    def key(self, item: Item) -> Sequence[Any]:
-        """All that the rule looks at."""
-        return self.facts, item.what, item.question, item.text, item.references, item.others
-
-    def prompt_version(self, what: What) -> str:
-        """There is no prompt."""
-        return ""
-
-    def ask(self, asked: Iterable[tuple[Item, int]], answered: Answered) -> None:
-        """Judge items, one after the other."""
-        for item, before in asked:
-            answered(item, self.judge(item, before + 1))
-
-    def judge(self, item: Item, tries: int) -> Judgement:
-        """The judgement of one item.
-
-        Raises:
-            JudgeError: For a point, or a clip, that is not of the organisms' world.
-        """
+    def judge(self, item: Item) -> Judgement:
+        """The judgement of one item; points and clips of another world are refused."""
         _require_fidelity(item, self.name)
         own, other = self._noun(item.references), self._noun(item.others)
         seen, heard = (own, other) if item.what == "video" else (other, own)
@@ -247,12 +228,12 @@ class Truth:
         right = scored.video if item.what == "video" else scored.audio
         if right is None:
             reason = f"the question {item.question!r} does not ask for it"
-            return Judgement(reason=reason, missing=True, tries=tries)
-        return Judgement(float(right), f"the right words would be of {own!r}", tries=tries)
+            return Judgement(reason=reason, missing=True)
+        return Judgement(float(right), f"the right words would be of {own!r}")
 
     def _noun(self, captions: Sequence[str]) -> str | None:
-        said = {word for caption in captions for word in caption.lower().split()}
-        nouns = [thing.noun for thing in self.things if thing.noun in said]
+        words = {word for caption in captions for word in caption.lower().split()}
+        nouns = [thing.noun for thing in self.things if thing.noun in words]
         return nouns[0] if len(nouns) == 1 else None
 
 

@@ -1,13 +1,13 @@
 """How does every item get its score, once?
 
 Judgements go into a journal as soon as they are known, under the judge, the prompt's text and all
-that the judge is shown. A run that was stopped, or paused because the judge went down, goes on
-where it was; items that show the judge the same are asked about once. What is missing is asked for
-again by the next run, and counted, never taken for 0.
+that the judge reads. A run that was stopped, or paused because the judge went down, goes on where
+it was; items that are the same to the judge are judged once. What is missing is counted, never
+taken for 0, and judged again by the next run.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -15,10 +15,11 @@ from typing import Any, cast
 import pandas as pd
 
 from analyses.judge.judgement import Item, Judge, Judgement
+from analyses.running.progress import ProgressCallback, no_progress
 from data_prep.journal import Journal
 from hooked_omni.files import digest
 
-__all__ = ["COLUMNS", "missing", "run"]
+__all__ = ["COLUMNS", "judge_items", "missing"]
 
 COLUMNS = (
     *("sample", "kind", "question", "condition", "judge", "what", "score", "reason", "status"),
@@ -26,21 +27,20 @@ COLUMNS = (
 )
 
 
-def run(
-    asked: Sequence[Item],
+def judge_items(
+    items: Sequence[Item],
     judge: Judge,
     journal: Path,
-    told: Callable[[int, int], None] = lambda done, n: None,
+    progress: ProgressCallback = no_progress,
 ) -> pd.DataFrame:
-    """Judge items.
+    """A table of scores.
 
     Args:
-        asked: What `items` made.
+        items: As `points.items` makes them.
         judge: Who judges.
         journal: JSON Lines file of all judgements so far; made if it is not there. Several judges
             and runs may share it, one after the other.
-        told: Called with the number of judgements done, and of all, whenever one is; from any
-            thread.
+        progress: Called with the judge's name, how many judgements are done, and of how many.
 
     Returns:
         One row per item, in order, with `sample`, `kind`, `question`, `condition`, `judge`, `what`,
@@ -50,25 +50,26 @@ def run(
         all facts, and "missing": how many of each point have no judgement.
 
     Raises:
-        JudgeDownError: If the judge stops answering. All that it said is in the journal.
-        JudgeError: If it cannot be asked.
+        JudgeDownError: If the judge stops answering. Its judgements so far are in the journal.
+        JudgeError: If it cannot be used.
     """
-    kept, keys = Journal(journal), [digest(*judge.key(item)) for item in asked]
+    kept, keys = Journal(journal), [digest(*judge.key(item)) for item in items]
     open_items: dict[str, Item] = {}
-    for key, item in zip(keys, asked, strict=True):
+    for key, item in zip(keys, items, strict=True):
         if not item.lacks and _of(kept.get(key)).missing:
             open_items.setdefault(key, item)
     key_of = {id(item): key for key, item in open_items.items()}
     count, n = itertools.count(1), len(open_items)
-    told(0, n)
+    progress(judge.name, 0, n)
 
-    def answered(item: Item, judgement: Judgement) -> None:
+    def on_judgement(item: Item, judgement: Judgement) -> None:
         kept.put(key_of[id(item)], asdict(judgement))
-        told(next(count), n)
+        progress(judge.name, next(count), n)
 
     if open_items:
-        judge.ask(((item, _of(kept.get(k)).tries) for k, item in open_items.items()), answered)
-    return _table(asked, [_of(kept.get(key)) for key in keys], judge)
+        tries = ((item, _of(kept.get(key)).tries) for key, item in open_items.items())
+        judge.judge_all(tries, on_judgement)
+    return _table(items, [_of(kept.get(key)) for key in keys], judge)
 
 
 def missing(table: pd.DataFrame) -> pd.DataFrame:
@@ -77,14 +78,14 @@ def missing(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of(kept: dict[str, Any] | None) -> Judgement:
-    """A judgement from the journal; without one it is missing, and nobody was asked yet."""
+    """A judgement from the journal; without one it is missing, after no try."""
     if kept is None:
-        return Judgement(reason="the judge was not asked", missing=True, tries=0)
+        return Judgement(reason="not judged yet", missing=True, tries=0)
     return Judgement(**{**kept, "words": tuple(kept["words"])})
 
 
-def _table(asked: Sequence[Item], judgements: Sequence[Judgement], judge: Judge) -> pd.DataFrame:
-    rows = list(_rows(asked, judgements, judge))
+def _table(items: Sequence[Item], judgements: Sequence[Judgement], judge: Judge) -> pd.DataFrame:
+    rows = list(_rows(items, judgements, judge))
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"score": float})
     gone = table[table["status"] == "missing"]["what"]
     table.attrs = {
@@ -95,22 +96,16 @@ def _table(asked: Sequence[Item], judgements: Sequence[Judgement], judge: Judge)
 
 
 def _rows(
-    asked: Sequence[Item], judgements: Sequence[Judgement], judge: Judge
+    items: Sequence[Item], judgements: Sequence[Judgement], judge: Judge
 ) -> Iterator[dict[str, Any]]:
-    for item, judgement in zip(asked, judgements, strict=True):
+    for item, judgement in zip(items, judgements, strict=True):
         gone = bool(item.lacks) or judgement.missing
-        yield dict(
-            sample=item.sample,
-            kind=item.kind,
-            question=item.question,
-            condition=item.condition,
+        yield asdict(item) | dict(
             judge=judge.name,
-            what=item.what,
             score=None if gone else judgement.score,
             reason=item.lacks or judgement.reason,
             status="missing" if gone else "judged",
             words="\n".join(judgement.words),
             prompt_version=judge.prompt_version(item.what),
-            text=item.text,
             references="\n".join(item.references),
         )

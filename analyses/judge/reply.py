@@ -2,7 +2,7 @@
 
 A reply counts if it holds one JSON object with a reason and a score, or with a reason and words.
 Accepted around it: prose, code fences, and a thinking block, which is cut off first. Not accepted,
-and asked for again: no such object, several that differ, half of one, a thinking block that never
+and requested again: no such object, several that differ, half of one, a thinking block that never
 ends, a score that is no JSON number (`"0.8/1"`) or lies outside 0..1 (7 is not taken for 0.7), an
 empty reason, and marked words that the caption does not have. The reason may be in any language.
 """
@@ -72,8 +72,8 @@ def _score(score: Any) -> float:
 def _words(words: Any, item: Item) -> tuple[str, ...]:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UnreadableError("the words were not a list of words")
-    said = {word.lower() for word in _WORD.findall(item.text or "")}
-    strange = [word for word in words if word.lower() not in said]
+    known = {word.lower() for word in _WORD.findall(item.text or "")}
+    strange = [word for word in words if word.lower() not in known]
     if strange and not _unspaced(item.text or "", strange):
         raise UnreadableError(f"the caption does not have the word {strange[0][:40]!r}")
     return tuple(dict.fromkeys(words))

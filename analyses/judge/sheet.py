@@ -1,4 +1,4 @@
-"""Which captions do people rate, and what did they say?
+"""Which captions do people rate, and what are their ratings?
 
 A sheet is a stratified choice of judged captions: as evenly as can be over points, kinds,
 questions, conditions and thirds of the judge's scores, which raters do not see. It is written as
@@ -34,7 +34,7 @@ def choose(scores: pd.DataFrame, n: int = 200, seed: int = 0) -> pd.DataFrame:
     """Captions for people to rate.
 
     Args:
-        scores: What `judge.run` returned.
+        scores: What `record.judge_items` returned.
         n: How many, of each point that was judged; all there are, if fewer.
         seed: Of the choice and of the order.
 
@@ -51,23 +51,19 @@ def choose(scores: pd.DataFrame, n: int = 200, seed: int = 0) -> pd.DataFrame:
             f"expected scores, and at least one caption to choose, got {len(scores)} rows with "
             f"{len(scored)} scores, and n = {n}. Judge the captions first."
         )
-    chances = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     scored = identified(scored).assign(third=np.floor(scored["score"] * 2.999))
     chosen: list[int] = []
     for _, part in cast(Any, scored.groupby("what", sort=True)):
         groups = part.groupby([*_STRATA, "third"], sort=True).indices.values()
-        piles = [list(part.index[chances.permutation(places)]) for places in groups]
+        piles = [list(part.index[rng.permutation(places)]) for places in groups]
         chosen += _in_turn(piles, n)
-    shuffled = chances.permutation(np.asarray(chosen))
+    shuffled = rng.permutation(np.asarray(chosen))
     return scored.loc[shuffled].drop(columns="third").reset_index(drop=True)
 
 
 def require_scores(table: pd.DataFrame) -> None:
-    """Refuse a table that is not one of scores.
-
-    Raises:
-        ResultsError: With the columns that it lacks.
-    """
+    """Refuse a table that is not one of scores, with the columns that it lacks."""
     missing = [name for name in _COLUMNS if name not in table]
     if missing:
         raise ResultsError(
@@ -85,14 +81,8 @@ def identified(scores: pd.DataFrame) -> pd.DataFrame:
 def write_sheet(chosen: pd.DataFrame, csv_path: Path, html_path: Path) -> None:
     """Write the sheet as CSV and as an HTML page."""
     rows = [
-        dict(
-            id=row["id"],
-            what=row["what"],
-            caption=row["text"],
-            references=row["references"],
-            rating="",
-            comment="",
-        )
+        dict(id=row["id"], what=row["what"], caption=row["text"], references=row["references"])
+        | dict(rating="", comment="")
         for row in chosen.to_dict("records")
     ]
     text = io.StringIO()
@@ -130,8 +120,8 @@ def read_ratings(path: Path, sheet: Path) -> dict[str, float]:
         elif name in first:
             wrong.append(f"row {number}: id {name!r} is there already, in row {first[name]}")
         elif (rating := _rating(text)) is None:
-            said = f"{text!r} is no rating from 0 to 1" if text else "there is no rating"
-            wrong.append(f"row {number}: {said}")
+            why = f"{text!r} is no rating from 0 to 1" if text else "there is no rating"
+            wrong.append(f"row {number}: {why}")
         else:
             ratings[name] = rating
         first.setdefault(name, number)

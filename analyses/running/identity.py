@@ -44,10 +44,6 @@ def sizes_digest(manifest: Path) -> str:
 
     A clip that was replaced under the same name is noticed by its size: contents would take long to
     read. Folders on other machines agree. A clip that is not there has no size.
-
-    Raises:
-        ManifestError: For a manifest with anything wrong in it.
-        FileError: For a manifest that cannot be read.
     """
     samples = read_manifest(manifest)
     paths = sorted({p for sample in samples for p in (sample.video, sample.audio) if p})
@@ -70,13 +66,13 @@ class KeptPrompts(HookedOmni):
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         """The kept prompt, or a new one; see `HookedOmni.embed`."""
-        asked = asdict(replace(prompt, media=prompt.media or self.media))
+        parts = asdict(replace(prompt, media=prompt.media or self.media))
         for name in ("video", "audio"):
-            path = asked[name]
+            path = parts[name]
             if path is not None and not Path(path).is_file():
                 return super().embed(prompt)  # which says what is wrong with it
-            asked[name] = None if path is None else file_hash(path)
-        key = json.dumps({"prompt": asked, "made_by": self.made_by}, sort_keys=True, default=str)
+            parts[name] = None if path is None else file_hash(path)
+        key = json.dumps({"prompt": parts, "made_by": self.made_by}, sort_keys=True, default=str)
         path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
         if path.is_file():
             try:

@@ -1,57 +1,53 @@
-"""How far is it? One view of all that is under way, on stderr."""
+"""How far is it? Bars and messages on stderr."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
-import transformers
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-__all__ = ["View", "view"]
+__all__ = ["ProgressCallback", "no_progress", "progress_bars", "say"]
 
-Item = TypeVar("Item")
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with a title, how many are done, and of how many; from any thread."""
 
 
-class View:
-    """Bars, one below the other."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.bars: dict[str, int] = {}
-
-    def shown(self, title: str) -> Callable[[Sequence[Item]], Iterator[Item]]:
-        """From things to the same things, with a bar that counts them."""
-
-        def through(items: Sequence[Item]) -> Iterator[Item]:
-            for done, item in enumerate(items):
-                self.told(title, done, len(items))
-                yield item
-            self.told(title, len(items), len(items))
-
-        return through
-
-    def told(self, title: str, done: int, n: int) -> None:
-        """So many of so many are done; from any thread."""
-        if title not in self.bars:
-            self.bars[title] = self.progress.add_task(title, total=n)
-        self.progress.update(self.bars[title], completed=done, total=n)  # pyright: ignore[reportArgumentType]
+def no_progress(title: str, done: int, total: int) -> None:
+    """Show nothing."""
 
 
 @contextmanager
-def view() -> Iterator[View]:
-    """A view that is there while the block runs; bars of transformers would tear it."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+def progress_bars() -> Iterator[ProgressCallback]:
+    """A bar for each title while the block runs; bars of transformers would tear them."""
+    import transformers  # takes seconds, and a help page imports this file
+
     theirs = transformers.logging.is_progress_bar_enabled()
     transformers.logging.disable_progress_bar()
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars: dict[str, TaskID] = {}
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            yield View(progress)
+        with Progress(
+            TextColumn("{task.description}"), *columns, console=Console(stderr=True)
+        ) as shown:
+
+            def update(title: str, done: int, total: int) -> None:
+                if title not in bars:
+                    bars[title] = shown.add_task(title, total=total)
+                shown.update(bars[title], completed=done, total=total)
+
+            yield update
     finally:
         if theirs:
             transformers.logging.enable_progress_bar()
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a line as it is: no markup, no wrapping."""
+    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What did the command line ask for?
+"""Which run does a command mean?
 
 From words on the command line to a run: cases of a manifest or of single clips, models, config.
 """
@@ -12,24 +12,25 @@ from typing import Any, cast
 from analyses.cases import QUESTIONS, Case, read_cases
 from analyses.running import runs
 from analyses.running.identity import KeptPrompts, sizes_digest
+from analyses.running.type_check import config_from_json
 from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.errors import MediaError, ResultsError
-from hooked_omni.files import file_hash
+from hooked_omni.files import file_hash, read_text
 
-__all__ = ["Chosen", "Models", "prepare"]
+__all__ = ["CaseSelection", "ModelOptions", "prepare"]
 
 _SHARD = re.compile(r"(\d+)/(\d+)")
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Who is asked what: a manifest, or clips.
+class CaseSelection:
+    """Cases of a manifest, or of clips.
 
     Attributes:
         data: A manifest.
         clips: Clips, without one.
         audio: A sound in place of the clips' own.
-        ask: The user's own words, in place of `questions`, for clips.
+        text: The user's own question, in place of `questions`, for clips.
         questions: Names in `QUESTIONS`.
         kinds: Kinds of samples; None for all.
         limit: How many cases, the first ones.
@@ -39,25 +40,20 @@ class Chosen:
     data: Path | None = None
     clips: tuple[Path, ...] = ()
     audio: Path | None = None
-    ask: str | None = None
+    text: str | None = None
     questions: tuple[str, ...] = ("hear",)
     kinds: tuple[str, ...] | None = None
     limit: int | None = None
     rope: str = "model"
 
     def cases(self) -> list[Case]:
-        """The cases.
-
-        Raises:
-            HookedOmniError: For anything wrong in the manifest, an unknown question or kind, a clip
-                that is not there, and options that go with the other of clips and manifest.
-        """
+        """The cases; options of clips are refused with a manifest, and the other way around."""
         rope = cast(Any, self.rope)  # checked by Prompt
         if self.data is not None:
-            if self.audio is not None or self.ask is not None:
+            if self.audio is not None or self.text is not None:
                 raise ResultsError(
                     "expected --clip with --audio and --ask, got --data. A manifest says which "
-                    "sounds go with which pictures; --questions says what is asked."
+                    "sounds go with which pictures; --questions chooses the questions."
                 )
             found = read_cases(self.data, self.questions, self.kinds, rope)
         else:
@@ -76,11 +72,11 @@ class Chosen:
                 f"expected questions among {sorted(QUESTIONS)}, got {unknown}. Your own words go "
                 "into --ask."
             )
-        words = {"own": self.ask} if self.ask else {q: QUESTIONS[q] for q in self.questions}
+        texts = {"own": self.text} if self.text else {q: QUESTIONS[q] for q in self.questions}
         return [
             Case(Prompt(text, video=c, audio=self.audio, rope=rope), str(c), question=question)
             for c in self.clips
-            for question, text in words.items()
+            for question, text in texts.items()
         ]
 
     def facts(self) -> dict[str, Any]:
@@ -89,14 +85,14 @@ class Chosen:
         return {
             "data": [{"file": f.name, "sha256": file_hash(f)} for f in files],
             "clips": None if self.data is None else sizes_digest(self.data),
-            "questions": [self.ask] if self.ask else list(self.questions),
+            "questions": [self.text] if self.text else list(self.questions),
             "kinds": None if self.kinds is None else list(self.kinds),
             "rope": self.rope,
         }
 
 
 @dataclass(frozen=True)
-class Models:
+class ModelOptions:
     """Which models, and where they run.
 
     Attributes:
@@ -112,39 +108,38 @@ class Models:
     dtype: str | None = None
     prompts: Path | None = None
 
-    def loaded(self, name: str) -> HookedOmni:
+    def load(self, name: str) -> HookedOmni:
         """One of the two."""
         omni = load(name, device=self.device, dtype=self.dtype)
         return omni if self.prompts is None else KeptPrompts(omni, self.prompts)
 
 
-def prepare(name: str, chosen: Chosen, config: str | None, shard: str, models: Models) -> runs.Run:
-    """A run. What is cheap to get wrong is looked at before a model is loaded.
+def prepare(
+    name: str, selection: CaseSelection, config: str | None, shard: str, models: ModelOptions
+) -> runs.Run:
+    """A run of an analysis; what is cheap to get wrong is checked before a model is loaded.
 
     Args:
         name: Of the analysis.
-        chosen: Who is asked what.
+        selection: Its cases.
         config: JSON, or a JSON file.
         shard: "i/n".
         models: The model, and maybe a base.
-
-    Raises:
-        HookedOmniError: For anything that cannot be asked.
     """
-    text = Path(config).read_text() if config and config.endswith(".json") else config
-    made = runs.config_from(runs.analysis(name).Config, text)
+    text = read_text(Path(config)) if config and config.endswith(".json") else config
+    made = config_from_json(runs.analysis(name).Config, text)
     numbers = _SHARD.fullmatch(shard)
     if numbers is None:
         raise ResultsError(f"expected a shard as i/n, such as 1/4, got {shard!r}.")
-    cases: Sequence[Case] = chosen.cases()
+    cases: Sequence[Case] = selection.cases()
     place = (int(numbers[1]), int(numbers[2]))
     runs.shard_of(cases, place)
     return runs.Run(
         name=name,
         config=made,
-        omni=models.loaded(models.model),
+        omni=models.load(models.model),
         cases=cases,
-        base=None if models.base is None else models.loaded(models.base),
+        base=None if models.base is None else models.load(models.base),
         shard=place,
-        facts=chosen.facts(),
+        facts=selection.facts(),
     )

@@ -24,15 +24,16 @@ from hooked_omni.files import write_whole
 
 __all__ = [
     "SCHEMA",
-    "claim",
     "gather",
     "load",
+    "make_recipe",
     "read_json",
     "read_table",
-    "recipe",
     "require_folder",
     "require_same",
     "save",
+    "write_figure",
+    "write_recipe",
     "write_table",
 ]
 
@@ -42,42 +43,39 @@ SCHEMA = 1
 _ATTRS = b"PANDAS_ATTRS"
 _PACKAGES = ("hooked-omni", "torch", "transformers", "transformer-lens", "pandas")
 _G = (
-    "generated positions: every position behind the prompt. The last prompt position, from which "
+    "generated positions: every position after the prompt. The last prompt position, from which "
     "the first new token is chosen, is not one of them."
 )
 
 
-def recipe(name: str, config: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+def make_recipe(name: str, config: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a result: two folders of one recipe hold the same numbers."""
-    asked = {"config": dataclasses.asdict(config), "facts": dict(facts)}
-    return {"schema": SCHEMA, "analysis": name, **json.loads(json.dumps(asked, default=str))}
+    made = {"config": dataclasses.asdict(config), "facts": dict(facts)}
+    return {"schema": SCHEMA, "analysis": name, **json.loads(json.dumps(made, default=str))}
 
 
-def claim(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Mark the folder as one of this recipe, before anything is computed.
-
-    Raises:
-        ResultsError: If it is one of another recipe, or of another version.
-    """
-    require_same(folder, asked)
-    write_whole(folder / "recipe.json", json.dumps(asked, indent=2).encode())
+def write_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Mark the folder as one of this recipe, before anything is computed; as `require_same`."""
+    require_same(folder, recipe)
+    write_whole(folder / "recipe.json", json.dumps(recipe, indent=2).encode())
 
 
-def require_same(folder: Path, asked: Mapping[str, Any]) -> None:
+def require_same(folder: Path, recipe: Mapping[str, Any]) -> None:
     """Refuse a folder that holds, or is to hold, results of another recipe.
 
     Raises:
-        ResultsError: With each difference, and for a path that is a file.
+        ResultsError: With each difference, for results of another version, and for a path that is
+            a file.
     """
     require_folder(folder)
     for name in ("recipe.json", "run.json"):
         if not (folder / name).is_file():
             continue
         before = read_json(folder / name)
-        differences = list(_differences({k: before.get(k) for k in asked}, asked))
+        differences = list(_differences({k: before.get(k) for k in recipe}, recipe))
         if differences:
             raise ResultsError(
-                f"expected a folder for this {asked['analysis']}, got {folder} with "
+                f"expected a folder for this {recipe['analysis']}, got {folder} with "
                 f"{'; '.join(differences[:5])}. Choose another folder, or delete this one."
             )
 
@@ -98,15 +96,16 @@ def save(
 ) -> Path:
     """Write `name.parquet`, `name.png`, `name.pdf`, then `run.json`; return the folder.
 
-    What the table says of itself (`table.attrs`: cases, skipped ones) is in `run.json` too.
+    What `table.attrs` say (cases, skipped ones) is in `run.json` too.
 
     Raises:
         ResultsError: If the folder holds results of another question, config or facts.
+        FileError: If a file cannot be written, for example because the disk is full.
     """
-    asked = recipe(name, config, facts)
-    require_same(folder, asked)
+    recipe = make_recipe(name, config, facts)
+    require_same(folder, recipe)
     made = {
-        **asked,
+        **recipe,
         "rows": len(table),
         **json.loads(json.dumps(table.attrs, default=str)),
         "schema": SCHEMA,
@@ -115,23 +114,27 @@ def save(
         "commit": _commit(),
         "versions": {package: version(package) for package in _PACKAGES},
     }
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").unlink(missing_ok=True)
     write_table(folder / f"{name}.parquet", table, name)
-    for ending in ("png", "pdf"):
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format=ending, dpi=200)
-        write_whole(folder / f"{name}.{ending}", drawn.getvalue())
+    write_figure(folder / name, figure, dpi=200)
     write_whole(folder / "run.json", json.dumps(made, indent=2, ensure_ascii=False).encode())
     return folder
 
 
-def load(folder: Path, name: str | None = None) -> pd.DataFrame:
+def write_figure(path: Path, figure: Figure, dpi: int) -> None:
+    """Write `path.png` and `path.pdf`."""
+    for ending in ("png", "pdf"):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=ending, dpi=dpi)
+        write_whole(path.with_name(f"{path.name}.{ending}"), drawn.getvalue())
+
+
+def load(folder: Path) -> pd.DataFrame:
     """The table of a finished run.
 
     Raises:
-        ResultsError: For a folder without `run.json`, of another version, or with a table that is
-            not the one `run.json` tells of.
+        ResultsError: For a folder without `run.json`, of another version, or with a table of
+            another length than `run.json` says.
     """
     if not (folder / "run.json").is_file():
         raise ResultsError(
@@ -139,7 +142,7 @@ def load(folder: Path, name: str | None = None) -> pd.DataFrame:
             "again: it goes on where it was."
         )
     made = read_json(folder / "run.json")
-    table = read_table(folder / f"{name or made['analysis']}.parquet")
+    table = read_table(folder / f"{made['analysis']}.parquet")
     if len(table) != made["rows"]:
         raise ResultsError(
             f"expected {made['rows']} rows as run.json says, got {len(table)} in {folder}. Give "
@@ -157,18 +160,12 @@ def write_table(path: Path, table: pd.DataFrame, name: str) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table written by `write_table`.
-
-    Raises:
-        ResultsError: For a missing or damaged file, and for a table from another version.
-    """
+    """A table written by `write_table`; raises as `gather`."""
     return gather([path])
 
 
 def gather(paths: Sequence[Path]) -> pd.DataFrame:
-    """Tables of one run as one, in this order, with all their `attrs`.
-
-    Counts are added up, lists of skipped cases joined.
+    """Tables of one run as one, in this order; counts in `attrs` are added up, dicts joined.
 
     Raises:
         ResultsError: For a missing or damaged file, and for a table from another version.
@@ -186,11 +183,7 @@ def gather(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A `run.json` or `recipe.json`.
-
-    Raises:
-        ResultsError: For damage, or another version's.
-    """
+    """A `run.json` or `recipe.json`; damage, or another version's, is a `ResultsError`."""
     try:
         made = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -231,14 +224,14 @@ def _joined(before: Any, value: Any, key: str) -> Any:
     return before
 
 
-def _differences(there: Any, asked: Any, path: str = "") -> Iterator[str]:
-    """Where two recipes part, in words."""
-    if isinstance(there, dict) and isinstance(asked, dict):
-        for key in dict.fromkeys([*asked, *there]):
+def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
+    """Where two recipes differ, in words."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in dict.fromkeys([*here, *there]):
             below = f"{path}.{key}" if path else str(key)
-            yield from _differences(there.get(key), asked.get(key), below)
-    elif there != asked:
-        yield f"{path} {there!r} there and {asked!r} asked for"
+            yield from _differences(there.get(key), here.get(key), below)
+    elif there != here:
+        yield f"{path} {there!r} there and {here!r} in this run"
 
 
 def _commit() -> str | None:

@@ -9,15 +9,12 @@ __all__ = ["sentences"]
 
 
 def sentences(folders: Iterable[Path]) -> dict[str, list[str]]:
-    """The headline of every finished run, with what it rests on.
-
-    Returns:
-        Sentences by title; a title names the question, the model, and how many cases there were.
+    """Headlines by title: the question, the model, and how many cases there were.
 
     Raises:
         ResultsError: For a folder without a finished run, and for one of another version.
     """
-    said: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for folder in folders:
         table = results.load(folder)
         made = results.read_json(folder / "run.json")
@@ -25,5 +22,5 @@ def sentences(folders: Iterable[Path]) -> dict[str, list[str]]:
         name = model.get("name", "unnamed") if isinstance(model, dict) else model
         n_cases, skipped = made.get("n_cases"), made.get("skipped", {})
         title = f"{folder}: {made['analysis']}, {name}, {n_cases} cases, {len(skipped)} skipped"
-        said[title] = runs.analysis(made["analysis"]).headline(table)
-    return said
+        found[title] = runs.analysis(made["analysis"]).headline(table)
+    return found

@@ -3,20 +3,54 @@
 Python does not look, and a wrong one would be noticed only hours later.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["fits", "misfit"]
+from hooked_omni.errors import ResultsError
+
+__all__ = ["config_from_json", "fits", "make_config", "mismatch", "tuples"]
 
 
-def misfit(kind: type, values: Mapping[str, Any], where: str) -> str | None:
+def config_from_json(kind: type, text: str | None) -> Any:
+    """A `Config` from JSON, as `make_config`; its defaults without a text."""
+    try:
+        values = json.loads(text) if text else {}
+    except ValueError as error:
+        raise ResultsError(f"expected a config as JSON, got {text!r} ({error}).") from error
+    return make_config(kind, values)
+
+
+def make_config(kind: type, values: Any) -> Any:
+    """A `Config` from names and values; what is not named keeps its default.
+
+    Raises:
+        ResultsError: For anything but an object, an unknown field, or a value of another type.
+    """
+    known = {item.name for item in fields(kind)}
+    unknown = sorted(values.keys() - known) if isinstance(values, dict) else values
+    if unknown or not isinstance(values, dict):
+        raise ResultsError(f"expected fields among {sorted(known)} in the config, got {unknown}.")
+    values = {name: tuples(value) for name, value in values.items()}
+    if wrong := mismatch(kind, values, "the config"):
+        raise ResultsError(f"{wrong} Write it as JSON.")
+    return kind(**values)
+
+
+def tuples(value: Any) -> Any:
+    """Lists, and lists within them, as tuples; anything else as it is."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+
+def mismatch(kind: type, values: Mapping[str, Any], where: str) -> str | None:
     """What is wrong with the first of `values` that its field cannot have; None if all fit.
 
     Example:
         >>> from analyses.knockout import Config
-        >>> misfit(Config, {"step": 1, "width": "three"}, "the config")
+        >>> mismatch(Config, {"step": 1, "width": "three"}, "the config")
         "expected width as int | None in the config, got 'three'."
     """
     hints, defaults = get_type_hints(kind), {item.name: item.default for item in fields(kind)}
@@ -52,4 +86,6 @@ def fits(value: Any, hint: Any) -> bool:
         )
     if hint is float:
         return type(value) in (int, float)
+    if hint is Path:
+        return isinstance(value, Path)
     return type(value) is (NoneType if hint is None else hint)

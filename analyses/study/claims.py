@@ -15,7 +15,7 @@ from typing import Literal
 import pandas as pd
 
 from analyses.study import evidence
-from analyses.study.evidence import Evidence, Seen, Untestable
+from analyses.study.evidence import Evidence, Observed, Untestable
 from hooked_omni.errors import ResultsError
 
 __all__ = ["CLAIMS", "Claim", "Finding", "check"]
@@ -33,7 +33,7 @@ class Claim:
         published: The paper's number.
         source: Where it stands.
         of_bias: Whether a model without the bias must fail it.
-        look: From the evidence to what we found, and whether it agrees.
+        measure: From the evidence to what we found, and whether it agrees.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Claim:
     published: str
     source: str
     of_bias: bool
-    look: Callable[[Evidence], Seen]
+    measure: Callable[[Evidence], Observed]
 
 
 @dataclass(frozen=True)
@@ -50,27 +50,27 @@ class Finding:
 
     Attributes:
         claim: The claim.
-        seen: What we found; None if it is not testable here.
+        observed: What we found; None if it is not testable here.
         why_not: Why it is not.
     """
 
     claim: Claim
-    seen: Seen | None
+    observed: Observed | None
     why_not: str = ""
 
     @property
     def verdict(self) -> Verdict:
         """The comparison."""
-        if self.seen is None:
+        if self.observed is None:
             return "not testable here"
-        return "agrees" if self.seen.agrees else "differs"
+        return "agrees" if self.observed.agrees else "differs"
 
     @property
     def ours(self) -> str:
         """Our number with its band, or why there is none."""
-        if self.seen is None:
+        if self.observed is None:
             return self.why_not
-        return "; ".join(filter(None, (self.seen.means, self.seen.rests_on)))
+        return "; ".join(filter(None, (self.observed.means, self.observed.rests_on)))
 
 
 def check(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> list[Finding]:
@@ -78,7 +78,7 @@ def check(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> list[Find
     given, found = Evidence(tables, scores), []
     for claim in CLAIMS:
         try:
-            found.append(Finding(claim, claim.look(given)))
+            found.append(Finding(claim, claim.measure(given)))
         except (Untestable, ResultsError) as reason:
             found.append(Finding(claim, None, str(reason)))
     return found
@@ -86,108 +86,108 @@ def check(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> list[Find
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
-        "audio collapses",
-        "With another clip's sound, audio fidelity falls by half or more.",
-        "60 % -> 23 %; 53.0 % -> 23.2 %",
-        "section 6; figure 6 B, D",
-        True,
-        evidence.audio_falls,
+        name="audio collapses",
+        sentence="With another clip's sound, audio fidelity falls by half or more.",
+        published="60 % -> 23 %; 53.0 % -> 23.2 %",
+        source="section 6; figure 6 B, D",
+        of_bias=True,
+        measure=evidence.audio_falls,
     ),
     Claim(
-        "video holds",
-        "Audio fidelity falls by more than video fidelity does.",
-        "by 29.8 against 6.7 points",
-        "figure 6, baselines",
-        True,
-        evidence.more_than_video,
+        name="video holds",
+        sentence="Audio fidelity falls by more than video fidelity does.",
+        published="by 29.8 against 6.7 points",
+        source="figure 6, baselines",
+        of_bias=True,
+        measure=evidence.more_than_video,
     ),
     Claim(
-        "the picture is named",
-        "Asked what it hears, the model names what is seen rather than what is heard.",
-        "no number",
-        "sections 1, 6",
-        True,
-        evidence.names_the_seen,
+        name="the picture is named",
+        sentence="Asked what it hears, the model names what is seen rather than what is heard.",
+        published="no number",
+        source="sections 1, 6",
+        of_bias=True,
+        measure=evidence.names_the_seen,
     ),
     Claim(
-        "heard, not said",
-        "More of the sounds can be read off the audio positions than is said.",
-        "61.4 % against 23 %",
-        "section 6",
-        True,
-        evidence.latent,
+        name="heard, not said",
+        sentence="More of the sounds can be read off the audio positions than is said.",
+        published="61.4 % against 23 %",
+        source="section 6",
+        of_bias=True,
+        measure=evidence.latent,
     ),
     Claim(
-        "late video suppresses",
-        "Cut off from the video in deep layers, the model names more of what is heard.",
-        "23.2 % -> 36.8 % around layer 30 of 36",
-        "figure 6 D",
-        True,
-        evidence.knocked_out("video", "hear", 1),
+        name="late video suppresses",
+        sentence="Cut off from the video in deep layers, the model names more of what is heard.",
+        published="23.2 % -> 36.8 % around layer 30 of 36",
+        source="figure 6 D",
+        of_bias=True,
+        measure=evidence.knocked_out("video", "hear", 1),
     ),
     Claim(
-        "as the base would",
-        "Most tokens that name sounds are the vision-only base's own first choice.",
-        "66.06 % unshifted",
-        "section 8",
-        True,
-        evidence.unshifted,
+        name="as the base would",
+        sentence="Most tokens that name sounds are the vision-only base's own first choice.",
+        published="66.06 % unshifted",
+        source="section 8",
+        of_bias=True,
+        measure=evidence.unshifted,
     ),
     Claim(
-        "the base's rank",
-        "The median rank of these tokens in the base is 1.",
-        "1",
-        "section 8",
-        True,
-        evidence.median_rank,
+        name="the base's rank",
+        sentence="The median rank of these tokens in the base is 1.",
+        published="1",
+        source="section 8",
+        of_bias=True,
+        measure=evidence.median_rank,
     ),
     Claim(
-        "close to the base",
-        "KL(base || model) over all tokens is about as published: between half of it and twice.",
-        "0.4 nats",
-        "section 8",
-        False,
-        evidence.divergence,
+        name="close to the base",
+        sentence="KL(base || model) over all tokens lies between half of the published and twice.",
+        published="0.4 nats",
+        source="section 8",
+        of_bias=False,
+        measure=evidence.divergence,
     ),
     Claim(
-        "audio is needed",
-        "Cut off from the audio in deep layers, the model names less of what is heard.",
-        "23.2 % -> 10.5 % around layer 28 of 36",
-        "figure 6 D",
-        False,
-        evidence.knocked_out("audio", "hear", -1),
+        name="audio is needed",
+        sentence="Cut off from the audio in deep layers, the model names less of what is heard.",
+        published="23.2 % -> 10.5 % around layer 28 of 36",
+        source="figure 6 D",
+        of_bias=False,
+        measure=evidence.knocked_out("audio", "hear", -1),
     ),
     Claim(
-        "video carries seeing",
-        "Cut off from the video in deep layers, the model tells less of what is seen.",
-        "56.0 % -> 15.2 % around layer 30 of 36",
-        "figure 6 C",
-        False,
-        evidence.knocked_out("video", "see", -1),
+        name="video carries seeing",
+        sentence="Cut off from the video in deep layers, the model tells less of what is seen.",
+        published="56.0 % -> 15.2 % around layer 30 of 36",
+        source="figure 6 C",
+        of_bias=False,
+        measure=evidence.knocked_out("video", "see", -1),
     ),
     Claim(
-        "audio is read early",
-        "Audio gets more attention in the first layers than behind them.",
-        "44, 32, 28 % in layers 0 to 2, 2 % in layer 3",
-        "figure 4",
-        False,
-        evidence.early_audio,
+        name="audio is read early",
+        sentence="Audio gets more attention in the first layers than after them.",
+        published="44, 32, 28 % in layers 0 to 2, 2 % in layer 3",
+        source="figure 4",
+        of_bias=False,
+        measure=evidence.early_audio,
     ),
     Claim(
-        "video is read late",
-        "In the last third of the layers, video gets more attention than audio.",
-        "40.6 % of video in layer 27 of 36",
-        "figure 4",
-        False,
-        evidence.late_video,
+        name="video is read late",
+        sentence="In the last third of the layers, video gets more attention than audio.",
+        published="40.6 % of video in layer 27 of 36",
+        source="figure 4",
+        of_bias=False,
+        measure=evidence.late_video,
     ),
     Claim(
-        "the judge is fair",
-        "The judge's ranks agree with people's.",
-        "rho = 0.816 audio, 0.732 video",
-        "supplement B.1",
-        False,
-        evidence.no_people,
+        name="the judge is fair",
+        sentence="The judge's ranks agree with people's.",
+        published="rho = 0.816 audio, 0.732 video",
+        source="supplement B.1",
+        of_bias=False,
+        measure=evidence.no_people,
     ),
 )
 """In the order of the paper's argument."""

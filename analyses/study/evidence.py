@@ -21,7 +21,7 @@ from analyses.study.judging import conditions
 
 __all__ = [
     "Evidence",
-    "Seen",
+    "Observed",
     "Untestable",
     "audio_falls",
     "divergence",
@@ -73,7 +73,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observed:
     """What we found of a claim.
 
     Attributes:
@@ -87,7 +87,7 @@ class Seen:
     agrees: bool
 
 
-def audio_falls(evidence: Evidence) -> Seen:
+def audio_falls(evidence: Evidence) -> Observed:
     """Audio fidelity of counterfactual clips against half of that of factual ones."""
     own, other = (evidence.fidelity("audio", k, "hear") for k in ("factual", "counterfactual"))
     # A ratio would not be defined where nothing is right.
@@ -97,31 +97,31 @@ def audio_falls(evidence: Evidence) -> Seen:
     means = f"{100 * own.mean():.1f} % -> {100 * other.mean():.1f} %"
     fall = f"falls by {100 * (1 - other.mean() / own.mean()):.1f} %"
     rests_on = f"{fall}, below half by {in_words(below, 'points')}"
-    return Seen(means, rests_on, below["low"] > 0)
+    return Observed(means, rests_on, below["low"] > 0)
 
 
-def more_than_video(evidence: Evidence) -> Seen:
+def more_than_video(evidence: Evidence) -> Observed:
     """How much further audio fidelity falls than video fidelity."""
-    asked = [("audio", "hear"), ("video", "see")]
+    points = [("audio", "hear"), ("video", "see")]
     groups = [
         evidence.fidelity(what, kind, question)
-        for what, question in asked
+        for what, question in points
         for kind in ("factual", "counterfactual")
     ]
     more = _band(groups, lambda fa, ca, fv, cv: 100 * ((fa - ca) - (fv - cv)))
-    return Seen("", f"audio falls by more: {in_words(more, 'points')}", more["low"] > 0)
+    return Observed("", f"audio falls by more: {in_words(more, 'points')}", more["low"] > 0)
 
 
-def names_the_seen(evidence: Evidence) -> Seen:
+def names_the_seen(evidence: Evidence) -> Observed:
     """Events that are seen against events that are heard, among what is said to be heard."""
     table = evidence.table("captions").set_index("sample")
-    more = _band([100 * (table["seen_found"] - table["heard_found"])], lambda mean: mean)
+    more = _band([100 * (table["seen_found"] - table["heard_found"])])
     seen, heard = (100 * table[f"{name}_found"].mean() for name in ("seen", "heard"))
     means = f"seen {seen:.1f} %, heard {heard:.1f} % of the events"
-    return Seen(means, f"difference {in_words(more, 'points')}", more["low"] > 0)
+    return Observed(means, f"difference {in_words(more, 'points')}", more["low"] > 0)
 
 
-def latent(evidence: Evidence) -> Seen:
+def latent(evidence: Evidence) -> Observed:
     """Sounds that can be read at the audio positions against sounds that are said, and chance."""
     lens = evidence.table("logit_lens")
     if set(lens["span"]) != {"audio"}:
@@ -137,12 +137,12 @@ def latent(evidence: Evidence) -> Seen:
     by = "judged" if len(judged) else "by words"
     latent = 100 * judged.set_index("sample")["score"] if len(judged) else words
     said = 100 * evidence.fidelity("audio", "counterfactual", "hear")
-    more = _band([latent - said], lambda mean: mean)
+    more = _band([latent - said])
     # What the words of other clips' captions would find there is no hearing.
-    true = _band([words - chance], lambda mean: mean)
+    true = _band([words - chance])
     read = f"{latent.mean():.1f} % can be read ({by}, lens {kind}), {said.mean():.1f} % is said"
     rests_on = f"difference {in_words(more, 'points')}; by chance {chance.mean():.1f} %"
-    return Seen(read, rests_on, more["low"] > 0 and true["low"] > 0)
+    return Observed(read, rests_on, more["low"] > 0 and true["low"] > 0)
 
 
 def _recalled(lens: pd.DataFrame, of: str) -> pd.Series:
@@ -151,10 +151,10 @@ def _recalled(lens: pd.DataFrame, of: str) -> pd.Series:
     return found[found["layer"] == ANY_LAYER].set_index("sample")["recall"]
 
 
-def knocked_out(key: str, question: str, sign: int) -> Callable[[Evidence], Seen]:
+def knocked_out(key: str, question: str, sign: int) -> Callable[[Evidence], Observed]:
     """Fidelity in the window of the second half that moves it most surely the claimed way."""
 
-    def look(evidence: Evidence) -> Seen:
+    def measure(evidence: Evidence) -> Observed:
         table = evidence.table("knockout", question=question)
         what = "video" if question == "see" else "audio"
         judged = fidelity.joined(table.assign(condition=conditions(table)), evidence.scores)
@@ -184,20 +184,22 @@ def knocked_out(key: str, question: str, sign: int) -> Callable[[Evidence], Seen
         missing = f", {n_missing} missing" if n_missing else ""
         p = f"p = {best['p_corrected']:.2g}, corrected for {len(tested)} windows"
         layers = f"layers {first:.0f} to {last:.0f}"
-        return Seen(f"{means} in {layers}", f"{p}, n = {len(here)}{missing}", bool(moved))
+        return Observed(f"{means} in {layers}", f"{p}, n = {len(here)}{missing}", bool(moved))
 
-    return look
+    return measure
 
 
-def unshifted(evidence: Evidence) -> Seen:
+def unshifted(evidence: Evidence) -> Observed:
     """Share of the tokens that name sounds which are the base's first choice."""
     events = _event_tokens(evidence)
     share = 100 * (events["shift"] == "unshifted").groupby(events["sample"]).mean()
-    band = _band([share], lambda mean: mean)
-    return Seen(f"{band['mean']:.1f} %", f"mean over answers {in_words(band)}", band["low"] > 50)
+    band = _band([share])
+    return Observed(
+        f"{band['mean']:.1f} %", f"mean over answers {in_words(band)}", band["low"] > 50
+    )
 
 
-def median_rank(evidence: Evidence) -> Seen:
+def median_rank(evidence: Evidence) -> Observed:
     """Median rank in the base of the tokens that name sounds, with a band over answers."""
     events = _event_tokens(evidence)
     ranks = [own.to_numpy() for _, own in events.groupby("sample")["base_rank"]]
@@ -207,7 +209,7 @@ def median_rank(evidence: Evidence) -> Seen:
     low, high = np.percentile(medians, [2.5, 97.5])
     median = events["base_rank"].median()
     rests_on = f"[{low:g}, {high:g}], {len(events)} tokens of {len(ranks)} answers"
-    return Seen(f"{median:g}", rests_on, bool(high == 1))
+    return Observed(f"{median:g}", rests_on, bool(high == 1))
 
 
 def _event_tokens(evidence: Evidence) -> Any:
@@ -220,30 +222,30 @@ def _event_tokens(evidence: Evidence) -> Any:
     return events
 
 
-def divergence(evidence: Evidence) -> Seen:
+def divergence(evidence: Evidence) -> Observed:
     """KL(base || model) over all tokens."""
     table = evidence.table("distribution_shift")
-    band = _band([table.groupby("sample")["kl_base_model"].mean()], lambda mean: mean)
+    band = _band([table.groupby("sample")["kl_base_model"].mean()])
     near = 0.5 * _kl() <= band["low"] and band["high"] <= 2 * _kl()
-    return Seen("", in_words(band, "nats", 3), near)
+    return Observed("", in_words(band, "nats", 3), near)
 
 
-def early_audio(evidence: Evidence) -> Seen:
+def early_audio(evidence: Evidence) -> Observed:
     """Attention on audio in the first twelfth of the layers against the rest."""
     percents = _percents(evidence, "audio")
     first = max(round(percents.shape[1] / 12), 1)  # 3 of 36 layers, as in the figure
     early, late = percents.iloc[:, :first].mean(axis=1), percents.iloc[:, first:].mean(axis=1)
-    more = _band([early - late], lambda mean: mean)
-    means = f"{early.mean():.1f} % in layers 0 to {first - 1}, {late.mean():.1f} % behind"
-    return Seen(means, f"difference {in_words(more, 'points')}", more["low"] > 0)
+    more = _band([early - late])
+    means = f"{early.mean():.1f} % in layers 0 to {first - 1}, {late.mean():.1f} % after"
+    return Observed(means, f"difference {in_words(more, 'points')}", more["low"] > 0)
 
 
-def late_video(evidence: Evidence) -> Seen:
+def late_video(evidence: Evidence) -> Observed:
     """Attention on video against that on audio, in the last third of the layers."""
     video, audio = _percents(evidence, "video"), _percents(evidence, "audio")
     last = video.shape[1] - max(video.shape[1] // 3, 1)
-    more = _band([(video - audio).iloc[:, last:].mean(axis=1)], lambda mean: mean)
-    return Seen("", f"video - audio: {in_words(more, 'points')}", more["low"] > 0)
+    more = _band([(video - audio).iloc[:, last:].mean(axis=1)])
+    return Observed("", f"video - audio: {in_words(more, 'points')}", more["low"] > 0)
 
 
 def _percents(evidence: Evidence, segment: str) -> pd.DataFrame:
@@ -255,14 +257,14 @@ def _percents(evidence: Evidence, segment: str) -> pd.DataFrame:
     return own.pivot_table("percent", "sample", "layer")
 
 
-def _band(groups: Sequence[Any], of: Callable[..., Any]) -> dict[str, Any]:
+def _band(groups: Sequence[Any], of: Callable[..., Any] = lambda mean: mean) -> dict[str, Any]:
     band = contrast(groups, of)
     if band["n"] < _FEWEST:
         raise Untestable(f"{band['n']} samples with numbers, {_FEWEST} needed")
     return band
 
 
-def no_people(_: Evidence) -> Seen:
+def no_people(_: Evidence) -> Observed:
     """Nobody has rated here what the judge did."""
     raise Untestable("needs people's ratings: `python -m analyses agreement sheet`")
 

@@ -1,11 +1,11 @@
 """What does the judge say of all that a study made?
 
 Captions, captions under every knockout, and, from a judge that has prompts for it, the tokens that
-can be read inside the model, and which words of an answer tell of sounds. Each text is judged once,
-whoever made it: judgements lie in one journal; a judge that stopped is asked for what is missing.
+can be read inside the model, and which words of an answer name sounds. Each text is judged once,
+whoever made it: judgements lie in one journal; the next run judges what is missing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,14 +13,16 @@ import pandas as pd
 
 from analyses.cases import KEYS, Case
 from analyses.distribution_shift import retagged
-from analyses.judge.judgement import Judge, items
-from analyses.judge.lookup import judge
-from analyses.judge.record import run
+from analyses.judge.judgement import Judge
+from analyses.judge.lookup import load_judge
+from analyses.judge.points import items
+from analyses.judge.record import judge_items
 from analyses.running import results
+from analyses.running.progress import ProgressCallback
 from data_prep.manifest import file_name
 from hooked_omni.errors import ResultsError
 
-__all__ = ["UNTOUCHED", "conditions", "judged", "require_judge", "scores_path", "with_events"]
+__all__ = ["UNTOUCHED", "conditions", "judge_study", "require_judge", "scores_path", "with_events"]
 
 UNTOUCHED = "untouched"
 """The condition of the baseline in a batch of knockouts; a plain caption has none, ""."""
@@ -30,7 +32,7 @@ def require_judge(settings: Mapping[str, Any], out: Path) -> tuple[Judge, bool]:
     """The judge of a study, and whether it sees the first reference caption alone.
 
     Raises:
-        JudgeError, UnknownModelError: For one that cannot be asked, as far as can be known now.
+        JudgeError, UnknownModelError: For one that cannot be used, as far as can be known now.
         ResultsError: Without a name.
     """
     given = dict(settings)
@@ -40,17 +42,17 @@ def require_judge(settings: Mapping[str, Any], out: Path) -> tuple[Judge, bool]:
             "expected [judge] with a `name`, such as 'lexical', true or false as `first_only`, and "
             f"no `logs`, which lie in the study's folder, got {dict(settings)}."
         )
-    made = judge(name, given.pop("url", None), out / "judge-logs", **given)
-    made.require()
-    return made, first_only
+    judge = load_judge(name, given.pop("url", None), out / "judge-logs", **given)
+    judge.require()
+    return judge, first_only
 
 
-def judged(
+def judge_study(
     judge: Judge,
     tables: Mapping[str, pd.DataFrame],
     cases: Sequence[Case],
     out: Path,
-    told: Callable[[str, int, int], None],
+    progress: ProgressCallback,
     first_only: bool = False,
 ) -> pd.DataFrame:
     """Scores of everything, written to `scores_path(out, judge.name)`.
@@ -58,41 +60,34 @@ def judged(
     Args:
         judge: Who judges.
         tables: Of the analyses; those with captions or tokens are judged.
-        cases: Who knows what is truly heard and seen.
+        cases: With what is truly heard and seen.
         out: The study's folder.
-        told: Called with the judge's name, and how many judgements are done of how many.
+        progress: As in `judge.record.judge_items`, which makes the table.
         first_only: Give the first reference caption alone.
-
-    Returns:
-        What `judge.record.run` returns.
-
-    Raises:
-        JudgeDownError: If the judge stops answering; what it said is kept.
     """
     samples = list({case.sample: case for case in cases}.values())
-    asked = items(tables["captions"], samples, first_only=first_only)
+    todo = items(tables["captions"], samples, first_only=first_only)
     if "knockout" in tables:
-        asked += items(_cut(tables["knockout"]), samples, first_only=first_only)
+        todo += items(_cut(tables["knockout"]), samples, first_only=first_only)
     if "logit_lens" in tables and judge.prompt_version("recall"):
-        asked += items(_tokens(tables["logit_lens"]), samples, ("recall",), first_only)
+        todo += items(_tokens(tables["logit_lens"]), samples, ("recall",), first_only)
     if "distribution_shift" in tables and judge.prompt_version("events"):
-        asked += items(_answers(tables["distribution_shift"]), samples, ("events",))
-    scores = run(asked, judge, out / "judgements.jsonl", lambda d, n: told(judge.name, d, n))
+        todo += items(_answers(tables["distribution_shift"]), samples, ("events",))
+    scores = judge_items(todo, judge, out / "judgements.jsonl", progress)
     path = scores_path(out, judge.name)
-    path.parent.mkdir(exist_ok=True)
     results.write_table(path, scores, "scores")
     return scores
 
 
 def with_events(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """What `distribution_shift` made, with the judge's word on which tokens tell of sounds.
+    """What `distribution_shift` made, with the judge's word on which tokens name sounds.
 
-    As it is if the judge was not asked. An answer that it did not judge has no such token.
+    As it is if no answer was given to the judge. An answer that it did not judge has no such token.
     """
-    told: Any = scores[scores["what"] == "events"]
-    if told.empty:
+    marked: Any = scores[scores["what"] == "events"]
+    if marked.empty:
         return table
-    known = told[told["status"] == "judged"]
+    known = marked[marked["status"] == "judged"]
     keys = zip(*(known[name] for name in KEYS), strict=True)
     words = (text.split("\n") if text else [] for text in known["words"])
     return retagged(table, dict(zip(keys, words, strict=True)))

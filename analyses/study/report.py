@@ -4,11 +4,10 @@
 every headline sentence, and all that is missing, with why. Nothing is computed here.
 """
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,12 +15,10 @@ from matplotlib.figure import Figure
 from analyses import fidelity
 from analyses.running import results, runs
 from analyses.study.claims import Finding
+from analyses.study.config import Study
 from analyses.study.judging import conditions
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import write_whole
-
-if TYPE_CHECKING:
-    from analyses.study.run import Study
 
 __all__ = ["checklist", "write"]
 
@@ -33,29 +30,31 @@ _FIGURES = {
     "distribution_shift": ("figure7_distribution_shift", "Distance from the base"),
     "modality_reliance": ("modality_reliance", "Reliance on each modality"),
 }
+_CLAIMS_HEAD = (
+    "## The paper's claims",
+    "",
+    "arXiv 2604.02605, for Qwen2.5-Omni-3B. A claim agrees if our 95 % band (over samples, by",
+    "bootstrap) lies wholly on its side, or, of a knockout, if a permutation test corrected",
+    "over the windows gives p < 0.05; else it differs.",
+    "",
+)
 _MOST_LISTED = 20
 
 
 def write(
-    study: "Study",
+    study: Study,
     out: Path,
     tables: Mapping[str, pd.DataFrame],
     scores: pd.DataFrame,
     findings: Sequence[Finding],
 ) -> Path:
     """Draw the figures into `out/figures`, and write `out/report.md`; return its path."""
-    folder = out / "figures"
-    folder.mkdir(exist_ok=True)
     for name, table in tables.items():
-        paths = [folder / f"{_FIGURES[name][0]}.{ending}" for ending in ("png", "pdf")]
-        for path in paths:
-            path.unlink(missing_ok=True)
+        path = out / "figures" / _FIGURES[name][0]
+        for ending in ("png", "pdf"):
+            path.with_name(f"{path.name}.{ending}").unlink(missing_ok=True)
         with suppress(ResultsError):  # nothing to draw; the page says why
-            figure = _figure(name, table, scores)
-            for path in paths:
-                drawn = io.BytesIO()
-                figure.savefig(drawn, format=path.suffix[1:], dpi=150)
-                write_whole(path, drawn.getvalue())
+            results.write_figure(path, _figure(name, table, scores), dpi=150)
     page = out / "report.md"
     write_whole(page, ("\n".join(_lines(study, out, tables, scores, findings)) + "\n").encode())
     return page
@@ -76,28 +75,29 @@ def _cell(text: str) -> str:
 
 
 def _figure(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> Figure:
-    if name == "captions":
-        return fidelity.plot(scores)
-    return runs.analysis(name).plot(_judged(name, table, scores))
+    source, shown = _shown(name, table, scores)
+    return source.plot(shown)
 
 
 def _headline(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
+    source, shown = _shown(name, table, scores)
     try:
-        if name == "captions":
-            return fidelity.headline(scores)
-        return runs.analysis(name).headline(_judged(name, table, scores))
+        return source.headline(shown)
     except ResultsError as error:
         return [f"nothing to tell: {error}"]
 
 
-def _judged(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    if name != "knockout":
-        return table
-    return fidelity.joined(table.assign(condition=conditions(table)), scores)
+def _shown(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> tuple[Any, pd.DataFrame]:
+    """Whose figure and sentences stand for an analysis, and the table that they are of."""
+    if name == "captions":
+        return fidelity, scores
+    if name == "knockout":
+        table = fidelity.joined(table.assign(condition=conditions(table)), scores)
+    return runs.analysis(name), table
 
 
 def _lines(
-    study: "Study",
+    study: Study,
     out: Path,
     tables: Mapping[str, pd.DataFrame],
     scores: pd.DataFrame,
@@ -113,16 +113,12 @@ def _lines(
     yield f"# What {study.model} sees and hears"
     yield ""
     yield f"Samples: {counts}, of {study.data.name}. Base: {study.base or 'none'}. "
-    limits = sorted({made["config"]["max_new_tokens"] for made in every if _limited(made)})
+    configs = [made["config"] for made in every]
+    limits = sorted({c["max_new_tokens"] for c in configs if "max_new_tokens" in c})
     yield f"Judge: {judge['name']}. Greedy answers of up to {', '.join(map(str, limits))} tokens. "
     yield "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + "."
     yield ""
-    yield "## The paper's claims"
-    yield ""
-    yield "arXiv 2604.02605, for Qwen2.5-Omni-3B. A claim agrees if our 95 % band (over samples, by"
-    yield "bootstrap) lies wholly on its side, or, of a knockout, if a permutation test corrected"
-    yield "over the windows gives p < 0.05; else it differs."
-    yield ""
+    yield from _CLAIMS_HEAD
     yield from checklist(findings)
     for name in tables:
         file, title = _FIGURES[name]
@@ -140,10 +136,6 @@ def _lines(
     yield ""
     yield "Tables: a folder each, with `run.json`; scores: `scores/`; judgements with the judge's"
     yield "reasons: `judgements.jsonl`."
-
-
-def _limited(made: Mapping[str, Any]) -> bool:
-    return "max_new_tokens" in made["config"]
 
 
 def _missing(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> Iterator[str]:

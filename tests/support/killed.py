@@ -1,17 +1,28 @@
-"""A run that is ready to be killed: a fork server loads this once, and forks it for each run."""
+"""Runs that are killed at random moments: a fork server loads this once, and forks it for each."""
 
+import multiprocessing
+import random
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
-from matplotlib.figure import Figure
 
 from analyses import attention_share
 from analyses.cases import Case
-from analyses.running import runs
-from analyses.study import run as study
+from analyses.running.runs import Run, execute
+from analyses.study.config import Study
+from analyses.study.run import run_study
 from hooked_omni import load
+from tests.support.figures import no_figures
 
-__all__ = ["study_of", "work"]
+__all__ = ["killed_at_random", "small_run", "small_study", "study_of"]
+
+Same = Callable[[Path, Path], None]
 
 torch.set_num_threads(1)
 _OMNI = load("random-omni")
@@ -20,19 +31,23 @@ _CASES = [
     for n in range(12)
     for question in ("see", "hear")
 ]
-for _ending in ("png", "pdf"):  # imports what draws them
-    Figure().savefig("/dev/null", format=_ending)
 
 
-def work(out: Path) -> None:
-    """Ask all of them."""
-    config = attention_share.Config(max_new_tokens=4)
-    runs.carry_out(runs.Run("attention_share", config, _OMNI, _CASES), out)
+def small_run(out: Path) -> None:
+    """24 cases of one analysis."""
+    no_figures(pytest.MonkeyPatch())
+    execute(Run("attention_share", attention_share.Config(max_new_tokens=4), _OMNI, _CASES), out)
 
 
-def study_of(data: Path) -> study.Study:
-    """A small study of a shipped organism."""
-    return study.Study(
+def small_study(data: Path, out: Path) -> None:
+    """All stages of `study_of(data)`, on a sample of each kind."""
+    no_figures(pytest.MonkeyPatch())
+    run_study(replace(study_of(data), limit=1), out)
+
+
+def study_of(data: Path) -> Study:
+    """A study of a shipped organism."""
+    return Study(
         "organism-biased",
         data,
         "organism-base",
@@ -40,3 +55,44 @@ def study_of(data: Path) -> study.Study:
         judge={"name": "truth"},
         configs={"knockout": {"width": 3, "step": 2}},
     )
+
+
+def killed_at_random(
+    target: Callable[..., None], *given: Any, out: Path, marker: str, n_kills: int, same: Same
+) -> None:
+    """Kill `target(*given, out)` at random moments and start it again, until it ends by itself.
+
+    Args:
+        target: What writes to a folder, at last of all a file of the name `marker`.
+        given: Its other arguments.
+        out: The folder.
+        marker: Without this file the folder is unfinished.
+        n_kills: At least half of them must hit it in the middle.
+        same: Asserts that a finished folder equals another, of a run that was never killed.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+
+    def start(folder: Path) -> Any:
+        process = context.Process(target=target, args=(*given, folder))
+        process.start()
+        return process
+
+    context.Process(target=time.sleep, args=(0,)).start()  # starts the fork server
+    undisturbed, begun = out.with_name("undisturbed"), time.perf_counter()
+    start(undisturbed).join()
+    seconds = time.perf_counter() - begun
+    generator, caught = random.Random(0), 0
+    for _ in range(n_kills):
+        process = start(out)
+        time.sleep(generator.uniform(0, seconds))
+        process.kill()
+        process.join()
+        caught += process.exitcode == -9
+        if (out / marker).exists():
+            same(out, undisturbed)
+            shutil.rmtree(out)
+    process = start(out)
+    process.join()
+    assert process.exitcode == 0 and caught >= n_kills // 2
+    same(out, undisturbed)

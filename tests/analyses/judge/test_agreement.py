@@ -18,7 +18,7 @@ from hooked_omni.errors import ResultsError
 
 
 def scores(n: int = 40, seed: int = 0) -> pd.DataFrame:
-    chances = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     rows = [
         dict(
             sample=f"s{i}",
@@ -27,7 +27,7 @@ def scores(n: int = 40, seed: int = 0) -> pd.DataFrame:
             condition="",
             judge="lexical",
             what=what,
-            score=round(chances.random(), 2) if i else np.nan,
+            score=round(rng.random(), 2) if i else np.nan,
             reason="so",
             status="judged" if i else "missing",
             words="",
@@ -56,9 +56,9 @@ def fill(sheet: Path, name: str, change: Any = None, noise: float = 0.0) -> Path
     from analyses.judge.sheet import identified
 
     table = identified(scores()).set_index("id")["score"]
-    chances = np.random.default_rng(len(name))
+    rng = np.random.default_rng(len(name))
     for row in rows:
-        row["rating"] = f"{np.clip(table[row['id']] + noise * chances.normal(), 0, 1):.3f}"
+        row["rating"] = f"{np.clip(table[row['id']] + noise * rng.normal(), 0, 1):.3f}"
     rows = rows if change is None else change(rows)
     path = sheet.with_name(f"{name}.csv")
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -164,10 +164,10 @@ def test_alpha_by_hand() -> None:
 
 
 def test_a_band_covers_the_truth() -> None:
-    chances, hits = np.random.default_rng(0), 0
+    rng, hits = np.random.default_rng(0), 0
     for seed in range(40):
-        first = chances.normal(size=60)
-        second = first + chances.normal(size=60)
+        first = rng.normal(size=60)
+        second = first + rng.normal(size=60)
         table = pd.DataFrame({"what": "audio", "score": first, "people": second})
         point = with_people(table.assign(sample=range(60)), n_resamples=200, seed=seed).iloc[0]
         hits += point["low"] < 0.69 < point["high"]  # of normals with r = 0.707
@@ -206,9 +206,9 @@ def test_the_commands(tmp_path: Path) -> None:
     assert made.exit_code == 0 and sheet.is_file() and sheet.with_suffix(".html").is_file()
     filled = [str(fill(sheet, name, noise=0.1)) for name in ("anna", "otto99")]
     out = tmp_path / "worst.csv"
-    told = run(app, ["people", str(table), str(sheet), *filled, "--out", str(out)])
-    assert told.exit_code == 0
-    assert "audio: rho = 0." in told.output and "2 people among themselves" in told.output
+    shown = run(app, ["people", str(table), str(sheet), *filled, "--out", str(out)])
+    assert shown.exit_code == 0
+    assert "audio: rho = 0." in shown.output and "2 people among themselves" in shown.output
     assert len(pd.read_csv(out)) == 10
     both = run(app, ["judges", str(table), str(table)])
     assert both.exit_code == 0
@@ -223,9 +223,9 @@ def test_captions_that_one_judge_lacks_are_counted_and_told(tmp_path: Path) -> N
     paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     for path, one in zip(paths, (first.iloc[4:], second.iloc[:-8]), strict=True):
         write_table(path, one, "judge")
-    told = CliRunner().invoke(app, ["judges", *map(str, paths)])
-    assert told.exit_code == 0
-    assert f"missing: 8 captions only in {paths[0]}, 4 only in {paths[1]}" in told.output
+    shown = CliRunner().invoke(app, ["judges", *map(str, paths)])
+    assert shown.exit_code == 0
+    assert f"missing: 8 captions only in {paths[0]}, 4 only in {paths[1]}" in shown.output
 
 
 def test_a_table_of_another_kind(sheet: Path) -> None:

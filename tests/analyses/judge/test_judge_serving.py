@@ -16,7 +16,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from analyses.judge import Item, JudgeError, judge, missing, run
+from analyses.judge.judgement import Item, JudgeError
+from analyses.judge.lookup import load_judge
+from analyses.judge.record import judge_items, missing
 
 SAYS = ('{"reason": "It fits, ', 'on the whole.", ', '"score": ', "0.625", "}")
 """What the model says to anything: a chain of tokens, each of which is followed by the next."""
@@ -101,9 +103,9 @@ def test_a_real_server_is_understood(
     ]
     own: dict[str, Any] = dict(connections=2, max_tokens=32, timeout=60.0)
     with pytest.raises(JudgeError, match=r"422: .*'top_k'.* Set what it does not take to None"):
-        run(items, judge(str(model), url, **own), tmp_path / "refused.jsonl")
-    asking = judge(str(model), url, tmp_path / "logs", top_k=None, **own)
-    table = run(items, asking, tmp_path / "journal.jsonl")
+        judge_items(items, load_judge(str(model), url, **own), tmp_path / "refused.jsonl")
+    asking = load_judge(str(model), url, tmp_path / "logs", top_k=None, **own)
+    table = judge_items(items, asking, tmp_path / "journal.jsonl")
     assert missing(table).empty, missing(table)["reason"].tolist()
     assert table["score"].tolist() == [0.625] * 3
     assert set(table["reason"]) == {"It fits, on the whole."}

@@ -80,10 +80,19 @@ def scores(biased: bool, made: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def biased() -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    made = tables(True)
+    return made, scores(True, made)
+
+
+def checked(made: dict[str, pd.DataFrame], given: pd.DataFrame) -> dict[str, Finding]:
+    return {one.claim.name: one for one in check(made, given)}
+
+
 def found(biased: bool, **without: Any) -> dict[str, Finding]:
     made = tables(biased)
     given = {name: table for name, table in made.items() if name not in without}
-    return {one.claim.name: one for one in check(given, scores(biased, made))}
+    return checked(given, scores(biased, made))
 
 
 def test_every_claim_of_the_bias_tells_the_two_models_apart() -> None:
@@ -111,7 +120,7 @@ def test_the_numbers_are_the_planted_ones() -> None:
     assert one["video carries seeing"].ours.startswith("100.0 % -> 0.0 % in layers 8 to 10")
     assert one["as the base would"].ours.startswith("75.0 %; mean over answers 75.0 % [")
     assert one["close to the base"].ours.startswith("0.500 nats [0.500, 0.500], n = 20")
-    assert one["audio is read early"].ours.startswith("30.0 % in layers 0 to 0, 5.0 % behind")
+    assert one["audio is read early"].ours.startswith("30.0 % in layers 0 to 0, 5.0 % after")
     assert one["video is read late"].ours.startswith("video - audio: 15.0 points [15.0, 15.0]")
 
 
@@ -135,33 +144,33 @@ def test_scores_that_are_missing_are_not_zeros() -> None:
     given = scores(True, made)
     first = given["sample"].isin([f"counterfactual {i}" for i in range(5)])
     given.loc[first & (given["what"] == "audio"), "score"] = np.nan
-    ours = {one.claim.name: one for one in check(made, given)}
+    ours = checked(made, given)
     # Of counterfactual 5 to 19, numbers 8, 12 and 16 are right.
     assert ours["audio collapses"].ours.startswith("100.0 % -> 20.0 %;")
     assert ours["audio collapses"].ours.endswith("n = 15, 5 missing")
     assert "n = 15, 5 missing" in ours["late video suppresses"].ours
     assert ours["late video suppresses"].ours.startswith("20.0 % -> 100.0 %")
     given.loc[given["kind"] == "counterfactual", "score"] = np.nan
-    ours = {one.claim.name: one for one in check(made, given)}
+    ours = checked(made, given)
     assert ours["audio collapses"].verdict == "not testable here"
     assert ours["late video suppresses"].verdict == "not testable here"
 
 
 def test_a_small_drop_is_no_collapse() -> None:
-    made, given = tables(True), scores(True, tables(True))
+    made, given = biased()
     wrong = (given["what"] == "audio") & (given["score"] == 0)
     given.loc[wrong, "score"] = 0.9
-    one = {f.claim.name: f for f in check(made, given)}["audio collapses"]
+    one = checked(made, given)["audio collapses"]
     assert one.verdict == "differs" and "falls by 7.5 %" in one.ours
 
 
 def test_the_judges_recall_is_preferred_to_words() -> None:
-    made, given = tables(True), scores(True, tables(True))
+    made, given = biased()
     rows = [
         {**case(i, "counterfactual", "hear"), "condition": "raw", "what": "recall", "score": 0.6}
         for i in range(N)
     ]
-    one = {f.claim.name: f for f in check(made, pd.concat([given, pd.DataFrame(rows)]))}
+    one = checked(made, pd.concat([given, pd.DataFrame(rows)]))
     assert "60.0 % can be read (judged, lens raw)" in one["heard, not said"].ours
 
 
@@ -180,49 +189,49 @@ def test_a_contrast_is_of_means_and_its_band_of_their_spread() -> None:
 
 def one_right(n: int) -> tuple[Any, Any]:
     """All factual answers but one wrong, and all counterfactual ones."""
-    made, given = tables(True), scores(True, tables(True))
+    made, given = biased()
     given.loc[given["what"] == "audio", "score"] = 0.0
     given.loc[given["sample"] == "factual 0", "score"] = 1.0 if n else 0.0
     return made, given
 
 
 def test_one_lucky_answer_is_no_collapse() -> None:
-    ours = {one.claim.name: one for one in check(*one_right(1))}["audio collapses"]
+    ours = checked(*one_right(1))["audio collapses"]
     assert ours.verdict == "differs" and ours.ours.startswith("5.0 % -> 0.0 %")
-    ours = {one.claim.name: one for one in check(*one_right(0))}
+    ours = checked(*one_right(0))
     assert ours["audio collapses"].verdict == "not testable here"
     assert ours["audio is needed"].verdict == "not testable here"  # nothing can fall from 0 %
 
 
 def test_a_window_of_few_samples_decides_nothing() -> None:
-    made, given = tables(True), scores(True, tables(True))
+    made, given = biased()
     late = given["condition"] == "generated !-> video @ 9-11"
     given.loc[late, "score"] = np.nan
     given.loc[late & (given["sample"] == "counterfactual 1"), "score"] = 1.0
-    ours = {one.claim.name: one for one in check(made, given)}["late video suppresses"]
+    ours = checked(made, given)["late video suppresses"]
     assert ours.verdict == "agrees" and "in layers 8 to 10" in ours.ours
 
 
 def test_other_questions_and_other_spans_are_not_read_for_hearing() -> None:
-    made, given = tables(True), scores(True, tables(True))
+    made, given = biased()
     rows = [
         {**case(i, "counterfactual", question), "condition": "raw", "what": "recall", "score": s}
         for question, s in (("hear", 0.1), ("see", 1.0))
         for i in range(N)
     ]
     both = pd.concat([given, pd.DataFrame(rows)])
-    ours = {one.claim.name: one for one in check(made, both)}["heard, not said"]
+    ours = checked(made, both)["heard, not said"]
     assert ours.verdict == "differs" and ours.ours.startswith("10.0 % can be read")
     made["logit_lens"]["span"] = "video"
-    ours = {one.claim.name: one for one in check(made, given)}["heard, not said"]
+    ours = checked(made, given)["heard, not said"]
     assert ours.verdict == "not testable here" and "not at audio" in ours.ours
 
 
 def test_what_any_clip_would_show_is_not_heard() -> None:
-    made, given = tables(True), scores(True, tables(True))
+    made, given = biased()
     lens = made["logit_lens"]
     lens.loc[lens["event"] != "", "event"] = "dog, siren"  # whatever is played
-    ours = {one.claim.name: one for one in check(made, given)}["heard, not said"]
+    ours = checked(made, given)["heard, not said"]
     assert ours.verdict == "differs" and ours.ours.endswith("by chance 100.0 %")
 
 

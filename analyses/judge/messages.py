@@ -1,8 +1,8 @@
-"""What is a judge model told?
+"""What does a language model that judges read?
 
-Prompts are text files beside this one, each with a version that is written down with every score.
-References and captions are data: one line of JSON between two marker lines. Line breaks and `<`
-are escaped in it, so that no text can end the line, write a marker line of its own, or spell a
+Its prompts are the text files in `prompts/`, each with a version that is written down with every
+score. References and captions are data: one line of JSON between two marker lines. Line breaks and
+`<` are escaped in it, so that no text can end the line, write a marker line of its own, or spell a
 special token such as `<|im_end|>`.
 """
 
@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from inspect_ai.model import ChatMessage, ChatMessageSystem, ChatMessageUser
+
 from analyses.judge.judgement import Item, What
 from hooked_omni.files import digest
 
-__all__ = ["MARKER", "Instruction", "fenced", "instruction", "question"]
+__all__ = ["MARKER", "JudgePrompt", "chat_messages", "fenced", "judge_prompt", "user_message"]
 
 MARKER = "=" * 20
 _AGAIN = "Answer with one JSON object, as described above, and nothing else."
 
 
 @dataclass(frozen=True)
-class Instruction:
-    """A prompt.
+class JudgePrompt:
+    """Instructions on how to judge.
 
     Attributes:
         version: Its number; one more whenever a word of it changes.
@@ -40,18 +42,26 @@ class Instruction:
 
 
 @cache
-def instruction(what: What) -> Instruction:
+def judge_prompt(what: What) -> JudgePrompt:
     """The prompt for one point."""
     text = (Path(__file__).parent / "prompts" / f"{what}.txt").read_text(encoding="utf-8")
     head, _, body = text.partition("\n")
-    return Instruction(head.removeprefix("version "), body.strip())
+    return JudgePrompt(head.removeprefix("version "), body.strip())
 
 
-def question(item: Item, complaint: str = "") -> str:
+def chat_messages(item: Item, complaint: str = "") -> list[ChatMessage]:
+    """The prompt, and then the item."""
+    return [
+        ChatMessageSystem(content=judge_prompt(item.what).text),
+        ChatMessageUser(content=user_message(item, complaint)),
+    ]
+
+
+def user_message(item: Item, complaint: str = "") -> str:
     """The item as data, and if an earlier reply could not be read, why."""
-    asked = f"{MARKER}\n{fenced(item)}\n{MARKER}\n"
+    data = f"{MARKER}\n{fenced(item)}\n{MARKER}\n"
     again = f"An earlier answer could not be read: {complaint}. {_AGAIN}" if complaint else ""
-    return f"{asked}{again or 'Judge it. ' + _AGAIN}"
+    return f"{data}{again or 'Judge it. ' + _AGAIN}"
 
 
 def fenced(item: Item) -> str:

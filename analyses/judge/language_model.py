@@ -1,9 +1,9 @@
-"""How is a language model asked to judge?
+"""How does a language model judge?
 
-Any model that inspect-ai can ask: behind an OpenAI-compatible server, in this process, or hosted.
+Any model that inspect-ai can run: behind an OpenAI-compatible server, in this process, or hosted.
 Its caching, retries and limit of connections do the work, and its log viewer shows every reply.
-Here is what it cannot know: what is a judgement (`reply.py`), that a reply which is none is asked
-for again and then missing, and that a judge which has gone down pauses the run.
+Here is what it cannot know: what is a judgement (`reply.py`), that a reply which is none is
+requested again and then missing, and that a judge which has gone down pauses the run.
 """
 
 import asyncio
@@ -15,8 +15,6 @@ from typing import Any
 from inspect_ai.model import (
     CachePolicy,
     ChatMessage,
-    ChatMessageSystem,
-    ChatMessageUser,
     GenerateConfig,
     Model,
     ModelOutput,
@@ -29,34 +27,36 @@ from analyses.judge.connection import (
     NO_ACCESS,
     REFUSED,
     Settings,
-    cause,
-    is_strange,
-    opened,
+    error_text,
+    http_status,
+    is_malformed,
+    open_model,
     require_server,
-    said,
-    status,
+    root_cause,
 )
-from analyses.judge.judgement import Answered, Item, JudgeDownError, JudgeError, Judgement, What
+from analyses.judge.judgement import (
+    Item,
+    JudgeDownError,
+    JudgeError,
+    Judgement,
+    OnJudgement,
+    What,
+)
 from analyses.judge.logs import Logs
-from analyses.judge.prompts import instruction, question
+from analyses.judge.messages import chat_messages, judge_prompt
 from analyses.judge.reply import UnreadableError, read_reply, schema
 
-__all__ = ["Served"]
+__all__ = ["LanguageModelJudge"]
 
 _FEWEST_FAILURES = 5  # in a row, before a judge counts as down
 
 
-class Served:
+class LanguageModelJudge:
     """A language model that judges.
-
-    ```python
-    Served("Qwen/Qwen3-32B", "http://localhost:8000/v1", Settings())
-    Served("hf/Qwen/Qwen3-4B", None, Settings(connections=1))
-    ```
 
     Attributes:
         name: Of the model, as inspect-ai or the server has it.
-        settings: How it is asked.
+        settings: Of every request.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Served:
         self._schema = settings.structured
         self._failures = 0
         self._answers = 0
-        self._said = ""
+        self._last_error = ""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -82,23 +82,19 @@ class Served:
         return {"model": self.name, **decisive}
 
     def require(self) -> None:
-        """Ask the server whether it is there, takes the key, and has the model.
-
-        Raises:
-            JudgeDownError, JudgeError: If not.
-        """
+        """Refuse a server that is not there, does not take the key, or lacks the model."""
         if self.url is not None:
             require_server(self.url, self.name)
 
     def key(self, item: Item) -> Sequence[Any]:
-        """Judge, prompt, and what the judge is shown."""
-        return self.facts, item.what, instruction(item.what).digest, item.text, item.references
+        """Judge, prompt, and the texts of the message."""
+        return self.facts, item.what, judge_prompt(item.what).digest, item.text, item.references
 
     def prompt_version(self, what: What) -> str:
         """Version of the prompt of this point."""
-        return instruction(what).version
+        return judge_prompt(what).version
 
-    def ask(self, asked: Iterable[tuple[Item, int]], answered: Answered) -> None:
+    def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
         """Judge items, `settings.connections` at a time.
 
         Raises:
@@ -107,24 +103,26 @@ class Served:
         """
         self.require()
         try:
-            asyncio.run(self._ask_all(iter(asked), answered))
+            asyncio.run(self._judge_all(iter(items), on_judgement))
         except BaseExceptionGroup as group:
             raise _first(group) from None
 
-    async def _ask_all(self, asked: Iterator[tuple[Item, int]], answered: Answered) -> None:
-        model = opened(self.name, self.url, self.settings)
+    async def _judge_all(
+        self, items: Iterator[tuple[Item, int]], on_judgement: OnJudgement
+    ) -> None:
+        model = open_model(self.name, self.url, self.settings)
         self._failures = self._answers = 0
         logs = Logs(self._logs, model)
 
         def keep(item: Item, judgement: Judgement, output: ModelOutput | None) -> None:
             # Waits for the disk; and inspect-ai's logs, written inside a running loop, stay in
             # memory.
-            answered(item, judgement)
+            on_judgement(item, judgement)
             logs.add(item, judgement, output)
 
         async def work() -> None:
-            for item, before in asked:
-                # A task of its own: inspect-ai keeps what was said in the task's context.
+            for item, before in items:
+                # A task of its own: inspect-ai keeps replies in the task's context.
                 judged = asyncio.create_task(self._judge(model, item, before))
                 judgement, output = await judged
                 await asyncio.to_thread(keep, item, judgement, output)
@@ -136,7 +134,7 @@ class Served:
         finally:
             logs.close()
         if self._failures and not self._answers:
-            raise self._down(self._said)
+            raise self._down(self._last_error)
 
     async def _judge(
         self, model: Model, item: Item, before: int
@@ -144,9 +142,9 @@ class Served:
         complaint, output = "", None
         for attempt in range(before, before + self.settings.replies):
             try:
-                output = await self._reply(model, _messages(item, complaint), item, attempt)
+                output = await self._reply(model, chat_messages(item, complaint), item, attempt)
             except Exception as error:
-                if is_strange(error):
+                if is_malformed(error):
                     complaint = "it was no chat completion"
                     continue
                 reason = self._failed(error)
@@ -173,7 +171,7 @@ class Served:
                 config = GenerateConfig(response_schema=form)
                 return await model.generate(messages, config=config, cache=cache)
             except Exception as error:
-                if status(error) not in REFUSED:
+                if http_status(error) not in REFUSED:
                     raise
         output = await model.generate(messages, cache=cache)
         self._schema = False  # refused with a schema, answered without
@@ -181,8 +179,8 @@ class Served:
 
     def _failed(self, error: Exception) -> str:
         """Why there is no reply; or the end of the run."""
-        error, code = cause(error), status(error)
-        why = said(error)
+        error, code = root_cause(error), http_status(error)
+        why = error_text(error)
         if code in NO_ACCESS:
             raise JudgeError(
                 f"expected a key that {self.name} accepts, got {code}: {why}. Put a valid one "
@@ -196,7 +194,7 @@ class Served:
                 f"expected a request that {self.name} accepts, got {code}: {why}. Set what it "
                 "does not take to None, such as presence_penalty or top_k."
             ) from error
-        self._failures, self._said = self._failures + 1, why
+        self._failures, self._last_error = self._failures + 1, why
         if self._failures >= max(self.settings.connections, _FEWEST_FAILURES):
             raise self._down(why)
         return f"no answer: {why}"
@@ -205,15 +203,8 @@ class Served:
         return JudgeDownError(
             f"expected answers from {self.name}, got {self._failures} failures in a row, the last "
             f"of them: {why}. Start it again, and give the same command again: what is judged is "
-            "kept, and the run goes on behind it."
+            "kept."
         )
-
-
-def _messages(item: Item, complaint: str) -> list[ChatMessage]:
-    return [
-        ChatMessageSystem(content=instruction(item.what).text),
-        ChatMessageUser(content=question(item, complaint)),
-    ]
 
 
 def _key_variable(name: str, url: str | None) -> str:

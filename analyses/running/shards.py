@@ -1,0 +1,67 @@
+"""How do the shards of a run, made on several machines, become one result?"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analyses.running import results
+from analyses.running.runs import analysis, exclusive, finish, part_path
+from analyses.running.type_check import config_from_json
+from hooked_omni.errors import ResultsError
+
+__all__ = ["merge_shards"]
+
+
+def merge_shards(out: Path, shards: Sequence[Path]) -> pd.DataFrame:
+    """One finished folder of all shards of a run: the tables of the run without shards.
+
+    Raises:
+        ResultsError: For an unfinished shard, one that is missing or there twice, or shards of
+            different runs.
+    """
+    made = {folder: results.read_json(_finished(folder)) for folder in shards}
+    by_number = {made[folder]["facts"].get("shard"): folder for folder in shards}
+    n = len(shards)
+    expected = [f"{i}/{n}" for i in range(1, n + 1)]
+    if not shards or len(set(shards)) < n or sorted(map(str, by_number)) != sorted(expected):
+        raise ResultsError(
+            f"expected the shards {expected}, each once, got "
+            f"{[made[folder]['facts'].get('shard') for folder in shards]}. Name every shard's "
+            "folder once."
+        )
+    ordered = [by_number[name] for name in expected]
+    recipe = _unsharded(made[ordered[0]])
+    for folder in ordered[1:]:
+        if _unsharded(made[folder]) != recipe:
+            raise ResultsError(
+                f"expected shards of one run, got {ordered[0]} and {folder} of different ones: "
+                "model, data or config differ (see their run.json)."
+            )
+    listed = [made[folder]["cases"] for folder in ordered]
+    places = [(k % n, k // n) for k in range(sum(map(len, listed)))]
+    ids = [listed[shard][i] for shard, i in places]
+    parts = [part_path(ordered[shard], listed[shard][i]) for shard, i in places]
+    with exclusive(out):
+        results.require_same(out, recipe)
+        table = results.gather(parts)
+        table.attrs["cases"] = ids
+        config = config_from_json(analysis(recipe["analysis"]).Config, json.dumps(recipe["config"]))
+        finish(out, recipe["analysis"], table, config, recipe["facts"])
+    return results.load(out)
+
+
+def _finished(folder: Path) -> Path:
+    if not (folder / "run.json").is_file():
+        raise ResultsError(
+            f"expected a finished shard in {folder}, got one without run.json. Give its command "
+            "again."
+        )
+    return folder / "run.json"
+
+
+def _unsharded(made: dict[str, Any]) -> dict[str, Any]:
+    facts = {**made["facts"], "shard": "1/1"}
+    return {**{name: made[name] for name in ("schema", "analysis", "config")}, "facts": facts}

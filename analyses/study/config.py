@@ -1,0 +1,156 @@
+"""What does a study file say?
+
+A study is a model, its vision-only base, a manifest, a judge, and which analyses are run with which
+questions: TOML, in which every key is checked before anything is loaded.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from analyses.cases import QUESTIONS, Case, read_cases
+from analyses.running import runs
+from analyses.running.type_check import fits, make_config, mismatch, tuples
+from hooked_omni.errors import ResultsError
+from hooked_omni.files import read_text
+
+__all__ = ["NEEDS_BASE", "STAGES", "Study", "read_study"]
+
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "captions": ("see", "hear", "both"),
+    "attention_share": ("hear",),
+    "logit_lens": ("hear",),
+    "knockout": ("see", "hear"),
+    "distribution_shift": ("hear",),
+}
+"""The paper's experiments E1 to E5, and the questions that each is about."""
+
+NEEDS_BASE = "distribution_shift"
+"""The analysis that compares with the base model."""
+
+_EVERY = (*STAGES, "modality_reliance")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says.
+
+    Attributes:
+        model: Hub name, folder, or a shipped name.
+        data: The manifest; in a file, relative to it.
+        base: The vision-only base model; needed for `distribution_shift`.
+        analyses: Which of them; "modality_reliance" on request.
+        kinds: Kinds of samples; empty for all.
+        limit: How many samples of each kind, the first ones; 0 for all.
+        max_new_tokens: Longest answer, in tokens, in every analysis.
+        rope: As in `Prompt`.
+        device, dtype: As in `load`; an empty dtype is the saved one.
+        judge: `name`, `url` and settings, as in `judge.load_judge`.
+        questions: Of each analysis, where they are not the paper's.
+        configs: Of each analysis, where its fields are not the defaults.
+    """
+
+    model: str
+    data: Path
+    base: str = ""
+    analyses: tuple[str, ...] = tuple(STAGES)
+    kinds: tuple[str, ...] = ()
+    limit: int = 0
+    max_new_tokens: int = 50
+    rope: str = "model"
+    device: str = "cpu"
+    dtype: str = ""
+    judge: Mapping[str, Any] = field(default_factory=lambda: {"name": "lexical"})
+    questions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = [a for a in self.analyses if a not in _EVERY]
+        if unknown or "captions" not in self.analyses:
+            raise ResultsError(
+                f"expected analyses among {[*_EVERY]}, captions among them, got "
+                f"{list(self.analyses)}."
+            )
+        words = [word for given in self.questions.values() for word in given]
+        if self.limit < 0 or set(words) - set(QUESTIONS):
+            raise ResultsError(
+                f"expected a limit of at least 0 and questions among {sorted(QUESTIONS)}, got "
+                f"{self.limit} and {words}."
+            )
+        if NEEDS_BASE in self.analyses and not self.base:
+            raise ResultsError(
+                f"expected a base model for {NEEDS_BASE}, got none. Name the vision-only model "
+                "that this one was trained from as `base`, or leave it out of `analyses`."
+            )
+
+    def config(self, name: str) -> Any:
+        """Config of an analysis.
+
+        Raises:
+            ResultsError: For an unknown field, or a value of another type.
+        """
+        kind = runs.analysis(name).Config
+        known = {one.name for one in fields(kind)}
+        own = {"max_new_tokens": self.max_new_tokens} if "max_new_tokens" in known else {}
+        try:
+            return make_config(kind, {**own, **self.configs.get(name, {})})
+        except ResultsError as error:
+            error.add_note(f"This is in [{name}].")
+            raise
+
+    def cases(self, name: str) -> list[Case]:
+        """Cases of an analysis; raises as `read_cases`."""
+        questions = self.questions.get(name, STAGES.get(name, ("hear",)))
+        rope: Any = self.rope
+        every = read_cases(self.data, questions, self.kinds or None, rope)
+        if not self.limit:
+            return every
+        kept: dict[str, dict[str, None]] = {}
+        for case in every:
+            samples = kept.setdefault(case.kind, {})
+            if len(samples) < self.limit:
+                samples[case.sample] = None
+        return [case for case in every if case.sample in kept[case.kind]]
+
+
+def read_study(path: Path) -> Study:
+    """A study file.
+
+    Raises:
+        FileError: If it cannot be read.
+        ResultsError: For what is no TOML, an unknown key, a value of another type, or anything that
+            would stop the study later and can be known now.
+    """
+    try:
+        values: dict[str, Any] = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ResultsError(f"expected a study as TOML in {path}, got {error}.") from error
+    configs = {name: values.pop(name) for name in _EVERY if name in values}
+    known = {one.name for one in fields(Study)} - {"questions", "configs"}
+    unknown = sorted(values.keys() - known)
+    absent = [name for name in ("model", "data") if name not in values]
+    if unknown or absent:
+        raise ResultsError(
+            f"expected the keys {sorted(known)} and the tables {[*_EVERY]} in {path}, got "
+            f"{unknown or 'no ' + ' and no '.join(absent)}."
+        )
+    for name, config in configs.items():
+        if not isinstance(config, dict):
+            raise ResultsError(f"expected {name} as a table in {path}, got {config!r}.")
+    questions = {name: c.pop("questions") for name, c in configs.items() if "questions" in c}
+    lists = {name: values[name] for name in ("analyses", "kinds") if name in values}
+    for name, words in (lists | questions).items():
+        if not words or not fits(words, Sequence[str]):
+            raise ResultsError(f"expected a list of words in {path}, got {words!r} for {name}.")
+    values = {name: tuples(value) for name, value in values.items()}
+    if isinstance(values["data"], str):
+        values["data"] = path.parent / values["data"]
+    if wrong := mismatch(Study, values, str(path)):
+        raise ResultsError(f"{wrong} Correct it.")
+    words_of = {name: tuple(words) for name, words in questions.items()}
+    study = Study(**values, questions=words_of, configs=configs)
+    for name in configs:
+        study.config(name)
+    return study

@@ -1,0 +1,157 @@
+"""What the command line accepts, refuses before anything is loaded, and prints."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analyses import attention_share, knockout, modality_reliance
+from analyses.__main__ import ANALYSES
+from analyses.running import results
+from analyses.running.summary import sentences
+from analyses.running.type_check import make_config, mismatch
+from data_prep.manifest import write_manifest
+from hooked_omni.errors import ResultsError
+from tests.support.places import ROOT
+from tests.support.running import CONFIG, command
+from tests.support.running import run_attention_share as run
+
+
+def test_without_a_command_the_questions_are_listed_fast() -> None:
+    start = time.perf_counter()
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "analyses"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "150"},
+    )
+    assert time.perf_counter() - start < 5  # 1 s on an idle machine
+    heavy = ("torch", "pandas", "transformers", "matplotlib", "numpy")
+    assert not [name for name in heavy if f" {name}\n" in shown.stderr]
+    for name in ANALYSES:
+        assert name in shown.stdout
+    assert "Where do the words of an answer look?" in shown.stdout
+    assert "--base" in shown.stdout
+
+
+def test_each_question_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    start = ["--model", "random-omni", "--out", "x"]
+    assert command("attention_share", *start) == 2
+    assert "expected --data, a manifest, or --clip" in capsys.readouterr().err.replace("\n", " ")
+    clip = ["--clip", "x.mp4"]
+    assert command("attention_share", *start, *clip, "--base", "random-vl") == 2
+    assert command("distribution_shift", *start, *clip) == 2
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--kinds", "imaginary"), "expected a sample of kind ('imaginary',)"),
+        (("--questions", "smell"), "among ['both', 'hear', 'see'], got ['smell']"),
+        (("--shard", "7/7"), "at most 6 shards"),
+        (("--shard", "first"), "expected a shard as i/n, such as 1/4, got 'first'"),
+        (("--config", '{"tokens": 3}'), "expected tokens like False in the config, got 3"),
+        (("--config", '{"token": true}'), "in the config, got ['token']"),
+        (("--config", "{"), "expected a config as JSON"),
+        (("--config", "none.json"), "expected a file at none.json"),
+        (("--ask", "What?"), "expected --clip with --audio and --ask, got --data"),
+        (("--rope", "none"), "expected rope 'model' or 'paper-scripts', got 'none'"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_at_once(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: Any, message: str
+) -> None:
+    out = tmp_path / "out"
+    assert run(out, data, *more) == 1
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not out.exists()
+
+
+def test_an_empty_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = write_manifest(tmp_path / "empty.jsonl", [])
+    assert run(tmp_path / "out", empty) == 1
+    assert "expected a sample of kind any" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("inside", ["", "deep/down"])
+def test_a_file_is_no_folder(
+    tmp_path: Path,
+    data: Path,
+    inside: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    loads = "analyses.running.request.load"
+    monkeypatch.setattr(loads, lambda *_a, **_k: pytest.fail("was loaded"))
+    assert run(file / inside, data) == 1
+    assert "expected a folder, got the file" in capsys.readouterr().err
+    with pytest.raises(ResultsError, match="expected a folder, got the file"):
+        results.require_same(file / inside, {})
+    assert file.read_text() == "mine"
+
+
+def test_kinds_and_questions(data: Path, tmp_path: Path) -> None:
+    assert run(tmp_path, data, "--kinds", "counterfactual", "--questions", "see,hear") == 0
+    table = results.load(tmp_path)
+    assert set(table["kind"]) == {"counterfactual"}
+    asked = table[["sample", "question"]].drop_duplicates()["question"]
+    assert asked.tolist() == ["see", "hear"] * 3
+
+
+def test_a_quick_look_at_clips(data: Path, tmp_path: Path) -> None:
+    words = ["attention_share", "--model", "random-omni", "--out", tmp_path, "--config", CONFIG]
+    clips = ["--clip", data.parent / "0.mp4", "--clip", data.parent / "1.mp4"]
+    assert command(*words, *clips, "--ask", "What now?", "--audio", data.parent / "2.mp4") == 0
+    table = results.load(tmp_path)
+    assert table["sample"].unique().tolist() == [str(data.parent / f"{i}.mp4") for i in (0, 1)]
+    assert set(table["question"]) == {"own"}
+    made = json.loads((tmp_path / "run.json").read_text())
+    assert made["facts"]["questions"] == ["What now?"]
+    assert [file["file"] for file in made["facts"]["data"]] == ["0.mp4", "1.mp4", "2.mp4"]
+    assert command(*words, "--clip", tmp_path / "none.mp4") == 1
+
+
+def test_a_summary_says_the_headlines(
+    finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ((title, lines),) = sentences([finished]).items()
+    assert "attention_share, random-omni, 6 cases, 2 skipped" in title
+    assert lines == attention_share.headline(results.load(finished))
+    assert command("summary", finished) == 0
+    shown = capsys.readouterr().out
+    assert all(line in shown for line in lines)
+    assert "n = 3" in shown and "n = 1" in shown
+    assert command("summary", tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width": "three"}, r"expected width as int \| None in the config, got 'three'"),
+        ({"width": True}, "expected width as int"),
+        ({"windows": [4, 5]}, r"expected windows as tuple\[tuple\[int, int\], ...\]"),
+        ({"own": "abc"}, r"expected own as Mapping\[str, Sequence\[str\]\]"),
+        ({"own": {"dog": "woof"}}, "expected own as"),
+        ({"keys": ["video", 3]}, r"expected keys like \('video', 'audio'\)"),
+        ({"query": "all"}, r"expected query as Literal\['generated', 'generated\+last'\]"),
+        ({"max_new_tokens": 2.0}, "expected max_new_tokens like 50 in the config, got 2.0"),
+    ],
+)
+def test_values_of_another_type(values: Any, message: str) -> None:
+    with pytest.raises(ResultsError, match=message):
+        make_config(knockout.Config, values)
+
+
+def test_values_that_fit() -> None:
+    made = make_config(knockout.Config, {"windows": [[0, 2]], "own": {"dog": ["woof"]}})
+    assert made.windows == ((0, 2),) and made.own == {"dog": ["woof"]}
+    assert mismatch(modality_reliance.Config, {"shift_seconds": 1}, "it") is None  # an int fits

@@ -1,0 +1,63 @@
+"""Models, clips and prompts are known by their content, not by their names."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from analyses.running.identity import KeptPrompts, model_facts, sizes_digest
+from analyses.running.request import CaseSelection
+from data_prep.manifest import Sample, write_manifest
+from hooked_omni import HookedOmni, Prompt
+
+
+def test_weights_tell_models_of_one_name_apart(omni: HookedOmni) -> None:
+    before = model_facts(omni)
+    weight = dict(omni.model.named_parameters())["blocks.1.mlp.down_proj.weight"]
+    kept = weight.data.clone()
+    weight.data += 1e-3
+    changed = model_facts(omni)
+    weight.data.copy_(kept)
+    assert changed["weights"] != before["weights"]
+    assert model_facts(omni) == before
+    assert before["torch"] and before["transformers"]
+
+
+def test_a_clip_that_was_replaced_is_noticed(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.wav"):
+        (tmp_path / name).write_bytes(b"1234")
+    samples = [Sample("x", video="a.mp4", audio="b.wav"), Sample("y", video="gone.mp4")]
+    manifest = write_manifest(tmp_path / "data.jsonl", samples)
+    before = sizes_digest(manifest)
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path, moved)
+    assert sizes_digest(moved / "data.jsonl") == before == CaseSelection(manifest).facts()["clips"]
+    (tmp_path / "b.wav").write_bytes(b"12345")
+    assert sizes_digest(manifest) != before
+
+
+def test_prompts_are_embedded_once(
+    omni: HookedOmni, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, made, embed = KeptPrompts(omni, tmp_path), [], HookedOmni.embed
+    monkeypatch.setattr(HookedOmni, "embed", lambda self, p: made.append(p) or embed(self, p))
+    clip, other = data.parent / "0.mp4", data.parent / "1.mp4"
+    prompt = Prompt("What now?", video=clip)
+    first, second = kept.embed(prompt), kept.embed(prompt)
+    assert len(made) == 1 and len(list(tmp_path.iterdir())) == 1
+    assert first.embeds.equal(second.embeds) and first.facts == second.facts
+    for prompt_of_its_own in (
+        Prompt("What then?", video=clip),
+        Prompt("What now?", video=other),
+        Prompt("What now?", video=clip, audio=other),
+        Prompt("What now?", video=clip, rope="paper-scripts"),
+        Prompt("What now?", video=clip, use_audio_in_video=False),
+    ):
+        kept.embed(prompt_of_its_own)
+    assert len(made) == 6
+    kept.embed(Prompt("What now?", video=shutil.copy(clip, tmp_path / "moved.mp4")))
+    assert len(made) == 6  # the same content
+    for bundle in tmp_path.glob("*.safetensors"):
+        bundle.write_bytes(b"damage")
+    assert kept.embed(prompt).embeds.equal(first.embeds)
+    assert len(made) == 7

@@ -1,0 +1,66 @@
+"""What a study file may say."""
+
+from pathlib import Path
+
+import pytest
+
+from analyses.study.config import Study, read_study
+from hooked_omni.errors import HookedOmniError
+from tests.support.places import ROOT
+
+STUDIES = ROOT / "examples" / "studies"
+
+
+def read(folder: Path, text: str) -> Study:
+    (folder / "study.toml").write_text(text)
+    return read_study(folder / "study.toml")
+
+
+def test_the_studies_that_are_shipped_can_be_read() -> None:
+    paper = read_study(STUDIES / "paper.toml")
+    assert paper.config("knockout").width == 9 and paper.judge["name"] == "Qwen/Qwen3-32B"
+    assert {paper.config(name).max_new_tokens for name in ("captions", "knockout")} == {50}
+    organisms = read_study(STUDIES / "organisms.toml")
+    assert organisms.base == "organism-base" and organisms.judge == {"name": "truth"}
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    one = read(tmp_path, 'model = "m"\nbase = "b"\ndata = "clips/x.jsonl"\n')
+    assert one.data == tmp_path / "clips" / "x.jsonl"
+
+
+FINE = 'model = "m"\nbase = "b"\ndata = "x.jsonl"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (FINE + 'modle = "x"', r"expected the keys .*got \['modle'\]"),
+        ('base = "b"', "got no model and no data"),
+        ('model = "m"\ndata = "x"', "expected a base model for distribution_shift, got none"),
+        (FINE + "dtype = 16", "expected dtype like"),
+        (FINE + "limit = true", "expected limit like 0"),
+        (FINE + "kinds = 3", "got 3 for kinds"),
+        (FINE + 'analyses = ["knockout"]', "captions among them"),
+        (FINE + 'analyses = ["captions", "taste"]', "expected analyses among"),
+        (FINE + "[knockout]\nwidht = 3", "expected fields among"),
+        (FINE + "[knockout]\nstep = 'x'\nmax_new_tokens = 1.5", "expected max_new_tokens like"),
+        (FINE + "[taste]\nx = 1", r"got \['taste'\]"),
+        (FINE + "knockout = 3", "expected knockout as a table"),
+        ("model = ", "expected a study as TOML"),
+        (FINE + '[captions]\nquestions = [["see"]]', "expected a list of words"),
+        (FINE + "kinds = [1]", "expected a list of words .* for kinds"),
+        (FINE + "limit = -1", "expected a limit of at least 0"),
+        (FINE + '[captions]\nquestions = "hear"', "expected a list of words"),
+        (FINE + "[captions]\nquestions = []", "expected a list of words"),
+        (FINE + '[captions]\nquestions = ["taste"]', "questions among"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(HookedOmniError, match=message):
+        read(tmp_path, text)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HookedOmniError, match=r"got: No such file.*"):
+        read_study(tmp_path / "none.toml")
