@@ -4,6 +4,9 @@ TransformerLens hands a hook the live tensor. A hook that edits it in place then
 other holder of that tensor: a cache filled earlier, the prompt's own embeddings. Here a hook gets
 a copy, and whatever it does to the copy, in place or by returning another tensor, is the edit. A
 hook that does neither leaves every number as in the run without it.
+
+Where gradients are on, the copy is part of the graph, although the weights are frozen: a hook may
+keep it and differentiate by it.
 """
 
 from abc import ABC, abstractmethod
@@ -13,11 +16,12 @@ from typing import Any, Literal
 
 import torch
 import transformer_lens.hook_points as tl
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_omni.errors import HookError
 
-__all__ = ["ForwardState", "HookFunction", "HookPoint", "LiveHook", "edit_of"]
+__all__ = ["ForwardState", "HookFunction", "HookPoint", "LiveHook", "edit_of", "exact_where"]
 
 HookFunction = Callable[..., Tensor | None]
 """A TransformerLens hook, `fn(activation, hook=hook_point)`."""
@@ -52,7 +56,11 @@ class HookPoint(tl.HookPoint):
         self.current = ForwardState()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x`, or what the hooks made of it."""
+        """`x`, or what the hooks made of it.
+
+        Raises:
+            HookError: For a backward hook where nothing has a gradient.
+        """
         # There are hundreds of hook points in a pass, and most have nothing to call.
         called = (
             self._forward_hooks
@@ -62,7 +70,20 @@ class HookPoint(tl.HookPoint):
         )
         if not called:
             return x
+        if self._backward_hooks:
+            if not torch.is_grad_enabled() or not x.is_floating_point():
+                why = "numbers that are no integers" if torch.is_grad_enabled() else "gradients"
+                raise HookError(
+                    f"expected {why} for the backward hooks on {self.name!r}, got a run without. "
+                    "Leave `no_grad` and `inference_mode`; indices of experts have no gradient."
+                )
+            x = _in_graph(x)
         return super().__call__(x)
+
+    def edit(self, x: Tensor) -> tuple[Tensor, bool]:
+        """`x` after the hooks, and whether one of them edited it."""
+        before = len(self.current.edits)
+        return self(x), len(self.current.edits) > before
 
     @property
     def hooked(self) -> bool:
@@ -103,10 +124,13 @@ class HookPoint(tl.HookPoint):
 
     def _checked(self, function: HookFunction) -> HookFunction:
         def checked(tensor: Tensor, hook: tl.HookPoint) -> Tensor | None:
-            edit = edit_of(function, tensor, hook)
+            copy = tensor if isinstance(function, LiveHook) else _copied(tensor)
+            edit = _edit(function, copy, tensor, hook)
             if edit is not None:
                 self.current.edits.append(str(self.name))
-            return edit
+                return edit
+            # The run goes on from what the hook may have kept, but in memory of its own.
+            return copy.clone() if copy is not tensor and copy.requires_grad else None
 
         return checked
 
@@ -117,13 +141,40 @@ def edit_of(function: HookFunction, tensor: Tensor, hook: Any) -> Tensor | None:
     Raises:
         HookError: If it returned something other than a tensor of the same shape, dtype and device.
     """
-    if isinstance(function, LiveHook):
+    copy = tensor if isinstance(function, LiveHook) else _copied(tensor)
+    return _edit(function, copy, tensor, hook)
+
+
+def exact_where(
+    same: Bool[Tensor, "*cell"], exact: Float[Tensor, "*shape"], hooked: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """`hooked`, with the value of `exact`, to the bit, where they are the `same` but for rounding.
+
+    The gradient is that of `hooked` everywhere, so it goes through the hook point.
+    """
+    return torch.where(same, exact.detach() + (hooked - hooked.detach()), hooked)
+
+
+def _in_graph(tensor: Tensor) -> Tensor:
+    if tensor.requires_grad:
+        return tensor
+    # Autograd refuses tensors that were made in inference mode.
+    return (tensor.clone() if tensor.is_inference() else tensor.detach()).requires_grad_()
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    if torch.is_inference_mode_enabled():
+        # Tensors made in inference mode count no versions, and versions reveal an edit in place.
+        with torch.inference_mode(False):
+            return tensor.clone().detach()
+    if torch.is_grad_enabled() and tensor.is_floating_point():
+        tensor = _in_graph(tensor)  # a leaf could not be edited in place: copied below
+    return tensor.clone()
+
+
+def _edit(function: HookFunction, copy: Tensor, tensor: Tensor, hook: Any) -> Tensor | None:
+    if copy is tensor:
         return function(tensor, hook=hook)
-    # Tensors made in inference mode count no versions, and versions reveal an edit in place.
-    inference = tensor.is_inference() or torch.is_inference_mode_enabled()
-    with torch.inference_mode(False):
-        copy = tensor.clone() if inference else None
-    copy = tensor.clone() if copy is None else copy
     version = copy._version
     returned = function(copy, hook=hook)
     edited = copy if returned is None else returned

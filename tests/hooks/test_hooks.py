@@ -46,6 +46,7 @@ EXACT = {
     "mlp.hook_pre": Place("layers.{}.mlp.gate_proj", "out"),
     "mlp.hook_pre_linear": Place("layers.{}.mlp.up_proj", "out"),
     "mlp.hook_post": Place("layers.{}.mlp.down_proj", "in"),
+    "hook_mlp_in": Place("layers.{}.post_attention_layernorm", "in"),
     "hook_mlp_out": Place("layers.{}.mlp", "out"),
     "hook_resid_post": Place("layers.{}", "out"),
 }
@@ -56,17 +57,16 @@ NORMS = {
 }
 INSIDE_ATTENTION = {
     f"attn.hook_{name}" for name in ("rot_q", "rot_k", "attn_scores", "pattern", "result")
-}
+} | {f"attn.hook_{name}" for name in ("attn_in", "q_input", "k_input", "v_input")}
 
 
 @pytest.fixture(params=["omni", "vl"])
 def subject(request: pytest.FixtureRequest, models: dict, clips: dict) -> Any:
-    """A model, with `hook_result` on, and the inputs of a clip."""
+    """A model, with every hook point on, and the inputs of a clip."""
     omni = models[request.param]
     kind = {"omni": "audio in video", "vl": "video"}[request.param]
-    omni.model.cfg.use_attn_result = True
-    yield omni, clips[request.param, kind]
-    omni.model.cfg.use_attn_result = False
+    with omni.model.every_hook_point():
+        yield omni, clips[request.param, kind]
 
 
 @pytest.fixture
@@ -615,14 +615,11 @@ def test_nan_is_refused_wherever_it_is_made(plain: Any, run: str) -> None:
     def spoil(tensor: Tensor, hook: Any) -> None:
         tensor.select(names.position_axis(hook.name), 0).fill_(torch.nan)
 
-    model.cfg.use_attn_result = True
-    try:
+    with model.every_hook_point():
         for name in model.hook_dict:
             with pytest.raises(HookError, match="got NaN") as error:
                 getattr(model, run)(prompt, fwd_hooks=[(name, spoil)])
             assert name in str(error.value)
-    finally:
-        model.cfg.use_attn_result = False
 
 
 @pytest.mark.parametrize(
@@ -680,7 +677,7 @@ def test_head_results_are_refused_until_they_are_on(plain: Any) -> None:
     ):
         with pytest.raises(HookError):
             attempt()
-    with pytest.raises(HookError, match="use_attn_result = True"):
+    with pytest.raises(HookError, match=r"set_use_attn_result\(True\)"):
         model.run_with_hooks(prompt, fwd_hooks=[(names.result(0), look)])
     _, cache = model.run_with_cache(prompt)
     assert names.result(0) not in cache
@@ -760,10 +757,10 @@ def test_a_hook_knows_its_positions(plain: Any) -> None:
         assert tensor.shape[names.position_axis(hook.name)] == len(hook.window)
 
     n = prompt.n_pos
-    everywhere = [(lambda name: not name.endswith("hook_result"), note)]
+    everywhere = [(lambda name: True, note)]
     model.generate(prompt, 4, fwd_hooks=everywhere, stop_at_eos=False)
     expected = [range(n), range(n, n + 1), range(n + 1, n + 2), range(n + 2, n + 3)]
-    assert len(seen) == len(model.hook_dict) - model.cfg.n_layers
+    assert set(seen) == {name for name in model.hook_dict if names.flag_of(name) is None}
     assert all(ranges == expected for ranges in seen.values())
 
 
@@ -791,8 +788,8 @@ def test_gradients_are_hugging_faces(subject: Any) -> None:
 
     handles.append(decoder.register_forward_pre_hook(with_graph, with_kwargs=True))
     for kind, place in EXACT.items():
-        if kind in ("hook_embed", "hook_resid_mid"):
-            continue  # the one is above, the other's gradient has two ways in one module
+        if kind in ("hook_embed", "hook_resid_mid", "hook_mlp_in"):
+            continue  # the first is above, the others are one tensor in that module
         for layer in layers_of(kind, model):
             module = decoder.get_submodule(place.module.format(layer))
             handles.append(module.register_forward_hook(keep(hook_name(kind, layer))))
@@ -831,12 +828,9 @@ def test_every_backward_hook_fires(subject: Any) -> None:
         assert gradient is not None
         seen.add(hook.name)
 
-    # A scale and a head's result are shown beside the computation, and edited ones replace it.
-    derived = ("hook_scale", "hook_result")
-    through = [n for n in model.hook_dict if not n.endswith(derived)]
-    with model.hooks(bwd_hooks=[(name, note) for name in through], fwd_hooks=opened(model)):
+    with model.hooks(bwd_hooks=[(lambda name: True, note)], fwd_hooks=opened(model)):
         model(prompt)[0, -1].sum().backward()
-    assert seen == set(through)
+    assert seen == set(model.hook_dict)
 
 
 # --- knockouts against a mask --------------------------------------------------------------------
