@@ -1,4 +1,4 @@
-"""TransformerLens's own tools run on an `EmbeddedPrompt`; their numbers are those of runs by hand."""
+"""TransformerLens's own tools run on an `EmbeddedPrompt`; their numbers are runs' by hand."""
 
 from typing import Any
 

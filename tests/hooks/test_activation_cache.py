@@ -201,12 +201,9 @@ def test_neurons_sum_to_the_mlp(run: Any) -> None:
 def test_a_slice_cuts_the_position_axis_and_no_other(omni: HookedOmni, pos_slice: Any) -> None:
     """As in TransformerLens, one position stays an axis of length one."""
     model, tokens = omni.model, torch.arange(40, 60)[None]
-    model.cfg.use_attn_result = True
-    try:
+    with model.every_hook_point():
         _, everything = model.run_with_cache(tokens)
         sliced_logits, sliced = model.run_with_cache(tokens, pos_slice=pos_slice)
-    finally:
-        model.cfg.use_attn_result = False
     assert sliced_logits.shape[1] == tokens.shape[1]
     assert set(sliced.keys()) == set(model.hook_dict)
     index = [pos_slice] if isinstance(pos_slice, int) else pos_slice
@@ -276,7 +273,7 @@ def test_residual_patching_finds_the_words_that_differ(pair: Any) -> None:
     assert found.shape == (model.cfg.n_layers, corrupted.shape[1])
     differ = model.to_tokens(CLEAN)[0] != corrupted[0]
     baseline = float(distance(model(corrupted)))
-    # In the first layer, a patch of an equal word does nothing and a patch of another one does something.
+    # In the first layer, a patch of an equal word does nothing, of another one something.
     assert torch.allclose(found[0, ~differ], torch.tensor(baseline), atol=1e-5)
     assert (found[0, differ] - baseline).abs().min() > 1e-4
     assert found[-1, -1] < baseline
