@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analyses import fidelity
-from analyses.cases import KEYS, Asked, Case, door, tabulate
+from analyses.cases import KEYS, Asked, Case, door, plain_answer, tabulate
 from analyses.judge.judgement import ASKED_OF
 from analyses.text.events import Events
 from hooked_omni import HookedOmni
@@ -57,7 +57,7 @@ def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFra
     """
 
     def rows(case: Case) -> Iterator[dict[str, Any]]:
-        answer = omni.model.generate(door(omni, case), config.max_new_tokens)
+        answer = plain_answer(omni, case, door(omni, case), config.max_new_tokens)
         named = {
             name: Events.of(captions, config.own)
             for name, captions in (("heard", case.audio_captions), ("seen", case.video_captions))

@@ -6,15 +6,16 @@ counted and listed, never dropped in silence.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from data_prep.manifest import Sample, read_manifest
-from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt
-from hooked_omni.decoding.prefill import PrefilledPrompt, prefill
+from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt, names
+from hooked_omni.decoding.generate import Generation
+from hooked_omni.decoding.prefill import PrefilledPrompt, prefill, prefill_state
 from hooked_omni.errors import MediaError, ResultsError
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Skip",
     "as_cases",
     "door",
+    "plain_answer",
     "read_cases",
     "ready",
     "tabulate",
@@ -62,6 +64,7 @@ class Case:
         video_captions: What is truly seen.
         at_door: The prompt at one model's door, with what its pass over it left; see `ready`.
         made_of: The prompt that `at_door` was made of; another `prompt` beside it is embedded anew.
+        answers: Plain answers to `at_door`, by how many tokens were asked for and which end one.
     """
 
     prompt: Prompt | EmbeddedPrompt
@@ -72,6 +75,7 @@ class Case:
     video_captions: tuple[str, ...] = ()
     at_door: PrefilledPrompt | None = None
     made_of: Prompt | EmbeddedPrompt | None = None
+    answers: dict[tuple[int, frozenset[int]], Generation] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -156,16 +160,34 @@ def ready(omni: HookedOmni, case: Case) -> Case:
     tables = [module.run(omni, [case]) for module in (attention_share, logit_lens, knockout)]
     ```
 
-    It holds the prompt's keys and values, and the residual streams at audio: tens of megabytes in
-    a model of 3B, so make one case ready at a time. Another model embeds the prompt anew.
+    It holds the prompt's keys and values, and the residual streams at audio and before the middle
+    layer: some hundred megabytes in a model of 3B, so make one case ready at a time. Another model
+    embeds the prompt anew.
 
     Raises:
         Skip: If the clip cannot be read.
     """
     prompt = door(omni, case)
-    residuals = "audio" if "audio" in prompt.spans else None
-    at_door = prefill(omni.model, prompt, residuals=residuals)
-    return replace(case, at_door=at_door, made_of=case.prompt)
+    n_layers = omni.model.cfg.n_layers
+    kept: dict[str, str | None] = {names.resid_pre(n_layers // 2): None}  # for the sinks
+    if "audio" in prompt.spans:  # for the lens
+        kept |= {names.resid_post(layer): "audio" for layer in range(n_layers)}
+    at_door = prefill(omni.model, prompt, kept)
+    answers = case.answers if at_door is case.at_door else {}
+    return replace(case, at_door=at_door, made_of=case.prompt, answers=answers)
+
+
+def plain_answer(
+    omni: HookedOmni, case: Case, prompt: EmbeddedPrompt, max_new_tokens: int
+) -> Generation:
+    """The model's plain answer to a case's prompt, given once for all analyses if it is `ready`."""
+    model = omni.model
+    shared = prompt is case.at_door and prefill_state(model, prompt) is not None
+    known = case.answers if shared else {}  # else written, and never read
+    wanted = max_new_tokens, frozenset(model.cfg.eos_tokens)
+    if wanted not in known:
+        known[wanted] = model.generate(prompt, max_new_tokens=max_new_tokens)
+    return known[wanted]
 
 
 def door(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
@@ -180,8 +202,8 @@ def door(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
         Skip: If the clip cannot be read, or has no such span.
     """
     at_door, prompt = case.at_door, case.prompt
-    if at_door is not None and at_door.passed and case.made_of is prompt:
-        prompt = at_door if at_door.passed.model is omni.model else prompt
+    if at_door is not None and at_door.state and case.made_of is prompt:
+        prompt = at_door if at_door.state.model is omni.model else prompt
     if isinstance(prompt, Prompt):
         try:
             prompt = omni.embed(prompt)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,11 @@ from analyses import (
     logit_lens,
     modality_reliance,
 )
-from analyses.cases import Case, door, ready
+from analyses.cases import Case, door, plain_answer, ready
 from benchmarks.sweep import peak_bytes
 from benchmarks.timing import machine
 from data_prep.clips import write_clip
 from hooked_omni import HookedOmni, Prompt
-from hooked_omni.decoding.prefill import prefill
 from hooked_omni.organisms.random_weights import random_omni, random_vl
 
 N_NEW = 32
@@ -130,14 +130,16 @@ def round_(omni: HookedOmni, every: Mapping[str, Way], case: Case, clock: Clock)
     """Seconds of a caption, of each analysis alone, and of each behind one `ready`."""
     at_door = door(omni, case)
     made: Timed = {
-        ("", "a plain caption"): clock.seconds(lambda: omni.model.generate(at_door, N_NEW))
+        ("", "a plain caption"): clock.seconds(
+            lambda: omni.model.generate(at_door, max_new_tokens=N_NEW)
+        )
     }
     for name, way in every.items():
         made["alone", name] = clock.seconds(lambda way=way: way(case))
     shared: list[Case] = []
     made["ready", "the pass"] = clock.seconds(lambda: shared.append(ready(omni, case)))
-    passed = prefill(omni.model, door(omni, shared[0]))
-    made["ready", "the answer"] = clock.seconds(lambda: omni.model.generate(passed, N_NEW))
+    answer = partial(plain_answer, omni, shared[0], door(omni, shared[0]), N_NEW)
+    made["ready", "the answer"] = clock.seconds(answer)
     for name, way in every.items():
         made["ready", name] = clock.seconds(lambda way=way: way(shared[0]))
     return made

@@ -48,7 +48,7 @@ def main() -> None:
     for n in (1, NEW_TOKENS):
         asked = {**inputs, "max_new_tokens": n, "do_sample": False}
         ways["hf", n] = partial(hf.generate, **asked)
-        ways["ours", n] = partial(omni.model.generate, prompt, n, stop_at_eos=False)
+        ways["ours", n] = partial(omni.model.generate, prompt, max_new_tokens=n, stop_at_eos=False)
     caption = in_turn(ways, RUNS)
     step = {
         who: (caption[who, NEW_TOKENS] - caption[who, 1]) / (NEW_TOKENS - 1)

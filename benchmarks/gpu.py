@@ -85,10 +85,13 @@ def row(name: str, n_pos: int, n_new: int, n_cuts: int, device: str, bandwidth: 
     conditions: list[Any] = [[knockout(query="generated", key=k, layers=w)] for k, w in chosen]
     report = prove(omni, prompt)
     sdpa = seconds(lambda: hf_caption(omni, prompt, n_new), 3)
-    ours = seconds(lambda: omni.model.generate(prompt, n_new, stop_at_eos=False), 3)
-    first = seconds(lambda: omni.model.generate(prompt, 1), 3)
+    ours = seconds(lambda: omni.model.generate(prompt, max_new_tokens=n_new, stop_at_eos=False), 3)
+    first = seconds(lambda: omni.model.generate(prompt, max_new_tokens=1), 3)
     sweep = seconds(
-        lambda: omni.model.generate_many(prompt, conditions, n_new, stop_at_eos=False), 1
+        lambda: omni.model.generate_many(
+            prompt, conditions, max_new_tokens=n_new, stop_at_eos=False
+        ),
+        1,
     )
     omni.hf.set_attn_implementation("eager")
     with hf_cut(omni, prompt, chosen[0]):

@@ -98,7 +98,7 @@ def compare(name: str, model: tuple[int, int, int], n_pos: int, n_new: int, n_cu
     conditions = [[knockout(query="generated", key=k, layers=layers)] for k, layers in chosen]
 
     def sweep() -> list[Any]:
-        return omni.model.generate_many(prompt, conditions, n_new, stop_at_eos=False)
+        return omni.model.generate_many(prompt, conditions, max_new_tokens=n_new, stop_at_eos=False)
 
     plain_ways = {"sweep": sweep, "plain": lambda: hf_caption(omni, prompt, n_new)}
     seconds = in_turn(plain_ways, runs=3)
@@ -133,7 +133,7 @@ def growth() -> None:
             conditions = [[knockout(query="generated", key=k, layers=w)] for k, w in chosen]
             ways = {
                 "sweep": lambda p=prompt, o=omni, c=conditions: o.model.generate_many(
-                    p, c, 32, stop_at_eos=False
+                    p, c, max_new_tokens=32, stop_at_eos=False
                 )
             }
             sweep = in_turn(ways, 1)["sweep"]

@@ -23,7 +23,7 @@ for layer in range(omni.model.cfg.n_layers):
 
 # %% edit: any TransformerLens hook; return another tensor, or None to have only looked
 def halve_audio(resid, hook):  # noqa: ANN001, ANN201
-    if hook.window.start > 0:  # a decode step: the audio is behind it
+    if hook.window.start > 0:  # a decode step, after the audio
         return None
     factor = torch.ones(resid.shape[1], 1)
     factor[audio] = 0.5
@@ -31,10 +31,10 @@ def halve_audio(resid, hook):  # noqa: ANN001, ANN201
 
 
 # %% combine: hooks and interventions stand in one list
-plain = omni.model.generate(prompt, 12, stop_at_eos=False)
+plain = omni.model.generate(prompt, max_new_tokens=12, stop_at_eos=False)
 edited = omni.model.generate(
     prompt,
-    12,
+    max_new_tokens=12,
     fwd_hooks=[(names.resid_pre(1), halve_audio), knockout("G !-> V @ 1-3")],
     stop_at_eos=False,
 )

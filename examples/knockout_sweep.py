@@ -18,10 +18,12 @@ sweep = [
     for layers in windows(omni.model.cfg.n_layers, width=3)
 ]
 conditions = [[], *[[cut] for _, _, cut in sweep]]
-plain, *captions = omni.model.generate_many(prompt, conditions, 12, stop_at_eos=False)
+plain, *captions = omni.model.generate_many(
+    prompt, conditions, max_new_tokens=12, stop_at_eos=False
+)
 
 # %% how much of the plain caption survives, in words and in log-probability?
-_, *scores = omni.model.score_many(prompt, plain.tokens, conditions)
+_, *scores = omni.model.score(prompt, plain.tokens, conditions)
 for (key, layers, _), caption, score in zip(sweep, captions, scores, strict=True):
     same = int((caption.tokens == plain.tokens).sum())
     print(

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep.clips import write_clip
 from examples._clip import two_seconds
-from hooked_omni import Prompt, Reference, load, names, patch
+from hooked_omni import Prompt, load, names, patch
 
 omni = load("random-omni")  # "Qwen/Qwen2.5-Omni-3B" on a GPU
 folder = Path(mkdtemp())
@@ -19,8 +19,8 @@ factual = omni.embed(Prompt("Describe what you hear.", video=clip))
 counterfactual = omni.embed(Prompt("Describe what you hear.", video=clip, audio=other))
 
 # %% what the factual run has at its audio positions
-logits, cache = omni.model.run_with_cache(factual, lambda name: name.endswith("hook_resid_pre"))
-source = Reference(cache, factual.spans)
+RESID = "hook_resid_pre"
+logits, cache = omni.model.run_with_cache(factual, lambda name: name.endswith(RESID))
 word = int(logits[0, -1].argmax())
 
 # %% put it into the counterfactual run, one layer at a time
@@ -28,7 +28,7 @@ n_layers = omni.model.cfg.n_layers
 conditions = [
     [],
     *[
-        [patch("hook_resid_pre", span="audio", source=source, layers=[layer], align="time")]
+        [patch(RESID, span="audio", cache=cache, prompt=factual, layers=[layer], align="time")]
         for layer in range(n_layers)
     ],
 ]

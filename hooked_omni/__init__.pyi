@@ -1,5 +1,4 @@
 from . import names as names
-from .decoding.generate import Capture as Capture
 from .decoding.generate import Generation as Generation
 from .errors import HookedOmniError as HookedOmniError
 from .hf.towers import Towers as Towers
@@ -12,9 +11,6 @@ from .hooks.attention_edits import (
 )
 from .hooks.attention_edits import (
     windows as windows,
-)
-from .hooks.edits import (
-    Reference as Reference,
 )
 from .hooks.edits import (
     ablate as ablate,
@@ -37,7 +33,6 @@ from .transformer import HookedTransformer as HookedTransformer
 
 __all__ = [
     "ActivationCache",
-    "Capture",
     "EmbeddedPrompt",
     "Generation",
     "HookedOmni",
@@ -46,7 +41,6 @@ __all__ = [
     "MediaSettings",
     "ParityReport",
     "Prompt",
-    "Reference",
     "Spans",
     "Towers",
     "ablate",

@@ -67,7 +67,7 @@ def not_guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityRepor
         table.add_row(
             "the released model's own code",
             f"compared with {type(omni.hf).__name__} on the same tensors; the code that comes with "
-            "the checkpoint was not asked",
+            "the checkpoint was not run",
         )
     if omni.model.cfg.rope_limit is not None:
         table.add_row(f"prompts of over {omni.model.cfg.rope_limit} positions", "refused")

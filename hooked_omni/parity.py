@@ -20,8 +20,8 @@ from torch import Tensor
 
 from hooked_omni import names
 from hooked_omni.decoder.key_value_cache import KeyValueCache
-from hooked_omni.decoding.generate import one_prompt
-from hooked_omni.errors import ParityError
+from hooked_omni.decoding.prefill import one_prompt
+from hooked_omni.errors import ParityError, PromptError
 from hooked_omni.hf.capture import find_decoder
 from hooked_omni.hooks.hook_point import HookFunction, HookPoint
 from hooked_omni.hooks.interventions import Hook
@@ -72,7 +72,7 @@ def prove(
     Args:
         omni: The model, with its Hugging Face half.
         prompt: Any prompt embedded by it.
-        decode_steps: Cached steps to compare behind the prompt.
+        decode_steps: Cached steps to compare after the prompt.
         tolerance: Largest logit difference to accept. None accepts none on a CPU, where the
             kernels are the same, and on a GPU 32 roundings of the largest logit.
 
@@ -80,13 +80,15 @@ def prove(
         ParityError: With the numbers, for anything that is not as it should be.
     """
     model, hf = omni.model, omni.hf
-    prompt = one_prompt(model, prompt, decode_steps + 1)
+    prompt = one_prompt(model, prompt)
+    if decode_steps < 0:
+        raise PromptError(f"expected 0 decode steps or more, got {decode_steps}.")
     _require_own(model, prompt)
-    with _eager_experts(hf):
+    with _eager(hf, attention=False):
         plain, plain_tokens = _hf_run(omni, prompt, decode_steps)
     limit = _limit(plain, tolerance)
     prefill, decode = _compare("kernels as loaded", model, prompt, plain, plain_tokens, [], limit)
-    with _eager(hf), _eager_experts(hf):
+    with _eager(hf):
         eager, eager_tokens = _hf_run(omni, prompt, decode_steps)
     sums: list[float] = []
     opened = [
@@ -121,28 +123,25 @@ def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, 
     hf, seen = omni.hf, []
     _time, *sections = omni.model.cfg.mrope_section
 
-    def look(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        positions = kwargs["position_ids"]
-        seen.append((positions if positions.ndim == 3 else positions[None])[-3:])
-
-    asked = {
+    inputs = {
         "inputs_embeds": prompt.embeds,
         "position_ids": prompt.position_ids if any(sections) else prompt.position_ids[0],
         "attention_mask": torch.ones_like(prompt.tokens) if prompt.mask is None else prompt.mask,
     }
 
-    def look_and_add(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        look(module, args, kwargs)
-        return args, kwargs | _vision_features(prompt, kwargs["position_ids"].shape[-1])
+    def look_and_add(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        positions = kwargs["position_ids"]
+        seen.append((positions if positions.ndim == 3 else positions[None])[-3:])
+        return args, kwargs | _vision_features(prompt, positions.shape[-1])
 
     handle = find_decoder(hf).register_forward_pre_hook(look_and_add, with_kwargs=True)
     # Plain argmax, whatever the checkpoint asks for: that is what captions here are.
     own, hf.generation_config = hf.generation_config, transformers.GenerationConfig()
     try:
-        prefill = hf(**asked).logits[0]
+        prefill = hf(**inputs).logits[0]
         seen.clear()
         out = hf.generate(
-            **asked,
+            **inputs,
             max_new_tokens=steps + 1,
             do_sample=False,
             output_logits=True,
@@ -203,7 +202,7 @@ def _compare(
                 )
             if step < len(tokens) and float(ours[-1].max() - ours[-1, tokens[step]]) > 2 * limit:
                 raise ParityError(
-                    f"expected token {tokens[step]} behind step {step} ({what}), got "
+                    f"expected token {tokens[step]} after step {step} ({what}), got "
                     f"{int(ours[-1].argmax())}."
                 )
     return differences[0], max(differences[1:], default=0.0)
@@ -263,24 +262,19 @@ def _limit(run: Run, tolerance: float | None) -> float:
 
 
 @contextmanager
-def _eager_experts(hf: Any) -> Iterator[None]:
-    """Experts one after the other, the order computed here; the grouped kernels round otherwise."""
-    if not getattr(hf.config.get_text_config(), "num_experts", 0):
-        yield
-        return
-    before = hf.config.get_text_config()._experts_implementation
-    hf.set_experts_implementation("eager")
+def _eager(hf: Any, attention: bool = True) -> Iterator[None]:
+    """Experts one after the other, since the grouped kernels round otherwise; attention likewise."""
+    config = hf.config.get_text_config()
+    attn, experts = config._attn_implementation, getattr(config, "_experts_implementation", None)
+    mixture = bool(getattr(config, "num_experts", 0))
+    if attention:
+        hf.set_attn_implementation("eager")
+    if mixture:
+        hf.set_experts_implementation("eager")
     try:
         yield
     finally:
-        hf.set_experts_implementation(before)
-
-
-@contextmanager
-def _eager(hf: Any) -> Iterator[None]:
-    before = hf.config.get_text_config()._attn_implementation
-    hf.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        hf.set_attn_implementation(before)
+        if attention:
+            hf.set_attn_implementation(attn)
+        if mixture:
+            hf.set_experts_implementation(experts)

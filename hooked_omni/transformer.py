@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.decoder import HookedDecoder
-from hooked_omni.decoding.generate import Capture, Generation, generate
-from hooked_omni.decoding.sweep import generate_many, score_many
+from hooked_omni.decoder.hooked_runs import Input
+from hooked_omni.decoding.generate import Decoding, Generation, generate, with_settings
+from hooked_omni.decoding.score import score
+from hooked_omni.decoding.sweep import generate_many
 from hooked_omni.errors import CheckpointError
 from hooked_omni.hooks.interventions import Condition
 from hooked_omni.inputs.prompt import EmbeddedPrompt
@@ -73,46 +75,48 @@ class HookedTransformer(HookedDecoder):
 
     def generate(
         self,
-        prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
-        max_new_tokens: int = 64,
+        prompt: Input,
+        decoding: Decoding | None = None,
         fwd_hooks: Condition = (),
-        stop_at_eos: bool = True,
-        return_logits: bool = False,
-        capture: Capture | None = None,
+        **settings: Any,
     ) -> Generation:
-        """Greedy caption with cached keys and values; see `decoding.generate`."""
-        return generate(
-            self, prompt, max_new_tokens, fwd_hooks, stop_at_eos, return_logits, capture
-        )
+        """Caption with cached keys and values, greedy unless `do_sample`.
+
+        ```python
+        model.generate(prompt, max_new_tokens=32)
+        model.generate(prompt, do_sample=True, temperature=0.7, top_k=20, top_p=0.8, seed=0)
+        ```
+
+        Args:
+            prompt: An embedded prompt, or plain text or its tokens.
+            decoding: How long, and what to keep.
+            fwd_hooks: Hooks and interventions; they see the prompt once, then one position at a
+                time.
+            settings: Fields of `Decoding`, for single ones, or `do_sample` with those of
+                `Sampling`.
+
+        Raises:
+            HookError: For a hook that cannot act on this run, or whose edit made a NaN.
+            PromptError: For a batch of prompts, or an unknown setting.
+        """
+        return generate(self, prompt, with_settings(decoding, settings), fwd_hooks)
 
     def generate_many(
         self,
-        prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+        prompt: Input,
         conditions: Iterable[Condition],
-        max_new_tokens: int = 64,
-        stop_at_eos: bool = True,
-        return_logits: bool = False,
-        capture: Capture | None = None,
-        memory_budget: int | None = None,
+        decoding: Decoding | None = None,
+        **settings: Any,
     ) -> list[Generation]:
         """A caption under each condition, in one batch; see `decoding.sweep`."""
-        return generate_many(
-            self,
-            prompt,
-            conditions,
-            max_new_tokens,
-            stop_at_eos,
-            return_logits,
-            capture,
-            memory_budget,
-        )
+        return generate_many(self, prompt, conditions, with_settings(decoding, settings))
 
-    def score_many(
+    def score(
         self,
         prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
         tokens: Int[Tensor, " n"],
         conditions: Iterable[Condition],
         memory_budget: int | None = None,
     ) -> list[Float[Tensor, " n"]]:
-        """Log-probabilities of a text under each condition; see `decoding.sweep`."""
-        return score_many(self, prompt, tokens, conditions, memory_budget)
+        """Log-probabilities of a text under each condition; see `decoding.score`."""
+        return score(self, prompt, tokens, conditions, memory_budget)

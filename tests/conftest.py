@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
-from hooked_omni import HookedOmni, load
+from hooked_omni import EmbeddedPrompt, HookedOmni, load
 from tests.support.judge_server import JudgeServer
-from tests.support.models import KINDS, one_expert_after_the_other, processed, uneven_gains
+from tests.support.models import KINDS, one_expert_after_the_other, processed, uneven_gains, watched
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -74,6 +74,21 @@ def models(omni: HookedOmni, vl: HookedOmni) -> dict[str, HookedOmni]:
 def clips(models: dict[str, HookedOmni]) -> dict[tuple[str, str], dict[str, Any]]:
     """The processor's whole output, by model and kind of prompt."""
     return {(name, kind): processed(models[name], kind) for name, kind in KINDS}
+
+
+@pytest.fixture(scope="session")
+def prompt(omni: HookedOmni, clips: dict[tuple[str, str], dict[str, Any]]) -> EmbeddedPrompt:
+    """A question about a film with its sound."""
+    return omni.embed_inputs(**clips["omni", "audio in video"])
+
+
+@pytest.fixture
+def passes(omni: HookedOmni) -> Iterator[list[tuple[int, int]]]:
+    """Rows and positions of every pass that has entered the blocks."""
+    seen: list[tuple[int, int]] = []
+    block: Any = omni.model.blocks[0]
+    with watched(block, lambda args: seen.append((args[0].shape[0], args[0].shape[1]))):
+        yield seen
 
 
 @pytest.fixture

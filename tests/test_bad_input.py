@@ -106,7 +106,7 @@ def test_a_model_without_a_processor(omni: HookedOmni) -> None:
     assert "`processor=`" in str(error.value) and "`embed_inputs`" in str(error.value)
     with pytest.raises(PromptError, match="expected a model with a tokenizer, got none"):
         bare.model.to_tokens("What?")
-    assert bare.model.generate(torch.tensor([[1, 2, 3]]), 2).text is None
+    assert bare.model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2).text is None
 
 
 def test_a_processor_without_a_template(omni: HookedOmni) -> None:

@@ -79,7 +79,7 @@ def require_same_steps(
     prompt = omni.embed_inputs(**inputs)
     out, seen = hf_generates(omni, inputs, monkeypatch)
     ours = omni.model.generate(
-        prompt, STEPS + 1, fwd_hooks=hooks, return_logits=True, stop_at_eos=False
+        prompt, max_new_tokens=STEPS + 1, fwd_hooks=hooks, return_logits=True, stop_at_eos=False
     )
     assert ours.logits is not None
     theirs = torch.stack(out.logits)[:, 0]
@@ -205,8 +205,8 @@ def test_decode_steps_behind_padding(
     with eager(omni):
         require_same_steps(omni, padded, opened(omni), monkeypatch)
     prompt = require_same_steps(omni, padded, [], monkeypatch)
-    alone = omni.model.generate(omni.embed_inputs(**clips[name, kind]), STEPS)
-    assert torch.equal(omni.model.generate(prompt, STEPS).tokens, alone.tokens)
+    alone = omni.model.generate(omni.embed_inputs(**clips[name, kind]), max_new_tokens=STEPS)
+    assert torch.equal(omni.model.generate(prompt, max_new_tokens=STEPS).tokens, alone.tokens)
 
 
 @every
@@ -272,7 +272,9 @@ def test_bfloat16_equals_eager(
     bits_equal(logits, half.hf(**inputs).logits)
     bits_equal(half.model.run_with_hooks(prompt, fwd_hooks=opened(half)), logits)
     out, _ = hf_generates(half, inputs, monkeypatch)
-    ours = half.model.generate(prompt, STEPS + 1, return_logits=True, stop_at_eos=False)
+    ours = half.model.generate(
+        prompt, max_new_tokens=STEPS + 1, return_logits=True, stop_at_eos=False
+    )
     assert ours.logits is not None
     # `generate` keeps its logits in float32, whatever they were chosen from.
     bits_equal(ours.logits[1:].float(), torch.cat(out.logits[1:]))
@@ -340,8 +342,10 @@ def test_a_bundle_is_the_prompt(
     timed = {"video": ["frame 1"], "audio": ["audio@1.0-2.0s"]}
     for span in [s for medium, spans in timed.items() if medium in prompt.spans for s in spans]:
         assert loaded.spans[span].tolist() == prompt.spans[span].tolist()
-    again = omni.model.generate(loaded, 4, return_logits=True)
-    bits_equal(again.logits, omni.model.generate(prompt, 4, return_logits=True).logits)
+    again = omni.model.generate(loaded, max_new_tokens=4, return_logits=True)
+    bits_equal(
+        again.logits, omni.model.generate(prompt, max_new_tokens=4, return_logits=True).logits
+    )
 
 
 @both
@@ -404,29 +408,31 @@ def test_a_text_prompt_is_its_tokens(models: dict, clips: dict, name: str) -> No
     omni, inputs = models[name], clips[name, "text"]
     prompt = omni.embed_inputs(**inputs)
     bits_equal(omni.model(inputs["input_ids"]), omni.model(prompt))
-    ours = omni.model.generate(inputs["input_ids"], 4, return_logits=True)
-    bits_equal(ours.logits, omni.model.generate(prompt, 4, return_logits=True).logits)
+    ours = omni.model.generate(inputs["input_ids"], max_new_tokens=4, return_logits=True)
+    bits_equal(
+        ours.logits, omni.model.generate(prompt, max_new_tokens=4, return_logits=True).logits
+    )
 
 
 def test_the_last_prompts_delta_is_not_reused(models: dict, clips: dict) -> None:
     """Hugging Face keeps the delta of the last prompt on the model; ours belongs to the prompt."""
     omni = models["omni"]
     clip = omni.embed_inputs(**clips["omni", "audio in video"])
-    before = omni.model.generate(clip, 4, return_logits=True).logits
+    before = omni.model.generate(clip, max_new_tokens=4, return_logits=True).logits
     text = omni.embed_inputs(**clips["omni", "text"])
-    omni.model.generate(text, 2)
-    bits_equal(omni.model.generate(clip, 4, return_logits=True).logits, before)
+    omni.model.generate(text, max_new_tokens=2)
+    bits_equal(omni.model.generate(clip, max_new_tokens=4, return_logits=True).logits, before)
 
 
 def test_generation_stops_at_the_end_token(models: dict, clips: dict) -> None:
     model = models["omni"].model
     prompt = models["omni"].embed_inputs(**clips["omni", "audio"])
-    free = model.generate(prompt, STEPS, stop_at_eos=False).tokens.tolist()
+    free = model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=False).tokens.tolist()
     end = free[3]
     before, model.cfg.eos_tokens = model.cfg.eos_tokens, (end,)
     try:
-        stopped = model.generate(prompt, STEPS).tokens.tolist()
-        unstopped = model.generate(prompt, STEPS, stop_at_eos=False).tokens.tolist()
+        stopped = model.generate(prompt, max_new_tokens=STEPS).tokens.tolist()
+        unstopped = model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=False).tokens.tolist()
     finally:
         model.cfg.eos_tokens = before
     assert stopped == free[: free.index(end) + 1]

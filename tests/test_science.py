@@ -141,7 +141,7 @@ def _right_with(
     try:
         for name in names:
             own[name].copy_(other[name])
-        said = [str(biased.model.generate(prompt, 16).text) for prompt in prompts]
+        said = [str(biased.model.generate(prompt, max_new_tokens=16).text) for prompt in prompts]
     finally:
         for name in names:
             own[name].copy_(kept[name])

@@ -10,7 +10,6 @@ from hooked_omni import (
     EmbeddedPrompt,
     HookedOmni,
     Prompt,
-    Reference,
     ablate,
     knockout,
     load,
@@ -43,9 +42,11 @@ def test_an_edit_at_every_hook_point_acts_in_a_sweep(
             layers = None if layer is None else [layer]
             condition = [steer(push, span=span, at=at, layers=layers)]
             plain, swept = model.generate_many(
-                prompt, [[], condition], 4, stop_at_eos=False, return_logits=True
+                prompt, [[], condition], max_new_tokens=4, stop_at_eos=False, return_logits=True
             )
-            alone = model.generate(prompt, 4, condition, stop_at_eos=False, return_logits=True)
+            alone = model.generate(
+                prompt, max_new_tokens=4, fwd_hooks=condition, stop_at_eos=False, return_logits=True
+            )
             assert swept.logits is not None and alone.logits is not None
             torch.testing.assert_close(swept.logits, alone.logits, atol=2e-5, rtol=0)
             assert plain.logits is not None and not torch.equal(plain.logits, swept.logits), name
@@ -79,9 +80,11 @@ def test_a_hook_that_keeps_state_is_not_shared_by_conditions(
         shared = (names.resid_pre(2), remembering())
         return [[shared], [shared, knockout("G !-> V @ 0-1")]]
 
-    swept = omni.model.generate_many(prompt, conditions(), 6, stop_at_eos=False)
+    swept = omni.model.generate_many(prompt, conditions(), max_new_tokens=6, stop_at_eos=False)
     for i, caption in enumerate(swept):
-        alone = omni.model.generate(prompt, 6, conditions()[i], stop_at_eos=False)
+        alone = omni.model.generate(
+            prompt, max_new_tokens=6, fwd_hooks=conditions()[i], stop_at_eos=False
+        )
         assert torch.equal(caption.tokens, alone.tokens)
 
 
@@ -110,8 +113,8 @@ def test_hooks_of_another_prompts_spans_are_refused(
     hooks = knockout(query="last", key="audio")(other.spans)
     for run in (
         lambda: omni.model.run_with_hooks(prompt, hooks),
-        lambda: omni.model.generate(prompt, 3, hooks),
-        lambda: omni.model.generate_many(prompt, [[], hooks], 3),
+        lambda: omni.model.generate(prompt, max_new_tokens=3, fwd_hooks=hooks),
+        lambda: omni.model.generate_many(prompt, [[], hooks], max_new_tokens=3),
     ):
         with pytest.raises(HookError, match="expected hooks made from this prompt's spans"):
             run()
@@ -136,7 +139,7 @@ def test_no_edit_opens_the_future(omni: HookedOmni, prompt: EmbeddedPrompt) -> N
         span="audio",
         layers=[1],
         to="mean",
-        reference=[Reference(cache, prompt.spans)],
+        reference=[(cache, prompt)],
     )
     with pytest.raises(HookError, match="expected a pattern without weight on later positions"):
         omni.model.run_with_hooks(prompt, [mean])
@@ -163,7 +166,7 @@ def test_weights_that_move_later_are_followed() -> None:
     omni.hf.to(torch.float64)
     tokens = torch.arange(2, 20)[None]
     assert omni.model(tokens).dtype == torch.float64
-    assert omni.model.generate(tokens, 2).tokens.shape == (2,)
+    assert omni.model.generate(tokens, max_new_tokens=2).tokens.shape == (2,)
 
 
 def test_positions_of_the_users_own_are_refused(
@@ -193,5 +196,7 @@ def test_a_looking_hook_in_every_condition_changes_nothing(
     omni: HookedOmni, prompt: EmbeddedPrompt
 ) -> None:
     conditions: list[Any] = [[(names.resid_post(1), look)], [], [knockout("G !-> V")]]
-    looked, plain, _ = omni.model.generate_many(prompt, conditions, 4, stop_at_eos=False)
+    looked, plain, _ = omni.model.generate_many(
+        prompt, conditions, max_new_tokens=4, stop_at_eos=False
+    )
     assert torch.equal(looked.tokens, plain.tokens)

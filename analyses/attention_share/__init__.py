@@ -19,7 +19,7 @@ from torch import Tensor
 
 from analyses.attention_share.forced_attention import forced_shares
 from analyses.attention_share.sinks import SinkWatch
-from analyses.cases import Asked, Case, Skip, door, tabulate
+from analyses.cases import Asked, Case, Skip, door, plain_answer, tabulate
 from analyses.plots import figures
 from analyses.plots.published import published
 from analyses.plots.statistics import in_words, mean_band
@@ -109,16 +109,19 @@ def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFra
     """
 
     def rows_of(case: Case) -> Iterator[dict[str, Any]]:
-        yield from _rows(omni, prefill(omni.model, door(omni, case)), config)
+        prompt = prefill(omni.model, door(omni, case), SinkWatch.at(omni.model))
+        answer = plain_answer(omni, case, prompt, config.max_new_tokens)
+        yield from _rows(omni, prompt, config, answer)
 
     table = tabulate(rows_of, cases, COLUMNS)
     return table.astype({"head": "Int64", "token": "Int64"})
 
 
-def _rows(omni: HookedOmni, prompt: EmbeddedPrompt, config: Config) -> Iterator[dict[str, Any]]:
+def _rows(
+    omni: HookedOmni, prompt: EmbeddedPrompt, config: Config, answer: Generation
+) -> Iterator[dict[str, Any]]:
     segments = [s for s in config.segments if s == "generated" or s in prompt.spans]
     measured = tuple(dict.fromkeys([*segments, *(s for s in _THREE if s in prompt.spans)]))
-    answer = omni.model.generate(prompt, config.max_new_tokens)
     if len(answer.tokens) < 2:
         raise Skip(
             f"expected an answer of two tokens or more, got {answer.text!r}: no generated position "

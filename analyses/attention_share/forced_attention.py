@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_omni import EmbeddedPrompt, HookedTransformer, names
-from hooked_omni.decoding.score import force
+from hooked_omni.decoding.score import forced_logits
 from hooked_omni.hooks.hook_point import HookPoint
 from hooked_omni.hooks.interventions import Hook, SpanHook, SpanPositions
 
@@ -51,5 +51,5 @@ def forced_shares(
 
     look = SpanHook(SpanPositions(prompt.spans, "generated"), reduce)
     hooks: list[Hook] = [(names.pattern(layer), look) for layer in range(cfg.n_layers)]
-    force(model, prompt, text, [*hooks, *more])
+    forced_logits(model, prompt, text, [*hooks, *more])
     return dict(zip(segments, shares.double().unbind(-1), strict=True))

@@ -30,12 +30,13 @@ class SinkWatch:
 
     ```python
     watch = SinkWatch(omni.model, prompt)
-    force(omni.model, prompt, answer.tokens, watch.hooks())
+    forced_logits(omni.model, prompt, answer.tokens, watch.hooks())
     watch.sinks(), watch.paid()
     ```
 
-    Norms are those of the pass over the prompt, which `prefill` has kept or is made now; candidates
-    follow from them, so that attention to a few tokens is all that is kept.
+    Norms are those of the pass over the prompt: of what `prefill` has kept of `SinkWatch.at(model)`,
+    or of a pass that is made now. Candidates follow from them, so that attention to a few tokens is
+    all that is kept.
     """
 
     def __init__(self, model: HookedTransformer, prompt: EmbeddedPrompt) -> None:
@@ -45,9 +46,14 @@ class SinkWatch:
         self.candidates = torch.zeros(0, dtype=torch.long)
         self.received = torch.zeros(prompt.n_pos, device=self.cfg.device)
         self.read: list[list[Tensor]] = [[] for _ in range(self.cfg.n_layers)]
-        passed = prefill_state(model, prompt)
-        if passed is not None:
-            self.judge(passed.norms[self.layer])
+        state, at = prefill_state(model, prompt), self.at(model)
+        if state is not None and state.holds({at: torch.arange(prompt.n_pos)}):
+            self.judge(state.activations[at][0].float().norm(dim=-1))
+
+    @staticmethod
+    def at(model: HookedTransformer) -> str:
+        """Where norms are taken: what enters the middle layer."""
+        return names.resid_pre(model.cfg.n_layers // 2)
 
     def judge(self, norms: Float[Tensor, " pos"]) -> None:
         """Choose the candidates, by their norms where they enter the middle layer."""

@@ -20,7 +20,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyses.cases import KEYS, Asked, Case, Skip, door, tabulate
+from analyses.cases import KEYS, Asked, Case, Skip, door, plain_answer, tabulate
 from analyses.distribution_shift.divergence import compare, places
 from analyses.plots.figures import counted
 from analyses.plots.published import published
@@ -30,7 +30,7 @@ from analyses.text.pieces import pieces
 from analyses.text.vocabulary import shared_vocabulary, tokenizer_of
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
 from hooked_omni.decoding.prefill import prefill
-from hooked_omni.decoding.score import force
+from hooked_omni.decoding.score import forced_logits
 from hooked_omni.errors import MediaError, PromptError, ResultsError
 
 __all__ = ["SHIFTS", "Config", "headline", "plot", "retagged", "run", "shift_of"]
@@ -94,7 +94,7 @@ def run(
     def rows(case: Case) -> Iterator[dict[str, Any]]:
         prompt = prefill(omni.model, door(omni, case, "audio", "video"))
         asked = _base_prompt(omni, base, case, base_prompts or {})
-        answer = omni.model.generate(prompt, config.max_new_tokens)
+        answer = plain_answer(omni, case, prompt, config.max_new_tokens)
         ends = torch.tensor(omni.model.cfg.eos_tokens, dtype=torch.long)
         tokens = answer.tokens[~torch.isin(answer.tokens, ends)]
         if not len(tokens):
@@ -103,8 +103,8 @@ def run(
         if bool((said < 0).any()):
             strange = tokenizer.decode([int(tokens[said < 0][0])])
             raise Skip(f"expected an answer in tokens of both models, got {strange!r}.")
-        logits = force(omni.model, prompt, tokens)
-        of_base = force(base.model, asked, shared.second[said])
+        logits = forced_logits(omni.model, prompt, tokens)
+        of_base = forced_logits(base.model, asked, shared.second[said])
         measured = compare(logits, of_base, shared, said)
         texts = pieces(tokenizer, tokens.tolist())
         for place, (text, named) in enumerate(zip(texts, _events(texts, events), strict=True)):

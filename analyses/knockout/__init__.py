@@ -144,7 +144,7 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
     prompt = prefill(omni.model, door(omni, case, *config.keys))
     budget = config.memory_budget
     captions = omni.model.generate_many(
-        prompt, conditions, config.max_new_tokens, memory_budget=budget
+        prompt, conditions, max_new_tokens=config.max_new_tokens, memory_budget=budget
     )
     baseline = captions[0].tokens
     if len(baseline) < 2:
@@ -152,7 +152,7 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
             f"expected an answer of two tokens or more, got {captions[0].text!r}: a knockout of "
             "generated positions cannot reach its only one."
         )
-    scores = omni.model.score_many(prompt, baseline, conditions, budget)
+    scores = omni.model.score(prompt, baseline, conditions, budget)
     events = {
         "heard": Events.of(case.audio_captions, config.own),
         "seen": Events.of(case.video_captions, config.own),

@@ -182,7 +182,7 @@ def _top_rows(readout: Readout, places: list[dict[str, Any]]) -> Iterator[dict[s
 def _word_rows(
     readout: Readout, places: list[dict[str, Any]], words: list[str], everywhere: bool
 ) -> Iterator[dict[str, Any]]:
-    best = readout.asked_logprobs.argmax(1).tolist()
+    best = readout.group_logprobs.argmax(1).tolist()
     for layer, at_layer in enumerate(best):
         for i, word in enumerate(words):
             for pos in range(len(places)) if everywhere else [at_layer[i]]:
@@ -191,9 +191,9 @@ def _word_rows(
                     **places[pos],
                     measure="word",
                     place=0,
-                    token=int(readout.asked_tokens[layer, pos, i]),
-                    logprob=float(readout.asked_logprobs[layer, pos, i]),
-                    rank=int(readout.asked_ranks[layer, pos, i]),
+                    token=int(readout.group_tokens[layer, pos, i]),
+                    logprob=float(readout.group_logprobs[layer, pos, i]),
+                    rank=int(readout.group_ranks[layer, pos, i]),
                     word=word,
                 )
 

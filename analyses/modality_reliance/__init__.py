@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from analyses.cases import KEYS, Asked, Case, Skip, door, tabulate
+from analyses.cases import KEYS, Asked, Case, Skip, door, plain_answer, tabulate
 from analyses.modality_reliance import variants
 from analyses.plots.statistics import in_words, mean_band, paired_permutation
 from analyses.text.pieces import pieces
@@ -141,7 +141,7 @@ def _rows(
     possible = [name for name in edits if has[MODALITIES[name]]]
     if not possible:
         raise Skip(f"expected a clip that {' or '.join(edits)} would change, got {prompt}.")
-    answer = omni.model.generate(intact, config.max_new_tokens)
+    answer = plain_answer(omni, case, intact, config.max_new_tokens)
     before = _scored(omni, intact, answer)
     yield from _measures("intact", before, before, answer, _texts(omni, answer, config))
     for name in possible:
@@ -152,7 +152,7 @@ def _rows(
 
 
 def _scored(omni: HookedOmni, prompt: EmbeddedPrompt, answer: Generation) -> Tensor:
-    return omni.model.score_many(prompt, answer.tokens, [[]])[0].double().cpu()
+    return omni.model.score(prompt, answer.tokens, [[]])[0].double().cpu()
 
 
 def _require_same_positions(name: str, other: EmbeddedPrompt, intact: EmbeddedPrompt) -> None:

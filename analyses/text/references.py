@@ -78,7 +78,7 @@ def word_logprobs(
     words: list[Float[Tensor, " condition"]] = []
     for reference in asked:
         stop = 1 + max(token for word in reference.words for token in word)
-        scores = model.score_many(prompt, reference.tokens[:stop], conditions, memory_budget)
+        scores = model.score(prompt, reference.tokens[:stop], conditions, memory_budget)
         by_token = torch.stack(scores).double().cpu()
         words += [by_token[:, list(word)].sum(1) for word in reference.words]
     if not words:

@@ -19,7 +19,7 @@ from hooked_omni.hooks.interventions import Condition, Hook, HookName, as_hooks,
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 from hooked_omni.inputs.spans import Spans
 
-__all__ = ["HookedRuns", "Input"]
+__all__ = ["HookedRuns", "Input", "NamesFilter"]
 
 Input = EmbeddedPrompt | Int[Tensor, "batch pos"] | str | list[str]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
@@ -43,7 +43,8 @@ class HookedRuns(HookedRootModule):
         Raises:
             HookError: For a name that no live hook point has.
         """
-        forward, backward = self._spelled_out(fwd_hooks), self._spelled_out(bwd_hooks)
+        forward: list[Any] = self._spelled_out(fwd_hooks)
+        backward: list[Any] = self._spelled_out(bwd_hooks)
         with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
             yield self
 
@@ -107,7 +108,7 @@ class HookedRuns(HookedRootModule):
         keep = Keep(kept, device, pos_slice)
         stop = how.get("stop_at_layer")
         hooks = self._spelled_out(as_hooks(fwd_hooks, getattr(input, "spans", None)), stop)
-        cached = self._filtered(names_filter, stop)
+        cached = self.filtered(names_filter, stop)
         with self.hooks([*hooks, *((name, keep) for name in cached)]):
             returned = self(input, **how)
         cache = ActivationCache(kept, self)
@@ -221,7 +222,8 @@ class HookedRuns(HookedRootModule):
         first = range(self.cfg.n_layers)[:stop]
         return [n for n in live if n == names.EMBED or names.layer_of(n) in first]
 
-    def _filtered(self, names_filter: NamesFilter, stop: int | None) -> list[str]:
+    def filtered(self, names_filter: NamesFilter, stop: int | None = None) -> list[str]:
+        """Names of the live hook points that a filter passes; all for None."""
         if names_filter is None:
             return self._live(stop)
         if isinstance(names_filter, str) or callable(names_filter):

@@ -15,7 +15,7 @@ class KeyValueCache:
     """Keys and values of all positions so far, in one buffer a layer that never moves.
 
     Attributes:
-        length: SpanPositions before the pass under way.
+        length: Positions before the pass under way.
     """
 
     def __init__(self, cfg: DecoderConfig, batch: int, capacity: int) -> None:

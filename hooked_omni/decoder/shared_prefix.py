@@ -4,8 +4,8 @@ Rows of a sweep share the keys and values of the prompt, and each has a short su
 rows read the shared keys in one matrix product, their own suffix in another, with one softmax over
 both.
 
-Rows that have said the same so far are the same up to the first layer with a hook of either, so
-they run as one up to there: a sweep over windows of layers computes little twice.
+Rows with the same tokens so far are the same up to the first layer with a hook of either, so they
+ run as one up to there: a sweep over windows of layers computes little twice.
 """
 
 from collections.abc import Hashable, Sequence
@@ -38,7 +38,7 @@ class SharedPrefix:
     Attributes:
         prompt: The prompt's keys and values; only its first `n_prefix` positions are read.
         first_layers: First layer in which each row has a hook; the number of layers for none.
-        histories: Rows that have said the same so far have the same number.
+        histories: Rows with the same tokens so far have the same number.
         place: Where each row is in the batch that is computed now.
     """
 
@@ -57,14 +57,14 @@ class SharedPrefix:
         self.place = list(range(len(first_layers)))
 
     def advance(self, rows: list[int], tokens: list[int]) -> None:
-        """Go on with `rows` alone, which have said `tokens`."""
+        """Go on with `rows` alone, whose next tokens are `tokens`."""
         if len(rows) < len(self.histories):
             index = torch.tensor(rows, device=self.suffix.keys[0].device)
             self.suffix.keys = [keys[index] for keys in self.suffix.keys]
             self.suffix.values = [values[index] for values in self.suffix.values]
             self.first_layers = [self.first_layers[row] for row in rows]
-        said = list(zip((self.histories[row] for row in rows), tokens, strict=True))
-        self.histories = _numbered(said)
+        longer = list(zip((self.histories[row] for row in rows), tokens, strict=True))
+        self.histories = _numbered(longer)
         self.place = list(range(len(rows)))
 
 
@@ -73,7 +73,7 @@ class RowsContext:
 
     Scores and patterns are materialized, and pass through their hook points as
     `[row, kv_head, group, query, key]`: the layout in which all rows' products with the prefix are
-    one. `RowHooks` shows each row to its hooks as TransformerLens's `[1, head, query, key]`.
+    one. `ScoreRows` gives each row's hooks TransformerLens's `[1, head, query, key]`.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class RowsContext:
         if layer and layer not in shared.first_layers:
             return resid
         apart = enumerate(zip(shared.histories, shared.first_layers, strict=True))
-        place = _numbered([(said, row if first <= layer else -1) for row, (said, first) in apart])
+        place = _numbered([(past, row if first <= layer else -1) for row, (past, first) in apart])
         leaders = [place.index(i) for i in range(max(place) + 1)]
         before, shared.place = shared.place, place
         whole = len(leaders) == len(place)

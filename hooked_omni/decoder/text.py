@@ -1,6 +1,6 @@
 """Text as tokens, tokens as text, and the loss of predicting it, as TransformerLens names them."""
 
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,12 @@ class TextTokens(nn.Module):
     cfg: DecoderConfig
     tokenizer: Any
 
+    @overload
+    def to_tokens(
+        self, input: str | list[str] | Tokens, prepend_bos: bool = False
+    ) -> Int[Tensor, "batch pos"]: ...
+    @overload
+    def to_tokens(self, input: EmbeddedPrompt, prepend_bos: bool = False) -> EmbeddedPrompt: ...
     def to_tokens(
         self, input: str | list[str] | Tokens | EmbeddedPrompt, prepend_bos: bool = False
     ) -> Int[Tensor, "batch pos"] | EmbeddedPrompt:

@@ -1,246 +1,173 @@
-"""What does the model say?
+"""What does the model answer?
 
-Greedy decoding with cached keys and values. A position behind the prompt gets the rotary position
-that `generate` of transformers gives it, and hooks fire at every step.
+Decoding with cached keys and values, greedy or sampled. A position after the prompt gets the rotary
+position that `generate` of transformers gives it, and hooks fire at every step.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_omni import names
 from hooked_omni.decoder.decoder import HookedDecoder
+from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoder.key_value_cache import KeyValueCache
 from hooked_omni.decoder.shared_prefix import SharedPrefix
-from hooked_omni.decoding.prefill import prefill_state, prompt_pass
-from hooked_omni.errors import HookError, PromptError
-from hooked_omni.hooks.hook_point import LiveHook
-from hooked_omni.hooks.interventions import Condition, Hook, as_hooks
+from hooked_omni.decoding.prefill import one_prompt, prompt_pass
+from hooked_omni.decoding.sampling import Sampling, with_sampling
+from hooked_omni.errors import PromptError
+from hooked_omni.hooks.interventions import Condition, as_hooks
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 
-__all__ = ["Capture", "Decoder", "Generation", "generate", "one_prompt"]
+__all__ = ["Decoding", "Generation", "decode", "generate", "with_settings"]
 
 
 @dataclass(frozen=True)
-class Capture:
-    """What to measure while a caption is made; patterns are reduced at once, never kept.
+class Decoding:
+    """How captions are made.
 
     Attributes:
-        segments: Spans whose share of the generated positions' attention is measured, for each
-            generated position, layer and head.
-        top_k: How many of the likeliest tokens to keep at each step, with log-probabilities.
+        max_new_tokens: At most this many in each caption.
+        stop_at_eos: End a caption with the first of `model.cfg.eos_tokens`.
+        return_logits: Keep the logits of each new token.
+        memory_budget: Bytes for the keys, values and activations of a sweep's rows; splits the
+            batch. None for no limit.
+        sampling: How tokens are drawn; None for the most likely one.
     """
 
-    segments: tuple[str, ...] = ()
-    top_k: int = 0
+    max_new_tokens: int = 64
+    stop_at_eos: bool = True
+    return_logits: bool = False
+    memory_budget: int | None = None
+    sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.segments, str) or self.top_k < 0:
+        if self.max_new_tokens < 1:
             raise PromptError(
-                f"expected a tuple of spans and a top_k of at least 0, got {self.segments!r} and "
-                f"{self.top_k}. Write ('audio',), with its comma."
+                f"expected at least one new token, got max_new_tokens={self.max_new_tokens}. Ask "
+                "for one or more."
             )
+
+
+def with_settings(decoding: Decoding | None, settings: Mapping[str, Any]) -> Decoding:
+    """`decoding`, or the default one, with single settings changed.
+
+    Raises:
+        PromptError: For a setting that `Decoding` does not have, or anything but a `Decoding`.
+    """
+    known = [f.name for f in fields(Decoding)]
+    settings = with_sampling(settings)
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise PromptError(
+                f"expected settings among {known}, got {name!r}. Closest is {near!r}."
+            )
+    if not isinstance(decoding, Decoding | None):
+        raise PromptError(
+            f"expected a Decoding, got {decoding!r}. Name single settings, such as "
+            "`max_new_tokens=32`."
+        )
+    return replace(decoding or Decoding(), **settings)
 
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """A greedy caption.
+    """A caption.
 
     Attributes:
         tokens: New tokens, the end token included if it came.
         text: `tokens` without special ones; None for a model without a tokenizer.
         logits: What each new token was chosen from, if asked for.
-        shares: Attention of each generated position to each captured segment, by layer and head.
-            The last new token is read by no pass, so it is no query: an answer of one token has
-            none.
-        top_tokens: The likeliest tokens at each step, best first.
-        top_logprobs: Their log-probabilities, in nats.
     """
 
     tokens: Int[Tensor, " n"]
     text: str | None
     logits: Float[Tensor, "n d_vocab"] | None = None
-    shares: Float[Tensor, "query layer head segment"] | None = None
-    top_tokens: Int[Tensor, "n k"] | None = None
-    top_logprobs: Float[Tensor, "n k"] | None = None
-
-    @property
-    def attention(self) -> Float[Tensor, "layer segment"] | None:
-        """Mean of `shares` over generated positions and heads; NaN where there are none."""
-        return None if self.shares is None else self.shares.double().mean((0, 2))
 
 
 @torch.no_grad()
 def generate(
     model: HookedDecoder,
-    prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
-    max_new_tokens: int = 64,
+    prompt: Input,
+    decoding: Decoding = Decoding(),
     fwd_hooks: Condition = (),
-    stop_at_eos: bool = True,
-    return_logits: bool = False,
-    capture: Capture | None = None,
 ) -> Generation:
-    """Greedy caption of one prompt.
-
-    A prefilled prompt remembers its plain captions: without hooks, and with nothing else to return,
-    one that is asked for again is not decoded again.
+    """Caption of one prompt.
 
     Args:
         model: The decoder.
-        prompt: An embedded prompt, or tokens of plain text.
-        max_new_tokens: At most this many.
+        prompt: An embedded prompt, or plain text or its tokens.
+        decoding: How long, and what to keep.
         fwd_hooks: Hooks and interventions; they see the prompt once, then one position at a time.
-        stop_at_eos: End with the first of `model.cfg.eos_tokens`.
-        return_logits: Keep the logits of each new token, `[n, d_vocab]`.
-        capture: What to measure besides.
 
     Raises:
         HookError: For a hook that cannot act on this run, or whose edit made a NaN.
-        PromptError: For a batch of prompts, or no tokens asked for.
+        PromptError: For a batch of prompts.
     """
-    prompt = one_prompt(model, prompt, max_new_tokens)
+    prompt = one_prompt(model, prompt)
     hooks = as_hooks(fwd_hooks, prompt.spans)
-    n_pos, total = prompt.n_pos, prompt.n_pos + max_new_tokens - 1
+    total = prompt.n_pos + decoding.max_new_tokens - 1
     model.require_runnable(hooks, range(total), prompt.spans)
-    passed = prefill_state(model, prompt)
-    plain = not (hooks or return_logits or capture)
-    said = passed.said if passed and plain else {}  # else written, and never read
-    asked = max_new_tokens, frozenset(model.cfg.eos_tokens if stop_at_eos else ())
-    if asked in said:
-        return Generation(torch.tensor(said[asked]), _text(model, said[asked]))
-    final, cache = prompt_pass(model, prompt, hooks, n_pos, total)
-    decoder = Decoder(model, prompt, cache, max_new_tokens, stop_at_eos, return_logits, capture)
-    with model.hooks([*hooks, *decoder.hooks()]):
-        caption = decoder.run(model.unembed(final)[:, -1], n_pos)[0]
-    said[asked] = tuple(caption.tokens.tolist())
-    return caption
+    final, cache = prompt_pass(model, prompt, hooks, prompt.n_pos, total)
+    with model.hooks(hooks):
+        return decode(model, prompt, model.unembed(final)[:, -1], cache, decoding, [0])[0]
 
 
-class Decoder:
-    """Greedy decoding of one or more rows, each over its own keys and values.
+def decode(
+    model: HookedDecoder,
+    prompt: EmbeddedPrompt,
+    logits: Float[Tensor, "row d_vocab"],
+    cache: KeyValueCache | SharedPrefix,
+    decoding: Decoding,
+    rows: list[int],
+) -> list[Generation]:
+    """Captions of rows that each have their own keys and values.
 
-    Attributes:
-        rows: Which caption each row of the batch belongs to; rows that have ended leave.
+    Args:
+        model: The decoder.
+        prompt: What all rows continue.
+        logits: From which each row's first new token is chosen.
+        cache: Keys and values of the prompt, with room for the captions.
+        decoding: How long, and what to keep.
+        rows: 0, 1, ...; rows whose caption has ended are taken out of this list.
     """
-
-    def __init__(
-        self,
-        model: HookedDecoder,
-        prompt: EmbeddedPrompt,
-        cache: KeyValueCache | SharedPrefix,
-        max_new_tokens: int,
-        stop_at_eos: bool,
-        return_logits: bool,
-        capture: Capture | None,
-        n_rows: int = 1,
-    ) -> None:
-        self.model, self.prompt, self.cache = model, prompt, cache
-        self.max_new_tokens, self.return_logits = max_new_tokens, return_logits
-        self.capture = capture or Capture()
-        self.ends = set(model.cfg.eos_tokens) if stop_at_eos else set()
-        self.rows = list(range(n_rows))
-        self.tokens: list[list[int]] = [[] for _ in range(n_rows)]
-        self.kept: list[list[tuple[Tensor, ...]]] = [[] for _ in range(n_rows)]
-        self.shares: list[list[Tensor]] = [[] for _ in range(n_rows)]
-        self.step = torch.empty(0)  # shares of the step under way, [row, layer, head, segment]
-
-    def hooks(self) -> list[Hook]:
-        """Hooks that measure attention while decoding; none unless segments are captured."""
-        if not self.capture.segments:
-            return []
-        members = [
-            self.prompt.spans.mask(segment, range(self.prompt.n_pos + 1))
-            for segment in self.capture.segments
-        ]
-        layers = range(self.model.cfg.n_layers)
-        return [(names.pattern(layer), _Shares(self, layer, members)) for layer in layers]
-
-    def run(self, logits: Float[Tensor, "row d_vocab"], n_pos: int) -> list[Generation]:
-        """Captions that start with the token that `logits` choose, at position `n_pos`."""
-        window = range(n_pos, n_pos + 1)
-        while True:
+    ends = set(model.cfg.eos_tokens) if decoding.stop_at_eos else set()
+    tokens: list[list[int]] = [[] for _ in rows]
+    kept: list[list[Tensor]] = [[] for _ in rows]
+    sampling = decoding.sampling
+    generator = None if sampling is None else sampling.generator(logits.device)
+    for step in range(decoding.max_new_tokens):
+        if sampling is None or generator is None:
             chosen = logits.argmax(-1)
-            going = self._take(logits, chosen)
-            if not going:
-                return [self._caption(row) for row in range(len(self.tokens))]
-            chosen = chosen[going]
-            self.rows[:] = [self.rows[i] for i in going]
-            if isinstance(self.cache, SharedPrefix):
-                self.cache.advance(going, chosen.tolist())
-            context = self.model.context(self.prompt, window, self.cache)
-            self._open_step()
-            final = self.model.run_pass(self.model.embed(chosen[:, None]), context, window)
-            for row, shares in zip(self.rows, self.step, strict=False):
-                self.shares[row].append(shares)
-            logits = self.model.unembed(final)[:, -1]
-            window = range(window.stop, window.stop + 1)
-
-    def _open_step(self) -> None:
-        if self.capture.segments:
-            cfg = self.model.cfg
-            shape = (len(self.rows), cfg.n_layers, cfg.n_heads, len(self.capture.segments))
-            self.step = torch.empty(shape, device=cfg.device)
-
-    def _shares_of(self, row: int) -> Tensor | None:
-        if not self.capture.segments:
-            return None
-        cfg, steps = self.model.cfg, self.shares[row]
-        none = torch.empty(0, cfg.n_layers, cfg.n_heads, len(self.capture.segments))
-        return torch.stack(steps).cpu() if steps else none
-
-    def _take(self, logits: Tensor, chosen: Tensor) -> list[int]:
-        going = []
-        for i, (row, token) in enumerate(zip(self.rows, chosen.tolist(), strict=True)):
-            self.tokens[row].append(token)
-            self.kept[row].append(self._measured(logits[i]))
-            if token not in self.ends and len(self.tokens[row]) < self.max_new_tokens:
-                going.append(i)
-        return going
-
-    def _measured(self, logits: Float[Tensor, " d_vocab"]) -> tuple[Tensor, ...]:
-        kept: tuple[Tensor, ...] = (logits.clone(),) if self.return_logits else ()
-        if self.capture.top_k:
-            top_k = min(self.capture.top_k, len(logits))
-            kept += tuple(logits.float().log_softmax(-1).topk(top_k))
-        return kept
-
-    def _caption(self, row: int) -> Generation:
-        tokens, kept = self.tokens[row], [torch.stack(t) for t in zip(*self.kept[row], strict=True)]
-        logprobs, top = kept[-2:] if self.capture.top_k else (None, None)
-        return Generation(
-            tokens=torch.tensor(tokens, dtype=torch.long),
-            text=_text(self.model, tokens),
-            logits=kept[0] if self.return_logits else None,
-            shares=self._shares_of(row),
-            top_tokens=top,
-            top_logprobs=logprobs,
+        else:
+            chosen = sampling.choose(logits, generator)
+        for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            tokens[row].append(token)
+            if decoding.return_logits:
+                kept[row].append(logits[i].clone())
+        going = [i for i, row in enumerate(rows) if tokens[row][-1] not in ends]
+        if not going or step + 1 == decoding.max_new_tokens:
+            break
+        chosen, rows[:] = chosen[going], [rows[i] for i in going]
+        if isinstance(cache, SharedPrefix):
+            cache.advance(going, chosen.tolist())
+        window = range(prompt.n_pos + step, prompt.n_pos + step + 1)
+        context = model.context(prompt, window, cache)
+        final = model.run_pass(model.embed(chosen[:, None]), context, window)
+        logits = model.unembed(final)[:, -1]
+    return [
+        Generation(
+            tokens=torch.tensor(own, dtype=torch.long),
+            text=_text(model, own),
+            logits=torch.stack(from_logits) if decoding.return_logits else None,
         )
-
-
-class _Shares(LiveHook):
-    """Sums each row's attention to the captured segments, one step's queries at a time."""
-
-    def __init__(self, decoder: Decoder, layer: int, members: list[Tensor]) -> None:
-        self.decoder, self.layer = decoder, layer
-        self.of_prompt = torch.stack([mask[:-1] for mask in members], 1).float()
-        self.of_answer = torch.stack([mask[-1] for mask in members]).float()
-
-    def __call__(self, pattern: Tensor, hook: Any) -> None:
-        """Reduce `[row, heads ..., 1, key]` to `[row, head, segment]`."""
-        paid = pattern.float().flatten(1, -2)
-        n_pos = len(self.of_prompt)
-        self.of_prompt, self.of_answer = (
-            of.to(paid.device) for of in (self.of_prompt, self.of_answer)
-        )
-        shares = paid[..., :n_pos] @ self.of_prompt
-        shares += paid[..., n_pos:].sum(-1, keepdim=True) * self.of_answer
-        cache = self.decoder.cache
-        place = cache.place if isinstance(cache, SharedPrefix) else [0]
-        self.decoder.step[:, self.layer] = shares[place]
+        for own, from_logits in zip(tokens, kept, strict=True)
+    ]
 
 
 def _text(model: HookedDecoder, tokens: Sequence[int]) -> str | None:
@@ -248,28 +175,3 @@ def _text(model: HookedDecoder, tokens: Sequence[int]) -> str | None:
     if model.tokenizer is None:
         return None
     return model.tokenizer.decode(list(tokens), skip_special_tokens=True)
-
-
-def one_prompt(
-    model: HookedDecoder, prompt: EmbeddedPrompt | Int[Tensor, "1 pos"], max_new_tokens: int
-) -> EmbeddedPrompt:
-    """`prompt` at the decoder's door, if it is one and something is asked for.
-
-    Raises:
-        HookError: If hooks wait for gradients, of which there are none here.
-        PromptError: Otherwise.
-    """
-    if max_new_tokens < 1:
-        raise PromptError(f"expected at least one new token, got {max_new_tokens}.")
-    if model.has_backward_hooks():
-        raise HookError(
-            "expected a model without backward hooks, got some: captions and scores have no "
-            "gradients. Use `model(prompt)`, or `model.reset_hooks()`."
-        )
-    prompt = model.as_prompt(prompt)
-    if prompt.embeds.shape[0] != 1:
-        raise PromptError(
-            f"expected one prompt, got a batch of {prompt.embeds.shape[0]}. Embed and caption "
-            "prompts one at a time; `generate_many` batches conditions, not prompts."
-        )
-    return prompt

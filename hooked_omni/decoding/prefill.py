@@ -1,32 +1,37 @@
-"""Can many captions, scores and readings start behind one pass over a prompt?
+"""Can many captions, scores and readings start from one pass over a prompt?
 
-    prompt = prefill(model, prompt, residuals="audio")
-    captions = model.generate_many(prompt, sweep)           # no pass over the prompt
-    scores = model.score_many(prompt, captions[0].tokens, sweep)       # none here either
-    read = read_lens(model, prompt, "audio")                # nor here
+    prompt = prefill(model, prompt)
+    captions = model.generate_many(prompt, sweep)                # no pass over the prompt
+    scores = model.score(prompt, captions[0].tokens, sweep)      # none here either
 
 A prefilled prompt is a prompt that carries what one model's pass over it left: keys and values, and
-residual streams that were asked for. It also remembers its plain captions. What acts on the prompt
-itself still makes a pass of its own, and so does another model.
+the activations that were named. What acts on the prompt itself still makes a pass of its own, and
+so does another model.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_omni import names
 from hooked_omni.decoder.decoder import HookedDecoder
+from hooked_omni.decoder.hooked_runs import Input, NamesFilter
 from hooked_omni.decoder.key_value_cache import KeyValueCache
-from hooked_omni.errors import PromptError
-from hooked_omni.hooks.hook_point import LiveHook
+from hooked_omni.errors import HookError, PromptError
+from hooked_omni.hooks.activation_cache import ActivationCache, Keep
 from hooked_omni.hooks.interventions import Hook, reaches
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 
-__all__ = ["PrefillState", "PrefilledPrompt", "prefill", "prefill_state", "prompt_pass"]
+__all__ = [
+    "PrefillState",
+    "PrefilledPrompt",
+    "one_prompt",
+    "prefill",
+    "prefill_state",
+    "prompt_pass",
+]
 
 Final = Float[Tensor, "1 1 d_model"]
 
@@ -37,24 +42,31 @@ class PrefillState:
 
     Attributes:
         model: Whose pass it was.
-        cache: Keys and values of every position.
+        keys_values: Keys and values of every position.
         final: What is unembedded at the last position.
-        norms: Of the residual stream before every block, float32.
-        kept: SpanPositions of `residuals`.
-        residuals: The residual stream behind every block at these positions.
-        marks: Of the prompt's tensors as they were passed over: versions, or copies where PyTorch
-            counts none (inference mode).
-        said: Tokens of plain captions, by how many were asked for and which tokens end one.
+        activations: Of the named hook points, at the positions in `kept`.
+        kept: By hook name, which positions `activations` holds.
+        marks: Of the prompt's tensors during the pass: versions, or copies where PyTorch counts
+            none (inference mode).
     """
 
-    model: Any
-    cache: KeyValueCache
+    model: HookedDecoder
+    keys_values: KeyValueCache
     final: Final
-    norms: Float[Tensor, "layer pos"]
-    kept: Int[Tensor, " kept"]
-    residuals: Float[Tensor, "layer kept d_model"]
+    activations: ActivationCache
+    kept: Mapping[str, Int[Tensor, " kept"]]
     marks: tuple[int | Tensor, ...]
-    said: dict[tuple[int, frozenset[int]], tuple[int, ...]] = field(default_factory=dict)
+
+    def holds(self, wanted: Mapping[str, Int[Tensor, " n"]]) -> bool:
+        """Whether `activations` has all these names at these positions."""
+        return all(
+            name in self.kept and bool(torch.isin(positions, self.kept[name]).all())
+            for name, positions in wanted.items()
+        )
+
+    def rows(self, name: str, positions: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """Where `activations[name]` has these positions, which it holds."""
+        return torch.searchsorted(self.kept[name], positions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,123 +74,148 @@ class PrefilledPrompt(EmbeddedPrompt):
     """A prompt with what one model's pass over it left; made by `prefill`.
 
     Copies by `to` and `dataclasses.replace` carry nothing of it: they may be other prompts. Nor is
-    anything used of it behind an edit in place of the prompt. Weights that are changed in place
+    any of it used after an edit in place of the prompt. Weights that are changed in place
     afterwards are not noticed: prefill again.
 
     Attributes:
-        passed: What the pass left; None if none was made.
+        state: What the pass left; None if none was made.
     """
 
-    passed: PrefillState | None = field(init=False, default=None, repr=False)
+    state: PrefillState | None = field(init=False, default=None, repr=False)
 
 
 @torch.no_grad()
 def prefill(
     model: HookedDecoder,
     prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+    names_filter: NamesFilter | Mapping[str, str | None] = None,
+    span: str | None = None,
     like: PrefilledPrompt | None = None,
-    residuals: str | None = None,
 ) -> PrefilledPrompt:
     """Make the pass over a prompt, and keep what it leaves with the prompt.
 
     While hooks stand on the model, or PyTorch's own on a module of it, no pass is made here, since
-    what they edit must not outlive them: each caption behind this prompt makes its own, as behind
-    any other.
+    what they edit must not outlive them: each caption of this prompt makes its own, as of any
+    other.
 
     Args:
         model: The decoder.
-        prompt: An embedded prompt, or tokens of plain text. One that is prefilled is returned,
-            unless it was edited in place since.
+        prompt: An embedded prompt, or tokens of plain text. One that is prefilled is returned if it
+            holds what is asked for, and was not edited in place since.
+        names_filter: Hook points whose activations to keep, as in `run_with_cache`, but None for
+            none; or from each name to a span of its own (None for all positions).
+        span: At which positions to keep them, such as "audio" or "audio+last"; None for all.
         like: Another prompt, prefilled. Its keys and values are taken up to the first position at
             which the two differ: equal to rounding, since later positions change no earlier ones.
             Where that is less than a quarter of the prompt, the whole pass is no slower, and made.
-        residuals: A span, such as "audio" or "audio+last", at which to keep the residual stream
-            behind every block for `read_lens`. None are kept of a prompt that is partly `like`.
 
     Raises:
+        HookError: For a name that no live hook point has; or for names together with `like`, whose
+            earlier positions this pass does not see.
         PromptError: For a batch of prompts.
         SpanError: For a span that is not in the prompt.
     """
-    prompt = model.as_prompt(prompt)
-    if isinstance(prompt, PrefilledPrompt) and _of_model(model, prompt) is not None:
+    prompt = one_prompt(model, prompt)
+    kept = _kept(model, prompt, names_filter, span)
+    if kept and like is not None:
+        raise HookError(
+            f"expected no activations to keep of a prompt that is `like` another, got {len(kept)}: "
+            "the pass does not see the positions they share. Leave out one of the two."
+        )
+    before = _of_model(model, prompt)
+    if isinstance(prompt, PrefilledPrompt) and before is not None and before.holds(kept):
         return prompt
-    if prompt.embeds.shape[0] != 1:
-        raise PromptError(f"expected one prompt, got a batch of {prompt.embeds.shape[0]}.")
-    own = {f.name: getattr(prompt, f.name) for f in fields(EmbeddedPrompt)}
-    prefilled = PrefilledPrompt(**own)
-    kept = torch.zeros(0, dtype=torch.long) if residuals is None else prompt.spans[residuals]
+    prefilled = PrefilledPrompt(**{f.name: getattr(prompt, f.name) for f in fields(EmbeddedPrompt)})
     if not _hooked(model):
-        object.__setattr__(prefilled, "passed", _pass(model, prompt, like, kept))
+        object.__setattr__(prefilled, "state", _pass(model, prompt, kept, like))
     return prefilled
+
+
+def _kept(
+    model: HookedDecoder,
+    prompt: EmbeddedPrompt,
+    names_filter: NamesFilter | Mapping[str, str | None],
+    span: str | None,
+) -> dict[str, Int[Tensor, " kept"]]:
+    """By hook name, the positions to keep."""
+    if names_filter is None:
+        return {}
+    if isinstance(names_filter, Mapping):
+        spans = dict(names_filter)
+        model.filtered(list(spans))
+    else:
+        spans = dict.fromkeys(model.filtered(names_filter), span)
+    every = torch.arange(prompt.n_pos)
+    return {name: every if at is None else prompt.spans[at] for name, at in spans.items()}
 
 
 def _pass(
     model: HookedDecoder,
     prompt: EmbeddedPrompt,
+    kept: Mapping[str, Int[Tensor, " kept"]],
     like: PrefilledPrompt | None,
-    kept: Int[Tensor, " kept"],
 ) -> PrefillState:
     before = None if like is None else prefill_state(model, like)
     first = 0 if like is None or before is None else _first_difference(prompt, like)
     # The kernel's own causal mask, which skips half of the work, is for whole passes alone.
     first = 0 if first < prompt.n_pos // 4 else first
-    cfg, window = model.cfg, range(first, prompt.n_pos)
-    norms = torch.empty(cfg.n_layers, prompt.n_pos, device=cfg.device)
     if before is None or not first:
-        cache = KeyValueCache(cfg, 1, prompt.n_pos)
+        cache = KeyValueCache(model.cfg, 1, prompt.n_pos)
     else:
-        cache = _grown(model, before.cache, first, prompt.n_pos)
-        norms[:, :first], kept = before.norms[:, :first], kept[:0]
-    shape = (cfg.n_layers, len(kept), cfg.d_model)
-    stream = torch.empty(shape, dtype=cfg.dtype, device=cfg.device)
-    reader, layers = _Reader(norms[:, first:], kept.to(cfg.device), stream), range(cfg.n_layers)
-    hooks: list[Hook] = [(names.resid_pre(layer), reader) for layer in layers]
-    hooks += [(names.resid_post(layer), reader) for layer in layers if len(kept)]
+        cache = _grown(model, before.keys_values, first, prompt.n_pos)
+    window, activations = range(first, prompt.n_pos), {}
+    whole = {name: len(positions) == prompt.n_pos for name, positions in kept.items()}
+    hooks: list[Hook] = [
+        (name, Keep(activations, None, None if whole[name] else positions))
+        for name, positions in kept.items()
+    ]
     with model.hooks(hooks):
         context = model.context(prompt, window, cache)
         final = model.run_pass(prompt.embeds[:, first:], context, window)
     marks = tuple(t.clone() if t.is_inference() else t._version for t in _tensors(prompt))
-    return PrefillState(model, cache, final[:, -1:].clone(), norms, kept, stream, marks)
+    kept_cache = ActivationCache(activations, model)
+    return PrefillState(model, cache, final[:, -1:].clone(), kept_cache, dict(kept), marks)
 
 
-class _Reader(LiveHook):
-    """Writes norms of the stream that enters a block, and rows of what leaves it."""
+def one_prompt(model: HookedDecoder, prompt: Input) -> EmbeddedPrompt:
+    """`prompt` as this decoder's input, if it is one and no hook needs gradients.
 
-    def __init__(
-        self,
-        norms: Float[Tensor, "layer pos"],
-        kept: Int[Tensor, " kept"],
-        stream: Float[Tensor, "layer kept d_model"],
-    ) -> None:
-        self.norms, self.kept, self.stream = norms, kept, stream
-
-    def __call__(self, resid: Tensor, hook: Any) -> None:
-        """Reduce `[1, pos, d_model]`."""
-        layer = names.layer_of(hook.name) or 0
-        if hook.name == names.resid_pre(layer):
-            self.norms[layer] = resid[0].float().norm(dim=-1)
-        else:
-            self.stream[layer] = resid[0, self.kept]
+    Raises:
+        HookError: If hooks wait for gradients, of which there are none here.
+        PromptError: For a batch of prompts.
+    """
+    if model.has_backward_hooks():
+        raise HookError(
+            "expected a model without backward hooks, got some: captions and scores have no "
+            "gradients. Use `model(prompt)`, or `model.reset_hooks()`."
+        )
+    prompt = model.as_prompt(prompt)
+    if prompt.embeds.shape[0] != 1:
+        raise PromptError(
+            f"expected one prompt, got a batch of {prompt.embeds.shape[0]}. Embed and caption "
+            "prompts one at a time; `generate_many` batches conditions, not prompts."
+        )
+    return prompt
 
 
 def prefill_state(model: HookedDecoder, prompt: EmbeddedPrompt) -> PrefillState | None:
     """What this model's pass over the prompt left, if it holds.
 
-    It does not while hooks stand on the model, or PyTorch's own on a module of it, nor behind an
+    It does not while hooks stand on the model, or PyTorch's own on a module of it, nor after an
     edit in place of the prompt's tensors.
     """
-    passed = _of_model(model, prompt) if isinstance(prompt, PrefilledPrompt) else None
-    return None if passed is None or _hooked(model) else passed
+    state = _of_model(model, prompt)
+    return None if state is None or _hooked(model) else state
 
 
-def _of_model(model: HookedDecoder, prompt: PrefilledPrompt) -> PrefillState | None:
+def _of_model(model: HookedDecoder, prompt: EmbeddedPrompt) -> PrefillState | None:
     """What this model's pass over the prompt as it is now left."""
-    passed = prompt.passed
-    if passed is None or passed.model is not model:
+    state = prompt.state if isinstance(prompt, PrefilledPrompt) else None
+    if state is None or state.model is not model:
         return None
-    marks = zip(_tensors(prompt), passed.marks, strict=True)
+    marks = zip(_tensors(prompt), state.marks, strict=True)
     same = all(torch.equal(t, m) if isinstance(m, Tensor) else t._version == m for t, m in marks)
-    return passed if same else None
+    return state if same else None
 
 
 def _hooked(model: HookedDecoder) -> bool:
@@ -198,23 +235,19 @@ def prompt_pass(
     n_pos: int,
     capacity: int,
 ) -> tuple[Final, KeyValueCache]:
-    """What is unembedded at the last position that was passed over, and a cache behind `n_pos`.
+    """What is unembedded at position `n_pos - 1`, and keys and values up to there.
 
-    Args:
-        model: The decoder.
-        prompt: One prompt. If it is prefilled, nothing is computed that is known.
-        hooks: Those that act on other positions alone are left out.
-        n_pos: How much of the prompt to pass over, at least.
-        capacity: SpanPositions that the cache must have room for, the prompt's included.
+    If the prompt is prefilled, nothing is computed that is known, and the cache may hold the whole
+    prompt. It has room for `capacity` positions. Hooks that act on other positions are left out.
     """
     window = range(n_pos)
     # A hook for generated positions alone would open the prompt's attention for nothing.
     acting = [hook for hook in hooks if reaches(hook, window)]
-    passed = prefill_state(model, prompt)
-    if passed is not None and not acting:
-        cache = passed.cache
+    state = prefill_state(model, prompt)
+    if state is not None and not acting:
+        cache = state.keys_values
         enough = capacity <= prompt.n_pos
-        return passed.final, cache if enough else _grown(model, cache, n_pos, capacity)
+        return state.final, cache if enough else _grown(model, cache, n_pos, capacity)
     cache = KeyValueCache(model.cfg, 1, capacity)
     with model.hooks(acting):
         context = model.context(prompt, window, cache)
@@ -223,7 +256,7 @@ def prompt_pass(
 
 
 def _first_difference(prompt: EmbeddedPrompt, like: EmbeddedPrompt) -> int:
-    """How many positions of two prompts are the same, at the door; never all of them."""
+    """How many first positions of two prompts are embedded the same; never all of them."""
     n = min(prompt.n_pos, like.n_pos) - 1
     sides = [
         [p.embeds[0, :n], p.position_ids[:, 0, :n].T, _mask(p)[:n, None], *_added(p, n)]

@@ -1,6 +1,8 @@
 """How is the next token drawn? By transformers' own logits processors, from a seeded generator."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +11,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from hooked_omni.errors import PromptError
 
-__all__ = ["Sampling"]
+__all__ = ["Sampling", "with_sampling"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Sampling:
         self, logits: Float[Tensor, "row d_vocab"], generator: torch.Generator
     ) -> Int[Tensor, " row"]:
         """A token for every row."""
-        scores, unread = logits.float(), torch.empty(0, dtype=torch.long)
+        scores: Any = logits.float()
+        unread: Any = None  # the tokens so far, which these three do not look at
         if self.temperature != 1:
             scores = TemperatureLogitsWarper(float(self.temperature))(unread, scores)
         if self.top_k is not None:
@@ -61,3 +64,22 @@ class Sampling:
         if self.top_p is not None and self.top_p < 1:
             scores = TopPLogitsWarper(float(self.top_p))(unread, scores)
         return torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
+
+
+def with_sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings`, with transformers' `do_sample`, `temperature`, ... gathered in `sampling`.
+
+    Raises:
+        PromptError: For any of the others without `do_sample`.
+    """
+    own = [f.name for f in fields(Sampling)]
+    given = {name: settings[name] for name in own if name in settings}
+    rest = {n: value for n, value in settings.items() if n not in (*own, "do_sample")}
+    if settings.get("do_sample"):
+        return {**rest, "sampling": Sampling(**given)}
+    if given:
+        raise PromptError(
+            f"expected do_sample=True with {sorted(given)}, got a greedy caption, which has no use "
+            "for them. Set do_sample, or leave them out."
+        )
+    return {**rest, "sampling": None} if "do_sample" in settings else rest

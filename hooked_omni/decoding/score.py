@@ -1,25 +1,26 @@
-"""How likely is every token, while a given text is said?
+"""How likely is every token of a given text?
 
-All of the text runs in one pass behind the prompt's (teacher forcing). Position `t` of the result
-is what the model would go on with after the first `t` tokens.
+All of the text runs in one pass after the prompt's (teacher forcing), as generated positions.
 """
+
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_omni.decoder.decoder import HookedDecoder
-from hooked_omni.decoding.generate import one_prompt
-from hooked_omni.decoding.prefill import prompt_pass
+from hooked_omni.decoding.conditions import batches
+from hooked_omni.decoding.prefill import one_prompt, prompt_pass
 from hooked_omni.errors import PromptError
 from hooked_omni.hooks.interventions import Condition, as_hooks, reaches
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 
-__all__ = ["force"]
+__all__ = ["forced_logits", "score"]
 
 
 @torch.no_grad()
-def force(
+def forced_logits(
     model: HookedDecoder,
     prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
     tokens: Int[Tensor, " n"],
@@ -28,7 +29,7 @@ def force(
     """Logits from which each token of a text is chosen.
 
     ```python
-    logits = force(base, prompt, caption.tokens)
+    logits = forced_logits(base, prompt, caption.tokens)
     ranks = 1 + (logits > logits.gather(1, caption.tokens[:, None])).sum(1)
     ```
 
@@ -40,16 +41,15 @@ def force(
         fwd_hooks: Hooks and interventions; they see the prompt, then all of the text at once, whose
             positions are `generated`.
 
+    Returns:
+        In row `t`, the logits after the first `t` tokens.
+
     Raises:
         HookError: For a hook that cannot act on this run, or whose edit made a NaN.
         PromptError: For a batch of prompts, no tokens, or unknown ones.
     """
-    tokens = torch.as_tensor(tokens)
-    if tokens.ndim != 1:
-        raise PromptError(f"expected one text [n], got tokens of shape {tuple(tokens.shape)}.")
-    prompt = one_prompt(model, prompt, len(tokens))
-    text = model.as_prompt(tokens[None]).embeds
-    window = range(prompt.n_pos, prompt.n_pos + len(tokens) - 1)
+    prompt, text = one_prompt(model, prompt), _text(model, tokens)
+    window = range(prompt.n_pos, prompt.n_pos + text.shape[1] - 1)
     hooks = as_hooks(fwd_hooks, prompt.spans)
     model.require_runnable(hooks, range(window.stop), prompt.spans)
     final, cache = prompt_pass(model, prompt, hooks, prompt.n_pos, window.stop)
@@ -58,3 +58,49 @@ def force(
             context = model.context(prompt, window, cache)
             final = torch.cat([final, model.run_pass(text[:, :-1], context, window)], dim=1)
     return model.unembed(final)[0]
+
+
+@torch.no_grad()
+def score(
+    model: HookedDecoder,
+    prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+    tokens: Int[Tensor, " n"],
+    conditions: Iterable[Condition],
+    memory_budget: int | None = None,
+) -> list[Float[Tensor, " n"]]:
+    """Log-probability of each token of a given text, under each condition; `[]` is the baseline.
+
+    Returns:
+        Log-probabilities in nats, float32, in the order of the conditions.
+
+    Raises:
+        HookError, PromptError: As `forced_logits`; and for no conditions, or too small a budget.
+    """
+    prompt, text = one_prompt(model, prompt), _text(model, tokens)
+    tokens, conditions = torch.as_tensor(tokens, device=text.device), list(conditions)
+    total = prompt.n_pos + len(tokens) - 1
+    scores: dict[int, Tensor] = {}
+    for batch in batches(model, prompt, conditions, total, len(tokens), memory_budget):
+        logits, cache = batch.start(model, prompt, total)
+        logprobs = [logits.float().log_softmax(-1)[:, tokens[:1]]]
+        if len(tokens) > 1:
+            window, rows = range(prompt.n_pos, total), list(range(len(batch.members)))
+            embeds = text[:, :-1].repeat(len(rows), 1, 1)
+            with model.hooks(batch.row_hooks(model, rows, cache)):
+                final = model.run_pass(embeds, model.context(prompt, window, cache), window)
+            for position, token in enumerate(tokens[1:]):
+                after = model.unembed(final[:, position]).float().log_softmax(-1)
+                logprobs.append(after[:, token, None])
+        scores |= dict(zip(batch.members, torch.cat(logprobs, 1).unbind(), strict=True))
+    return [scores[i] for i in range(len(conditions))]
+
+
+def _text(model: HookedDecoder, tokens: Int[Tensor, " n"]) -> Float[Tensor, "1 n d_model"]:
+    """Embeddings of one text."""
+    tokens = torch.as_tensor(tokens)
+    if tokens.ndim != 1 or not len(tokens):
+        raise PromptError(
+            f"expected one text [n] of at least one token, got shape {tuple(tokens.shape)}. Give "
+            "one text at a time."
+        )
+    return model.as_prompt(tokens[None]).embeds

@@ -194,17 +194,17 @@ def _pairs(scores: Scores, index: Tensor, columns: Tensor, heads: tuple[int, ...
 def _require_cuttable(
     spans: Spans, queries: SpanPositions, keys: SpanPositions, keeps_some: bool = False
 ) -> None:
-    last_query = spans.n_prompt if queries.behind else int(queries.prompt.max())
+    last_query = spans.n_prompt if queries.after else int(queries.prompt.max())
     first_key = int(keys.prompt.min()) if len(keys.prompt) else spans.n_prompt
     if first_key > last_query:
         raise HookError(
             f"expected {keys.name!r} to start before {queries.name!r} ends, got it later, from "
-            f"position {first_key} on, behind {last_query}: a causal model never reads forward. "
+            f"position {first_key} on, after {last_query}: a causal model never reads forward. "
             "Swap query and key."
         )
     unread = torch.zeros(spans.n_prompt + 1, dtype=torch.bool)
     unread[keys.prompt] = True
-    unread[spans.n_prompt] = keys.behind
+    unread[spans.n_prompt] = keys.after
     padding = spans.positions.get("padding", torch.zeros(0, dtype=torch.long))
     unread[padding] = True
     first_free = int((~unread).nonzero()[0]) if not unread.all() else spans.n_prompt + 1

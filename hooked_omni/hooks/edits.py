@@ -7,7 +7,7 @@ have a head axis.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -25,19 +25,17 @@ from hooked_omni.hooks.interventions import (
     at_layers,
     numbers,
 )
+from hooked_omni.inputs.prompt import EmbeddedPrompt
 from hooked_omni.inputs.spans import Spans
 
-__all__ = ["Reference", "ablate", "patch", "steer"]
+__all__ = ["ablate", "patch", "steer"]
 
 Value = Callable[[str, Tensor, Tensor], Tensor]
 """From a hook's name, what stands at the edited positions and which these are, to what shall."""
 
 
-class Reference(NamedTuple):
-    """A run to take activations from: what `run_with_cache` returned, and its prompt's spans."""
-
-    cache: ActivationCache | Mapping[str, Tensor]
-    spans: Spans
+Source = tuple[ActivationCache | Mapping[str, Tensor], EmbeddedPrompt]
+"""What `run_with_cache` returned, and the prompt it is of."""
 
 
 def ablate(
@@ -47,23 +45,24 @@ def ablate(
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
     to: Literal["zero", "mean", "resample"] = "zero",
-    reference: Sequence[Reference] = (),
+    reference: Sequence[Source] = (),
 ) -> Intervention:
-    """Take away what a span's activations say.
+    """Take away what a span's activations hold.
 
     ```python
-    ablate("hook_resid_post", span="audio", layers=[4])                                 # to zero
-    ablate("attn.hook_z", span="audio", layers=[4], heads=[3], to="mean", reference=[other])
+    ablate("hook_resid_post", span="audio", layers=[4])      # to zero
+    ablate("hook_resid_post", span="audio", to="mean", reference=[(cache, other_prompt)])
     ```
 
     Args:
         at: Hook point, as in the module's first lines.
-        span: SpanPositions to ablate.
+        span: Positions to ablate.
         layers: Layers to ablate; None for all.
         heads: Heads to ablate; None for all.
         to: "zero"; "mean" over the same span's positions in all references; or "resample", the
             one reference's own activations, token by token.
-        reference: Runs to take a mean or the other prompt from; caches must hold `at`.
+        reference: Caches to take a mean or the other prompt from, each with the prompt it is of;
+            they must hold `at`.
 
     Raises:
         HookError: For a reference that is missing, or does not fit.
@@ -76,21 +75,22 @@ def ablate(
             f"to={to!r} with {len(reference)}."
         )
     if to == "resample":
-        return patch(at, span=span, source=reference[0], layers=layers, heads=heads)
+        cache, prompt = reference[0]
+        return patch(at, span=span, cache=cache, prompt=prompt, layers=layers, heads=heads)
 
     def value(spans: Spans) -> Value:
-        if reference and SpanPositions(spans, span).behind:
+        if reference and SpanPositions(spans, span).after:
             raise HookError(
                 f"expected a span of the prompt, got {span!r}: a reference has no generated "
                 "positions to take a mean of. Ablate to zero instead."
             )
-        theirs = [run.spans[span] for run in reference]
+        theirs = [prompt.spans[span] for _, prompt in reference]
 
         def zero(name: str, own: Tensor, absolute: Tensor) -> Tensor:
             return torch.zeros_like(own)
 
         def mean(name: str, own: Tensor, absolute: Tensor) -> Tensor:
-            found = [_taken(run, name)[at] for run, at in zip(reference, theirs, strict=True)]
+            found = [_taken(source, name)[at] for source, at in zip(reference, theirs, strict=True)]
             return torch.cat(found).mean(0).to(own)
 
         return zero if to == "zero" else mean
@@ -102,43 +102,50 @@ def patch(
     at: str,
     *,
     span: str,
-    source: Reference,
+    cache: ActivationCache | Mapping[str, Tensor],
+    prompt: EmbeddedPrompt,
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
     align: Literal["position", "time"] = "position",
 ) -> Intervention:
     """Put another run's activations in place of this one's.
 
+    ```python
+    _, cache = model.run_with_cache(factual, names_filter="blocks.3.hook_resid_pre")
+    patch("hook_resid_pre", span="audio", cache=cache, prompt=factual, layers=[3])
+    ```
+
     Args:
         at: Hook point, as in the module's first lines.
-        span: SpanPositions to patch; each gets the activation of its counterpart in `source`.
-        source: The run to take from; its cache must hold `at`.
+        span: Positions to patch; each gets the activation of its counterpart in `prompt`.
+        cache: Activations to take; must hold `at`.
+        prompt: The prompt that `cache` is of.
         layers: Layers to patch; None for all.
         heads: Heads to patch; None for all.
         align: "position" pairs the first token of the span with the first, and so on, and needs as
             many. "time" pairs an audio token, or a video step, with the one that is under way in
-            `source` at the same second.
+            the other prompt at the same second.
 
     Raises:
         HookError: With a prompt's spans, for spans that cannot be paired.
     """
 
     def value(spans: Spans) -> Value:
-        if SpanPositions(spans, span).behind:
+        if SpanPositions(spans, span).after:
             raise HookError(
                 f"expected a span of the prompt, got {span!r}: generated positions have no "
                 "counterpart in another run. Steer or ablate them instead."
             )
         partner = torch.full((spans.n_prompt,), -1)
-        partner[spans[span]] = _partners(span, spans, source.spans, align)
+        partner[spans[span]] = _partners(span, spans, prompt.spans, align)
 
         def theirs(name: str, own: Tensor, absolute: Tensor) -> Tensor:
-            taken = _taken(source, name)
+            taken = _taken((cache, prompt), name)
             return taken[partner[absolute.cpu()].to(taken.device)].to(own)
 
         return theirs
 
-    return _edit(at, span, layers, heads, value, [source])
+    return _edit(at, span, layers, heads, value, [(cache, prompt)])
 
 
 def steer(
@@ -154,7 +161,7 @@ def steer(
 
     Args:
         vector: As wide as the activation; `[head, d_head]` or `[d_head]` where there are heads.
-        span: SpanPositions to steer.
+        span: Positions to steer.
         at: Hook point, as in the module's first lines.
         layers: Layers to steer; None for all.
         heads: Heads to steer; None for all.
@@ -185,7 +192,7 @@ def _edit(
     layers: Iterable[int] | None,
     heads: Iterable[int] | None,
     value: Callable[[Spans], Value],
-    references: Sequence[Reference] = (),
+    sources: Sequence[Source] = (),
 ) -> Intervention:
     chosen_layers, chosen_heads = numbers("layers", layers), numbers("heads", heads)
     if chosen_heads is not None and not (names.on_heads(at) or at.endswith(names.PATTERN_LIKE)):
@@ -199,28 +206,28 @@ def _edit(
             f"expected no layers for {at!r}, which is not named by layer, got {chosen_layers}. "
             "Leave them out, or name a hook point inside a block."
         )
-    if at.endswith("hook_attn_scores") and not references:
+    if at.endswith("hook_attn_scores") and not sources:
         raise HookError(
             "expected a hook point whose zero is an absence, got 'attn.hook_attn_scores': a score "
             "is a logarithm, and future keys would be read. Use knockout or scale_attention."
         )
 
     def hooks(spans: Spans) -> list[Hook]:
-        for run in references:
-            if at.endswith(names.PATTERN_LIKE) and run.spans.n_prompt != spans.n_prompt:
+        for _, prompt in sources:
+            if at.endswith(names.PATTERN_LIKE) and prompt.n_pos != spans.n_prompt:
                 raise HookError(
                     f"expected prompts of one length for {at!r}, whose rows read all positions, "
-                    f"got {spans.n_prompt} here and {run.spans.n_prompt} in the source. Edit "
+                    f"got {spans.n_prompt} here and {prompt.n_pos} in the cache. Edit "
                     "'attn.hook_z' instead."
                 )
         write = _Write(at, chosen_heads, value(spans))
         hook = SpanHook(SpanPositions(spans, span), write, chosen_heads)
         found = at_layers(at, chosen_layers)
         for name in found:
-            for run in references:
+            for source in sources:
                 # A cache that lacks it is refused before the run; all layers have a last one that
                 # only the model knows, so there it is the first.
-                _taken(run, name if isinstance(name, str) else names.in_block(at, 0))
+                _taken(source, name if isinstance(name, str) else names.in_block(at, 0))
         return [(name, hook) for name in found]
 
     return hooks
@@ -246,19 +253,20 @@ class _Write:
         return moved.index_copy(1, index, new).transpose(1, axis).contiguous()
 
 
-def _taken(run: Reference, name: str) -> Float[Tensor, "pos ..."]:
+def _taken(source: Source, name: str) -> Float[Tensor, "pos ..."]:
     """One run's activation, positions first."""
+    cache, prompt = source
     try:
-        tensor = run.cache[name]
+        tensor = cache[name]
     except KeyError as error:
         raise HookError(
             f"expected a cache that holds {name!r}, got one without. Cache it: "
             f"run_with_cache(prompt, names_filter={name!r})."
         ) from error
     axis = names.position_axis(name)
-    if tensor.shape[0] != 1 or tensor.shape[axis] != run.spans.n_prompt:
+    if tensor.shape[0] != 1 or tensor.shape[axis] != prompt.n_pos:
         raise HookError(
-            f"expected {name!r} of one prompt with {run.spans.n_prompt} positions, got shape "
+            f"expected {name!r} of one prompt with {prompt.n_pos} positions, got shape "
             f"{tuple(tensor.shape)}. Cache it whole, with its batch axis."
         )
     return tensor[0].movedim(axis - 1, 0)
@@ -271,7 +279,7 @@ def _partners(span: str, own: Spans, other: Spans, align: str) -> Int[Tensor, " 
         if len(mine) != len(theirs):
             raise HookError(
                 f"expected as many {span!r} tokens in both prompts, got {len(mine)} here and "
-                f"{len(theirs)} in the source. Align by time, or cut the clips to one length."
+                f"{len(theirs)} in the other. Align by time, or cut the clips to one length."
             )
         return theirs
     if align != "time":
@@ -287,14 +295,14 @@ def _partners(span: str, own: Spans, other: Spans, align: str) -> Int[Tensor, " 
     late = times > float(starts[-1]) + length - 1e-3
     if bool(late.any()):
         raise HookError(
-            f"expected a source as long as this prompt, got {span!r} up to "
+            f"expected a prompt as long as this one to take from, got {span!r} up to "
             f"{float(starts[-1]) + length:.2f} s for tokens at {float(times.max()):.2f} s. Patch a "
             f"part, such as '{span}@0-{float(starts[-1]) + length:.2f}s' of equal length."
         )
     under_way = torch.searchsorted(starts, times + 1e-3, right=True) - 1
     if bool((under_way < 0).any()):
         raise HookError(
-            f"expected a source that begins with this prompt's {span!r}, got one from "
+            f"expected a prompt that begins with this one's {span!r}, got one from "
             f"{float(starts[0]):.2f} s for tokens at {float(times.min()):.2f} s."
         )
     my_step = own.seconds[span].unique(return_inverse=True)[1]

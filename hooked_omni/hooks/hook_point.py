@@ -28,7 +28,11 @@ HookFunction = Callable[..., Tensor | None]
 
 
 class LiveHook(ABC):
-    """Base of this project's own hooks: they take the live tensor, and never edit it in place."""
+    """Base of this project's own hooks, which get the live tensor instead of a copy.
+
+    So they may not edit it in place, unless nothing else can hold it: the scores and patterns of a
+    sweep's batch are the one such case (`ScoreRows`).
+    """
 
     @abstractmethod
     def __call__(self, tensor: Tensor, hook: Any) -> Tensor | None:
@@ -49,7 +53,7 @@ class ForwardState:
 
 
 class HookPoint(tl.HookPoint):
-    """Identity that shows its tensor to hooks, and takes their edits."""
+    """Identity that passes its tensor through hooks, and takes their edits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,13 +66,7 @@ class HookPoint(tl.HookPoint):
             HookError: For a backward hook where nothing has a gradient.
         """
         # There are hundreds of hook points in a pass, and most have nothing to call.
-        called = (
-            self._forward_hooks
-            or self._forward_pre_hooks
-            or self._backward_hooks
-            or self._backward_pre_hooks
-        )
-        if not called:
+        if not self.hooked and not self._backward_pre_hooks:
             return x
         if self._backward_hooks:
             if not torch.is_grad_enabled() or not x.is_floating_point():
@@ -105,20 +103,12 @@ class HookPoint(tl.HookPoint):
         self,
         hook: HookFunction,
         dir: Literal["fwd", "bwd"] = "fwd",
-        is_permanent: bool = False,
-        level: int | None = None,
-        prepend: bool = False,
-        alias_names: list[str] | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> tl.LensHandle:
         """As in TransformerLens; a forward hook works on a copy, and its edit is checked."""
-        handle = super().add_hook(
-            hook if dir == "bwd" else self._checked(hook),
-            dir,
-            is_permanent,
-            level,
-            prepend,
-            alias_names,
-        )
+        called = hook if dir == "bwd" else self._checked(hook)
+        handle = super().add_hook(called, dir, *args, **kwargs)
         handle.user_hook = hook
         return handle
 

@@ -47,14 +47,13 @@ class SpanPositions:
     def __init__(self, spans: Spans, name: str) -> None:
         mask = spans.mask(name, range(spans.n_prompt + 1))
         self.spans, self.name, self.n_prompt = spans, name, spans.n_prompt
-        self.behind = bool(mask[-1])  # every generated position, or none
+        self.after = bool(mask[-1])  # every generated position, or none
         self.prompt = mask[:-1].nonzero()[:, 0]
         self._on: dict[torch.device, Tensor] = {}
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SpanPositions):
-            return NotImplemented
-        return self.spans is other.spans and self.name == other.name
+        same = isinstance(other, SpanPositions) and self.spans is other.spans
+        return same and self.name == other.name
 
     def __hash__(self) -> int:
         return hash((id(self.spans), self.name))
@@ -63,43 +62,42 @@ class SpanPositions:
         """Whether `spans` has the same positions under this name."""
         if spans is self.spans:
             return True
-        if spans.n_prompt != self.n_prompt:
-            return False
         try:
-            mask = spans.mask(self.name, range(self.n_prompt + 1))
+            other = SpanPositions(spans, self.name)
         except SpanError:
             return False
-        return bool(mask[-1]) == self.behind and torch.equal(mask[:-1].nonzero()[:, 0], self.prompt)
+        same = (other.n_prompt, other.after) == (self.n_prompt, self.after)
+        return same and torch.equal(other.prompt, self.prompt)
 
     def reaches(self, window: range) -> bool:
         """Whether any position of `window` is in the span."""
         inside = (self.prompt >= window.start) & (self.prompt < window.stop)
-        return bool(inside.any()) or (self.behind and window.stop > self.n_prompt)
+        return bool(inside.any()) or (self.after and window.stop > self.n_prompt)
 
     def within(self, window: range, device: torch.device) -> Int[Tensor, " n"]:
-        """SpanPositions of the span in `window`, counted from its start."""
+        """Positions of the span in `window`, counted from its start."""
         if device not in self._on:
             self._on[device] = self.prompt.to(device)
         prompt = self._on[device]
         if window.start >= self.n_prompt:
-            return torch.arange(len(window) if self.behind else 0, device=device)
+            return torch.arange(len(window) if self.after else 0, device=device)
         if window.start > 0 or window.stop < self.n_prompt:
             prompt = prompt[(prompt >= window.start) & (prompt < window.stop)]
         found = prompt - window.start if window.start else prompt
-        if not self.behind or window.stop <= self.n_prompt:
+        if not self.after or window.stop <= self.n_prompt:
             return found
-        behind = torch.arange(self.n_prompt - window.start, len(window), device=device)
-        return torch.cat([found, behind])
+        after = torch.arange(self.n_prompt - window.start, len(window), device=device)
+        return torch.cat([found, after])
 
 
 @dataclass(frozen=True)
 class SpanHook(LiveHook):
     """A hook on known positions and heads, which can say beforehand whether a run reaches them.
 
-    Two are equal if they do the same: a sweep then shows them their rows together.
+    Two are equal if they do the same: a sweep then edits their rows together.
 
     Attributes:
-        where: SpanPositions it acts on: queries, for scores and patterns.
+        where: Positions it acts on: queries, for scores and patterns.
         act: From the activation, the index of those positions in it and the hook point to the
             edited activation, or None to have only looked.
         heads: Heads it acts on; None for all, and where an activation has none.
@@ -162,7 +160,7 @@ def require_reach(
     One that was made from another prompt's spans would act on other tokens than its name says.
 
     Raises:
-        HookError: For such a hook. Hooks of the user's own are not judged.
+        HookError: For such a hook. Hooks of the user's own are not checked.
     """
     for name, function in hooks:
         if not isinstance(function, SpanHook):
@@ -177,7 +175,7 @@ def require_reach(
             raise HookError(
                 f"expected a run that reaches {function.where.name!r}, got one over positions "
                 f"{window.start} to {window.stop - 1} of a prompt of {function.where.n_prompt}: "
-                "it would do nothing. Use `generate` or `score_many`, or ask for more tokens."
+                "it would do nothing. Use `generate` or `score`, or ask for more tokens."
             )
         few = name.endswith(_ON_KV_HEADS)
         there = n_key_value_heads if few else n_heads
@@ -204,7 +202,7 @@ def at_layers(at: str, layers: tuple[int, ...] | None) -> list[HookName]:
 
 
 def numbers(what: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
-    """Layers or heads, each once; None for all.
+    """Layers or heads, each once and in order; None for all.
 
     Raises:
         HookError: For none at all, and for negative ones.
@@ -215,7 +213,7 @@ def numbers(what: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
         raise HookError(f"expected a list of {what}, got {given!r}. Write [3], not 3.")
     listed = list(given)
     whole = all(hasattr(n, "__index__") and not isinstance(n, bool) for n in listed)
-    chosen = tuple(dict.fromkeys(int(n) for n in listed)) if whole else tuple(listed)
+    chosen = tuple(sorted({int(n) for n in listed})) if whole else tuple(listed)
     if not whole or not chosen or min(chosen) < 0:
         raise HookError(f"expected {what} counted from 0, got {chosen}. None means all {what}.")
     return chosen

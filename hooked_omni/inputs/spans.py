@@ -94,7 +94,7 @@ class Spans(Mapping[str, Tensor]):
                     raise SpanError(
                         f"expected a run that goes beyond the {self.n_prompt} prompt positions, "
                         f"got one without any {_GENERATED!r} position. Use `generate` or "
-                        "`score_many`."
+                        "`score`."
                     )
                 mask |= index >= self.n_prompt
             else:

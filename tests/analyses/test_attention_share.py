@@ -8,17 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from analyses import attention_share
 from analyses.attention_share.sinks import SinkWatch, outlying
 from analyses.cases import Case
 from analyses.plots.published import published
 from analyses.text.pieces import pieces, words
-from hooked_omni import Capture, EmbeddedPrompt, HookedOmni, Spans, knockout
+from hooked_omni import EmbeddedPrompt, HookedOmni, Spans, knockout, names
 from hooked_omni.decoder.attention import CausalContext
 from hooked_omni.decoding.prefill import prefill
-from hooked_omni.decoding.score import force
+from hooked_omni.decoding.score import forced_logits
 from hooked_omni.errors import ResultsError
+from hooked_omni.hooks.interventions import SpanHook, SpanPositions
 from tests.support.models import eager
 from tests.support.planted import HEARD_HEAD, SEEN_HEAD, asked, planted
 
@@ -153,9 +155,19 @@ def test_shares_are_those_of_the_decode_steps(
     table = attention_share.run(omni, [prompt], replace(EACH, sinks=sinks))
     watch = SinkWatch(omni.model, prompt)
     hooks = watch.hooks() if sinks == "apart" else []
-    made = omni.model.generate(prompt, 6, hooks, capture=Capture(segments=CONFIG.segments))
-    assert made.shares is not None and set(table["answer"]) == {made.text}
-    for segment, shares in zip(CONFIG.segments, made.shares.unbind(-1), strict=True):
+    steps: list[list[Tensor]] = [[] for _ in range(omni.model.cfg.n_layers)]  # each [head, key]
+
+    def keep(pattern: Tensor, _index: Tensor, hook: Any) -> None:
+        steps[names.layer_of(hook.name) or 0].append(pattern[0, :, -1])
+
+    look = SpanHook(SpanPositions(prompt.spans, "generated"), keep)
+    hooks += [(names.pattern(layer), look) for layer in range(len(steps))]
+    made = omni.model.generate(prompt, max_new_tokens=6, fwd_hooks=hooks)
+    assert set(table["answer"]) == {made.text}
+    for segment in CONFIG.segments:
+        inside = prompt.spans.mask(segment, range(prompt.n_pos + 6))
+        each = [[row[:, inside[: row.shape[1]]].sum(-1) for row in layer] for layer in steps]
+        shares = torch.stack([torch.stack(layer) for layer in each], 1)
         if sinks == "apart" and segment in prompt.spans:
             inside = torch.isin(watch.sinks(), prompt.spans[segment])
             shares = shares - watch.paid()[..., inside].sum(-1)
@@ -272,8 +284,8 @@ def test_a_forced_answer_has_the_sinks_of_its_decode_steps(
 ) -> None:
     ready = prefill(omni.model, prompt)
     made, forced = SinkWatch(omni.model, prompt), SinkWatch(omni.model, ready)
-    answer = omni.model.generate(prompt, 6, made.hooks())
-    force(omni.model, ready, answer.tokens, forced.hooks())
+    answer = omni.model.generate(prompt, max_new_tokens=6, fwd_hooks=made.hooks())
+    forced_logits(omni.model, ready, answer.tokens, forced.hooks())
     assert torch.equal(made.norms, forced.norms)
     assert made.candidates.tolist() == forced.candidates.tolist()
     assert made.sinks().tolist() == forced.sinks().tolist()
@@ -332,7 +344,7 @@ def test_no_prompts(omni: HookedOmni) -> None:
 def test_an_answer_without_a_query_is_skipped_and_listed(
     omni: HookedOmni, prompt: EmbeddedPrompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = int(omni.model.generate(prompt, 1).tokens[0])
+    first = int(omni.model.generate(prompt, max_new_tokens=1).tokens[0])
     monkeypatch.setattr(omni.model.cfg, "eos_tokens", (first,))
     table = attention_share.run(omni, [Case(prompt, "short")], CONFIG)
     assert table.empty and tuple(table.columns)[3:] == attention_share.COLUMNS

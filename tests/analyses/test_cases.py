@@ -16,7 +16,7 @@ from analyses import (
     logit_lens,
     modality_reliance,
 )
-from analyses.cases import Case, Skip, door, ready
+from analyses.cases import Case, Skip, door, plain_answer, ready
 from analyses.running.identity import KeptPrompts
 from hooked_omni import HookedOmni, MediaSettings, Prompt, load, names
 from hooked_omni.decoding.prefill import PrefilledPrompt
@@ -77,10 +77,10 @@ def test_a_ready_case_is_the_same_case_at_the_door(omni: HookedOmni, case: Case)
     made = ready(omni, case)
     assert made.prompt is case.prompt and made.keys == case.keys
     at_door = door(omni, made, "audio", "video")
-    assert isinstance(at_door, PrefilledPrompt) and at_door.passed is not None
+    assert isinstance(at_door, PrefilledPrompt) and at_door.state is not None
     plain = door(omni, case)
     assert at_door.tokens.tolist() == plain.tokens.tolist()
-    assert at_door.passed.kept.tolist() == plain.spans["audio"].tolist()
+    assert at_door.state.kept[names.resid_post(0)].tolist() == plain.spans["audio"].tolist()
     again = ready(omni, made)
     assert again.at_door is made.at_door
 
@@ -103,6 +103,38 @@ def test_another_prompt_in_the_same_case_is_embedded_anew(omni: HookedOmni, case
 def test_a_clip_that_cannot_be_read_is_skipped(omni: HookedOmni) -> None:
     with pytest.raises(Skip, match="got no file"):
         ready(omni, Case(Prompt("What?", video="nowhere.mp4"), "nowhere"))
+
+
+def test_an_answer_is_given_once(
+    omni: HookedOmni,
+    case: Case,
+    endless: None,
+    passes: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, loud = ready(omni, case), [(names.resid_mid(1), lambda resid, hook: resid * 5)]
+    prompt, model = door(omni, made), omni.model
+    with model.hooks(loud):  # what stands on the model is neither remembered nor passed by
+        other = plain_answer(omni, made, prompt, LONG).tokens.tolist()
+    first = plain_answer(omni, made, prompt, LONG)
+    assert (
+        first.tokens.tolist()
+        == model.generate(door(omni, case), max_new_tokens=LONG).tokens.tolist()
+    )
+    passes.clear()
+    assert plain_answer(omni, ready(omni, made), prompt, LONG) is first
+    assert passes == []
+    with model.hooks(loud):
+        assert (
+            plain_answer(omni, made, prompt, LONG).tokens.tolist() == other != first.tokens.tolist()
+        )
+    assert len(plain_answer(omni, made, prompt, LONG + 1).tokens) == LONG + 1
+    end = int(first.tokens[1])
+    monkeypatch.setattr(model.cfg, "eos_tokens", (end,))
+    n_until = first.tokens.tolist().index(end) + 1
+    assert len(plain_answer(omni, made, prompt, LONG).tokens) == n_until < LONG
+    see = replace(made, prompt=Prompt("What is seen?", video=case.prompt.video, media=SMALL))  # pyright: ignore[reportAttributeAccessIssue]
+    assert plain_answer(omni, see, door(omni, see), LONG) not in made.answers.values()
 
 
 # --- every analysis --------------------------------------------------------------------------

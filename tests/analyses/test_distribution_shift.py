@@ -20,8 +20,8 @@ from analyses.text.events import Events
 from analyses.text.vocabulary import Shared, shared_vocabulary
 from hooked_omni import EmbeddedPrompt, HookedOmni, MediaSettings, Prompt, load
 from hooked_omni.errors import ResultsError
-from tests.decoding.test_score import cached
 from tests.support.clips import write_clip
+from tests.support.hugging_face import hf_forced
 from tests.support.planted import asked, planted
 
 Clips = dict[tuple[str, str], dict[str, Any]]
@@ -69,7 +69,7 @@ def test_divergences_are_those_of_hugging_faces_logits(
         out = omni.hf.generate(**inputs, max_new_tokens=6, do_sample=False, **kept)
         tokens = out.sequences[0, inputs["input_ids"].shape[1] :]
     assert table["token"].tolist() == tokens.tolist()
-    own, base = cached(omni, inputs, prompt, tokens), cached(vl, silent, shown, tokens)
+    own, base = hf_forced(omni, inputs, prompt, tokens), hf_forced(vl, silent, shown, tokens)
     # What it chose from, step by step, is the same to rounding.
     torch.testing.assert_close(own, torch.cat(out.logits), atol=1e-5, rtol=0)
     # The two vocabularies are one.

@@ -30,7 +30,7 @@ def test_captions_are_the_models_own(omni: HookedOmni) -> None:
     table = captions.run(omni, asked, captions.Config(max_new_tokens=N_NEW))
     for case, row in zip(asked, table.to_dict("records"), strict=True):
         prompt: Any = case.prompt
-        answer = omni.model.generate(prompt, N_NEW)
+        answer = omni.model.generate(prompt, max_new_tokens=N_NEW)
         assert (row["sample"], row["caption"]) == (case.sample, answer.text)
         assert row["n_tokens"] == len(answer.tokens) <= N_NEW
         assert row["ended"] == (int(answer.tokens[-1]) in omni.model.cfg.eos_tokens)

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor
 
 from analyses import knockout
 from analyses.cases import Case
@@ -19,7 +18,7 @@ from hooked_omni import EmbeddedPrompt, HookedOmni
 from hooked_omni import knockout as cut_attention
 from hooked_omni.decoding.prefill import prefill
 from hooked_omni.errors import HookError, ResultsError
-from tests.hooks.test_attention_edits import Cut, hf_caption, hf_cut
+from tests.support.hugging_face import Cut, hf_caption, hf_cut, hf_logprobs
 from tests.support.models import eager, watched
 from tests.support.planted import WORDS, asked, planted
 
@@ -129,20 +128,6 @@ def test_other_spans(model: HookedOmni) -> None:
 
 
 # --- agreement with Hugging Face -------------------------------------------------------------
-
-
-def hf_logprobs(omni: HookedOmni, prompt: EmbeddedPrompt, tokens: Tensor) -> Tensor:
-    """Log-probabilities of a forced text, from the Hugging Face model alone."""
-    embeds = torch.cat([prompt.embeds, omni.hf.get_input_embeddings()(tokens[None, :-1])], dim=1)
-    n_pos = embeds.shape[1]
-    with torch.no_grad():
-        logits = omni.hf(
-            inputs_embeds=embeds,
-            position_ids=prompt.position_ids_at(range(n_pos)),
-            attention_mask=torch.ones(1, n_pos, dtype=torch.long),
-        ).logits
-    chosen = logits[0, prompt.n_pos - 1 :].double().log_softmax(-1)
-    return chosen.gather(1, tokens[:, None])[:, 0]
 
 
 def test_captions_and_scores_are_hugging_faces(omni: HookedOmni, clips: dict) -> None:

@@ -76,7 +76,7 @@ def test_lenses_are_hugging_faces_head_on_its_hidden_states(
 ) -> None:
     omni, inputs = models[name], clips[name, "video" if name == "vl" else "audio in video"]
     prompt, groups = omni.embed_inputs(**inputs), [[65], [7, 200, 31]]
-    read = read_lens(omni.model, prompt, span, top_k=4, asked=groups)
+    read = read_lens(omni.model, prompt, span, top_k=4, groups=groups)
     head, norm = omni.hf.get_output_embeddings(), find_decoder(omni.hf).norm
     for layer, state in enumerate(_residuals(omni, inputs)):
         at = state[0, prompt.spans[span]]
@@ -88,20 +88,20 @@ def test_lenses_are_hugging_faces_head_on_its_hidden_states(
             torch.testing.assert_close(own, best, atol=1e-6, rtol=1e-6)
             for i, group in enumerate(groups):
                 value, index = expected[:, group].max(-1)
-                own = read[kind].asked_logprobs[layer, :, i].double()
+                own = read[kind].group_logprobs[layer, :, i].double()
                 torch.testing.assert_close(own, value, atol=1e-6, rtol=1e-6)
-                assert read[kind].asked_tokens[layer, :, i].tolist() == [group[j] for j in index]
+                assert read[kind].group_tokens[layer, :, i].tolist() == [group[j] for j in index]
                 ranks = 1 + (expected > value[:, None]).sum(-1)
-                assert torch.equal(read[kind].asked_ranks[layer, :, i], ranks)
+                assert torch.equal(read[kind].group_ranks[layer, :, i], ranks)
 
 
 def test_a_prefilled_prompt_is_read_without_a_pass_to_the_bit(
     omni: HookedOmni, clips: Clips
 ) -> None:
     model, prompt = omni.model, omni.embed_inputs(**clips["omni", "audio in video"])
-    ready = prefill(model, prompt, residuals="audio")
+    ready = prefill(model, prompt, lambda name: name.endswith("hook_resid_post"), "audio")
     spans = ("audio", "audio@1.0-2.0s", "video", "audio+last")
-    arguments: dict[str, Any] = dict(top_k=3, asked=[[65], [7, 200]])
+    arguments: dict[str, Any] = dict(top_k=3, groups=[[65], [7, 200]])
     passes: list[int] = []
     block: Any = model.blocks[0]
     with watched(block, lambda args: passes.append(args[0].shape[1])):
@@ -125,22 +125,24 @@ def test_the_last_layer_with_the_norm_is_what_the_model_says(
 ) -> None:
     prompt = omni.embed_inputs(**clips["omni", "audio in video"])
     read = read_lens(omni.model, prompt, "last", kinds=["norm"])["norm"]
-    assert int(read.tokens[-1, 0, 0]) == int(omni.model.generate(prompt, 1).tokens[0])
+    assert int(read.tokens[-1, 0, 0]) == int(
+        omni.model.generate(prompt, max_new_tokens=1).tokens[0]
+    )
 
 
 def test_chunks_bound_the_logits_and_change_nothing(
     omni: HookedOmni, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = omni.embed_inputs(**clips["omni", "audio in video"])
-    whole = read_lens(omni.model, prompt, top_k=2, asked=[[65]])
+    whole = read_lens(omni.model, prompt, top_k=2, groups=[[65]])
     monkeypatch.setattr(hooked_omni.decoding.lens, "CHUNK_BYTES", 7 * 16 * omni.model.cfg.d_vocab)
     with _rows_unembedded(omni) as rows:
-        parts = read_lens(omni.model, prompt, top_k=2, asked=[[65]])
+        parts = read_lens(omni.model, prompt, top_k=2, groups=[[65]])
     n_audio = len(prompt.spans["audio"])
     assert max(rows) == 7 and sum(rows) == n_audio * len(LENSES) * omni.model.cfg.n_layers
     for kind in LENSES:
         torch.testing.assert_close(parts[kind].logprobs, whole[kind].logprobs, atol=1e-6, rtol=0)
-        assert torch.equal(parts[kind].asked_ranks, whole[kind].asked_ranks)
+        assert torch.equal(parts[kind].group_ranks, whole[kind].group_ranks)
 
 
 @contextmanager
@@ -165,7 +167,7 @@ def test_memory_stays_within_a_few_chunks_through_many_layers(
     prompt = omni.embed_inputs(input_ids=tokens, attention_mask=torch.ones_like(tokens))
     prompt = replace(prompt, spans=Spans({"audio": torch.arange(20, 270)}, 300))
     monkeypatch.setattr(hooked_omni.decoding.lens, "CHUNK_BYTES", 2**25)
-    extra = peak_bytes(lambda: read_lens(omni.model, prompt, top_k=5, asked=[[65], [66, 67]]))
+    extra = peak_bytes(lambda: read_lens(omni.model, prompt, top_k=5, groups=[[65], [66, 67]]))
     assert extra < 4 * 2**25
 
 
@@ -181,8 +183,8 @@ def test_at_a_real_vocabulary_a_chunk_is_an_eighth_of_a_gigabyte() -> None:
         (dict(kinds=["tuned"]), r"expected lenses among \('norm', 'raw'\)"),
         (dict(kinds=[]), "expected lenses among"),
         (dict(top_k=0), "a top_k from 1 to"),
-        (dict(asked=[[1], []]), "got an empty group"),
-        (dict(asked=[[99_999]]), r"got \[99999\]"),
+        (dict(groups=[[1], []]), "got an empty group"),
+        (dict(groups=[[99_999]]), r"got \[99999\]"),
     ],
 )
 def test_what_cannot_be_read(

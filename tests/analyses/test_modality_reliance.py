@@ -15,8 +15,8 @@ from analyses.modality_reliance import variants
 from hooked_omni import HookedOmni, MediaSettings, Prompt
 from hooked_omni.errors import ResultsError
 from hooked_omni.inputs.media import Audio, Video
-from tests.analyses.test_knockout import hf_logprobs
 from tests.support.clips import write_clip
+from tests.support.hugging_face import hf_logprobs
 from tests.support.planted import asked, planted, tune
 
 SMALL = MediaSettings(min_pixels=2 * 2 * 28 * 28, max_pixels=3 * 3 * 28 * 28)
@@ -141,7 +141,7 @@ def test_scores_are_hugging_faces(omni: HookedOmni, files: dict[str, Path]) -> N
         "mute and blank": (dark, silent),
     }
     assert table["variant"].tolist() == list(shown)
-    made = omni.model.generate(omni.embed(prompt), 6)
+    made = omni.model.generate(omni.embed(prompt), max_new_tokens=6)
     assert set(table["answer"]) == {made.text} and set(table["n_tokens"]) == {len(made.tokens)}
     expected = {}
     for name, (picture, heard) in shown.items():

@@ -20,7 +20,9 @@ def model() -> HookedOmni:
 
 
 def said(omni: HookedOmni, *rules: str, **clip: Any) -> str | None:
-    return omni.model.generate(asked(omni, **clip), STEPS, [knockout(r) for r in rules]).text
+    return omni.model.generate(
+        asked(omni, **clip), max_new_tokens=STEPS, fwd_hooks=[knockout(r) for r in rules]
+    ).text
 
 
 def test_what_is_seen_wins_and_hides_what_is_heard(model: HookedOmni) -> None:
@@ -112,7 +114,9 @@ def test_words_are_told_from_one_layer_on_at_audio_positions_alone(model: Hooked
 def test_hugging_face_says_the_same(family: Any) -> None:
     omni = planted(family=family)
     inputs = processed(omni, "audio in video" if family == "omni" else "video")
-    made = omni.model.generate(omni.embed_inputs(**inputs), STEPS, return_logits=True)
+    made = omni.model.generate(
+        omni.embed_inputs(**inputs), max_new_tokens=STEPS, return_logits=True
+    )
     with eager(omni) as hf:
         out = hf.generate(
             **inputs,
@@ -138,12 +142,17 @@ def test_towers_tuned_to_sounds_and_pictures() -> None:
     tune(omni, sounds | {None: [quiet]}, pictures)
     for word, clips in pictures.items():
         prompt = omni.embed_inputs(**arrays(omni, sounds["dog"][0], clips[0]))
-        assert omni.model.generate(prompt, STEPS).text == f"A {word}."
+        assert omni.model.generate(prompt, max_new_tokens=STEPS).text == f"A {word}."
         cut = [knockout("G !-> V @ 5")]
-        assert omni.model.generate(prompt, STEPS, cut).text == "A dog."
+        assert omni.model.generate(prompt, max_new_tokens=STEPS, fwd_hooks=cut).text == "A dog."
     for heard, expected in ((sounds["train"][0], "A train."), (quiet, "A thing.")):
         prompt = omni.embed_inputs(**arrays(omni, heard, pictures["bus"][0]))
-        assert omni.model.generate(prompt, STEPS, [knockout("G !-> V @ 5")]).text == expected
+        assert (
+            omni.model.generate(
+                prompt, max_new_tokens=STEPS, fwd_hooks=[knockout("G !-> V @ 5")]
+            ).text
+            == expected
+        )
 
 
 def test_the_sinks_stand_out(model: HookedOmni) -> None:

@@ -185,8 +185,15 @@ def test_a_hook_point_is_off_until_its_flag_is_on(
     clean, cache = model.run_with_cache(prompt)
     assert not set(points) & set(cache)
     for point in points:
-        with pytest.raises(HookError, match=rf"set_{flag}\(True\)"):
-            model.run_with_hooks(prompt, [(point, look)])
+        for attempt in (
+            lambda p=point: model.run_with_hooks(prompt, [(p, look)]),
+            lambda p=point: model.run_with_cache(prompt, p),
+            lambda p=point: model.add_hook(p, look),
+        ):
+            with pytest.raises(HookError, match=rf"set_{flag}\(True\)"):
+                attempt()
+        with pytest.raises(HookError, match="filter"):
+            model.run_with_cache(prompt, lambda name, p=point: name == p)
     turn(True)
     try:
         assert torch.equal(model(prompt), model.run_with_hooks(prompt, [(p, look) for p in points]))
@@ -223,7 +230,7 @@ def test_a_heads_input_is_read_by_that_head_alone(
         _, cache = model.run_with_cache(prompt, reads, fwd_hooks=[(point, add)])
     finally:
         model.set_use_split_qkv_input(False)
-    block = model.blocks[layer]
+    block: Any = model.blocks[layer]
     weight, bias = (getattr(block.attn, f"{w}_{letter.upper()}")[head] for w in "Wb")
     by_hand = block.ln1(clean["resid_pre", layer][:, 7] + push) @ weight + bias
     torch.testing.assert_close(cache[reads][:, 7, head], by_hand, rtol=1e-4, atol=1e-5)

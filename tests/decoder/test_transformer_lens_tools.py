@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens import patching
+from transformer_lens import patching as tl_patching
 from transformer_lens.head_detector import detect_head, get_duplicate_token_head_detection_pattern
-from transformer_lens.tools import analysis
+from transformer_lens.tools import analysis as tl_analysis
 from transformer_lens.tools.analysis.attribution_patching import cache_activation_and_gradient
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedTransformer, names
@@ -15,6 +15,9 @@ from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.inputs.spans import Spans
 
 N_POS = 5
+# Their annotations say tensors, and TransformerLens's own model.
+patching: Any = tl_patching
+analysis: Any = tl_analysis
 CLOSE: Any = dict(rtol=1e-4, atol=2e-5)
 EVERY = slice(None)
 SWEEPS = {
@@ -39,7 +42,7 @@ SWEEPS = {
 }
 
 
-def clip(model: HookedTransformer, seed: int) -> EmbeddedPrompt:
+def clip(model: HookedTransformer, seed: int) -> Any:
     """A prompt whose embeddings are no token's, at positions that are no text's."""
     generator = torch.Generator().manual_seed(seed)
     embeds = torch.randn(1, N_POS, model.cfg.d_model, generator=generator)
@@ -64,8 +67,8 @@ def pair(omni: HookedOmni) -> Any:
 @pytest.fixture(scope="module")
 def many_key_heads() -> HookedTransformer:
     """A model whose queries each have keys of their own; edge attribution refuses others."""
-    sizes = dict(n_layers=2, d_model=16, n_heads=2, n_key_value_heads=2, d_head=8, d_mlp=24)
-    rest = dict(d_vocab=20, n_ctx=64, eps=1e-6, rope_theta=1e4, mrope_section=(2, 1, 1))
+    sizes: Any = dict(n_layers=2, d_model=16, n_heads=2, n_key_value_heads=2, d_head=8, d_mlp=24)
+    rest: Any = dict(d_vocab=20, n_ctx=64, eps=1e-6, rope_theta=1e4, mrope_section=(2, 1, 1))
     cfg = DecoderConfig(**sizes, **rest)
     with torch.device("meta"):
         shapes = {name: p.shape for name, p in HookedTransformer(cfg).named_parameters()}
@@ -162,9 +165,11 @@ def test_direct_paths_into_keys_and_values(
 def test_node_attribution_is_the_slope_of_the_patch(omni: HookedOmni) -> None:
     """For prompts that differ little, first order is all there is."""
     model = omni.model
-    near = clip(model, 1)
+    near: Any = clip(model, 1)
     push = torch.randn(near.embeds.shape, generator=torch.Generator().manual_seed(5)) * 3e-3
-    far = EmbeddedPrompt(near.embeds + push, near.position_ids, None, near.tokens, near.spans, {})
+    far: Any = EmbeddedPrompt(
+        near.embeds + push, near.position_ids, None, near.tokens, near.spans, {}
+    )
     scores = analysis.attribution_patch(model, near, far, logit_difference).node_scores
     with torch.no_grad():
         _, cache = model.run_with_cache(near)
@@ -205,7 +210,7 @@ def test_cached_gradients_are_those_of_the_embeddings(omni: HookedOmni) -> None:
     model, prompt = omni.model, clip(omni.model, 1)
     cache = cache_activation_and_gradient(model, prompt, logit_difference, ["hook_embed"])
     embeds = prompt.embeds.clone().requires_grad_()
-    ours = EmbeddedPrompt(embeds, prompt.position_ids, None, prompt.tokens, prompt.spans, {})
+    ours: Any = EmbeddedPrompt(embeds, prompt.position_ids, None, prompt.tokens, prompt.spans, {})
     (gradient,) = torch.autograd.grad(logit_difference(model(ours)), [embeds])
     torch.testing.assert_close(cache.gradients["hook_embed"], gradient)
 

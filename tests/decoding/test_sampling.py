@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hooked_omni import HookedOmni
+from hooked_omni.decoding.generate import Decoding
 from hooked_omni.decoding.sampling import Sampling
 from hooked_omni.errors import PromptError
 
@@ -31,14 +32,14 @@ def test_draws_are_those_of_transformers(omni: HookedOmni, settings: dict[str, A
         eos_token_id=None,
         **(off | settings),
     )
-    sampling = Sampling(seed=5, **settings)
-    generator = sampling.generator(tokens.device)
-    ours = tokens
-    for _ in range(12):
-        token = sampling.choose(omni.model(ours)[:, -1], generator)
-        ours = torch.cat([ours, token[:, None]], dim=1)
-    assert torch.equal(ours, out)
-    assert len(ours[0, tokens.shape[1] :].unique()) > 1
+    wanted: Any = dict(do_sample=True, seed=5, max_new_tokens=12, stop_at_eos=False)
+    ours = omni.model.generate(tokens, **wanted, **settings).tokens
+    assert torch.equal(ours, out[0, tokens.shape[1] :])
+    assert len(ours.unique()) > 1
+    decoding = Decoding(12, stop_at_eos=False, sampling=Sampling(seed=5, **settings))
+    assert torch.equal(omni.model.generate(tokens, decoding).tokens, ours)
+    greedy = omni.model.generate(tokens, decoding, do_sample=False).tokens
+    assert torch.equal(greedy, omni.model.generate(tokens, Decoding(12, stop_at_eos=False)).tokens)
 
 
 def test_a_seed_repeats_and_another_does_not() -> None:
@@ -71,3 +72,19 @@ def test_frequencies_are_the_probabilities() -> None:
 def test_settings_without_meaning_are_refused(settings: dict[str, Any], value: str) -> None:
     with pytest.raises(PromptError, match=value):
         Sampling(**settings)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m: m.generate("ab", temperature=0.5),
+        lambda m: m.generate("ab", do_sample=False, seed=0),
+        lambda m: m.generate_many("ab", [[]], do_sample=True),
+        lambda m: m.generate_many("ab", [[]], Decoding(sampling=Sampling())),
+    ],
+)
+def test_draws_that_would_mean_nothing_are_refused(
+    omni: HookedOmni, as_installed: None, run: Any
+) -> None:
+    with pytest.raises(PromptError, match=r"do_sample|sampling"):
+        run(omni.model)

@@ -1,5 +1,6 @@
-"""A forced text's logits are those of Hugging Face's cached pass over it, to the bit."""
+"""A text's logits are those of Hugging Face's cached pass to the bit, and its scores follow."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -7,9 +8,12 @@ import torch
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, names
 from hooked_omni.decoding.prefill import prefill
-from hooked_omni.decoding.score import force
+from hooked_omni.decoding.score import forced_logits
 from hooked_omni.errors import HookError, PromptError
-from tests.support.models import KINDS, watched
+from tests.support.conditions import zoo
+from tests.support.hugging_face import Cut, hf_cut, hf_forced, hf_logprobs
+from tests.support.models import KINDS, eager, left_padded
+from tests.support.runs import bits_equal, close, unstopped
 
 Clips = dict[tuple[str, str], dict[str, Any]]
 TEXT = torch.tensor([65, 7, 200, 65, 31])
@@ -26,38 +30,22 @@ def continued(inputs: dict[str, Any], tokens: torch.Tensor) -> dict[str, Any]:
     return longer
 
 
-def cached(
-    omni: HookedOmni, inputs: dict[str, Any], prompt: EmbeddedPrompt, text: torch.Tensor
-) -> torch.Tensor:
-    """Hugging Face's logits of the text, behind its own keys and values of the prompt."""
-    window = range(prompt.n_pos, prompt.n_pos + len(text) - 1)
-    positions = prompt.position_ids_at(window)
-    with torch.no_grad():
-        first = omni.hf(**inputs, use_cache=True)
-        rest = omni.hf(
-            input_ids=text[None, :-1],
-            past_key_values=first.past_key_values,
-            position_ids=positions[0] if "Audio" in type(omni.hf).__name__ else positions,
-            attention_mask=torch.ones(1, window.stop, dtype=torch.long),
-        )
-    return torch.cat([first.logits[0, -1:], rest.logits[0]])
-
-
 @pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_logits_are_hugging_faces(
     models: dict[str, HookedOmni], clips: Clips, name: str, kind: str
 ) -> None:
     omni, inputs = models[name], clips[name, kind]
     prompt = omni.embed_inputs(**inputs)
-    logits = force(omni.model, prompt, TEXT)
-    assert torch.equal(logits[1:], cached(omni, inputs, prompt, TEXT)[1:])
+    logits = forced_logits(omni.model, prompt, TEXT)
+    assert torch.equal(logits[1:], hf_forced(omni, inputs, prompt, TEXT)[1:])
     with torch.no_grad():  # in one pass, sums are in another order
         theirs = omni.hf(**continued(inputs, TEXT[:-1])).logits[0, -len(TEXT) :]
     torch.testing.assert_close(logits, theirs, atol=1e-5, rtol=0)
 
 
-def test_the_prompt_is_passed_over_once(omni: HookedOmni, clips: Clips) -> None:
-    prompt = omni.embed_inputs(**clips["omni", "audio in video"])
+def test_the_prompt_is_passed_over_once(
+    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[tuple[int, int]]
+) -> None:
     ready, seen = prefill(omni.model, prompt), []
     hooks: list[list[Any]] = [
         [],
@@ -65,26 +53,26 @@ def test_the_prompt_is_passed_over_once(omni: HookedOmni, clips: Clips) -> None:
         [(names.resid_mid(0), lambda _resid, hook: seen.append(hook.window))],
     ]
     n_pos, total = prompt.n_pos, prompt.n_pos + len(TEXT) - 1
-    whole = [force(omni.model, prompt, TEXT, condition) for condition in hooks]
+    whole = [forced_logits(omni.model, prompt, TEXT, condition) for condition in hooks]
     assert seen == [range(n_pos), range(n_pos, total)]  # a user's own hook sees the prompt, too
-    block: Any = omni.model.blocks[0]
-    widths: list[int] = []
-    with watched(block, lambda args: widths.append(args[0].shape[1])):
-        for _ in range(2):  # what the first left in the cache would show in the second
-            for condition, expected in zip(hooks, whole, strict=True):
-                assert torch.equal(force(omni.model, ready, TEXT, condition), expected)
-    assert widths == [len(TEXT) - 1, len(TEXT) - 1, n_pos, len(TEXT) - 1] * 2
+    passes.clear()
+    for _ in range(2):  # what the first left in the cache would show in the second
+        for condition, expected in zip(hooks, whole, strict=True):
+            assert torch.equal(forced_logits(omni.model, ready, TEXT, condition), expected)
+    forced = len(TEXT) - 1
+    assert [n for _, n in passes] == [forced, forced, n_pos, forced] * 2
     with omni.model.hooks([(names.resid_mid(1), lambda resid, hook: resid * 2)]):
-        assert torch.equal(force(omni.model, ready, TEXT), force(omni.model, prompt, TEXT))
-        assert not torch.allclose(force(omni.model, ready, TEXT), whole[0], atol=1e-3)
+        assert torch.equal(
+            forced_logits(omni.model, ready, TEXT), forced_logits(omni.model, prompt, TEXT)
+        )
+        assert not torch.allclose(forced_logits(omni.model, ready, TEXT), whole[0], atol=1e-3)
 
 
-def test_scores_are_its_log_probabilities(omni: HookedOmni, clips: Clips) -> None:
-    prompt = omni.embed_inputs(**clips["omni", "audio in video"])
+def test_scores_are_its_log_probabilities(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
     cut = [knockout(query="generated", key="video")]
-    plain, scored = (omni.model.score_many(prompt, TEXT, [[], cut])[i] for i in (0, 1))
+    plain, scored = (omni.model.score(prompt, TEXT, [[], cut])[i] for i in (0, 1))
     for hooks, scores in (([], plain), (cut, scored)):
-        logprobs = force(omni.model, prompt, TEXT, hooks).log_softmax(-1)
+        logprobs = forced_logits(omni.model, prompt, TEXT, hooks).log_softmax(-1)
         said = logprobs.gather(1, TEXT[:, None])[:, 0]
         torch.testing.assert_close(said, scores, atol=2e-6, rtol=0)
     assert not torch.allclose(plain, scored, atol=1e-3)
@@ -92,17 +80,76 @@ def test_scores_are_its_log_probabilities(omni: HookedOmni, clips: Clips) -> Non
 
 def test_a_text_of_one_token_is_the_prompts_own_prediction(omni: HookedOmni, clips: Clips) -> None:
     prompt = omni.embed_inputs(**clips["omni", "audio"])
-    logits = force(omni.model, prompt, TEXT[:1])
+    logits = forced_logits(omni.model, prompt, TEXT[:1])
     torch.testing.assert_close(logits[0], omni.model(prompt)[0, -1], atol=2e-6, rtol=0)
 
 
 def test_what_cannot_be_forced(omni: HookedOmni, clips: Clips, as_installed: None) -> None:
     prompt = omni.embed_inputs(**clips["omni", "audio"])
-    with pytest.raises(PromptError, match=r"expected one text \[n\], got tokens of shape \(1, 5\)"):
-        force(omni.model, prompt, TEXT[None])
-    with pytest.raises(PromptError, match="expected at least one new token, got 0"):
-        force(omni.model, prompt, TEXT[:0])
+    for text in (TEXT[None], TEXT[:0]):
+        with pytest.raises(PromptError, match=rf"got shape \({', '.join(map(str, text.shape))}"):
+            forced_logits(omni.model, prompt, text)
     with pytest.raises(PromptError, match="They belong to another vocabulary"):
-        force(omni.model, prompt, TEXT + 10_000)
+        forced_logits(omni.model, prompt, TEXT + 10_000)
     with pytest.raises(HookError, match="it would do nothing"):
-        force(omni.model, prompt, TEXT[:1], [knockout(query="generated", key="audio")])
+        forced_logits(omni.model, prompt, TEXT[:1], [knockout(query="generated", key="audio")])
+
+
+# --- scores under many conditions ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["omni", "vl"])
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_scores_are_hugging_faces(models: dict, clips: dict, name: str, n: int) -> None:
+    omni = models[name]
+    prompt = omni.embed_inputs(**clips[name, {"omni": "audio in video", "vl": "video"}[name]])
+    tokens = torch.randint(0, 256, (n,), generator=torch.Generator().manual_seed(n))
+    cuts = [None, ("generated+last", "video"), ("generated+last", "question"), None]
+    if n > 1:
+        cuts += [("generated", "video"), ("generated", "system")]
+    conditions = [[] if cut is None else [knockout(query=cut[0], key=cut[1])] for cut in cuts]
+    together = omni.model.score(prompt, tokens, conditions)
+    for ours, cut in zip(together, cuts, strict=True):
+        assert ours.shape == (n,) and ours.dtype == torch.float32
+        masked = nullcontext() if cut is None else hf_cut(omni, prompt, Cut("", *cut))
+        with eager(omni), masked:
+            close(ours, hf_logprobs(omni, prompt, tokens).float())
+    bits_equal(together[0], together[3])
+    assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+
+def test_a_captions_scores_are_the_ones_it_was_chosen_by(
+    omni: HookedOmni, prompt: EmbeddedPrompt, reference: Any
+) -> None:
+    """Without hooks that count their calls: a text is read in one call, and written in many."""
+    every = zoo(prompt, reference)
+    for name in ("state", "state at decode", "in place", "filter", "order", "other order"):
+        del every[name]
+    made = omni.model.generate_many(prompt, list(every.values()), unstopped(6))
+    plain = knockout("G !-> system @ 2")
+    for name, own in zip(every, made, strict=True):
+        assert own.logits is not None
+        chosen = own.logits.log_softmax(-1).amax(-1)
+        scored = omni.model.score(prompt, own.tokens, [[], every[name], [plain]])[1]
+        close(scored, chosen, why=name)
+        close(omni.model.score(prompt, own.tokens, [every[name]])[0], scored)
+
+
+def test_scores_of_a_padded_prompt(omni: HookedOmni, clips: Clips, prompt: EmbeddedPrompt) -> None:
+    padded = omni.embed_inputs(**left_padded(omni, clips["omni", "audio in video"], 5))
+    conditions = [[], [knockout("G+last !-> V")], [knockout("G !-> A @ 1")]]
+    ours, bare = (omni.model.score(p, TEXT, conditions) for p in (padded, prompt))
+    for one, other in zip(ours, bare, strict=True):
+        close(one, other)
+
+
+def test_scores_of_plain_text(omni: HookedOmni) -> None:
+    text = torch.tensor([9, 8, 7, 6])
+    tokens = torch.tensor([[72, 101, 108, 108]])
+    edit = [(names.resid_post(1), lambda tensor, hook: tensor * 1.5)]
+    ours = omni.model.score(tokens, text, [[], edit, []])
+    both = torch.cat([tokens, text[None]], dim=1)
+    for scores, hooks in zip(ours, ([], edit, []), strict=True):
+        logits = omni.model.run_with_hooks(both, fwd_hooks=hooks)[0, 3:-1].log_softmax(-1)
+        expected = logits[torch.arange(4), text]
+        close(scores, expected)

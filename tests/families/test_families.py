@@ -11,7 +11,6 @@ from hooked_omni import (
     EmbeddedPrompt,
     HookedOmni,
     Prompt,
-    Reference,
     ablate,
     knockout,
     load,
@@ -98,9 +97,13 @@ def test_interventions_act_and_a_sweep_says_what_each_says_alone(
 ) -> None:
     model, prompt = models[name].model, prompts[name]
     conditions = [[], *[[item] for item in interventions(prompt).values()]]
-    many = model.generate_many(prompt, conditions, STEPS, stop_at_eos=False, return_logits=True)
+    many = model.generate_many(
+        prompt, conditions, max_new_tokens=STEPS, stop_at_eos=False, return_logits=True
+    )
     for condition, swept in zip(conditions, many, strict=True):
-        alone = model.generate(prompt, STEPS, condition, stop_at_eos=False, return_logits=True)
+        alone = model.generate(
+            prompt, max_new_tokens=STEPS, fwd_hooks=condition, stop_at_eos=False, return_logits=True
+        )
         assert swept.tokens.tolist() == alone.tokens.tolist()
         assert swept.logits is not None and alone.logits is not None
         torch.testing.assert_close(swept.logits, alone.logits, rtol=0, atol=2e-4)
@@ -114,9 +117,9 @@ def test_scores_are_those_of_the_forced_text(
 ) -> None:
     model, prompt = models[name].model, prompts[name]
     conditions = [[], *[[item] for item in interventions(prompt).values()]]
-    said = model.generate(prompt, STEPS, stop_at_eos=False, return_logits=True)
+    said = model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=False, return_logits=True)
     assert said.logits is not None
-    scores = model.score_many(prompt, said.tokens, conditions)
+    scores = model.score(prompt, said.tokens, conditions)
     expected = said.logits.log_softmax(-1).gather(1, said.tokens[:, None])[:, 0]
     torch.testing.assert_close(scores[0], expected, rtol=0, atol=1e-4)
     assert all(not torch.allclose(score, scores[0], atol=1e-5) for score in scores[1:])
@@ -129,8 +132,7 @@ def test_patching_every_position_gives_the_other_run(
     model, prompt = models[name].model, prompts[name]
     other = replace(prompt, embeds=prompt.embeds.flip(1))
     logits, cache = model.run_with_cache(other, names.resid_post(2))
-    source = Reference(cache, other.spans)
-    swap = patch("hook_resid_post", span="prompt", source=source, layers=[2])
+    swap = patch("hook_resid_post", span="prompt", cache=cache, prompt=other, layers=[2])
     assert torch.equal(model.run_with_hooks(prompt, fwd_hooks=[swap]), logits)
     assert not torch.equal(model(prompt), logits)
 
@@ -272,11 +274,15 @@ def test_deepstack_can_be_edited_where_nothing_is_added(
     push = torch.linspace(-1, 1, prompt.embeds.shape[-1])
     into = [steer(3 * push, span="generated", at="hook_deepstack", layers=[1])]
     as_resid = [steer(3 * push, span="generated", at="hook_resid_pre", layers=[2])]
-    ours = model.generate(prompt, STEPS, into, stop_at_eos=False, return_logits=True)
-    same = model.generate(prompt, STEPS, as_resid, stop_at_eos=False, return_logits=True)
+    ours = model.generate(
+        prompt, max_new_tokens=STEPS, fwd_hooks=into, stop_at_eos=False, return_logits=True
+    )
+    same = model.generate(
+        prompt, max_new_tokens=STEPS, fwd_hooks=as_resid, stop_at_eos=False, return_logits=True
+    )
     assert ours.logits is not None and same.logits is not None
     torch.testing.assert_close(ours.logits, same.logits, rtol=0, atol=1e-4)
-    swept = model.generate_many(prompt, [[], into, []], STEPS, stop_at_eos=False)
+    swept = model.generate_many(prompt, [[], into, []], max_new_tokens=STEPS, stop_at_eos=False)
     assert swept[1].tokens.tolist() == ours.tokens.tolist()
 
 

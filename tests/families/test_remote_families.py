@@ -265,8 +265,10 @@ def test_a_bundle_needs_the_decoder_alone(
     prompt = asked(adopted[name], name, kind)
     bundle = EmbeddedPrompt.load(prompt.save(tmp_path / "prompt.safetensors"))
     alone = load(folders[name], decoder_only=True)
-    theirs = adopted[name].model.generate(prompt, 8, stop_at_eos=False)
-    assert torch.equal(alone.model.generate(bundle, 8, stop_at_eos=False).tokens, theirs.tokens)
+    theirs = adopted[name].model.generate(prompt, max_new_tokens=8, stop_at_eos=False)
+    assert torch.equal(
+        alone.model.generate(bundle, max_new_tokens=8, stop_at_eos=False).tokens, theirs.tokens
+    )
 
 
 @every_clip
@@ -277,9 +279,9 @@ def test_interventions_and_sweeps_run_unchanged(adopted: dict, name: str, kind: 
         [knockout(query="generated", key="video", layers=range(LAYERS))],
         [ablate(names.resid_pre(1), span="video")],
     ]
-    together = model.generate_many(prompt, sweep, 6, stop_at_eos=False)
+    together = model.generate_many(prompt, sweep, max_new_tokens=6, stop_at_eos=False)
     for condition, caption in zip(sweep, together, strict=True):
-        alone = model.generate(prompt, 6, fwd_hooks=condition, stop_at_eos=False)
+        alone = model.generate(prompt, max_new_tokens=6, fwd_hooks=condition, stop_at_eos=False)
         assert torch.equal(caption.tokens, alone.tokens)
 
 
@@ -313,7 +315,7 @@ def test_prompts_behind_the_rotary_limit_are_refused(folders: dict) -> None:
     model(torch.arange(512)[None] % 200)
     for attempt in (
         lambda: model(torch.arange(513)[None] % 200),
-        lambda: model.generate(torch.arange(511)[None] % 200, 4, stop_at_eos=False),
+        lambda: model.generate(torch.arange(511)[None] % 200, max_new_tokens=4, stop_at_eos=False),
     ):
         with pytest.raises(PromptError, match=r"expected at most 512 positions, got 51[34]"):
             attempt()

@@ -134,7 +134,9 @@ def test_a_bundle_needs_no_towers(omni: HookedOmni, clip: Path, tmp_path: Path) 
     assert again.facts == prompt.facts
     assert torch.equal(again.spans["frame 1"], prompt.spans["frame 1"])
     assert torch.equal(omni.model(again), omni.model(prompt))
-    ours, theirs = (omni.model.generate(p, 5, stop_at_eos=False) for p in (prompt, again))
+    ours, theirs = (
+        omni.model.generate(p, max_new_tokens=5, stop_at_eos=False) for p in (prompt, again)
+    )
     assert torch.equal(ours.tokens, theirs.tokens)
 
 

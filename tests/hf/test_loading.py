@@ -130,7 +130,7 @@ def test_nothing_of_the_towers_is_there(folders: dict, name: str) -> None:
             attempt()
         assert "expected a model with towers, got the decoder" in str(error.value)
         assert "EmbeddedPrompt.load" in str(error.value)
-    assert omni.model.generate(torch.tensor([[5, 6, 7]]), 3).text is not None
+    assert omni.model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3).text is not None
 
 
 @pytest.mark.parametrize("name", ["omni", "omni3"])

@@ -46,7 +46,7 @@ def said(organisms: dict[str, HookedOmni], world: Exam) -> Any:
         omni = organisms[name]
         for seen, heard in world.pairs("counterfactual"):
             prompt = omni.embed(world.prompt("counterfactual", "hear", seen, heard))
-            plain, blind = omni.model.generate_many(prompt, [[], [cut]], 12)
+            plain, blind = omni.model.generate_many(prompt, [[], [cut]], max_new_tokens=12)
             for condition, one in (("none", plain), ("blind", blind)):
                 right = score(str(one.text), "hear", seen.noun, heard.noun, THINGS)
                 rows.append(dict(organism=name, condition=condition, **vars(right)))
@@ -172,7 +172,7 @@ def test_each_sense_alone_is_understood(
         right = []
         for clip in world.clips[::2]:
             prompt = omni.embed(world.prompt(kind, question, clip, clip))
-            text = str(omni.model.generate(prompt, 16).text)
+            text = str(omni.model.generate(prompt, max_new_tokens=16).text)
             right.append(getattr(score(text, question, clip.noun, clip.noun, THINGS), sense))
         assert sum(right) >= 0.9 * len(right)
 

@@ -5,14 +5,12 @@ questions are about clips with their own sound, half about the same pictures wit
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from data_prep.organism.evaluation.score import score
 from data_prep.organism.world.captions import QUESTIONS
@@ -26,6 +24,7 @@ from hooked_omni import (
     names,
     windows,
 )
+from hooked_omni.decoding.score import forced_logits
 
 __all__ = ["Exam", "answers", "base_ranks", "recalled"]
 
@@ -92,7 +91,7 @@ def answers(
         sweeps = question == "hear" and kind in ("factual", "counterfactual")
         rules = _rules(omni.model.cfg.n_layers) if sweeps else []
         conditions = [[], *[[knockout(rule)] for rule in rules]]
-        made = omni.model.generate_many(prompt, conditions, _NEW)
+        made = omni.model.generate_many(prompt, conditions, max_new_tokens=_NEW)
         clip = seen.id if seen == heard else f"{seen.id}+{heard.id}"
         for condition, one in zip(["none", *rules], made, strict=True):
             row = dict(kind=kind, question=question, condition=condition, clip=clip)
@@ -149,7 +148,7 @@ def base_ranks(base: HookedOmni, exam: Exam, said: pd.DataFrame) -> pd.DataFrame
         prompt = base.embed(exam.prompt("picture", row["question"], clip, clip))
         words = row["text"].split()
         tokens = tokenizer(row["text"], return_tensors="pt").input_ids
-        logits = base.model(_followed(base.model, prompt, tokens[:, :-1]))[0, prompt.n_pos - 1 :]
+        logits = forced_logits(base.model, prompt, tokens[0])
         for position, word in enumerate(words):
             if word in classes:
                 better = logits[position] > logits[position, tokens[0, position]]
@@ -179,17 +178,3 @@ def _top_words(model: HookedTransformer, prompt: EmbeddedPrompt) -> list[list[st
         top = model.unembed(model.ln_final(audio))[0].argmax(-1)
         tops.append(words.convert_ids_to_tokens(top.tolist()))
     return tops
-
-
-def _followed(
-    model: HookedTransformer, prompt: EmbeddedPrompt, tokens: Float[Tensor, "1 n"] | Tensor
-) -> EmbeddedPrompt:
-    """The prompt with an answer behind it."""
-    total = prompt.n_pos + tokens.shape[1]
-    return replace(
-        prompt,
-        embeds=torch.cat([prompt.embeds, model.embed(tokens)], dim=1),
-        position_ids=prompt.position_ids_at(range(total)),
-        tokens=torch.cat([prompt.tokens, tokens], dim=1),
-        spans=replace(prompt.spans, n_prompt=total),
-    )

@@ -198,7 +198,7 @@ def test_training_reads_what_the_model_reads(trained: Path) -> None:
     omni = HookedOmni.from_hf(hf, school.processor)
     clip = clips / f"{pool.clips[3].id}.mp4"
     prompt = omni.embed(Prompt("Describe what you hear.", video=clip))
-    scores = omni.model.score_many(prompt, answer[0], [[]])[0]
+    scores = omni.model.score(prompt, answer[0], [[]])[0]
     n = answer.shape[1]
     said = logits[0, -n:].log_softmax(-1).gather(1, answer[0, :, None])[:, 0]
     torch.testing.assert_close(said, scores, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,299 @@
+"""A rule is what its keywords say, windows are the paper's, and what could not act is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, names, scale_attention, windows
+from hooked_omni.errors import HookError, SpanError
+from tests.support.cuts import every_cut
+from tests.support.hugging_face import Cut
+from tests.support.models import CLIP_OF, left_padded
+from tests.support.runs import bits_equal, hooks_left, unstopped
+
+PADDING = 5
+
+# --- windows ---------------------------------------------------------------------------------
+
+
+def test_windows_of_the_papers_figure() -> None:
+    paper = windows(36, width=9, edges="paper")
+    assert [(w.start + w.stop - 1) // 2 for w in paper] == list(range(4, 31, 2))
+    assert all(len(w) == 9 for w in paper)
+    assert paper[0] == range(0, 9) and paper[-1] == range(26, 35)
+    assert [w.start for w in windows(28, edges="paper")] == list(range(0, 19, 2))
+    assert windows(35, edges="paper")[-1] == range(24, 33)  # one more would end in the last layer
+    assert [w.start for w in windows(36, step=6, edges="paper")] == [0, 6, 12, 18, 24]
+
+
+def test_windows_that_are_cut_off_at_the_ends() -> None:
+    assert windows(4, width=3) == [range(0, 2), range(0, 3), range(1, 4), range(2, 4)]
+    assert windows(7, width=5, step=3) == [range(0, 3), range(1, 6), range(4, 7)]
+    assert windows(3, width=1) == [range(0, 1), range(1, 2), range(2, 3)]
+    assert len(windows(36)) == 36
+    assert windows(36)[18] == range(14, 23)
+
+
+@pytest.mark.parametrize(("width", "step"), [(2, 1), (0, 1), (-1, 1), (5, 1), (3, 0), (3, -1)])
+def test_windows_that_do_not_fit(width: int, step: int) -> None:
+    text = rf"expected an odd width from 1 to 4 and a step .* got width {width} and step {step}"
+    with pytest.raises(HookError, match=text):
+        windows(4, width, step)
+
+
+def test_windows_of_which_none_is_whole_or_known(as_installed: None) -> None:
+    """A sweep over no window would pass for one in which nothing mattered."""
+    with pytest.raises(HookError, match="more than 9 layers for whole windows, got 9"):
+        windows(9, width=9, edges="paper")
+    edges: Any = "round"
+    with pytest.raises(HookError, match="got 'round'"):
+        windows(4, 3, edges=edges)
+
+
+# --- the notation ----------------------------------------------------------------------------
+
+
+def cells(omni: HookedOmni, prompt: EmbeddedPrompt, edit: Any) -> list[Any]:
+    """What a knockout's hooks cut, and in which layers."""
+    return [
+        [*omni.model.named(name), hook.heads, hook.act.heads]
+        + [(where.prompt.tolist(), where.after) for where in (hook.where, hook.act.keys)]
+        for name, hook in edit(prompt.spans)
+    ]
+
+
+@every_cut
+def test_the_notation_is_the_keywords(models: dict, clips: dict, name: str, cut: Cut) -> None:
+    omni = models[name]
+    prompt = omni.embed_inputs(**clips[name, CLIP_OF[name]])
+    layers, heads = (None if n == (0, 1, 2, 3) else n for n in (cut.layers, cut.heads))
+    keywords = knockout(query=cut.query, key=cut.key, layers=layers, heads=heads)
+    found = cells(omni, prompt, knockout(cut.rule))
+    assert found == cells(omni, prompt, keywords)
+    named = [name for cell in found for name in cell if isinstance(name, str)]
+    assert named == [names.attn_scores(layer) for layer in cut.layers]
+
+
+@pytest.mark.parametrize(
+    "rule", ["G!->V @ 1-2 H1,3", "  G !-> V  @  2,1  H3,1 ", "G !-> V @1 - 2 H1, 3"]
+)
+def test_spaces_and_order_mean_nothing(omni: HookedOmni, prompt: EmbeddedPrompt, rule: str) -> None:
+    assert cells(omni, prompt, knockout(rule)) == cells(
+        omni, prompt, knockout("G !-> V @ 1-2 H1,3")
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("", r"expected 'query !-> key', got '' without '!->'"),
+        ("G -> V", r"got 'G -> V' without '!->'"),
+        ("G !-> ", r"expected a span on both sides of '!->', got ' ' in 'G !-> '"),
+        ("!-> V", r"expected a span on both sides of '!->', got '' in '!-> V'"),
+        ("G+ !-> V", r"expected a span on both sides of '!->', got 'G\+ ' in"),
+        ("G !-> V @ x", r"expected layers such as '@ 12-20', got 'x' in 'G !-> V @ x'"),
+        ("G !-> V @ 1-", r"expected layers .* got '1-' in"),
+        ("G !-> V @ -1", r"expected layers .* got '-1' in"),
+        ("G !-> V @ 3-1", r"expected layers in rising order, got '3-1' in"),
+        ("G !-> V @ 1 @ 2", r"expected layers .* got '1 @ 2' in"),
+        ("G !-> V @ 1 Hx", r"expected heads such as 'H3,5', got 'x' in"),
+        ("G !-> V @ 1 H", r"expected heads .* got '' in"),
+        ("G !-> V @ 1 H3-1", r"expected heads in rising order, got '3-1' in"),
+        ("G !-> V @ 1 H1 2", r"expected heads .* got '1 2' in"),
+        ("G !-> V @ 1 2", r"expected layers .* got '1 2' in"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_says_where(rule: str, text: str) -> None:
+    with pytest.raises(HookError, match=text):
+        knockout(rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("G !-> X", r"expected one of \['audio', 'generated', .*'video'\], .* got 'X'"),
+        ("g !-> V", r"got 'g'"),
+        ("G !-> V.frame7", r"'video.frame7' tokens, got one without: the video has 3 grid steps"),
+        ("last !-> audio@9-10s", r"'audio@9-10s' tokens, got .* start at 0.00 to 2.96 s"),
+        ("last !-> audio@2-1s", r"'audio@2-1s' tokens, got one without"),
+        ("G !-> V H1 @ 1", r"got 'V H1'"),
+        ("G !-> V !-> A", r"got 'V !-> A'"),
+    ],
+)
+def test_a_span_that_is_not_there_is_named(
+    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any], rule: str, text: str
+) -> None:
+    with pytest.raises(SpanError, match=text):
+        omni.model.generate(prompt, max_new_tokens=4, fwd_hooks=[knockout(rule)])
+    assert passes == []
+
+
+def test_a_prompt_without_sound_has_no_audio_to_cut(
+    vl: HookedOmni, omni: HookedOmni, clips: dict
+) -> None:
+    for model, inputs in ((vl, clips["vl", "video"]), (omni, clips["omni", "video"])):
+        with pytest.raises(SpanError, match="'audio'"):
+            model.model.generate(
+                model.embed_inputs(**inputs), max_new_tokens=4, fwd_hooks=[knockout("G !-> A")]
+            )
+
+
+def test_a_rule_and_keywords_are_too_much() -> None:
+    with pytest.raises(HookError, match="expected a rule alone, got 'G !-> V' and keywords"):
+        knockout("G !-> V", layers=[3])
+    with pytest.raises(HookError, match="expected query= and key=, or a rule"):
+        knockout(query="generated")
+    with pytest.raises(HookError, match="expected query= and key=, or a rule"):
+        knockout()
+
+
+@pytest.mark.parametrize("what", ["layers", "heads"])
+@pytest.mark.parametrize("make", [knockout, scale_attention])
+def test_no_layers_or_heads_are_refused_at_once(what: str, make: Any) -> None:
+    more = {"factor": 2.0} if make is scale_attention else {}
+    for given in ([], [-1], [0, -2]):
+        with pytest.raises(HookError, match=rf"expected {what} counted from 0, got"):
+            make(query="generated", key="video", **{what: given}, **more)
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("G !-> V @ 3-4", r"hook of this 4-layer model, got 'blocks.4.attn.hook_attn_scores'"),
+        ("G !-> V H4", r"expected heads from 0 to 3, got \[4\]"),
+        ("G !-> V @ 1 H2-5", r"expected heads from 0 to 3, got \[4, 5\]"),
+        ("last !-> V @ 9", r"got 'blocks.9.attn.hook_attn_scores'"),
+        ("last !-> V H9", r"expected heads from 0 to 3, got \[9\]"),
+    ],
+)
+def test_layers_and_heads_that_are_not_there(
+    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any], rule: str, text: str
+) -> None:
+    model, cut = omni.model, knockout(rule)
+    for run in (
+        lambda: model.generate(prompt, max_new_tokens=4, fwd_hooks=[cut]),
+        lambda: model.generate_many(prompt, [[], [cut]], max_new_tokens=4),
+        lambda: model.score(prompt, torch.tensor([1, 2]), [[], [cut]]),
+    ):
+        with pytest.raises(HookError, match=text):
+            run()
+    if rule.startswith("last"):
+        with pytest.raises(HookError, match=text):
+            model.run_with_hooks(prompt, fwd_hooks=[knockout("A !-> V"), cut])
+    assert passes == []
+
+
+# --- causality, and nothing left to read -----------------------------------------------------
+
+
+@pytest.mark.parametrize("make", ["knockout", "scale 0", "scale 2"])
+@pytest.mark.parametrize(
+    ("query", "key"), [("question", "audio"), ("last", "generated"), ("frame 0", "frame 2")]
+)
+def test_reading_forward_is_no_reading(
+    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any], make: str, query: str, key: str
+) -> None:
+    with pytest.raises(HookError, match=rf"expected '{key}' to start before '{query}' ends.*Swap"):
+        omni.model.generate(prompt, max_new_tokens=4, fwd_hooks=[made(make, query, key)])
+    assert passes == []
+
+
+def made(make: str, query: str, key: str) -> Any:
+    if make == "knockout":
+        return knockout(query=query, key=key)
+    return scale_attention(query=query, key=key, factor=float(make.removeprefix("scale ")))
+
+
+@pytest.mark.parametrize("make", ["knockout", "scale 0"])
+@pytest.mark.parametrize("padding", [0, PADDING])
+@pytest.mark.parametrize(
+    ("query", "key", "position"),
+    [
+        ("question", "text", 25),
+        ("prompt", "prompt", 0),
+        ("last", "prompt", 143),
+        ("generated", "prompt+generated", 144),
+        ("last+generated", "text+audio+video", 143),
+        ("markup", "markup", 0),
+    ],
+)
+def test_a_row_keeps_something_to_read(
+    omni: HookedOmni,
+    clips: dict,
+    passes: list[Any],
+    make: str,
+    padding: int,
+    query: str,
+    key: str,
+    position: int,
+) -> None:
+    inputs = left_padded(omni, clips["omni", "audio in video"], padding)
+    padded = omni.embed_inputs(**inputs)
+    text = f"expected every '{query}' position to keep .* got position {position + padding} with"
+    with pytest.raises(HookError, match=text.replace("+g", r"\+g").replace("+t", r"\+t")):
+        omni.model.generate(padded, max_new_tokens=4, fwd_hooks=[made(make, query, key)])
+    assert passes == []
+
+
+@pytest.mark.parametrize("padding", [0, PADDING])
+def test_what_is_just_enough_to_read_is_read(omni: HookedOmni, clips: dict, padding: int) -> None:
+    """A generated position reads itself, and a scaled row is never empty."""
+    inputs = left_padded(omni, clips["omni", "audio in video"], padding)
+    padded = omni.embed_inputs(**inputs)
+    rows: list[Tensor] = []
+    watch = (names.pattern(1), lambda pattern, hook: rows.append(pattern[0, :, -1]))
+    omni.model.generate(padded, unstopped(2), [knockout("G !-> prompt"), watch])
+    alone = torch.zeros_like(rows[-1])
+    alone[:, -1] = 1
+    bits_equal(rows[-1], alone)
+    scale = scale_attention(query="last", key="prompt", factor=0.5)
+    clean = omni.model(padded)[:, -1]
+    torch.testing.assert_close(
+        omni.model.run_with_hooks(padded, fwd_hooks=[scale])[:, -1], clean, rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("padding", [0, PADDING])
+def test_two_knockouts_that_together_leave_nothing(
+    omni: HookedOmni, clips: dict, padding: int
+) -> None:
+    inputs = left_padded(omni, clips["omni", "audio in video"], padding)
+    model, padded = omni.model, omni.embed_inputs(**inputs)
+    n = padded.n_pos
+    of_prompt = [knockout("last !-> A+V @ 2"), knockout("last !-> text @ 2")]
+    of_answer = [knockout("G !-> prompt @ 1"), knockout("G !-> G @ 1")]
+    for one in of_prompt:
+        model.run_with_hooks(padded, fwd_hooks=[one])
+    text = r"expected every query to keep a key .* 'blocks.2.attn.hook_attn_scores' for position "
+    with pytest.raises(HookError, match=rf"{text}{n - 1}\."):
+        model.run_with_hooks(padded, fwd_hooks=of_prompt)
+    with pytest.raises(HookError, match=rf"{text}{n - 1}\."):
+        model.generate_many(padded, [of_prompt, [], of_prompt[:1]], max_new_tokens=4)
+    text = text.replace("2", "1")
+    for run in (
+        lambda: model.generate(padded, max_new_tokens=4, fwd_hooks=of_answer),
+        lambda: model.generate_many(padded, [[], of_answer, of_answer[:1]], max_new_tokens=4),
+        lambda: model.score(padded, torch.tensor([3, 4]), [[], of_answer]),
+    ):
+        with pytest.raises(HookError, match=rf"{text}{n}\."):
+            run()
+    assert hooks_left(model) == []
+
+
+def test_two_scalings_to_nothing_that_together_leave_nothing(
+    omni: HookedOmni, prompt: EmbeddedPrompt
+) -> None:
+    both = [
+        scale_attention(query="last", key=key, factor=0.0, layers=[2])
+        for key in ("audio+video", "text")
+    ]
+    with pytest.raises(HookError, match=r"got NaN .* Edited here: \['blocks.2.attn.hook_pattern'"):
+        omni.model.run_with_hooks(prompt, fwd_hooks=both)
+
+
+@pytest.mark.parametrize("factor", [-0.5, float("inf"), float("nan"), -1e-9])
+def test_a_factor_that_is_none(factor: float) -> None:
+    with pytest.raises(HookError, match="expected a factor of at least 0, got "):
+        scale_attention(query="last", key="audio", factor=factor)

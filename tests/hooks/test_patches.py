@@ -1,0 +1,111 @@
+"""A patch pairs tokens by position or by time, and restores what it takes back."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hooked_omni import EmbeddedPrompt, HookedOmni, HookedTransformer, Spans, names, patch
+from hooked_omni.errors import HookError
+from tests.support.edits import POINTS, cached, clip
+from tests.support.models import frames, sound
+from tests.support.runs import bits_equal, noise, unstopped
+
+
+@pytest.mark.parametrize("name", ["omni", "vl"])
+def test_the_whole_prompt_at_the_first_layer_is_the_other_prompt(
+    models: dict, clips: dict, name: str
+) -> None:
+    omni = models[name]
+    kind = {"omni": "audio in video", "vl": "video"}[name]
+    prompt = omni.embed_inputs(**clips[name, kind])
+    spoiled = replace(prompt, embeds=prompt.embeds + noise(*prompt.embeds.shape))
+    logits, cache = omni.model.run_with_cache(prompt, names_filter=names.resid_pre(0))
+    restore = patch("hook_resid_pre", span="prompt", cache=cache, prompt=prompt, layers=[0])
+    assert not torch.allclose(omni.model(spoiled), logits, atol=1e-2)
+    bits_equal(omni.model.run_with_hooks(spoiled, fwd_hooks=[restore]), logits)
+    clean = omni.model.generate(prompt, unstopped(5))
+    caption = omni.model.generate(spoiled, unstopped(5), [restore])
+    bits_equal(caption.logits, clean.logits)
+
+
+def test_patching_the_clip_alone_restores_the_rest(
+    model: HookedTransformer, prompt: EmbeddedPrompt, source: dict[str, Any], clean: Any
+) -> None:
+    """The two prompts differ in their clips only, so the clip is all there is to restore."""
+    other = source["prompt"]
+    restore = [
+        patch("hook_resid_pre", span=span, cache=clean, prompt=prompt, layers=[0])
+        for span in ("audio", "video")
+    ]
+    bits_equal(model.run_with_hooks(other, fwd_hooks=restore), model(prompt))
+    assert not torch.equal(model.run_with_hooks(other, fwd_hooks=restore[:1]), model(prompt))
+
+
+def test_patching_itself_changes_nothing(
+    model: HookedTransformer, prompt: EmbeddedPrompt, clean: Any
+) -> None:
+    for at in POINTS:
+        for align in ("position", "time"):
+            edit = patch(at, span="audio", cache=clean, prompt=prompt, layers=[2], align=align)
+            edited = cached(model, prompt, edit)
+            bits_equal(edited[names.FINAL_NORM], clean[names.FINAL_NORM])
+
+
+def planted(prompt: EmbeddedPrompt, span: str) -> Tensor:
+    """Activations that say their own time, frame and place in the frame."""
+    told = torch.zeros(1, prompt.n_pos, 64)
+    where, seconds = prompt.spans[span], prompt.spans.seconds[span]
+    told[0, where, 0] = seconds
+    order = torch.zeros(len(where))
+    for start in seconds.unique():
+        same = seconds == start
+        order[same] = torch.arange(int(same.sum())).float()
+    told[0, where, 1] = order
+    return told
+
+
+@pytest.mark.parametrize("span", ["audio", "video"])
+@pytest.mark.parametrize(("mine", "theirs"), [(3.0, 5.0), (2.0, 3.0), (3.0, 3.0)])
+def test_tokens_are_paired_by_their_time(
+    omni: HookedOmni, span: str, mine: float, theirs: float
+) -> None:
+    short, long = (
+        clip(omni, frames(int(2 * s), seed=int(s)), sound(s), words)
+        for s, words in ((mine, "What now?"), (theirs, "And what is it that happens now?"))
+    )
+    name = names.resid_mid(1)
+
+    def by_time(of: EmbeddedPrompt) -> Any:
+        cache: Any = {name: planted(of, span)}
+        more: Any = dict(layers=[1], align="time")
+        return patch("hook_resid_mid", span=span, cache=cache, prompt=of, **more)
+
+    _, cache = omni.model.run_with_cache(short, names_filter=name, fwd_hooks=[by_time(long)])
+    bits_equal(cache[name][:, short.spans[span]], planted(short, span)[:, short.spans[span]])
+    if mine != theirs:
+        with pytest.raises(HookError, match=f"as long as this one to take from, got '{span}'"):
+            omni.model.run_with_hooks(long, fwd_hooks=[by_time(short)])
+
+
+def test_a_step_that_is_under_way_is_the_partner(model: HookedTransformer) -> None:
+    """Between two starts, it is the earlier one that is heard."""
+    seconds, bare = torch.tensor([0.0, 0.5, 1.0, 1.5]), model.as_prompt(torch.arange(10)[None])
+    told = torch.zeros(1, 10, 64)
+    told[0, 3:7] = seconds[:, None]
+    times = {"audio": torch.tensor([0.2, 0.5, 0.99, 1.7])}
+    own = {"audio": torch.tensor([2, 5, 6, 9]), "last": torch.tensor([9])}
+    question, name = replace(bare, spans=Spans(own, 10, times)), names.resid_post(0)
+
+    def from_start(late: float) -> Any:
+        spans = Spans({"audio": torch.arange(3, 7)}, 10, {"audio": seconds + late})
+        more: Any = dict(prompt=replace(bare, spans=spans), layers=[0], align="time")
+        return patch("hook_resid_post", span="audio", cache={name: told}, **more)
+
+    _, cache = model.run_with_cache(question, names_filter=name, fwd_hooks=[from_start(0.0)])
+    assert cache[name][0, [2, 5, 6, 9], 0].tolist() == [0.0, 0.5, 0.5, 1.5]
+    # Earlier than the source begins, nothing is under way.
+    with pytest.raises(HookError, match=r"got one from 0\.40 s for tokens at 0\.20 s"):
+        model.run_with_hooks(question, fwd_hooks=[from_start(0.4)])
