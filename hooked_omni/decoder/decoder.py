@@ -85,7 +85,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
             )
         prompt = self.as_prompt(input)
         window = range(prompt.n_pos)
-        self.require_reach(self.active_hooks(), window, prompt.spans)
+        self.require_runnable(self.active_hooks(), window, prompt.spans)
         stop = None if stop_at_layer is None else self._stop(stop_at_layer)
         final = self.run_pass(prompt.embeds, self.context(prompt, window), window, stop)
         if stop is not None or return_type is None:

@@ -131,17 +131,8 @@ class HookedRuns(HookedRootModule):
             HookError: For a name that no live hook point has, positions that the run does not
                 reach, or a head that is not there.
         """
-        self.require_reach(self._spelled_out(hooks), window, spans)
-
-    def require_reach(
-        self, hooks: Iterable[tuple[str, HookFunction]], window: range, spans: Spans
-    ) -> None:
-        """Refuse hooks with nothing to act on in a run over `window`, or on no such head.
-
-        Raises:
-            HookError: For such a hook.
-        """
-        require_reach(hooks, window, spans, self.cfg.n_heads, self.cfg.n_key_value_heads)
+        named = self._spelled_out(hooks)
+        require_reach(named, window, spans, self.cfg.n_heads, self.cfg.n_key_value_heads)
 
     def named(self, name: HookName, stop: int | None = None) -> list[str]:
         """Names of the live hook points that `name` is, or passes, before layer `stop`.

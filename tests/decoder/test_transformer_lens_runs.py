@@ -205,8 +205,13 @@ def test_a_hook_point_is_off_until_its_flag_is_on(
             assert copies.shape[2:] == ((heads, 64) if names.on_heads(point) else (64,))
             half = [(point, lambda t, hook: t + 1)]
             assert not torch.equal(model.run_with_hooks(prompt, half), read)
+        model.add_hook(points[0], look)
+        turn(False)
+        with pytest.raises(HookError, match=flag):
+            model(prompt)
     finally:
         turn(False)
+        model.reset_hooks()
     assert torch.equal(clean, model.run_with_cache(prompt)[0])
 
 

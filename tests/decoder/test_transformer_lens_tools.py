@@ -1,5 +1,6 @@
 """TransformerLens's own tools run on an `EmbeddedPrompt`; their numbers are runs' by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -210,7 +211,7 @@ def test_cached_gradients_are_those_of_the_embeddings(omni: HookedOmni) -> None:
     model, prompt = omni.model, clip(omni.model, 1)
     cache = cache_activation_and_gradient(model, prompt, logit_difference, ["hook_embed"])
     embeds = prompt.embeds.clone().requires_grad_()
-    ours: Any = EmbeddedPrompt(embeds, prompt.position_ids, None, prompt.tokens, prompt.spans, {})
+    ours = replace(prompt, embeds=embeds)
     (gradient,) = torch.autograd.grad(logit_difference(model(ours)), [embeds])
     torch.testing.assert_close(cache.gradients["hook_embed"], gradient)
 
