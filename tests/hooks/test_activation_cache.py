@@ -22,10 +22,10 @@ def run(
     """Model, logits without a batch axis, and a cache of everything with or without one."""
     model = omni.model
     prompt = omni.embed_inputs(**clips["omni", "audio in video"])
-    model.cfg.use_attn_result = True
+    model.set_use_attn_result(True)
     logits, cache = model.run_with_cache(prompt, remove_batch_dim=request.param == "no batch")
     yield model, logits[0], cache
-    model.cfg.use_attn_result = False
+    model.set_use_attn_result(False)
 
 
 def without_batch(stack: Any, cache: ActivationCache) -> Tensor:
