@@ -6,11 +6,13 @@ The names and shapes are TransformerLens's. No other file writes `f"blocks.{laye
 __all__ = [
     "EMBED",
     "FINAL_NORM",
+    "FLAGS",
     "IN_BLOCK",
     "PATTERN_LIKE",
     "attn_out",
     "attn_scores",
     "deepstack",
+    "flag_of",
     "in_block",
     "layer_of",
     "mlp_out",
@@ -33,11 +35,23 @@ IN_BLOCK = (
     "ln2.",
     "hook_resid",
     "hook_attn_out",
+    "hook_mlp_in",
     "hook_mlp_out",
     "hook_deepstack",
 )
+FLAGS = {
+    "use_attn_result": ("attn.hook_result",),
+    "use_split_qkv_input": ("attn.hook_q_input", "attn.hook_k_input", "attn.hook_v_input"),
+    "use_attn_in": ("attn.hook_attn_in",),
+    "use_hook_mlp_in": ("hook_mlp_in",),
+}
+"""Hook points of a block that are off until a flag of the config is on."""
+
 _NORMED_HEADS = (".q_norm.", ".k_norm.")
-_ON_HEADS = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_z", "hook_result")
+_ON_HEADS = (
+    *("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_z", "hook_result"),
+    *("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in"),
+)
 
 
 def in_block(at: str, layer: int) -> str:
@@ -94,6 +108,11 @@ def layer_of(name: str) -> int | None:
     """Layer of a hook name, or None for one outside the blocks."""
     head, _, rest = name.partition(".")
     return int(rest.partition(".")[0]) if head == "blocks" else None
+
+
+def flag_of(name: str) -> str | None:
+    """The flag of the config that brings a hook point to life; None if it always lives."""
+    return next((flag for flag, points in FLAGS.items() if name.endswith(points)), None)
 
 
 def on_heads(name: str) -> bool:

@@ -224,8 +224,7 @@ def _require_live(model: HookedTransformer) -> int:
     """How many hook points there are; each must move the logits of a short text."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.arange(2, 10)[None] % model.cfg.d_vocab
-    with_results, model.cfg.use_attn_result = model.cfg.use_attn_result, True
-    try:
+    with model.every_hook_point():
         clean = model(tokens)
         for name in model.hook_dict:
 
@@ -240,8 +239,6 @@ def _require_live(model: HookedTransformer) -> int:
                     f"expected an edit at {name!r} to move the logits, got the same to the bit. "
                     "This hook point does nothing."
                 )
-    finally:
-        model.cfg.use_attn_result = with_results
     return len(model.hook_dict)
 
 

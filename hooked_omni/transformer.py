@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.decoder import HookedDecoder
+from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoding.generate import Decoding, Generation, generate, with_settings
 from hooked_omni.decoding.score import score
 from hooked_omni.decoding.sweep import generate_many
@@ -74,23 +75,25 @@ class HookedTransformer(HookedDecoder):
 
     def generate(
         self,
-        prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+        prompt: Input,
         decoding: Decoding | None = None,
         fwd_hooks: Condition = (),
         **settings: Any,
     ) -> Generation:
-        """Greedy caption with cached keys and values.
+        """Caption with cached keys and values, greedy unless `do_sample`.
 
         ```python
         model.generate(prompt, max_new_tokens=32)
+        model.generate(prompt, do_sample=True, temperature=0.7, top_k=20, top_p=0.8, seed=0)
         ```
 
         Args:
-            prompt: An embedded prompt, or tokens of plain text.
+            prompt: An embedded prompt, or plain text or its tokens.
             decoding: How long, and what to keep.
             fwd_hooks: Hooks and interventions; they see the prompt once, then one position at a
                 time.
-            settings: Fields of `Decoding`, for single ones.
+            settings: Fields of `Decoding`, for single ones, or `do_sample` with those of
+                `Sampling`.
 
         Raises:
             HookError: For a hook that cannot act on this run, or whose edit made a NaN.
@@ -100,7 +103,7 @@ class HookedTransformer(HookedDecoder):
 
     def generate_many(
         self,
-        prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+        prompt: Input,
         conditions: Iterable[Condition],
         decoding: Decoding | None = None,
         **settings: Any,

@@ -28,8 +28,7 @@ def test_an_edit_at_every_hook_point_acts_in_a_sweep(
 ) -> None:
     """Scale and result are derived numbers: they are read only if something was edited."""
     model = omni.model
-    model.cfg.use_attn_result = True
-    try:
+    with model.every_hook_point():
         for name, shape in _shapes(omni, prompt).items():
             at = name.split(".", 2)[2] if name.startswith("blocks.") else name
             layer = names.layer_of(name)
@@ -41,8 +40,6 @@ def test_an_edit_at_every_hook_point_acts_in_a_sweep(
             assert swept.logits is not None and alone.logits is not None
             torch.testing.assert_close(swept.logits, alone.logits, atol=2e-5, rtol=0)
             assert plain.logits is not None and not torch.equal(plain.logits, swept.logits), name
-    finally:
-        model.cfg.use_attn_result = False
 
 
 def _shapes(omni: HookedOmni, prompt: EmbeddedPrompt) -> dict[str, torch.Size]:

@@ -98,16 +98,16 @@ class CausalContext:
         masked = torch.matmul(q, k.transpose(2, 3)).mul_(attn.scale)
         if len(self.window) > 1 or self.real is not None:
             masked.add_(self._additive_mask(q.dtype))
-        scores = attn.hook_attn_scores(masked)
-        if scores is not masked:
+        scores, edited = attn.hook_attn_scores.edit(masked)
+        if edited:
             # An edit may not open the future, whatever it makes of masked scores.
             scores = scores.masked_fill(~self.allowed(), torch.finfo(scores.dtype).min)
             require_readable(scores, attn.hook_attn_scores, self._real_queries())
         pattern = torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
-        edited = attn.hook_pattern(pattern)
-        if edited is not pattern:
-            require_causal(edited, attn.hook_pattern, self.allowed())
-        return torch.matmul(edited, v).transpose(1, 2).contiguous()
+        pattern, edited = attn.hook_pattern.edit(pattern)
+        if edited:
+            require_causal(pattern, attn.hook_pattern, self.allowed())
+        return torch.matmul(pattern, v).transpose(1, 2).contiguous()
 
     def allowed(self) -> Bool[Tensor, "batch 1 query key"]:
         """Which keys each query may read."""

@@ -4,19 +4,21 @@ The numbers follow `modeling_qwen2_5_omni.py` and `modeling_qwen3_omni_moe.py` o
 the bit; the hook names and the `W_*` views are TransformerLens's.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Num
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from hooked_omni.decoder.attention import Attends
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.experts import MixtureOfExperts
-from hooked_omni.hooks.hook_point import HookPoint
+from hooked_omni.decoder.rotary import rotate
+from hooked_omni.hooks.hook_point import HookPoint, exact_where
 
-__all__ = ["Attention", "Block", "Context", "GatedMLP", "RMSNorm", "Rotary", "rotate"]
+__all__ = ["Attention", "Block", "Context", "GatedMLP", "RMSNorm"]
 
 Resid = Float[Tensor, "batch pos d_model"]
 Heads = Float[Tensor, "batch pos head d_head"]
@@ -29,7 +31,7 @@ class Context(Protocol):
     """What all layers of one pass share: rotary angles, and how to read earlier positions.
 
     `enter` gives the rows to compute in a layer, and `leave` all of them again. `deepstack` holds
-    what is added to the residual stream behind the first blocks, if anything is.
+    what is added to the residual stream after the first blocks, if anything is.
     """
 
     cos: Angles
@@ -57,60 +59,32 @@ class RMSNorm(nn.Module):
         return self.weight
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        wide = x.to(torch.float32)
-        variance = wide.pow(2).mean(-1, keepdim=True)
-        normalized = wide * torch.rsqrt(variance + self.eps)
+        wide, variance, normalized = self._normalized(x)
         if self.hook_scale.hooked:
             scale = (variance + self.eps).sqrt()
             edited = self.hook_scale(scale)
             # Dividing by the scale rounds otherwise than Hugging Face: only where it was edited.
             if edited is not scale:
-                normalized = torch.where(edited == scale, normalized, wide / edited)
+                same = (edited == scale).expand_as(wide)
+                normalized = exact_where(same, normalized, wide / edited)
         return self.weight * self.hook_normalized(normalized.to(x.dtype))
 
+    def unhooked(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The norm without its hook points."""
+        return self.weight * self._normalized(x)[2].to(x.dtype)
 
-class Rotary:
-    """Angles of multi-section rotary embedding (M-RoPE).
-
-    Frequency `i` turns with the time, height or width row of the positions, by the section it
-    falls in.
-    """
-
-    def __init__(self, cfg: DecoderConfig) -> None:
-        # On the CPU first, as Hugging Face does: a GPU rounds powers otherwise.
-        half = torch.arange(0, cfg.d_head, 2, dtype=torch.float32, device="cpu") / cfg.d_head
-        self.inv_freq = (1.0 / (cfg.rope_theta**half)).to(cfg.device)
-        self.section, self.interleaved = list(cfg.mrope_section), cfg.mrope_interleaved
-        self.dtype = cfg.dtype
-
-    def __call__(self, positions: Num[Tensor, "3 batch pos"]) -> tuple[Angles, Angles]:
-        self.inv_freq = self.inv_freq.to(positions.device)
-        freqs = positions[..., None].float() * self.inv_freq
-        return self._select(freqs.cos()), self._select(freqs.sin())
-
-    def _select(self, rows: Float[Tensor, "3 batch pos half"]) -> Angles:
-        if self.interleaved:
-            half = rows[0].clone()
-            for row in (1, 2):
-                turns = slice(row, 3 * self.section[row], 3)
-                half[..., turns] = rows[row][..., turns]
-        else:
-            parts = [part[i] for i, part in enumerate(rows.split(self.section, dim=-1))]
-            half = torch.cat(parts, dim=-1)
-        return torch.cat((half, half), dim=-1).to(self.dtype)
-
-
-def rotate(
-    x: Heads, cos: Float[Tensor, "#batch pos d_head"], sin: Float[Tensor, "#batch pos d_head"]
-) -> Heads:
-    """Turn the first half of each head against the second."""
-    cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
-    first, second = x.chunk(2, dim=-1)
-    return (x * cos) + (torch.cat((-second, first), dim=-1) * sin)
+    def _normalized(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        wide = x.to(torch.float32)
+        variance = wide.pow(2).mean(-1, keepdim=True)
+        return wide, variance, wide * torch.rsqrt(variance + self.eps)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions."""
+    """Grouped-query attention with rotary positions.
+
+    With the flags that bring them to life, `hook_attn_in` and `hook_q_input`, `hook_k_input`,
+    `hook_v_input` hold a copy of the residual stream for every head that reads it, before the norm.
+    """
 
     def __init__(self, cfg: DecoderConfig, layer: int) -> None:
         super().__init__()
@@ -129,24 +103,59 @@ class Attention(nn.Module):
         self.hook_rot_q, self.hook_rot_k = HookPoint(), HookPoint()
         self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint()
         self.hook_z, self.hook_result = HookPoint(), HookPoint()
+        self.hook_attn_in, self.hook_q_input = HookPoint(), HookPoint()
+        self.hook_k_input, self.hook_v_input = HookPoint(), HookPoint()
 
-    def forward(self, x: Resid, context: Context) -> Resid:
-        q = self.hook_q(self._split(self.q_proj(x)))
-        k = self.hook_k(self._split(self.k_proj(x)))
-        v = self.hook_v(self._split(self.v_proj(x)))
+    def forward(self, resid: Resid, norm: RMSNorm, context: Context) -> Resid:
+        x = norm(resid)
+        q, k, v = (self._split(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        if self.cfg.use_split_qkv_input or self.cfg.use_attn_in:
+            q, k, v = self._read_apart((q, k, v), resid, norm)
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         q = self.hook_rot_q(rotate(self.q_norm(q), context.cos, context.sin))
         k = self.hook_rot_k(rotate(self.k_norm(k), context.cos, context.sin))
         z = self.hook_z(context.attend(self, q, k, v))
         out = self.o_proj(z.flatten(2))
-        if not self.cfg.use_attn_result:
+        if not self.hook_result.hooked:
             return out
         result = torch.einsum("bphd,hdm->bphm", z, self.W_O)
         edited = self.hook_result(result)
         if edited is result:
             return out
         # Summing over heads rounds otherwise than the projection: only where it was edited.
-        kept = (edited == result).flatten(2).all(-1, keepdim=True)
-        return torch.where(kept, out, edited.sum(2))
+        same = (edited == result).flatten(2).all(-1, keepdim=True).expand_as(out)
+        return exact_where(same, out, edited.sum(2))
+
+    @property
+    def _inputs(self) -> tuple[HookPoint, HookPoint, HookPoint]:
+        return self.hook_q_input, self.hook_k_input, self.hook_v_input
+
+    def _read_apart(self, exact: Sequence[Tensor], resid: Resid, norm: RMSNorm) -> list[Tensor]:
+        """Queries, keys and values of heads that each read a residual stream of their own.
+
+        Where nothing was edited they are `exact`. As in TransformerLens, key-value heads read the
+        first copies of `hook_attn_in`.
+        """
+        if not self.hook_attn_in.hooked and not any(point.hooked for point in self._inputs):
+            return list(exact)
+        fork = resid.unsqueeze(2).repeat(1, 1, self.cfg.n_heads, 1)
+        shared = self.hook_attn_in(fork)
+        normed, heads = norm.unhooked(resid), []
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        for head, projection, point in zip(exact, projections, self._inputs, strict=True):
+            copies = fork[:, :, : head.shape[2]]
+            entered = copies if shared is fork else shared[:, :, : head.shape[2]]
+            edited = point(entered)
+            if edited is copies:
+                heads.append(head)
+                continue
+            weight = projection.weight.view(head.shape[2], self.cfg.d_head, -1)
+            apart = torch.einsum("bphm,hdm->bphd", norm.unhooked(edited), weight)
+            together = torch.einsum("bpm,hdm->bphd", normed, weight)
+            same = (edited == copies).all(-1, keepdim=True).expand_as(head)
+            # What the norm's own hooks did is in `head`, so the difference is added to it.
+            heads.append(exact_where(same, head, head + (apart - together)))
+        return heads
 
     def _split(self, x: Float[Tensor, "batch pos width"]) -> Heads:
         return x.view(*x.shape[:2], -1, self.cfg.d_head)
@@ -238,9 +247,11 @@ class GatedMLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm block: attention, then MLP, each added to the residual stream.
 
-    Vision features that a model adds behind its first blocks come after `hook_resid_post`, so that
+    Vision features that a model adds after its first blocks come after `hook_resid_post`, so that
     `resid_pre` of the next block is `resid_post + hook_deepstack`.
     """
+
+    hook_out_is_single_residual_stream = True  # TransformerLens's lens and attribution ask
 
     def __init__(self, cfg: DecoderConfig, layer: int) -> None:
         super().__init__()
@@ -251,14 +262,14 @@ class Block(nn.Module):
         self.mlp = MixtureOfExperts(cfg) if mixed else GatedMLP(cfg)
         self.hook_resid_pre, self.hook_attn_out = HookPoint(), HookPoint()
         self.hook_resid_mid, self.hook_mlp_out = HookPoint(), HookPoint()
-        self.hook_resid_post = HookPoint()
+        self.hook_resid_post, self.hook_mlp_in = HookPoint(), HookPoint()
         self.hook_deepstack = HookPoint() if layer < cfg.n_deepstack else None
 
     def forward(self, resid: Resid, context: Context) -> Resid:
         resid_pre = self.hook_resid_pre(resid)
-        attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), context))
+        attn_out = self.hook_attn_out(self.attn(resid_pre, self.ln1, context))
         resid_mid = self.hook_resid_mid(resid_pre + attn_out)
-        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(self.hook_mlp_in(resid_mid))))
         resid_post = self.hook_resid_post(resid_mid + mlp_out)
         if self.hook_deepstack is None:
             return resid_post
@@ -266,7 +277,7 @@ class Block(nn.Module):
         if self.hook_deepstack.hooked:
             # Where a pass adds nothing, an edit must act all the same.
             nothing = torch.zeros_like(resid_post)
-            shown = nothing if added is None else nothing + added
-            edited = self.hook_deepstack(shown)
-            added = added if edited is shown else edited
+            features = nothing if added is None else nothing + added
+            edited = self.hook_deepstack(features)
+            added = added if edited is features else edited
         return resid_post if added is None else resid_post + added

@@ -39,7 +39,7 @@ class DecoderConfig:
         d_head: Width of a head.
         d_mlp: Hidden width of the gated MLP.
         d_vocab: Number of tokens.
-        n_ctx: SpanPositions the model was made for.
+        n_ctx: Positions the model was made for.
         eps: Added to the mean square in RMSNorm.
         rope_theta: Base of the rotary frequencies.
         mrope_section: How many frequencies turn with time, height and width, in this order. All
@@ -48,14 +48,15 @@ class DecoderConfig:
             block after the other (`recomposition_frequencies` in `modeling_qwen2_5_omni.py` and
             `modeling_qwen3_omni_moe.py`).
         rope_limit: Longest sequence that these frequencies hold for; a model with dynamic NTK turns
-            by others behind it. None where there is no such limit.
+            by others after it. None where there is no such limit.
         qkv_bias: Whether queries, keys and values have a bias.
         qk_norm: Whether every query and key head is normed before it is rotated.
         experts: Mixture of experts; None if every MLP is dense.
         n_deepstack: After how many of the first blocks vision features are added to the residual
             stream (DeepStack, arXiv 2406.04334).
         attn_implementation: Kernel of a layer without a hook on its scores or pattern.
-        use_attn_result: Fire `attn.hook_result`, `[batch, pos, head, d_model]`, which is large.
+        use_attn_result, use_split_qkv_input, use_attn_in, use_hook_mlp_in: Whether the hook points
+            of `names.FLAGS` are live; most are large.
         eos_tokens: Token ids that end a caption.
         model_name: For people and for results.
         dtype, device: Of the weights.
@@ -80,6 +81,9 @@ class DecoderConfig:
     n_deepstack: int = 0
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     use_attn_result: bool = False
+    use_split_qkv_input: bool = False
+    use_attn_in: bool = False
+    use_hook_mlp_in: bool = False
     eos_tokens: tuple[int, ...] = ()
     model_name: str = "unnamed"
     dtype: torch.dtype = torch.float32

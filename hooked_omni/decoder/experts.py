@@ -77,10 +77,10 @@ class MixtureOfExperts(nn.Module):
         used = [(expert, *torch.where(chosen.T.eq(expert))) for expert in chosen.unique().tolist()]
         edited = None
         if self.hook_expert_out.hooked:
-            shown = x.new_zeros(*x.shape[:2], chosen.shape[-1], x.shape[-1])
+            out = x.new_zeros(*x.shape[:2], chosen.shape[-1], x.shape[-1])
             for expert, slot, token in used:
-                shown.flatten(0, 1)[token, slot] = self.experts(expert, tokens[token])
-            edited = self.hook_expert_out(shown).flatten(0, 1)
+                out.flatten(0, 1)[token, slot] = self.experts(expert, tokens[token])
+            edited = self.hook_expert_out(out).flatten(0, 1)
         mixed = torch.zeros_like(tokens)
         for expert, slot, token in used:
             out = self.experts(expert, tokens[token]) if edited is None else edited[token, slot]

@@ -166,19 +166,16 @@ class RowsContext:
         return later if self.real is None else later | ~self.real[0]
 
     def _pattern(self, attn: Attends, scores: RowScores, dtype: torch.dtype) -> RowScores:
-        edits = attn.hook_attn_scores.current.edits
-        before = len(edits)
-        scores = attn.hook_attn_scores(scores)
-        if len(edits) > before:
+        scores, edited = attn.hook_attn_scores.edit(scores)
+        if edited:
             self._mask(scores)
             require_readable(scores, attn.hook_attn_scores)
         # In memory, key-value heads come first: the softmax would copy any other order.
         stored = scores.transpose(0, 1)
         pattern = torch.nn.functional.softmax(stored, dim=-1, dtype=torch.float32).to(dtype)
-        before = len(edits)
-        pattern = attn.hook_pattern(pattern.transpose(0, 1))
+        pattern, edited = attn.hook_pattern.edit(pattern.transpose(0, 1))
         forbidden = self._forbidden(pattern)
-        if len(edits) > before and forbidden is not None:
+        if edited and forbidden is not None:
             require_causal(pattern, attn.hook_pattern, ~forbidden)
         return pattern
 

@@ -1,16 +1,17 @@
-"""Tokens and weights under the names that TransformerLens's helpers expect.
+"""Weights under the names that TransformerLens's helpers expect.
 
 `ActivationCache`, `patching` and `head_detector` look for these on any model they are given.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformer_lens import FactoredMatrix
 
 from hooked_omni.decoder.config import DecoderConfig
-from hooked_omni.errors import PromptError
 
 __all__ = ["WeightViews"]
 
@@ -22,46 +23,10 @@ class WeightViews(nn.Module):
     """What a decoder with `embed`, `blocks` and `unembed` is to TransformerLens."""
 
     cfg: DecoderConfig
-    tokenizer: Any
+    to_single_token: Callable[[str], int]
     embed: nn.Embedding
     blocks: nn.ModuleList
     unembed: nn.Linear
-
-    def to_tokens(
-        self, text: str | list[str], prepend_bos: bool = False
-    ) -> Int[Tensor, "batch pos"]:
-        """Tokens of plain text of equal lengths; these models have no token to prepend.
-
-        Raises:
-            PromptError: Without a tokenizer, with `prepend_bos`, or for unequal lengths.
-        """
-        if prepend_bos:
-            raise PromptError("expected prepend_bos=False, got True: these models have no BOS.")
-        rows = [self._tokenizer().encode(t) for t in ([text] if isinstance(text, str) else text)]
-        if len({len(row) for row in rows}) != 1:
-            raise PromptError(
-                f"expected texts of one length, got {[len(r) for r in rows]} tokens. Run them one "
-                "at a time: padding would move their positions."
-            )
-        return torch.tensor(rows, device=self.cfg.device)
-
-    def to_single_token(self, text: str) -> int:
-        """The one token of `text`.
-
-        Raises:
-            PromptError: Without a tokenizer, or if `text` is several tokens.
-        """
-        tokens = self._tokenizer().encode(text)
-        if len(tokens) != 1:
-            raise PromptError(f"expected one token, got {len(tokens)} for {text!r}. Split it.")
-        return tokens[0]
-
-    def _tokenizer(self) -> Any:
-        if self.tokenizer is None:
-            raise PromptError(
-                "expected a model with a tokenizer, got none. Pass `processor=` to `from_hf`."
-            )
-        return self.tokenizer
 
     def tokens_to_residual_directions(
         self, tokens: str | int | Int[Tensor, "*shape"]
@@ -76,6 +41,26 @@ class WeightViews(nn.Module):
     ) -> Float[Tensor, " d_model"]:
         """Sum of the output biases before `layer`: zero, these decoders have none."""
         return self.unembed.weight.new_zeros(self.cfg.d_model)
+
+    def blocks_with(self, name: str) -> list[tuple[int, nn.Module]]:
+        """Layer and block of every block that has a part of this name, such as "attn"."""
+        return [(layer, b) for layer, b in enumerate(self.blocks) if hasattr(b, name)]
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """`[layer, head, d_model, d_model]`, `W_Q W_K^T` of every query head, before rotation."""
+        return FactoredMatrix(self.W_Q, self._of_query_heads(self.W_K).transpose(-2, -1))
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """`[layer, head, d_model, d_model]`, `W_V W_O` of every query head."""
+        return FactoredMatrix(self._of_query_heads(self.W_V), self.W_O)
+
+    def _of_query_heads(
+        self, weights: Float[Tensor, "layer kv_head d_model d_head"]
+    ) -> Float[Tensor, "layer head d_model d_head"]:
+        groups = self.cfg.n_heads // self.cfg.n_key_value_heads
+        return weights.repeat_interleave(groups, dim=1)
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:

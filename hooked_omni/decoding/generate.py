@@ -1,7 +1,7 @@
 """What does the model answer?
 
-Greedy decoding with cached keys and values. A position after the prompt gets the rotary position
-that `generate` of transformers gives it, and hooks fire at every step.
+Decoding with cached keys and values, greedy or sampled. A position after the prompt gets the rotary
+position that `generate` of transformers gives it, and hooks fire at every step.
 """
 
 import difflib
@@ -14,9 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_omni.decoder.decoder import HookedDecoder
+from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoder.key_value_cache import KeyValueCache
 from hooked_omni.decoder.shared_prefix import SharedPrefix
 from hooked_omni.decoding.prefill import one_prompt, prompt_pass
+from hooked_omni.decoding.sampling import Sampling, with_sampling
 from hooked_omni.errors import PromptError
 from hooked_omni.hooks.interventions import Condition, as_hooks
 from hooked_omni.inputs.prompt import EmbeddedPrompt
@@ -34,12 +36,14 @@ class Decoding:
         return_logits: Keep the logits of each new token.
         memory_budget: Bytes for the keys, values and activations of a sweep's rows; splits the
             batch. None for no limit.
+        sampling: How tokens are drawn; None for the most likely one.
     """
 
     max_new_tokens: int = 64
     stop_at_eos: bool = True
     return_logits: bool = False
     memory_budget: int | None = None
+    sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -52,6 +56,7 @@ class Decoding:
 def with_settings(decoding: Decoding | None, settings: Mapping[str, Any]) -> Decoding:
     """`decoding`, or the default one, with single settings changed."""
     known = [f.name for f in fields(Decoding)]
+    settings = with_sampling(settings)
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
@@ -84,15 +89,15 @@ class Generation:
 @torch.no_grad()
 def generate(
     model: HookedDecoder,
-    prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+    prompt: Input,
     decoding: Decoding = Decoding(),
     fwd_hooks: Condition = (),
 ) -> Generation:
-    """Greedy caption of one prompt.
+    """Caption of one prompt.
 
     Args:
         model: The decoder.
-        prompt: An embedded prompt, or tokens of plain text.
+        prompt: An embedded prompt, or plain text or its tokens.
         decoding: How long, and what to keep.
         fwd_hooks: Hooks and interventions; they see the prompt once, then one position at a time.
 
@@ -117,7 +122,7 @@ def decode(
     decoding: Decoding,
     rows: list[int],
 ) -> list[Generation]:
-    """Greedy captions of rows that each have their own keys and values.
+    """Captions of rows that each have their own keys and values.
 
     Args:
         model: The decoder.
@@ -130,8 +135,13 @@ def decode(
     ends = set(model.cfg.eos_tokens) if decoding.stop_at_eos else set()
     tokens: list[list[int]] = [[] for _ in rows]
     kept: list[list[Tensor]] = [[] for _ in rows]
+    sampling = decoding.sampling
+    generator = None if sampling is None else sampling.generator(logits.device)
     for step in range(decoding.max_new_tokens):
-        chosen = logits.argmax(-1)
+        if sampling is None or generator is None:
+            chosen = logits.argmax(-1)
+        else:
+            chosen = sampling.choose(logits, generator)
         for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             tokens[row].append(token)
             if decoding.return_logits:

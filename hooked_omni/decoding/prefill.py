@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooked_omni.decoder.decoder import HookedDecoder, NamesFilter
+from hooked_omni.decoder.decoder import HookedDecoder
+from hooked_omni.decoder.hooked_runs import Input, NamesFilter
 from hooked_omni.decoder.key_value_cache import KeyValueCache
 from hooked_omni.errors import HookError, PromptError
 from hooked_omni.hooks.activation_cache import ActivationCache, Keep
@@ -175,9 +176,7 @@ def _pass(
     return PrefillState(model, cache, final[:, -1:].clone(), kept_cache, dict(kept), marks)
 
 
-def one_prompt(
-    model: HookedDecoder, prompt: EmbeddedPrompt | Int[Tensor, "1 pos"]
-) -> EmbeddedPrompt:
+def one_prompt(model: HookedDecoder, prompt: Input) -> EmbeddedPrompt:
     """`prompt` as this decoder's input, if it is one and no hook needs gradients."""
     if model.has_backward_hooks():
         raise HookError(

@@ -9,15 +9,14 @@ says which share what. A condition alone in its group runs as `generate` does, t
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from hooked_omni.decoder.decoder import HookedDecoder
+from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoding.conditions import batches
 from hooked_omni.decoding.generate import Decoding, Generation, decode
 from hooked_omni.decoding.prefill import one_prompt
+from hooked_omni.errors import PromptError
 from hooked_omni.hooks.interventions import Condition
-from hooked_omni.inputs.prompt import EmbeddedPrompt
 
 __all__ = ["generate_many"]
 
@@ -25,7 +24,7 @@ __all__ = ["generate_many"]
 @torch.no_grad()
 def generate_many(
     model: HookedDecoder,
-    prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+    prompt: Input,
     conditions: Iterable[Condition],
     decoding: Decoding = Decoding(),
 ) -> list[Generation]:
@@ -41,8 +40,14 @@ def generate_many(
         logits within rounding of another order of sums.
 
     Raises:
-        HookError, PromptError: As `generate`; and for no conditions, or too small a budget.
+        HookError, PromptError: As `generate`; and for no conditions, too small a budget, or
+            sampling.
     """
+    if decoding.sampling is not None:
+        raise PromptError(
+            f"expected greedy captions in a sweep, got {decoding.sampling}: conditions would "
+            "differ by their draws. Call `generate` for each condition, with its seed."
+        )
     prompt, conditions = one_prompt(model, prompt), list(conditions)
     total = prompt.n_pos + decoding.max_new_tokens - 1
     captions: dict[int, Generation] = {}

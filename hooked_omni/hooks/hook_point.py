@@ -4,21 +4,24 @@ TransformerLens hands a hook the live tensor. A hook that edits it in place then
 other holder of that tensor: a cache filled earlier, the prompt's own embeddings. Here a hook gets
 a copy, and whatever it does to the copy, in place or by returning another tensor, is the edit. A
 hook that does neither leaves every number as in the run without it.
+
+Where gradients are on, the copy is part of the graph, although the weights are frozen: a hook may
+keep it and differentiate by it.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 import transformer_lens.hook_points as tl
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_omni.errors import HookError
 
-__all__ = ["ForwardState", "HookFunction", "HookPoint", "LiveHook", "edit_of"]
+__all__ = ["ForwardState", "HookFunction", "HookPoint", "LiveHook", "edit_of", "exact_where"]
 
 HookFunction = Callable[..., Tensor | None]
 """A TransformerLens hook, `fn(activation, hook=hook_point)`."""
@@ -57,9 +60,28 @@ class HookPoint(tl.HookPoint):
         self.current = ForwardState()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x`, or what the hooks made of it."""
+        """`x`, or what the hooks made of it.
+
+        Raises:
+            HookError: For a backward hook where nothing has a gradient.
+        """
         # There are hundreds of hook points in a pass, and most have nothing to call.
-        return super().__call__(x) if self.hooked or self._backward_pre_hooks else x
+        if not self.hooked and not self._backward_pre_hooks:
+            return x
+        if self._backward_hooks:
+            if not torch.is_grad_enabled() or not x.is_floating_point():
+                why = "numbers that are no integers" if torch.is_grad_enabled() else "gradients"
+                raise HookError(
+                    f"expected {why} for the backward hooks on {self.name!r}, got a run without. "
+                    "Leave `no_grad` and `inference_mode`; indices of experts have no gradient."
+                )
+            x = _in_graph(x)
+        return super().__call__(x)
+
+    def edit(self, x: Tensor) -> tuple[Tensor, bool]:
+        """`x` after the hooks, and whether one of them edited it."""
+        before = len(self.current.edits)
+        return self(x), len(self.current.edits) > before
 
     @property
     def hooked(self) -> bool:
@@ -92,22 +114,57 @@ class HookPoint(tl.HookPoint):
 
     def _checked(self, function: HookFunction) -> HookFunction:
         def checked(tensor: Tensor, hook: tl.HookPoint) -> Tensor | None:
-            edit = edit_of(function, tensor, hook)
+            copy = tensor if isinstance(function, LiveHook) else _copied(tensor)
+            edit = _edit(function, copy, tensor, hook)
             if edit is not None:
                 self.current.edits.append(str(self.name))
-            return edit
+                return edit
+            # The run goes on from what the hook may have kept, but in memory of its own.
+            return copy.clone() if copy is not tensor and copy.requires_grad else None
 
         return checked
 
 
 def edit_of(function: HookFunction, tensor: Tensor, hook: Any) -> Tensor | None:
-    """What `function` makes of `tensor`, or None if it only looked."""
-    if isinstance(function, LiveHook):
+    """What `function` makes of `tensor`, or None if it only looked.
+
+    Raises:
+        HookError: If it returned something other than a tensor of the same shape, dtype and device.
+    """
+    copy = tensor if isinstance(function, LiveHook) else _copied(tensor)
+    return _edit(function, copy, tensor, hook)
+
+
+def exact_where(
+    same: Bool[Tensor, "*cell"], exact: Float[Tensor, "*shape"], hooked: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """`hooked`, with the value of `exact`, to the bit, where they are the `same` but for rounding.
+
+    The gradient is that of `hooked` everywhere, so it goes through the hook point.
+    """
+    return torch.where(same, exact.detach() + (hooked - hooked.detach()), hooked)
+
+
+def _in_graph(tensor: Tensor) -> Tensor:
+    if tensor.requires_grad:
+        return tensor
+    # Autograd refuses tensors that were made in inference mode.
+    return (tensor.clone() if tensor.is_inference() else tensor.detach()).requires_grad_()
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    if torch.is_inference_mode_enabled():
+        # Tensors made in inference mode count no versions, and versions reveal an edit in place.
+        with torch.inference_mode(False):
+            return tensor.clone().detach()
+    if torch.is_grad_enabled() and tensor.is_floating_point():
+        tensor = _in_graph(tensor)  # a leaf could not be edited in place: copied below
+    return tensor.clone()
+
+
+def _edit(function: HookFunction, copy: Tensor, tensor: Tensor, hook: Any) -> Tensor | None:
+    if copy is tensor:
         return function(tensor, hook=hook)
-    # Tensors made in inference mode count no versions, and versions reveal an edit in place.
-    inference = tensor.is_inference() or torch.is_inference_mode_enabled()
-    with torch.inference_mode(False) if inference else nullcontext():
-        copy = tensor.clone()
     version = copy._version
     returned = function(copy, hook=hook)
     edited = copy if returned is None else returned

@@ -35,7 +35,10 @@ HookName = str | Callable[[str], bool]
 Hook = tuple[HookName, HookFunction]
 Intervention = Callable[[Spans], list[Hook]]
 Condition = Iterable[Hook | Intervention]
-_ON_KV_HEADS = ("hook_k", "hook_v", "hook_rot_k", "k_norm.hook_scale", "k_norm.hook_normalized")
+_ON_KV_HEADS = (
+    *("hook_k", "hook_v", "hook_rot_k", "hook_k_input", "hook_v_input"),
+    *("k_norm.hook_scale", "k_norm.hook_normalized"),
+)
 
 
 class SpanPositions:

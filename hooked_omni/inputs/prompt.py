@@ -104,6 +104,47 @@ class EmbeddedPrompt:
         """Number of positions, padding included."""
         return self.embeds.shape[1]
 
+    @property
+    def shape(self) -> torch.Size:
+        """`[batch, pos]`, as that of the tokens, for TransformerLens's helpers."""
+        return self.tokens.shape
+
+    @property
+    def ndim(self) -> int:
+        """2: batch and position."""
+        return self.tokens.ndim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings are."""
+        return self.embeds.device
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: slice | Int[Tensor, " n"]) -> "EmbeddedPrompt":
+        """Some rows of a batch, such as `prompt[0:1]`; a batch's spans are not known.
+
+        Raises:
+            PromptError: For one number: a prompt has no rows without a batch axis.
+        """
+        if not isinstance(rows, slice | Tensor):
+            raise PromptError(f"expected rows of the batch, got {rows!r}. Write prompt[0:1].")
+        tokens = self.tokens[rows]
+        return replace(
+            self,
+            embeds=self.embeds[rows],
+            tokens=tokens,
+            position_ids=self.position_ids[:, rows],
+            mask=None if self.mask is None else self.mask[rows],
+            spans=self.spans if len(self) == len(tokens) == 1 else NoSpans({}, self.n_pos),
+            deepstack=None if self.deepstack is None else self.deepstack[:, rows],
+        )
+
+    def cpu(self) -> "EmbeddedPrompt":
+        """Copy in the memory of the host."""
+        return self.to("cpu")
+
     def position_ids_at(self, window: range) -> Num[Tensor, "rows batch pos"]:
         """Rotary position ids of `window`.
 

@@ -43,7 +43,7 @@ def test_every_family_proves_itself(models: dict, clips: dict, name: str, kind: 
 
 
 def hook_points(omni: HookedOmni) -> list[str]:
-    return [n for n in omni.model.hook_dict if not n.endswith("hook_result")]
+    return [n for n in omni.model.hook_dict if names.flag_of(n) is None]
 
 
 @every_clip

@@ -12,11 +12,10 @@ from tests.support.models import CLIP_OF, frames, sound
 
 @pytest.fixture(params=["omni", "vl"])
 def subject(request: pytest.FixtureRequest, models: dict, clips: dict) -> Iterator[Any]:
-    """A model, with `hook_result` on, the inputs of a clip, its decoder and its prompt."""
+    """A model, with every hook point on, the inputs of a clip, its decoder and its prompt."""
     omni, inputs = models[request.param], clips[request.param, CLIP_OF[request.param]]
-    omni.model.cfg.use_attn_result = True
-    yield omni, inputs, omni.model, omni.embed_inputs(**inputs)
-    omni.model.cfg.use_attn_result = False
+    with omni.model.every_hook_point():
+        yield omni, inputs, omni.model, omni.embed_inputs(**inputs)
 
 
 @pytest.fixture
@@ -27,10 +26,9 @@ def plain(omni: HookedOmni, prompt: EmbeddedPrompt) -> tuple[HookedTransformer, 
 
 @pytest.fixture(scope="module")
 def model(omni: HookedOmni) -> Iterator[HookedTransformer]:
-    """A model with `hook_result` on."""
-    omni.model.cfg.use_attn_result = True
-    yield omni.model
-    omni.model.cfg.use_attn_result = False
+    """A model with every hook point on."""
+    with omni.model.every_hook_point():
+        yield omni.model
 
 
 @pytest.fixture(scope="module")

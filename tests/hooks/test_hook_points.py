@@ -64,16 +64,13 @@ def test_nan_is_refused_wherever_it_is_made(plain: Any) -> None:
     def spoil(tensor: Tensor, hook: Any) -> None:
         tensor.select(names.position_axis(hook.name), 0).fill_(torch.nan)
 
-    model.cfg.use_attn_result = True
-    try:
+    with model.every_hook_point():
         for name in one_of_each(model):
             every = ("run_with_hooks", "run_with_cache", "generate")
             for run in every if name == names.resid_post(1) else every[:1]:
                 with pytest.raises(HookError, match="got NaN") as error:
                     getattr(model, run)(prompt, fwd_hooks=[(name, spoil)])
                 assert name in str(error.value)
-    finally:
-        model.cfg.use_attn_result = False
 
 
 @pytest.mark.parametrize(
@@ -118,23 +115,6 @@ def test_a_filter_that_nothing_passes_is_refused(plain: Any) -> None:
     ):
         with pytest.raises(HookError, match="expected a filter that some hook name passes"):
             attempt()
-
-
-def test_head_results_are_refused_until_they_are_on(plain: Any) -> None:
-    model, prompt = plain
-    assert not model.cfg.use_attn_result
-    for attempt in (
-        lambda: model.run_with_hooks(prompt, fwd_hooks=[(names.result(0), look)]),
-        lambda: model.run_with_cache(prompt, names_filter=names.result(0)),
-        lambda: model.add_hook(names.result(0), look),
-        lambda: model.run_with_cache(prompt, names_filter=lambda n: n.endswith("hook_result")),
-    ):
-        with pytest.raises(HookError):
-            attempt()
-    with pytest.raises(HookError, match="use_attn_result = True"):
-        model.run_with_hooks(prompt, fwd_hooks=[(names.result(0), look)])
-    _, cache = model.run_with_cache(prompt)
-    assert names.result(0) not in cache
 
 
 def test_a_filter_adds_hooks_to_live_points_only(plain: Any) -> None:
@@ -208,8 +188,8 @@ def test_a_hook_knows_its_positions(plain: Any) -> None:
         assert tensor.shape[names.position_axis(hook.name)] == len(hook.window)
 
     n = prompt.n_pos
-    everywhere = [(lambda name: not name.endswith("hook_result"), note)]
+    everywhere = [(lambda name: True, note)]
     model.generate(prompt, max_new_tokens=4, fwd_hooks=everywhere, stop_at_eos=False)
     expected = [range(n), range(n, n + 1), range(n + 1, n + 2), range(n + 2, n + 3)]
-    assert len(seen) == len(model.hook_dict) - model.cfg.n_layers
+    assert set(seen) == {name for name in model.hook_dict if names.flag_of(name) is None}
     assert all(ranges == expected for ranges in seen.values())

@@ -13,7 +13,7 @@ from tests.support.runs import bits_equal, hook_name, kind_of, layers_of, one_of
 
 INSIDE_ATTENTION = {
     f"attn.hook_{name}" for name in ("rot_q", "rot_k", "attn_scores", "pattern", "result")
-}
+} | {f"attn.hook_{name}" for name in ("attn_in", "q_input", "k_input", "v_input")}
 
 
 def test_every_hook_point_has_a_place_here(omni: HookedOmni) -> None:

@@ -135,6 +135,7 @@ EXACT = {
     "mlp.hook_pre": Place("layers.{}.mlp.gate_proj", "out"),
     "mlp.hook_pre_linear": Place("layers.{}.mlp.up_proj", "out"),
     "mlp.hook_post": Place("layers.{}.mlp.down_proj", "in"),
+    "hook_mlp_in": Place("layers.{}.post_attention_layernorm", "in"),
     "hook_mlp_out": Place("layers.{}.mlp", "out"),
     "hook_resid_post": Place("layers.{}", "out"),
 }

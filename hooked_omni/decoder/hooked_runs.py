@@ -1,0 +1,222 @@
+"""Which hooks stand on a decoder, and runs with hooks and caches that are gone afterwards."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens import HookedRootModule
+
+from hooked_omni import names
+from hooked_omni.decoder.config import DecoderConfig
+from hooked_omni.errors import HookError
+from hooked_omni.hooks.activation_cache import ActivationCache, Keep
+from hooked_omni.hooks.hook_point import HookFunction
+from hooked_omni.hooks.interventions import Condition, Hook, HookName, as_hooks, require_reach
+from hooked_omni.inputs.prompt import EmbeddedPrompt
+from hooked_omni.inputs.spans import Spans
+
+__all__ = ["HookedRuns", "Input", "NamesFilter"]
+
+Input = EmbeddedPrompt | Int[Tensor, "batch pos"] | str | list[str]
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+
+
+class HookedRuns(HookedRootModule):
+    """Hooks by name, and runs with them; `forward` is the decoder's."""
+
+    cfg: DecoderConfig
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: Iterable[Hook] = (),
+        bwd_hooks: Iterable[Hook] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator["HookedRuns"]:
+        """Hooks that live as long as the `with` block.
+
+        Raises:
+            HookError: For a name that no live hook point has.
+        """
+        forward: list[Any] = self._spelled_out(fwd_hooks)
+        backward: list[Any] = self._spelled_out(bwd_hooks)
+        with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
+            yield self
+
+    def add_hook(self, name: Any, hook: HookFunction, *args: Any, **kwargs: Any) -> None:
+        """As in TransformerLens; the hook stays until `reset_hooks`.
+
+        Raises:
+            HookError: For a name that no live hook point has.
+        """
+        for one, function in self._spelled_out([(name, hook)]):
+            super().add_hook(one, function, *args, **kwargs)  # pyright: ignore[reportArgumentType]
+
+    def run_with_hooks(
+        self,
+        input: Input,
+        fwd_hooks: Condition = (),
+        bwd_hooks: Iterable[Hook] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        **how: Any,
+    ) -> Any:
+        """What `forward(input, **how)` returns with hooks or interventions, gone afterwards.
+
+        Raises:
+            HookError: For a hook that cannot act on this run, or whose edit made a NaN.
+        """
+        stop = how.get("stop_at_layer")
+        forward = self._spelled_out(as_hooks(fwd_hooks, getattr(input, "spans", None)), stop)
+        backward = self._spelled_out(bwd_hooks, stop)
+        with self.hooks(forward, backward, reset_hooks_end, clear_contexts):
+            return self(input, **how)
+
+    def run_with_cache(  # pyright: ignore[reportIncompatibleMethodOverride]  # a cache, not a dict
+        self,
+        input: Input,
+        names_filter: NamesFilter = None,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        pos_slice: Any = None,
+        fwd_hooks: Condition = (),
+        **how: Any,
+    ) -> tuple[Any, ActivationCache]:
+        """What `forward(input, **how)` returns, and the activations that `names_filter` names.
+
+        Caching changes no number, except that it opens the attention of a layer whose scores or
+        pattern are cached (see `attention.py`). With `fwd_hooks`, the cache holds what they made.
+
+        Args:
+            input: As in `forward`.
+            names_filter: Names, or a filter of names; None for all that are live.
+            device: Where to keep the activations; None for where they are.
+            remove_batch_dim: Drop the batch axis of a batch of one.
+            pos_slice: Positions to keep, as a TransformerLens `Slice`.
+            fwd_hooks: Hooks and interventions.
+            how: `return_type`, `loss_per_token`, `stop_at_layer` of `forward`.
+
+        Raises:
+            HookError: For a name that no live hook point has, or a hook that cannot act.
+        """
+        kept: dict[str, Tensor] = {}
+        keep = Keep(kept, device, pos_slice)
+        stop = how.get("stop_at_layer")
+        hooks = self._spelled_out(as_hooks(fwd_hooks, getattr(input, "spans", None)), stop)
+        cached = self.filtered(names_filter, stop)
+        with self.hooks([*hooks, *((name, keep) for name in cached)]):
+            returned = self(input, **how)
+        cache = ActivationCache(kept, self)
+        if remove_batch_dim:
+            cache.remove_batch_dim(len(next(iter(kept.values()))) if kept else 1)
+        return returned, cache
+
+    def require_hook(self, name: HookName) -> None:
+        """Refuse a name that no live hook point has.
+
+        Raises:
+            HookError: With the nearest name, or the flag that brings the hook point to life.
+        """
+        self.named(name)
+
+    def require_runnable(self, hooks: Iterable[Hook], window: range, spans: Spans) -> None:
+        """Refuse hooks that could not act on a run over `window`.
+
+        Raises:
+            HookError: For a name that no live hook point has, positions that the run does not
+                reach, or a head that is not there.
+        """
+        named = self._spelled_out(hooks)
+        require_reach(named, window, spans, self.cfg.n_heads, self.cfg.n_key_value_heads)
+
+    def named(self, name: HookName, stop: int | None = None) -> list[str]:
+        """Names of the live hook points that `name` is, or passes, before layer `stop`.
+
+        Raises:
+            HookError: If there is none.
+        """
+        if callable(name):
+            passed = [one for one in self._live(stop) if name(one)]
+            if not passed:
+                raise HookError("expected a filter that some hook name passes, got one none does.")
+            return passed
+        if name not in self.hook_dict:
+            near = difflib.get_close_matches(str(name), self.hook_dict, n=1, cutoff=0.0)
+            raise HookError(
+                f"expected a hook of this {self.cfg.n_layers}-layer model, got {name!r}. "
+                f"Closest is {near[0]!r}; layers count from 0."
+            )
+        flag = names.flag_of(name)
+        if flag is not None and not getattr(self.cfg, flag):
+            raise HookError(
+                f"expected a live hook point, got {name!r}, which is off. Call "
+                f"`model.set_{flag}(True)` first."
+            )
+        return [name]
+
+    def active_hooks(self) -> list[tuple[str, HookFunction]]:
+        """Forward hooks that stand on the model now."""
+        return [
+            (name, handle.user_hook)
+            for name, point in self.hook_dict.items()
+            for handle in point.fwd_hooks
+            if handle.user_hook is not None
+        ]
+
+    def has_backward_hooks(self) -> bool:
+        """Whether any hook waits for gradients."""
+        return any(point.bwd_hooks for point in self.hook_dict.values())
+
+    def set_use_attn_result(self, use_attn_result: bool) -> None:
+        """Whether `attn.hook_result` is live, `[batch, pos, head, d_model]`."""
+        self.cfg.use_attn_result = use_attn_result
+
+    def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
+        """Whether `attn.hook_q_input`, `hook_k_input` and `hook_v_input` are live."""
+        self.cfg.use_split_qkv_input = use_split_qkv_input
+
+    def set_use_attn_in(self, use_attn_in: bool) -> None:
+        """Whether `attn.hook_attn_in` is live, `[batch, pos, head, d_model]`."""
+        self.cfg.use_attn_in = use_attn_in
+
+    def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
+        """Whether `hook_mlp_in` is live, `[batch, pos, d_model]`."""
+        self.cfg.use_hook_mlp_in = use_hook_mlp_in
+
+    @contextmanager
+    def every_hook_point(self) -> Iterator[None]:
+        """All hook points are live as long as the `with` block."""
+        before = {flag: getattr(self.cfg, flag) for flag in names.FLAGS}
+        try:
+            for flag in before:
+                setattr(self.cfg, flag, True)
+            yield
+        finally:
+            for flag, value in before.items():
+                setattr(self.cfg, flag, value)
+
+    def _spelled_out(
+        self, hooks: Iterable[Hook], stop: int | None = None
+    ) -> list[tuple[str, HookFunction]]:
+        return [(one, hook) for name, hook in hooks for one in self.named(name, stop)]
+
+    def _live(self, stop: int | None = None) -> list[str]:
+        flags = {name: names.flag_of(name) for name in self.hook_dict}
+        live = [name for name, flag in flags.items() if flag is None or getattr(self.cfg, flag)]
+        if stop is None:
+            return live
+        first = range(self.cfg.n_layers)[:stop]
+        return [n for n in live if n == names.EMBED or names.layer_of(n) in first]
+
+    def filtered(self, names_filter: NamesFilter, stop: int | None = None) -> list[str]:
+        """Names of the live hook points that a filter passes; all for None."""
+        if names_filter is None:
+            return self._live(stop)
+        if isinstance(names_filter, str) or callable(names_filter):
+            return self.named(names_filter, stop)
+        return [one for name in names_filter for one in self.named(name)]

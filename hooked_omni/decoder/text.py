@@ -1,0 +1,145 @@
+"""Text as tokens, tokens as text, and the loss of predicting it, as TransformerLens names them."""
+
+from typing import Any, overload
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.utilities.lm_utils import lm_cross_entropy_loss
+
+from hooked_omni.decoder.config import DecoderConfig
+from hooked_omni.errors import PromptError
+from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
+
+__all__ = ["TextTokens"]
+
+Tokens = Int[Tensor, "*batch pos"]
+
+
+class TextTokens(nn.Module):
+    """What a decoder with a tokenizer knows about text."""
+
+    cfg: DecoderConfig
+    tokenizer: Any
+
+    @overload
+    def to_tokens(
+        self, input: str | list[str] | Tokens, prepend_bos: bool = False
+    ) -> Int[Tensor, "batch pos"]: ...
+    @overload
+    def to_tokens(self, input: EmbeddedPrompt, prepend_bos: bool = False) -> EmbeddedPrompt: ...
+    def to_tokens(
+        self, input: str | list[str] | Tokens | EmbeddedPrompt, prepend_bos: bool = False
+    ) -> Int[Tensor, "batch pos"] | EmbeddedPrompt:
+        """Tokens of plain text of equal lengths; these models have no token to prepend.
+
+        Tokens and prompts come back as they are, so that TransformerLens's helpers run on them.
+
+        Raises:
+            PromptError: Without a tokenizer, with `prepend_bos`, or for unequal lengths.
+        """
+        if prepend_bos:
+            raise PromptError("expected prepend_bos=False, got True: these models have no BOS.")
+        if isinstance(input, Tensor | EmbeddedPrompt):
+            return input
+        rows = [self._tokenizer().encode(t) for t in ([input] if isinstance(input, str) else input)]
+        lengths = [len(row) for row in rows]
+        if len(set(lengths)) != 1 or not lengths[0]:
+            raise PromptError(
+                f"expected texts of one length, got {lengths} tokens. Run them one at a time: "
+                "padding would move their positions."
+            )
+        return torch.tensor(rows, device=self.cfg.device)
+
+    def to_str_tokens(
+        self, input: str | list[str] | Tokens | EmbeddedPrompt, prepend_bos: bool = False
+    ) -> list[Any]:
+        """Every token as a string; for a list of texts, a list of such lists.
+
+        Raises:
+            PromptError: As `to_tokens`, and for a batch of tokens.
+        """
+        if isinstance(input, list):
+            return [self.to_str_tokens(text, prepend_bos) for text in input]
+        tokens = self.to_tokens(input, prepend_bos)
+        row = tokens.tokens if isinstance(tokens, EmbeddedPrompt) else tokens
+        if row.ndim > 1 and len(row) > 1:
+            raise PromptError(
+                f"expected one row of tokens, got {len(row)}. Call it with each of them."
+            )
+        return [self._tokenizer().decode([token]) for token in row.flatten().tolist()]
+
+    def to_string(self, tokens: Tokens | list[int] | EmbeddedPrompt) -> str | list[str]:
+        """The text of a row of tokens; of a batch, a list of texts."""
+        if isinstance(tokens, EmbeddedPrompt):
+            tokens = tokens.tokens
+        rows = tokens.tolist() if isinstance(tokens, Tensor) else tokens
+        if rows and isinstance(rows, list) and isinstance(rows[0], list):
+            return [self._tokenizer().decode(row) for row in rows]
+        return self._tokenizer().decode(rows)
+
+    def to_single_token(self, text: str) -> int:
+        """The one token of `text`.
+
+        Raises:
+            PromptError: Without a tokenizer, if `text` is several tokens, or an unknown one.
+        """
+        tokens = self._tokenizer().encode(text)
+        if len(tokens) != 1:
+            raise PromptError(f"expected one token, got {len(tokens)} for {text!r}. Split it.")
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        if tokens[0] == unknown and text != self.tokenizer.unk_token:
+            raise PromptError(
+                f"expected a token of this vocabulary, got {text!r}, which becomes the unknown "
+                f"token {self.tokenizer.unk_token!r}. Choose another word."
+            )
+        return tokens[0]
+
+    def loss_fn(
+        self,
+        logits: Float[Tensor, "batch pos d_vocab"],
+        tokens: Int[Tensor, "batch pos"] | EmbeddedPrompt,
+        per_token: bool = False,
+    ) -> Float[Tensor, "*batch_pos"]:
+        """Cross entropy of every next token, in nats: the mean, or `[batch, pos - 1]`.
+
+        Audio and video are no tokens, and padding is no text: with a prompt, the mean is over next
+        tokens that are text, and the others are NaN.
+
+        Raises:
+            PromptError: If no next token is text, and for a batch of prompts with clips.
+        """
+        if not isinstance(tokens, EmbeddedPrompt):
+            return lm_cross_entropy_loss(logits, tokens.to(logits.device), None, per_token)
+        losses = lm_cross_entropy_loss(logits, tokens.tokens.to(logits.device), None, True)
+        text = _is_text(tokens).to(logits.device)[:, 1:]
+        if not bool(text.any()):
+            raise PromptError(
+                f"expected a next token that is text, got none in {tokens.n_pos} positions. Ask "
+                "about the clip in words."
+            )
+        return losses.masked_fill(~text, torch.nan) if per_token else losses[text].mean()
+
+    def _tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise PromptError(
+                "expected a model with a tokenizer, got none. Pass `processor=` to `from_hf`."
+            )
+        return self.tokenizer
+
+
+def _is_text(prompt: EmbeddedPrompt) -> Tensor:
+    real = torch.ones_like(prompt.tokens, dtype=torch.bool)
+    if prompt.mask is not None:
+        real = prompt.mask != 0
+        real[:, 1:] &= real[:, :-1].clone()  # nothing predicts the first real token
+    if prompt.facts.get("text_only"):
+        return real
+    if isinstance(prompt.spans, NoSpans):
+        raise PromptError(
+            f"expected one prompt, got a batch of {len(prompt.tokens)}, whose spans of text are "
+            "not known. Compute the losses one at a time."
+        )
+    text = torch.zeros_like(real)
+    text[:, prompt.spans["text"].to(text.device)] = True
+    return real & text

@@ -1,0 +1,90 @@
+"""Sampled tokens are those of transformers' `generate(do_sample=True)`, from the same numbers."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from hooked_omni import HookedOmni
+from hooked_omni.decoding.generate import Decoding
+from hooked_omni.decoding.sampling import Sampling
+from hooked_omni.errors import PromptError
+
+SETTINGS: list[dict[str, Any]] = [
+    dict(),
+    dict(temperature=0.5),
+    dict(top_k=3),
+    dict(top_p=0.6),
+    dict(temperature=1.7, top_k=20, top_p=0.8),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_draws_are_those_of_transformers(omni: HookedOmni, settings: dict[str, Any]) -> None:
+    tokens = omni.model.to_tokens("the dog barks")
+    off = dict(temperature=1.0, top_k=0, top_p=1.0)
+    torch.manual_seed(5)
+    out = omni.hf.generate(
+        input_ids=tokens,
+        attention_mask=torch.ones_like(tokens),
+        do_sample=True,
+        max_new_tokens=12,
+        eos_token_id=None,
+        **(off | settings),
+    )
+    wanted: Any = dict(do_sample=True, seed=5, max_new_tokens=12, stop_at_eos=False)
+    ours = omni.model.generate(tokens, **wanted, **settings).tokens
+    assert torch.equal(ours, out[0, tokens.shape[1] :])
+    assert len(ours.unique()) > 1
+    decoding = Decoding(12, stop_at_eos=False, sampling=Sampling(seed=5, **settings))
+    assert torch.equal(omni.model.generate(tokens, decoding).tokens, ours)
+    greedy = omni.model.generate(tokens, decoding, do_sample=False).tokens
+    assert torch.equal(greedy, omni.model.generate(tokens, Decoding(12, stop_at_eos=False)).tokens)
+
+
+def test_a_seed_repeats_and_another_does_not() -> None:
+    logits = torch.randn(400, 50, generator=torch.Generator().manual_seed(0))
+    draws = []
+    for seed in (1, 1, 2):
+        sampling = Sampling(seed=seed)
+        draws.append(sampling.choose(logits, sampling.generator(logits.device)))
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_frequencies_are_the_probabilities() -> None:
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).repeat(40_000, 1)
+    sampling = Sampling(temperature=2.0, top_k=3)
+    drawn = sampling.choose(logits, sampling.generator(logits.device)).bincount(minlength=4)
+    expected = torch.tensor([1.0, 0.5, 0.0, -torch.inf]).softmax(0)
+    torch.testing.assert_close(drawn / len(logits), expected, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "value"),
+    [
+        (dict(temperature=0.0), "temperature above 0, got 0.0"),
+        (dict(temperature=float("nan")), "got nan"),
+        (dict(top_k=0), "top_k of at least 1, got 0"),
+        (dict(top_p=0.0), "top_p above 0 and at most 1, got 0.0"),
+        (dict(top_p=1.5), "got 1.5"),
+    ],
+)
+def test_settings_without_meaning_are_refused(settings: dict[str, Any], value: str) -> None:
+    with pytest.raises(PromptError, match=value):
+        Sampling(**settings)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m: m.generate("ab", temperature=0.5),
+        lambda m: m.generate("ab", do_sample=False, seed=0),
+        lambda m: m.generate_many("ab", [[]], do_sample=True),
+        lambda m: m.generate_many("ab", [[]], Decoding(sampling=Sampling())),
+    ],
+)
+def test_draws_that_would_mean_nothing_are_refused(
+    omni: HookedOmni, as_installed: None, run: Any
+) -> None:
+    with pytest.raises(PromptError, match=r"do_sample|Sampling\("):
+        run(omni.model)
