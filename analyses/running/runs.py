@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analyses.cases import Case, Skip, as_cases, ready
+from analyses.cases import Case, Skip, as_cases, prefilled
 from analyses.running import results
 from analyses.running.identity import model_facts
 from analyses.running.type_check import misfit
@@ -152,7 +152,7 @@ def _told(case: Case) -> tuple[Any, ...]:
 def _ask(case: Case, left: Mapping[Path, Run]) -> None:
     """Ask one case every question that is left, and keep each table."""
     with suppress(Skip):  # each question skips it by itself, and says why
-        case = ready(next(iter(left.values())).omni, case)
+        case = prefilled(next(iter(left.values())).omni, case)
     for out, run in left.items():
         more = {} if run.base is None else {"base": run.base}
         try:
