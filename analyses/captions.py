@@ -85,9 +85,7 @@ def _by_words(table: pd.DataFrame) -> pd.DataFrame:
     require_rows(table)
     parts = []
     for what, column in (("audio", "heard_found"), ("video", "seen_found")):
-        asked = table["question"].map(lambda q, what=what: what in ASKED_OF.get(q, (what,)))
-        part: Any = table[asked]
-        parts.append(
-            part[[*KEYS]].assign(condition="", what=what, judge="words", score=part[column])
-        )
+        about = table["question"].map(lambda q, what=what: what in ASKED_OF.get(q, (what,)))
+        scores = dict(condition="", what=what, judge="words", score=table[column])
+        parts.append(table[[*KEYS]].assign(**scores)[about])
     return pd.concat(parts, ignore_index=True)

@@ -25,7 +25,7 @@ def plot(table: pd.DataFrame) -> Figure:
     Means over samples, with their confidence band; the paper's numbers stand beside, paler.
     """
     bands = mean_band(_shares(table), "value", by=_POINT)
-    figure, ((left, middle, right),) = figures.grid(1, 3, (13, 3.8))
+    figure, ((left, middle, right),) = figures.grid(1, 3, (13.0, 3.8))
     left.set_title("all tokens")
     _bars(left, bands.query("tokens == 'all'"), {})
     middle.set_title("tokens that name sound events")

@@ -24,7 +24,7 @@ def plot(table: pd.DataFrame) -> Figure:
     paper's number for Qwen2.5-Omni-3B stands in the first panel.
     """
     lenses = list(dict.fromkeys(table["lens"]))
-    figure, rows = figures.grid(len(lenses), 3, (15, 3.8 * len(lenses)))
+    figure, rows = figures.grid(len(lenses), 3, (15.0, 3.8 * len(lenses)))
     heard, chance, words = recall(table), recall(table, "chance"), _word_curves(table)
     for (left, middle, right), lens in zip(rows, lenses, strict=True):
         left.set(ylabel="sound events recalled, %", ylim=(0, 100), title=f"lens: {lens}")

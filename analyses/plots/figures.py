@@ -42,7 +42,7 @@ def curve(axes: Axes, band: pd.DataFrame, x: str, color: str, label: str, style:
     axes.fill_between(band[x], band["low"], band["high"], color=color, alpha=0.2, linewidth=0)
 
 
-def bar(axes: Axes, x: float, point: Mapping[str, Any] | pd.Series, **style: Any) -> None:
+def bar(axes: Axes, x: float | int, point: Mapping[str, Any] | pd.Series, **style: Any) -> None:
     """One point of `statistics.mean_band`; `style` is for `Axes.bar`."""
     bottom = style.get("bottom", 0.0)
     axes.bar(x, point["mean"], **style)

@@ -2,7 +2,7 @@
 
 Samples are what varies: every band and every test resamples whole samples, the same ones at every
 point of every curve (paired), so that what a sample has in common with itself is kept. A number
-that is missing is counted and shown, never averaged as zero and never dropped in silence.
+that is missing is counted and stated, never averaged as zero and never dropped in silence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,7 @@ __all__ = ["contrast", "holm", "in_words", "mean_band", "paired_permutation", "r
 Values = Float[np.ndarray, "sample point"]
 
 _STRATA = ("kind", "question")
+_LEVEL, _N_RESAMPLES = 0.95, 2000
 _MOST_EXACT = 13  # samples: 8192 sign flips
 
 
@@ -26,8 +27,8 @@ def mean_band(
     table: pd.DataFrame,
     value: str,
     by: Sequence[str],
-    level: float = 0.95,
-    n_resamples: int = 2000,
+    level: float = _LEVEL,
+    n_resamples: int = _N_RESAMPLES,
     rng: np.random.Generator | int = 0,
 ) -> pd.DataFrame:
     """Mean over samples at each point, with a bootstrap confidence band.
@@ -67,9 +68,6 @@ def mean_band(
 def contrast(
     groups: Sequence[pd.Series],
     of: Callable[..., Any],
-    level: float = 0.95,
-    n_resamples: int = 2000,
-    rng: np.random.Generator | int = 0,
 ) -> dict[str, Any]:
     """A number that is computed from the means of several groups, with a bootstrap band.
 
@@ -81,9 +79,6 @@ def contrast(
         groups: One number for each sample, which the index names. Samples are drawn once for all
             groups, so that what a sample has in common with itself is kept.
         of: From the groups' means to the number; arrays in, array out.
-        level: Of the band, as in `mean_band`.
-        n_resamples: How often samples are drawn, with replacement.
-        rng: A generator, or a seed.
 
     Returns:
         A point as `mean_band` has it; `n` is the smallest group's. The band is NaN for fewer than
@@ -96,8 +91,8 @@ def contrast(
     if point["n"] > 0:
         point["mean"] = float(of(*mean))
     if point["n"] > 1:
-        means = _resampled(values, n_resamples, np.random.default_rng(rng))
-        tail = 50 * (1 - level)
+        means = _resampled(values, _N_RESAMPLES, np.random.default_rng(0))
+        tail = 50 * (1 - _LEVEL)
         point["low"], point["high"] = np.percentile(of(*means.T), [tail, 100 - tail]).tolist()
     return point
 
@@ -153,22 +148,15 @@ def paired_permutation(
     scale = np.where(spread > 0, spread, 1.0)
     observed = np.abs(filled.sum(0)) / scale
     flipped = np.abs(signs @ filled) / scale
-    reached = 1 - 1e-12  # sums in another order differ in the last digits
-    p = (flipped >= observed * reached).mean(0)
-    largest = flipped.max(1)[:, None]
-    corrected = {
-        "max": lambda: (largest >= observed * reached).mean(0),
-        "holm": lambda: holm(p),
-        "none": lambda: p,
-    }[correction]()
+    reached = observed * (1 - 1e-12)  # sums in another order differ in the last digits
+    p = corrected = (flipped >= reached).mean(0)
+    if correction == "max":
+        corrected = (flipped.max(1)[:, None] >= reached).mean(0)
+    elif correction == "holm":
+        corrected = holm(p)
     unknown = np.where(n > 0, 0.0, np.nan)
-    result = points.assign(
-        difference=difference,
-        p=p + unknown,
-        p_corrected=corrected + unknown,
-        n=n,
-        missing=len(filled) - n,
-    )
+    tested = dict(difference=difference, p=p + unknown, p_corrected=corrected + unknown, n=n)
+    result = points.assign(**tested, missing=len(filled) - n)
     result.attrs |= dict(correction=correction, exact=exact, assignments=len(signs))
     return result
 

@@ -241,7 +241,7 @@ def test_a_served_judge_scores_the_same_captions_and_the_tokens_inside(
     assert set(recall["condition"]) == {"norm", "raw"} and len(recall) == 2 * 4
     # This server says that the first word of each answer tells of a sound.
     for _, rows in found.tables["distribution_shift"].groupby(["sample", "question"]):
-        assert rows["event"].iloc[0] == rows["answer"].iloc[0].split()[0]
+        assert rows["events"].iloc[0] == (rows["answer"].iloc[0].split()[0],)
     asked_once = sum(server.seen.values())
     assert asked_once <= len(found.scores)
     study.carry_out(replace(asked, judge=served(server)), out)

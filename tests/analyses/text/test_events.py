@@ -58,8 +58,6 @@ def test_captions_name_events_and_the_words_that_did_so_are_known() -> None:
     assert events.names == ("dog", "man", "speech", "siren", "horn")
     assert events.said["dog"] == ("dog", "barks")
     assert events.said["siren"] == ("sirens", "wailing", "fire truck")
-    assert {"twice", "background", "a", "then"} <= set(events.unmatched)
-    assert "barks" not in events.unmatched
 
 
 @pytest.mark.parametrize(
