@@ -5,10 +5,11 @@ the layers or windows that it looks at. In 20 draws of 30 of 36 such clips, knoc
 p = 0.0001, the least that 10 000 permutations can give, each time: 40 leave room.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pandas as pd
 import pytest
 import torch
@@ -35,6 +36,16 @@ CONFIGS: dict[Any, Any] = {
 Tables = dict[str, dict[Any, pd.DataFrame]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _unchecked() -> Iterator[None]:
+    """No shape checks, four fifths of the time here: tests of each analysis have them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     folder: Path = tmp_path_factory.mktemp("world")
@@ -53,10 +64,10 @@ def tables(cases: list[Case], omnis: dict[str, HookedOmni]) -> Tables:
     for name, omni in omnis.items():
         parts: dict[Any, list[pd.DataFrame]] = {module: [] for module in CONFIGS}
         for case in cases:
-            asked = prefilled(omni, case)
+            case = prefilled(omni, case)
             for module, config in CONFIGS.items():
                 more = {"base": base} if module is distribution_shift else {}
-                parts[module].append(module.run(omni, [asked], config, **more))
+                parts[module].append(module.run(omni, [case], config, **more))
         made[name] = {module: pd.concat(each, ignore_index=True) for module, each in parts.items()}
     return made
 
@@ -113,7 +124,7 @@ def test_the_layers_that_knockout_blames_hold_the_difference(
 ) -> None:
     """Blocks of the balanced model, put into the biased one, cure it where knockout points.
 
-    Both grew from the same weights, so that training has put the difference into their blocks.
+    Both were trained from the same weights, so that training has put the difference there.
     """
     biased, balanced = (omnis[name] for name in NAMES)
     n_layers = biased.model.cfg.n_layers
@@ -127,7 +138,6 @@ def test_the_layers_that_knockout_blames_hold_the_difference(
         for first in range(0, n_layers - 2)
     }
     best = int(blamed.idxmax())
-    print({"knockout": blamed.round(2).to_dict(), "transplant": cured})
     assert abs(best - max(cured, key=lambda first: cured[first])) <= 2
     assert cured[best] > cured[0]
 
