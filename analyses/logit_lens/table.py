@@ -115,8 +115,8 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
 def _reference_words(events: Events) -> dict[str, str]:
     """The event of each word that names one in the captions: as it stands there, and its base."""
     words: dict[str, str] = {}
-    for event, said in events.said.items():
-        for word in said:
+    for event, spelled in events.caption_words.items():
+        for word in spelled:
             words.setdefault(word, event)
             for match in events.matches(word):
                 words.setdefault(match.entry, event)

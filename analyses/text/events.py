@@ -54,11 +54,11 @@ class Events:
 
     Attributes:
         words: Entries that name each event.
-        said: Words of the captions by which each event was found there.
+        caption_words: Words of the captions by which each event was found there.
     """
 
     words: Mapping[str, tuple[str, ...]]
-    said: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    caption_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(

@@ -254,7 +254,7 @@ def test_weights_tell_models_of_one_name_apart(omni: HookedOmni) -> None:
 def test_results_of_another_version_are_refused(copy: Path, data: Path) -> None:
     made = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps({k: v for k, v in made.items() if k != "schema"}))
-    with pytest.raises(ResultsError, match="expected results of schema 1, got none in"):
+    with pytest.raises(ResultsError, match="expected results of schema 2, got none in"):
         results.load(copy)
     (copy / "run.json").write_text(json.dumps({**made, "schema": 0}))
     (copy / "recipe.json").unlink()
