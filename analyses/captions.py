@@ -16,7 +16,6 @@ from analyses import fidelity
 from analyses.cases import KEYS, Case, Cases, embedded, tabulate
 from analyses.judge.judgement import ASKED_OF
 from analyses.plots.statistics import require_rows
-from analyses.text.events import Events
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
 
@@ -59,12 +58,14 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
 
     def rows(case: Case) -> Iterator[dict[str, Any]]:
         answer = omni.model.generate(embedded(omni, case), config.max_new_tokens)
-        events = {name: Events.of(own, config.own) for name, own in case.captions.items()}
         yield dict(
             caption=answer.text,
             n_tokens=len(answer.tokens),
             ended=int(answer.tokens[-1]) in omni.model.cfg.eos_tokens,
-            **{f"{name}_found": named.share(answer.text) for name, named in events.items()},
+            **{
+                f"{name}_found": named.share(answer.text)
+                for name, named in case.events(config.own).items()
+            },
         )
 
     return tabulate(rows, cases, _COLUMNS)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from analyses.text.events import Events
 from data_prep.manifest import Sample, read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt
 from hooked_omni.decoding.prefill import PrefilledPrompt, prefill
@@ -87,6 +88,12 @@ class Case:
     def captions(self) -> dict[str, tuple[str, ...]]:
         """Reference captions of what is "heard" and "seen"."""
         return {"heard": self.audio_captions, "seen": self.video_captions}
+
+    def events(
+        self, own: Mapping[str, Sequence[str]] | None = None, at_least: int = 1
+    ) -> dict[str, Events]:
+        """The sound events that these captions name; arguments as in `Events.of`."""
+        return {name: Events.of(c, own, at_least) for name, c in self.captions.items()}
 
 
 Cases = Iterable[Case | Prompt | EmbeddedPrompt]

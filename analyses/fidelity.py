@@ -20,13 +20,13 @@ from hooked_omni.errors import ResultsError
 
 __all__ = ["headline", "joined", "plain", "plot"]
 
-_COLORS = {"audio": "tab:orange", "video": "tab:blue"}
+_MODALITIES = ("audio", "video")
 _KINDS = ("factual", "counterfactual")
 
 
 def plain(scores: pd.DataFrame) -> pd.DataFrame:
     """Scores of the untouched answers alone."""
-    fits = scores["what"].isin(list(_COLORS)) & (scores["condition"] == "")
+    fits = scores["what"].isin(_MODALITIES) & (scores["condition"] == "")
     return cast(pd.DataFrame, scores[fits])
 
 
@@ -38,7 +38,7 @@ def joined(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         scores: What `judge.run` returned for its captions.
     """
     keys = [*KEYS, "condition"]
-    for what in _COLORS:
+    for what in _MODALITIES:
         own: Any = scores[scores["what"] == what]
         renamed = own[[*keys, "score"]].rename(columns={"score": f"{what}_fidelity"})
         table = table.merge(renamed, on=keys, how="left", validate="one_to_one")
@@ -60,7 +60,7 @@ def plot(scores: pd.DataFrame) -> Figure:
         _panel(axes, bands[bands["question"] == question])
         axes.set_title(f"question: {question}")
     panels[0].set(ylabel=f"fidelity, % (judge: {scores['judge'].iloc[0]})", ylim=(0, 100))
-    bars = [Patch(color=color, alpha=0.6, label=what) for what, color in _COLORS.items()]
+    bars = [Patch(color=figures.COLORS[w], alpha=0.6, label=w) for w in _MODALITIES]
     theirs = Line2D([], [], color="black", ls=":", label="published, audio, Qwen2.5-Omni-3B")
     figure.legend(handles=[*bars, theirs], loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -72,7 +72,7 @@ def _panel(axes: Axes, bands: Any) -> None:
         own = bands[bands["kind"] == kind].to_dict("records")
         for place, band in enumerate(own):
             at, what = x + 0.36 * (place - (len(own) - 1) / 2), band["what"]
-            figures.bar(axes, at, band, width=0.34, color=_COLORS[what], alpha=0.6)
+            figures.bar(axes, at, band, width=0.34, color=figures.COLORS[what], alpha=0.6)
             if what == "audio" and kind in _KINDS:
                 theirs = published.number(f"audio_fidelity_{kind}")
                 axes.hlines(theirs, at - 0.17, at + 0.17, color="black", linestyle=":")

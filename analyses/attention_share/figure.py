@@ -14,7 +14,6 @@ from hooked_omni.errors import ResultsError
 
 __all__ = ["headline", "percents", "plot"]
 
-_COLORS = {"audio": "tab:orange", "video": "tab:blue", "text": "tab:gray"}
 _LABELS = {"audio": "audio", "video": "video", "text": "query text"}
 _PUBLISHED = "figure4_attention_share_qwen2_5_omni_3b"
 
@@ -46,10 +45,10 @@ def _panel(axes: Axes, group: pd.DataFrame) -> None:
     bands: Any = mean_band(group, "percent", by=["segment", "layer"])
     for segment in [s for s in MODALITIES if s in set(bands["segment"])]:
         band = bands[bands["segment"] == segment]
-        figures.curve(axes, band, "layer", _COLORS[segment], _LABELS[segment])
+        figures.curve(axes, band, "layer", figures.COLORS[segment], _LABELS[segment])
     if bands["layer"].nunique() == 36:
         points = published.points(_PUBLISHED)
-        colors = points["segment"].map(lambda segment: _COLORS.get(segment, "black"))
+        colors = points["segment"].map(lambda segment: figures.COLORS.get(segment, "black"))
         axes.scatter(points["layer"], points["share_percent"], c=colors, alpha=0.35, zorder=0)
     figures.layer_axis(axes)
     axes.legend(frameon=False, loc="upper center")

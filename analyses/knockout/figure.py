@@ -23,7 +23,6 @@ _PANELS = {
     ("counterfactual", "see"): "C",
     ("counterfactual", "hear"): "D",
 }
-_COLORS = {"audio": "tab:orange", "video": "tab:blue"}
 _SHORT = {"audio": "A", "video": "V"}
 _WINDOW = ["key", "first_layer", "last_layer", "center"]
 _MOVED = {
@@ -100,9 +99,8 @@ def measured(table: pd.DataFrame) -> Any:
     """
     require_rows(table)
     sees = table["question"] == "see"
-    seen, heard = ("seen_found", "heard_found")
-    if _judged(table):
-        seen, heard = ("video_fidelity", "audio_fidelity")
+    judged = ("video_fidelity", "audio_fidelity")
+    seen, heard = judged if _judged(table) else ("seen_found", "heard_found")
     made = table.assign(
         right=100 * table[heard].where(~sees, table[seen]).astype(float),
         words=table["heard_logprob"].where(~sees, table["seen_logprob"]).astype(float),
@@ -120,7 +118,7 @@ def _panel(axes: Axes, group: Any, row: str) -> None:
     cut = group[group["key"] != "none"]
     for key, own in cut.groupby("key", sort=False):
         band = mean_band(own, row, by=_WINDOW)
-        figures.curve(axes, band, "center", _COLORS.get(str(key), "tab:green"), _arrow(own))
+        figures.curve(axes, band, "center", figures.COLORS.get(str(key), "tab:green"), _arrow(own))
     baseline = mean_band(group[group["key"] == "none"], row, by=["key"])
     axes.axhline(baseline["mean"].iloc[0], color="black", ls="--", lw=1, label="untouched")
 
@@ -130,15 +128,10 @@ def _underneath(axes: Axes, letter: str, table: pd.DataFrame) -> None:
         return
     points: Any = published.points(_PUBLISHED)
     for arrow, own in points[points["panel"] == letter].groupby("knockout"):
-        color = _COLORS["audio" if str(arrow).endswith("A") else "video"]
-        axes.scatter(
-            own["center_layer"],
-            own["fidelity_percent"],
-            color=color,
-            alpha=0.35,
-            zorder=0,
-            label=f"published: {str(arrow).replace('!->', ' !-> ')}",
-        )
+        color = figures.COLORS["audio" if str(arrow).endswith("A") else "video"]
+        points_of = own["center_layer"], own["fidelity_percent"]
+        label = f"published: {str(arrow).replace('!->', ' !-> ')}"
+        axes.scatter(*points_of, color=color, alpha=0.35, zorder=0, label=label)
         axes.axhline(own["baseline_percent"].iloc[0], color="gray", linestyle=":", zorder=0)
 
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from analyses.cases import Case, Cases, Skip, embedded, tabulate
-from analyses.text.events import Events
 from analyses.text.references import references, word_logprobs
 from hooked_omni import EmbeddedPrompt, Generation, HookedOmni, knockout, windows
 from hooked_omni.decoding.prefill import prefill
@@ -138,7 +137,7 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
             "generated positions cannot reach its only one."
         )
     scores = omni.model.score_many(prompt, baseline, conditions, budget)
-    events = {name: Events.of(own, config.own) for name, own in case.captions.items()}
+    events = case.events(config.own)
     measured = _reference_words(omni, case, prompt, conditions, config)
     for i, ((key, layers), caption) in enumerate(zip(cuts, captions, strict=True)):
         first, last = (None, None) if layers is None else (layers.start, layers.stop - 1)

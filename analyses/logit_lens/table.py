@@ -91,10 +91,7 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
 
     def rows(case: Case) -> Iterator[dict[str, Any]]:
         prompt = embedded(omni, case, config.span)
-        events = {
-            name: Events.of(captions, config.own, config.at_least)
-            for name, captions in case.captions.items()
-        }
+        events = case.events(config.own, config.at_least)
         words = dict(own_words)
         for word, event in _reference_words(events["heard"]).items():
             words[word] = (event,), first_tokens(tokenizer, word)

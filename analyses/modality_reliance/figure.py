@@ -13,8 +13,6 @@ from analyses.plots.statistics import in_words, mean_band, paired_permutation, r
 
 __all__ = ["headline", "plot"]
 
-_COLORS = {"audio": "tab:orange", "video": "tab:blue", "both": "tab:gray"}
-
 
 def plot(table: pd.DataFrame) -> Figure:
     """Mean change per variant in nats a token, with 95 % bands and every sample as a dot.
@@ -38,7 +36,7 @@ def _panel(axes: Axes, changes: Any) -> None:
     bands: Any = mean_band(changes, "change", by=["variant"])
     labels = []
     for x, name in enumerate(order):
-        band, color = bands[bands["variant"] == name], _COLORS[MODALITIES[name]]
+        band, color = bands[bands["variant"] == name], figures.COLORS[MODALITIES[name]]
         own = changes[changes["variant"] == name]["change"]
         figures.bar(axes, x, band.iloc[0], color=color, alpha=0.5, width=0.6)
         axes.scatter([x] * len(own), own, color=color, s=8, alpha=0.6)

@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-__all__ = ["bar", "by_panel", "counted", "curve", "grid", "layer_axis", "panels"]
+__all__ = ["COLORS", "bar", "by_panel", "counted", "curve", "grid", "layer_axis", "panels"]
+
+COLORS = {"audio": "tab:orange", "video": "tab:blue", "text": "tab:gray", "both": "tab:gray"}
 
 
 def by_panel(table: pd.DataFrame) -> list[tuple[str, str, Any]]:
