@@ -1,6 +1,6 @@
 """What does the model say?
 
-The plain greedy answer to each question, which every other analysis looks into and a judge scores.
+The plain greedy answer to each question, which the other analyses explain and a judge scores.
 Beside it the share of what the reference captions name that the answer names too, by the words of
 `events.py`: a first look that needs no judge. Figure 2 of arXiv 2604.02605 has a judge's scores.
 """
@@ -13,9 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analyses import fidelity
-from analyses.cases import KEYS, Asked, Case, door, plain_answer, tabulate
+from analyses.cases import KEYS, Case, Cases, embedded, plain_answer, tabulate
 from analyses.judge.points import POINTS
-from analyses.text.events import Events
+from analyses.plots.statistics import require_rows
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
 
@@ -41,12 +41,12 @@ class Config:
             raise ResultsError(f"expected at least 1 new token, got {self.max_new_tokens}.")
 
 
-def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFrame:
+def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:
     """Greedy answers.
 
     Args:
         omni: The model.
-        cases: Who is asked what.
+        cases: Cases or prompts.
         config: How long.
 
     Returns:
@@ -57,16 +57,15 @@ def run(omni: HookedOmni, cases: Asked, config: Config = Config()) -> pd.DataFra
     """
 
     def rows(case: Case) -> Iterator[dict[str, Any]]:
-        answer = plain_answer(omni, case, door(omni, case), config.max_new_tokens)
-        named = {
-            name: Events.of(captions, config.own)
-            for name, captions in (("heard", case.audio_captions), ("seen", case.video_captions))
-        }
+        answer = plain_answer(omni, case, embedded(omni, case), config.max_new_tokens)
         yield dict(
             caption=answer.text,
             n_tokens=len(answer.tokens),
             ended=int(answer.tokens[-1]) in omni.model.cfg.eos_tokens,
-            **{f"{name}_found": events.share(answer.text) for name, events in named.items()},
+            **{
+                f"{name}_found": named.share(answer.text)
+                for name, named in case.events(config.own).items()
+            },
         )
 
     return tabulate(rows, cases, _COLUMNS)
@@ -84,13 +83,10 @@ def headline(table: pd.DataFrame) -> list[str]:
 
 def _by_words(table: pd.DataFrame) -> pd.DataFrame:
     """The table as scores, given by words."""
-    if table.empty:
-        raise ResultsError("expected rows, got none. Look at `table.attrs['skipped']`.")
+    require_rows(table)
     parts = []
     for what, column in (("audio", "heard_found"), ("video", "seen_found")):
-        asked = table["question"].map(lambda q, what=what: what in POINTS.get(q, (what,)))
-        part: Any = table[asked]
-        parts.append(
-            part[[*KEYS]].assign(condition="", what=what, judge="words", score=part[column])
-        )
+        about = table["question"].map(lambda q, what=what: what in POINTS.get(q, (what,)))
+        scores = dict(condition="", what=what, judge="words", score=table[column])
+        parts.append(table[[*KEYS]].assign(**scores)[about])
     return pd.concat(parts, ignore_index=True)

@@ -1,17 +1,18 @@
-"""Who is asked what?
+"""Which questions about which clips does an analysis run on?
 
-A case is one question about one sample, with what is known to be true of it. Every analysis takes
-cases (or bare prompts) and gives one tidy table; a case that it cannot be asked of is skipped,
-counted and listed, never dropped in silence.
+A case is one question about one sample, with its reference captions. Every analysis takes cases (or
+bare prompts) and returns one tidy table; a case that it cannot measure is skipped, counted and
+listed, never dropped in silence.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from analyses.text.events import Events
 from data_prep.manifest import Sample, read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt, names
 from hooked_omni.decoding.generate import Generation
@@ -21,14 +22,14 @@ from hooked_omni.errors import MediaError, ResultsError
 __all__ = [
     "KEYS",
     "QUESTIONS",
-    "Asked",
     "Case",
+    "Cases",
     "Skip",
     "as_cases",
-    "door",
+    "embedded",
     "plain_answer",
+    "prefilled",
     "read_cases",
-    "ready",
     "tabulate",
 ]
 
@@ -44,7 +45,7 @@ KEYS = ("sample", "kind", "question")
 
 
 class Skip(HookedOmniError):
-    """A case that an analysis cannot be asked of; says why."""
+    """Raised for a case that an analysis cannot measure; its message is the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +57,15 @@ class Case:
     ```
 
     Attributes:
-        prompt: The question and its clip; or the same at the decoder's door already.
+        prompt: The question and its clip, or the same embedded.
         sample: Names the clip; (sample, question) is unique in a run.
         kind: "factual", "counterfactual", or a control, as in the manifest.
-        question: Short name of what is asked: "see", "hear", "both", or a user's own.
-        audio_captions: What is truly heard.
-        video_captions: What is truly seen.
-        at_door: The prompt at one model's door, with what its pass over it left; see `ready`.
-        made_of: The prompt that `at_door` was made of; another `prompt` beside it is embedded anew.
-        answers: Plain answers to `at_door`, by how many tokens were asked for and which end one.
+        question: Short name of the question: "see", "hear", "both", or a user's own.
+        audio_captions: Reference captions of the audio.
+        video_captions: Reference captions of the video.
+        prefilled_prompt: The prompt as one model embedded and prefilled it; see `prefilled`.
+        prefilled_from: The `prompt` that it was made of; after a change of `prompt` it is not used.
+        answers: Plain answers to `prefilled_prompt`, by longest answer and end tokens.
     """
 
     prompt: Prompt | EmbeddedPrompt
@@ -73,8 +74,8 @@ class Case:
     question: str = "hear"
     audio_captions: tuple[str, ...] = ()
     video_captions: tuple[str, ...] = ()
-    at_door: PrefilledPrompt | None = None
-    made_of: Prompt | EmbeddedPrompt | None = None
+    prefilled_prompt: PrefilledPrompt | None = None
+    prefilled_from: Prompt | EmbeddedPrompt | None = None
     answers: dict[tuple[int, frozenset[int]], Generation] = field(default_factory=dict)
 
     @property
@@ -87,18 +88,29 @@ class Case:
         """The columns with which this case's rows begin."""
         return {name: getattr(self, name) for name in KEYS}
 
+    @property
+    def captions(self) -> dict[str, tuple[str, ...]]:
+        """Reference captions of what is "heard" and "seen"."""
+        return {"heard": self.audio_captions, "seen": self.video_captions}
 
-Asked = Iterable[Case | Prompt | EmbeddedPrompt]
+    def events(
+        self, own: Mapping[str, Sequence[str]] | None = None, at_least: int = 1
+    ) -> dict[str, Events]:
+        """The sound events that these captions name; arguments as in `Events.of`."""
+        return {name: Events.of(c, own, at_least) for name, c in self.captions.items()}
+
+
+Cases = Iterable[Case | Prompt | EmbeddedPrompt]
 """What a `run` takes: cases, or bare prompts."""
 
 
-def as_cases(asked: Asked) -> list[Case]:
-    """Cases; bare prompts are named by their number.
+def as_cases(given: Cases) -> list[Case]:
+    """Cases as a list; a bare prompt becomes a case whose sample is its number.
 
     Raises:
         ResultsError: For none, or two of one sample and question.
     """
-    cases = [a if isinstance(a, Case) else Case(a, str(i)) for i, a in enumerate(asked)]
+    cases = [a if isinstance(a, Case) else Case(a, str(i)) for i, a in enumerate(given)]
     if not cases:
         raise ResultsError("expected at least one prompt, got none. Check the list of clips.")
     seen: set[str] = set()
@@ -118,11 +130,11 @@ def read_cases(
     kinds: Sequence[str] | None = None,
     rope: Literal["model", "paper-scripts"] = "model",
 ) -> list[Case]:
-    """Every sample of a manifest, asked each of `questions` (names in `QUESTIONS`).
+    """A case for every sample of a manifest and each of `questions` (names in `QUESTIONS`).
 
     Raises:
-        ManifestError: For a manifest with anything wrong in it.
         FileError: For a manifest that cannot be read.
+        ManifestError: For a manifest with anything wrong in it.
         ResultsError: For an unknown question, or no sample of these kinds.
     """
     unknown = [question for question in questions if question not in QUESTIONS]
@@ -136,54 +148,52 @@ def read_cases(
             f"{len(samples)} of {sorted({s.kind for s in samples})}."
         )
     folder = Path(manifest).parent
-    return [_case(sample, folder, question, rope) for sample in chosen for question in questions]
+
+    def case(sample: Sample, question: str) -> Case:
+        video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
+        return Case(
+            prompt=Prompt(QUESTIONS[question], video=video, audio=audio, rope=rope),
+            sample=sample.id,
+            kind=sample.kind,
+            question=question,
+            audio_captions=sample.audio_captions,
+            video_captions=sample.video_captions,
+        )
+
+    return [case(sample, question) for sample in chosen for question in questions]
 
 
-def _case(
-    sample: Sample, folder: Path, question: str, rope: Literal["model", "paper-scripts"]
-) -> Case:
-    video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
-    return Case(
-        prompt=Prompt(QUESTIONS[question], video=video, audio=audio, rope=rope),
-        sample=sample.id,
-        kind=sample.kind,
-        question=question,
-        audio_captions=sample.audio_captions,
-        video_captions=sample.video_captions,
-    )
-
-
-def ready(omni: HookedOmni, case: Case) -> Case:
-    """The same case, embedded and passed over once, for all analyses that are asked of it.
+def prefilled(omni: HookedOmni, case: Case) -> Case:
+    """The same case, embedded and prefilled, for all analyses that run on it.
 
     ```python
-    case = ready(omni, case)
+    case = prefilled(omni, case)
     tables = [module.run(omni, [case]) for module in (attention_share, logit_lens, knockout)]
     ```
 
     It holds the prompt's keys and values, and the residual streams at audio and before the middle
-    layer: some hundred megabytes in a model of 3B, so make one case ready at a time. Another model
+    layer: some hundred megabytes in a model of 3B, so prefill one case at a time. Another model
     embeds the prompt anew.
 
     Raises:
         Skip: If the clip cannot be read.
     """
-    prompt = door(omni, case)
+    prompt = embedded(omni, case)
     n_layers = omni.model.cfg.n_layers
     kept: dict[str, str | None] = {names.resid_pre(n_layers // 2): None}  # for the sinks
     if "audio" in prompt.spans:  # for the lens
         kept |= {names.resid_post(layer): "audio" for layer in range(n_layers)}
-    at_door = prefill(omni.model, prompt, kept)
-    answers = case.answers if at_door is case.at_door else {}
-    return replace(case, at_door=at_door, made_of=case.prompt, answers=answers)
+    prompt = prefill(omni.model, prompt, kept)
+    answers = case.answers if prompt is case.prefilled_prompt else {}
+    return replace(case, prefilled_prompt=prompt, prefilled_from=case.prompt, answers=answers)
 
 
 def plain_answer(
     omni: HookedOmni, case: Case, prompt: EmbeddedPrompt, max_new_tokens: int
 ) -> Generation:
-    """The model's plain answer to a case's prompt, given once for all analyses if it is `ready`."""
+    """The model's plain answer to a case's prompt, generated once if the case is `prefilled`."""
     model = omni.model
-    shared = prompt is case.at_door and prefill_state(model, prompt) is not None
+    shared = prompt is case.prefilled_prompt and prefill_state(model, prompt) is not None
     known = case.answers if shared else {}  # else written, and never read
     wanted = max_new_tokens, frozenset(model.cfg.eos_tokens)
     if wanted not in known:
@@ -191,20 +201,20 @@ def plain_answer(
     return known[wanted]
 
 
-def door(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
-    """The case at the decoder's door, as `ready` left it if it did for this model.
+def embedded(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
+    """The case's prompt, embedded; as `prefilled` left it if it did for this model.
 
     Args:
         omni: The model.
-        case: What is asked.
-        needs: Spans without which the question makes no sense, such as "audio".
+        case: Its clip goes through the towers.
+        needs: Spans that the prompt must have, such as "audio".
 
     Raises:
         Skip: If the clip cannot be read, or has no such span.
     """
-    at_door, prompt = case.at_door, case.prompt
-    if at_door is not None and at_door.state and case.made_of is prompt:
-        prompt = at_door if at_door.state.model is omni.model else prompt
+    known, prompt = case.prefilled_prompt, case.prompt
+    if known is not None and known.state and case.prefilled_from is prompt:
+        prompt = known if known.state.model is omni.model else prompt
     if isinstance(prompt, Prompt):
         try:
             prompt = omni.embed(prompt)
@@ -217,13 +227,13 @@ def door(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
 
 
 def tabulate(
-    rows_of: Callable[[Case], Iterable[dict[str, Any]]], asked: Asked, columns: Sequence[str]
+    rows_of: Callable[[Case], Iterable[dict[str, Any]]], given: Cases, columns: Sequence[str]
 ) -> pd.DataFrame:
     """One tidy table over all cases; each row begins with sample, kind and question.
 
     Args:
-        rows_of: Rows of one case; raises `Skip` for one that cannot be asked.
-        asked: Cases or prompts.
+        rows_of: Rows of one case; raises `Skip` for one that it cannot measure.
+        given: Cases or prompts.
         columns: Every row's own columns, in order.
 
     Returns:
@@ -233,17 +243,12 @@ def tabulate(
     Raises:
         ResultsError: For no cases, or the same one twice.
     """
-    cases, skipped = as_cases(asked), {}
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for case in cases:
-            try:
-                own = list(rows_of(case))
-            except Skip as reason:
-                skipped[case.id] = str(reason)
-                continue
-            yield from ({**case.keys, **row} for row in own)
-
-    table = pd.DataFrame(list(rows()), columns=[*KEYS, *columns])
+    cases, skipped, rows = as_cases(given), {}, []
+    for case in cases:
+        try:
+            rows += [{**case.keys, **row} for row in rows_of(case)]
+        except Skip as reason:
+            skipped[case.id] = str(reason)
+    table = pd.DataFrame(rows, columns=[*KEYS, *columns])
     table.attrs = {"n_cases": len(cases), "skipped": skipped}
     return table

@@ -14,21 +14,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analyses.cases import KEYS
-from analyses.plots import figures
-from analyses.plots.published import published
+from analyses.plots import figures, published
 from analyses.plots.statistics import in_words, mean_band
 from hooked_omni.errors import ResultsError
 
 __all__ = ["headline", "joined", "plain", "plot"]
 
-_COLORS = {"audio": "tab:orange", "video": "tab:blue"}
+_MODALITIES = ("audio", "video")
 _KINDS = ("factual", "counterfactual")
-_MODEL = "qwen2.5-omni-3b"
 
 
 def plain(scores: pd.DataFrame) -> pd.DataFrame:
     """Scores of the untouched answers alone."""
-    fits = scores["what"].isin(list(_COLORS)) & (scores["condition"] == "")
+    fits = scores["what"].isin(_MODALITIES) & (scores["condition"] == "")
     return cast(pd.DataFrame, scores[fits])
 
 
@@ -40,7 +38,7 @@ def joined(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         scores: What `judge.run` returned for its captions.
     """
     keys = [*KEYS, "condition"]
-    for what in _COLORS:
+    for what in _MODALITIES:
         own: Any = scores[scores["what"] == what]
         renamed = own[[*keys, "score"]].rename(columns={"score": f"{what}_fidelity"})
         table = table.merge(renamed, on=keys, how="left", validate="one_to_one")
@@ -60,25 +58,23 @@ def plot(scores: pd.DataFrame) -> Figure:
     figure, panels = figures.panels(len(questions), width=4.4)
     for axes, question in zip(panels, questions, strict=True):
         _panel(axes, bands[bands["question"] == question])
-        axes.set_title("asked for both" if question == "both" else f"asked what it can {question}")
+        axes.set_title(f"question: {question}")
     panels[0].set(ylabel=f"fidelity, % (judge: {scores['judge'].iloc[0]})", ylim=(0, 100))
-    bars = [Patch(color=color, alpha=0.6, label=what) for what, color in _COLORS.items()]
+    bars = [Patch(color=figures.COLORS[w], alpha=0.6, label=w) for w in _MODALITIES]
     theirs = Line2D([], [], color="black", ls=":", label="published, audio, Qwen2.5-Omni-3B")
     figure.legend(handles=[*bars, theirs], loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def _panel(axes: Axes, bands: Any) -> None:
-    points = published("scalars").set_index(["model", "quantity"])["value"]
     ticks, kinds = [], list(dict.fromkeys(bands["kind"]))
     for x, kind in enumerate(kinds):
         own = bands[bands["kind"] == kind].to_dict("records")
         for place, band in enumerate(own):
             at, what = x + 0.36 * (place - (len(own) - 1) / 2), band["what"]
-            axes.bar(at, band["mean"], 0.34, color=_COLORS[what], alpha=0.6)
-            axes.vlines(at, band["low"], band["high"], color="black", linewidth=1)
+            figures.bar(axes, at, band, width=0.34, color=figures.COLORS[what], alpha=0.6)
             if what == "audio" and kind in _KINDS:
-                theirs = float(cast(Any, points[_MODEL, f"audio_fidelity_{kind}"]))
+                theirs = published.number(f"audio_fidelity_{kind}")
                 axes.hlines(theirs, at - 0.17, at + 0.17, color="black", linestyle=":")
         ticks.append(f"{kind}\n{figures.counted(bands[bands['kind'] == kind])}")
     axes.set_xticks(range(len(kinds)), ticks)
@@ -90,11 +86,11 @@ def headline(scores: pd.DataFrame) -> list[str]:
     Raises:
         ResultsError: For scores without any of an untouched answer.
     """
-    said = [
+    lines = [
         f"{band['kind']}, {band['question']}: {band['what']} fidelity is {in_words(band)}."
         for band in _bands(scores).to_dict("records")
     ]
-    return [*said, "Published for Qwen2.5-Omni-3B: audio, 60 % factual and 23 % counterfactual."]
+    return [*lines, "Published for Qwen2.5-Omni-3B: audio, 60 % factual and 23 % counterfactual."]
 
 
 def _bands(scores: pd.DataFrame) -> pd.DataFrame:
@@ -106,5 +102,5 @@ def _bands(scores: pd.DataFrame) -> pd.DataFrame:
     bands: Any = mean_band(percent, "percent", by=["kind", "question", "what"])
     last = bands["kind"].map(lambda kind: _KINDS.index(kind) if kind in _KINDS else len(_KINDS))
     bands = bands.loc[last.sort_values(kind="stable").index]
-    # Nobody judges what a question does not ask for.
+    # What a question is not about is not judged.
     return bands[bands["n"] > 0].reset_index(drop=True)

@@ -1,10 +1,10 @@
 """What does each analysis cost, next to one plain caption? `python -m benchmarks.analyses`.
 
 36 layers x 256, 32 new tokens, as row (b) of `benchmarks.sweep`, on real clips of noise whose
-prompts have about 860 and 1 660 positions. Each analysis is run alone, and all five behind one
-`ready`, as in a study, where the pass over the prompt and the answer are made once. Reading media
-and the towers stand apart: they are a random model's, and no decoder's. Captions of 10 tokens, as
-many as captions of AudioCaps have in Qwen's vocabulary; the tiny tokenizer has one for each letter.
+prompts have about 860 and 1 660 positions. Each analysis is run alone, and all five on one
+`prefilled` case, as in a study, where the pass over the prompt and the answer are made once.
+Reading media and the towers stand apart: they are a random model's. Captions of 10 tokens, as many
+as captions of AudioCaps have in Qwen's vocabulary; the tiny tokenizer has one for each letter.
 Random weights are the dearest case for `knockout`: conditions share their early layers for as long
 as they say the same, and here they part after a few tokens. Seconds are of processor time, which is
 a thread's own on a busy machine, too.
@@ -32,7 +32,7 @@ from analyses import (
     logit_lens,
     modality_reliance,
 )
-from analyses.cases import Case, door, plain_answer, ready
+from analyses.cases import Case, embedded, plain_answer, prefilled
 from benchmarks.sweep import peak_bytes
 from benchmarks.timing import machine
 from data_prep.clips import write_clip
@@ -97,7 +97,7 @@ class Clock:
 
     @contextmanager
     def on(self, *models: HookedOmni) -> Iterator[None]:
-        """Count what these models spend before the decoder's door."""
+        """Count what these models spend before the decoder."""
         named = [(model, name) for model in models for name in ("read_media", "embed_media")]
         for model, name in named:
             setattr(model, name, self._timed(getattr(model, name)))
@@ -127,32 +127,32 @@ Timed = dict[tuple[str, str], tuple[float, float]]
 
 
 def round_(omni: HookedOmni, every: Mapping[str, Way], case: Case, clock: Clock) -> Timed:
-    """Seconds of a caption, of each analysis alone, and of each behind one `ready`."""
-    at_door = door(omni, case)
+    """Seconds of a caption, of each analysis alone, and of each on one `prefilled` case."""
+    prompt = embedded(omni, case)
     made: Timed = {
         ("", "a plain caption"): clock.seconds(
-            lambda: omni.model.generate(at_door, max_new_tokens=N_NEW)
+            lambda: omni.model.generate(prompt, max_new_tokens=N_NEW)
         )
     }
     for name, way in every.items():
         made["alone", name] = clock.seconds(lambda way=way: way(case))
     shared: list[Case] = []
-    made["ready", "the pass"] = clock.seconds(lambda: shared.append(ready(omni, case)))
-    answer = partial(plain_answer, omni, shared[0], door(omni, shared[0]), N_NEW)
-    made["ready", "the answer"] = clock.seconds(answer)
+    made["prefilled", "the pass"] = clock.seconds(lambda: shared.append(prefilled(omni, case)))
+    answer = partial(plain_answer, omni, shared[0], embedded(omni, shared[0]), N_NEW)
+    made["prefilled", "the answer"] = clock.seconds(answer)
     for name, way in every.items():
-        made["ready", name] = clock.seconds(lambda way=way: way(shared[0]))
+        made["prefilled", name] = clock.seconds(lambda way=way: way(shared[0]))
     return made
 
 
 def rows(omni: HookedOmni, base: HookedOmni, path: Path, runs: int) -> list[str]:
     """A line of the table for each analysis, and their sum."""
     case, every, clock = asked(path), ways(omni, base), Clock()
-    n_pos = door(omni, case).n_pos
+    n_pos = embedded(omni, case).n_pos
     peaks = {name: peak_bytes(lambda way=way: way(case)) for name, way in every.items()}
-    shared: list[Case] = []  # what `ready` keeps counts, too
+    shared: list[Case] = []  # what `prefilled` keeps counts, too
     everything = (
-        lambda: shared.append(ready(omni, case)),
+        lambda: shared.append(prefilled(omni, case)),
         *(lambda way=way: way(shared[0]) for way in every.values()),
     )
     peaks["all"] = peak_bytes(lambda: [work() for work in everything])
@@ -171,22 +171,22 @@ def rows(omni: HookedOmni, base: HookedOmni, path: Path, runs: int) -> list[str]
 
     towers = {
         state: sum(own[1] for (of, _), own in median.items() if of == state)
-        for state in ("alone", "ready")
+        for state in ("alone", "prefilled")
     }
     first = ("the pass", "the answer")
     return [
         f"| {n_pos} | a plain caption | {plain:.2f} s | 1 | | | |",
-        *(f"| {n_pos} | {name} | | | {shown('ready', name)} | |" for name in first),
+        *(f"| {n_pos} | {name} | | | {shown('prefilled', name)} | |" for name in first),
         *(
-            f"| {n_pos} | {name} | {shown('alone', name)} | {shown('ready', name)} | "
+            f"| {n_pos} | {name} | {shown('alone', name)} | {shown('prefilled', name)} | "
             f"{peak / 1e6:.0f} MB |"
             for name, peak in peaks.items()
             if name != "all"
         ),
         f"| {n_pos} | **all five** | {shown('alone', *every)} | "
-        f"**{shown('ready', *first, *every)}** | {peaks['all'] / 1e6:.0f} MB |",
+        f"**{shown('prefilled', *first, *every)}** | {peaks['all'] / 1e6:.0f} MB |",
         f"| {n_pos} | media and towers, apart | {towers['alone']:.2f} s | | "
-        f"{towers['ready']:.2f} s | | |",
+        f"{towers['prefilled']:.2f} s | | |",
     ]
 
 
@@ -200,7 +200,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(machine(), end="\n\n")
     print(
-        "| positions | analysis | alone | in plain captions | behind one `ready` | in plain "
+        "| positions | analysis | alone | in plain captions | on one `prefilled` case | in plain "
         "captions | peak memory |"
     )
     print("|---" * 7 + "|")

@@ -1,8 +1,8 @@
-"""What does a given text attend to, while it is said?
+"""What do the positions of a given answer attend to?
 
-The text is forced upon the model in one pass behind the prompt's. What each of its positions pays
-to each segment is summed inside the hook, one layer at a time: of all patterns that there are, no
-more than `[head, n, key]` ever exists, and none of the prompt's own positions.
+The answer is read in one pass after the prompt's (teacher forcing). Each position's attention to
+each segment is summed inside the hook, one layer at a time: no more than `[head, n, key]` of all
+patterns exists at once, and none of the prompt's own positions.
 """
 
 from collections.abc import Sequence
@@ -22,34 +22,34 @@ __all__ = ["forced_shares"]
 def forced_shares(
     model: HookedTransformer,
     prompt: EmbeddedPrompt,
-    text: Int[Tensor, " n"],
+    tokens: Int[Tensor, " n"],
     segments: Sequence[str],
-    more: Sequence[Hook] = (),
+    hooks: Sequence[Hook] = (),
 ) -> dict[str, Float[Tensor, "query layer head"]]:
-    """Attention of each position of a text to each segment.
+    """Attention of each position of an answer to each segment.
 
     Args:
         model: The decoder.
-        prompt: An embedded prompt; prefilled, so that the text's is the only pass.
-        text: Tokens, two or more. The last is read by no pass, so it is no query.
-        segments: Spans of the prompt, or "generated", the text itself.
-        more: Hooks that look on.
+        prompt: An embedded prompt; prefilled, so that the answer's is the only pass.
+        tokens: The answer, two tokens or more. No pass reads the last, so it is no query.
+        segments: Spans of the prompt, or "generated", the answer itself.
+        hooks: Further hooks, such as those of `SinkWatch`.
 
     Raises:
         SpanError: For a segment that is not there.
     """
     n_pos, cfg = prompt.n_pos, model.cfg
     members = [prompt.spans.mask(segment, range(n_pos + 1)) for segment in segments]
-    inside = torch.stack(members, 1).float().to(cfg.device)  # the last row is for the text
-    shares = torch.empty(len(text) - 1, cfg.n_layers, cfg.n_heads, len(segments))
+    inside = torch.stack(members, 1).float().to(cfg.device)  # the last row is for the answer
+    shares = torch.empty(len(tokens) - 1, cfg.n_layers, cfg.n_heads, len(segments))
 
     def reduce(pattern: Tensor, _index: Tensor, hook: HookPoint) -> None:
         paid = pattern[0].float()
-        own = paid[..., :n_pos] @ inside[:-1]
-        own += paid[..., n_pos:].sum(-1, keepdim=True) * inside[-1]
-        shares[:, names.layer_of(str(hook.name))] = own.transpose(0, 1).cpu()
+        sums = paid[..., :n_pos] @ inside[:-1]
+        sums += paid[..., n_pos:].sum(-1, keepdim=True) * inside[-1]
+        shares[:, names.layer_of(str(hook.name))] = sums.transpose(0, 1).cpu()
 
     look = SpanHook(SpanPositions(prompt.spans, "generated"), reduce)
-    hooks: list[Hook] = [(names.pattern(layer), look) for layer in range(cfg.n_layers)]
-    forced_logits(model, prompt, text, [*hooks, *more])
+    own: list[Hook] = [(names.pattern(layer), look) for layer in range(cfg.n_layers)]
+    forced_logits(model, prompt, tokens, [*own, *hooks])
     return dict(zip(segments, shares.double().unbind(-1), strict=True))

@@ -26,7 +26,7 @@ _KINDS = ("audio", "video")
 
 
 class SinkWatch:
-    """Hooks for one answer, made or forced, which find the sinks and measure what they are paid.
+    """Hooks for one answer, generated or teacher-forced, that find the sinks and their attention.
 
     ```python
     watch = SinkWatch(omni.model, prompt)
@@ -86,19 +86,19 @@ class SinkWatch:
 
 
 class _Norms(LiveHook):
-    """Has the norms of the prompt's residual stream judged."""
+    """Chooses the candidates by the norms of the prompt's residual stream."""
 
     def __init__(self, watch: SinkWatch) -> None:
         self.watch = watch
 
     def __call__(self, tensor: Tensor, hook: HookPoint) -> None:
-        """Read the pass over the prompt; the answer is none of this hook's business."""
+        """Read the pass over the prompt, and no later one."""
         if hook.window.start < self.watch.spans.n_prompt:
             self.watch.judge(tensor[0].float().norm(dim=-1))
 
 
 class _Paid:
-    """Adds up what the prompt's tokens receive behind the middle, and keeps the candidates' part.
+    """Adds up the attention on the prompt's tokens, and keeps the candidates' part.
 
     Layers before the middle one are left out of the sum: sinks form on the way there.
     """

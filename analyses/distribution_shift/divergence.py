@@ -1,13 +1,13 @@
 """How far apart are two models' next-token distributions?
 
-Both are renormalized over the tokens that both models know, in float64, a few places at a time.
+Both are renormalized over the tokens that both models have, in float64, a few steps at a time.
 """
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analyses.text.vocabulary import Shared
+from analyses.text.vocabulary import SharedVocabulary
 
 __all__ = ["compare", "places"]
 
@@ -15,7 +15,7 @@ _ROWS_AT_ONCE = 8  # of 152 000 logits in float64: 10 MB, a few times
 
 
 def places(known: Int[Tensor, " token"], tokens: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Place of each token among the known ones, which are sorted; -1 for others."""
+    """Index of each token among the known ones, which are sorted; -1 for others."""
     place = torch.searchsorted(known, tokens).clamp(max=len(known) - 1)
     return torch.where(known[place] == tokens, place, -1)
 
@@ -23,27 +23,26 @@ def places(known: Int[Tensor, " token"], tokens: Int[Tensor, " n"]) -> Int[Tenso
 def compare(
     logits: Float[Tensor, "n d_vocab"],
     base_logits: Float[Tensor, "n d_base_vocab"],
-    shared: Shared,
-    said: Int[Tensor, " n"],
+    shared: SharedVocabulary,
+    chosen: Int[Tensor, " n"],
 ) -> dict[str, Tensor]:
-    """Two distributions over the shared tokens at each place, in float64.
+    """Two distributions over the shared tokens at each step, in float64.
 
     Args:
         logits: Of the model.
         base_logits: Of the base.
-        shared: Tokens that both know.
-        said: Which of these the model said.
+        shared: Tokens that both have.
+        chosen: Index among these of each token of the answer.
 
     Returns:
-        `[n]` each: `logprob` and `base_logprob` of what was said (nats), `base_rank` (from 1),
-        `kl_base_model` = KL(base || model) and `kl_model_base` (nats), `left_out` and
-        `base_left_out` (probability of tokens that the other does not know).
+        `[n]` each: the measures of `run`, by column: `logprob`, `base_logprob`, `base_rank`,
+        `kl_base_model`, `kl_model_base`, `left_out` and `base_left_out`.
     """
     kept: dict[str, list[Tensor]] = {}
-    for rows in torch.arange(len(said)).split(_ROWS_AT_ONCE):
+    for rows in torch.arange(len(chosen)).split(_ROWS_AT_ONCE):
         own, own_out = _among(logits[rows.to(logits.device)], shared.first)
         base, base_out = _among(base_logits[rows.to(base_logits.device)], shared.second)
-        token = said[rows, None]
+        token = chosen[rows, None]
         of_base = base.gather(1, token)
         found = dict(
             logprob=own.gather(1, token)[:, 0],

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analyses.cases import KEYS
 
-__all__ = ["ANY_LAYER", "listed", "recall"]
+__all__ = ["ANY_LAYER", "recall"]
 
 ANY_LAYER = -1
 """Stands for all layers together."""
@@ -36,7 +36,7 @@ def recall(table: pd.DataFrame, of: str = "heard") -> pd.DataFrame:
     keys = [key for key, _ in samples]
     rows = []
     for i, (key, group) in enumerate(samples):
-        wanted = _others(keys, i) if of == "chance" else [listed(key[-1])]
+        wanted = _others(keys, i) if of == "chance" else [frozenset(key[-1])]
         for lens, layer, named in _named(group):
             shares = [len(named & events) / len(events) for events in wanted if events]
             found = 100 * float(np.mean(shares)) if shares else np.nan
@@ -44,28 +44,19 @@ def recall(table: pd.DataFrame, of: str = "heard") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*KEYS, "lens", "layer", "recall"])
 
 
-def listed(events: str) -> frozenset[str]:
-    """Events of a column that lists them, comma-separated."""
-    return frozenset(events.split(", ")) - {""}
-
-
-def _others(keys: Sequence[tuple[str, ...]], i: int) -> list[frozenset[str]]:
-    """Events of the samples behind sample `i`, around the end."""
-    _, kind, question, _ = keys[i]
+def _others(keys: Sequence[tuple[Any, ...]], i: int) -> list[frozenset[str]]:
+    """Events of the samples after sample `i`, going on from the start at the end."""
     following = [*keys[i + 1 :], *keys[:i]]
-    same = [key[-1] for key in following if key[1:3] == (kind, question)]
-    return [listed(events) for events in same[:_N_OTHERS]]
+    same = [key[-1] for key in following if key[1:3] == keys[i][1:3]]
+    return [frozenset(events) for events in same[:_N_OTHERS]]
 
 
 def _named(group: pd.DataFrame) -> Iterator[tuple[str, int, frozenset[str]]]:
-    """Lens, layer, and what the top tokens there name."""
+    """Lens, layer, and the events that the top tokens there name."""
     for lens, part in group.groupby("lens", sort=False):
-        named: dict[int, frozenset[str]] = {
-            int(layer): frozenset() for layer in part["layer"].unique()
-        }
-        naming = part.query("event != ''")
-        for layer, events in zip(naming["layer"], naming["event"], strict=True):
-            named[int(layer)] |= listed(events)
-        named[ANY_LAYER] = frozenset().union(*named.values())
+        named: dict[int, set[str]] = {int(layer): set() for layer in part["layer"].unique()}
+        for layer, events in zip(part["layer"], part["events"], strict=True):
+            named[int(layer)].update(events)
+        named[ANY_LAYER] = set().union(*named.values())
         for layer, events in named.items():
-            yield str(lens), layer, events
+            yield str(lens), layer, frozenset(events)

@@ -1,8 +1,7 @@
-"""What could a model be shown in place of a clip, that takes as many tokens?
+"""Which variants of a clip take as many tokens as the clip?
 
-Silence and other sounds are of the same number of samples, blank and other pictures of the same
-number and size of frames: positions do not move, so whatever changes is due to what is heard or
-seen.
+Silence and other sounds have the same number of samples, blank and other pictures the same number
+and size of frames: positions do not move, so whatever changes is due to what is heard or seen.
 """
 
 from collections.abc import Callable
@@ -20,42 +19,34 @@ from hooked_omni import MediaSettings
 from hooked_omni.inputs.audio import Audio, read_audio
 from hooked_omni.inputs.video import Video, read_video
 
-__all__ = ["Shown", "blank", "mute", "other_picture", "other_sound", "shift"]
+__all__ = ["Clip", "blank", "mute", "other_picture", "other_sound", "shift"]
 
-Shown = tuple[Video | None, Audio | None]
+Clip = tuple[Video | None, Audio | None]
 """What is seen, and what is heard."""
 
-_Edit = Callable[[Shown], Shown]
+_Edit = Callable[[Clip], Clip]
 
 
 def mute() -> _Edit:
     """Silence: samples of zero."""
-
-    def edit(shown: Shown) -> Shown:
-        video, audio = shown
-        return video, _with_samples(audio, lambda samples: np.zeros_like(samples))
-
-    return edit
+    return _on_samples(np.zeros_like)
 
 
 def shift(seconds: float | None = None) -> _Edit:
     """The sound later by some seconds, its end moved to the front; None for half of its length."""
 
-    def edit(shown: Shown) -> Shown:
-        video, audio = shown
-
-        def later(samples: np.ndarray) -> np.ndarray:
-            n = len(samples) // 2 if seconds is None or audio is None else 0
-            if seconds is not None and audio is not None:
-                n = round(seconds * audio.sampling_rate)
-            if n % len(samples) == 0:
-                raise Skip(
-                    f"expected a shift that moves the sound, got {seconds} s for a sound of "
-                    f"{len(samples)} samples. Choose another `shift_seconds`."
-                )
-            return np.roll(samples, n)
-
-        return video, _with_samples(audio, later)
+    def edit(clip: Clip) -> Clip:
+        video, audio = clip
+        if audio is None:
+            return clip
+        n_samples = len(audio.samples)
+        n = n_samples // 2 if seconds is None else round(seconds * audio.sampling_rate)
+        if n % n_samples == 0:
+            raise Skip(
+                f"expected a shift that moves the sound, got {seconds} s for a sound of "
+                f"{n_samples} samples. Choose another `shift_seconds`."
+            )
+        return video, replace(audio, samples=np.roll(audio.samples, n))
 
     return edit
 
@@ -63,10 +54,10 @@ def shift(seconds: float | None = None) -> _Edit:
 def blank(color: Literal["black", "mean"] = "black") -> _Edit:
     """Frames of one color: black, or the mean over the clip."""
 
-    def edit(shown: Shown) -> Shown:
-        video, audio = shown
+    def edit(clip: Clip) -> Clip:
+        video, audio = clip
         if video is None:
-            return shown
+            return clip
         mean = video.frames.mean(dim=(0, 2, 3), keepdim=True)
         one = torch.zeros_like(mean) if color == "black" else mean
         return replace(video, frames=one.expand_as(video.frames).clone()), audio
@@ -77,22 +68,17 @@ def blank(color: Literal["black", "mean"] = "black") -> _Edit:
 def other_sound(path: str | Path, settings: MediaSettings) -> _Edit:
     """The sound of another clip, repeated or cut off to the same length."""
     other = read_audio(path, settings)
-
-    def edit(shown: Shown) -> Shown:
-        video, audio = shown
-        return video, _with_samples(audio, lambda samples: np.resize(other.samples, samples.shape))
-
-    return edit
+    return _on_samples(lambda samples: np.resize(other.samples, samples.shape))
 
 
 def other_picture(path: str | Path, settings: MediaSettings) -> _Edit:
     """The frames of another clip, evenly chosen and resized to the same number and size."""
     other = read_video(path, settings)
 
-    def edit(shown: Shown) -> Shown:
-        video, audio = shown
+    def edit(clip: Clip) -> Clip:
+        video, audio = clip
         if video is None:
-            return shown
+            return clip
         n, _, height, width = video.frames.shape
         chosen = torch.linspace(0, len(other.frames) - 1, n).round().long()
         size = [height, width]
@@ -102,5 +88,9 @@ def other_picture(path: str | Path, settings: MediaSettings) -> _Edit:
     return edit
 
 
-def _with_samples(audio: Audio | None, change: Callable[[np.ndarray], np.ndarray]) -> Audio | None:
-    return None if audio is None else replace(audio, samples=change(audio.samples))
+def _on_samples(change: Callable[[np.ndarray], np.ndarray]) -> _Edit:
+    def edit(clip: Clip) -> Clip:
+        video, audio = clip
+        return video, None if audio is None else replace(audio, samples=change(audio.samples))
+
+    return edit

@@ -1,25 +1,58 @@
 """How does a curve show what it rests on?
 
-A line for the means, a band for their confidence, and n beside it, with what is missing.
+A line or a bar for the mean, a band for its confidence, and n beside it, with what is missing.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-__all__ = ["counted", "draw", "layers_below", "panels"]
+__all__ = ["COLORS", "bar", "by_panel", "counted", "curve", "grid", "layer_axis", "panels"]
+
+COLORS = {"audio": "tab:orange", "video": "tab:blue", "text": "tab:gray", "both": "tab:gray"}
 
 
-def draw(axes: Axes, band: pd.DataFrame, x: str, color: str, label: str, style: str = "-") -> None:
+def by_panel(table: pd.DataFrame) -> list[tuple[str, str, Any]]:
+    """Kind, question and rows of each panel, in the table's order."""
+    groups: Any = table.groupby(["kind", "question"], sort=False)
+    return [(str(kind), str(question), rows) for (kind, question), rows in groups]
+
+
+def grid(n_rows: int, n_columns: int, size: tuple[float, float], **share: Any) -> Any:
+    """A figure, and its axes as an array `[row, column]`."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False, **share)
+    for one in axes.flat:
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def panels(n_panels: int, width: float = 5.2) -> tuple[Figure, list[Axes]]:
+    """A figure of panels side by side, with a common y axis."""
+    figure, axes = grid(1, n_panels, (max(6.4, width * n_panels), 3.6), sharey=True)
+    return figure, list(axes[0])
+
+
+def curve(axes: Axes, band: pd.DataFrame, x: str, color: str, label: str, style: str = "-") -> None:
     """One curve of `statistics.mean_band`, over the column `x`."""
     band = band.sort_values(x)
     axes.plot(band[x], band["mean"], style, color=color, label=f"{label} ({counted(band)})")
     axes.fill_between(band[x], band["low"], band["high"], color=color, alpha=0.2, linewidth=0)
 
 
+def bar(axes: Axes, x: float | int, point: Mapping[str, Any] | pd.Series, **style: Any) -> None:
+    """One point of `statistics.mean_band`; `style` is for `Axes.bar`."""
+    bottom = style.get("bottom", 0.0)
+    axes.bar(x, point["mean"], **style)
+    axes.vlines(x, bottom + point["low"], bottom + point["high"], color="black", linewidth=1)
+
+
 def counted(band: pd.DataFrame) -> str:
-    """How many samples stand behind the points of a band, and how many are missing.
+    """How many samples the points of a band are means of, and how many are missing.
 
     Example:
         >>> counted(pd.DataFrame({"n": [9, 10], "missing": [1, 0]}))
@@ -31,16 +64,7 @@ def counted(band: pd.DataFrame) -> str:
     return f"{n}, up to {missing} missing" if missing else n
 
 
-def panels(n_panels: int, height: float = 3.6, width: float = 5.2) -> tuple[Figure, list[Axes]]:
-    """A figure of panels side by side, with a common y axis."""
-    figure = Figure(figsize=(max(6.4, width * n_panels), height), layout="constrained")
-    axes = figure.subplots(1, n_panels, sharey=True, squeeze=False)[0]
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
-
-
-def layers_below(axes: Axes, words: str = "layer") -> None:
+def layer_axis(axes: Axes, label: str = "layer") -> None:
     """The x axis counts layers."""
-    axes.set_xlabel(words)
+    axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

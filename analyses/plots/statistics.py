@@ -2,7 +2,7 @@
 
 Samples are what varies: every band and every test resamples whole samples, the same ones at every
 point of every curve (paired), so that what a sample has in common with itself is kept. A number
-that is missing is counted and shown, never averaged as zero and never dropped in silence.
+that is missing is counted and stated, never averaged as zero and never dropped in silence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from hooked_omni.errors import ResultsError
 
-__all__ = ["contrast", "holm", "in_words", "mean_band", "paired_permutation"]
+__all__ = ["contrast", "holm", "in_words", "mean_band", "paired_permutation", "require_rows"]
 
 Values = Float[np.ndarray, "sample point"]
 
 _STRATA = ("kind", "question")
+_LEVEL, _N_RESAMPLES = 0.95, 2000
 _MOST_EXACT = 13  # samples: 8192 sign flips
 
 
@@ -26,8 +27,8 @@ def mean_band(
     table: pd.DataFrame,
     value: str,
     by: Sequence[str],
-    level: float = 0.95,
-    n_resamples: int = 2000,
+    level: float = _LEVEL,
+    n_resamples: int = _N_RESAMPLES,
     rng: np.random.Generator | int = 0,
 ) -> pd.DataFrame:
     """Mean over samples at each point, with a bootstrap confidence band.
@@ -54,16 +55,11 @@ def mean_band(
         ResultsError: For several rows of one sample at one point.
     """
     rng, rows = np.random.default_rng(rng), []
-    for _, part in _strata(table, by):
+    for part in _strata(table, by):
         values, points = _by_sample(part, value, by)
-        known = np.isfinite(values)
-        n = known.sum(0)
-        # The same samples at every point; each drawn as often as a draw with replacement has it.
-        draws = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), n_resamples)
-        sums, counts = draws @ np.where(known, values, 0.0), draws @ known
-        means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        mean, n = _mean(values)
+        means = _resampled(values, n_resamples, rng)
         low, high = _percentiles(means, n, level)
-        mean = np.divide(np.where(known, values, 0.0).sum(0), n, out=_nan(len(n)), where=n > 0)
         band = dict(mean=mean, low=low, high=high, n=n, missing=len(values) - n)
         rows.append(points.assign(**band))
     return pd.concat(rows, ignore_index=True)
@@ -72,9 +68,6 @@ def mean_band(
 def contrast(
     groups: Sequence[pd.Series],
     of: Callable[..., Any],
-    level: float = 0.95,
-    n_resamples: int = 2000,
-    rng: np.random.Generator | int = 0,
 ) -> dict[str, Any]:
     """A number that is computed from the means of several groups, with a bootstrap band.
 
@@ -86,30 +79,20 @@ def contrast(
         groups: One number for each sample, which the index names. Samples are drawn once for all
             groups, so that what a sample has in common with itself is kept.
         of: From the groups' means to the number; arrays in, array out.
-        level: Of the band, as in `mean_band`.
-        n_resamples: How often samples are drawn, with replacement.
-        rng: A generator, or a seed.
 
     Returns:
         A point as `mean_band` has it; `n` is the smallest group's. The band is NaN for fewer than
         two, and where the number is not defined for some draw; all is NaN without numbers.
     """
-    table = pd.concat([group.rename(i) for i, group in enumerate(groups)], axis=1)
-    values = table.to_numpy(float)
-    known = np.isfinite(values)
-    n, n_given = known.sum(0), sum(map(len, groups))
+    values = pd.concat(list(groups), axis=1).to_numpy(float)
+    mean, n = _mean(values)
     point = dict(mean=np.nan, low=np.nan, high=np.nan, n=int(n.min()))
-    point["missing"] = n_given - int(n.sum())
-    if point["n"] == 0:
-        return point
-    filled = np.where(known, values, 0.0)
-    point["mean"] = float(of(*(filled.sum(0) / n)))
+    point["missing"] = sum(map(len, groups)) - int(n.sum())
+    if point["n"] > 0:
+        point["mean"] = float(of(*mean))
     if point["n"] > 1:
-        chances = np.full(len(values), 1 / len(values))
-        draws = np.random.default_rng(rng).multinomial(len(values), chances, n_resamples)
-        sums, counts = draws @ filled, draws @ known
-        means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-        tail = 50 * (1 - level)
+        means = _resampled(values, _N_RESAMPLES, np.random.default_rng(0))
+        tail = 50 * (1 - _LEVEL)
         point["low"], point["high"] = np.percentile(of(*means.T), [tail, 100 - tail]).tolist()
     return point
 
@@ -151,14 +134,13 @@ def paired_permutation(
     if correction not in ("max", "holm", "none"):
         raise ResultsError(f"expected correction 'max', 'holm' or 'none', got {correction!r}.")
     differences, points = _differences(first, second, value, by)
-    known = np.isfinite(differences)
-    n = known.sum(0)
+    difference, n = _mean(differences)
     if not n.any():
         raise ResultsError(
             f"expected samples with {value!r} in both curves, got none. Compare tables of the same "
             "samples."
         )
-    filled = np.where(known, differences, 0.0)
+    filled = np.where(np.isfinite(differences), differences, 0.0)
     signs, exact = _signs(len(filled), n_resamples, np.random.default_rng(rng))
     # Flipping signs leaves the root of the sum of squares as it is: dividing by it makes points of
     # different spread comparable.
@@ -166,23 +148,15 @@ def paired_permutation(
     scale = np.where(spread > 0, spread, 1.0)
     observed = np.abs(filled.sum(0)) / scale
     flipped = np.abs(signs @ filled) / scale
-    reached = 1 - 1e-12  # sums in another order differ in the last digits
-    p = (flipped >= observed * reached).mean(0)
-    largest = flipped.max(1)[:, None]
-    corrected = {
-        "max": lambda: (largest >= observed * reached).mean(0),
-        "holm": lambda: holm(p),
-        "none": lambda: p,
-    }[correction]()
-    difference = np.divide(filled.sum(0), n, out=_nan(len(n)), where=n > 0)
+    reached = observed * (1 - 1e-12)  # sums in another order differ in the last digits
+    p = corrected = (flipped >= reached).mean(0)
+    if correction == "max":
+        corrected = (flipped.max(1)[:, None] >= reached).mean(0)
+    elif correction == "holm":
+        corrected = holm(p)
     unknown = np.where(n > 0, 0.0, np.nan)
-    result = points.assign(
-        difference=difference,
-        p=p + unknown,
-        p_corrected=corrected + unknown,
-        n=n,
-        missing=len(filled) - n,
-    )
+    tested = dict(difference=difference, p=p + unknown, p_corrected=corrected + unknown, n=n)
+    result = points.assign(**tested, missing=len(filled) - n)
     result.attrs |= dict(correction=correction, exact=exact, assignments=len(signs))
     return result
 
@@ -211,12 +185,39 @@ def in_words(point: Mapping[str, Any] | pd.Series, unit: str = "%", digits: int 
     return f"{mean}{' ' + unit if unit else ''}{band}, n = {n}{missing}"
 
 
-def _strata(table: pd.DataFrame, by: Sequence[str]) -> list[tuple[Any, pd.DataFrame]]:
-    """Parts in which a sample without a row is a missing one, not one of another kind."""
+def require_rows(table: pd.DataFrame) -> None:
+    """Refuse a table without rows.
+
+    Raises:
+        ResultsError: For none.
+    """
     if table.empty:
-        raise ResultsError("expected rows to average, got none. Look at `table.attrs['skipped']`.")
+        raise ResultsError("expected rows, got none. Look at `table.attrs['skipped']`.")
+
+
+def _strata(table: pd.DataFrame, by: Sequence[str]) -> list[pd.DataFrame]:
+    """Parts in which a sample without a row is a missing one, not one of another kind."""
+    require_rows(table)
     strata = [name for name in _STRATA if name in by]
-    return list(table.groupby(strata, sort=False)) if strata else [((), table)]
+    return [part for _, part in table.groupby(strata, sort=False)] if strata else [table]
+
+
+def _mean(values: Values) -> tuple[Float[np.ndarray, " point"], Int[np.ndarray, " point"]]:
+    """Mean over the samples with a number at each point, NaN without one, and how many they are."""
+    known = np.isfinite(values)
+    n = known.sum(0)
+    return np.divide(np.where(known, values, 0.0).sum(0), n, out=_nan(len(n)), where=n > 0), n
+
+
+def _resampled(
+    values: Values, n_resamples: int, rng: np.random.Generator
+) -> Float[np.ndarray, "resample point"]:
+    """Means over samples drawn with replacement, the same ones at every point."""
+    known = np.isfinite(values)
+    # How often each sample is drawn, which is all that a mean needs of a draw.
+    draws = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), n_resamples)
+    sums, counts = draws @ np.where(known, values, 0.0), draws @ known
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 
 def _by_sample(table: pd.DataFrame, value: str, by: Sequence[str]) -> tuple[Values, pd.DataFrame]:

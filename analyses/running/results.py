@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ __all__ = [
     "write_table",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 """Of folders and tables; one more whenever a reader of the old ones would misread the new ones."""
 
 _ATTRS = b"PANDAS_ATTRS"
@@ -177,9 +178,33 @@ def gather(paths: Sequence[Path]) -> pd.DataFrame:
             attrs[key] = _joined(attrs[key], value, key) if key in attrs else value
     filled = [table for table in tables if len(table)] or tables[:1]
     # Arrow knows a column without a number in one part for the same column in another.
-    whole = pa.concat_tables(filled, promote_options="permissive").to_pandas()
+    whole: Any = _frame(pa.concat_tables(filled, promote_options="permissive"))
     whole.attrs = attrs
     return whole.reset_index(drop=True)
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """The table in pandas, with tuples for lists, as the analyses make them.
+
+    Equal lists are one object: a lens has millions of rows, and few lists.
+    """
+    lists = {f.name for f in table.schema if pa.types.is_list(f.type)}
+    frame = table.drop_columns(sorted(lists)).to_pandas()
+    for i, name in enumerate(table.column_names):
+        if name in lists:
+            frame.insert(i, name, _tuples(table[name]))
+    return frame
+
+
+def _tuples(column: pa.ChunkedArray) -> pd.Series:
+    known: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    rows: list[tuple[Any, ...] | None] = []
+    for chunk in column.chunks:
+        values, ends = chunk.values.to_pylist(), chunk.offsets.to_pylist()
+        own = (tuple(values[start:end]) for start, end in pairwise(ends))
+        valid = chunk.is_valid().to_pylist()
+        rows += [known.setdefault(o, o) if ok else None for o, ok in zip(own, valid, strict=True)]
+    return pd.Series(rows, dtype=object)
 
 
 def read_json(path: Path) -> dict[str, Any]:

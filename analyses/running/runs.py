@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analyses.cases import Case, Skip, as_cases, ready
+from analyses.cases import Case, Skip, as_cases, prefilled
 from analyses.running import results
 from analyses.running.identity import model_facts
 from analyses.running.progress import ProgressCallback, no_progress
@@ -160,7 +160,7 @@ def _content(case: Case) -> tuple[Any, ...]:
 def _compute(case: Case, left: Mapping[Path, Run]) -> None:
     """The tables of one case in all runs that lack it."""
     with suppress(Skip):  # each analysis skips it by itself, and says why
-        case = ready(next(iter(left.values())).omni, case)
+        case = prefilled(next(iter(left.values())).omni, case)
     for out, run in left.items():
         more = {} if run.base is None else {"base": run.base}
         try:

@@ -7,7 +7,7 @@ too little makes a claim untestable, never false.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import pandas as pd
 from analyses import fidelity
 from analyses.attention_share import percents
 from analyses.logit_lens.recall import ANY_LAYER, recall
-from analyses.plots.published import published
+from analyses.plots import published
 from analyses.plots.statistics import contrast, in_words, paired_permutation
 from analyses.study.judging import conditions
 
@@ -214,7 +214,7 @@ def median_rank(evidence: Evidence) -> Observed:
 
 def _event_tokens(evidence: Evidence) -> Any:
     table = evidence.table("distribution_shift")
-    events = table[table["event"] != ""]
+    events = table[table["events"].str.len() > 0]
     if events["sample"].nunique() < _FEWEST:
         raise Untestable(
             f"distribution_shift: {events['sample'].nunique()} answers name a sound event"
@@ -270,5 +270,4 @@ def no_people(_: Evidence) -> Observed:
 
 
 def _kl() -> float:
-    scalars = published("scalars").set_index(["model", "quantity"])["value"]
-    return float(cast(Any, scalars["qwen2.5-omni-3b|qwen2.5-vl", "kl_divergence"]))
+    return published.number("kl_divergence", "qwen2.5-omni-3b|qwen2.5-vl")

@@ -2,9 +2,8 @@
 
 A sound event is a row of `sounds.txt`: words for a sound, its source and its imitation, in English
 and as far as listed in other languages. Reference captions name events; a text, or a token that a
-lens shows, is searched for the words of these. No model and no statistics: `matches` says which
-word of the text stood for which entry of which event, and `unmatched` which words of the captions
-were taken for none.
+lens reads, is searched for the words of these. No model and no statistics: `matches` lists which
+word of the text matched which entry of which event.
 """
 
 import re
@@ -55,13 +54,11 @@ class Events:
 
     Attributes:
         words: Entries that name each event.
-        said: Words of the captions by which each event was found there.
-        unmatched: Words of the captions that were taken for no event.
+        caption_words: Words of the captions by which each event was found there.
     """
 
     words: Mapping[str, tuple[str, ...]]
-    said: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    unmatched: tuple[str, ...] = ()
+    caption_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -97,17 +94,9 @@ class Events:
                 said.setdefault(name, []).append(match.word.lower())
                 named_in.setdefault(name, set()).add(i)
         names = [name for name in said if len(named_in[name]) >= at_least]
-        taken = {(i, at) for i, match in matches for at in range(match.start, match.stop)}
-        others = (
-            word.lower()
-            for i, text in enumerate(captions)
-            for word, start in _spoken(text)
-            if (i, start) not in taken
-        )
         return cls(
             {name: every.words.get(name, (name,)) for name in names},
             {name: tuple(dict.fromkeys(said[name])) for name in names},
-            tuple(dict.fromkeys(others)),
         )
 
     @classmethod

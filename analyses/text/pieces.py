@@ -12,14 +12,17 @@ _JOINING = "'\u2019-"
 def pieces(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
     """The text that each token adds; "" for one that is a part of a character.
 
-    Tokenizers disagree on which token brings a space, so each is read as it follows the others.
+    Tokenizers disagree on which token brings a space, so each is decoded after the others. Without
+    a tokenizer: the tokens' numbers.
     """
+    if tokenizer is None:
+        return [str(token) for token in tokens]
     texts = [tokenizer.decode(tokens[:n]).rstrip("\ufffd") for n in range(len(tokens) + 1)]
     return [after[len(before) :] for before, after in pairwise(texts)]
 
 
 def words(pieces: Sequence[str]) -> list[str]:
-    """For each piece the whole word that it is in; signs and special tokens stand alone.
+    """The whole word that each piece is part of; punctuation and special tokens stand alone.
 
     Example:
         >>> words(["A", " sir", "en", " wails", "."])

@@ -1,8 +1,8 @@
 """How likely are the words that a reference caption has for a sound?
 
-The caption is forced upon the model, word by word, in place of an answer (teacher forcing), and the
-words that name a sound event are scored: how readily the model would say "dog" where a person
-did. This needs no caption of the model's own, so it is defined under every condition alike.
+The caption is scored in place of an answer (teacher forcing), and the log-probabilities of those
+words that name a sound event are kept. This needs no caption of the model's own, so it is defined
+under every condition.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from analyses.text.pieces import pieces
 from hooked_omni import EmbeddedPrompt, HookedTransformer
 from hooked_omni.hooks.interventions import Condition
 
-__all__ = ["Reference", "references", "word_logprobs"]
+__all__ = ["ReferenceCaption", "references", "word_logprobs"]
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
-    """A caption to force.
+class ReferenceCaption:
+    """A caption to score.
 
     Attributes:
         tokens: Its tokens.
@@ -41,7 +41,7 @@ def references(
     most: int = 1,
     own: Mapping[str, Sequence[str]] | None = None,
     first_too: bool = False,
-) -> list[Reference]:
+) -> list[ReferenceCaption]:
     """The first `most` captions that name a sound event.
 
     Args:
@@ -50,24 +50,24 @@ def references(
         most: How many.
         own: Further words by event, as in `Events.of`.
         first_too: Whether a word that opens the caption counts. It is chosen at the last prompt
-            position, out of reach of what is done to generated ones.
+            position, which no intervention on generated positions reaches.
     """
     if tokenizer is None:
         return []
-    found: list[Reference] = []
+    found: list[ReferenceCaption] = []
     events = Events.of(captions, own)
     for caption in captions:
         tokens = tokenizer.encode(caption)
         words = tuple(w for w in _spelled(tokenizer, tokens, events) if first_too or w[0] > 0)
         if words and len(found) < most:
-            found.append(Reference(torch.tensor(tokens), words))
+            found.append(ReferenceCaption(torch.tensor(tokens), words))
     return found
 
 
 def word_logprobs(
     model: HookedTransformer,
     prompt: EmbeddedPrompt,
-    asked: Sequence[Reference],
+    captions: Sequence[ReferenceCaption],
     conditions: Sequence[Condition],
     memory_budget: int | None = None,
 ) -> Float[np.ndarray, " condition"]:
@@ -76,7 +76,7 @@ def word_logprobs(
     NaN without references.
     """
     words: list[Float[Tensor, " condition"]] = []
-    for reference in asked:
+    for reference in captions:
         stop = 1 + max(token for word in reference.words for token in word)
         scores = model.score(prompt, reference.tokens[:stop], conditions, memory_budget)
         by_token = torch.stack(scores).double().cpu()

@@ -1,4 +1,4 @@
-"""What does a token say, and do two models mean the same by it?"""
+"""What is the text of a token, and which tokens do two models share?"""
 
 import re
 from functools import lru_cache
@@ -12,13 +12,13 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from hooked_omni import HookedTransformer
 from hooked_omni.errors import ResultsError
 
-__all__ = ["Shared", "first_tokens", "shared_vocabulary", "text_of", "tokenizer_of"]
+__all__ = ["SharedVocabulary", "first_tokens", "shared_vocabulary", "text_of", "tokenizer_of"]
 
 _BROKEN = "\ufffd"
 
 
-class Shared(NamedTuple):
-    """Tokens that two models both know, in one order.
+class SharedVocabulary(NamedTuple):
+    """Tokens that two models both have, in one order.
 
     Attributes:
         first: Their ids in the first model.
@@ -44,7 +44,7 @@ def tokenizer_of(model: HookedTransformer) -> Any:
 
 
 def text_of(tokenizer: Any, token: int) -> str:
-    """A token as it reads; bytes that are only a piece of a character as "<0xE8><0xAD>"."""
+    """The text of a token; bytes that are only a piece of a character as "<0xE8><0xAD>"."""
     piece = tokenizer.convert_ids_to_tokens(token) if token < len(tokenizer) else None
     if piece is None:
         return f"<no token {token}>"
@@ -69,20 +69,19 @@ def first_tokens(tokenizer: Any, word: str) -> dict[int, bool]:
     found: dict[int, bool] = {}
     for spelling in (space + form for form in dict.fromkeys(spelled) for space in (" ", "")):
         tokens = tokenizer.encode(spelling, add_special_tokens=False)
-        says = bool(tokens) and tokens[0] != unknown and text_of(tokenizer, tokens[0]).strip()
-        if says:
+        if tokens and tokens[0] != unknown and text_of(tokenizer, tokens[0]).strip():
             found[tokens[0]] = found.get(tokens[0], False) or len(tokens) == 1
     return {token: True for token, whole in found.items() if whole} or found
 
 
-def shared_vocabulary(first: HookedTransformer, second: HookedTransformer) -> Shared:
-    """Tokens that both models know, paired by what they say, not by their numbers.
+def shared_vocabulary(first: HookedTransformer, second: HookedTransformer) -> SharedVocabulary:
+    """Tokens that both models have, paired by their text, not by their numbers.
 
     Markup (placeholders, turns) that only one of them has is left out, and so are rows of the
     unembedding that stand for no token.
 
     Raises:
-        ResultsError: If a word's token is in one vocabulary alone; shows the first.
+        ResultsError: If a word's token is in one vocabulary alone; names the first.
     """
     tokenizers = tokenizer_of(first), tokenizer_of(second)
     sizes = tuple((len(t), m.cfg.d_vocab) for t, m in zip(tokenizers, (first, second), strict=True))
@@ -92,7 +91,7 @@ def shared_vocabulary(first: HookedTransformer, second: HookedTransformer) -> Sh
 @lru_cache(maxsize=4)
 def _shared(
     first: Any, second: Any, size_first: tuple[int, int], size_second: tuple[int, int]
-) -> Shared:
+) -> SharedVocabulary:
     ids = first.get_vocab(), second.get_vocab()
     markup = _markup(first) | _markup(second)
     words = [sorted((i, piece) for piece, i in v.items() if piece not in markup) for v in ids]
@@ -111,7 +110,7 @@ def _shared(
         if piece in ids[1] and i < size_first[1] and ids[1][piece] < size_second[1]
     )
     pairs = torch.tensor(both, dtype=torch.long).reshape(-1, 2)
-    return Shared(pairs[:, 0].contiguous(), pairs[:, 1].contiguous())
+    return SharedVocabulary(pairs[:, 0].contiguous(), pairs[:, 1].contiguous())
 
 
 def _markup(tokenizer: Any) -> set[str]:

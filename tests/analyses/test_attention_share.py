@@ -1,5 +1,6 @@
 """The table of attention shares says what Hugging Face's attentions say."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from analyses import attention_share
 from analyses.attention_share.sinks import SinkWatch, outlying
+from analyses.attention_share.table import COLUMNS
 from analyses.cases import Case
-from analyses.plots.published import published
+from analyses.plots import published
 from analyses.text.pieces import pieces, words
 from hooked_omni import EmbeddedPrompt, HookedOmni, Spans, knockout, names
 from hooked_omni.decoder.attention import CausalContext
@@ -25,6 +27,7 @@ from tests.support.models import eager
 from tests.support.planted import HEARD_HEAD, SEEN_HEAD, asked, planted
 
 CONFIG = attention_share.Config(max_new_tokens=6)
+Tables = dict[tuple[bool, bool], pd.DataFrame]
 EACH = attention_share.Config(max_new_tokens=6, heads=True, tokens=True)
 
 
@@ -42,6 +45,21 @@ def prompt(omni: HookedOmni, inputs: dict[str, Any]) -> EmbeddedPrompt:
 def known() -> HookedOmni:
     """Head 1 of layer 2 copies from audio, head 2 of layer 5 from video."""
     return planted(heard_at=2, seen_at=5)
+
+
+@pytest.fixture(scope="module")
+def both(known: HookedOmni) -> EmbeddedPrompt:
+    return asked(known, heard="dog", seen="bus")
+
+
+@pytest.fixture(scope="module")
+def tables(known: HookedOmni, both: EmbeddedPrompt) -> Tables:
+    """Of the planted model, by whether heads and tokens are told apart."""
+    made = {}
+    for heads, tokens in itertools.product((False, True), repeat=2):
+        config = attention_share.Config(heads=heads, tokens=tokens)
+        made[heads, tokens] = attention_share.run(known, [both], config)
+    return made
 
 
 def hugging_face(omni: HookedOmni, inputs: dict[str, Any]) -> list[torch.Tensor]:
@@ -91,7 +109,7 @@ def column(table: pd.DataFrame, name: str, **where: Any) -> list[float]:
 def test_shares_are_hugging_faces(
     omni: HookedOmni, inputs: dict[str, Any], prompt: EmbeddedPrompt
 ) -> None:
-    table = attention_share.run(omni, [prompt], CONFIG)
+    table, each_ = (attention_share.run(omni, [prompt], config) for config in (CONFIG, EACH))
     steps = hugging_face(omni, inputs)
     assert table["n_queries"].unique().tolist() == [len(steps)]
     three = sum(expected_of(s, prompt, p) for s in steps for p in ("audio", "video", "text"))
@@ -111,24 +129,15 @@ def test_shares_are_hugging_faces(
         per_key = torch.stack([paid * step.shape[-1] / n for paid, step, n in each]).mean((0, 2))
         found = column(table, "per_key", segment=segment)
         assert found == pytest.approx(per_key.tolist(), abs=1e-4)
+        # By step, layer and head, as the rows are.
+        expected = torch.stack(by_hand).flatten().tolist()
+        assert column(each_, "share", segment=segment) == pytest.approx(expected, abs=1e-6)
+    assert each_["n_queries"].unique().tolist() == [1]
 
 
-def test_each_token_and_head_is_hugging_faces(
-    omni: HookedOmni, inputs: dict[str, Any], prompt: EmbeddedPrompt
-) -> None:
-    table = attention_share.run(omni, [prompt], EACH)
-    assert table["n_queries"].unique().tolist() == [1]
-    for token, step in enumerate(hugging_face(omni, inputs)):
-        for segment in ("audio", "question", "generated"):
-            expected = expected_of(step, prompt, segment)
-            for layer in range(omni.model.cfg.n_layers):
-                found = column(table, "share", token=token, segment=segment, layer=layer)
-                assert found == pytest.approx(expected[layer].tolist(), abs=1e-6)
-
-
-def test_segments_share_out_everything(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
-    table = attention_share.run(omni, [prompt], EACH)
-    by = ["layer", "head", "token"]
+def test_segments_share_out_everything(tables: Tables) -> None:
+    table = tables[True, True]
+    by = ["layer", "head", "step"]
     wide = table.pivot_table(values="share", index=by, columns="segment")
     parts = wide[["question", "system", "markup"]].sum(axis=1)
     np.testing.assert_allclose(wide["text"], parts, atol=1e-6)
@@ -139,8 +148,12 @@ def test_segments_share_out_everything(omni: HookedOmni, prompt: EmbeddedPrompt)
     assert "generated" not in percent
 
 
-def test_means_are_means_of_each(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
-    mean, each = (attention_share.run(omni, [prompt], c) for c in (CONFIG, EACH))
+def test_means_are_means_of_each(tables: Tables) -> None:
+    mean, each = tables[False, False], tables[True, True]
+    whole = attention_share.percents(mean)["percent"]
+    for table in tables.values():
+        parts = attention_share.percents(table)["percent"]
+        assert parts.tolist() == pytest.approx(whole.tolist())
     for name in ("share", "per_key"):
         by = ["segment", "layer"]
         found, by_hand = (t.pivot_table(values=name, index=by).to_numpy() for t in (mean, each))
@@ -204,9 +217,10 @@ def test_no_pattern_of_the_prompt_is_ever_made(
 # --- planted answers ------------------------------------------------------------------------
 
 
-def test_the_heads_that_look_are_found_and_no_others(known: HookedOmni) -> None:
-    prompt = asked(known, heard="dog", seen="bus")
-    table = attention_share.run(known, [prompt], attention_share.Config(heads=True))
+def test_the_heads_that_look_are_found_and_no_others(
+    tables: Tables,
+) -> None:
+    table = tables[True, False]
     for segment, layer, head in (("audio", 2, HEARD_HEAD), ("video", 5, SEEN_HEAD)):
         per_key = table[table["segment"] == segment].pivot(
             index="layer", columns="head", values="per_key"
@@ -240,15 +254,14 @@ def test_planted_attention_is_found(omni: HookedOmni, prompt: EmbeddedPrompt) ->
     assert max(shares) < 0.9
 
 
-def test_what_does_a_word_look_at(known: HookedOmni) -> None:
-    """The position that says "bus" is the one before it: its token is "A"."""
-    prompt = asked(known, heard="dog", seen="bus")
-    table = attention_share.run(known, [prompt], attention_share.Config(tokens=True))
+def test_what_does_a_word_attend_to(tables: Tables) -> None:
+    """The position that predicts "bus" is the one before it: its token is "A"."""
+    table = tables[False, True]
     assert set(table["answer"]) == {"A bus."}
     first = table[(table["layer"] == 0) & (table["segment"] == "audio")]
-    assert first["token"].tolist() == [0, 1, 2]
+    assert first["step"].tolist() == [0, 1, 2]
     assert first["token_text"].tolist() == ["A", " bus", "."]
-    assert first["saying"].tolist() == ["bus", ".", "<|im_end|>"]
+    assert first["next_word"].tolist() == ["bus", ".", "<|im_end|>"]
 
 
 def test_words_of_pieces(known: HookedOmni) -> None:
@@ -264,12 +277,11 @@ def test_words_of_pieces(known: HookedOmni) -> None:
 
 
 @pytest.fixture
-def cut(known: HookedOmni) -> Iterator[EmbeddedPrompt]:
+def cut(known: HookedOmni, both: EmbeddedPrompt) -> Iterator[EmbeddedPrompt]:
     """What the planted heads look at is cut, so that they rest on the sinks."""
-    prompt = asked(known, heard="dog", seen="bus")
-    hooks = [*knockout("G !-> A @ 2")(prompt.spans), *knockout("G !-> V @ 5")(prompt.spans)]
+    hooks = [*knockout("G !-> A @ 2")(both.spans), *knockout("G !-> V @ 5")(both.spans)]
     with known.model.hooks(hooks):
-        yield prompt
+        yield both
 
 
 def test_sinks_are_found_and_nothing_else(known: HookedOmni, cut: EmbeddedPrompt) -> None:
@@ -293,17 +305,18 @@ def test_a_forced_answer_has_the_sinks_of_its_decode_steps(
     torch.testing.assert_close(forced.paid(), made.paid(), rtol=0, atol=1e-6)
 
 
-def test_norm_alone_or_attention_alone_makes_no_sink(known: HookedOmni) -> None:
-    prompt = asked(known, heard="dog", seen="bus")
-    watch = SinkWatch(known.model, prompt)
-    known.model.generate(prompt, fwd_hooks=watch.hooks())
+def test_norm_alone_or_attention_alone_makes_no_sink(
+    known: HookedOmni, both: EmbeddedPrompt
+) -> None:
+    watch = SinkWatch(known.model, both)
+    known.model.generate(both, fwd_hooks=watch.hooks())
     assert len(watch.candidates) == 3  # their norm stands out, but nothing rests on them
     assert not len(watch.sinks())
 
-    stare = staring(prompt, torch.tensor([5]))
+    stare = staring(both, torch.tensor([5]))
     late = [(f"blocks.{layer}.attn.hook_pattern", stare) for layer in (6, 7)]
-    watch = SinkWatch(known.model, prompt)
-    known.model.generate(prompt, fwd_hooks=[*late, *watch.hooks()])
+    watch = SinkWatch(known.model, both)
+    known.model.generate(both, fwd_hooks=[*late, *watch.hooks()])
     assert float(watch.received[5]) > 10 * float(watch.received.median())
     assert 5 not in watch.sinks().tolist()
 
@@ -311,7 +324,7 @@ def test_norm_alone_or_attention_alone_makes_no_sink(known: HookedOmni) -> None:
 def test_sinks_leave_every_segment(known: HookedOmni, cut: EmbeddedPrompt) -> None:
     configs = (attention_share.Config(heads=True, tokens=True, sinks=s) for s in ("kept", "apart"))
     kept, apart = (attention_share.run(known, [cut], config) for config in configs)
-    by = ["layer", "head", "token"]
+    by = ["layer", "head", "step"]
     before, after = (t.pivot(index=by, columns="segment", values="share") for t in (kept, apart))
     np.testing.assert_allclose(after["text"] + after["sink"], before["text"], atol=1e-6)
     np.testing.assert_allclose(after["audio"], before["audio"])
@@ -336,23 +349,20 @@ def test_outliers_are_among_their_own_kind() -> None:
 # --- bad input ------------------------------------------------------------------------------
 
 
-def test_no_prompts(omni: HookedOmni) -> None:
-    with pytest.raises(ResultsError, match="expected at least one prompt, got none"):
-        attention_share.run(omni, [], CONFIG)
-
-
 def test_an_answer_without_a_query_is_skipped_and_listed(
     omni: HookedOmni, prompt: EmbeddedPrompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = int(omni.model.generate(prompt, max_new_tokens=1).tokens[0])
     monkeypatch.setattr(omni.model.cfg, "eos_tokens", (first,))
     table = attention_share.run(omni, [Case(prompt, "short")], CONFIG)
-    assert table.empty and tuple(table.columns)[3:] == attention_share.COLUMNS
+    assert table.empty and tuple(table.columns)[3:] == COLUMNS
     assert table.attrs["n_cases"] == 1
     assert "expected an answer of two tokens or more" in table.attrs["skipped"]["short/hear"]
 
 
-def test_configs_that_could_measure_nothing_are_refused() -> None:
+def test_what_could_measure_nothing_is_refused(omni: HookedOmni) -> None:
+    with pytest.raises(ResultsError, match="expected at least one prompt, got none"):
+        attention_share.run(omni, [], CONFIG)
     with pytest.raises(ResultsError, match="expected at least 2 new tokens, got 1"):
         attention_share.Config(max_new_tokens=1)
     with pytest.raises(ResultsError, match="segments other than 'sink'"):
@@ -395,29 +405,12 @@ def test_samples_without_sound_are_left_out_and_counted(
     assert "(n = 1)" in str(figure.axes[0].get_lines()[0].get_label())
 
 
-def test_a_figure_needs_rows(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
-    table = attention_share.run(omni, [prompt], CONFIG)
+def test_a_hundred_percent_needs_all_three(tables: Tables) -> None:
+    table = tables[False, False]
     with pytest.raises(ResultsError, match="expected rows for audio, video or text, got none"):
         attention_share.plot(table.query("segment == 'generated'"))
-
-
-def test_a_hundred_percent_needs_all_three(known: HookedOmni) -> None:
-    only = replace(CONFIG, segments=("audio",))
-    table = attention_share.run(known, [asked(known, heard="dog", seen="bus")], only)
     with pytest.raises(ResultsError, match=r"got \['audio'\]: their 100 % is not known"):
-        attention_share.headline(table)
-
-
-@pytest.mark.parametrize(
-    "more", [{"heads": True}, {"tokens": True}, {"heads": True, "tokens": True}]
-)
-def test_percents_do_not_depend_on_the_rows(known: HookedOmni, more: dict) -> None:
-    cases = [asked(known, heard="dog", seen="bus")]
-    whole, parts = (
-        attention_share.percents(attention_share.run(known, cases, config))
-        for config in (CONFIG, replace(CONFIG, **more))
-    )
-    assert parts["percent"].tolist() == pytest.approx(whole["percent"].tolist())
+        attention_share.headline(table.query("segment == 'audio'"))
 
 
 def test_published_points_stand_under_a_model_of_36_layers() -> None:
@@ -426,19 +419,20 @@ def test_published_points_stand_under_a_model_of_36_layers() -> None:
         for layer in range(36)
         for s in ("audio", "video", "text")
     ]
-    whole = pd.DataFrame(rows).assign(percent=100 / 3, head=None, token=None)
+    whole = pd.DataFrame(rows).assign(percent=100 / 3, head=None, step=None)
     axes = attention_share.plot(whole).axes[0]
     n_points = sum(
         np.asarray(points.get_offsets()).shape[0]
         for points in axes.collections
         if type(points).__name__ == "PathCollection"
     )
-    assert n_points == len(published("figure4_attention_share_qwen2_5_omni_3b"))
+    assert n_points == len(published.points("figure4_attention_share_qwen2_5_omni_3b"))
 
 
-def test_the_headline_says_where_each_peaks(known: HookedOmni) -> None:
-    table = attention_share.run(known, [asked(known, heard="dog", seen="bus")])
-    said = attention_share.headline(table)
+def test_the_headline_says_where_each_peaks(
+    tables: Tables,
+) -> None:
+    said = attention_share.headline(tables[False, False])
     assert said[0].startswith("factual, hear: audio gets most of its attention in layer 2, 64.2 %")
     assert said[1].startswith("factual, hear: video gets most of its attention in layer 5, 34.6 %")
     assert all("n = 1" in sentence for sentence in said[:-1])

@@ -12,13 +12,14 @@ import torch
 from transformers import Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from analyses import distribution_shift
 from analyses.cases import KEYS, Case
-from analyses.distribution_shift import SHIFTS, Config, headline, plot, run, shift_of
+from analyses.distribution_shift import Config, headline, plot, retagged, run
 from analyses.distribution_shift.divergence import compare, places
+from analyses.distribution_shift.sound_words import token_events
+from analyses.distribution_shift.table import COLUMNS, SHIFTS, shift_of
 from analyses.text.events import Events
-from analyses.text.vocabulary import Shared, shared_vocabulary
-from hooked_omni import EmbeddedPrompt, HookedOmni, MediaSettings, Prompt, load
+from analyses.text.vocabulary import SharedVocabulary, shared_vocabulary
+from hooked_omni import EmbeddedPrompt, HookedOmni, MediaSettings, Prompt
 from hooked_omni.errors import ResultsError
 from tests.support.clips import write_clip
 from tests.support.hugging_face import hf_forced
@@ -34,9 +35,13 @@ def sees() -> HookedOmni:
     return planted(None, 5, family="vl")
 
 
-def _asked_of_both(
-    omni: HookedOmni, base: HookedOmni
-) -> tuple[list[Case], dict[str, EmbeddedPrompt]]:
+@pytest.fixture(scope="module")
+def model() -> HookedOmni:
+    """A model that names what it sees, but for sounds that are louder."""
+    return planted()
+
+
+def _cases(omni: HookedOmni, base: HookedOmni) -> tuple[list[Case], dict[str, EmbeddedPrompt]]:
     kinds = {True: "factual", False: "counterfactual"}
     pairs = [("dog", "dog"), ("train", "train"), ("dog", "bus"), ("train", "dog")]
     cases = [Case(asked(omni, h, s), f"{h}-{s}", kinds[h == s]) for h, s in pairs]
@@ -45,7 +50,7 @@ def _asked_of_both(
 
 
 def _planted(omni: HookedOmni, base: HookedOmni) -> pd.DataFrame:
-    cases, prompts = _asked_of_both(omni, base)
+    cases, prompts = _cases(omni, base)
     return run(omni, cases, base=base, base_prompts=prompts)
 
 
@@ -68,7 +73,7 @@ def test_divergences_are_those_of_hugging_faces_logits(
         kept = dict(output_logits=True, return_dict_in_generate=True)
         out = omni.hf.generate(**inputs, max_new_tokens=6, do_sample=False, **kept)
         tokens = out.sequences[0, inputs["input_ids"].shape[1] :]
-    assert table["token"].tolist() == tokens.tolist()
+    assert table["token_id"].tolist() == tokens.tolist()
     own, base = hf_forced(omni, inputs, prompt, tokens), hf_forced(vl, silent, shown, tokens)
     # What it chose from, step by step, is the same to rounding.
     torch.testing.assert_close(own, torch.cat(out.logits), atol=1e-5, rtol=0)
@@ -92,7 +97,7 @@ def test_divergences_are_those_of_hugging_faces_logits(
 def test_only_shared_tokens_are_compared_and_the_rest_is_stated() -> None:
     generator = torch.Generator().manual_seed(0)
     own, base = torch.randn(20, 6, generator=generator), torch.randn(20, 5, generator=generator)
-    shared = Shared(torch.tensor([0, 2, 5]), torch.tensor([4, 1, 0]))
+    shared = SharedVocabulary(torch.tensor([0, 2, 5]), torch.tensor([4, 1, 0]))
     said = torch.randint(0, 3, (20,), generator=generator)
     found = compare(own, base, shared, said)
     q = own[:, [0, 2, 5]].double().log_softmax(-1)
@@ -110,7 +115,7 @@ def test_only_shared_tokens_are_compared_and_the_rest_is_stated() -> None:
 def test_a_model_does_not_diverge_from_itself() -> None:
     logits = torch.randn(3, 50)
     every = torch.arange(50)
-    found = compare(logits, logits, Shared(every, every), logits.argmax(-1))
+    found = compare(logits, logits, SharedVocabulary(every, every), logits.argmax(-1))
     assert (found["kl_base_model"] == 0).all() and (found["base_rank"] == 1).all()
 
 
@@ -123,8 +128,10 @@ def test_classes_of_the_paper() -> None:
 # --- planted answers --------------------------------------------------------------------------
 
 
-def test_a_model_that_says_what_it_sees_says_what_its_base_says(sees: HookedOmni) -> None:
-    table = _planted(planted(gains=(1.0, 2.0)), sees)
+def test_a_model_that_says_what_it_sees_says_what_its_base_says(
+    model: HookedOmni, sees: HookedOmni
+) -> None:
+    table = _planted(model, sees)
     assert set(table["shift"]) == {"unshifted"}
     deaf = _planted(planted(None, 5), sees)
     assert np.max(deaf[["kl_base_model", "kl_model_base"]]) < 1e-9
@@ -133,9 +140,10 @@ def test_a_model_that_says_what_it_sees_says_what_its_base_says(sees: HookedOmni
 def test_a_model_that_says_what_it_hears_leaves_its_base_where_the_two_differ(
     hearing: pd.DataFrame,
 ) -> None:
-    assert set(hearing["text"]) == {"A", " dog", " train", "."}
-    assert sorted(hearing.query("event != ''")["sample"]) == sorted(set(hearing["sample"]))
-    moved = hearing.query("event != '' and kind == 'counterfactual'")
+    assert set(hearing["token_text"]) == {"A", " dog", " train", "."}
+    named = hearing[hearing["events"].str.len() > 0]
+    assert sorted(named["sample"]) == sorted(set(hearing["sample"]))
+    moved: Any = named.query("kind == 'counterfactual'")
     others = hearing.drop(moved.index)
     assert set(others["shift"]) == {"unshifted"}
     assert min(moved["base_rank"]) > 1
@@ -170,43 +178,45 @@ def test_the_base_is_asked_the_same_words_of_the_same_frames_without_sound(
     assert "Qwen Team" in system[0] and system[1] == "You are a helpful assistant."
 
 
-def test_an_embedded_case_needs_its_prompt_for_the_base(sees: HookedOmni) -> None:
-    omni = planted()
+def test_an_embedded_case_needs_its_prompt_for_the_base(
+    model: HookedOmni, sees: HookedOmni
+) -> None:
     with pytest.raises(ResultsError, match=r"expected base_prompts with '0/hear', .* got \[\]"):
-        run(omni, [asked(omni)], base=sees)
+        run(model, [asked(model)], base=sees)
 
 
-def test_samples_that_cannot_be_compared_are_skipped_and_listed(sees: HookedOmni) -> None:
-    omni = planted()
+def test_samples_that_cannot_be_compared_are_skipped_and_listed(
+    model: HookedOmni, sees: HookedOmni
+) -> None:
     silent = asked(sees, None, "bus", "video")
     names = ("mute", "blind", "whole", "loud")
     cases = [
-        Case(asked(omni, kind="video"), "mute"),
-        Case(asked(omni, kind="audio"), "blind"),
-        Case(asked(omni), "whole"),
-        Case(asked(omni), "loud"),
+        Case(asked(model, kind="video"), "mute"),
+        Case(asked(model, kind="audio"), "blind"),
+        Case(asked(model), "whole"),
+        Case(asked(model), "loud"),
     ]
     prompts = dict.fromkeys((f"{name}/hear" for name in names), silent)
-    prompts["loud/hear"] = asked(omni)
-    table = run(omni, cases, base=sees, base_prompts=prompts)
+    prompts["loud/hear"] = asked(model)
+    table = run(model, cases, base=sees, base_prompts=prompts)
     assert set(table["sample"]) == {"whole"}
     skipped = table.attrs["skipped"]
     assert "got no audio" in skipped["mute/hear"] and "got no video" in skipped["blind/hear"]
     assert "for the base with video and without audio" in skipped["loud/hear"]
 
 
-def test_a_model_that_says_nothing(sees: HookedOmni, monkeypatch: pytest.MonkeyPatch) -> None:
-    omni = planted()
-    cfg = omni.model.cfg
+def test_a_model_that_says_nothing(
+    model: HookedOmni, sees: HookedOmni, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = model.model.cfg
     monkeypatch.setattr(cfg, "eos_tokens", tuple(range(cfg.d_vocab)))
-    cases, prompts = _asked_of_both(omni, sees)
-    table = run(omni, cases, base=sees, base_prompts=prompts)
+    table = _planted(model, sees)
     assert table.empty and len(table.attrs["skipped"]) == 4
     assert "the model ends at once" in table.attrs["skipped"]["dog-dog/hear"]
 
 
 def test_the_end_token_is_not_compared(hearing: pd.DataFrame) -> None:
-    assert hearing["place"].tolist() == [0, 1, 2] * 4  # "A", " dog", "."
+    assert hearing["step"].tolist() == [0, 1, 2] * 4  # "A", " dog", "."
 
 
 # --- vocabularies -----------------------------------------------------------------------------
@@ -249,20 +259,22 @@ class _Renumbered:
         return {piece: len(self) - 1 - i for piece, i in self.tokenizer.get_vocab().items()}
 
 
-def test_a_base_with_other_numbers_for_its_tokens_says_the_same(hearing: pd.DataFrame) -> None:
+def test_a_base_with_other_numbers_for_its_tokens_says_the_same(
+    sees: HookedOmni, hearing: pd.DataFrame
+) -> None:
     base = planted(None, 5, family="vl")
     base.model.tokenizer = _Renumbered(base.model.tokenizer)
     for weight in (base.model.embed.weight, base.model.unembed.weight):
         weight.data.copy_(weight.data.flip(0))
     model = planted(gains=(3.0, 1.0))
-    cases, _ = _asked_of_both(model, model)
-    _, prompts = _asked_of_both(model, planted(None, 5, family="vl"))
+    cases, _ = _cases(model, model)
+    _, prompts = _cases(model, sees)
     table = run(model, cases, base=base, base_prompts=prompts)
     pd.testing.assert_frame_equal(table, hearing)
 
 
-def test_other_words_are_refused_and_the_first_is_shown(
-    omni: HookedOmni, vl: HookedOmni, monkeypatch: pytest.MonkeyPatch
+def test_other_words_are_refused_and_the_first_is_named(
+    model: HookedOmni, omni: HookedOmni, vl: HookedOmni, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(omni.model, "tokenizer", _bytes())
     monkeypatch.setattr(vl.model, "tokenizer", _bytes(without="C"))
@@ -272,9 +284,10 @@ def test_other_words_are_refused_and_the_first_is_shown(
         shared_vocabulary(omni.model, vl.model)
     with pytest.raises(ResultsError, match=rf"got 'C', token {number} of the base's 256"):
         shared_vocabulary(vl.model, omni.model)
-    words = planted()  # knows " dog", added, and no special token
+    monkeypatch.undo()
+    # It has " dog", added, and no special token.
     with pytest.raises(ResultsError, match="got ' dog', token 266 of the model's"):
-        run(words, [asked(words)], base=load("random-vl"))
+        run(model, [asked(model)], base=vl)
 
 
 def test_an_answer_that_the_base_cannot_spell_is_skipped(sees: HookedOmni) -> None:
@@ -296,16 +309,16 @@ def test_an_answer_that_the_base_cannot_spell_is_skipped(sees: HookedOmni) -> No
 
 def test_a_token_names_an_event_if_its_word_does() -> None:
     pieces = ["A", " d", "og", " bar", "ks", ",", " ", "", "狗", "."]
-    named = distribution_shift._events(pieces, Events.every())
-    assert named == ["", "dog", "dog", "dog", "dog", "", "", "dog", "dog", ""]
+    named = token_events(pieces, Events.every())
+    assert named == [(), *[("dog",)] * 4, (), (), *[("dog",)] * 2, ()]
 
 
 def test_rows_are_documented(hearing: pd.DataFrame) -> None:
-    assert tuple(hearing.columns) == (*KEYS, *distribution_shift._COLUMNS)
-    for column in distribution_shift._COLUMNS:
+    assert tuple(hearing.columns) == (*KEYS, *COLUMNS)
+    for column in COLUMNS:
         assert f"`{column}`" in (run.__doc__ or "")
     assert set(hearing["answer"]) == {"A dog.", "A train."}
-    assert "".join(hearing.query("sample == 'dog-dog'")["text"]) == "A dog."
+    assert "".join(hearing.query("sample == 'dog-dog'")["token_text"]) == "A dog."
 
 
 def test_a_figure_of_shares_beside_the_papers(hearing: pd.DataFrame) -> None:
@@ -335,33 +348,34 @@ def test_sentences_with_numbers(hearing: pd.DataFrame) -> None:
 
 
 def test_answers_without_sounds_are_missing_not_zero(hearing: pd.DataFrame) -> None:
-    unnamed = hearing.assign(event=np.where(hearing["sample"] == "dog-dog", "", hearing["event"]))
+    nothing = hearing.assign(events=[()] * len(hearing))
+    unnamed = pd.concat(
+        [nothing.query("sample == 'dog-dog'"), hearing.query("sample != 'dog-dog'")]
+    )
     assert "n = 1, 1 missing unshifted" in headline(unnamed)[0]
-    nothing = hearing.assign(event="")
     assert headline(nothing)[0].endswith("over all tokens; no answer names a sound event.")
     plot(nothing)
 
 
-def test_own_words_name_events(sees: HookedOmni) -> None:
-    omni = planted()
-    case = Case(asked(omni, "chef", "chef"), "0")
+def test_own_words_name_events(model: HookedOmni, sees: HookedOmni) -> None:
+    case = Case(asked(model, "chef", "chef"), "0")
     config = replace(CONFIG, own={"cook": ["chef"]})
     silent = {"0/hear": asked(sees, None, "chef", "video")}
-    table = run(omni, [case], config, base=sees, base_prompts=silent)
-    assert table["event"].tolist() == ["", "cook", ""]
+    table = run(model, [case], config, base=sees, base_prompts=silent)
+    assert table["events"].tolist() == [(), ("cook",), ()]
 
 
 def test_events_of_a_judge_replace_those_of_the_table() -> None:
     answer = ["a", " dog", " bark", "s", " loudly", " at", " a", " car"]
     rows = [
-        dict(sample=sample, kind="factual", question="hear", text=text, event="car")
+        dict(sample=sample, kind="factual", question="hear", token_text=text, events=("car",))
         for sample in ("one", "two")
         for text in answer
     ]
     table = pd.DataFrame(rows)
-    made = distribution_shift.retagged(table, {("one", "factual", "hear"): ["barks", "Loudly"]})
-    one, two = (made[made["sample"] == sample]["event"].tolist() for sample in ("one", "two"))
-    assert one == ["", "", "barks", "barks", "loudly", "", "", ""]
-    assert two == [""] * len(answer)  # nobody judged it
-    none = distribution_shift.retagged(table, {("two", "factual", "hear"): []})
-    assert set(none["event"]) == {""} and len(none) == len(table)
+    made = retagged(table, {("one", "factual", "hear"): ["barks", "Loudly"]})
+    one, two = (made[made["sample"] == sample]["events"].tolist() for sample in ("one", "two"))
+    assert one == [(), (), *[("barks",)] * 2, ("loudly",), (), (), ()]
+    assert two == [()] * len(answer)  # nobody judged it
+    none = retagged(table, {("two", "factual", "hear"): []})
+    assert set(none["events"]) == {()} and len(none) == len(table)

@@ -12,7 +12,8 @@ import torch
 from analyses import knockout
 from analyses.cases import Case
 from analyses.knockout.figure import measured
-from analyses.plots.published import published
+from analyses.knockout.table import COLUMNS, chosen_windows
+from analyses.plots import published
 from analyses.text.references import references, word_logprobs
 from hooked_omni import EmbeddedPrompt, HookedOmni
 from hooked_omni import knockout as cut_attention
@@ -23,6 +24,7 @@ from tests.support.models import eager, watched
 from tests.support.planted import WORDS, asked, planted
 
 OWN = {word: [word] for word in WORDS}
+run: Any = knockout.run  # columns of a frame have no types to check
 CONFIG = knockout.Config(own=OWN, max_new_tokens=6)
 
 
@@ -41,14 +43,22 @@ def case(omni: HookedOmni, heard: str, seen: str, **more: Any) -> Case:
     )
 
 
-def swept(omni: HookedOmni, cases: list[Case], config: knockout.Config) -> Any:
-    return knockout.run(omni, cases, config)
+@pytest.fixture(scope="module")
+def swept(model: HookedOmni) -> Any:
+    pairs = (("dog", "bus"), ("train", "chef"), ("dog", "dog"), ("bus", "bus"))
+    return run(model, [case(model, *pair) for pair in pairs], CONFIG)
+
+
+@pytest.fixture(scope="module")
+def panels(swept: Any) -> Any:
+    """What the question is makes no difference to a planted model."""
+    return pd.concat([swept, swept.assign(question="see")], ignore_index=True)
 
 
 def cuts(table: Any) -> Any:
     """Rows of knockouts, with the changes that the figure shows."""
-    shown = measured(table)
-    return shown[shown["key"] != "none"]
+    changes = measured(table)
+    return changes[changes["key"] != "none"]
 
 
 def moved(table: Any, column: str, by: float = 0.01) -> set[tuple[str, int]]:
@@ -61,8 +71,8 @@ def moved(table: Any, column: str, by: float = 0.01) -> set[tuple[str, int]]:
 # --- planted answers -------------------------------------------------------------------------
 
 
-def test_the_layers_where_words_move_are_found(model: HookedOmni) -> None:
-    table = swept(model, [case(model, "dog", "bus"), case(model, "train", "chef")], CONFIG)
+def test_the_layers_where_words_move_are_found(swept: Any) -> None:
+    table = swept.query("kind == 'counterfactual'")
     assert moved(table, "caption_change") == {("video", 5)}
     assert moved(table, "word_change") == {("video", 5), ("audio", 2)}
     freed = table[(table["key"] == "video") & (table["first_layer"] == 5)]
@@ -79,7 +89,7 @@ def test_the_layers_where_words_move_are_found(model: HookedOmni) -> None:
 
 def test_windows_that_cover_the_layer(model: HookedOmni) -> None:
     config = replace(CONFIG, width=3, step=1)
-    table = swept(model, [case(model, "dog", "bus")], config)
+    table = run(model, [case(model, "dog", "bus")], config)
     assert moved(table, "caption_change") == {("video", first) for first in (3, 4, 5)}
     assert moved(table, "word_change") == {
         *(("video", first) for first in (3, 4, 5)),
@@ -95,7 +105,7 @@ def test_nothing_is_found_in_the_twin(
     heard_at: int | None, seen_at: int | None, expected: set[Any]
 ) -> None:
     twin = planted(heard_at=heard_at, seen_at=seen_at)
-    table = swept(twin, [case(twin, "dog", "dog")], CONFIG)
+    table = run(twin, [case(twin, "dog", "dog")], CONFIG)
     for measure in ("word_change", "caption_change"):
         assert moved(table, measure, by=1e-4) == expected
     if not expected:
@@ -108,12 +118,12 @@ def test_nothing_is_found_in_the_twin(
 def test_the_first_token_is_out_of_reach_unless_asked_for() -> None:
     early = planted(names_at="last")
     one = [case(early, "dog", "bus")]
-    table = swept(early, one, replace(CONFIG, own=OWN | {"dog": ["A dog"]}))
+    table = run(early, one, replace(CONFIG, own=OWN | {"dog": ["A dog"]}))
     assert set(table["caption"]) == {" bus."}
     assert moved(table, "caption_change", by=1e-4) == set()
     assert table["heard_logprob"].isna().all()  # " dog" would open the answer
     config = replace(CONFIG, query="generated+last")
-    table = swept(early, one, config)
+    table = run(early, one, config)
     assert moved(table, "caption_change") == {("video", 5)}
     assert table[table["first_layer"] == 5]["caption"].tolist() == [" dog.", " bus."]
 
@@ -122,7 +132,7 @@ def test_other_spans(model: HookedOmni) -> None:
     """Without its silence, the sound is louder on average."""
     one = [case(model, "dog", "bus", heard_when="audio@1.0-2.0s")]
     config = replace(CONFIG, keys=("audio@0.0-1.0s", "audio@1.0-2.0s"))
-    rows = cuts(swept(model, one, config)).set_index(["key", "first_layer"])["word_change"]
+    rows = cuts(run(model, one, config)).set_index(["key", "first_layer"])["word_change"]
     assert rows["audio@1.0-2.0s", 2] < -0.5 and rows["audio@0.0-1.0s", 2] > 0.5
     assert rows.drop(index=2, level="first_layer").abs().max() < 1e-4
 
@@ -138,23 +148,21 @@ def test_captions_and_scores_are_hugging_faces(omni: HookedOmni, clips: dict) ->
     omni.model.cfg.eos_tokens, ends = (), omni.model.cfg.eos_tokens
     try:
         config = knockout.Config(windows=((0, 0), (1, 3), (2, 3)), max_new_tokens=8)
-        table = swept(omni, [asked_of], config)
+        table = run(omni, [asked_of], config)
     finally:
         omni.model.cfg.eos_tokens = ends
-    baseline = None
-    said = {
+    spoken = {
         name: references(omni.model.tokenizer, [caption])[0]
         for name, caption in zip(("heard", "seen"), captions, strict=True)
     }
-    assert [len(r.words) for r in said.values()] == [2, 1]  # dogs, bark; siren
+    assert [len(r.words) for r in spoken.values()] == [2, 1]  # dogs, bark; siren
+    baseline = None
     with eager(omni):
         for row in table.to_dict("records"):
-            layers = (
-                ()
-                if row["key"] == "none"
-                else tuple(range(row["first_layer"], row["last_layer"] + 1))
-            )
-            with hf_cut(omni, prompt, Cut("", "generated", _real(row["key"]), layers)):
+            whole = row["key"] == "none"
+            layers = () if whole else tuple(range(row["first_layer"], row["last_layer"] + 1))
+            cut = Cut("", "generated", "video" if whole else row["key"], layers)
+            with hf_cut(omni, prompt, cut):
                 tokens, _ = hf_caption(omni, inputs)
                 baseline = torch.tensor(tokens) if baseline is None else baseline
                 scored = hf_logprobs(omni, prompt, baseline)
@@ -163,19 +171,14 @@ def test_captions_and_scores_are_hugging_faces(omni: HookedOmni, clips: dict) ->
                         float(hf_logprobs(omni, prompt, r.tokens)[list(word)].sum())
                         for word in r.words
                     ]
-                    for name, r in said.items()
+                    for name, r in spoken.items()
                 }
-            said_by_hf = omni.model.tokenizer.decode(tokens, skip_special_tokens=True)
-            assert row["caption"] == said_by_hf
+            assert row["caption"] == omni.model.tokenizer.decode(tokens, skip_special_tokens=True)
             assert row["n_scored"] == 8
             assert row["caption_logprob"] / 8 == pytest.approx(float(scored.mean()), abs=1e-6)
             for name, expected in words.items():
                 assert row[f"{name}_logprob"] == pytest.approx(np.mean(expected), rel=1e-6)
     assert table["caption"].nunique() > 3
-
-
-def _real(key: str) -> str:
-    return "video" if key == "none" else key
 
 
 # --- cost ------------------------------------------------------------------------------------
@@ -192,7 +195,7 @@ def passes(model: HookedOmni) -> Iterator[list[tuple[int, int]]]:
 def test_one_pass_over_the_prompt(model: HookedOmni, passes: list[Any]) -> None:
     one = case(model, "dog", "bus")
     passes.clear()
-    swept(model, [one], CONFIG)
+    run(model, [one], CONFIG)
     n_pos = [n for _, n in passes]
     assert n_pos[0] == one.prompt.n_pos  # pyright: ignore[reportAttributeAccessIssue]
     assert max(n_pos[1:]) < 10
@@ -217,17 +220,17 @@ def test_a_reference_is_read_as_far_as_its_last_word(model: HookedOmni, passes: 
 
 def test_windows_of_the_paper_and_of_other_depths() -> None:
     def centers(n_layers: int, **more: Any) -> list[int]:
-        windows = knockout.chosen_windows(knockout.Config(**more), n_layers)
+        windows = chosen_windows(knockout.Config(**more), n_layers)
         return [(w.start + w.stop - 1) // 2 for w in windows]
 
-    points = published("figure6_knockout_qwen2_5_omni_3b")
-    assert centers(36) == sorted(set(points["centre_layer"])) == list(range(4, 31, 2))
-    assert {len(w) for w in knockout.chosen_windows(knockout.Config(), 36)} == {9}
+    points = published.points("figure6_knockout_qwen2_5_omni_3b")
+    assert centers(36) == sorted(set(points["center_layer"])) == list(range(4, 31, 2))
+    assert {len(w) for w in chosen_windows(knockout.Config(), 36)} == {9}
     assert centers(28) == list(range(3, 25, 2))
     assert centers(8) == list(range(8))
     assert centers(1) == [0]
     assert centers(6, width=3, step=2) == [1, 3]
-    assert knockout.chosen_windows(knockout.Config(windows=((1, 2), (0, 5))), 6) == [
+    assert chosen_windows(knockout.Config(windows=((1, 2), (0, 5))), 6) == [
         range(1, 3),
         range(6),
     ]
@@ -238,21 +241,21 @@ def test_who_is_skipped(model: HookedOmni) -> None:
         replace(case(model, "dog", "bus", kind=kind), sample=kind)
         for kind in ("video", "audio", "audio in video")
     ]
-    table = swept(model, cases, CONFIG)
+    table = run(model, cases, CONFIG)
     assert set(table["sample"]) == {"audio in video"}
     assert "no audio" in table.attrs["skipped"]["video/hear"]
     assert "no video" in table.attrs["skipped"]["audio/hear"]
-    only_video = swept(model, cases, replace(CONFIG, keys=("video",)))
+    only_video = run(model, cases, replace(CONFIG, keys=("video",)))
     assert set(only_video["sample"]) == {"audio in video", "video"}
 
 
 def test_an_answer_of_one_token_is_skipped(model: HookedOmni) -> None:
     model.model.cfg.eos_tokens, ends = (32,), model.model.cfg.eos_tokens  # "A"
     try:
-        table = swept(model, [case(model, "dog", "bus")], CONFIG)
+        table = run(model, [case(model, "dog", "bus")], CONFIG)
     finally:
         model.model.cfg.eos_tokens = ends
-    assert table.empty and list(table.columns) == ["sample", "kind", "question", *knockout.COLUMNS]
+    assert table.empty and list(table.columns) == ["sample", "kind", "question", *COLUMNS]
     assert "two tokens or more" in table.attrs["skipped"]["dog over bus/hear"]
     with pytest.raises(ResultsError, match="expected rows, got none"):
         knockout.plot(table)
@@ -260,7 +263,7 @@ def test_an_answer_of_one_token_is_skipped(model: HookedOmni) -> None:
 
 def test_a_sample_without_captions_has_no_word_scores(model: HookedOmni) -> None:
     bare = replace(case(model, "dog", "bus"), audio_captions=(), video_captions=())
-    table = swept(model, [bare], CONFIG)
+    table = run(model, [bare], CONFIG)
     for column in ("heard_logprob", "seen_logprob", "heard_found", "seen_found"):
         assert table[column].isna().all()
     assert table["n_heard_words"].sum() == 0
@@ -285,23 +288,12 @@ def test_bad_configs(bad: dict[str, Any], text: str, as_installed: None) -> None
 def test_bad_windows(model: HookedOmni) -> None:
     one = [case(model, "dog", "bus")]
     with pytest.raises(ResultsError, match=r"in layers 0 to 7, got \[\(7, 8\)\]"):
-        swept(model, one, replace(CONFIG, windows=((0, 1), (7, 8))))
+        run(model, one, replace(CONFIG, windows=((0, 1), (7, 8))))
     with pytest.raises(HookError, match="expected an odd width"):
-        swept(model, one, replace(CONFIG, width=4))
+        run(model, one, replace(CONFIG, width=4))
 
 
 # --- the figure ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def panels(model: HookedOmni) -> Any:
-    """What is asked makes no difference to a planted model."""
-    cases = [
-        case(model, heard, seen)
-        for heard, seen in (("dog", "bus"), ("train", "chef"), ("dog", "dog"), ("bus", "bus"))
-    ]
-    heard = swept(model, cases, CONFIG)
-    return pd.concat([heard, heard.assign(question="see")], ignore_index=True)
 
 
 def test_panels_in_the_papers_form(panels: Any) -> None:
@@ -334,7 +326,7 @@ def test_published_points_under_36_layers(panels: Any) -> None:
         for c in axes.collections
         if str(c.get_label()).startswith("published")
     ]
-    assert sum(points) == len(published("figure6_knockout_qwen2_5_omni_3b"))
+    assert sum(points) == len(published.points("figure6_knockout_qwen2_5_omni_3b"))
 
 
 def test_the_headline(panels: Any) -> None:

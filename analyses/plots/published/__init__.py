@@ -5,12 +5,19 @@ from the text.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-__all__ = ["published"]
+__all__ = ["number", "points"]
 
 
-def published(name: str) -> pd.DataFrame:
+def points(name: str) -> pd.DataFrame:
     """One published table, by file name without its ending."""
     return pd.read_csv(Path(__file__).with_name(f"{name}.csv"))
+
+
+def number(quantity: str, model: str = "qwen2.5-omni-3b") -> float:
+    """One number of `scalars.csv`, in the unit that stands there."""
+    scalars: Any = points("scalars").set_index(["model", "quantity"])["value"]
+    return float(scalars[model, quantity])

@@ -112,7 +112,7 @@ def test_several_rows_of_one_sample_at_one_point_are_refused():
 
 
 def test_no_rows():
-    with pytest.raises(ResultsError, match="expected rows to average, got none"):
+    with pytest.raises(ResultsError, match="expected rows, got none"):
         mean_band(curve(np.ones((1, 1))).iloc[:0], "share", ["layer"])
 
 
@@ -152,23 +152,23 @@ def test_many_samples_are_tested_at_random_and_agree_with_the_exact_test():
 @pytest.mark.parametrize("correction", ["max", "holm"])
 def test_false_alarms_are_as_rare_as_stated(correction: str):
     alarms = 0
-    for seed in range(200):
+    for seed in range(100):
         noise = draws(seed, 10, 12) + draws(seed + 1000, 10, 1)  # layers of a sample go together
         found = paired_permutation(
             curve(noise), curve(np.zeros((10, 12))), "share", ["layer"], correction
         )
         alarms += bool((found["p_corrected"] <= 0.05).any())
-    assert alarms / 200 <= 0.085
+    assert alarms / 100 <= 0.09
 
 
 def test_without_correction_they_are_not():
     alarms = 0
-    for seed in range(60):
+    for seed in range(30):
         found = paired_permutation(
             curve(draws(seed, 10, 12)), curve(np.zeros((10, 12))), "share", ["layer"], "none"
         )
         alarms += bool((found["p_corrected"] <= 0.05).any())
-    assert alarms / 60 > 0.2
+    assert alarms / 30 > 0.2
 
 
 def test_a_planted_difference_is_found_where_it_is_and_only_there():

@@ -32,16 +32,16 @@ def tables(biased: bool) -> dict[str, pd.DataFrame]:
             for layer in range(LAYERS):
                 place = dict(span="audio", lens="raw", layer=layer, position=7)
                 known, sound = {**case(i, kind, "hear"), **place}, ("dog", "siren")[i % 2]
-                event = sound if layer == 8 else ""
-                row = dict(measure="top", text=event or "the", event=event, heard=sound, seen="")
+                events = (sound,) if layer == 8 else ()
+                row = dict(measure="top", token_text="a", events=events, heard=(sound,), seen=())
                 lens.append({**known, **row})
                 audio = 30.0 if layer == 0 else 5.0
                 for segment, percent in (("audio", audio), ("video", 20.0), ("text", 80 - audio)):
                     row = dict(layer=layer, segment=segment, percent=percent, share=percent / 100)
-                    shares.append({**case(i, kind, "hear"), "head": None, "token": None, **row})
-            for event in ("dog", ""):
-                rank = 1 if wrong or not event or kind == "factual" else 9
-                row = dict(event=event, base_rank=rank, kl_base_model=0.5, caption="a dog")
+                    shares.append({**case(i, kind, "hear"), "head": None, "step": None, **row})
+            for events in (("dog",), ()):
+                rank = 1 if wrong or not events or kind == "factual" else 9
+                row = dict(events=events, base_rank=rank, kl_base_model=0.5, caption="a dog")
                 row["shift"] = "unshifted" if rank == 1 else "shifted"
                 shift.append({**case(i, kind, "hear"), **row})
     made = dict(captions=captions, knockout=knockouts, logit_lens=lens)
@@ -230,7 +230,7 @@ def test_other_questions_and_other_spans_are_not_read_for_hearing() -> None:
 def test_what_any_clip_would_show_is_not_heard() -> None:
     made, given = biased()
     lens = made["logit_lens"]
-    lens.loc[lens["event"] != "", "event"] = "dog, siren"  # whatever is played
+    lens["events"] = lens["events"].map(lambda own: own and ("dog", "siren"))  # whatever is played
     ours = checked(made, given)["heard, not said"]
     assert ours.verdict == "differs" and ours.ours.endswith("by chance 100.0 %")
 

@@ -167,7 +167,7 @@ def test_a_served_judge_scores_the_same_captions_and_the_tokens_inside(
     assert set(recall["condition"]) == {"norm", "raw"} and len(recall) == 2 * 4
     # This server says that the first word of each answer names a sound.
     for _, rows in found.tables["distribution_shift"].groupby(["sample", "question"]):
-        assert rows["event"].iloc[0] == rows["answer"].iloc[0].split()[0]
+        assert rows["events"].iloc[0] == (rows["answer"].iloc[0].split()[0],)
     n_requests = sum(server.seen.values())
     assert n_requests <= len(found.scores)
     run_study(replace(study, judge=served(server)), copy)

@@ -1,0 +1,106 @@
+"""How does attention move from audio to video, layer by layer, next to the published figure?"""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analyses.attention_share.table import MODALITIES
+from analyses.cases import KEYS
+from analyses.plots import figures, published
+from analyses.plots.statistics import in_words, mean_band
+from hooked_omni.errors import ResultsError
+
+__all__ = ["headline", "percents", "plot"]
+
+_LABELS = {"audio": "audio", "video": "video", "text": "query text"}
+_PUBLISHED = "figure4_attention_share_qwen2_5_omni_3b"
+
+
+def plot(table: pd.DataFrame) -> Figure:
+    """Mean over samples per layer, with 95 % bands; audio, video and text add up to 100 %.
+
+    One panel for each kind and question. Samples without all the segments that others have are
+    left out, as the title says: their 100 % is another. For a model of 36 layers, the paper's
+    certain points for Qwen2.5-Omni-3B are drawn underneath.
+
+    Raises:
+        ResultsError: For a table without rows.
+    """
+    complete = percents(table)
+    groups = figures.by_panel(complete)
+    figure, panels = figures.panels(len(groups))
+    for axes, (kind, question, group) in zip(panels, groups, strict=True):
+        axes.set_title(f"What generated tokens attend to\n{kind}, question {question!r}")
+        _panel(axes, group)
+    left_out = len(set(table["sample"]) - set(complete["sample"]))
+    if left_out:
+        figure.suptitle(f"{left_out} samples without all of audio, video and text left out")
+    panels[0].set(ylabel="share of attention, %", ylim=(0, 100))
+    return figure
+
+
+def _panel(axes: Axes, group: pd.DataFrame) -> None:
+    bands: Any = mean_band(group, "percent", by=["segment", "layer"])
+    for segment in [s for s in MODALITIES if s in set(bands["segment"])]:
+        band = bands[bands["segment"] == segment]
+        figures.curve(axes, band, "layer", figures.COLORS[segment], _LABELS[segment])
+    if bands["layer"].nunique() == 36:
+        points = published.points(_PUBLISHED)
+        colors = points["segment"].map(lambda segment: figures.COLORS.get(segment, "black"))
+        axes.scatter(points["layer"], points["share_percent"], c=colors, alpha=0.35, zorder=0)
+    figures.layer_axis(axes)
+    axes.legend(frameon=False, loc="upper center")
+
+
+def headline(table: pd.DataFrame) -> list[str]:
+    """What Figure 4 shows, with this table's numbers: where each segment peaks, where it ends.
+
+    Raises:
+        ResultsError: For a table without rows.
+    """
+    lines, complete = [], percents(table)
+    n_layers = max(complete["layer"]) + 1
+    late = range(n_layers - max(n_layers // 3, 1), n_layers)
+    for kind, question, group in figures.by_panel(complete):
+        by_layer: Any = mean_band(group, "percent", by=["segment", "layer"])
+        inside = group[group["layer"].isin(late)]
+        means = inside.groupby(["sample", "segment"], as_index=False)["percent"].mean()
+        ends = mean_band(means, "percent", by=["segment"]).set_index("segment")
+        for segment in [s for s in MODALITIES if s in ends.index]:
+            band = by_layer[by_layer["segment"] == segment]
+            peak = band.loc[band["mean"].idxmax()]
+            lines.append(
+                f"{kind}, {question}: {_LABELS[segment]} gets most of its attention in layer "
+                f"{int(peak['layer'])}, {in_words(peak)}; in the last third "
+                f"of the layers, from {late[0]} on, it gets {in_words(ends.loc[segment])}."
+            )
+    points = published.points(_PUBLISHED).to_dict("records")
+    theirs = ", ".join("{segment} {share_percent} % in {layer}".format(**p) for p in points)
+    return [*lines, f"Published for Qwen2.5-Omni-3B, 36 layers: {theirs}."]
+
+
+def percents(table: pd.DataFrame) -> pd.DataFrame:
+    """Percent on audio, video and text by case and layer, over heads and steps.
+
+    Samples without all the segments that others have are left out.
+
+    Raises:
+        ResultsError: For a table without rows for one of the three that its prompts have.
+    """
+    three: Any = table[table["segment"].isin(MODALITIES)]
+    keys = [*KEYS, "layer"]
+    if three.empty:
+        raise ResultsError("expected rows for audio, video or text, got none. Measure them too.")
+    each = three.groupby([*keys, "head", "step"], dropna=False, sort=False)["percent"].sum()
+    if (each - 100).abs().max() > 0.01:
+        raise ResultsError(
+            "expected rows for all of audio, video and text that the prompts have, got "
+            f"{sorted(set(three['segment']))}: their 100 % is not known. Measure them too."
+        )
+    most = max((set(own) for _, own in three.groupby("sample")["segment"]), key=len)
+    complete = three.groupby("sample")["segment"].transform(lambda own: set(own) == most)
+    shares = three[complete].groupby([*keys, "segment"], sort=False)["share"].mean()
+    whole = shares.groupby(level=keys, sort=False).transform("sum")
+    return (100 * shares / whole).rename("percent").reset_index()

@@ -1,0 +1,137 @@
+"""What does the base predict at every token of the model's answer?"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import pandas as pd
+import torch
+
+from analyses.cases import Case, Cases, Skip, embedded, plain_answer, tabulate
+from analyses.distribution_shift.divergence import compare, places
+from analyses.distribution_shift.sound_words import token_events
+from analyses.text.events import Events
+from analyses.text.pieces import pieces
+from analyses.text.vocabulary import shared_vocabulary, tokenizer_of
+from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
+from hooked_omni.decoding.prefill import prefill
+from hooked_omni.decoding.score import forced_logits
+from hooked_omni.errors import MediaError, PromptError, ResultsError
+
+__all__ = ["COLUMNS", "SHIFTS", "Config", "run", "shift_of"]
+
+SHIFTS = ("unshifted", "marginal", "shifted")
+COLUMNS = (
+    *("step", "token_id", "token_text", "events", "logprob", "base_logprob", "base_rank", "shift"),
+    *("kl_base_model", "kl_model_base", "left_out", "base_left_out", "answer"),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """How long an answer may be, and which words name sounds.
+
+    Attributes:
+        max_new_tokens: Longest answer, in tokens; 50 in the paper's scripts.
+        own: Words or phrases by sound event, besides the table of `events.py`.
+    """
+
+    max_new_tokens: int = 50
+    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def run(
+    omni: HookedOmni,
+    cases: Cases,
+    config: Config = Config(),
+    *,
+    base: HookedOmni,
+    base_prompts: Mapping[str, EmbeddedPrompt] | None = None,
+) -> pd.DataFrame:
+    """Next-token distributions of the model and the base at every token of the model's answer.
+
+    Args:
+        omni: The model that hears and sees.
+        cases: Cases or prompts, of clips with sound and picture.
+        config: What to compare.
+        base: The model that only sees.
+        base_prompts: The base's prompts by case id, for cases whose prompt is embedded already; of
+            any other, the prompt is made from the case's own: its words and video.
+
+    Returns:
+        One row per sample and token of the answer, without the end token, with
+
+        * `sample`, `kind`, `question`: the case.
+        * `step`: index of the generated position, 0 for the first new token; `token_id` and
+          `token_text` of the token there.
+        * `events`: list of the sound events named by the word that the token is part of.
+        * `logprob`, `base_logprob`: of the token in the model and in the base, in nats.
+        * `base_rank`: of the token in the base, from 1. `shift`: its class, one of `SHIFTS`.
+        * `kl_base_model` = KL(base || model), and `kl_model_base`, in nats.
+        * `left_out`, `base_left_out`: probability of tokens that the other model does not have;
+          everything else is renormalized over the tokens that both have.
+        * `answer`: its text.
+
+    Raises:
+        ResultsError: For two models with different words, or an embedded case without its prompt
+            for the base.
+    """
+    shared = shared_vocabulary(omni.model, base.model)
+    tokenizer, events = tokenizer_of(omni.model), Events.every(config.own)
+
+    def rows(case: Case) -> Iterator[dict[str, Any]]:
+        prompt = prefill(omni.model, embedded(omni, case, "audio", "video"))
+        base_prompt = _base_prompt(omni, base, case, base_prompts or {})
+        answer = plain_answer(omni, case, prompt, config.max_new_tokens)
+        ends = torch.tensor(omni.model.cfg.eos_tokens, dtype=torch.long)
+        tokens = answer.tokens[~torch.isin(answer.tokens, ends)]
+        if not len(tokens):
+            raise Skip("expected an answer, got none: the model ends at once.")
+        at = places(shared.first, tokens)
+        if bool((at < 0).any()):
+            strange = tokenizer.decode([int(tokens[at < 0][0])])
+            raise Skip(f"expected an answer in tokens of both models, got {strange!r}.")
+        logits = forced_logits(omni.model, prompt, tokens)
+        base_logits = forced_logits(base.model, base_prompt, shared.second[at])
+        measured = compare(logits, base_logits, shared, at)
+        texts = pieces(tokenizer, tokens.tolist())
+        for step, (text, named) in enumerate(zip(texts, token_events(texts, events), strict=True)):
+            yield dict(
+                step=step,
+                token_id=int(tokens[step]),
+                token_text=text,
+                events=named,
+                shift=shift_of(int(measured["base_rank"][step])),
+                answer=answer.text,
+                **{name: value[step].item() for name, value in measured.items()},
+            )
+
+    return tabulate(rows, cases, COLUMNS)
+
+
+def _base_prompt(
+    omni: HookedOmni, base: HookedOmni, case: Case, given: Mapping[str, EmbeddedPrompt]
+) -> EmbeddedPrompt:
+    """The same words and frames, without sound."""
+    if case.id in given:
+        prompt = given[case.id]
+    elif isinstance(case.prompt, Prompt):
+        media = case.prompt.media or omni.media
+        silent = dict(audio=None, use_audio_in_video=False, rope="model", media=media)
+        try:
+            prompt = base.embed(replace(case.prompt, **cast(Any, silent)))
+        except (MediaError, PromptError) as error:
+            raise Skip(f"the base cannot read the prompt: {error}") from error
+    else:
+        raise ResultsError(
+            f"expected base_prompts with {case.id!r}, whose prompt is embedded for one model "
+            f"already, got {sorted(given)}. Embed it for the base too, or give a `Prompt`."
+        )
+    if "audio" in prompt.spans or "video" not in prompt.spans:
+        raise Skip("expected a prompt for the base with video and without audio.")
+    return prompt
+
+
+def shift_of(base_rank: int) -> str:
+    """The class of a token by its rank in the base: 1, up to 3, or beyond."""
+    return SHIFTS[0] if base_rank == 1 else SHIFTS[1] if base_rank <= 3 else SHIFTS[2]

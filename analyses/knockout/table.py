@@ -1,0 +1,183 @@
+"""What does the model answer, and how likely are other words, under every knockout?"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pandas as pd
+
+from analyses.cases import Case, Cases, Skip, embedded, tabulate
+from analyses.text.references import references, word_logprobs
+from hooked_omni import EmbeddedPrompt, Generation, HookedOmni, knockout, windows
+from hooked_omni.decoding.prefill import prefill
+from hooked_omni.errors import ResultsError
+
+__all__ = ["COLUMNS", "Config", "chosen_windows", "run"]
+
+COLUMNS = (
+    *("key", "query", "center", "first_layer", "last_layer", "n_layers"),
+    *("caption", "n_tokens", "n_same"),
+    *("caption_logprob", "n_scored", "heard_logprob", "n_heard_words"),
+    *("seen_logprob", "n_seen_words", "heard_found", "seen_found"),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is cut, in which windows of layers, and what is measured.
+
+    Attributes:
+        keys: Spans that are not read, one at a time; any span, such as "audio@3.0-4.0s" or "text".
+        query: What does not read them. "generated" is the paper's G: the last prompt position, at
+            which the first new token is chosen, still reads everything.
+        width: Layers in a window; None for a quarter of the model, 9 of 36 as in the paper.
+        step: Layers from one window to the next; None for 2 of 36, as in the paper.
+        windows: First and last layer of each window, in place of width and step.
+        max_new_tokens: Longest answer, in tokens.
+        references: How many captions of each modality are scored.
+        own: Words or phrases by sound event, besides the table of `events.py`.
+        memory_budget: Bytes for the batch; None for no limit.
+    """
+
+    keys: tuple[str, ...] = ("video", "audio")
+    query: Literal["generated", "generated+last"] = "generated"
+    width: int | None = None
+    step: int | None = None
+    windows: tuple[tuple[int, int], ...] = ()
+    max_new_tokens: int = 50
+    references: int = 1
+    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    memory_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.query not in ("generated", "generated+last") or not self.keys:
+            raise ResultsError(
+                f"expected query 'generated' or 'generated+last' and some keys, got {self.query!r} "
+                f"and {self.keys!r}."
+            )
+        if self.max_new_tokens < 2 or self.references < 0:
+            raise ResultsError(
+                f"expected at least 2 new tokens and 0 references, got {self.max_new_tokens} and "
+                f"{self.references}: a knockout of generated positions cannot reach the first."
+            )
+        if self.windows and (self.width, self.step) != (None, None):
+            raise ResultsError("expected windows, or width and step, got both. Give one of them.")
+
+
+def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:
+    """The answer, and the log-probability of other words, under every knockout.
+
+    Args:
+        omni: The model.
+        cases: Cases or prompts, with the spans that `config.keys` names.
+        config: What is cut.
+
+    Returns:
+        One row per case and condition, the baseline first, with
+
+        * `sample`, `kind`, `question`: the case.
+        * `key`: the span that is not read; "none" for the baseline. `query`: what does not read it.
+        * `center`, `first_layer`, `last_layer`: the window, both ends in it; missing for the
+          baseline. `n_layers`: of the model.
+        * `caption`, `n_tokens`: the answer under this condition. `n_same`: how many tokens at its
+          beginning are those of the baseline.
+        * `caption_logprob`: of the whole baseline caption under this condition, in nats;
+          `n_scored`: its tokens.
+        * `heard_logprob`, `seen_logprob`: of the reference captions' words for what is heard and
+          what is seen, when the caption is teacher-forced; nats a word, mean over `n_heard_words`
+          and `n_seen_words`. A word that opens a caption is left out unless the last prompt
+          position is cut, too. Missing without such a word.
+        * `heard_found`, `seen_found`: share of the reference events that `caption` names, 0 to 1,
+          by the words of `events.py`; missing without a reference event.
+
+        Cases without a span of `config.keys`, or with an answer of one token, are skipped.
+    """
+    table = tabulate(lambda case: _rows(omni, case, config), cases, COLUMNS)
+    return table.astype(dict.fromkeys(("center", "first_layer", "last_layer"), "Int64"))
+
+
+def chosen_windows(config: Config, n_layers: int) -> list[range]:
+    """Windows of layers; by default whole ones only, as in the paper: centers 4, 6, ..., 30 of 36.
+
+    Raises:
+        ResultsError: For a window that is not in the model.
+        HookError: For a width that is even, or too large.
+    """
+    if config.windows:
+        chosen = [range(first, last + 1) for first, last in config.windows]
+        wrong = [(w.start, w.stop - 1) for w in chosen if not 0 <= w.start < w.stop <= n_layers]
+        if wrong:
+            raise ResultsError(
+                f"expected windows (first, last) in layers 0 to {n_layers - 1}, got {wrong}."
+            )
+        return chosen
+    width = 2 * round((n_layers / 4 - 1) / 2) + 1 if config.width is None else config.width
+    step = max(1, round(n_layers / 18)) if config.step is None else config.step
+    whole = [w for w in windows(n_layers, width) if len(w) == width]
+    return whole[::step]
+
+
+def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, Any]]:
+    n_layers = omni.model.cfg.n_layers
+    cuts: list[tuple[str, range | None]] = [("none", None)]
+    cuts += [(key, layers) for key in config.keys for layers in chosen_windows(config, n_layers)]
+    conditions = [
+        [] if layers is None else [knockout(query=config.query, key=key, layers=layers)]
+        for key, layers in cuts
+    ]
+    prompt = prefill(omni.model, embedded(omni, case, *config.keys))
+    budget = config.memory_budget
+    captions = omni.model.generate_many(
+        prompt, conditions, max_new_tokens=config.max_new_tokens, memory_budget=budget
+    )
+    baseline = captions[0].tokens
+    if len(baseline) < 2:
+        raise Skip(
+            f"expected an answer of two tokens or more, got {captions[0].text!r}: a knockout of "
+            "generated positions cannot reach its only one."
+        )
+    scores = omni.model.score(prompt, baseline, conditions, budget)
+    events = case.events(config.own)
+    measured = _reference_words(omni, case, prompt, conditions, config)
+    for i, ((key, layers), caption) in enumerate(zip(cuts, captions, strict=True)):
+        first, last = (None, None) if layers is None else (layers.start, layers.stop - 1)
+        yield dict(
+            key=key,
+            query=config.query,
+            center=None if first is None or last is None else (first + last) // 2,
+            first_layer=first,
+            last_layer=last,
+            n_layers=n_layers,
+            caption=caption.text,
+            n_tokens=len(caption.tokens),
+            n_same=_n_same(caption, captions[0]),
+            caption_logprob=float(scores[i].double().sum()),
+            n_scored=len(baseline),
+            **{name: column[i] for name, column in measured.items()},
+            **{f"{name}_found": named.share(caption.text) for name, named in events.items()},
+        )
+
+
+def _reference_words(
+    omni: HookedOmni,
+    case: Case,
+    prompt: EmbeddedPrompt,
+    conditions: Sequence[Any],
+    config: Config,
+) -> dict[str, Sequence[Any]]:
+    columns: dict[str, Sequence[Any]] = {}
+    model, first_too = omni.model, config.query == "generated+last"
+    for name, captions in case.captions.items():
+        found = references(
+            model.tokenizer, captions, config.references, config.own, first_too=first_too
+        )
+        logprobs = word_logprobs(model, prompt, found, conditions, config.memory_budget)
+        columns[f"{name}_logprob"] = logprobs.tolist()
+        columns[f"n_{name}_words"] = [sum(len(r.words) for r in found)] * len(conditions)
+    return columns
+
+
+def _n_same(caption: Generation, baseline: Generation) -> int:
+    pairs = zip(caption.tokens.tolist(), baseline.tokens.tolist(), strict=False)
+    differs = (i for i, (ours, theirs) in enumerate(pairs) if ours != theirs)
+    return next(differs, min(len(caption.tokens), len(baseline.tokens)))

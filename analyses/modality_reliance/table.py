@@ -1,0 +1,164 @@
+"""How likely is the answer to the intact clip under every variant of the clip?"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analyses.cases import Case, Cases, Skip, embedded, plain_answer, tabulate
+from analyses.modality_reliance import variants
+from analyses.text.pieces import pieces
+from hooked_omni import EmbeddedPrompt, Generation, HookedOmni, Prompt
+from hooked_omni.decoding.prefill import prefill
+from hooked_omni.errors import MediaError, ResultsError
+
+__all__ = ["COLUMNS", "MODALITIES", "Config", "run"]
+
+COLUMNS = (
+    *("variant", "modality", "step", "token_text", "logprob", "change"),
+    *("n_tokens", "answer"),
+)
+MODALITIES: Mapping[str, str] = {
+    "intact": "none",
+    "mute": "audio",
+    "shift": "audio",
+    "swap sound": "audio",
+    "blank": "video",
+    "swap picture": "video",
+    "mute and blank": "both",
+}
+"""Each variant, and which modality it takes away."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which variants to score, and how.
+
+    Attributes:
+        variants: Names in `MODALITIES`; each costs a pass over the prompt.
+        swap_with: A clip with picture and sound; then "swap sound" and "swap picture" are scored.
+        shift_seconds: By how much the sound is moved, its end to the front; None for half of it.
+        blank: Frames are "black", or of the "mean" color of their clip.
+        max_new_tokens: Longest answer, in tokens.
+        tokens: Rows for each token of the answer, in place of their sum.
+    """
+
+    variants: tuple[str, ...] = ("mute", "blank")
+    swap_with: str | None = None
+    shift_seconds: float | None = None
+    blank: Literal["black", "mean"] = "black"
+    max_new_tokens: int = 50
+    tokens: bool = False
+
+    def __post_init__(self) -> None:
+        swaps = ("swap sound", "swap picture")
+        known = [v for v in MODALITIES if v != "intact" and v not in swaps]
+        if set(self.variants) - set(known) or not (self.variants or self.swap_with):
+            raise ResultsError(
+                f"expected variants among {known}, got {self.variants!r}. For swaps, give the "
+                "other clip as `swap_with`."
+            )
+        if self.blank not in ("black", "mean") or self.max_new_tokens < 1:
+            raise ResultsError(
+                f"expected blank 'black' or 'mean' and at least 1 new token, got {self.blank!r} "
+                f"and {self.max_new_tokens}."
+            )
+
+
+def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:
+    """Log-probability of the answer to the intact clip, under every variant of the clip.
+
+    Args:
+        omni: The model.
+        cases: Cases or prompts; as `Prompt`s, since the towers must embed the variants.
+        config: Which variants.
+
+    Returns:
+        One row per case and variant, "intact" first, and per token on request, with
+
+        * `sample`, `kind`, `question`: the case.
+        * `variant`, and `modality`: what it takes away, "audio", "video", "both" or "none".
+        * `step`: index of the generated position, 0 for the first new token; `token_text` of the
+          token there; both missing for the whole answer.
+        * `logprob`: of the answer, or of the token, in nats.
+        * `change`: that, minus the same for the intact clip; negative where the answer rested on
+          what was taken away.
+        * `n_tokens`: of the answer. `answer`: its text.
+
+        A clip without sound has no rows for variants of the sound, and one without a picture none
+        for those of the picture; one with neither is skipped, as are embedded prompts.
+    """
+    edits = _edits(omni, config)
+    table = tabulate(lambda case: _rows(omni, case, config, edits), cases, COLUMNS)
+    return table.astype({"step": "Int64"})
+
+
+def _edits(omni: HookedOmni, config: Config) -> dict[str, Any]:
+    mute, blank = variants.mute(), variants.blank(config.blank)
+    every: dict[str, Any] = {
+        "mute": mute,
+        "shift": variants.shift(config.shift_seconds),
+        "blank": blank,
+        "mute and blank": lambda clip: blank(mute(clip)),
+    }
+    chosen = {name: every[name] for name in config.variants}
+    if config.swap_with is not None:
+        chosen["swap sound"] = variants.other_sound(config.swap_with, omni.media)
+        chosen["swap picture"] = variants.other_picture(config.swap_with, omni.media)
+    return chosen
+
+
+def _rows(
+    omni: HookedOmni, case: Case, config: Config, edits: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    prompt = case.prompt
+    if not isinstance(prompt, Prompt):
+        raise Skip("expected a Prompt, whose clip can be changed, got one that is embedded.")
+    intact = prefill(omni.model, embedded(omni, case))
+    try:
+        clip = omni.read_media(prompt)
+    except MediaError as error:
+        raise Skip(str(error)) from error
+    has = {"video": clip[0] is not None, "audio": clip[1] is not None}
+    has["both"] = all(has.values())
+    possible = [name for name in edits if has[MODALITIES[name]]]
+    if not possible:
+        raise Skip(f"expected a clip that {' or '.join(edits)} would change, got {prompt}.")
+    answer = plain_answer(omni, case, intact, config.max_new_tokens)
+    before = _scored(omni, intact, answer)
+    texts = pieces(omni.model.tokenizer, answer.tokens.tolist()) if config.tokens else None
+    yield from _measures("intact", before, before, answer, texts)
+    for name in possible:
+        other = omni.embed_media(prompt, *edits[name](clip))
+        _require_same_positions(name, other, intact)
+        after = _scored(omni, prefill(omni.model, other, like=intact), answer)
+        yield from _measures(name, after, before, answer, texts)
+
+
+def _scored(omni: HookedOmni, prompt: EmbeddedPrompt, answer: Generation) -> Tensor:
+    return omni.model.score(prompt, answer.tokens, [[]])[0].double().cpu()
+
+
+def _require_same_positions(name: str, other: EmbeddedPrompt, intact: EmbeddedPrompt) -> None:
+    same = torch.equal(other.tokens, intact.tokens)
+    if not (same and torch.equal(other.position_ids, intact.position_ids)):
+        raise Skip(
+            f"expected the same {intact.n_pos} positions under {name!r}, got {other.n_pos}, or "
+            "others: what changes would not be due to the clip alone."
+        )
+
+
+def _measures(
+    name: str, after: Tensor, before: Tensor, answer: Generation, texts: list[str] | None
+) -> Iterator[dict[str, Any]]:
+    own = dict(variant=name, modality=MODALITIES[name], n_tokens=len(after), answer=answer.text)
+    if texts is None:
+        total, change = float(after.sum()), float((after - before).sum())
+        yield own | dict(step=None, token_text=None, logprob=total, change=change)
+        return
+    for step, (text, logprob, change) in enumerate(zip(texts, after, after - before, strict=True)):
+        measured = dict(logprob=float(logprob), change=float(change))
+        yield own | dict(step=step, token_text=text) | measured
