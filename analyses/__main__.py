@@ -14,8 +14,6 @@ import typer
 from analyses.judge.commands import app as agreement
 from analyses.running.progress import progress_bars, say
 
-__all__ = ["ANALYSES", "main"]
-
 ANALYSES: dict[str, tuple[str, bool]] = {
     "captions": ("reference captions, for what is named", False),
     "attention_share": ("a clip", False),

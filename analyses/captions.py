@@ -19,8 +19,6 @@ from analyses.plots.statistics import require_rows
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
 
-__all__ = ["Config", "headline", "plot", "run"]
-
 _COLUMNS = ("caption", "n_tokens", "ended", "heard_found", "seen_found")
 
 

@@ -19,20 +19,6 @@ from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import PrefilledPrompt, prefill, prefill_state
 from hooked_omni.errors import MediaError, ResultsError
 
-__all__ = [
-    "KEYS",
-    "QUESTIONS",
-    "Case",
-    "Cases",
-    "Skip",
-    "as_cases",
-    "embedded",
-    "plain_answer",
-    "prefilled",
-    "read_cases",
-    "tabulate",
-]
-
 QUESTIONS: Mapping[str, str] = {
     "see": "Describe what you see.",
     "hear": "Describe what you hear.",

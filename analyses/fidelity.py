@@ -18,8 +18,6 @@ from analyses.plots import figures, published
 from analyses.plots.statistics import in_words, mean_band
 from hooked_omni.errors import ResultsError
 
-__all__ = ["headline", "joined", "plain", "plot"]
-
 _MODALITIES = ("audio", "video")
 _KINDS = ("factual", "counterfactual")
 

@@ -15,8 +15,6 @@ from data_prep.importers.commands import app as importing
 from data_prep.importers.commands import import_audiocaps
 from data_prep.organism.commands import app as organism
 
-__all__ = ["main"]
-
 
 class _InOrder(TyperGroup):
     """Commands in the order of the work; typer would put `import`, a group, last."""

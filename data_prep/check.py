@@ -12,8 +12,6 @@ from hooked_omni.errors import ManifestError, MediaError
 from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.video import read_video
 
-__all__ = ["problems"]
-
 # More than this between picture and sound is no matter of rounding: 9.9 s for 10 s are normal.
 _APART = 0.5  # seconds
 

@@ -13,8 +13,6 @@ from jaxtyping import Float, UInt8
 from hooked_omni.errors import FileError, MediaError
 from hooked_omni.files import file_hash, whole_file
 
-__all__ = ["clip_hash", "write_clip"]
-
 
 def clip_hash(path: Path) -> str:
     """SHA-256 of a clip's content.

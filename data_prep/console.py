@@ -6,8 +6,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-__all__ = ["bar", "say", "say_reasons"]
-
 Bar = Callable[[list[Any]], Iterable[Any]]
 
 

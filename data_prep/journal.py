@@ -12,8 +12,6 @@ from typing import Any
 
 from hooked_omni.errors import FileError
 
-__all__ = ["Journal"]
-
 
 class Journal:
     """Values by key, on disk after every `put`; safe to share between threads.

@@ -17,20 +17,6 @@ from typing import Any
 from hooked_omni.errors import ManifestError
 from hooked_omni.files import parse_json, read_text, to_json, write_whole
 
-__all__ = [
-    "OWN_CAPTIONS",
-    "SCHEMA",
-    "Sample",
-    "file_name",
-    "inside",
-    "parsed",
-    "read_facts",
-    "read_manifest",
-    "rebased",
-    "unique",
-    "write_manifest",
-]
-
 # Key of a counterfactual sample: what the picture's own clip sounds like.
 OWN_CAPTIONS = "own_audio_captions"
 SCHEMA = 1

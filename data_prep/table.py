@@ -12,8 +12,6 @@ from pathlib import Path
 
 from hooked_omni.errors import FileError, ManifestError
 
-__all__ = ["named_rows", "rows", "whole_seconds"]
-
 
 def rows(path: Path, encoding: str | None = None) -> Iterator[tuple[str, list[str]]]:
     """Where each row that is not blank ends ("FILE, line N"), and its cells.

@@ -11,8 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["main"]
-
 app = typer.Typer(
     help="Compare a model with Hugging Face's, or embed a clip and a question into a file.",
     no_args_is_help=True,

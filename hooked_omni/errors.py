@@ -4,21 +4,6 @@ Every message has three parts: what was expected, what came, and what to do. Eac
 builtin parent that fits it, so `except ValueError` works without knowing this package.
 """
 
-__all__ = [
-    "BundleError",
-    "CheckpointError",
-    "FileError",
-    "HookError",
-    "HookedOmniError",
-    "ManifestError",
-    "MediaError",
-    "ParityError",
-    "PromptError",
-    "ResultsError",
-    "SpanError",
-    "UnknownModelError",
-]
-
 
 class HookedOmniError(Exception):
     """Base of every error this project raises on purpose."""

@@ -10,8 +10,6 @@ from typing import Any
 
 from hooked_omni.errors import FileError
 
-__all__ = ["digest", "file_hash", "parse_json", "read_text", "to_json", "whole_file", "write_whole"]
-
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:

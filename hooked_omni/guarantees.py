@@ -11,8 +11,6 @@ from hooked_omni.inputs.prompt import EmbeddedPrompt
 from hooked_omni.omni import HookedOmni
 from hooked_omni.parity import ParityReport
 
-__all__ = ["guaranteed", "not_guaranteed"]
-
 
 def guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityReport) -> Table:
     """What was compared with Hugging Face, and how far it was off."""

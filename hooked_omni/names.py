@@ -3,28 +3,6 @@
 The names and shapes are TransformerLens's. No other file writes `f"blocks.{layer}..."`.
 """
 
-__all__ = [
-    "EMBED",
-    "FINAL_NORM",
-    "FLAGS",
-    "IN_BLOCK",
-    "PATTERN_LIKE",
-    "attn_out",
-    "attn_scores",
-    "deepstack",
-    "flag_of",
-    "in_block",
-    "layer_of",
-    "mlp_out",
-    "on_heads",
-    "pattern",
-    "position_axis",
-    "resid_mid",
-    "resid_post",
-    "resid_pre",
-    "result",
-]
-
 EMBED = "hook_embed"
 FINAL_NORM = "ln_final.hook_normalized"
 PATTERN_LIKE = ("hook_attn_scores", "hook_pattern")

@@ -22,8 +22,6 @@ from hooked_omni.inputs.video import Video
 from hooked_omni.organisms import SHIPPED
 from hooked_omni.transformer import HookedTransformer
 
-__all__ = ["HookedOmni", "load"]
-
 _PROCESSORS = (
     "repetition_penalty",
     "no_repeat_ngram_size",

@@ -29,8 +29,6 @@ from hooked_omni.inputs.prompt import EmbeddedPrompt
 from hooked_omni.omni import HookedOmni
 from hooked_omni.transformer import HookedTransformer
 
-__all__ = ["ParityReport", "prove"]
-
 
 @dataclass(frozen=True)
 class ParityReport:

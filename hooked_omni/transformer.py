@@ -11,13 +11,12 @@ from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.decoder import HookedDecoder
 from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoding.generate import Decoding, Generation, generate, with_settings
+from hooked_omni.decoding.lens import LensKind, Readout, read_lens
+from hooked_omni.decoding.prefill import PrefilledPrompt, prefill
 from hooked_omni.decoding.score import score
 from hooked_omni.decoding.sweep import generate_many
 from hooked_omni.errors import CheckpointError
 from hooked_omni.hooks.interventions import Condition
-from hooked_omni.inputs.prompt import EmbeddedPrompt
-
-__all__ = ["HookedTransformer"]
 
 
 class HookedTransformer(HookedDecoder):
@@ -113,10 +112,18 @@ class HookedTransformer(HookedDecoder):
 
     def score(
         self,
-        prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+        prompt: Input,
         tokens: Int[Tensor, " n"],
         conditions: Iterable[Condition],
         memory_budget: int | None = None,
     ) -> list[Float[Tensor, " n"]]:
         """Log-probabilities of a text under each condition; see `decoding.score`."""
         return score(self, prompt, tokens, conditions, memory_budget)
+
+    def prefill(self, prompt: Input, **kept: Any) -> PrefilledPrompt:
+        """The prompt with its keys and values, for what follows; see `decoding.prefill`."""
+        return prefill(self, prompt, **kept)
+
+    def lens(self, prompt: Input, span: str = "audio", **reading: Any) -> dict[LensKind, Readout]:
+        """What each layer would say at the positions of a span; see `decoding.lens.read_lens`."""
+        return read_lens(self, prompt, span, **reading)

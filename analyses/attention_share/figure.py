@@ -12,8 +12,6 @@ from analyses.plots import figures, published
 from analyses.plots.statistics import in_words, mean_band
 from hooked_omni.errors import ResultsError
 
-__all__ = ["headline", "percents", "plot"]
-
 _LABELS = {"audio": "audio", "video": "video", "text": "query text"}
 _PUBLISHED = "figure4_attention_share_qwen2_5_omni_3b"
 

@@ -16,8 +16,6 @@ from hooked_omni.decoding.score import forced_logits
 from hooked_omni.hooks.hook_point import HookPoint
 from hooked_omni.hooks.interventions import Hook, SpanHook, SpanPositions
 
-__all__ = ["forced_shares"]
-
 
 def forced_shares(
     model: HookedTransformer,

@@ -17,8 +17,6 @@ from hooked_omni.hooks.hook_point import HookPoint, LiveHook
 from hooked_omni.hooks.interventions import Hook, SpanHook, SpanPositions
 from hooked_omni.inputs.spans import Spans
 
-__all__ = ["SinkWatch", "outlying"]
-
 _MADS = 3.5  # Iglewicz and Hoaglin (1993)
 _PER_SIGMA = 1.4826  # a normal distribution's standard deviation in median absolute deviations
 _LEAST_SIGMA = 0.2  # so that an outlier is at least twice the median: exp(0.2 * 3.5)

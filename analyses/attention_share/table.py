@@ -17,8 +17,6 @@ from hooked_omni import EmbeddedPrompt, HookedOmni
 from hooked_omni.decoding.prefill import prefill
 from hooked_omni.errors import ResultsError
 
-__all__ = ["COLUMNS", "MODALITIES", "Config", "run"]
-
 COLUMNS = (
     *("layer", "head", "step", "token_text", "next_word", "segment"),
     *("share", "percent", "per_key", "n_keys", "n_queries", "answer"),

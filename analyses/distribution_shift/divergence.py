@@ -9,8 +9,6 @@ from torch import Tensor
 
 from analyses.text.vocabulary import SharedVocabulary
 
-__all__ = ["compare", "places"]
-
 _ROWS_AT_ONCE = 8  # of 152 000 logits in float64: 10 MB, a few times
 
 

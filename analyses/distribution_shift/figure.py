@@ -12,8 +12,6 @@ from analyses.distribution_shift.table import SHIFTS
 from analyses.plots import figures, published
 from analyses.plots.statistics import in_words, mean_band
 
-__all__ = ["headline", "plot"]
-
 _COLORS = {"unshifted": "tab:blue", "marginal": "tab:orange", "shifted": "tab:red"}
 _POINT = ["kind", "question", "tokens", "measure"]
 _THEIRS = "published,\nQwen2.5-Omni-3B"

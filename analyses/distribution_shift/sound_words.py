@@ -8,8 +8,6 @@ import pandas as pd
 from analyses.cases import KEYS
 from analyses.text.events import Events
 
-__all__ = ["retagged", "token_events"]
-
 
 def token_events(texts: Sequence[str], events: Events) -> list[tuple[str, ...]]:
     """For each token of an answer, given as texts, the events whose words it is part of."""

@@ -18,8 +18,6 @@ from hooked_omni.decoding.prefill import prefill
 from hooked_omni.decoding.score import forced_logits
 from hooked_omni.errors import MediaError, PromptError, ResultsError
 
-__all__ = ["COLUMNS", "SHIFTS", "Config", "run", "shift_of"]
-
 SHIFTS = ("unshifted", "marginal", "shifted")
 COLUMNS = (
     *("step", "token_id", "token_text", "events", "logprob", "base_logprob", "base_rank", "shift"),

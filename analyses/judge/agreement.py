@@ -19,16 +19,6 @@ from analyses.judge.sheet import KEYS, identified, read_ratings, require_scores
 from analyses.plots.statistics import in_words
 from hooked_omni.errors import ResultsError
 
-__all__ = [
-    "between_raters",
-    "joined",
-    "rated",
-    "sentence",
-    "spearman",
-    "with_people",
-    "worst",
-]
-
 Ranked = Float[np.ndarray, " item"]
 
 

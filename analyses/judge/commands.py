@@ -7,8 +7,6 @@ import typer
 
 from analyses.running.progress import say
 
-__all__ = ["app"]
-
 app = typer.Typer(
     help="Does the judge agree with people, and with another judge?",
     no_args_is_help=True,

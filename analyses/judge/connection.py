@@ -18,19 +18,6 @@ from tenacity import RetryError
 from analyses.judge.judgement import JudgeDownError, JudgeError
 from hooked_omni.errors import UnknownModelError
 
-__all__ = [
-    "KEY_VARIABLE",
-    "NO_ACCESS",
-    "REFUSED",
-    "Settings",
-    "error_text",
-    "http_status",
-    "is_malformed",
-    "open_model",
-    "require_server",
-    "root_cause",
-]
-
 KEY_VARIABLE = "JUDGE_API_KEY"
 """Environment variable with the key of a server that is given by its address."""
 

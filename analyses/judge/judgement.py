@@ -12,16 +12,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from hooked_omni.errors import HookedOmniError
 
-__all__ = [
-    "Item",
-    "Judge",
-    "JudgeDownError",
-    "JudgeError",
-    "Judgement",
-    "OnJudgement",
-    "What",
-]
-
 What = Literal["audio", "video", "recall", "events"]
 """Fidelity to sound or picture; sound events that tokens name; words that name sounds."""
 

@@ -46,8 +46,6 @@ from analyses.judge.logs import Logs
 from analyses.judge.messages import chat_messages, judge_prompt
 from analyses.judge.reply import UnreadableError, read_reply, schema
 
-__all__ = ["LanguageModelJudge"]
-
 _FEWEST_FAILURES = 5  # in a row, before a judge counts as down
 
 

@@ -16,8 +16,6 @@ from inspect_ai.scorer import Score
 from analyses.judge.judgement import Item, Judgement
 from analyses.judge.messages import chat_messages
 
-__all__ = ["Logs"]
-
 _PER_FILE = 500
 
 

@@ -13,8 +13,6 @@ from analyses.judge.offline import Embedding, Lexical, Truth
 from analyses.running.type_check import mismatch
 from hooked_omni.errors import UnknownModelError
 
-__all__ = ["load_judge"]
-
 
 def load_judge(
     name: str, url: str | None = None, logs: Path | None = None, **settings: Any

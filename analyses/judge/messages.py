@@ -17,8 +17,6 @@ from inspect_ai.model import ChatMessage, ChatMessageSystem, ChatMessageUser
 from analyses.judge.judgement import Item, What
 from hooked_omni.files import digest
 
-__all__ = ["MARKER", "JudgePrompt", "chat_messages", "fenced", "judge_prompt", "user_message"]
-
 MARKER = "=" * 20
 _AGAIN = "Answer with one JSON object, as described above, and nothing else."
 

@@ -19,8 +19,6 @@ from data_prep.organism.world.things import THINGS, Thing
 from data_prep.pairing.embedding import embed, instruction
 from hooked_omni.files import digest
 
-__all__ = ["Embedding", "Lexical", "Truth"]
-
 _CHUNK = 256
 _LETTERS = re.compile(r"[^\W\d_]+")
 

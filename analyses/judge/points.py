@@ -10,8 +10,6 @@ from analyses.judge.judgement import Item, What
 from data_prep.manifest import Sample
 from hooked_omni.errors import ResultsError
 
-__all__ = ["POINTS", "items"]
-
 POINTS: Mapping[str, tuple[What, ...]] = {
     "see": ("video",),
     "hear": ("audio",),

@@ -19,8 +19,6 @@ from analyses.running.progress import ProgressCallback, no_progress
 from data_prep.journal import Journal
 from hooked_omni.files import digest
 
-__all__ = ["COLUMNS", "judge_items", "missing"]
-
 COLUMNS = (
     *("sample", "kind", "question", "condition", "judge", "what", "score", "reason", "status"),
     *("words", "prompt_version", "text", "references"),

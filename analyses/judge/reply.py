@@ -14,8 +14,6 @@ from typing import Any
 
 from analyses.judge.judgement import Item, Judgement
 
-__all__ = ["UnreadableError", "read_reply", "schema"]
-
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 

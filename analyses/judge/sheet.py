@@ -20,8 +20,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import digest, read_text, write_whole
 
-__all__ = ["KEYS", "choose", "identified", "read_ratings", "require_scores", "write_sheet"]
-
 KEYS = ("sample", "kind", "question", "condition", "what")
 """What tells two judged captions apart."""
 

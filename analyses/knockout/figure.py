@@ -15,8 +15,6 @@ from analyses.cases import KEYS
 from analyses.plots import figures, published
 from analyses.plots.statistics import in_words, mean_band, paired_permutation, require_rows
 
-__all__ = ["headline", "measured", "plot"]
-
 _PANELS = {
     ("factual", "see"): "A",
     ("factual", "hear"): "B",

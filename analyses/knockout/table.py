@@ -8,11 +8,10 @@ import pandas as pd
 
 from analyses.cases import Case, Cases, Skip, embedded, tabulate
 from analyses.text.references import references, word_logprobs
-from hooked_omni import EmbeddedPrompt, Generation, HookedOmni, knockout, windows
+from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, windows
+from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import prefill
 from hooked_omni.errors import ResultsError
-
-__all__ = ["COLUMNS", "Config", "chosen_windows", "run"]
 
 COLUMNS = (
     *("key", "query", "center", "first_layer", "last_layer", "n_layers"),

@@ -12,8 +12,6 @@ from analyses.logit_lens.recall import ANY_LAYER, recall
 from analyses.plots import figures, published
 from analyses.plots.statistics import in_words, mean_band
 
-__all__ = ["headline", "plot"]
-
 _PUBLISHED = "latent_audio_recall"
 
 

@@ -8,8 +8,6 @@ import pandas as pd
 
 from analyses.cases import KEYS
 
-__all__ = ["ANY_LAYER", "recall"]
-
 ANY_LAYER = -1
 """Stands for all layers together."""
 

@@ -14,8 +14,6 @@ from hooked_omni import EmbeddedPrompt, HookedOmni
 from hooked_omni.decoding.lens import LENSES, LensKind, Readout, read_lens
 from hooked_omni.errors import ResultsError
 
-__all__ = ["COLUMNS", "Config", "run"]
-
 COLUMNS = (
     *("span", "lens", "layer", "position", "second", "measure", "k", "token_id", "token_text"),
     *("logprob", "rank", "word", "whole", "events", "heard", "seen"),

@@ -11,8 +11,6 @@ from analyses.modality_reliance.table import MODALITIES
 from analyses.plots import figures
 from analyses.plots.statistics import in_words, mean_band, paired_permutation, require_rows
 
-__all__ = ["headline", "plot"]
-
 
 def plot(table: pd.DataFrame) -> Figure:
     """Mean change per variant in nats a token, with 95 % bands and every sample as a dot.

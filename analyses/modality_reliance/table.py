@@ -11,11 +11,10 @@ from torch import Tensor
 from analyses.cases import Case, Cases, Skip, embedded, plain_answer, tabulate
 from analyses.modality_reliance import variants
 from analyses.text.pieces import pieces
-from hooked_omni import EmbeddedPrompt, Generation, HookedOmni, Prompt
+from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
+from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import prefill
 from hooked_omni.errors import MediaError, ResultsError
-
-__all__ = ["COLUMNS", "MODALITIES", "Config", "run"]
 
 COLUMNS = (
     *("variant", "modality", "step", "token_text", "logprob", "change"),

@@ -15,11 +15,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from analyses.cases import Skip
-from hooked_omni import MediaSettings
 from hooked_omni.inputs.audio import Audio, read_audio
+from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.video import Video, read_video
-
-__all__ = ["Clip", "blank", "mute", "other_picture", "other_sound", "shift"]
 
 Clip = tuple[Video | None, Audio | None]
 """What is seen, and what is heard."""

@@ -11,8 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-__all__ = ["COLORS", "bar", "by_panel", "counted", "curve", "grid", "layer_axis", "panels"]
-
 COLORS = {"audio": "tab:orange", "video": "tab:blue", "text": "tab:gray", "both": "tab:gray"}
 
 

@@ -14,8 +14,6 @@ from jaxtyping import Bool, Float, Int
 
 from hooked_omni.errors import ResultsError
 
-__all__ = ["contrast", "holm", "in_words", "mean_band", "paired_permutation", "require_rows"]
-
 Values = Float[np.ndarray, "sample point"]
 
 _STRATA = ("kind", "question")

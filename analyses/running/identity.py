@@ -19,8 +19,6 @@ from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
 from hooked_omni.errors import BundleError
 from hooked_omni.files import digest, file_hash
 
-__all__ = ["KeptPrompts", "model_facts", "sizes_digest"]
-
 _N_SAMPLED = 64
 
 

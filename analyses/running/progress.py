@@ -13,8 +13,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["ProgressCallback", "no_progress", "progress_bars", "say"]
-
 ProgressCallback = Callable[[str, int, int], None]
 """Called with a title, how many are done, and of how many; from any thread."""
 

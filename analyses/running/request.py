@@ -17,8 +17,6 @@ from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.errors import MediaError, ResultsError
 from hooked_omni.files import file_hash, read_text
 
-__all__ = ["CaseSelection", "ModelOptions", "prepare"]
-
 _SHARD = re.compile(r"(\d+)/(\d+)")
 
 

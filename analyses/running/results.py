@@ -23,21 +23,6 @@ from matplotlib.figure import Figure
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import write_whole
 
-__all__ = [
-    "SCHEMA",
-    "gather",
-    "load",
-    "make_recipe",
-    "read_json",
-    "read_table",
-    "require_folder",
-    "require_same",
-    "save",
-    "write_figure",
-    "write_recipe",
-    "write_table",
-]
-
 SCHEMA = 2
 """Of folders and tables; one more whenever a reader of the old ones would misread the new ones."""
 

@@ -24,18 +24,6 @@ from data_prep.manifest import file_name
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
 
-__all__ = [
-    "Analysis",
-    "Run",
-    "analysis",
-    "exclusive",
-    "execute",
-    "execute_all",
-    "finish",
-    "part_path",
-    "shard_of",
-]
-
 
 @runtime_checkable
 class Analysis(Protocol):

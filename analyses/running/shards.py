@@ -12,8 +12,6 @@ from analyses.running.runs import analysis, exclusive, finish, part_path
 from analyses.running.type_check import config_from_json
 from hooked_omni.errors import ResultsError
 
-__all__ = ["merge_shards"]
-
 
 def merge_shards(out: Path, shards: Sequence[Path]) -> pd.DataFrame:
     """One finished folder of all shards of a run: the tables of the run without shards.

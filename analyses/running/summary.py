@@ -5,8 +5,6 @@ from pathlib import Path
 
 from analyses.running import results, runs
 
-__all__ = ["sentences"]
-
 
 def sentences(folders: Iterable[Path]) -> dict[str, list[str]]:
     """Headlines by title: the question, the model, and how many cases there were.

@@ -12,8 +12,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hooked_omni.errors import ResultsError
 
-__all__ = ["config_from_json", "fits", "make_config", "mismatch", "tuples"]
-
 
 def config_from_json(kind: type, text: str | None) -> Any:
     """A `Config` from JSON, as `make_config`; its defaults without a text."""

@@ -18,8 +18,6 @@ from analyses.study import evidence
 from analyses.study.evidence import Evidence, Observed, Untestable
 from hooked_omni.errors import ResultsError
 
-__all__ = ["CLAIMS", "Claim", "Finding", "check"]
-
 Verdict = Literal["agrees", "differs", "not testable here"]
 
 

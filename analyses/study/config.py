@@ -16,8 +16,6 @@ from analyses.running.type_check import fits, make_config, mismatch, tuples
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import read_text
 
-__all__ = ["NEEDS_BASE", "STAGES", "Study", "read_study"]
-
 STAGES: Mapping[str, tuple[str, ...]] = {
     "captions": ("see", "hear", "both"),
     "attention_share": ("hear",),

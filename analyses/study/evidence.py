@@ -19,23 +19,6 @@ from analyses.plots import published
 from analyses.plots.statistics import contrast, in_words, paired_permutation
 from analyses.study.judging import conditions
 
-__all__ = [
-    "Evidence",
-    "Observed",
-    "Untestable",
-    "audio_falls",
-    "divergence",
-    "early_audio",
-    "knocked_out",
-    "late_video",
-    "latent",
-    "median_rank",
-    "more_than_video",
-    "names_the_seen",
-    "no_people",
-    "unshifted",
-]
-
 _WINDOW = ["first_layer", "last_layer"]
 _FEWEST = 12  # samples; bands of fewer are too narrow
 

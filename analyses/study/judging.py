@@ -22,8 +22,6 @@ from analyses.running.progress import ProgressCallback
 from data_prep.manifest import file_name
 from hooked_omni.errors import ResultsError
 
-__all__ = ["UNTOUCHED", "conditions", "judge_study", "require_judge", "scores_path", "with_events"]
-
 UNTOUCHED = "untouched"
 """The condition of the baseline in a batch of knockouts; a plain caption has none, ""."""
 

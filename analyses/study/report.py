@@ -20,8 +20,6 @@ from analyses.study.judging import conditions
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import write_whole
 
-__all__ = ["checklist", "write"]
-
 _FIGURES = {
     "captions": ("figure2_fidelity", "Fidelity"),
     "attention_share": ("figure4_attention_share", "Attention"),

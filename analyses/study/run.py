@@ -24,8 +24,6 @@ from hooked_omni import HookedOmni, load
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash
 
-__all__ = ["StudyResult", "run_study"]
-
 
 @dataclass(frozen=True, eq=False)
 class StudyResult:

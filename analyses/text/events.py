@@ -14,8 +14,6 @@ from pathlib import Path
 
 from hooked_omni.errors import ResultsError
 
-__all__ = ["Events", "Match", "sounds"]
-
 # Chinese, Japanese and Korean are written without spaces: words are looked for inside a run.
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORDS = re.compile(rf"[{_UNSPACED}]+|[^\W\d_{_UNSPACED}]+")

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["pieces", "words"]
-
 _JOINING = "'\u2019-"
 
 

@@ -19,8 +19,6 @@ from analyses.text.pieces import pieces
 from hooked_omni import EmbeddedPrompt, HookedTransformer
 from hooked_omni.hooks.interventions import Condition
 
-__all__ = ["ReferenceCaption", "references", "word_logprobs"]
-
 
 @dataclass(frozen=True, eq=False)
 class ReferenceCaption:

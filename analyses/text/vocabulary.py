@@ -12,8 +12,6 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from hooked_omni import HookedTransformer
 from hooked_omni.errors import ResultsError
 
-__all__ = ["SharedVocabulary", "first_tokens", "shared_vocabulary", "text_of", "tokenizer_of"]
-
 _BROKEN = "\ufffd"
 
 

@@ -13,8 +13,6 @@ from data_prep.table import named_rows
 from hooked_omni.errors import ManifestError
 from hooked_omni.files import parse_json, read_text
 
-__all__ = ["read_captions"]
-
 
 def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
     """The captions in a file by id, each once and on one line; ids without any are left out.

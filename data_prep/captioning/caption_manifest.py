@@ -24,8 +24,6 @@ from data_prep.manifest import Sample, read_manifest, rebased, write_manifest
 from hooked_omni.errors import HookedOmniError, MediaError
 from hooked_omni.files import digest
 
-__all__ = ["Captioner", "NoCaptionError", "run"]
-
 
 class NoCaptionError(HookedOmniError, ValueError):
     """A clip that could not be captioned, with the reason.

@@ -12,8 +12,6 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from data_prep.captioning.question import DEFAULT, Question, description
 from hooked_omni.errors import UnknownModelError
 
-__all__ = ["Local"]
-
 
 @dataclass(frozen=True)
 class Local:

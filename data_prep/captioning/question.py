@@ -14,8 +14,6 @@ from data_prep.captioning.caption_manifest import NoCaptionError
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.video import read_video
 
-__all__ = ["DEFAULT", "PROMPT", "Question", "description"]
-
 PROMPT = (
     "These are frames of one short video, in order. Describe in one or two sentences what can be "
     "seen: people, animals, objects, actions, and the place. Do not guess what can be heard."

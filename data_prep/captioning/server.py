@@ -21,8 +21,6 @@ from data_prep.captioning.caption_manifest import NoCaptionError
 from data_prep.captioning.question import DEFAULT, Question, description
 from hooked_omni.errors import ManifestError
 
-__all__ = ["Server"]
-
 # Worth another try; anything else of 400 and above stays as it is.
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _MOST_BYTES = 4 * 2**20  # of an answer

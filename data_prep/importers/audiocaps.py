@@ -12,8 +12,6 @@ from data_prep.manifest import Sample
 from data_prep.table import named_rows, whole_seconds
 from hooked_omni.errors import ManifestError
 
-__all__ = ["read_audiocaps"]
-
 _COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 
 

@@ -12,8 +12,6 @@ from data_prep.manifest import Sample, parsed, unique
 from hooked_omni.errors import ManifestError
 from hooked_omni.files import parse_json, read_text, to_json, write_whole
 
-__all__ = ["read_authors", "write_authors"]
-
 
 def read_authors(json: Path) -> Wanted:
     """One sample per item of the list; `output_text` and other keys land in `extra`.

@@ -12,8 +12,6 @@ from data_prep.manifest import Sample
 from hooked_omni.errors import ManifestError
 from hooked_omni.files import parse_json, read_text
 
-__all__ = ["read_avhbench"]
-
 _FIELDS = ("video_id", "task", "text", "label")
 _SWAPPED = "_swap"
 

@@ -14,19 +14,6 @@ from data_prep.manifest import Sample, inside
 from hooked_omni.errors import ManifestError, MediaError
 from hooked_omni.inputs.container import existing, opened
 
-__all__ = [
-    "SOUNDS",
-    "VIDEOS",
-    "Draft",
-    "Imported",
-    "Progress",
-    "Wanted",
-    "below",
-    "files_by_stem",
-    "find_clips",
-    "measured",
-]
-
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi")
 SOUNDS = (".wav", ".flac", ".m4a", ".mp3", ".aac", ".ogg", ".opus")
 

@@ -10,8 +10,6 @@ import typer
 
 from data_prep.console import bar, say, say_reasons
 
-__all__ = ["app"]
-
 _BAR = bar("looking at clips")
 
 app = typer.Typer(

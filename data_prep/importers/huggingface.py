@@ -15,8 +15,6 @@ from hooked_omni.errors import FileError, ManifestError, MediaError
 from hooked_omni.files import to_json, write_whole
 from hooked_omni.inputs.container import existing, opened
 
-__all__ = ["read_huggingface"]
-
 _TEXTS = ("id", "kind", "video_id", "audio_id")
 _CAPTIONS = ("audio_captions", "video_captions")
 _MEDIA = ("video", "audio")

@@ -18,8 +18,6 @@ from data_prep.manifest import Sample
 from hooked_omni.errors import ManifestError, MediaError
 from hooked_omni.inputs.container import existing, opened
 
-__all__ = ["match_sounds"]
-
 
 def match_sounds(clips: Path, sounds: Path, root: Path, progress: Progress = iter) -> Imported:
     """One sample per name that has a video in one folder and a sound in the other.

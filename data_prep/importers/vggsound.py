@@ -11,8 +11,6 @@ from data_prep.manifest import Sample
 from data_prep.table import rows, whole_seconds
 from hooked_omni.errors import ManifestError
 
-__all__ = ["read_vggsound"]
-
 
 def read_vggsound(csv: Path, encoding: str | None = None) -> Wanted:
     """One sample per row; its label is its one audio caption.

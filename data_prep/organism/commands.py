@@ -8,8 +8,6 @@ import typer
 
 from data_prep.console import bar, say
 
-__all__ = ["app"]
-
 app = typer.Typer(
     help="A synthetic audio-visual world, and small models whose bias is known.",
     no_args_is_help=True,

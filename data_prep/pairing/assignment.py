@@ -13,8 +13,6 @@ from scipy.optimize import linear_sum_assignment
 
 from hooked_omni.errors import ManifestError
 
-__all__ = ["assign", "assign_in_blocks", "blocks"]
-
 Similarity = Float[np.ndarray, "video audio"]
 Forbidden = Bool[np.ndarray, "video audio"]
 # Rows of the matrix that belong to these clips, and which of its cells are forbidden.

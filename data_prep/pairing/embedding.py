@@ -18,8 +18,6 @@ from rich.progress import track
 from hooked_omni.errors import ManifestError, UnknownModelError
 from hooked_omni.files import digest, write_whole
 
-__all__ = ["MODEL", "embed", "instruction"]
-
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 # Qwen3-Embedding takes an instruction, in its own form. The paper does not say which it used: this
 # is ours, the same for both sides, since pictures and sounds are compared as equals.

@@ -17,8 +17,6 @@ from hooked_omni.errors import MediaError
 from hooked_omni.files import digest
 from hooked_omni.inputs.audio import read_audio
 
-__all__ = ["Loudness", "measure"]
-
 # Infinity is no JSON; 16 bits end at -96 dB.
 SILENCE = -200.0
 

@@ -14,8 +14,6 @@ from jaxtyping import Float
 
 from hooked_omni.files import write_whole
 
-__all__ = ["matrix_path", "read_matrix", "write_matrix"]
-
 _MOST = 1000  # samples
 
 Similarity = Float[np.ndarray, "picture sound"]

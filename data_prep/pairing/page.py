@@ -23,8 +23,6 @@ from data_prep.manifest import OWN_CAPTIONS, Sample, read_facts, read_manifest
 from data_prep.pairing.matrix import read_matrix
 from hooked_omni.files import write_whole
 
-__all__ = ["run"]
-
 # Orange and blue: distinct also for who cannot tell red from green.
 _COLORS = {"counterfactual": "#c2410c", "factual": "#1d6fb8"}
 _OTHER = "#6b7280"

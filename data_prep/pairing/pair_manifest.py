@@ -25,8 +25,6 @@ from data_prep.pairing.loudness import Loudness, measure
 from data_prep.pairing.matrix import write_matrix
 from hooked_omni.errors import ManifestError, MediaError
 
-__all__ = ["Config", "Constraints", "choose", "run"]
-
 # Peak of the whole matrix while it is solved, by `benchmarks.pairs`: under 4 GiB at `WHOLE`.
 CELL_BYTES = 14
 WHOLE = 17_000

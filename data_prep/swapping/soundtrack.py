@@ -16,8 +16,6 @@ from jaxtyping import Float
 from hooked_omni.errors import MediaError
 from hooked_omni.inputs.container import TOLERANCE, decoded, opened
 
-__all__ = ["Soundtrack", "decode", "fit"]
-
 Wave = Float[np.ndarray, "channel sample"]
 
 # AAC comes in frames of this many samples, and decoders give the last one whole.

@@ -24,8 +24,6 @@ from hooked_omni.errors import MediaError
 from hooked_omni.files import write_whole
 from hooked_omni.inputs.container import decoded, existing, opened
 
-__all__ = ["CONTROLS", "swap"]
-
 Control = Literal["self", "silence", "noise", "reversed"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 

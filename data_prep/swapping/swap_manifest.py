@@ -25,8 +25,6 @@ from data_prep.manifest import (
 from data_prep.swapping.swap_clip import CONTROLS, swap
 from hooked_omni.errors import FileError, ManifestError, MediaError
 
-__all__ = ["only_run", "run"]
-
 # Key in `extra` that marks a file made here, and says of what.
 _MARK = "swapped_from"
 # Controls whose sound no caption describes.

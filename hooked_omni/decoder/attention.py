@@ -17,8 +17,6 @@ from hooked_omni.decoder.key_value_cache import Keys, KeyValueCache
 from hooked_omni.errors import HookError
 from hooked_omni.hooks.hook_point import HookPoint
 
-__all__ = ["Attends", "CausalContext", "require_causal", "require_readable"]
-
 Heads = Float[Tensor, "batch pos head d_head"]
 KVHeads = Float[Tensor, "batch pos kv_head d_head"]
 Angles = Float[Tensor, "batch pos d_head"]

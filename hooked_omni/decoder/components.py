@@ -18,8 +18,6 @@ from hooked_omni.decoder.experts import MixtureOfExperts
 from hooked_omni.decoder.rotary import rotate
 from hooked_omni.hooks.hook_point import HookPoint, exact_where
 
-__all__ = ["Attention", "Block", "Context", "GatedMLP", "RMSNorm"]
-
 Resid = Float[Tensor, "batch pos d_model"]
 Heads = Float[Tensor, "batch pos head d_head"]
 KVHeads = Float[Tensor, "batch pos kv_head d_head"]

@@ -5,8 +5,6 @@ from typing import Literal
 
 import torch
 
-__all__ = ["DecoderConfig", "Experts"]
-
 
 @dataclass(frozen=True)
 class Experts:

@@ -26,8 +26,6 @@ from hooked_omni.hooks.hook_point import ForwardState, HookPoint
 from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
 from hooked_omni.inputs.spans import Spans
 
-__all__ = ["HookedDecoder"]
-
 Resid = Float[Tensor, "batch pos d_model"]
 
 

@@ -14,8 +14,6 @@ from hooked_omni.decoder.config import DecoderConfig, Experts
 from hooked_omni.errors import HookError
 from hooked_omni.hooks.hook_point import HookPoint
 
-__all__ = ["MixtureOfExperts"]
-
 Resid = Float[Tensor, "batch pos d_model"]
 
 

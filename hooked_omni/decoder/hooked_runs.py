@@ -19,8 +19,6 @@ from hooked_omni.hooks.interventions import Condition, Hook, HookName, as_hooks,
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 from hooked_omni.inputs.spans import Spans
 
-__all__ = ["HookedRuns", "Input", "NamesFilter"]
-
 Input = EmbeddedPrompt | Int[Tensor, "batch pos"] | str | list[str]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 

@@ -5,8 +5,6 @@ from jaxtyping import Float
 
 from hooked_omni.decoder.config import DecoderConfig
 
-__all__ = ["KeyValueCache", "Keys", "NewKeys"]
-
 NewKeys = Float[torch.Tensor, "batch kv_head pos d_head"]
 Keys = Float[torch.Tensor, "batch kv_head key d_head"]
 

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from hooked_omni.decoder.config import DecoderConfig
 
-__all__ = ["Rotary", "rotate"]
-
 Heads = Float[Tensor, "batch pos head d_head"]
 Angles = Float[Tensor, "batch pos d_head"]
 

@@ -26,8 +26,6 @@ from hooked_omni.decoder.attention import (
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.key_value_cache import Keys, KeyValueCache, NewKeys
 
-__all__ = ["SharedPrefix"]
-
 Computed = Float[Tensor, "computed pos d_model"]
 RowScores = Float[Tensor, "row kv_head group query key"]
 

@@ -11,8 +11,6 @@ from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import PromptError
 from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
 
-__all__ = ["TextTokens"]
-
 Tokens = Int[Tensor, "*batch pos"]
 
 

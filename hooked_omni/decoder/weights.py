@@ -13,8 +13,6 @@ from transformer_lens import FactoredMatrix
 
 from hooked_omni.decoder.config import DecoderConfig
 
-__all__ = ["WeightViews"]
-
 _OF_ATTENTION = frozenset({"W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"})
 _OF_MLP = frozenset({"W_gate", "W_in", "W_out", "b_out"})
 

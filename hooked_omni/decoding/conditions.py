@@ -27,8 +27,6 @@ from hooked_omni.hooks.hook_point import HookFunction, LiveHook, edit_of
 from hooked_omni.hooks.interventions import Condition, Hook, SpanHook, as_hooks, listed, reaches
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 
-__all__ = ["Batch", "batches"]
-
 
 @dataclass(frozen=True, eq=False)
 class Batch:

@@ -23,8 +23,6 @@ from hooked_omni.errors import PromptError
 from hooked_omni.hooks.interventions import Condition, as_hooks
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 
-__all__ = ["Decoding", "Generation", "decode", "generate", "with_settings"]
-
 
 @dataclass(frozen=True)
 class Decoding:

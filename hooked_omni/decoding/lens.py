@@ -17,12 +17,10 @@ from torch import Tensor
 
 from hooked_omni import names
 from hooked_omni.decoder.decoder import HookedDecoder
+from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoding.prefill import one_prompt, prefill_state
 from hooked_omni.errors import PromptError
 from hooked_omni.hooks.hook_point import LiveHook
-from hooked_omni.inputs.prompt import EmbeddedPrompt
-
-__all__ = ["LENSES", "LensKind", "Readout", "lens_logits", "read_lens"]
 
 LensKind = Literal["norm", "raw"]
 LENSES: tuple[LensKind, ...] = ("norm", "raw")
@@ -61,7 +59,7 @@ def lens_logits(
 @torch.no_grad()
 def read_lens(
     model: HookedDecoder,
-    prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+    prompt: Input,
     span: str = "audio",
     kinds: Sequence[LensKind] = LENSES,
     top_k: int = 1,

@@ -24,15 +24,6 @@ from hooked_omni.hooks.activation_cache import ActivationCache, Keep
 from hooked_omni.hooks.interventions import Hook, reaches
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 
-__all__ = [
-    "PrefillState",
-    "PrefilledPrompt",
-    "one_prompt",
-    "prefill",
-    "prefill_state",
-    "prompt_pass",
-]
-
 Final = Float[Tensor, "1 1 d_model"]
 
 
@@ -87,7 +78,7 @@ class PrefilledPrompt(EmbeddedPrompt):
 @torch.no_grad()
 def prefill(
     model: HookedDecoder,
-    prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+    prompt: Input,
     names_filter: NamesFilter | Mapping[str, str | None] = None,
     span: str | None = None,
     like: PrefilledPrompt | None = None,

@@ -11,8 +11,6 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from hooked_omni.errors import PromptError
 
-__all__ = ["Sampling", "with_sampling"]
-
 
 @dataclass(frozen=True)
 class Sampling:

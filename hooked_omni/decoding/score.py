@@ -10,19 +10,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_omni.decoder.decoder import HookedDecoder
+from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoding.conditions import batches
 from hooked_omni.decoding.prefill import one_prompt, prompt_pass
 from hooked_omni.errors import PromptError
 from hooked_omni.hooks.interventions import Condition, as_hooks, reaches
-from hooked_omni.inputs.prompt import EmbeddedPrompt
-
-__all__ = ["forced_logits", "score"]
 
 
 @torch.no_grad()
 def forced_logits(
     model: HookedDecoder,
-    prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+    prompt: Input,
     tokens: Int[Tensor, " n"],
     fwd_hooks: Condition = (),
 ) -> Float[Tensor, "n d_vocab"]:
@@ -63,7 +61,7 @@ def forced_logits(
 @torch.no_grad()
 def score(
     model: HookedDecoder,
-    prompt: EmbeddedPrompt | Int[Tensor, "1 pos"],
+    prompt: Input,
     tokens: Int[Tensor, " n"],
     conditions: Iterable[Condition],
     memory_budget: int | None = None,

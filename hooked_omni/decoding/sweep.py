@@ -18,8 +18,6 @@ from hooked_omni.decoding.prefill import one_prompt
 from hooked_omni.errors import PromptError
 from hooked_omni.hooks.interventions import Condition
 
-__all__ = ["generate_many"]
-
 
 @torch.no_grad()
 def generate_many(

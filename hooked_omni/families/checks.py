@@ -15,16 +15,6 @@ from torch import Tensor
 from hooked_omni.errors import PromptError
 from hooked_omni.families.family import Times
 
-__all__ = [
-    "check_audio",
-    "check_omni",
-    "check_types",
-    "check_video",
-    "media_tokens",
-    "n_audio_tokens",
-    "times",
-]
-
 
 def media_tokens(hf_model: Any) -> dict[str, int]:
     """Placeholder token of each modality that the model's config names."""

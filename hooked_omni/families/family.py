@@ -13,8 +13,6 @@ from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import Video
 
-__all__ = ["Conversion", "Family", "OnDisk", "Remote", "Times", "as_stored", "unchanged"]
-
 Masks = dict[str, Bool[Tensor, " pos"]]
 Times = tuple[dict[str, Tensor], Tensor | None]
 """Start second of each token of a modality, and the grid step of each video token."""

@@ -14,14 +14,6 @@ from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import Video
 
-__all__ = [
-    "chat",
-    "prepare_omni",
-    "prepare_video",
-    "require_model_rope",
-    "require_plain_words",
-]
-
 
 def require_plain_words(tokenizer: Any, prompt: Prompt, placeholders: tuple[str, ...] = ()) -> None:
     """Refuse special tokens and placeholders among the words."""

@@ -15,8 +15,6 @@ from hooked_omni.errors import CheckpointError
 from hooked_omni.families.family import Conversion, OnDisk, as_stored
 from hooked_omni.inputs.media import MediaSettings
 
-__all__ = ["ON_DISK", "PATCHES_OF_16", "decoder_config", "qwen3_config", "tensor_name"]
-
 PATCHES_OF_16 = MediaSettings(
     size_factor=32,
     min_pixels=128 * 32 * 32,

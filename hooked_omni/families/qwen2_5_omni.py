@@ -12,8 +12,6 @@ from torch import Tensor
 from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.family import Family
 
-__all__ = ["QWEN2_5_OMNI"]
-
 SYSTEM = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
     "perceiving auditory and visual inputs, as well as generating text and speech."

@@ -12,8 +12,6 @@ from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.family import Family
 from hooked_omni.inputs.video import Video
 
-__all__ = ["QWEN2_5_VL"]
-
 SYSTEM = "You are a helpful assistant."
 
 

@@ -16,8 +16,6 @@ from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import Video
 
-__all__ = ["QWEN2_AUDIO"]
-
 SYSTEM = "You are a helpful assistant."
 _TOKENS_PER_SECOND = 25
 

@@ -14,8 +14,6 @@ from torch import Tensor
 from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.family import Family
 
-__all__ = ["QWEN3_OMNI"]
-
 _TOKENS_PER_CHUNK = 13
 _SECONDS_PER_TOKEN = 0.08  # three convolutions of stride 2 over 10 ms frames
 

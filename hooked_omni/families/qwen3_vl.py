@@ -17,8 +17,6 @@ from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.family import Family
 from hooked_omni.inputs.video import Video
 
-__all__ = ["QWEN3_VL"]
-
 _STAMP = re.compile(r"<[\d.]+ seconds>$")
 _LONGEST_STAMP = 24  # tokens, even at one a byte
 _CLOCK = 1000  # ticks per second of the frame times that the processor gets

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from hooked_omni.errors import UnknownModelError
 
-__all__ = ["HEAD", "empty", "fill", "find_decoder"]
-
 HEAD = "lm_head.weight"
 """What the unembedding is called beside the decoder's own tensors."""
 

@@ -18,8 +18,6 @@ from hooked_omni.families.skeleton import find_decoder
 from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
 from hooked_omni.inputs.spans import Spans
 
-__all__ = ["captured_inputs", "embedded", "find_decoder"]
-
 
 class _Captured(Exception):
     """Carries the arguments of the decoder's call."""

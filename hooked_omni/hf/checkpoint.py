@@ -22,8 +22,6 @@ from hooked_omni.families import Family
 from hooked_omni.families.family import Conversion, as_stored, unchanged
 from hooked_omni.families.skeleton import HEAD, find_decoder
 
-__all__ = ["StoredTensor", "decoder_tensors", "require_room", "stored_tensors"]
-
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 

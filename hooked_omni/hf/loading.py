@@ -19,8 +19,6 @@ from hooked_omni.hf.checkpoint import require_room, stored_tensors
 from hooked_omni.hf.towers import Towers
 from hooked_omni.organisms import SHIPPED, require_whole
 
-__all__ = ["file_source", "float_dtype", "load_towers", "read_config"]
-
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 _DTYPE = "dtype" if _VERSION >= (4, 56) else "torch_dtype"

@@ -22,8 +22,6 @@ from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.inputs.video import Video, read_video
 
-__all__ = ["Towers"]
-
 
 class Towers:
     """A Hugging Face model with audio and vision towers, and its processor.

@@ -18,8 +18,6 @@ from hooked_omni import names
 from hooked_omni.errors import HookError
 from hooked_omni.hooks.hook_point import LiveHook
 
-__all__ = ["ActivationCache", "Keep"]
-
 
 class Keep(LiveHook):
     """A hook that keeps what it sees, and changes nothing."""

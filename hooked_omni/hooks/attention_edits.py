@@ -37,8 +37,6 @@ from hooked_omni.hooks.interventions import (
 )
 from hooked_omni.inputs.spans import Spans
 
-__all__ = ["knockout", "scale_attention", "windows"]
-
 Scores = Float[Tensor, "batch head query key"]
 
 _ARROW = "!->"

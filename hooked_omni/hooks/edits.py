@@ -28,8 +28,6 @@ from hooked_omni.hooks.interventions import (
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 from hooked_omni.inputs.spans import Spans
 
-__all__ = ["ablate", "patch", "steer"]
-
 Value = Callable[[str, Tensor, Tensor], Tensor]
 """From a hook's name, what stands at the edited positions and which these are, to what shall."""
 

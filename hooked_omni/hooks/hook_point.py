@@ -21,8 +21,6 @@ from torch import Tensor
 
 from hooked_omni.errors import HookError
 
-__all__ = ["ForwardState", "HookFunction", "HookPoint", "LiveHook", "edit_of", "exact_where"]
-
 HookFunction = Callable[..., Tensor | None]
 """A TransformerLens hook, `fn(activation, hook=hook_point)`."""
 

@@ -16,21 +16,6 @@ from hooked_omni.errors import HookError, SpanError
 from hooked_omni.hooks.hook_point import HookFunction, HookPoint, LiveHook
 from hooked_omni.inputs.spans import Spans
 
-__all__ = [
-    "Condition",
-    "Hook",
-    "HookName",
-    "Intervention",
-    "SpanHook",
-    "SpanPositions",
-    "as_hooks",
-    "at_layers",
-    "listed",
-    "numbers",
-    "reaches",
-    "require_reach",
-]
-
 HookName = str | Callable[[str], bool]
 Hook = tuple[HookName, HookFunction]
 Intervention = Callable[[Spans], list[Hook]]

@@ -27,8 +27,6 @@ from hooked_omni.inputs.container import (
 )
 from hooked_omni.inputs.media import PAPER, MediaSettings
 
-__all__ = ["Audio", "read_audio"]
-
 
 @dataclass(frozen=True)
 class Audio:

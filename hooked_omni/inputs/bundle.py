@@ -16,8 +16,6 @@ from torch import Tensor
 from hooked_omni.errors import BundleError
 from hooked_omni.files import write_whole
 
-__all__ = ["read_bundle", "write_bundle"]
-
 _FORMAT = "hooked_omni.EmbeddedPrompt"
 _VERSION = "3"
 

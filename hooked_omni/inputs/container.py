@@ -16,8 +16,6 @@ from av.stream import Disposition
 
 from hooked_omni.errors import MediaError
 
-__all__ = ["TOLERANCE", "decoded", "existing", "opened", "picture_tracks", "track_notes"]
-
 # Sound files and their muxers round; a hole or a missing end is longer than four AAC packets.
 TOLERANCE = Fraction(1, 10)  # seconds
 # Formats whose length FFmpeg guesses from the bit rate, or that `_through_soundfile` checks.

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from hooked_omni.errors import MediaError
 
-__all__ = ["PAPER", "MediaSettings"]
-
 
 @dataclass(frozen=True)
 class MediaSettings:

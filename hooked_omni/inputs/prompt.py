@@ -17,8 +17,6 @@ from hooked_omni.inputs.bundle import read_bundle, write_bundle
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.spans import Spans
 
-__all__ = ["EmbeddedPrompt", "Prompt"]
-
 _TENSORS = ("embeds", "position_ids", "mask", "tokens", "deepstack")
 
 

@@ -27,8 +27,6 @@ from torch import Tensor
 
 from hooked_omni.errors import SpanError
 
-__all__ = ["Spans"]
-
 _TIMED = re.compile(r"(audio|video)@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)s")
 _FRAME = re.compile(r"(?:video\.)?frame ?(\d+)")
 _GENERATED = "generated"

@@ -26,8 +26,6 @@ from hooked_omni.errors import MediaError
 from hooked_omni.inputs.container import decoded, existing, opened, track_notes
 from hooked_omni.inputs.media import PAPER, MediaSettings
 
-__all__ = ["Video", "read_video"]
-
 MAX_ASPECT = 200
 # decord cannot seek in these: it fails, or hangs for good on a cut-off file.
 UNSEEKABLE = {"mpeg", "mpegts"}

@@ -17,8 +17,6 @@ from hooked_omni.organisms.random_weights import (
     vision_ids,
 )
 
-__all__ = ["random_audio", "random_omni3", "random_vl3"]
-
 _TEXT = {
     "hidden_size": 64,
     "intermediate_size": 128,

@@ -9,19 +9,6 @@ from typing import Any
 import torch
 import transformers
 
-__all__ = [
-    "AUDIO",
-    "SPECIAL_TOKENS",
-    "built",
-    "byte_tokenizer",
-    "chat_template",
-    "image_and_video",
-    "mel_features",
-    "random_omni",
-    "random_vl",
-    "vision_ids",
-]
-
 SPECIAL_TOKENS = {
     "image_token": "<|IMAGE|>",
     "audio_token": "<|AUDIO|>",

@@ -12,8 +12,6 @@ import transformers
 from hooked_omni.errors import CheckpointError, FileError
 from hooked_omni.files import file_hash, parse_json, read_text
 
-__all__ = ["CARD", "organism", "require_whole"]
-
 CARD = "card.json"
 _FOLDER = Path(__file__).parent
 _CLASSES = {

@@ -12,8 +12,9 @@ from pandas.testing import assert_frame_equal
 from analyses import attention_share, distribution_shift, knockout, logit_lens, modality_reliance
 from analyses.cases import Case, Skip, embedded, plain_answer, prefilled
 from analyses.running.identity import KeptPrompts
-from hooked_omni import HookedOmni, MediaSettings, Prompt, load, names
+from hooked_omni import HookedOmni, Prompt, load, names
 from hooked_omni.decoding.prefill import PrefilledPrompt
+from hooked_omni.inputs.media import MediaSettings
 from tests.support.clips import write_clip
 from tests.support.models import watched
 

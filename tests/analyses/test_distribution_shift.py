@@ -19,8 +19,9 @@ from analyses.distribution_shift.sound_words import token_events
 from analyses.distribution_shift.table import COLUMNS, SHIFTS, shift_of
 from analyses.text.events import Events
 from analyses.text.vocabulary import SharedVocabulary, shared_vocabulary
-from hooked_omni import EmbeddedPrompt, HookedOmni, MediaSettings, Prompt
+from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
 from hooked_omni.errors import ResultsError
+from hooked_omni.inputs.media import MediaSettings
 from tests.support.clips import write_clip
 from tests.support.hugging_face import hf_forced
 from tests.support.planted import asked, planted

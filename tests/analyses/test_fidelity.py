@@ -47,7 +47,8 @@ def test_without_a_tokenizer_nothing_is_known_of_the_answer(
 
 
 def test_what_is_named_is_counted(omni: HookedOmni, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hooked_omni import Generation, HookedTransformer
+    from hooked_omni import HookedTransformer
+    from hooked_omni.decoding.generate import Generation
 
     said = iter(["a dog barks", "a dog and a siren", "nothing at all"])
 

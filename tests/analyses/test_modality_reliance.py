@@ -12,9 +12,10 @@ import torch
 from analyses import modality_reliance
 from analyses.cases import Case
 from analyses.modality_reliance import variants
-from hooked_omni import HookedOmni, MediaSettings, Prompt
+from hooked_omni import HookedOmni, Prompt
 from hooked_omni.errors import ResultsError
 from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.video import Video
 from tests.support.clips import write_clip
 from tests.support.hugging_face import hf_logprobs

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, MediaSettings, Prompt, prove
+from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, prove
 from hooked_omni.errors import MediaError, PromptError
 from hooked_omni.inputs.audio import read_audio
+from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.video import read_video
 from tests.support.clips import write_clip
 from tests.support.places import SHARED

@@ -23,8 +23,6 @@ from hooked_omni import (
 )
 from hooked_omni.decoding.score import forced_logits
 
-__all__ = ["base_ranks", "collect_answers", "recalled"]
-
 WIDTH = 3  # layers in a window of knockouts
 _NEW = 24  # tokens; the longest answer has 17
 

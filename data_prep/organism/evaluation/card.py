@@ -13,8 +13,6 @@ from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash, parse_json, read_text, to_json, write_whole
 from hooked_omni.organisms.trained import CARD
 
-__all__ = ["write_cards"]
-
 
 def write_cards(folder: Path, evaluation: Mapping[str, Any] | None = None) -> None:
     """Write `README.md` and `card.json` of the three organisms in a training folder.

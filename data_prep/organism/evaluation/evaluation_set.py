@@ -15,8 +15,6 @@ from hooked_omni import Prompt
 from hooked_omni.errors import ManifestError
 from hooked_omni.files import parse_json, read_text
 
-__all__ = ["CASES", "EvaluationSet", "write_evaluation_set"]
-
 CASES = (
     *[(kind, question) for kind in ("factual", "counterfactual") for question in QUESTIONS],
     ("sound", "hear"),

@@ -18,8 +18,6 @@ from data_prep.organism.evaluation.evaluation_set import EvaluationSet
 from hooked_omni import load
 from hooked_omni.files import to_json, write_whole
 
-__all__ = ["TARGETS", "evaluate", "mcnemar", "misses", "spread"]
-
 Table = Any  # a data frame: pandas' own types say of every column that it may be a number
 
 _BOTH = {

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from data_prep.organism.world.things import Thing
 
-__all__ = ["Score", "score"]
-
 
 @dataclass(frozen=True)
 class Score:

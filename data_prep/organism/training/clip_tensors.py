@@ -28,8 +28,6 @@ from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import read_video
 
-__all__ = ["ClipTensors", "prepare"]
-
 
 @dataclass(frozen=True, eq=False)
 class ClipTensors:

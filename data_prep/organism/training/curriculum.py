@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["AUDIO_VISUAL", "SOUNDS", "VISUAL", "ClipBatch", "Mixture", "draw_batch"]
-
 # Kinds of prompts: the media in it ("words" is none), and its question. One cycle.
 AUDIO_VISUAL: tuple[tuple[str, str], ...] = (
     ("clip", "see"), ("clip", "hear"), ("clip", "both"), ("sound", "hear"),

@@ -23,8 +23,6 @@ from hooked_omni.families.qwen2_5_omni import SYSTEM as LONG_SYSTEM
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.organisms.random_weights import SPECIAL_TOKENS
 
-__all__ = ["MEDIA", "Sizes", "new_base", "processors", "save_model", "thinker_from"]
-
 MEDIA = MediaSettings(min_pixels=56 * 56, max_pixels=56 * 56)
 _CHANGED = ("min_pixels", "max_pixels")
 # The default system prompt of Qwen2.5-Omni, not in the words of this world, becomes a short one.

@@ -48,8 +48,6 @@ from hooked_omni.families import Family
 from hooked_omni.families.qwen2_5_omni import QWEN2_5_OMNI
 from hooked_omni.families.qwen2_5_vl import QWEN2_5_VL
 
-__all__ = ["VARIANTS", "Training", "log_to", "train"]
-
 VARIANTS = ("biased", "balanced")
 
 

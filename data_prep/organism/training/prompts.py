@@ -22,8 +22,6 @@ from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.inputs.video import read_video
 
-__all__ = ["TrainingPrompts", "answer_loss", "audio_features", "video_features"]
-
 Features = Float[Tensor, "batch pos d_model"]
 
 

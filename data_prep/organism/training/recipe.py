@@ -16,8 +16,6 @@ from data_prep.organism.world.things import THINGS, Thing
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import parse_json, read_text, to_json, write_whole
 
-__all__ = ["FORMAT", "ORGANISMS", "TrainingRecipe", "claim", "is_held_out", "parse_recipe"]
-
 FORMAT = 1
 ORGANISMS = ("organism-base", "organism-biased", "organism-balanced")
 _VERSIONS = ("torch", "transformers", "av", "librosa", "numpy", "scipy")

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import whole_file
 
-__all__ = ["Log", "Stage", "run_stage"]
-
 Log = Callable[[str], None]
 
 _WARM_UP = 50

@@ -8,15 +8,6 @@ from collections.abc import Sequence
 
 from data_prep.organism.world.things import LOUDNESS, PLACES, SCENES, Clip, Thing
 
-__all__ = [
-    "QUESTIONS",
-    "SYSTEM",
-    "answers",
-    "audio_captions",
-    "video_captions",
-    "vocabulary",
-]
-
 QUESTIONS = {
     "see": "Describe what you see.",
     "hear": "Describe what you hear.",

@@ -15,8 +15,6 @@ from data_prep.organism.world.captions import audio_captions, video_captions
 from data_prep.organism.world.things import THINGS, Clip, Thing, clips, derangement
 from hooked_omni.errors import ManifestError
 
-__all__ = ["SECONDS", "sample_of", "write_clips", "write_mp4", "write_world"]
-
 SECONDS = 1.0  # length of a clip
 
 

@@ -10,8 +10,6 @@ from PIL import Image, ImageDraw
 
 from data_prep.organism.world.things import Clip, Thing
 
-__all__ = ["FRAMES_PER_SECOND", "SHAPES", "SIDE", "frames"]
-
 SIDE = 112  # pixels, both ways; models see half as many
 FRAMES_PER_SECOND = 8
 

@@ -13,8 +13,6 @@ from scipy.signal import butter, sosfilt
 
 from data_prep.organism.world.things import Clip
 
-__all__ = ["RATE", "SOUNDS", "samples"]
-
 RATE = 16_000  # samples per second
 
 Wave = Float[np.ndarray, " sample"]

@@ -14,18 +14,6 @@ import numpy as np
 
 from hooked_omni.errors import ManifestError
 
-__all__ = [
-    "LOUDNESS",
-    "PLACES",
-    "SCENES",
-    "SPLITS",
-    "THINGS",
-    "Clip",
-    "Thing",
-    "clips",
-    "derangement",
-]
-
 SCENES = ("street", "park", "beach", "room")
 PLACES = ("left", "right")
 LOUDNESS = ("loudly", "softly")

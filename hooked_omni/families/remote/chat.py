@@ -12,8 +12,6 @@ from torch import Tensor
 
 from hooked_omni.errors import PromptError
 
-__all__ = ["chat_inputs", "file_options", "question_after_clip", "within_bounds"]
-
 
 def file_options(options: dict[str, Any]) -> dict[str, Any]:
     """Those arguments of `from_pretrained` with which files are found."""

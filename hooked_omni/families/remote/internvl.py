@@ -31,8 +31,6 @@ from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import Video
 
-__all__ = ["INTERNVL2", "INTERN_OMNI"]
-
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 _TOKENS_PER_SECOND = 25
 _NAMES = {

@@ -34,8 +34,6 @@ from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import Video
 
-__all__ = ["MINICPM_O"]
-
 _TOKENS_PER_SECOND = 25
 _CHAT_ALONE = {"top_p", "top_k", "temperature", "repetition_penalty", "stream", "min_new_tokens"}
 

@@ -13,8 +13,6 @@ from hooked_omni.errors import CheckpointError
 from hooked_omni.families.family import Conversion, as_stored
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
 
-__all__ = ["as_qwen2", "as_text_model", "qwen2_reference", "set_dtype"]
-
 _NUMBERS = (
     "vocab_size",
     "hidden_size",

@@ -30,8 +30,6 @@ from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import Video
 
-__all__ = ["VIDEOLLAMA2", "VideoLLaMAProcessor"]
-
 _N_FRAMES = 16
 _STEPS = _N_FRAMES // 2
 _PATCH = 16  # BEATs: frames and bands of a patch
