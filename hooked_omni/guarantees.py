@@ -1,7 +1,4 @@
-"""What is guaranteed for this model on this machine, and what is not?
-
-Two lists, from what `prove` measured.
-"""
+"""What is guaranteed for this model on this machine, as `prove` measured it, and what is not?"""
 
 from collections.abc import Iterator
 

@@ -1,7 +1,4 @@
-"""Names of hook points, spelled in one place.
-
-The names and shapes are TransformerLens's. No other file writes `f"blocks.{layer}..."`.
-"""
+"""Names of hook points, as in TransformerLens. No other file writes `f"blocks.{layer}..."`."""
 
 EMBED = "hook_embed"
 FINAL_NORM = "ln_final.hook_normalized"

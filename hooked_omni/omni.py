@@ -89,12 +89,7 @@ class HookedOmni:
         return cls(_hooked(family, hf, towers.tokenizer), hf, family, towers)
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        """Read the clip, run the towers once, and capture the decoder's inputs.
-
-        Raises:
-            MediaError: For a clip or sound that cannot be read, or is not there.
-            PromptError: For a prompt that this model does not take.
-        """
+        """Read the clip, run the towers once, capture the decoder's inputs; see `Towers.embed`."""
         return self._require_towers().embed(prompt)
 
     def read_media(self, prompt: Prompt) -> tuple[Video | None, Audio | None]:

@@ -60,10 +60,7 @@ class ParityReport:
 
 @torch.no_grad()
 def prove(
-    omni: HookedOmni,
-    prompt: EmbeddedPrompt,
-    decode_steps: int = 16,
-    tolerance: float | None = None,
+    omni: HookedOmni, prompt: EmbeddedPrompt, decode_steps: int = 16, tolerance: float | None = None
 ) -> ParityReport:
     """Compare the hooked decoder with the Hugging Face model it came from.
 
@@ -114,10 +111,7 @@ Run = list[tuple[Float[Tensor, "_ d_vocab"], Tensor]]
 
 
 def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, list[int]]:
-    """Logits and rotary positions of Hugging Face's prefill and decode steps, and its tokens.
-
-    Decode steps are those of its own `generate`, which finds its own positions.
-    """
+    """Logits and positions of Hugging Face's prefill and its own `generate`'s steps; its tokens."""
     hf, seen = omni.hf, []
     _time, *sections = omni.model.cfg.mrope_section
 

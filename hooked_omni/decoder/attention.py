@@ -1,8 +1,8 @@
 """How a position reads the ones before it: scores, masks, patterns.
 
-Without a hook on a layer's scores or pattern, the layer uses the kernel that the Hugging Face model
-uses. With one, it materializes scores and pattern in the order of operations of Hugging Face's
-`eager_attention_forward` (transformers, `modeling_qwen2_5_omni.py`), for that layer alone.
+Without a hook on its scores or pattern, a layer uses the kernel of the Hugging Face model. With
+one, that layer alone materializes both, in the order of operations of `eager_attention_forward`
+(transformers, `modeling_qwen2_5_omni.py`).
 """
 
 from typing import Protocol, runtime_checkable
@@ -43,7 +43,7 @@ class CausalContext:
         cos, sin: Rotary angles of the pass, `[batch, pos, d_head]`.
         window: Absolute positions of the queries.
         real: Which positions so far are not padding, `[batch, key]`; None if all are.
-        cache: Where keys and values are kept for later passes; None if there are none.
+        cache: Keys and values for later passes; None if there are none.
     """
 
     def __init__(
@@ -134,8 +134,8 @@ def require_readable(
 ) -> None:
     """Refuse edited scores that leave a query with nothing to read.
 
-    With every score at the dtype's minimum the softmax is uniform over all keys, masked and future
-    ones included: a number that looks right and is not.
+    With every score at the dtype's minimum the softmax is uniform over all keys, future ones
+    included: a number that looks right and is not.
     """
     empty = scores.amax(-1) <= torch.finfo(scores.dtype).min
     if real is not None:

@@ -1,7 +1,7 @@
-"""The parts of a decoder block, in Hugging Face's order of operations and its `[out, in]` weights.
+"""The parts of a decoder block, to the bit as in transformers, with its `[out, in]` weights.
 
-The numbers follow `modeling_qwen2_5_omni.py` and `modeling_qwen3_omni_moe.py` of transformers to
-the bit; the hook names and the `W_*` views are TransformerLens's.
+The numbers follow `modeling_qwen2_5_omni.py` and `modeling_qwen3_omni_moe.py`; the hook names and
+the `W_*` views are TransformerLens's.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ Angles = Float[Tensor, "batch pos d_head"]
 class Context(Protocol):
     """What all layers of one pass share: rotary angles, and how to read earlier positions.
 
-    `enter` gives the rows to compute in a layer, and `leave` all of them again. `deepstack` holds
-    what is added to the residual stream after the first blocks, if anything is.
+    `enter` gives the rows to compute in a layer, `leave` all of them again; `deepstack` is added to
+    the residual stream after the first blocks.
     """
 
     cos: Angles
@@ -80,8 +80,8 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions.
 
-    With the flags that bring them to life, `hook_attn_in` and `hook_q_input`, `hook_k_input`,
-    `hook_v_input` hold a copy of the residual stream for every head that reads it, before the norm.
+    `hook_attn_in` and `hook_q_input`, `hook_k_input`, `hook_v_input` (see `names.FLAGS`) hold a
+    copy of the residual stream for every head that reads it, before the norm.
     """
 
     def __init__(self, cfg: DecoderConfig, layer: int) -> None:
@@ -129,10 +129,9 @@ class Attention(nn.Module):
         return self.hook_q_input, self.hook_k_input, self.hook_v_input
 
     def _read_apart(self, exact: Sequence[Tensor], resid: Resid, norm: RMSNorm) -> list[Tensor]:
-        """Queries, keys and values of heads that each read a residual stream of their own.
+        """Queries, keys, values of heads that each read a stream of their own; `exact` if unedited.
 
-        Where nothing was edited they are `exact`. As in TransformerLens, key-value heads read the
-        first copies of `hook_attn_in`.
+        As in TransformerLens, key-value heads read the first copies of `hook_attn_in`.
         """
         if not self.hook_attn_in.hooked and not any(point.hooked for point in self._inputs):
             return list(exact)
@@ -245,8 +244,8 @@ class GatedMLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm block: attention, then MLP, each added to the residual stream.
 
-    Vision features that a model adds after its first blocks come after `hook_resid_post`, so that
-    `resid_pre` of the next block is `resid_post + hook_deepstack`.
+    Vision features come after `hook_resid_post`: `resid_pre` of the next block is
+    `resid_post + hook_deepstack`.
     """
 
     hook_out_is_single_residual_stream = True  # TransformerLens's lens and attribution ask

@@ -1,8 +1,8 @@
 """The decoder of an audio-visual LLM, with TransformerLens's hook points.
 
-Weights are the checkpoint's own tensors, never copied, and every operation is the one the Hugging
-Face model runs, in its order: logits can be equal to the bit. `hook_embed` takes a prompt's
-precomputed embeddings, so audio and video need no towers here.
+Weights are the checkpoint's own tensors, and every operation is the Hugging Face model's, in its
+order: logits can be equal to the bit. `hook_embed` takes precomputed embeddings, so audio and video
+need no towers here.
 """
 
 from itertools import islice
@@ -30,14 +30,7 @@ Resid = Float[Tensor, "batch pos d_model"]
 
 
 class HookedDecoder(TextTokens, WeightViews, HookedRuns):
-    """Decoder with hook points; takes an `EmbeddedPrompt`, or plain text or its tokens.
-
-    ```python
-    logits = model(prompt)                                       # [1, pos, d_vocab]
-    logits, cache = model.run_with_cache(prompt, names_filter="blocks.3.attn.hook_pattern")
-    logits = model.run_with_hooks(prompt, fwd_hooks=[(name, hook_function)])
-    ```
-    """
+    """Decoder with hook points; see `HookedTransformer`, which adds captions, scores and lenses."""
 
     def __init__(self, cfg: DecoderConfig) -> None:
         super().__init__()
@@ -66,16 +59,14 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
 
         Args:
             input: Prompt, text or texts of one length, or tokens `[batch, pos]`.
-            return_type: "logits" `[batch, pos, d_vocab]`, "loss" (see `loss_fn`), "both", or None
-                to compute none and return None.
+            return_type: "logits" `[batch, pos, d_vocab]`, "loss" (see `loss_fn`), "both", or None.
             loss_per_token: The loss of each next token, not their mean.
             stop_at_layer: Return the residual stream before this layer in place of all these,
                 `[batch, pos, d_model]`; negative ones count from the end.
 
         Raises:
-            HookError: If a hook cannot reach these positions, lies after the stop, or its edit made
-                a NaN.
-            PromptError: For a prompt of another width or dtype, and for unknown tokens.
+            HookError: If a hook cannot act on this run, lies after the stop, or makes a NaN.
+            PromptError: As `as_prompt`.
         """
         if return_type not in ("logits", "loss", "both", None):
             raise PromptError(
@@ -120,11 +111,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         window: range,
         cache: KeyValueCache | SharedPrefix | None = None,
     ) -> Context:
-        """How the positions of `window` read the ones up to themselves.
-
-        Raises:
-            PromptError: For more than the longest sequence that this decoder computes exactly.
-        """
+        """How `window` reads the positions up to itself; `PromptError` past `cfg.rope_limit`."""
         limit = self.cfg.rope_limit
         if limit is not None and window.stop > limit:
             raise PromptError(
@@ -144,9 +131,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
     def run_pass(
         self, embeds: Resid, context: Context, window: range, stop: int | None = None
     ) -> Resid:
-        """One pass through the blocks: what the unembedding reads at each position.
-
-        With `stop`, the residual stream before that layer.
+        """What the unembedding reads at each position, or the residual stream before layer `stop`.
 
         Raises:
             HookError: If an edit made a NaN.

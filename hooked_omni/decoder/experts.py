@@ -1,9 +1,7 @@
 """A mixture of experts in place of a block's MLP, in Hugging Face's order of operations.
 
-A router scores all experts at each position, the best few read it, and their outputs are added with
-the router's weights. Source: transformers, `modeling_qwen3_omni_moe.py`
-(`Qwen3OmniMoeThinkerTextSparseMoeBlock`). `hook_expert_weights` and `hook_expert_indices` are
-TransformerLens's names.
+Source: transformers, `Qwen3OmniMoeThinkerTextSparseMoeBlock` of `modeling_qwen3_omni_moe.py`.
+`hook_expert_weights` and `hook_expert_indices` are TransformerLens's names.
 """
 
 import torch

@@ -36,22 +36,14 @@ class HookedRuns(HookedRootModule):
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
     ) -> Iterator["HookedRuns"]:
-        """Hooks that live as long as the `with` block.
-
-        Raises:
-            HookError: For a name that no live hook point has.
-        """
+        """Hooks that live as long as the `with` block; errors as `named`."""
         forward: list[Any] = self._spelled_out(fwd_hooks)
         backward: list[Any] = self._spelled_out(bwd_hooks)
         with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
             yield self
 
     def add_hook(self, name: Any, hook: HookFunction, *args: Any, **kwargs: Any) -> None:
-        """As in TransformerLens; the hook stays until `reset_hooks`.
-
-        Raises:
-            HookError: For a name that no live hook point has.
-        """
+        """As in TransformerLens; the hook stays until `reset_hooks`. Errors as `named`."""
         for one, function in self._spelled_out([(name, hook)]):
             super().add_hook(one, function, *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
@@ -115,20 +107,11 @@ class HookedRuns(HookedRootModule):
         return returned, cache
 
     def require_hook(self, name: HookName) -> None:
-        """Refuse a name that no live hook point has.
-
-        Raises:
-            HookError: With the nearest name, or the flag that brings the hook point to life.
-        """
+        """Refuse a name that no live hook point has; errors as `named`."""
         self.named(name)
 
     def require_runnable(self, hooks: Iterable[Hook], window: range, spans: Spans) -> None:
-        """Refuse hooks that could not act on a run over `window`.
-
-        Raises:
-            HookError: For a name that no live hook point has, positions that the run does not
-                reach, or a head that is not there.
-        """
+        """Refuse (`HookError`) hooks of no live hook point, or without effect on `window`."""
         named = self._spelled_out(hooks)
         require_reach(named, window, spans, self.cfg.n_heads, self.cfg.n_key_value_heads)
 
@@ -136,7 +119,7 @@ class HookedRuns(HookedRootModule):
         """Names of the live hook points that `name` is, or passes, before layer `stop`.
 
         Raises:
-            HookError: If there is none.
+            HookError: If there is none: with the nearest name, or the flag that turns it on.
         """
         if callable(name):
             passed = [one for one in self._live(stop) if name(one)]

@@ -1,11 +1,10 @@
 """How do many rows read one prompt?
 
-Rows of a sweep share the keys and values of the prompt, and each has a short suffix of its own. All
-rows read the shared keys in one matrix product, their own suffix in another, with one softmax over
-both.
+Rows of a sweep share the prompt's keys and values, and each has a short suffix of its own. All rows
+read the shared keys in one matrix product, their suffix in another, with one softmax over both.
 
-Rows with the same tokens so far are the same up to the first layer with a hook of either, so they
- run as one up to there: a sweep over windows of layers computes little twice.
+Rows with the same tokens so far run as one up to the first layer with a hook of either: a sweep
+over windows of layers computes little twice.
 """
 
 from collections.abc import Hashable, Sequence
@@ -69,9 +68,9 @@ class SharedPrefix:
 class RowsContext:
     """One pass in which every row reads the shared prefix and its own suffix.
 
-    Scores and patterns are materialized, and pass through their hook points as
-    `[row, kv_head, group, query, key]`: the layout in which all rows' products with the prefix are
-    one. `ScoreRows` gives each row's hooks TransformerLens's `[1, head, query, key]`.
+    Scores and patterns pass through their hook points as `[row, kv_head, group, query, key]`, in
+    which all rows' products with the prefix are one. `ScoreRows` gives each row's hooks
+    TransformerLens's `[1, head, query, key]`.
     """
 
     def __init__(

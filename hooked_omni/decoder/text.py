@@ -52,11 +52,7 @@ class TextTokens(nn.Module):
     def to_str_tokens(
         self, input: str | list[str] | Tokens | EmbeddedPrompt, prepend_bos: bool = False
     ) -> list[Any]:
-        """Every token as a string; for a list of texts, a list of such lists.
-
-        Raises:
-            PromptError: As `to_tokens`, and for a batch of tokens.
-        """
+        """Every token as a string, of each text of a list; `PromptError` for a batch of tokens."""
         if isinstance(input, list):
             return [self.to_str_tokens(text, prepend_bos) for text in input]
         tokens = self.to_tokens(input, prepend_bos)
@@ -77,11 +73,7 @@ class TextTokens(nn.Module):
         return self._tokenizer().decode(rows)
 
     def to_single_token(self, text: str) -> int:
-        """The one token of `text`.
-
-        Raises:
-            PromptError: Without a tokenizer, if `text` is several tokens, or an unknown one.
-        """
+        """The one token of `text`; `PromptError` if it is several, or an unknown one."""
         tokens = self._tokenizer().encode(text)
         if len(tokens) != 1:
             raise PromptError(f"expected one token, got {len(tokens)} for {text!r}. Split it.")
@@ -101,8 +93,7 @@ class TextTokens(nn.Module):
     ) -> Float[Tensor, "*batch_pos"]:
         """Cross entropy of every next token, in nats: the mean, or `[batch, pos - 1]`.
 
-        Audio and video are no tokens, and padding is no text: with a prompt, the mean is over next
-        tokens that are text, and the others are NaN.
+        With a prompt, the mean is over next tokens that are text; audio, video and padding are NaN.
 
         Raises:
             PromptError: If no next token is text, and for a batch of prompts with clips.

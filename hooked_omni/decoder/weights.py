@@ -1,7 +1,4 @@
-"""Weights under the names that TransformerLens's helpers expect.
-
-`ActivationCache`, `patching` and `head_detector` look for these on any model they are given.
-"""
+"""Weights under the names that `ActivationCache`, `patching`, `head_detector` look for."""
 
 from collections.abc import Callable
 from typing import Any

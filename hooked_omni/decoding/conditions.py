@@ -4,7 +4,7 @@
 2. Those that change nothing before the last prompt position share the pass over all the others,
    and run that position in the batch.
 3. Within a group, every intervention gets its own rows, in TransformerLens's shapes.
-4. A condition with a hook of the user's own is a group by itself: it may act anywhere, and may keep
+4. A condition with a hook of the user's own is a group by itself: it may act anywhere, and keep
    state that other rows must not see.
 """
 
@@ -92,10 +92,7 @@ class Batch:
 
 
 class Rows(LiveHook):
-    """Calls each row's hooks with the row alone, and returns a copy with their edits.
-
-    Rows whose hooks are equal are edited together.
-    """
+    """Returns a copy with the edits of each row's hooks; rows whose hooks are equal go together."""
 
     def __init__(
         self, rows: list[int], shared: SharedPrefix, functions: dict[int, list[HookFunction]]
@@ -128,8 +125,7 @@ class Rows(LiveHook):
 class ScoreRows(Rows):
     """The same for scores and patterns, which are large: edits are written into the batch's own.
 
-    That is safe where an edit in place is not elsewhere: `RowsContext` has just made this tensor,
-    nothing else holds it, and hooks get copies of their rows.
+    `RowsContext` has just made this tensor and nothing else holds it, so that is safe here.
     """
 
     def __call__(self, tensor: Tensor, hook: Any) -> None:

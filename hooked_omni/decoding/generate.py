@@ -86,23 +86,9 @@ class Generation:
 
 @torch.no_grad()
 def generate(
-    model: HookedDecoder,
-    prompt: Input,
-    decoding: Decoding = Decoding(),
-    fwd_hooks: Condition = (),
+    model: HookedDecoder, prompt: Input, decoding: Decoding = Decoding(), fwd_hooks: Condition = ()
 ) -> Generation:
-    """Caption of one prompt.
-
-    Args:
-        model: The decoder.
-        prompt: An embedded prompt, or plain text or its tokens.
-        decoding: How long, and what to keep.
-        fwd_hooks: Hooks and interventions; they see the prompt once, then one position at a time.
-
-    Raises:
-        HookError: For a hook that cannot act on this run, or whose edit made a NaN.
-        PromptError: For a batch of prompts.
-    """
+    """Caption of one prompt; arguments and errors as `HookedTransformer.generate`."""
     prompt = one_prompt(model, prompt)
     hooks = as_hooks(fwd_hooks, prompt.spans)
     total = prompt.n_pos + decoding.max_new_tokens - 1
@@ -120,15 +106,10 @@ def decode(
     decoding: Decoding,
     rows: list[int],
 ) -> list[Generation]:
-    """Captions of rows that each have their own keys and values.
+    """Captions of rows that each have their own keys and values, and first `logits`.
 
-    Args:
-        model: The decoder.
-        prompt: What all rows continue.
-        logits: From which each row's first new token is chosen.
-        cache: Keys and values of the prompt, with room for the captions.
-        decoding: How long, and what to keep.
-        rows: 0, 1, ...; rows whose caption has ended are taken out of this list.
+    `cache` has room for the captions. Rows (0, 1, ...) whose caption has ended are taken out of
+    `rows`.
     """
     ends = set(model.cfg.eos_tokens) if decoding.stop_at_eos else set()
     tokens: list[list[int]] = [[] for _ in rows]

@@ -1,10 +1,9 @@
 """Which tokens can be read off each layer, at each position?
 
 A logit lens unembeds the residual stream after every block. "norm" puts the final norm before the
-unembedding, as the model itself does after its last block; "raw" leaves it out, as the released
-scripts of arXiv 2604.02605 do. Everything is reduced at once, inside the hooks of one pass or from
-what a prefilled prompt holds, a few positions at a time: logits of all layers and positions never
-exist together.
+unembedding, as the model does after its last block; "raw" leaves it out, as the released scripts of
+arXiv 2604.02605 do. Everything is reduced at once, a few positions at a time: logits of all layers
+and positions never exist together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,9 +76,6 @@ def read_lens(
         groups: Groups of tokens, such as the spellings of a word; of each group the likeliest is
             kept, at every layer and position.
 
-    Returns:
-        A readout for each kind of lens.
-
     Raises:
         PromptError: For a batch of prompts, an unknown kind of lens or token, or an empty group.
         SpanError: For a span that is not in the prompt.
@@ -114,10 +110,9 @@ def read_lens(
 
 
 def _empty(n_layers: int, n_pos: int, top_k: int, n_groups: int) -> Readout:
-    """Room for all that will be read.
+    """Room for all that will be read, and nothing else is kept.
 
-    Small tensors that are kept between large ones that are freed would tear holes into memory,
-    gigabytes of them, so nothing is kept but what is written into these.
+    Small tensors between large ones that are freed would tear holes of gigabytes into memory.
     """
     top, of_groups = (n_layers, n_pos, top_k), (n_layers, n_pos, n_groups)
     return Readout(

@@ -65,7 +65,7 @@ class Sampling:
 
 
 def with_sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings`, with transformers' `do_sample`, `temperature`, ... gathered in `sampling`.
+    """`settings` with transformers' `do_sample`, `temperature`, ... gathered in `sampling`.
 
     Raises:
         PromptError: For any of the others without `do_sample`.

@@ -30,11 +30,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """The family of a `config.json`.
-
-    Raises:
-        UnknownModelError: If none here covers it.
-    """
+    """The family of a `config.json`; `UnknownModelError` if none here covers it."""
     for family in FAMILIES:
         has_key = family.config_key is None or family.config_key in config
         if config.get("model_type") in family.model_types and has_key:

@@ -1,7 +1,7 @@
 """Which inputs would a model silently misread, and where and when are its media tokens?
 
-Source: transformers, `modeling_qwen2_5_omni.py`, `modeling_qwen3_omni_moe.py`,
-`modeling_qwen2_5_vl.py`, `modeling_qwen3_vl.py` and `modeling_qwen2_audio.py`.
+Source: `modeling_*.py` of qwen2_5_omni, qwen3_omni_moe, qwen2_5_vl, qwen3_vl and qwen2_audio in
+transformers.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,10 +35,7 @@ def check_audio(
 ) -> None:
     """Refuse audio tokens without their sound, and sound without its tokens.
 
-    Args:
-        hf_model: Towers and decoder.
-        inputs: What would be passed to it.
-        n_tokens: From the model and the mel frames of each sound to its tokens.
+    `n_tokens` counts each sound's tokens, from the model and the sounds' mel frames.
     """
     mask, features = inputs.get("feature_attention_mask"), inputs.get("input_features")
     came = int((inputs["input_ids"] == hf_model.config.audio_token_id).sum())
@@ -121,13 +118,9 @@ def times(
     n_tokens: dict[str, int],
     audio_seconds: Callable[[Any, Int[Tensor, " token"]], Float[Tensor, " token"]] | None = None,
 ) -> Times:
-    """Start second of each media token, and the grid step of each video token.
+    """Start second of each media token, and the grid step of each video token, for one clip.
 
-    Args:
-        hf_model: Towers and decoder.
-        inputs: The processor's whole output, for one clip.
-        n_tokens: Tokens of each modality.
-        audio_seconds: From the model and the numbers of audio tokens to their start seconds.
+    `audio_seconds` makes start seconds from the model and the numbers of audio tokens.
     """
     seconds, frames = {}, None
     mask, grid = inputs.get("feature_attention_mask"), inputs.get("video_grid_thw")

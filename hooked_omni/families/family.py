@@ -47,8 +47,7 @@ class OnDisk:
 
     Attributes:
         homes: Prefix of the decoder's tensors, and name of the head's, for each layout there is.
-        conversion: From a tensor's name in the decoder and its config to what it is made of, where
-            nothing is stored under that name.
+        conversion: From a decoder tensor's name and config to its parts, where none has that name.
         reference: From `config.json` to class and config of a text-only model with the same
             decoder; None for `hf_class` itself.
     """
@@ -65,8 +64,7 @@ class Remote:
     Attributes:
         load: From a name and the arguments of `from_pretrained` to model and processor; runs code
             that came with the checkpoint, or a package of its own.
-        processor: From the model and its processor to the first argument of `prepare`: such models
-            do part of the processing themselves.
+        processor: From the model and its processor to the first argument of `prepare`.
         text_model: From the model to one of transformers that computes the same from embeddings to
             logits, on the same tensors where the layout allows.
         needs: What its code needs, and where it is known to break.

@@ -1,8 +1,7 @@
 """What does a Hugging Face model call its decoder with?
 
 The model runs until its decoder is called, and stops there. The decoder's inputs are taken as they
-are: embeddings with the towers' outputs in place, rotary position ids, mask. Nothing is computed a
-second time, so nothing can differ.
+are: nothing is computed a second time, so nothing can differ.
 """
 
 from collections.abc import Mapping
@@ -55,7 +54,7 @@ def embedded(
     facts: dict[str, Any],
     fps: float | None = None,
 ) -> EmbeddedPrompt:
-    """The decoder's inputs for ready-made model inputs, with their spans.
+    """The decoder's inputs for a processor's whole output, with their spans.
 
     Args:
         hf_model: Towers and decoder.

@@ -1,7 +1,7 @@
 """Which tensors do a checkpoint's files hold, and do they fit the decoder and its device?
 
 Headers of safetensors files have names, shapes and types: what is wrong is found before a weight is
-read. The decoder alone is read straight to its device, without the towers, from one file or many.
+read. The decoder alone is read straight to its device, without the towers.
 """
 
 import json
@@ -43,10 +43,7 @@ class StoredTensor:
 def stored_tensors(name: str | Path, source: dict[str, Any], what: str) -> dict[str, StoredTensor]:
     """The tensors in a checkpoint's safetensors files, by name; none if it has no such file.
 
-    Args:
-        name: Hub name or folder.
-        source: How its files are found: `revision`, or `local_files_only`.
-        what: Whose weights these should be, for errors.
+    `source` finds its files, as `file_source` gives it; `what` names the weights in errors.
 
     Raises:
         CheckpointError: For a missing, damaged or cut-off file, and for quantized weights.
@@ -119,11 +116,7 @@ def _not_whole(what: str, name: str | Path, came: str) -> CheckpointError:
 
 
 def require_room(n_bytes: int, device: torch.device, what: str) -> None:
-    """Print how much memory will be taken and how much is free; refuse what does not fit.
-
-    Raises:
-        CheckpointError: With both numbers.
-    """
+    """Print how much memory is needed and free; `CheckpointError`, with both, for too little."""
     free = _free(device)
     room = "an unknown amount" if free is None else _size(free)
     print(f"{what}: {_size(n_bytes)} of weights; {device} has {room} free", file=sys.stderr)
@@ -158,12 +151,7 @@ def decoder_tensors(
 ) -> dict[str, Tensor]:
     """Every tensor of the decoder and head of `model`, which is empty, read to `device`.
 
-    Args:
-        family: Names the tensors on disk.
-        model: Its config says how large every tensor must be.
-        held: The tensors in the checkpoint's files.
-        device: Where the tensors go.
-        dtype: None for the files' own.
+    `dtype` None is the files' own.
 
     Raises:
         CheckpointError: For tensors that are missing, left over or of another shape, before any is

@@ -1,7 +1,7 @@
 """How is a model found, checked and loaded, before anything is hooked?
 
-Its family comes from its config; its files are checked, whole and small enough for the device,
-before they are read. Code that comes with a checkpoint runs only if the caller allows it.
+Its files are checked, whole and small enough for the device, before they are read. Code that comes
+with a checkpoint runs only if the caller allows it.
 """
 
 import importlib.util

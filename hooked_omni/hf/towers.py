@@ -1,8 +1,7 @@
 """How does a clip become embeddings for the decoder?
 
-By the Hugging Face model and its processor, without the decoder with hooks: this half also runs
-with older versions of transformers, for models whose own code needs one, and its bundles are read
-anywhere.
+By the Hugging Face model and its processor, without hooks: this half also runs with older versions
+of transformers, for models whose own code needs one, and its bundles are read anywhere.
 """
 
 from dataclasses import asdict, replace
@@ -98,9 +97,7 @@ class Towers:
         """The decoder's inputs for ready-made model inputs: a processor's whole output.
 
         For sound inside a video, add `use_audio_in_video=True`: the processor does not return it.
-
-        Raises:
-            PromptError: For inputs that the model would silently misread.
+        `PromptError` for inputs that the model would silently misread.
         """
         facts = self.facts() | {"use_audio_in_video": inputs.get("use_audio_in_video")}
         return embedded(self.hf, self.family, self.tokenizer, inputs, facts)

@@ -12,8 +12,8 @@ The short notation, `query !-> key @ layers Hheads`:
     G !-> V.frame7 @ 24 H3,5    one step of the video, one layer, two heads
     G+last !-> V                the last prompt position too, so the first token is affected
 
-`G` is the authors' definition: generated positions only. The last prompt position, from which the
-first new token is chosen, is not in it.
+`G` is the authors' definition: generated positions only, without the last prompt position, from
+which the first new token is chosen.
 """
 
 import re
@@ -66,9 +66,6 @@ def knockout(
         layers: Layers to cut; None for all.
         heads: Query heads to cut; None for all.
 
-    Returns:
-        A function from a prompt's spans to hooks.
-
     Raises:
         HookError: For a rule that cannot be read, at once; with a prompt's spans, for a pair that
             causality forbids anyway, and for a query that would have nothing left to read.
@@ -117,12 +114,8 @@ def scale_attention(
 ) -> Intervention:
     """Multiply the attention that `query` pays to `key`, and renormalize each row to one.
 
-    Args:
-        query: Span whose positions read.
-        key: Span whose positions are read.
-        factor: At least 0; 1 changes nothing but the rounding, 0 is a knockout by other means.
-        layers: Layers to scale; None for all.
-        heads: Query heads to scale; None for all.
+    Spans, layers and heads are as in `knockout`. A `factor` of 1 changes nothing but the rounding,
+    0 is a knockout by other means.
 
     Raises:
         HookError: As `knockout`, and for a negative or infinite factor.
@@ -151,7 +144,7 @@ def scale_attention(
 def windows(
     n_layers: int, width: int = 9, step: int | None = None, edges: Literal["clip", "paper"] = "clip"
 ) -> list[range]:
-    """Windows of layers to sweep over.
+    """Windows of layers to sweep over, of an odd `width`.
 
     Args:
         n_layers: Layers of the model.

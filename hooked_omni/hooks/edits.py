@@ -1,8 +1,8 @@
 """What is written over activations: nothing, a mean, another prompt's, or a push in a direction.
 
-Each edit names a hook point inside a block (`"hook_resid_post"`, `"attn.hook_z"`, ...) with its
-layers, or one outside the blocks (`"hook_embed"`), and a span. With `heads`, the hook point must
-have a head axis.
+Each edit names a hook point (`at`) inside a block (`"hook_resid_post"`, `"attn.hook_z"`, ...) with
+its layers (None for all), or one outside the blocks (`"hook_embed"`), and a span. With `heads`, the
+hook point must have a head axis.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,15 +52,9 @@ def ablate(
     ablate("hook_resid_post", span="audio", to="mean", reference=[(cache, other_prompt)])
     ```
 
-    Args:
-        at: Hook point, as in the module's first lines.
-        span: Positions to ablate.
-        layers: Layers to ablate; None for all.
-        heads: Heads to ablate; None for all.
-        to: "zero"; "mean" over the same span's positions in all references; or "resample", the
-            one reference's own activations, token by token.
-        reference: Caches to take a mean or the other prompt from, each with the prompt it is of;
-            they must hold `at`.
+    `to` is "zero"; "mean" over the same span's positions in all references; or "resample", the one
+    reference's own activations, token by token. A reference is a cache that holds `at`, with the
+    prompt it is of.
 
     Raises:
         HookError: For a reference that is missing, or does not fit.
@@ -113,16 +107,9 @@ def patch(
     patch("hook_resid_pre", span="audio", cache=cache, prompt=factual, layers=[3])
     ```
 
-    Args:
-        at: Hook point, as in the module's first lines.
-        span: Positions to patch; each gets the activation of its counterpart in `prompt`.
-        cache: Activations to take; must hold `at`.
-        prompt: The prompt that `cache` is of.
-        layers: Layers to patch; None for all.
-        heads: Heads to patch; None for all.
-        align: "position" pairs the first token of the span with the first, and so on, and needs as
-            many. "time" pairs an audio token, or a video step, with the one that is under way in
-            the other prompt at the same second.
+    `cache` holds `at` of a run on `prompt`. `align` "position" pairs the first token of the span
+    with the first, and so on, and needs as many. "time" pairs an audio token, or a video step, with
+    the one that is under way in `prompt` at the same second.
 
     Raises:
         HookError: With a prompt's spans, for spans that cannot be paired.
@@ -155,15 +142,7 @@ def steer(
     heads: Iterable[int] | None = None,
     scale: float | int = 1.0,
 ) -> Intervention:
-    """Add `scale` times a vector to a span's activations.
-
-    Args:
-        vector: As wide as the activation; `[head, d_head]` or `[d_head]` where there are heads.
-        span: Positions to steer.
-        at: Hook point, as in the module's first lines.
-        layers: Layers to steer; None for all.
-        heads: Heads to steer; None for all.
-        scale: Multiplies the vector.
+    """Add `scale` times a vector, `[d]` or `[head, d_head]`, to a span's activations.
 
     Raises:
         HookError: In the run, for a vector of another width.

@@ -78,7 +78,7 @@ class SpanPositions:
 
 @dataclass(frozen=True)
 class SpanHook(LiveHook):
-    """A hook on known positions and heads, which can say beforehand whether a run reaches them.
+    """A hook on known positions and heads, which knows beforehand whether a run reaches them.
 
     Two are equal if they do the same: a sweep then edits their rows together.
 
@@ -133,9 +133,7 @@ def require_reach(
     n_heads: int,
     n_key_value_heads: int,
 ) -> None:
-    """Refuse a hook that has nothing to act on in a run over `window`, or no such head.
-
-    One that was made from another prompt's spans would act on other tokens than its name says.
+    """Refuse a hook with nothing to act on in a run over `window`, no such head, or other spans.
 
     Raises:
         HookError: For such a hook. Hooks of the user's own are not checked.

@@ -28,11 +28,7 @@ def write_bundle(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) 
 
 
 def read_bundle(path: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts of a file, all of one prompt.
-
-    Raises:
-        BundleError: For a missing, damaged or foreign file, or one of another version.
-    """
+    """Tensors and facts of one prompt; `BundleError` for a damaged, foreign or older file."""
     if not path.is_file():
         raise BundleError(f"expected a saved EmbeddedPrompt, got no file at {path}.")
     try:

@@ -1,7 +1,7 @@
 """Is this file whole, and which of its tracks does the pipeline read?
 
-FFmpeg, through PyAV, reads a file to its end before anything else does: a missing end, a damaged
-packet, or a length that the header promises and the data do not hold is an error with a reason.
+FFmpeg reads a file to its end before anything else does: a missing end, a damaged packet, or a
+length that the header promises and the data do not hold is an error with a reason.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """A question about a clip, before and after the model's towers.
 
-A `Prompt` is the question. An `EmbeddedPrompt` is what the decoder gets for it: embeddings, rotary
-position ids and spans, in one file that needs no towers and no clip.
+An `EmbeddedPrompt` is what the decoder gets for a `Prompt`: embeddings, rotary position ids and
+spans, in one file that needs no towers and no clip.
 """
 
 from dataclasses import dataclass, replace
@@ -121,11 +121,7 @@ class EmbeddedPrompt:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice | Int[Tensor, " n"]) -> "EmbeddedPrompt":
-        """Some rows of a batch, such as `prompt[0:1]`; a batch's spans are not known.
-
-        Raises:
-            PromptError: For one number: a prompt has no rows without a batch axis.
-        """
+        """Rows of a batch, such as `prompt[0:1]`, without spans; `PromptError` for one number."""
         if not isinstance(rows, slice | Tensor):
             raise PromptError(f"expected rows of the batch, got {rows!r}. Write prompt[0:1].")
         tokens = self.tokens[rows]
@@ -146,9 +142,8 @@ class EmbeddedPrompt:
     def position_ids_at(self, window: range) -> Num[Tensor, "rows batch pos"]:
         """Rotary position ids of `window`.
 
-        After the prompt, every row counts on from the prompt's last id, as `generate` of
-        transformers does (`_update_model_kwargs_for_generation`). A clip takes fewer ids in time
-        than it has tokens, so these are not the indices of the new tokens.
+        After the prompt, every row counts on from its last id, as in `generate` of transformers. A
+        clip takes fewer ids in time than it has tokens: these are no indices of the new tokens.
         """
         if window.stop <= self.n_pos:
             return self.position_ids[:, :, window.start : window.stop]
@@ -180,11 +175,10 @@ class EmbeddedPrompt:
         return replace(self, **moved)
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file, whole or not at all.
+        """Write one safetensors file, whole or not at all (`FileError`).
 
         Raises:
             BundleError: For a batch of prompts, which has no spans to save.
-            FileError: If it cannot be written.
         """
         if self.embeds.shape[0] != 1:
             raise BundleError(
@@ -202,11 +196,7 @@ class EmbeddedPrompt:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "EmbeddedPrompt":
-        """Read a file written by `save`.
-
-        Raises:
-            BundleError: For a missing, damaged or foreign file, or another version's.
-        """
+        """Read a file written by `save`; `BundleError` for any other."""
         tensors, facts = read_bundle(Path(path), device)
         spans: dict[str, dict[str, Tensor]] = {"span": {}, "seconds": {}}
         for name, tensor in tensors.items():
@@ -226,11 +216,7 @@ class NoSpans(Spans):
     """Spans of a batch: prompts of a batch sit at different positions, so there are none."""
 
     def mask(self, name: str, window: range) -> Tensor:
-        """Refuse.
-
-        Raises:
-            SpanError: Always.
-        """
+        """Refuse with a `SpanError`."""
         raise SpanError(
             f"expected one prompt to look up {name!r} in, got a batch. Embed prompts one at a time."
         )

@@ -56,11 +56,7 @@ class Spans(Mapping[str, Tensor]):
     frames: Int[Tensor, " _"] | None = None
 
     def __getitem__(self, name: str) -> Int[Tensor, " n"]:
-        """Sorted positions of `name` inside the prompt.
-
-        Raises:
-            SpanError: For an unknown name, and for a span without a position.
-        """
+        """Sorted positions of `name` in the prompt; `SpanError` for an unknown or empty span."""
         return self.mask(name, range(self.n_prompt)).nonzero()[:, 0]
 
     def __iter__(self) -> Iterator[str]:

@@ -1,9 +1,8 @@
 """Which frames does a clip give?
 
-The same as qwen-omni-utils 0.0.9, the paper's pipeline, gives: decord picks evenly spaced frames,
-torchvision resizes them. Unlike the pipeline, nothing is ever silently wrong: PyAV decodes every
-file first, and a file that is damaged, cut off, or that decord would misread is refused with a
-reason.
+Those of qwen-omni-utils 0.0.9, the paper's pipeline: decord picks evenly spaced frames, torchvision
+resizes them. Unlike there, PyAV decodes every file first, and one that is damaged, cut off, or that
+decord would misread is refused with a reason.
 """
 
 import math
@@ -51,18 +50,11 @@ class Video:
 
 
 def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
-    """Read the frames that the paper's pipeline would feed to the model.
+    """The frames that the paper's pipeline would feed to the model, and the time of each.
 
     Example:
         >>> read_video("02321.mp4").frames.shape  # 10 s of 640 x 360
         torch.Size([20, 3, 364, 644])
-
-    Args:
-        path: A video file on disk.
-        settings: How many frames, and how large.
-
-    Returns:
-        The frames, and the time of each in the clip.
 
     Raises:
         MediaError: If the file is missing, damaged, or would be misread.
@@ -100,12 +92,7 @@ def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
 def resized_shape(
     height: int, width: int, n_frames: int, settings: MediaSettings
 ) -> tuple[int, int]:
-    """Height and width of a frame after resizing.
-
-    Example:
-        >>> resized_shape(360, 640, 20, MediaSettings())
-        (364, 644)
-    """
+    """Height and width of a frame after resizing: (364, 644) for 20 frames of 360 x 640."""
     factor = settings.size_factor
     budget = settings.total_pixels / n_frames * settings.frame_factor
     # A long clip's budget never pushes a frame below its minimum.

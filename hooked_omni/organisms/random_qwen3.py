@@ -1,7 +1,4 @@
-"""Tiny Qwen3-Omni, Qwen3-VL and Qwen2-Audio of the real classes, with random weights.
-
-As in `random_weights.py`: real configuration, model, processor and tokenizer classes, shrunken.
-"""
+"""Tiny Qwen3-Omni, Qwen3-VL and Qwen2-Audio of the real classes; see `random_weights.py`."""
 
 from typing import Any
 

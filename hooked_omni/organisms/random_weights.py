@@ -92,9 +92,7 @@ def random_vl(
     )
     model = built(transformers.Qwen2_5_VLForConditionalGeneration, config, seed, tokenizer)
     processor = transformers.Qwen2_5_VLProcessor(
-        **image_and_video(14),
-        tokenizer=tokenizer,
-        chat_template=_TEMPLATE,
+        **image_and_video(14), tokenizer=tokenizer, chat_template=_TEMPLATE
     )
     return model, processor
 
@@ -131,11 +129,7 @@ def mel_features(**options: Any) -> Any:
 
 
 def byte_tokenizer(**tokens: str) -> Any:
-    """A byte-level tokenizer: every byte is a token, so any text can be encoded.
-
-    Args:
-        tokens: Special tokens under other spellings.
-    """
+    """A tokenizer of bytes, so any text can be encoded; `tokens` respells special tokens."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     symbols = [*bytes_to_unicode().values(), "<|endoftext|>"]

@@ -22,11 +22,7 @@ _CLASSES = {
 
 
 def organism(name: str) -> tuple[Any, Any]:
-    """A trained organism and its processor, in single precision.
-
-    Raises:
-        CheckpointError: If its files are not those that its card lists.
-    """
+    """A trained organism and its processor, in single precision; errors as `require_whole`."""
     folder = _FOLDER / name
     if not (folder / CARD).is_file():
         raise CheckpointError(
@@ -41,11 +37,7 @@ def organism(name: str) -> tuple[Any, Any]:
 
 
 def require_whole(folder: Path) -> None:
-    """Check the files of a folder against its card, if it has one.
-
-    Raises:
-        CheckpointError: For a file that is missing or has another hash.
-    """
+    """Check a folder's files against the hashes of its card, if it has one; `CheckpointError`."""
     card = folder / CARD
     if not card.is_file():
         return

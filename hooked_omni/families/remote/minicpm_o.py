@@ -1,10 +1,10 @@
 """MiniCPM-o 2.6: a picture and the sound of each second in turn, read by a Qwen2.
 
-Its towers are code that comes with the checkpoint, `modeling_minicpmo.py` of openbmb/MiniCPM-o-2_6,
-which was written for transformers 4.44. Its own `chat` makes the inputs, with the options of its
-model card for a clip with sound (`omni_input`, one slice a frame, no numbers in front of frames),
-and is stopped at its `generate`. Frames are evenly spaced, the first and the last included, one a
-second; the model card takes the last of each second.
+Its towers are code of the checkpoint (`modeling_minicpmo.py` of openbmb/MiniCPM-o-2_6, transformers
+4.44). Its own `chat` makes the inputs, with the options of its model card for a clip with sound
+(`omni_input`, one slice a frame, no numbers in front of frames), and is stopped at `generate`.
+Frames are one a second, evenly spaced, the first and the last included; the model card takes the
+last of each second.
 """
 
 from collections.abc import Mapping

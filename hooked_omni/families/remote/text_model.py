@@ -31,11 +31,7 @@ _NUMBERS = (
 
 
 def qwen2_reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Class and config of the Qwen2 that a `config.json` with its numbers describes.
-
-    Raises:
-        CheckpointError: For a rotary embedding that is not the default.
-    """
+    """Class and config of the Qwen2 in a `config.json`; `CheckpointError` for scaled positions."""
     if raw.get("rope_scaling"):
         raise CheckpointError(
             f"expected a Qwen2 decoder with default rotary positions, got {raw['rope_scaling']}."
@@ -78,12 +74,7 @@ def as_text_model(
 ) -> Any:
     """A model of transformers on a remote model's tensors.
 
-    Args:
-        hf_model: The remote model.
-        reference: From its config to class and config of the other.
-        head: Its unembedding.
-        conversion: From a tensor's name and the config to what it is made of.
-        attention: Kernel of the attention.
+    `reference` makes its class and config; `conversion` names what each of its tensors is made of.
     """
     model_class, config = reference(hf_model.config.to_dict())
     model = empty(model_class, config, attention)
