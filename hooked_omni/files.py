@@ -48,7 +48,7 @@ def file_hash(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise FileError(
-            f"expected a file that can be read at {path}, got: {error.strerror}. Check the path."
+            f"expected a file that can be read at {path}, got: {error.strerror}"
         ) from error
 
 
@@ -62,9 +62,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise FileError(
-            f"expected a file at {path}, got: {error.strerror}. Check the path."
-        ) from error
+        raise FileError(f"expected a file at {path}, got: {error.strerror}. Check it.") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise FileError(
@@ -100,7 +98,6 @@ def to_json(value: Any, where: str, indent: int | None = None) -> str:
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise FileError(
-            f"expected values that JSON can hold in {where}, got: {error}. Use text, finite "
-            f"numbers, lists and dicts."
+            f"expected values that JSON can hold in {where}, got: {error}. Use numbers and text."
         ) from error
     return text

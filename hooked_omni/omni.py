@@ -23,18 +23,9 @@ from hooked_omni.organisms import SHIPPED
 from hooked_omni.transformer import HookedTransformer
 
 _PROCESSORS = (
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "num_beams",
-    "min_length",
-    "min_new_tokens",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "bad_words_ids",
-    "sequence_bias",
-    "guidance_scale",
+    *("repetition_penalty", "no_repeat_ngram_size", "num_beams", "min_length", "min_new_tokens"),
+    *("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
+    *("bad_words_ids", "sequence_bias", "guidance_scale"),
 )
 
 
@@ -110,8 +101,8 @@ class HookedOmni:
         if self.towers is None:
             raise PromptError(
                 f"expected a model with towers, got the decoder of {self.model.cfg.model_name} "
-                "alone. Load it without decoder_only=True, or read a prompt that was embedded "
-                "elsewhere: EmbeddedPrompt.load(path)."
+                "alone. Load it without decoder_only=True, or read one with "
+                "EmbeddedPrompt.load(path)."
             )
         return self.towers
 

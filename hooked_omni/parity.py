@@ -176,8 +176,8 @@ def _compare(
                 if not bool((prompt.position_ids_at(window) == positions).all()):
                     raise ParityError(
                         f"expected rotary positions {positions.flatten().tolist()} at decode step "
-                        f"{step}, got {prompt.position_ids_at(window).flatten().tolist()}: rope "
-                        "delta of this prompt is not the model's."
+                        f"{step}, got {prompt.position_ids_at(window).flatten().tolist()}: another "
+                        "rope delta."
                     )
                 embeds = model.embed(torch.tensor([tokens[step - 1 : step]], device=embeds.device))
             ours = model.unembed(
@@ -228,8 +228,7 @@ def _require_live(model: HookedTransformer) -> int:
 
             if torch.equal(model.run_with_hooks(tokens, fwd_hooks=[(name, shake)]), clean):
                 raise ParityError(
-                    f"expected an edit at {name!r} to move the logits, got the same to the bit. "
-                    "This hook point does nothing."
+                    f"expected an edit at {name!r} to move the logits, got the same to the bit."
                 )
     return len(model.hook_dict)
 

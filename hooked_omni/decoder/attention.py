@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from hooked_omni.decoder.config import DecoderConfig
-from hooked_omni.decoder.key_value_cache import Keys, KeyValueCache
+from hooked_omni.decoder.key_value_cache import KeyValueCache
 from hooked_omni.errors import HookError
 from hooked_omni.hooks.hook_point import HookPoint
 
@@ -91,7 +91,8 @@ class CausalContext:
         return self._eager(attn, q, k, v)
 
     def _eager(self, attn: Attends, q: Tensor, k: Tensor, v: Tensor) -> Heads:
-        k, v = (_repeat_heads(t, attn.num_key_value_groups) for t in (k, v))
+        if (groups := attn.num_key_value_groups) > 1:
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         # In place, for the same bits with a third of the memory.
         masked = torch.matmul(q, k.transpose(2, 3)).mul_(attn.scale)
         if len(self.window) > 1 or self.real is not None:
@@ -158,14 +159,5 @@ def require_causal(
     if bool(((pattern.abs() > 0) & forbidden).any()):
         raise HookError(
             f"expected a pattern without weight on later positions, got some at {hook.name!r}: a "
-            "causal model never reads forward. Multiply by the pattern's own zeros, or edit "
-            "'attn.hook_z'."
+            "causal model never reads forward. Multiply by its own zeros, or edit 'attn.hook_z'."
         )
-
-
-def _repeat_heads(x: Keys, groups: int) -> Float[Tensor, "batch head key d_head"]:
-    if groups == 1:
-        return x
-    batch, kv_head, key, d_head = x.shape
-    wide = x[:, :, None].expand(batch, kv_head, groups, key, d_head)
-    return wide.reshape(batch, kv_head * groups, key, d_head)

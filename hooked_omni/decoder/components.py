@@ -12,16 +12,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hooked_omni.decoder.attention import Attends
+from hooked_omni.decoder.attention import Angles, Attends, Heads, KVHeads
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.experts import MixtureOfExperts
 from hooked_omni.decoder.rotary import rotate
 from hooked_omni.hooks.hook_point import HookPoint, exact_where
 
 Resid = Float[Tensor, "batch pos d_model"]
-Heads = Float[Tensor, "batch pos head d_head"]
-KVHeads = Float[Tensor, "batch pos kv_head d_head"]
-Angles = Float[Tensor, "batch pos d_head"]
 
 
 @runtime_checkable
@@ -81,7 +78,8 @@ class Attention(nn.Module):
     """Grouped-query attention with rotary positions.
 
     `hook_attn_in` and `hook_q_input`, `hook_k_input`, `hook_v_input` (see `names.FLAGS`) hold a
-    copy of the residual stream for every head that reads it, before the norm.
+    copy of the residual stream for every head that reads it, before the norm. Weights are views;
+    a bias that a decoder lacks is zero.
     """
 
     def __init__(self, cfg: DecoderConfig, layer: int) -> None:
@@ -159,37 +157,30 @@ class Attention(nn.Module):
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
-        """Query weights, a view."""
         return rearrange(self.q_proj.weight, "(h d) m -> h m d", d=self.cfg.d_head)
 
     @property
     def W_K(self) -> Float[Tensor, "kv_head d_model d_head"]:
-        """Key weights of the key-value heads, a view."""
         return rearrange(self.k_proj.weight, "(h d) m -> h m d", d=self.cfg.d_head)
 
     @property
     def W_V(self) -> Float[Tensor, "kv_head d_model d_head"]:
-        """Value weights of the key-value heads, a view."""
         return rearrange(self.v_proj.weight, "(h d) m -> h m d", d=self.cfg.d_head)
 
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
-        """Output weights, a view."""
         return rearrange(self.o_proj.weight, "m (h d) -> h d m", d=self.cfg.d_head)
 
     @property
     def b_Q(self) -> Float[Tensor, "head d_head"]:
-        """Query bias, a view; zero for a decoder without."""
         return self._bias(self.q_proj)
 
     @property
     def b_K(self) -> Float[Tensor, "kv_head d_head"]:
-        """Key bias, a view; zero for a decoder without."""
         return self._bias(self.k_proj)
 
     @property
     def b_V(self) -> Float[Tensor, "kv_head d_head"]:
-        """Value bias, a view; zero for a decoder without."""
         return self._bias(self.v_proj)
 
     @property
@@ -204,7 +195,7 @@ class Attention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """SiLU-gated MLP."""
+    """SiLU-gated MLP; its weights are views."""
 
     def __init__(self, cfg: DecoderConfig) -> None:
         super().__init__()
@@ -222,17 +213,14 @@ class GatedMLP(nn.Module):
 
     @property
     def W_gate(self) -> Float[Tensor, "d_model d_mlp"]:
-        """Gate weights, a view."""
         return self.gate_proj.weight.T
 
     @property
     def W_in(self) -> Float[Tensor, "d_model d_mlp"]:
-        """Input weights, a view."""
         return self.up_proj.weight.T
 
     @property
     def W_out(self) -> Float[Tensor, "d_mlp d_model"]:
-        """Output weights, a view."""
         return self.down_proj.weight.T
 
     @property

@@ -9,11 +9,11 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from hooked_omni.decoder.attention import CausalContext
-from hooked_omni.decoder.components import Block, Context, RMSNorm
+from hooked_omni.decoder.components import Block, Context, Resid, RMSNorm
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.hooked_runs import HookedRuns, Input
 from hooked_omni.decoder.key_value_cache import KeyValueCache
@@ -25,8 +25,6 @@ from hooked_omni.errors import HookError, PromptError
 from hooked_omni.hooks.hook_point import ForwardState, HookPoint
 from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
 from hooked_omni.inputs.spans import Spans
-
-Resid = Float[Tensor, "batch pos d_model"]
 
 
 class HookedDecoder(TextTokens, WeightViews, HookedRuns):
@@ -70,7 +68,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         """
         if return_type not in ("logits", "loss", "both", None):
             raise PromptError(
-                f"expected return_type 'logits', 'loss', 'both' or None, got {return_type!r}."
+                f"expected return_type 'logits', 'loss', 'both', None, got {return_type!r}"
             )
         prompt = self.as_prompt(input)
         window = range(prompt.n_pos)
@@ -92,8 +90,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         stop = layer + n_layers if layer < 0 else layer
         if not 0 <= stop <= n_layers:
             raise HookError(
-                f"expected stop_at_layer from {-n_layers} to {n_layers}, got {layer}. Layers count "
-                "from 0."
+                f"expected stop_at_layer from {-n_layers} to {n_layers}, got {layer}. Count from 0."
             )
         reached = self._live(stop)
         hooked = (name for name, point in self.hook_dict.items() if point.hooked)
@@ -116,8 +113,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         if limit is not None and window.stop > limit:
             raise PromptError(
                 f"expected at most {limit} positions, got {window.stop}: after them this model "
-                "turns by other rotary frequencies, which are not computed here. Use fewer frames "
-                "or a shorter caption."
+                "turns by other rotary frequencies, not computed here. Use fewer frames or tokens."
             )
         cos, sin = self.rotary(prompt.position_ids_at(window))
         real = _real(prompt.mask, window)
@@ -174,14 +170,13 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         if (came.shape[-1], came.dtype) != expected:
             raise PromptError(
                 f"expected embeddings of width {expected[0]} and {expected[1]}, got width "
-                f"{came.shape[-1]} and {came.dtype}. Embed the prompt with this model, or "
-                "convert it knowingly with `prompt.to(dtype=...)`."
+                f"{came.shape[-1]} and {came.dtype}. Use this model's, or `prompt.to(dtype=...)`."
             )
         layers = 0 if prompt.deepstack is None else len(prompt.deepstack)
         if layers not in (0, self.cfg.n_deepstack):
             raise PromptError(
                 f"expected vision features for {self.cfg.n_deepstack} blocks, got some for "
-                f"{layers}. Embed the prompt with this model."
+                f"{layers}."
             )
         return prompt if came.device == self.cfg.device else prompt.to(self.cfg.device)
 
@@ -198,12 +193,14 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
                 f"{int(tokens.max())}. They belong to another vocabulary."
             )
         batch, n_pos = tokens.shape
+        every = torch.arange(n_pos)
+        spans = {"question": every, "text": every, "prompt": every, "last": every[-1:]}
         return EmbeddedPrompt(
             embeds=self.embed(tokens),
             position_ids=torch.arange(n_pos, device=tokens.device).expand(3, batch, -1),
             mask=None,
             tokens=tokens,
-            spans=_text_spans(n_pos) if batch == 1 else NoSpans({}, n_pos),
+            spans=Spans(spans, n_pos) if batch == 1 else NoSpans({}, n_pos),
             facts={"text_only": True},
         )
 
@@ -215,11 +212,6 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
     def _follow_weights(self) -> None:
         self.cfg.dtype, self.cfg.device = self.embed.weight.dtype, self.embed.weight.device
         self.rotary = Rotary(self.cfg)
-
-
-def _text_spans(n_pos: int) -> Spans:
-    every = torch.arange(n_pos)
-    return Spans({"question": every, "text": every, "prompt": every, "last": every[-1:]}, n_pos)
 
 
 def _real(mask: Int[Tensor, "batch pos"] | None, window: range) -> Tensor | None:

@@ -93,17 +93,14 @@ class MixtureOfExperts(nn.Module):
 
     @property
     def W_gate(self) -> Float[Tensor, "expert d_model d_mlp"]:
-        """Gate weights of every expert, a view."""
         return self.experts.gate_up_proj[:, : self.chosen_of.d_mlp].transpose(1, 2)
 
     @property
     def W_in(self) -> Float[Tensor, "expert d_model d_mlp"]:
-        """Input weights of every expert, a view."""
         return self.experts.gate_up_proj[:, self.chosen_of.d_mlp :].transpose(1, 2)
 
     @property
     def W_out(self) -> Float[Tensor, "expert d_mlp d_model"]:
-        """Output weights of every expert, a view."""
         return self.experts.down_proj.transpose(1, 2)
 
     @property

@@ -106,10 +106,6 @@ class HookedRuns(HookedRootModule):
             cache.remove_batch_dim(len(next(iter(kept.values()))) if kept else 1)
         return returned, cache
 
-    def require_hook(self, name: HookName) -> None:
-        """Refuse a name that no live hook point has; errors as `named`."""
-        self.named(name)
-
     def require_runnable(self, hooks: Iterable[Hook], window: range, spans: Spans) -> None:
         """Refuse (`HookError`) hooks of no live hook point, or without effect on `window`."""
         named = self._spelled_out(hooks)
@@ -135,8 +131,7 @@ class HookedRuns(HookedRootModule):
         flag = names.flag_of(name)
         if flag is not None and not getattr(self.cfg, flag):
             raise HookError(
-                f"expected a live hook point, got {name!r}, which is off. Call "
-                f"`model.set_{flag}(True)` first."
+                f"expected a live hook point, got {name!r}. Call `model.set_{flag}(True)` first."
             )
         return [name]
 

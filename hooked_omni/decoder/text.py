@@ -44,8 +44,7 @@ class TextTokens(nn.Module):
         lengths = [len(row) for row in rows]
         if len(set(lengths)) != 1 or not lengths[0]:
             raise PromptError(
-                f"expected texts of one length, got {lengths} tokens. Run them one at a time: "
-                "padding would move their positions."
+                f"expected texts of one length, got {lengths} tokens. Run each alone."
             )
         return torch.tensor(rows, device=self.cfg.device)
 
@@ -58,9 +57,7 @@ class TextTokens(nn.Module):
         tokens = self.to_tokens(input, prepend_bos)
         row = tokens.tokens if isinstance(tokens, EmbeddedPrompt) else tokens
         if row.ndim > 1 and len(row) > 1:
-            raise PromptError(
-                f"expected one row of tokens, got {len(row)}. Call it with each of them."
-            )
+            raise PromptError(f"expected one row of tokens, got {len(row)}. Call it for each.")
         return [self._tokenizer().decode([token]) for token in row.flatten().tolist()]
 
     def to_string(self, tokens: Tokens | list[int] | EmbeddedPrompt) -> str | list[str]:
@@ -104,16 +101,13 @@ class TextTokens(nn.Module):
         text = _is_text(tokens).to(logits.device)[:, 1:]
         if not bool(text.any()):
             raise PromptError(
-                f"expected a next token that is text, got none in {tokens.n_pos} positions. Ask "
-                "about the clip in words."
+                f"expected a next token that is text, got none in {tokens.n_pos}. Ask in words."
             )
         return losses.masked_fill(~text, torch.nan) if per_token else losses[text].mean()
 
     def _tokenizer(self) -> Any:
         if self.tokenizer is None:
-            raise PromptError(
-                "expected a model with a tokenizer, got none. Pass `processor=` to `from_hf`."
-            )
+            raise PromptError("expected a model with a tokenizer, got none. Pass a `processor`.")
         return self.tokenizer
 
 

@@ -59,12 +59,10 @@ class WeightViews(nn.Module):
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
-        """Embedding."""
         return self.embed.weight
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        """Unembedding, a view."""
         return self.unembed.weight.T
 
     @property

@@ -167,9 +167,7 @@ def batches(
     Of each row, `n_query` positions run in one pass, up to `total` with the prompt's.
     """
     if isinstance(conditions, str) or not conditions:
-        raise PromptError(
-            "expected at least one condition, got none. `[]` among them is a baseline."
-        )
+        raise PromptError("expected at least one condition, got none. `[]` is a baseline.")
     standing = sorted({str(name) for name, _ in model.active_hooks()})
     if standing:
         raise HookError(

@@ -46,25 +46,23 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise PromptError(
-                f"expected at least one new token, got max_new_tokens={self.max_new_tokens}. Ask "
-                "for one or more."
+                f"expected at least one new token, got {self.max_new_tokens}. Raise it."
             )
 
 
 def with_settings(decoding: Decoding | None, settings: Mapping[str, Any]) -> Decoding:
     """`decoding`, or the default one, with single settings changed."""
-    known = [f.name for f in fields(Decoding)]
+    names = [f.name for f in fields(Decoding)]
     settings = with_sampling(settings)
     for name in settings:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
             raise PromptError(
-                f"expected settings among {known}, got {name!r}. Closest is {near!r}."
+                f"expected settings among {names}, got {name!r}. Closest is {near!r}."
             )
     if not isinstance(decoding, Decoding | None):
         raise PromptError(
-            f"expected a Decoding, got {decoding!r}. Name single settings, such as "
-            "`max_new_tokens=32`."
+            f"expected a Decoding, got {decoding!r}. Name single settings: `max_new_tokens=32`."
         )
     return replace(decoding or Decoding(), **settings)
 

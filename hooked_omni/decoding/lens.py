@@ -85,13 +85,10 @@ def read_lens(
     unknown = [t for group in groups for t in group if not 0 <= t < d_vocab]
     if not kinds or set(kinds) - set(LENSES) or not 1 <= top_k <= d_vocab:
         raise PromptError(
-            f"expected lenses among {LENSES} and a top_k from 1 to {d_vocab}, got {kinds!r} and "
-            f"{top_k}."
+            f"expected lenses among {LENSES}, a top_k from 1 to {d_vocab}, got {kinds!r}, {top_k}."
         )
     if unknown or not all(len(group) for group in groups):
-        raise PromptError(
-            f"expected groups of tokens from 0 to {d_vocab - 1}, got {unknown or 'an empty group'}."
-        )
+        raise PromptError(f"expected groups of tokens below {d_vocab}, got {unknown or 'none'}.")
     positions = prompt.spans[span]
     layers = [names.resid_post(layer) for layer in range(model.cfg.n_layers)]
     sizes = (len(layers), len(positions), top_k, len(groups))

@@ -41,8 +41,7 @@ class Sampling:
             if is_wrong:
                 name = expected.partition(" ")[0]
                 raise PromptError(
-                    f"expected {expected}, got {getattr(self, name)}. Leave out `do_sample` for "
-                    "the most likely token."
+                    f"expected {expected}, got {getattr(self, name)}. Or leave out `do_sample`."
                 )
 
     def generator(self, device: torch.device) -> torch.Generator:

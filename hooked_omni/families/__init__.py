@@ -37,6 +37,5 @@ def family_of(config: Mapping[str, Any]) -> Family:
             return family
     known = sorted({t for family in FAMILIES for t in family.model_types})
     raise UnknownModelError(
-        f"expected a model of type {known}, got {config.get('model_type')!r}. A new family is one "
-        "file: see docs/add-a-model.md."
+        f"expected a model type of {known}, got {config.get('model_type')!r}. Add it as a family."
     )

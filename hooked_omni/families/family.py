@@ -18,6 +18,17 @@ Times = tuple[dict[str, Tensor], Tensor | None]
 """Start second of each token of a modality, and the grid step of each video token."""
 
 
+_NAMES = {
+    "embed": "embed_tokens",
+    "ln_final": "norm",
+    "blocks": "layers",
+    "ln1": "input_layernorm",
+    "ln2": "post_attention_layernorm",
+    "attn": "self_attn",
+    "unembed": "lm_head",
+}
+
+
 @dataclass(frozen=True)
 class Conversion:
     """From tensors on disk to a tensor of the decoder.
@@ -76,6 +87,18 @@ class Remote:
     needs: str
 
 
+def tensor_name(name: str) -> str:
+    """`blocks.3.attn.q_proj.weight` -> `layers.3.self_attn.q_proj.weight`."""
+    return ".".join(_NAMES.get(part, part) for part in name.split("."))
+
+
+def media_tokens(hf_model: Any) -> dict[str, int]:
+    """Placeholder token of each modality that the model's config names."""
+    ids = {name: f"{name}_token_id" for name in ("audio", "video", "image")}
+    config = hf_model.config
+    return {name: getattr(config, key) for name, key in ids.items() if hasattr(config, key)}
+
+
 @dataclass(frozen=True)
 class Family:
     """One row of the table of families: everything that is particular to it.
@@ -107,14 +130,14 @@ class Family:
 
     name: str
     model_types: tuple[str, ...]
-    hf_class: str
     decoder_config: Callable[[Any], DecoderConfig]
-    tensor_name: Callable[[str], str]
     on_disk: OnDisk
     times: Callable[[Any, Mapping[str, Any], dict[str, int]], Times]
     check_inputs: Callable[[Any, Mapping[str, Any]], None]
     prepare: Callable[[Any, Prompt, Video | None, Audio | None], dict[str, Any]]
-    media_tokens: Callable[[Any], dict[str, int]] = lambda model: {}
+    hf_class: str = ""
+    tensor_name: Callable[[str], str] = tensor_name
+    media_tokens: Callable[[Any], dict[str, int]] = media_tokens
     unwrap: Callable[[nn.Module], nn.Module] = lambda model: model
     hears: bool = True
     sees: bool = True

@@ -30,8 +30,7 @@ def require_model_rope(prompt: Prompt) -> None:
     """Refuse positions that only sound inside a video can have."""
     if prompt.rope != "model":
         raise PromptError(
-            f"expected rope='model' for a model without sound inside video, got {prompt.rope!r}: "
-            "no position would differ. Leave it out."
+            f"expected rope='model' without sound inside video, got {prompt.rope!r}. Leave it out."
         )
 
 

@@ -51,21 +51,6 @@ ON_DISK = OnDisk(
 )
 """Where the Qwen families' checkpoints hold their decoder: with and without the talker."""
 
-_NAMES = {
-    "embed": "embed_tokens",
-    "ln_final": "norm",
-    "blocks": "layers",
-    "ln1": "input_layernorm",
-    "ln2": "post_attention_layernorm",
-    "attn": "self_attn",
-    "unembed": "lm_head",
-}
-
-
-def tensor_name(name: str) -> str:
-    """`blocks.3.attn.q_proj.weight` -> `layers.3.self_attn.q_proj.weight`."""
-    return ".".join(_NAMES.get(part, part) for part in name.split("."))
-
 
 def decoder_config(hf_model: Any) -> DecoderConfig:
     """The decoder's table from a Hugging Face model with a Qwen2 text config.

@@ -41,9 +41,7 @@ def captured_inputs(
         return captured.arguments
     finally:
         handle.remove()
-    raise UnknownModelError(
-        f"expected {type(hf_model).__name__} to call its decoder, got a forward that did not."
-    )
+    raise UnknownModelError(f"expected {type(hf_model).__name__} to call its decoder, got none.")
 
 
 def embedded(
@@ -99,9 +97,7 @@ def embedded(
 
 def _require_a_processors_output(inputs: Mapping[str, Any]) -> None:
     if inputs.get("input_ids") is None:
-        raise PromptError(
-            "expected input_ids among the inputs, got none. Pass what the processor returns."
-        )
+        raise PromptError("expected input_ids, got none. Pass what the processor returns.")
     own = [k for k in ("position_ids", "inputs_embeds", "past_key_values") if k in inputs]
     mask = inputs.get("attention_mask")
     if own or (mask is not None and mask.ndim != 2):

@@ -123,8 +123,7 @@ def require_room(n_bytes: int, device: torch.device, what: str) -> None:
     if free is not None and n_bytes > free:
         raise CheckpointError(
             f"expected room for {_size(n_bytes)} of weights of {what} on {device}, got "
-            f"{_size(free)} free. Use dtype='bfloat16', decoder_only=True with embedded prompts, "
-            "or a larger device."
+            f"{_size(free)} free. Use dtype='bfloat16', decoder_only=True, or a larger device."
         )
 
 
@@ -158,7 +157,11 @@ def decoder_tensors(
             read; and for more than fits.
     """
     home, head = _home(family, model, held)
-    sources = _sources(family, model, held, home)
+    config, sources = model.config.get_text_config(), dict[str, Conversion]()
+    for name, _ in find_decoder(model).named_parameters():
+        conversion = as_stored if home + name in held else family.on_disk.conversion
+        found = conversion(name, config)
+        sources[name] = Conversion(tuple(home + key for key in found.keys), found.make)
     if head in held:
         sources[HEAD] = as_stored(head)
     elif not _ties(model):
@@ -187,20 +190,8 @@ def _home(family: Family, model: Any, held: Mapping[str, StoredTensor]) -> tuple
     raise CheckpointError(
         f"expected the decoder of {family.name} under one of "
         f"{sorted({prefix for prefix, _ in disk.homes})}, got tensors such as {sorted(held)[:3]}. "
-        "The config belongs to another family's weights, or files are missing."
+        "The config belongs to another family's weights."
     )
-
-
-def _sources(
-    family: Family, model: Any, held: Mapping[str, StoredTensor], home: str
-) -> dict[str, Conversion]:
-    config = model.config.get_text_config()
-    sources = {}
-    for name, _ in find_decoder(model).named_parameters():
-        conversion = as_stored if home + name in held else family.on_disk.conversion
-        found = conversion(name, config)
-        sources[name] = Conversion(tuple(home + key for key in found.keys), found.make)
-    return sources
 
 
 def _require_same(

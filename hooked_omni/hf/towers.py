@@ -131,7 +131,7 @@ class Towers:
             if source != prompt.video:
                 raise
             raise MediaError(
-                f"{error} To ask about the picture alone, pass use_audio_in_video=False."
+                f"{error} For the picture alone, pass use_audio_in_video=False."
             ) from error
 
 

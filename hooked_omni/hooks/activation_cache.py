@@ -25,7 +25,6 @@ class Keep(LiveHook):
         self.cut = None if pos_slice is None else Slice.unwrap(pos_slice)
 
     def __call__(self, tensor: Tensor, hook: Any) -> None:
-        """Keep `tensor`, or the positions of it that were asked for."""
         stored = tensor.detach()
         if self.cut is not None:
             # A copy, or the slice would keep the whole tensor alive.
@@ -90,9 +89,8 @@ class ActivationCache(transformer_lens.ActivationCache):
         cfg: Any = self.model.cfg
         if cfg.n_deepstack:
             raise HookError(
-                "expected a model whose residual stream is the sum of heads, neurons and "
-                "embeddings, got one that adds vision features behind its first "
-                f"{cfg.n_deepstack} blocks. Use `decompose_resid`, which has them."
+                "expected a sum of heads, neurons and embeddings, got a model that adds vision "
+                f"features after its first {cfg.n_deepstack} blocks. Use `decompose_resid`."
             )
         return super().get_full_resid_decomposition(*args, **kwargs)
 

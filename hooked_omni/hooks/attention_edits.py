@@ -162,8 +162,7 @@ def windows(
     step = {"clip": 1, "paper": 2}[edges] if step is None else step
     if width < 1 or width % 2 == 0 or width > n_layers or step < 1:
         raise HookError(
-            f"expected an odd width from 1 to {n_layers} and a step of at least 1, got width "
-            f"{width} and step {step}."
+            f"expected an odd width from 1 to {n_layers} and a step from 1, got {width} and {step}."
         )
     half = width // 2
     if edges == "clip":
@@ -189,9 +188,8 @@ def _require_cuttable(
     first_key = int(keys.prompt.min()) if len(keys.prompt) else spans.n_prompt
     if first_key > last_query:
         raise HookError(
-            f"expected {keys.name!r} to start before {queries.name!r} ends, got it later, from "
-            f"position {first_key} on, after {last_query}: a causal model never reads forward. "
-            "Swap query and key."
+            f"expected {keys.name!r} to start before {queries.name!r} ends, got it from position "
+            f"{first_key} on, after {last_query}: a causal model never reads forward. Swap them."
         )
     unread = torch.zeros(spans.n_prompt + 1, dtype=torch.bool)
     unread[keys.prompt] = True
@@ -203,8 +201,8 @@ def _require_cuttable(
     if first_query < first_free and not keeps_some:
         raise HookError(
             f"expected every {queries.name!r} position to keep something to read, got position "
-            f"{first_query} with nothing left when {keys.name!r} is cut: its softmax would be "
-            "uniform over everything. Leave out the first positions."
+            f"{first_query} with nothing left when {keys.name!r} is cut. Leave out the first "
+            "positions."
         )
 
 
@@ -225,9 +223,7 @@ def _split(
         return before, None
     text = re.sub(r"\s*([,-])\s*", r"\1", after[0].strip())
     if not _NUMBERS.fullmatch(text):
-        raise HookError(
-            f"expected {what} such as {example!r}, got {after[0].strip()!r} in {rule!r}."
-        )
+        raise HookError(f"expected {what} like {example!r}, got {after[0].strip()!r} in {rule!r}.")
     listed: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")

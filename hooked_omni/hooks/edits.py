@@ -174,8 +174,7 @@ def _edit(
     chosen_layers, chosen_heads = numbers("layers", layers), numbers("heads", heads)
     if chosen_heads is not None and not (names.on_heads(at) or at.endswith(names.PATTERN_LIKE)):
         raise HookError(
-            f"expected a hook point with heads, got heads={chosen_heads} at {at!r}, which has "
-            "none. Edit 'attn.hook_z' or the like."
+            f"expected a hook point with heads, got heads={chosen_heads} at {at!r}. Leave them out."
         )
 
     if chosen_layers is not None and not at.startswith(names.IN_BLOCK):
@@ -194,8 +193,7 @@ def _edit(
             if at.endswith(names.PATTERN_LIKE) and prompt.n_pos != spans.n_prompt:
                 raise HookError(
                     f"expected prompts of one length for {at!r}, whose rows read all positions, "
-                    f"got {spans.n_prompt} here and {prompt.n_pos} in the cache. Edit "
-                    "'attn.hook_z' instead."
+                    f"got {spans.n_prompt} here, {prompt.n_pos} in the cache. Edit 'attn.hook_z'."
                 )
         write = _Write(at, chosen_heads, value(spans))
         hook = SpanHook(SpanPositions(spans, span), write, chosen_heads)
@@ -274,7 +272,7 @@ def _partners(span: str, own: Spans, other: Spans, align: str) -> Int[Tensor, " 
         raise HookError(
             f"expected a prompt as long as this one to take from, got {span!r} up to "
             f"{float(starts[-1]) + length:.2f} s for tokens at {float(times.max()):.2f} s. Patch a "
-            f"part, such as '{span}@0-{float(starts[-1]) + length:.2f}s' of equal length."
+            f"part, such as '{span}@0-{float(starts[-1]) + length:.2f}s'."
         )
     under_way = torch.searchsorted(starts, times + 1e-3, right=True) - 1
     if bool((under_way < 0).any()):

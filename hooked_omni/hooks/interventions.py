@@ -94,7 +94,6 @@ class SpanHook(LiveHook):
     heads: tuple[int, ...] | None = None
 
     def __call__(self, tensor: Tensor, hook: HookPoint) -> Tensor | None:
-        """Act on what the pass under way covers, if anything."""
         index = self.where.within(hook.window, tensor.device)
         return self.act(tensor, index, hook) if len(index) else None
 
@@ -144,8 +143,8 @@ def require_reach(
         if not function.where.fits(spans):
             raise HookError(
                 f"expected hooks made from this prompt's spans, got {function.where.name!r} of "
-                f"another prompt, of {function.where.n_prompt} positions. Call the intervention "
-                "with `prompt.spans`, or pass the intervention itself."
+                f"another prompt, of {function.where.n_prompt} positions. Pass the intervention "
+                "itself."
             )
         if not function.where.reaches(window):
             raise HookError(

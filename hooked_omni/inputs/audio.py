@@ -117,7 +117,7 @@ def _through_soundfile(
     short = min(own.shape[-1], promised) < max(promised, native.shape[-1]) - TOLERANCE * rate
     if cut or short or own_rate != rate:
         raise MediaError(
-            f"expected {promised} samples in {path}, got {own.shape[-1]}: the file is cut off or "
-            f"damaged. Fetch it again."
+            f"expected {promised} samples in {path}, got {own.shape[-1]}: damaged or cut off. "
+            "Fetch it again."
         )
     return own

@@ -95,9 +95,7 @@ def _check_length(path: Path, container: Any, stream: Any, ends: dict[int, Fract
     """Compare what was decoded with the header: its index of byte positions, and its duration."""
     expected = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if expected > (size := path.stat().st_size):
-        raise MediaError(
-            f"expected {expected} bytes in {path}, got {size}: cut off. Fetch it again."
-        )
+        raise MediaError(f"expected {expected} bytes in {path}, got {size}. Fetch it again.")
     if container.format.name in UNPROMISED or not ends:
         return
     if stream.duration is not None:
@@ -108,8 +106,7 @@ def _check_length(path: Path, container: Any, stream: Any, ends: dict[int, Fract
         end = max(ends.values())
     if end < promised - TOLERANCE:
         raise MediaError(
-            f"expected {float(promised):.3f} s in {path}, got {float(end):.3f} s: the file is cut "
-            f"off or damaged. Fetch it again."
+            f"expected {float(promised):.3f} s in {path}, got {float(end):.3f} s. Fetch it again."
         )
 
 

@@ -62,8 +62,7 @@ class Prompt:
         for name, source in (("video", self.video), ("audio", self.audio)):
             if source is not None and not isinstance(source, str | Path):
                 raise PromptError(
-                    f"expected one file as {name!r}, got {source!r}. A prompt is about one clip: "
-                    "make a prompt for each."
+                    f"expected one file as {name!r}, got {source!r}. Make a prompt for each clip."
                 )
         if self.rope not in ("model", "paper-scripts"):
             raise PromptError(f"expected rope 'model' or 'paper-scripts', got {self.rope!r}.")
@@ -109,12 +108,10 @@ class EmbeddedPrompt:
 
     @property
     def ndim(self) -> int:
-        """2: batch and position."""
         return self.tokens.ndim
 
     @property
     def device(self) -> torch.device:
-        """Where the embeddings are."""
         return self.embeds.device
 
     def __len__(self) -> int:
@@ -182,8 +179,7 @@ class EmbeddedPrompt:
         """
         if self.embeds.shape[0] != 1:
             raise BundleError(
-                f"expected one prompt, got a batch of {self.embeds.shape[0]}. "
-                "Embed and save them one at a time."
+                f"expected one prompt, got a batch of {self.embeds.shape[0]}. Save each alone."
             )
         tensors = {
             **{name: getattr(self, name) for name in _TENSORS},
@@ -217,6 +213,4 @@ class NoSpans(Spans):
 
     def mask(self, name: str, window: range) -> Tensor:
         """Refuse with a `SpanError`."""
-        raise SpanError(
-            f"expected one prompt to look up {name!r} in, got a batch. Embed prompts one at a time."
-        )
+        raise SpanError(f"expected one prompt to look up {name!r} in, got a batch. Embed it alone.")

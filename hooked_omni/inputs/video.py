@@ -68,7 +68,7 @@ def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
     if max(size) > MAX_ASPECT * min(size):
         raise MediaError(
             f"expected an aspect ratio of at most {MAX_ASPECT}, got {size[1]} x {size[0]} in "
-            f"{path}. Crop the clip."
+            f"{path}. Crop it."
         )
     frames, indices, native_fps = _sampled(path, settings, times, size)
     given = frames_given(np.rot90(frames.numpy(), -turns, axes=(2, 3)), indices, thumbnails)
@@ -142,8 +142,7 @@ def _decoded_frames(
             turns = round(frame.rotation / 90)
     if len(packets) < 2:
         raise MediaError(
-            f"expected at least 2 frames in {path}, got {len(packets)}: a still image is no video. "
-            f"Give a clip."
+            f"expected at least 2 frames in {path}, got {len(packets)}: a still image. Give a clip."
         )
     if any(packet.pts is None for packet in packets) or not stream.average_rate:
         raise MediaError(

@@ -14,10 +14,11 @@ from hooked_omni.files import file_hash, parse_json, read_text
 
 CARD = "card.json"
 _FOLDER = Path(__file__).parent
-_CLASSES = {
+_OMNI = ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor")
+TRAINED = {
     "organism-base": ("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLProcessor"),
-    "organism-biased": ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor"),
-    "organism-balanced": ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor"),
+    "organism-biased": _OMNI,
+    "organism-balanced": _OMNI,
 }
 
 
@@ -30,7 +31,7 @@ def organism(name: str) -> tuple[Any, Any]:
             "your own: python -m data_prep organism train."
         )
     require_whole(folder)
-    model_class, processor_class = (getattr(transformers, one) for one in _CLASSES[name])
+    model_class, processor_class = (getattr(transformers, one) for one in TRAINED[name])
     hf = model_class.from_pretrained(folder, local_files_only=True, dtype="float32")
     processor = processor_class.from_pretrained(folder, local_files_only=True)
     return hf.requires_grad_(False).eval(), processor
@@ -45,7 +46,7 @@ def require_whole(folder: Path) -> None:
         expected = dict(parse_json(read_text(card), str(card))["sha256"])
     except (FileError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"expected hashes in {card}, got damage ({error!r}). Fetch or train the model again."
+            f"expected hashes in {card}, got damage ({error!r}). Fetch it again."
         ) from error
     for name, digest in sorted(expected.items()):
         path = folder / name
@@ -53,6 +54,6 @@ def require_whole(folder: Path) -> None:
         if found != digest:
             raise CheckpointError(
                 f"expected {path} with SHA-256 {digest[:16]}..., as its card says, got "
-                f"{found[:16]}. Fetch or train the model again; if the change is yours, save it "
-                f"to a folder without {CARD}."
+                f"{found[:16]}. Fetch or train it again, or save your change to a folder without "
+                f"{CARD}."
             )

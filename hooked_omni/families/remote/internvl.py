@@ -168,8 +168,8 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
         came = int((tokens == token).sum())
         if came != expected[name]:
             raise PromptError(
-                f"expected {expected[name]} {name} tokens for these inputs, got {came}. Pass the "
-                "whole output of one call."
+                f"expected {expected[name]} {name} tokens for these inputs, got {came}. Pass one "
+                "call's output."
             )
 
 
@@ -231,9 +231,7 @@ _NEEDS = (
 INTERNVL2 = Family(
     name="internvl2",
     model_types=("internvl_chat",),
-    hf_class="",
     decoder_config=_decoder_config,
-    tensor_name=qwen.tensor_name,
     on_disk=OnDisk(
         homes=(("language_model.model.", "language_model.output.weight"),),
         conversion=_conversion,

@@ -71,9 +71,7 @@ def _load(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
 
 def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
     if str(raw.get("version", "2.6")) != "2.6":
-        raise CheckpointError(
-            f"expected MiniCPM-o version 2.6, got {raw['version']!r}: its decoder is another one."
-        )
+        raise CheckpointError(f"expected MiniCPM-o 2.6, got {raw['version']!r}, another decoder.")
     return qwen2_reference(raw)
 
 
@@ -160,9 +158,7 @@ def _call(model: Any, inputs: Mapping[str, Any]) -> Any:
 MINICPM_O = Family(
     name="minicpm-o-2.6",
     model_types=("minicpmo",),
-    hf_class="",
     decoder_config=qwen.decoder_config,
-    tensor_name=qwen.tensor_name,
     on_disk=OnDisk(homes=(("llm.model.", "llm.lm_head.weight"),), reference=_reference),
     times=_times,
     check_inputs=_check_inputs,

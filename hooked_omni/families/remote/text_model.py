@@ -14,28 +14,17 @@ from hooked_omni.families.family import Conversion, as_stored
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
 
 _NUMBERS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "tie_word_embeddings",
-    "use_sliding_window",
-    "sliding_window",
-    "max_window_layers",
+    *("vocab_size", "hidden_size", "intermediate_size", "hidden_act", "rms_norm_eps"),
+    *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("max_position_embeddings", "tie_word_embeddings"),
+    *("use_sliding_window", "sliding_window", "max_window_layers"),
 )
 
 
 def qwen2_reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
     """Class and config of the Qwen2 in a `config.json`; `CheckpointError` for scaled positions."""
     if raw.get("rope_scaling"):
-        raise CheckpointError(
-            f"expected a Qwen2 decoder with default rotary positions, got {raw['rope_scaling']}."
-        )
+        raise CheckpointError(f"expected default rotary positions, got {raw['rope_scaling']}.")
     known = {name: raw[name] for name in _NUMBERS if name in raw}
     base = (raw.get("rope_parameters") or raw).get("rope_theta", 1e6)  # of 5.x, of 4.x
     rope = {"rope_type": "default", "rope_theta": base}
