@@ -52,7 +52,7 @@ class HookedOmni:
 
     @property
     def processor(self) -> Any:
-        """The towers' processor, or None; then `embed_inputs` takes ready-made inputs."""
+        """The towers' processor, or None; then only `embed_inputs` embeds."""
         return None if self.towers is None else self.towers.processor
 
     @property
@@ -62,13 +62,9 @@ class HookedOmni:
 
     @classmethod
     def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedOmni":
-        """Adopt a loaded Hugging Face model: its tensors are shared, not copied.
+        """Adopt a loaded Hugging Face model: its tensors are shared, not copied. Errors as `load`.
 
         Unhooked layers use the model's own attention, `sdpa` or `eager`.
-
-        Raises:
-            UnknownModelError: For a family that is not known here.
-            CheckpointError: For a variant of it that this decoder does not compute.
         """
         return cls.from_towers(Towers(hf_model, processor))
 
@@ -127,8 +123,7 @@ def load(
         dtype: "bfloat16" or the like; None keeps the checkpoint's own.
         attn_implementation: Kernel of layers whose scores and pattern carry no hook.
         revision: Branch, tag or commit on the hub.
-        decoder_only: Leave the towers out: for prompts that are embedded already. Runs no code of
-            the checkpoint's, whatever its family.
+        decoder_only: Leave out the towers, and any code of the checkpoint's: for embedded prompts.
         trust_remote_code: Run code that came with the checkpoint.
 
     Raises:
@@ -223,7 +218,7 @@ def _warn_of_processors(hf: Any) -> None:
     }
     if applied:
         warnings.warn(
-            f"this checkpoint's generation_config asks for {applied}, which `hf.generate` applies. "
+            f"this checkpoint's generation_config sets {applied}, which `hf.generate` applies. "
             "Captions here are plain argmax: to compare, turn these off there.",
             stacklevel=5,
         )

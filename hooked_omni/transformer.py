@@ -41,10 +41,8 @@ class HookedTransformer(HookedDecoder):
         """Decoder whose parameters *are* `tensors`: shared, not copied.
 
         `tensor_name` goes from a parameter's name here to its name in `tensors`, which holds every
-        parameter and nothing else. Without a tokenizer, only tokens are used.
-
-        Raises:
-            CheckpointError: For a missing or extra tensor, or one of another shape.
+        parameter and nothing else. Without a tokenizer, only tokens are used. Missing or extra
+        tensors, and other shapes, are refused (`CheckpointError`).
         """
         with torch.device("meta"):
             model = cls(cfg)
@@ -117,5 +115,5 @@ class HookedTransformer(HookedDecoder):
         return prefill(self, prompt, **kept)
 
     def lens(self, prompt: Input, span: str = "audio", **reading: Any) -> dict[LensKind, Readout]:
-        """What each layer would say at the positions of a span; see `decoding.lens.read_lens`."""
+        """What can be read off each layer at a span; see `decoding.lens.read_lens`."""
         return read_lens(self, prompt, span, **reading)

@@ -37,21 +37,14 @@ class Attends(Protocol):
 
 
 class CausalContext:
-    """One pass in which every position reads itself and the ones before it.
-
-    Attributes:
-        cos, sin: Rotary angles of the pass, `[batch, pos, d_head]`.
-        window: Absolute positions of the queries.
-        real: Which positions so far are not padding, `[batch, key]`; None if all are.
-        cache: Keys and values for later passes; None if there are none.
-    """
+    """One pass in which every position reads itself and the ones before it."""
 
     def __init__(
         self,
         cos: Angles,
         sin: Angles,
-        window: range,
-        real: Real = None,
+        window: range,  # absolute positions of the queries
+        real: Real = None,  # positions so far that are not padding; None for all
         cache: KeyValueCache | None = None,
     ) -> None:
         self.cos, self.sin = cos, sin

@@ -236,7 +236,7 @@ class Block(nn.Module):
     `resid_post + hook_deepstack`.
     """
 
-    hook_out_is_single_residual_stream = True  # TransformerLens's lens and attribution ask
+    hook_out_is_single_residual_stream = True  # TransformerLens's lens and attribution read it
 
     def __init__(self, cfg: DecoderConfig, layer: int) -> None:
         super().__init__()

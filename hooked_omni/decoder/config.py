@@ -8,21 +8,13 @@ import torch
 
 @dataclass(frozen=True)
 class Experts:
-    """A mixture of experts in place of the MLP.
+    """A mixture of experts in place of the MLP."""
 
-    Attributes:
-        n_experts: Experts to choose from.
-        n_active: Experts that read each position.
-        d_mlp: Hidden width of one expert.
-        normalized: Whether the chosen experts' weights are made to add up to one.
-        layers: Blocks that have one; the others keep a dense MLP.
-    """
-
-    n_experts: int
-    n_active: int
-    d_mlp: int
-    normalized: bool
-    layers: tuple[int, ...]
+    n_experts: int  # to choose from
+    n_active: int  # that read each position
+    d_mlp: int  # hidden width of one
+    normalized: bool  # whether the chosen ones' weights are made to add up to one
+    layers: tuple[int, ...]  # blocks that have a mixture; the others keep a dense MLP
 
 
 @dataclass

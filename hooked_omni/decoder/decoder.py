@@ -127,11 +127,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
     def run_pass(
         self, embeds: Resid, context: Context, window: range, stop: int | None = None
     ) -> Resid:
-        """What the unembedding reads at each position, or the residual stream before layer `stop`.
-
-        Raises:
-            HookError: If an edit made a NaN.
-        """
+        """What the unembedding reads, or the residual stream before layer `stop`; refuses NaN."""
         before = self.current.window, self.current.edits
         self.current.window, self.current.edits = window, []
         try:
@@ -184,7 +180,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         if input.ndim != 2 or input.is_floating_point() or not input.numel():
             raise PromptError(
                 f"expected an EmbeddedPrompt or tokens [batch, pos], got {input.dtype} of shape "
-                f"{tuple(input.shape)}. Use `embed_inputs` for ready-made embeddings."
+                f"{tuple(input.shape)}. Embed model inputs with `embed_inputs`."
             )
         tokens = input.to(self.cfg.device)
         if int(tokens.min()) < 0 or int(tokens.max()) >= self.cfg.d_vocab:

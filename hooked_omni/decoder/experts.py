@@ -1,7 +1,7 @@
 """A mixture of experts in place of a block's MLP, in Hugging Face's order of operations.
 
-Source: transformers, `Qwen3OmniMoeThinkerTextSparseMoeBlock` of `modeling_qwen3_omni_moe.py`.
-`hook_expert_weights` and `hook_expert_indices` are TransformerLens's names.
+Source: `Qwen3OmniMoeThinkerTextSparseMoeBlock` of transformers. Hook names of the weights and
+indices are TransformerLens's.
 """
 
 import torch

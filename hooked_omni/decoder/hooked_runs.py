@@ -82,14 +82,8 @@ class HookedRuns(HookedRootModule):
         Caching changes no number, except that it opens the attention of a layer whose scores or
         pattern are cached (see `attention.py`). With `fwd_hooks`, the cache holds what they made.
 
-        Args:
-            input: As in `forward`.
-            names_filter: Names, or a filter of names; None for all that are live.
-            device: Where to keep the activations; None for where they are.
-            remove_batch_dim: Drop the batch axis of a batch of one.
-            pos_slice: Positions to keep, as a TransformerLens `Slice`.
-            fwd_hooks: Hooks and interventions.
-            how: `return_type`, `loss_per_token`, `stop_at_layer` of `forward`.
+        None as `names_filter` caches all that is live; as `device`, leaves it where it is.
+        `remove_batch_dim` drops a batch axis of one; `pos_slice` is a TransformerLens `Slice`.
 
         Raises:
             HookError: For a name that no live hook point has, or a hook that cannot act.

@@ -30,14 +30,7 @@ RowScores = Float[Tensor, "row kv_head group query key"]
 
 
 class SharedPrefix:
-    """Keys and values of a prompt, read by every row, and of each row's suffix.
-
-    Attributes:
-        prompt: The prompt's keys and values; only its first `n_prefix` positions are read.
-        first_layers: First layer in which each row has a hook; the number of layers for none.
-        histories: Rows with the same tokens so far have the same number.
-        place: Where each row is in the batch that is computed now.
-    """
+    """Keys and values of a prompt, read by every row, and of each row's suffix."""
 
     def __init__(
         self,
@@ -49,9 +42,9 @@ class SharedPrefix:
     ) -> None:
         self.prompt, self.n_prefix = prompt, n_prefix
         self.suffix = KeyValueCache(cfg, len(first_layers), capacity - n_prefix)
-        self.first_layers = list(first_layers)
-        self.histories = [0] * len(first_layers)
-        self.place = list(range(len(first_layers)))
+        self.first_layers = list(first_layers)  # with a hook, or the number of layers
+        self.histories = [0] * len(first_layers)  # equal for equal tokens so far
+        self.place = list(range(len(first_layers)))  # of each row in the batch computed now
 
     def advance(self, rows: list[int], tokens: list[int]) -> None:
         """Go on with `rows` alone, whose next tokens are `tokens`."""

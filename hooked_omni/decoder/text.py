@@ -101,7 +101,7 @@ class TextTokens(nn.Module):
         text = _is_text(tokens).to(logits.device)[:, 1:]
         if not bool(text.any()):
             raise PromptError(
-                f"expected a next token that is text, got none in {tokens.n_pos}. Ask in words."
+                f"expected a next token that is text, got none in {tokens.n_pos}. Add words."
             )
         return losses.masked_fill(~text, torch.nan) if per_token else losses[text].mean()
 

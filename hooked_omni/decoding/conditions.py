@@ -30,19 +30,12 @@ from hooked_omni.inputs.prompt import EmbeddedPrompt
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Conditions that share a pass over the prompt.
+    """Conditions that share a pass over the prompt."""
 
-    Attributes:
-        members: Which conditions these are.
-        conditions: The hooks of each.
-        on_prompt: Hooks that act on the prompt.
-        last_apart: Whether they act on its last position alone, which then runs in the batch.
-    """
-
-    members: list[int]
-    conditions: list[list[Hook]]
-    on_prompt: list[Hook]
-    last_apart: bool
+    members: list[int]  # which conditions these are
+    conditions: list[list[Hook]]  # the hooks of each
+    on_prompt: list[Hook]  # hooks that act on the prompt
+    last_apart: bool  # whether on its last position alone, which then runs in the batch
 
     def start(
         self, model: HookedDecoder, prompt: EmbeddedPrompt, total: int
@@ -238,6 +231,6 @@ def _most_rows(
     if memory_budget < one:
         raise PromptError(
             f"expected a memory budget of at least {one:,} bytes, which one condition needs, got "
-            f"{memory_budget:,}. Raise it, or ask for fewer tokens."
+            f"{memory_budget:,}. Raise it, or generate fewer tokens."
         )
     return memory_budget // one

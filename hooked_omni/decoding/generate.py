@@ -74,7 +74,7 @@ class Generation:
     Attributes:
         tokens: New tokens, the end token included if it came.
         text: `tokens` without special ones; None for a model without a tokenizer.
-        logits: What each new token was chosen from, if asked for.
+        logits: What each new token was chosen from, with `return_logits`.
     """
 
     tokens: Int[Tensor, " n"]
@@ -104,10 +104,9 @@ def decode(
     decoding: Decoding,
     rows: list[int],
 ) -> list[Generation]:
-    """Captions of rows that each have their own keys and values, and first `logits`.
+    """Captions of rows from their first `logits` and a `cache` with room for them.
 
-    `cache` has room for the captions. Rows (0, 1, ...) whose caption has ended are taken out of
-    `rows`.
+    Rows (0, 1, ...) whose caption has ended are taken out of `rows`.
     """
     ends = set(model.cfg.eos_tokens) if decoding.stop_at_eos else set()
     tokens: list[list[int]] = [[] for _ in rows]

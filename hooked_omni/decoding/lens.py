@@ -31,21 +31,13 @@ _BYTES_A_LOGIT = 16  # in the model's dtype, as float32, and twice more for sums
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """What a lens read, on the CPU.
+    """What a lens read, on the CPU."""
 
-    Attributes:
-        tokens: The likeliest tokens, best first.
-        logprobs: Their log-probabilities, in nats.
-        group_tokens: The likeliest token of each group that was given.
-        group_logprobs: Its log-probability, in nats.
-        group_ranks: How many tokens are likelier than it, plus one.
-    """
-
-    tokens: Int[Tensor, "layer pos k"]
-    logprobs: Float[Tensor, "layer pos k"]
-    group_tokens: Int[Tensor, "layer pos group"]
-    group_logprobs: Float[Tensor, "layer pos group"]
-    group_ranks: Int[Tensor, "layer pos group"]
+    tokens: Int[Tensor, "layer pos k"]  # the likeliest, best first
+    logprobs: Float[Tensor, "layer pos k"]  # in nats
+    group_tokens: Int[Tensor, "layer pos group"]  # the likeliest of each group given
+    group_logprobs: Float[Tensor, "layer pos group"]  # in nats
+    group_ranks: Int[Tensor, "layer pos group"]  # how many tokens are likelier than it, plus one
 
 
 def lens_logits(

@@ -29,23 +29,14 @@ Final = Float[Tensor, "1 1 d_model"]
 
 @dataclass(frozen=True, eq=False)
 class PrefillState:
-    """What one model's pass over a prompt left.
-
-    Attributes:
-        model: Whose pass it was.
-        keys_values: Keys and values of every position.
-        final: What is unembedded at the last position.
-        activations: Of the named hook points, at the positions in `kept`.
-        kept: By hook name, which positions `activations` holds.
-        marks: Versions of the prompt's tensors, or copies where PyTorch counts none.
-    """
+    """What one model's pass over a prompt left."""
 
     model: HookedDecoder
-    keys_values: KeyValueCache
-    final: Final
-    activations: ActivationCache
-    kept: Mapping[str, Int[Tensor, " kept"]]
-    marks: tuple[int | Tensor, ...]
+    keys_values: KeyValueCache  # of every position
+    final: Final  # what is unembedded at the last position
+    activations: ActivationCache  # of the named hook points, at the positions in `kept`
+    kept: Mapping[str, Int[Tensor, " kept"]]  # positions by hook name
+    marks: tuple[int | Tensor, ...]  # of the prompt's tensors: versions, or copies if uncounted
 
     def holds(self, wanted: Mapping[str, Int[Tensor, " n"]]) -> bool:
         """Whether `activations` has all these names at these positions."""
@@ -208,8 +199,8 @@ def prompt_pass(
 ) -> tuple[Final, KeyValueCache]:
     """What is unembedded at position `n_pos - 1`, and keys and values up to there.
 
-    Nothing that a prefilled prompt holds is computed; its cache may hold the whole prompt. A new
-    one has room for `capacity` positions. Hooks that act on other positions are left out.
+    Nothing that a prefilled prompt holds is computed, and its cache may hold the whole prompt; a
+    new one has room for `capacity` positions. Hooks that act elsewhere are left out.
     """
     window = range(n_pos)
     # A hook for generated positions alone would open the prompt's attention for nothing.

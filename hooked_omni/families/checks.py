@@ -1,7 +1,6 @@
 """Which inputs would a model silently misread, and where and when are its media tokens?
 
-Source: `modeling_*.py` of qwen2_5_omni, qwen3_omni_moe, qwen2_5_vl, qwen3_vl and qwen2_audio in
-transformers.
+Source: `modeling_*.py` of the Qwen families in transformers.
 """
 
 from collections.abc import Callable, Mapping

@@ -31,15 +31,10 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """From tensors on disk to a tensor of the decoder.
+    """From tensors on disk to a tensor of the decoder."""
 
-    Attributes:
-        keys: Names of the tensors on disk, after the decoder's prefix.
-        make: From these tensors, in this order, to the decoder's.
-    """
-
-    keys: tuple[str, ...]
-    make: Callable[[list[Tensor]], Tensor]
+    keys: tuple[str, ...]  # names on disk, after the decoder's prefix
+    make: Callable[[list[Tensor]], Tensor]  # from these tensors, in this order
 
 
 def unchanged(tensors: list[Tensor]) -> Tensor:

@@ -1,7 +1,4 @@
-"""How does a prompt become model inputs, by a processor of transformers?
-
-Source: `processing_*.py` of qwen2_5_omni, qwen3_omni_moe, qwen2_5_vl and qwen3_vl.
-"""
+"""How does a prompt become model inputs, by a processor (`processing_*.py`) of transformers?"""
 
 from collections.abc import Callable
 from typing import Any

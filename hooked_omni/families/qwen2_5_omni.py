@@ -1,7 +1,4 @@
-"""Qwen2.5-Omni: the thinker, which sees, hears and answers in text.
-
-Source: transformers, `modeling_qwen2_5_omni.py` and `processing_qwen2_5_omni.py`.
-"""
+"""Qwen2.5-Omni: the thinker, which sees, hears and answers in text."""
 
 from functools import partial
 

@@ -1,7 +1,4 @@
-"""Qwen2.5-VL: sees and answers, and does not hear. Base model of Qwen2.5-Omni.
-
-Source: transformers, `modeling_qwen2_5_vl.py` and `processing_qwen2_5_vl.py`.
-"""
+"""Qwen2.5-VL: sees and answers, and does not hear. Base model of Qwen2.5-Omni."""
 
 from collections.abc import Mapping
 from functools import partial

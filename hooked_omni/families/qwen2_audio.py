@@ -1,7 +1,4 @@
-"""Qwen2-Audio: hears and answers, and does not see. Positions have one dimension.
-
-Source: transformers, `modeling_qwen2_audio.py` and `processing_qwen2_audio.py`.
-"""
+"""Qwen2-Audio: hears and answers, and does not see. Positions have one dimension."""
 
 from collections.abc import Mapping
 from dataclasses import replace

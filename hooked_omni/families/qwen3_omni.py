@@ -1,8 +1,7 @@
 """Qwen3-Omni: the thinker, a mixture of experts that sees, hears and answers in text.
 
 Vision features are added again after the first blocks (DeepStack), rotary position ids are floats,
-and sound inside a video is merged with it token by token. Source: transformers,
-`modeling_qwen3_omni_moe.py` and `processing_qwen3_omni_moe.py`.
+and sound inside a video is merged with it token by token.
 """
 
 from functools import partial

@@ -1,7 +1,6 @@
 """Qwen3-VL: sees and answers, and does not hear. Base model of Qwen3-Omni.
 
-Every step of the video is a block of its own after its time in words, "<1.5 seconds>". Source:
-transformers, `modeling_qwen3_vl.py` and `processing_qwen3_vl.py`.
+Every step of the video is a block of its own after its time in words, "<1.5 seconds>".
 """
 
 import re

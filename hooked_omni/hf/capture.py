@@ -54,13 +54,8 @@ def embedded(
 ) -> EmbeddedPrompt:
     """The decoder's inputs for a processor's whole output, with their spans.
 
-    Args:
-        hf_model: Towers and decoder.
-        family: The model's family.
-        tokenizer: Tells words from markup; None if there is none.
-        inputs: A processor's whole output.
-        facts: How the inputs were made.
-        fps: Frames a second that were sampled, where the inputs state another rate.
+    `tokenizer` tells words from markup; `facts` says how the inputs were made; `fps` frames a
+    second were sampled, where the inputs state another rate.
 
     Raises:
         PromptError: For inputs without which the model would silently use other positions.

@@ -148,9 +148,7 @@ def decoder_tensors(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
-    """Every tensor of the decoder and head of `model`, which is empty, read to `device`.
-
-    `dtype` None is the files' own.
+    """Every tensor of the empty `model`'s decoder and head, read to `device` in `dtype`.
 
     Raises:
         CheckpointError: For tensors that are missing, left over or of another shape, before any is

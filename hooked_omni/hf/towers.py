@@ -27,7 +27,7 @@ class Towers:
 
     Attributes:
         hf: The part of the model with towers and decoder.
-        processor: Its processor, or None; then `embed_inputs` takes ready-made inputs.
+        processor: Its processor, or None; then only `embed_inputs` embeds.
         tokenizer: The processor's.
         family: The model's family.
         media: How clips are sampled for a prompt without settings: as the family was made
@@ -60,7 +60,7 @@ class Towers:
         if self.processor is None:
             raise PromptError(
                 "expected a model with a processor, got none. Pass `processor=` to `from_hf`, or "
-                "use `embed_inputs` with ready-made inputs."
+                "use `embed_inputs` with its output."
             )
         if prompt.video is not None and not self.family.sees:
             raise PromptError(
@@ -94,7 +94,7 @@ class Towers:
         )
 
     def embed_inputs(self, **inputs: Any) -> EmbeddedPrompt:
-        """The decoder's inputs for ready-made model inputs: a processor's whole output.
+        """The decoder's inputs for model inputs: a processor's whole output.
 
         For sound inside a video, add `use_audio_in_video=True`: the processor does not return it.
         `PromptError` for inputs that the model would silently misread.

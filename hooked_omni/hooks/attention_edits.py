@@ -59,12 +59,8 @@ def knockout(
     knockout("G !-> V @ 12-20")          # the same
     ```
 
-    Args:
-        rule: The short notation; then nothing else is given.
-        query: Span whose positions read.
-        key: Span whose positions are read.
-        layers: Layers to cut; None for all.
-        heads: Query heads to cut; None for all.
+    A `rule` in the short notation stands alone; else `query` and `key` name spans, and None means
+    all layers or all query heads.
 
     Raises:
         HookError: For a rule that cannot be read, at once; with a prompt's spans, for a pair that
@@ -144,15 +140,11 @@ def scale_attention(
 def windows(
     n_layers: int, width: int = 9, step: int | None = None, edges: Literal["clip", "paper"] = "clip"
 ) -> list[range]:
-    """Windows of layers to sweep over, of an odd `width`.
+    """Windows of layers to sweep over, of an odd `width`, `step` layers apart.
 
-    Args:
-        n_layers: Layers of the model.
-        width: Layers in a window; odd, so that it has a center.
-        step: Layers between centers; None means 1 for "clip" and 2 for "paper".
-        edges: "clip" has a window for every center 0, step, 2 step, ... and cuts it off at the
-            ends of the model. "paper" has the centers of figure 6, 4, 6, ..., 30 of 36 layers: only
-            whole windows, and none that ends in the last layer.
+    "clip" has a window for every center 0, `step` (1), ... and cuts it off at the ends of the
+    model. "paper" has only whole windows, and none that ends in the last layer, `step` (2) apart:
+    the centers 4, 6, ..., 30 of figure 6, for 36 layers.
 
     Raises:
         HookError: For a width that is even or does not fit.

@@ -37,15 +37,10 @@ class LiveHook(ABC):
 
 @dataclass
 class ForwardState:
-    """What the pass through the decoder that is under way covers, and what edited it.
+    """What the pass through the decoder that is under way covers, and what edited it."""
 
-    Attributes:
-        window: Absolute positions whose residual stream runs through the blocks.
-        edits: Names of the hook points at which a hook changed something, in order.
-    """
-
-    window: range = range(0)
-    edits: list[str] = field(default_factory=list)
+    window: range = range(0)  # absolute positions in the blocks
+    edits: list[str] = field(default_factory=list)  # hook points where a hook edited
 
 
 class HookPoint(tl.HookPoint):
@@ -108,11 +103,7 @@ class HookPoint(tl.HookPoint):
 
 
 def edit_of(function: HookFunction, tensor: Tensor, hook: Any) -> Tensor | None:
-    """What `function` makes of `tensor`, or None if it only looked.
-
-    Raises:
-        HookError: If it returned something other than a tensor of the same shape, dtype and device.
-    """
+    """What `function` makes of `tensor`, or None if it only looked; `HookError` if unlike it."""
     copy = tensor if isinstance(function, LiveHook) else _copied(tensor)
     return _edit(function, copy, tensor, hook)
 

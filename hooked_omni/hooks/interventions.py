@@ -1,7 +1,7 @@
 """What is changed in a run, as data.
 
-An intervention is a function from a prompt's spans to hooks, so one line holds for every prompt.
-Interventions combine by being listed, and any TransformerLens hook stands in the same list.
+An intervention is a function from a prompt's spans to hooks, so one line holds for every prompt. It
+combines with others, and with any TransformerLens hook, by being listed.
 """
 
 from collections.abc import Callable, Iterable
@@ -132,11 +132,7 @@ def require_reach(
     n_heads: int,
     n_key_value_heads: int,
 ) -> None:
-    """Refuse a hook with nothing to act on in a run over `window`, no such head, or other spans.
-
-    Raises:
-        HookError: For such a hook. Hooks of the user's own are not checked.
-    """
+    """Refuse a hook (but the user's own) without effect in `window`, such a head, these spans."""
     for name, function in hooks:
         if not isinstance(function, SpanHook):
             continue
@@ -150,7 +146,7 @@ def require_reach(
             raise HookError(
                 f"expected a run that reaches {function.where.name!r}, got one over positions "
                 f"{window.start} to {window.stop - 1} of a prompt of {function.where.n_prompt}: "
-                "it would do nothing. Use `generate` or `score`, or ask for more tokens."
+                "it would do nothing. Use `generate` or `score`, or generate more tokens."
             )
         few = name.endswith(_ON_KV_HEADS)
         there = n_key_value_heads if few else n_heads

@@ -30,19 +30,12 @@ from hooked_omni.inputs.media import PAPER, MediaSettings
 
 @dataclass(frozen=True)
 class Audio:
-    """The sound of a clip: mono, values -1..1.
+    """The sound of a clip: mono, values -1..1."""
 
-    Attributes:
-        samples: The waveform.
-        sampling_rate: Samples per second.
-        seconds: Length of `samples`.
-        notes: Peculiarities of the file, one sentence each.
-    """
-
-    samples: Float[np.ndarray, " sample"]
-    sampling_rate: int
-    seconds: float
-    notes: tuple[str, ...]
+    samples: Float[np.ndarray, " sample"]  # the waveform
+    sampling_rate: int  # samples per second
+    seconds: float  # length of `samples`
+    notes: tuple[str, ...]  # peculiarities of the file, one sentence each
 
 
 def read_audio(path: str | Path, settings: MediaSettings = PAPER) -> Audio:

@@ -60,7 +60,7 @@ def _track(path: Path, container: Any, kind: Literal["video", "audio"]) -> Any:
     stream = stream or next(iter(tracks), None)
     if stream is None:
         found = sorted({stream.type for stream in container.streams}) or "no track"
-        advice = "Skip the clip, or ask without its sound." if kind == "audio" else "Name a video."
+        advice = "Skip the clip, or leave out its sound." if kind == "audio" else "Name a video."
         raise MediaError(f"expected {kind} in {path}, got only {found}. {advice}")
     if stream.codec_context is None:
         raise MediaError(f"expected a known {kind} codec in {path}, got none. Re-encode the clip.")

@@ -161,22 +161,14 @@ class EmbeddedPrompt:
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "EmbeddedPrompt":
         """Copy on another device, or with embeddings of another dtype."""
-        moved = {
-            name: value.to(device)
-            for name in ("position_ids", "mask", "tokens")
-            if (value := getattr(self, name)) is not None
-        }
-        for name in ("embeds", "deepstack"):
+        moved = {}
+        for name in _TENSORS:
             if (value := getattr(self, name)) is not None:
-                moved[name] = value.to(device, dtype)
+                moved[name] = value.to(device, dtype if name in ("embeds", "deepstack") else None)
         return replace(self, **moved)
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file, whole or not at all (`FileError`).
-
-        Raises:
-            BundleError: For a batch of prompts, which has no spans to save.
-        """
+        """Write one prompt, not a batch (`BundleError`), to a file, or nothing (`FileError`)."""
         if self.embeds.shape[0] != 1:
             raise BundleError(
                 f"expected one prompt, got a batch of {self.embeds.shape[0]}. Save each alone."

@@ -76,8 +76,7 @@ class Spans(Mapping[str, Tensor]):
         """Which positions of `window` belong to `name`; `generated` has no end.
 
         Raises:
-            SpanError: For an unknown name, and for a span that is empty in this prompt
-                (`generated` is not, unless `window` is the prompt).
+            SpanError: For an unknown or empty span, and for `generated` inside the prompt.
         """
         index = torch.arange(window.start, window.stop)
         mask = torch.zeros(len(window), dtype=torch.bool)

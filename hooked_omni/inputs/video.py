@@ -32,21 +32,13 @@ UNSEEKABLE = {"mpeg", "mpegts"}
 
 @dataclass(frozen=True)
 class Video:
-    """The sampled frames of a clip, resized, values 0..255.
+    """The sampled frames of a clip, resized, values 0..255."""
 
-    Attributes:
-        frames: RGB frames.
-        fps: Sampled frames per second of clip, as the model's processor needs it.
-        seconds: Length of the whole video track.
-        frame_seconds: Presentation time of each frame; 0 is where the container starts.
-        notes: Peculiarities of the file, one sentence each.
-    """
-
-    frames: Float[Tensor, "frame channel height width"]
-    fps: float
-    seconds: float
-    frame_seconds: tuple[float, ...]
-    notes: tuple[str, ...]
+    frames: Float[Tensor, "frame channel height width"]  # RGB
+    fps: float  # sampled frames per second of clip, as the model's processor needs it
+    seconds: float  # length of the whole video track
+    frame_seconds: tuple[float, ...]  # presentation times; 0 is where the container starts
+    notes: tuple[str, ...]  # peculiarities of the file, one sentence each
 
 
 def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
@@ -56,8 +48,7 @@ def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
         >>> read_video("02321.mp4").frames.shape  # 10 s of 640 x 360
         torch.Size([20, 3, 364, 644])
 
-    Raises:
-        MediaError: If the file is missing, damaged, or would be misread.
+    `MediaError` if the file is missing, damaged, or would be misread.
     """
     path = existing(path)
     with opened(path, "video") as (container, stream):
@@ -142,7 +133,7 @@ def _decoded_frames(
             turns = round(frame.rotation / 90)
     if len(packets) < 2:
         raise MediaError(
-            f"expected at least 2 frames in {path}, got {len(packets)}: a still image. Give a clip."
+            f"expected at least 2 frames in {path}, got {len(packets)}: a still image is no video."
         )
     if any(packet.pts is None for packet in packets) or not stream.average_rate:
         raise MediaError(

@@ -1,7 +1,7 @@
 """Tiny models of the real classes with random weights: they know nothing, and run everywhere.
 
 Real configuration, model, processor and tokenizer classes of transformers, shrunken, with a
-byte-level tokenizer and a chat template. For tests, demos and dry runs without a download.
+byte-level tokenizer. For tests, demos and dry runs without a download.
 """
 
 from typing import Any

@@ -1,7 +1,4 @@
-"""Which model of transformers computes the same as a remote model's decoder?
-
-It is built on the same tensors, shared where the layout allows.
-"""
+"""Which model of transformers computes what a remote model's decoder does, on its tensors?"""
 
 from collections.abc import Callable, Mapping
 from typing import Any

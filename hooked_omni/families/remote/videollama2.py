@@ -39,19 +39,12 @@ _PLACEHOLDERS = {"video": -201, "audio": -202}
 
 @dataclass(frozen=True)
 class VideoLLaMAProcessor:
-    """The package's own functions.
-
-    Attributes:
-        tokenizer: Of the words.
-        video: From a list of frames to what the vision tower reads.
-        sound: From a sound file to what the audio tower reads.
-        tokenize: From text, tokenizer and the clip's tag to ids with a negative placeholder.
-    """
+    """The package's own functions."""
 
     tokenizer: Any
-    video: Callable[[list[np.ndarray]], Tensor]
-    sound: Callable[[str], Tensor]
-    tokenize: Callable[..., Tensor]
+    video: Callable[[list[np.ndarray]], Tensor]  # from frames
+    sound: Callable[[str], Tensor]  # from a sound file
+    tokenize: Callable[..., Tensor]  # text, tokenizer, the clip's tag to ids, one negative
 
 
 def _load(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
