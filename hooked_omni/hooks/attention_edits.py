@@ -154,7 +154,8 @@ def windows(
     step = {"clip": 1, "paper": 2}[edges] if step is None else step
     if width < 1 or width % 2 == 0 or width > n_layers or step < 1:
         raise HookError(
-            f"expected an odd width from 1 to {n_layers} and a step from 1, got {width} and {step}."
+            f"expected an odd width from 1 to {n_layers} and a step of at least 1, got width "
+            f"{width} and step {step}."
         )
     half = width // 2
     if edges == "clip":

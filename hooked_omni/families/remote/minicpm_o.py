@@ -71,7 +71,7 @@ def _load(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
 
 def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
     if str(raw.get("version", "2.6")) != "2.6":
-        raise CheckpointError(f"expected MiniCPM-o 2.6, got {raw['version']!r}, another decoder.")
+        raise CheckpointError(f"expected MiniCPM-o version 2.6, got {raw['version']!r}: another.")
     return qwen2_reference(raw)
 
 
