@@ -67,15 +67,7 @@ def prove(
             "expected one prompt, got a clip or sound beside --prompt or --decoder-only, which "
             "would not be read. Leave one out; a decoder alone takes --prompt."
         )
-    omni = load(
-        model,
-        device,
-        dtype,
-        "eager" if attention == "eager" else "sdpa",
-        revision,
-        decoder_only,
-        trust_remote_code,
-    )
+    omni = load(model, device, dtype, attention, revision, decoder_only, trust_remote_code)
     if prompt is not None:
         embedded: Any = EmbeddedPrompt.load(prompt, device)
     elif decoder_only:

@@ -15,10 +15,7 @@ from hooked_omni.errors import FileError
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to; what was written there becomes `path` at the end of the block.
 
-    An interrupted write, or one that raised, leaves what was at `path` before.
-
-    Raises:
-        FileError: If the file cannot be written, for example because the disk is full.
+    An interrupted write, or one that raised (`FileError`), leaves what was at `path` before.
     """
     partial = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
@@ -38,28 +35,20 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all; return its path.
-
-    Raises:
-        FileError: If the file cannot be written, for example because the disk is full.
-    """
+    """Write a file whole or not at all; return its path. `FileError` if it cannot be written."""
     with whole_file(path) as partial:
         partial.write_bytes(data)
     return path
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal.
-
-    Raises:
-        FileError: If it cannot be read.
-    """
+    """SHA-256 of a file's content, in hexadecimal; `FileError` if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise FileError(
-            f"expected a file that can be read at {path}, got: {error.strerror}. Check the path."
+            f"expected a file that can be read at {path}, got: {error.strerror}"
         ) from error
 
 
@@ -69,17 +58,11 @@ def digest(*parts: Any) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
-
-    Raises:
-        FileError: If there is no such file, or it has another encoding.
-    """
+    """The text of a UTF-8 file, with or without a byte order mark; else `FileError`."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise FileError(
-            f"expected a file at {path}, got: {error.strerror}. Check the path."
-        ) from error
+        raise FileError(f"expected a file at {path}, got: {error.strerror}. Check it.") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise FileError(
@@ -89,11 +72,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Strict JSON: no key twice, no NaN.
-
-    Raises:
-        FileError: For anything else, with `where`.
-    """
+    """Strict JSON: no key twice, no NaN; `FileError` with `where` for anything else."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         record = dict(pairs)
@@ -113,17 +92,12 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def to_json(value: Any, where: str, indent: int | None = None) -> str:
-    """The value as JSON.
-
-    Raises:
-        FileError: If JSON cannot hold it, with `where`.
-    """
+    """The value as JSON; `FileError` with `where` if JSON cannot hold it."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise FileError(
-            f"expected values that JSON can hold in {where}, got: {error}. Use text, finite "
-            f"numbers, lists and dicts."
+            f"expected values that JSON can hold in {where}, got: {error}. Use numbers and text."
         ) from error
     return text

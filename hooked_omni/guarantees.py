@@ -1,9 +1,4 @@
-"""What is guaranteed for this model on this machine, and what is not?
-
-Two lists, from what `prove` measured.
-"""
-
-from collections.abc import Iterator
+"""What is guaranteed for this model on this machine, as `prove` measured it, and what is not?"""
 
 from rich.table import Table
 
@@ -15,9 +10,17 @@ from hooked_omni.parity import ParityReport
 def guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityReport) -> Table:
     """What was compared with Hugging Face, and how far it was off."""
     cfg = omni.model.cfg
-    title = f"{cfg.model_name} ({omni.family.name}), {_short(cfg.dtype)} on {cfg.device}"
+    dtype = str(cfg.dtype).removeprefix("torch.")
+    title = f"{cfg.model_name} ({omni.family.name}), {dtype} on {cfg.device}"
     table = Table("guaranteed", "measured", title=title, title_justify="left")
-    for what, number in _differences(omni, report):
+    kernel, steps = cfg.attn_implementation, f"logits of {report.decode_steps} decode steps"
+    differences = {
+        f"logits of the prompt, {kernel}, against {type(omni.hf).__name__}": report.prefill,
+        f"{steps}, {kernel}": report.decode,
+        "logits of the prompt, every layer opened, against eager": report.prefill_opened,
+        f"{steps}, every layer opened": report.decode_opened,
+    }
+    for what, number in differences.items():
         table.add_row(what, "equal to the bit" if number == 0 else f"{number:.3g} at most")
     table.add_row("positions and tokens of decode steps", f"equal in {report.decode_steps}")
     table.add_row("rows of every pattern sum to one", f"within {report.pattern_rows:.3g}")
@@ -26,14 +29,6 @@ def guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityReport) -
     spans = ", ".join(f"{len(prompt.spans[name])} {name}" for name in parts)
     table.add_row("prompt that was compared", f"{prompt.n_pos} positions: {spans}")
     return table
-
-
-def _differences(omni: HookedOmni, report: ParityReport) -> Iterator[tuple[str, float]]:
-    kernel, reference = omni.model.cfg.attn_implementation, type(omni.hf).__name__
-    yield f"logits of the prompt, {kernel}, against {reference}", report.prefill
-    yield f"logits of {report.decode_steps} decode steps, {kernel}", report.decode
-    yield "logits of the prompt, every layer opened, against eager", report.prefill_opened
-    yield f"logits of {report.decode_steps} decode steps, every layer opened", report.decode_opened
 
 
 def not_guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityReport) -> Table:
@@ -73,7 +68,3 @@ def not_guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityRepor
         "other prompts, versions and machines", "this is one measurement: repeat it there"
     )
     return table
-
-
-def _short(dtype: object) -> str:
-    return str(dtype).removeprefix("torch.")

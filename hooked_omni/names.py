@@ -1,21 +1,11 @@
-"""Names of hook points, spelled in one place.
-
-The names and shapes are TransformerLens's. No other file writes `f"blocks.{layer}..."`.
-"""
+"""Names of hook points, as in TransformerLens. No other file writes `f"blocks.{layer}..."`."""
 
 EMBED = "hook_embed"
 FINAL_NORM = "ln_final.hook_normalized"
 PATTERN_LIKE = ("hook_attn_scores", "hook_pattern")
 IN_BLOCK = (
-    "attn.",
-    "mlp.",
-    "ln1.",
-    "ln2.",
-    "hook_resid",
-    "hook_attn_out",
-    "hook_mlp_in",
-    "hook_mlp_out",
-    "hook_deepstack",
+    *("attn.", "mlp.", "ln1.", "ln2."),
+    *("hook_resid", "hook_attn_out", "hook_mlp_in", "hook_mlp_out", "hook_deepstack"),
 )
 FLAGS = {
     "use_attn_result": ("attn.hook_result",),

@@ -23,18 +23,9 @@ from hooked_omni.organisms import SHIPPED
 from hooked_omni.transformer import HookedTransformer
 
 _PROCESSORS = (
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "num_beams",
-    "min_length",
-    "min_new_tokens",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "bad_words_ids",
-    "sequence_bias",
-    "guidance_scale",
+    *("repetition_penalty", "no_repeat_ngram_size", "num_beams", "min_length", "min_new_tokens"),
+    *("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
+    *("bad_words_ids", "sequence_bias", "guidance_scale"),
 )
 
 
@@ -61,7 +52,7 @@ class HookedOmni:
 
     @property
     def processor(self) -> Any:
-        """The towers' processor, or None; then `embed_inputs` takes ready-made inputs."""
+        """The towers' processor, or None; then only `embed_inputs` embeds."""
         return None if self.towers is None else self.towers.processor
 
     @property
@@ -71,13 +62,9 @@ class HookedOmni:
 
     @classmethod
     def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedOmni":
-        """Adopt a loaded Hugging Face model: its tensors are shared, not copied.
+        """Adopt a loaded Hugging Face model: its tensors are shared, not copied. Errors as `load`.
 
         Unhooked layers use the model's own attention, `sdpa` or `eager`.
-
-        Raises:
-            UnknownModelError: For a family that is not known here.
-            CheckpointError: For a variant of it that this decoder does not compute.
         """
         return cls.from_towers(Towers(hf_model, processor))
 
@@ -89,12 +76,7 @@ class HookedOmni:
         return cls(_hooked(family, hf, towers.tokenizer), hf, family, towers)
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        """Read the clip, run the towers once, and capture the decoder's inputs.
-
-        Raises:
-            MediaError: For a clip or sound that cannot be read, or is not there.
-            PromptError: For a prompt that this model does not take.
-        """
+        """Read the clip, run the towers once, capture the decoder's inputs; see `Towers.embed`."""
         return self._require_towers().embed(prompt)
 
     def read_media(self, prompt: Prompt) -> tuple[Video | None, Audio | None]:
@@ -115,8 +97,8 @@ class HookedOmni:
         if self.towers is None:
             raise PromptError(
                 f"expected a model with towers, got the decoder of {self.model.cfg.model_name} "
-                "alone. Load it without decoder_only=True, or read a prompt that was embedded "
-                "elsewhere: EmbeddedPrompt.load(path)."
+                "alone. Load it without decoder_only=True, or read one with "
+                "EmbeddedPrompt.load(path)."
             )
         return self.towers
 
@@ -141,8 +123,7 @@ def load(
         dtype: "bfloat16" or the like; None keeps the checkpoint's own.
         attn_implementation: Kernel of layers whose scores and pattern carry no hook.
         revision: Branch, tag or commit on the hub.
-        decoder_only: Leave the towers out: for prompts that are embedded already. Runs no code of
-            the checkpoint's, whatever its family.
+        decoder_only: Leave out the towers, and any code of the checkpoint's: for embedded prompts.
         trust_remote_code: Run code that came with the checkpoint.
 
     Raises:
@@ -237,7 +218,7 @@ def _warn_of_processors(hf: Any) -> None:
     }
     if applied:
         warnings.warn(
-            f"this checkpoint's generation_config asks for {applied}, which `hf.generate` applies. "
+            f"this checkpoint's generation_config sets {applied}, which `hf.generate` applies. "
             "Captions here are plain argmax: to compare, turn these off there.",
             stacklevel=5,
         )

@@ -32,27 +32,16 @@ from hooked_omni.transformer import HookedTransformer
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Largest differences from Hugging Face; 0 means equal to the bit.
+    """Largest differences from Hugging Face; 0 means equal to the bit."""
 
-    Attributes:
-        prefill: Logits of all prompt positions, kernels as loaded.
-        decode: Logits of the cached decode steps, kernels as loaded.
-        prefill_opened: Logits of all prompt positions, every layer opened, against eager.
-        decode_opened: Logits of the decode steps, every layer opened, against eager.
-        decode_steps: How many steps were compared; positions and tokens are equal in all.
-        pattern_rows: Largest distance of a pattern row's sum from one.
-        live_hooks: Hook points at which an edit moved the logits: all there are.
-        tolerance: Largest difference that was allowed.
-    """
-
-    prefill: float
-    decode: float
-    prefill_opened: float
-    decode_opened: float
-    decode_steps: int
-    pattern_rows: float
-    live_hooks: int
-    tolerance: float
+    prefill: float  # logits of all prompt positions, kernels as loaded
+    decode: float  # logits of the cached decode steps, kernels as loaded
+    prefill_opened: float  # as `prefill`, every layer opened, against eager
+    decode_opened: float  # as `decode`, every layer opened, against eager
+    decode_steps: int  # compared; positions and tokens are equal in all
+    pattern_rows: float  # largest distance of a pattern row's sum from one
+    live_hooks: int  # points at which an edit moved the logits: all there are
+    tolerance: float  # largest difference that was allowed
 
     def __str__(self) -> str:
         return "\n".join(f"{f.name:>16}  {getattr(self, f.name):g}" for f in fields(self))
@@ -60,10 +49,7 @@ class ParityReport:
 
 @torch.no_grad()
 def prove(
-    omni: HookedOmni,
-    prompt: EmbeddedPrompt,
-    decode_steps: int = 16,
-    tolerance: float | None = None,
+    omni: HookedOmni, prompt: EmbeddedPrompt, decode_steps: int = 16, tolerance: float | None = None
 ) -> ParityReport:
     """Compare the hooked decoder with the Hugging Face model it came from.
 
@@ -89,9 +75,8 @@ def prove(
     with _eager(hf):
         eager, eager_tokens = _hf_run(omni, prompt, decode_steps)
     sums: list[float] = []
-    opened = [
-        (names.pattern(layer), _sum_rows(sums, prompt)) for layer in range(model.cfg.n_layers)
-    ]
+    measure = _sum_rows(sums, prompt)
+    opened = [(names.pattern(layer), measure) for layer in range(model.cfg.n_layers)]
     prefill_opened, decode_opened = _compare(
         "every layer opened", model, prompt, eager, eager_tokens, opened, limit
     )
@@ -114,10 +99,7 @@ Run = list[tuple[Float[Tensor, "_ d_vocab"], Tensor]]
 
 
 def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, list[int]]:
-    """Logits and rotary positions of Hugging Face's prefill and decode steps, and its tokens.
-
-    Decode steps are those of its own `generate`, which finds its own positions.
-    """
+    """Logits and positions of Hugging Face's prefill and its own `generate`'s steps; its tokens."""
     hf, seen = omni.hf, []
     _time, *sections = omni.model.cfg.mrope_section
 
@@ -133,7 +115,7 @@ def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, 
         return args, kwargs | _vision_features(prompt, positions.shape[-1])
 
     handle = find_decoder(hf).register_forward_pre_hook(look_and_add, with_kwargs=True)
-    # Plain argmax, whatever the checkpoint asks for: that is what captions here are.
+    # Plain argmax, whatever the checkpoint sets: that is what captions here are.
     own, hf.generation_config = hf.generation_config, transformers.GenerationConfig()
     try:
         prefill = hf(**inputs).logits[0]
@@ -182,13 +164,12 @@ def _compare(
                 if not bool((prompt.position_ids_at(window) == positions).all()):
                     raise ParityError(
                         f"expected rotary positions {positions.flatten().tolist()} at decode step "
-                        f"{step}, got {prompt.position_ids_at(window).flatten().tolist()}: rope "
-                        "delta of this prompt is not the model's."
+                        f"{step}, got {prompt.position_ids_at(window).flatten().tolist()}: another "
+                        "rope delta."
                     )
                 embeds = model.embed(torch.tensor([tokens[step - 1 : step]], device=embeds.device))
-            ours = model.unembed(
-                model.run_pass(embeds, model.context(prompt, window, cache), window)
-            )[0]
+            final = model.run_pass(embeds, model.context(prompt, window, cache), window)
+            ours = model.unembed(final)[0]
             real = slice(None) if prompt.mask is None or step else prompt.mask[0] != 0
             differences.append(float((ours[real] - logits[real]).abs().max()))
             if not differences[-1] <= limit:
@@ -234,8 +215,7 @@ def _require_live(model: HookedTransformer) -> int:
 
             if torch.equal(model.run_with_hooks(tokens, fwd_hooks=[(name, shake)]), clean):
                 raise ParityError(
-                    f"expected an edit at {name!r} to move the logits, got the same to the bit. "
-                    "This hook point does nothing."
+                    f"expected an edit at {name!r} to move the logits, got the same to the bit."
                 )
     return len(model.hook_dict)
 

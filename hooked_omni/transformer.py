@@ -40,14 +40,9 @@ class HookedTransformer(HookedDecoder):
     ) -> "HookedTransformer":
         """Decoder whose parameters *are* `tensors`: shared, not copied.
 
-        Args:
-            cfg: The decoder's table.
-            tensors: Every parameter of the decoder, and nothing else.
-            tensor_name: From a parameter's name here to its name in `tensors`.
-            tokenizer: For text and captions; None if only tokens are used.
-
-        Raises:
-            CheckpointError: For a missing or extra tensor, or one of another shape.
+        `tensor_name` goes from a parameter's name here to its name in `tensors`, which holds every
+        parameter and nothing else. Without a tokenizer, only tokens are used. Missing or extra
+        tensors, and other shapes, are refused (`CheckpointError`).
         """
         with torch.device("meta"):
             model = cls(cfg)
@@ -86,13 +81,8 @@ class HookedTransformer(HookedDecoder):
         model.generate(prompt, do_sample=True, temperature=0.7, top_k=20, top_p=0.8, seed=0)
         ```
 
-        Args:
-            prompt: An embedded prompt, or plain text or its tokens.
-            decoding: How long, and what to keep.
-            fwd_hooks: Hooks and interventions; they see the prompt once, then one position at a
-                time.
-            settings: Fields of `Decoding`, for single ones, or `do_sample` with those of
-                `Sampling`.
+        Hooks see the prompt once, then one position at a time. `settings` are fields of `Decoding`,
+        or `do_sample` with those of `Sampling`.
 
         Raises:
             HookError: For a hook that cannot act on this run, or whose edit made a NaN.
@@ -125,5 +115,5 @@ class HookedTransformer(HookedDecoder):
         return prefill(self, prompt, **kept)
 
     def lens(self, prompt: Input, span: str = "audio", **reading: Any) -> dict[LensKind, Readout]:
-        """What each layer would say at the positions of a span; see `decoding.lens.read_lens`."""
+        """What can be read off each layer at a span; see `decoding.lens.read_lens`."""
         return read_lens(self, prompt, span, **reading)

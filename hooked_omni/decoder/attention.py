@@ -1,8 +1,8 @@
 """How a position reads the ones before it: scores, masks, patterns.
 
-Without a hook on a layer's scores or pattern, the layer uses the kernel that the Hugging Face model
-uses. With one, it materializes scores and pattern in the order of operations of Hugging Face's
-`eager_attention_forward` (transformers, `modeling_qwen2_5_omni.py`), for that layer alone.
+Without a hook on its scores or pattern, a layer uses the kernel of the Hugging Face model. With
+one, that layer alone materializes both, in the order of operations of `eager_attention_forward`
+(transformers, `modeling_qwen2_5_omni.py`).
 """
 
 from typing import Protocol, runtime_checkable
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from hooked_omni.decoder.config import DecoderConfig
-from hooked_omni.decoder.key_value_cache import Keys, KeyValueCache
+from hooked_omni.decoder.key_value_cache import KeyValueCache
 from hooked_omni.errors import HookError
 from hooked_omni.hooks.hook_point import HookPoint
 
@@ -37,21 +37,14 @@ class Attends(Protocol):
 
 
 class CausalContext:
-    """One pass in which every position reads itself and the ones before it.
-
-    Attributes:
-        cos, sin: Rotary angles of the pass, `[batch, pos, d_head]`.
-        window: Absolute positions of the queries.
-        real: Which positions so far are not padding, `[batch, key]`; None if all are.
-        cache: Where keys and values are kept for later passes; None if there are none.
-    """
+    """One pass in which every position reads itself and the ones before it."""
 
     def __init__(
         self,
         cos: Angles,
         sin: Angles,
-        window: range,
-        real: Real = None,
+        window: range,  # absolute positions of the queries
+        real: Real = None,  # positions so far that are not padding; None for all
         cache: KeyValueCache | None = None,
     ) -> None:
         self.cos, self.sin = cos, sin
@@ -91,7 +84,8 @@ class CausalContext:
         return self._eager(attn, q, k, v)
 
     def _eager(self, attn: Attends, q: Tensor, k: Tensor, v: Tensor) -> Heads:
-        k, v = (_repeat_heads(t, attn.num_key_value_groups) for t in (k, v))
+        if (groups := attn.num_key_value_groups) > 1:
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         # In place, for the same bits with a third of the memory.
         masked = torch.matmul(q, k.transpose(2, 3)).mul_(attn.scale)
         if len(self.window) > 1 or self.real is not None:
@@ -134,8 +128,8 @@ def require_readable(
 ) -> None:
     """Refuse edited scores that leave a query with nothing to read.
 
-    With every score at the dtype's minimum the softmax is uniform over all keys, masked and future
-    ones included: a number that looks right and is not.
+    With every score at the dtype's minimum the softmax is uniform over all keys, future ones
+    included: a number that looks right and is not.
     """
     empty = scores.amax(-1) <= torch.finfo(scores.dtype).min
     if real is not None:
@@ -158,14 +152,5 @@ def require_causal(
     if bool(((pattern.abs() > 0) & forbidden).any()):
         raise HookError(
             f"expected a pattern without weight on later positions, got some at {hook.name!r}: a "
-            "causal model never reads forward. Multiply by the pattern's own zeros, or edit "
-            "'attn.hook_z'."
+            "causal model never reads forward. Multiply by its own zeros, or edit 'attn.hook_z'."
         )
-
-
-def _repeat_heads(x: Keys, groups: int) -> Float[Tensor, "batch head key d_head"]:
-    if groups == 1:
-        return x
-    batch, kv_head, key, d_head = x.shape
-    wide = x[:, :, None].expand(batch, kv_head, groups, key, d_head)
-    return wide.reshape(batch, kv_head * groups, key, d_head)

@@ -1,7 +1,7 @@
-"""The parts of a decoder block, in Hugging Face's order of operations and its `[out, in]` weights.
+"""The parts of a decoder block, to the bit as in transformers, with its `[out, in]` weights.
 
-The numbers follow `modeling_qwen2_5_omni.py` and `modeling_qwen3_omni_moe.py` of transformers to
-the bit; the hook names and the `W_*` views are TransformerLens's.
+The numbers follow `modeling_qwen2_5_omni.py` and `modeling_qwen3_omni_moe.py`; the hook names and
+the `W_*` views are TransformerLens's.
 """
 
 from collections.abc import Sequence
@@ -12,24 +12,21 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hooked_omni.decoder.attention import Attends
+from hooked_omni.decoder.attention import Angles, Attends, Heads, KVHeads
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.experts import MixtureOfExperts
 from hooked_omni.decoder.rotary import rotate
 from hooked_omni.hooks.hook_point import HookPoint, exact_where
 
 Resid = Float[Tensor, "batch pos d_model"]
-Heads = Float[Tensor, "batch pos head d_head"]
-KVHeads = Float[Tensor, "batch pos kv_head d_head"]
-Angles = Float[Tensor, "batch pos d_head"]
 
 
 @runtime_checkable
 class Context(Protocol):
     """What all layers of one pass share: rotary angles, and how to read earlier positions.
 
-    `enter` gives the rows to compute in a layer, and `leave` all of them again. `deepstack` holds
-    what is added to the residual stream after the first blocks, if anything is.
+    `enter` gives the rows to compute in a layer, `leave` all of them again; `deepstack` is added to
+    the residual stream after the first blocks.
     """
 
     cos: Angles
@@ -80,8 +77,9 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions.
 
-    With the flags that bring them to life, `hook_attn_in` and `hook_q_input`, `hook_k_input`,
-    `hook_v_input` hold a copy of the residual stream for every head that reads it, before the norm.
+    `hook_attn_in` and `hook_q_input`, `hook_k_input`, `hook_v_input` (see `names.FLAGS`) hold a
+    copy of the residual stream for every head that reads it, before the norm. Weights are views;
+    a bias that a decoder lacks is zero.
     """
 
     def __init__(self, cfg: DecoderConfig, layer: int) -> None:
@@ -129,10 +127,9 @@ class Attention(nn.Module):
         return self.hook_q_input, self.hook_k_input, self.hook_v_input
 
     def _read_apart(self, exact: Sequence[Tensor], resid: Resid, norm: RMSNorm) -> list[Tensor]:
-        """Queries, keys and values of heads that each read a residual stream of their own.
+        """Queries, keys, values of heads that each read a stream of their own; `exact` if unedited.
 
-        Where nothing was edited they are `exact`. As in TransformerLens, key-value heads read the
-        first copies of `hook_attn_in`.
+        As in TransformerLens, key-value heads read the first copies of `hook_attn_in`.
         """
         if not self.hook_attn_in.hooked and not any(point.hooked for point in self._inputs):
             return list(exact)
@@ -160,37 +157,30 @@ class Attention(nn.Module):
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
-        """Query weights, a view."""
         return rearrange(self.q_proj.weight, "(h d) m -> h m d", d=self.cfg.d_head)
 
     @property
     def W_K(self) -> Float[Tensor, "kv_head d_model d_head"]:
-        """Key weights of the key-value heads, a view."""
         return rearrange(self.k_proj.weight, "(h d) m -> h m d", d=self.cfg.d_head)
 
     @property
     def W_V(self) -> Float[Tensor, "kv_head d_model d_head"]:
-        """Value weights of the key-value heads, a view."""
         return rearrange(self.v_proj.weight, "(h d) m -> h m d", d=self.cfg.d_head)
 
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
-        """Output weights, a view."""
         return rearrange(self.o_proj.weight, "m (h d) -> h d m", d=self.cfg.d_head)
 
     @property
     def b_Q(self) -> Float[Tensor, "head d_head"]:
-        """Query bias, a view; zero for a decoder without."""
         return self._bias(self.q_proj)
 
     @property
     def b_K(self) -> Float[Tensor, "kv_head d_head"]:
-        """Key bias, a view; zero for a decoder without."""
         return self._bias(self.k_proj)
 
     @property
     def b_V(self) -> Float[Tensor, "kv_head d_head"]:
-        """Value bias, a view; zero for a decoder without."""
         return self._bias(self.v_proj)
 
     @property
@@ -205,7 +195,7 @@ class Attention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """SiLU-gated MLP."""
+    """SiLU-gated MLP; its weights are views."""
 
     def __init__(self, cfg: DecoderConfig) -> None:
         super().__init__()
@@ -223,17 +213,14 @@ class GatedMLP(nn.Module):
 
     @property
     def W_gate(self) -> Float[Tensor, "d_model d_mlp"]:
-        """Gate weights, a view."""
         return self.gate_proj.weight.T
 
     @property
     def W_in(self) -> Float[Tensor, "d_model d_mlp"]:
-        """Input weights, a view."""
         return self.up_proj.weight.T
 
     @property
     def W_out(self) -> Float[Tensor, "d_mlp d_model"]:
-        """Output weights, a view."""
         return self.down_proj.weight.T
 
     @property
@@ -245,11 +232,11 @@ class GatedMLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm block: attention, then MLP, each added to the residual stream.
 
-    Vision features that a model adds after its first blocks come after `hook_resid_post`, so that
-    `resid_pre` of the next block is `resid_post + hook_deepstack`.
+    Vision features come after `hook_resid_post`: `resid_pre` of the next block is
+    `resid_post + hook_deepstack`.
     """
 
-    hook_out_is_single_residual_stream = True  # TransformerLens's lens and attribution ask
+    hook_out_is_single_residual_stream = True  # TransformerLens's lens and attribution read it
 
     def __init__(self, cfg: DecoderConfig, layer: int) -> None:
         super().__init__()

@@ -8,21 +8,13 @@ import torch
 
 @dataclass(frozen=True)
 class Experts:
-    """A mixture of experts in place of the MLP.
+    """A mixture of experts in place of the MLP."""
 
-    Attributes:
-        n_experts: Experts to choose from.
-        n_active: Experts that read each position.
-        d_mlp: Hidden width of one expert.
-        normalized: Whether the chosen experts' weights are made to add up to one.
-        layers: Blocks that have one; the others keep a dense MLP.
-    """
-
-    n_experts: int
-    n_active: int
-    d_mlp: int
-    normalized: bool
-    layers: tuple[int, ...]
+    n_experts: int  # to choose from
+    n_active: int  # that read each position
+    d_mlp: int  # hidden width of one
+    normalized: bool  # whether the chosen ones' weights are made to add up to one
+    layers: tuple[int, ...]  # blocks that have a mixture; the others keep a dense MLP
 
 
 @dataclass
@@ -30,23 +22,16 @@ class DecoderConfig:
     """A decoder's numbers under TransformerLens's names, so that its helpers can read them.
 
     Attributes:
-        n_layers: Number of blocks.
-        d_model: Width of the residual stream.
-        n_heads: Query heads.
+        n_layers, d_model, n_heads, d_head, d_mlp, d_vocab: As in TransformerLens.
         n_key_value_heads: Key and value heads; each serves `n_heads / n_key_value_heads` queries.
-        d_head: Width of a head.
-        d_mlp: Hidden width of the gated MLP.
-        d_vocab: Number of tokens.
         n_ctx: Positions the model was made for.
         eps: Added to the mean square in RMSNorm.
         rope_theta: Base of the rotary frequencies.
-        mrope_section: How many frequencies turn with time, height and width, in this order. All
-            with time is plain one-dimensional rotary embedding.
-        mrope_interleaved: Whether the three take turns along the frequencies, instead of one
-            block after the other (`recomposition_frequencies` in `modeling_qwen2_5_omni.py` and
-            `modeling_qwen3_omni_moe.py`).
-        rope_limit: Longest sequence that these frequencies hold for; a model with dynamic NTK turns
-            by others after it. None where there is no such limit.
+        mrope_section: How many frequencies turn with time, height and width. All with time is plain
+            one-dimensional rotary embedding.
+        mrope_interleaved: Whether the three take turns along the frequencies, instead of one block
+            after the other (`recomposition_frequencies` in `modeling_qwen3_omni_moe.py`).
+        rope_limit: Longest sequence that these frequencies hold for; None for no limit.
         qkv_bias: Whether queries, keys and values have a bias.
         qk_norm: Whether every query and key head is normed before it is rotated.
         experts: Mixture of experts; None if every MLP is dense.

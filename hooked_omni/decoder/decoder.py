@@ -1,19 +1,19 @@
 """The decoder of an audio-visual LLM, with TransformerLens's hook points.
 
-Weights are the checkpoint's own tensors, never copied, and every operation is the one the Hugging
-Face model runs, in its order: logits can be equal to the bit. `hook_embed` takes a prompt's
-precomputed embeddings, so audio and video need no towers here.
+Weights are the checkpoint's own tensors, and every operation is the Hugging Face model's, in its
+order: logits can be equal to the bit. `hook_embed` takes precomputed embeddings, so audio and video
+need no towers here.
 """
 
 from itertools import islice
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from hooked_omni.decoder.attention import CausalContext
-from hooked_omni.decoder.components import Block, Context, RMSNorm
+from hooked_omni.decoder.components import Block, Context, Resid, RMSNorm
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.hooked_runs import HookedRuns, Input
 from hooked_omni.decoder.key_value_cache import KeyValueCache
@@ -26,18 +26,9 @@ from hooked_omni.hooks.hook_point import ForwardState, HookPoint
 from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
 from hooked_omni.inputs.spans import Spans
 
-Resid = Float[Tensor, "batch pos d_model"]
-
 
 class HookedDecoder(TextTokens, WeightViews, HookedRuns):
-    """Decoder with hook points; takes an `EmbeddedPrompt`, or plain text or its tokens.
-
-    ```python
-    logits = model(prompt)                                       # [1, pos, d_vocab]
-    logits, cache = model.run_with_cache(prompt, names_filter="blocks.3.attn.hook_pattern")
-    logits = model.run_with_hooks(prompt, fwd_hooks=[(name, hook_function)])
-    ```
-    """
+    """Decoder with hook points; see `HookedTransformer`, which adds captions, scores and lenses."""
 
     def __init__(self, cfg: DecoderConfig) -> None:
         super().__init__()
@@ -66,20 +57,18 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
 
         Args:
             input: Prompt, text or texts of one length, or tokens `[batch, pos]`.
-            return_type: "logits" `[batch, pos, d_vocab]`, "loss" (see `loss_fn`), "both", or None
-                to compute none and return None.
+            return_type: "logits" `[batch, pos, d_vocab]`, "loss" (see `loss_fn`), "both", or None.
             loss_per_token: The loss of each next token, not their mean.
             stop_at_layer: Return the residual stream before this layer in place of all these,
                 `[batch, pos, d_model]`; negative ones count from the end.
 
         Raises:
-            HookError: If a hook cannot reach these positions, lies after the stop, or its edit made
-                a NaN.
-            PromptError: For a prompt of another width or dtype, and for unknown tokens.
+            HookError: If a hook cannot act on this run, lies after the stop, or makes a NaN.
+            PromptError: As `as_prompt`.
         """
         if return_type not in ("logits", "loss", "both", None):
             raise PromptError(
-                f"expected return_type 'logits', 'loss', 'both' or None, got {return_type!r}."
+                f"expected return_type 'logits', 'loss', 'both', None, got {return_type!r}"
             )
         prompt = self.as_prompt(input)
         window = range(prompt.n_pos)
@@ -101,8 +90,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         stop = layer + n_layers if layer < 0 else layer
         if not 0 <= stop <= n_layers:
             raise HookError(
-                f"expected stop_at_layer from {-n_layers} to {n_layers}, got {layer}. Layers count "
-                "from 0."
+                f"expected stop_at_layer from {-n_layers} to {n_layers}, got {layer}. Count from 0."
             )
         reached = self._live(stop)
         hooked = (name for name, point in self.hook_dict.items() if point.hooked)
@@ -120,17 +108,12 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         window: range,
         cache: KeyValueCache | SharedPrefix | None = None,
     ) -> Context:
-        """How the positions of `window` read the ones up to themselves.
-
-        Raises:
-            PromptError: For more than the longest sequence that this decoder computes exactly.
-        """
+        """How `window` reads the positions up to itself; `PromptError` past `cfg.rope_limit`."""
         limit = self.cfg.rope_limit
         if limit is not None and window.stop > limit:
             raise PromptError(
                 f"expected at most {limit} positions, got {window.stop}: after them this model "
-                "turns by other rotary frequencies, which are not computed here. Use fewer frames "
-                "or a shorter caption."
+                "turns by other rotary frequencies, not computed here. Use fewer frames or tokens."
             )
         cos, sin = self.rotary(prompt.position_ids_at(window))
         real = _real(prompt.mask, window)
@@ -144,13 +127,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
     def run_pass(
         self, embeds: Resid, context: Context, window: range, stop: int | None = None
     ) -> Resid:
-        """One pass through the blocks: what the unembedding reads at each position.
-
-        With `stop`, the residual stream before that layer.
-
-        Raises:
-            HookError: If an edit made a NaN.
-        """
+        """What the unembedding reads, or the residual stream before layer `stop`; refuses NaN."""
         before = self.current.window, self.current.edits
         self.current.window, self.current.edits = window, []
         try:
@@ -189,14 +166,13 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         if (came.shape[-1], came.dtype) != expected:
             raise PromptError(
                 f"expected embeddings of width {expected[0]} and {expected[1]}, got width "
-                f"{came.shape[-1]} and {came.dtype}. Embed the prompt with this model, or "
-                "convert it knowingly with `prompt.to(dtype=...)`."
+                f"{came.shape[-1]} and {came.dtype}. Use this model's, or `prompt.to(dtype=...)`."
             )
         layers = 0 if prompt.deepstack is None else len(prompt.deepstack)
         if layers not in (0, self.cfg.n_deepstack):
             raise PromptError(
                 f"expected vision features for {self.cfg.n_deepstack} blocks, got some for "
-                f"{layers}. Embed the prompt with this model."
+                f"{layers}."
             )
         return prompt if came.device == self.cfg.device else prompt.to(self.cfg.device)
 
@@ -204,7 +180,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         if input.ndim != 2 or input.is_floating_point() or not input.numel():
             raise PromptError(
                 f"expected an EmbeddedPrompt or tokens [batch, pos], got {input.dtype} of shape "
-                f"{tuple(input.shape)}. Use `embed_inputs` for ready-made embeddings."
+                f"{tuple(input.shape)}. Embed model inputs with `embed_inputs`."
             )
         tokens = input.to(self.cfg.device)
         if int(tokens.min()) < 0 or int(tokens.max()) >= self.cfg.d_vocab:
@@ -213,12 +189,14 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
                 f"{int(tokens.max())}. They belong to another vocabulary."
             )
         batch, n_pos = tokens.shape
+        every = torch.arange(n_pos)
+        spans = {"question": every, "text": every, "prompt": every, "last": every[-1:]}
         return EmbeddedPrompt(
             embeds=self.embed(tokens),
             position_ids=torch.arange(n_pos, device=tokens.device).expand(3, batch, -1),
             mask=None,
             tokens=tokens,
-            spans=_text_spans(n_pos) if batch == 1 else NoSpans({}, n_pos),
+            spans=Spans(spans, n_pos) if batch == 1 else NoSpans({}, n_pos),
             facts={"text_only": True},
         )
 
@@ -230,11 +208,6 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
     def _follow_weights(self) -> None:
         self.cfg.dtype, self.cfg.device = self.embed.weight.dtype, self.embed.weight.device
         self.rotary = Rotary(self.cfg)
-
-
-def _text_spans(n_pos: int) -> Spans:
-    every = torch.arange(n_pos)
-    return Spans({"question": every, "text": every, "prompt": every, "last": every[-1:]}, n_pos)
 
 
 def _real(mask: Int[Tensor, "batch pos"] | None, window: range) -> Tensor | None:

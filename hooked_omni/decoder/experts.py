@@ -1,9 +1,7 @@
 """A mixture of experts in place of a block's MLP, in Hugging Face's order of operations.
 
-A router scores all experts at each position, the best few read it, and their outputs are added with
-the router's weights. Source: transformers, `modeling_qwen3_omni_moe.py`
-(`Qwen3OmniMoeThinkerTextSparseMoeBlock`). `hook_expert_weights` and `hook_expert_indices` are
-TransformerLens's names.
+Source: `Qwen3OmniMoeThinkerTextSparseMoeBlock` of transformers. Hook names of the weights and
+indices are TransformerLens's.
 """
 
 import torch
@@ -95,17 +93,14 @@ class MixtureOfExperts(nn.Module):
 
     @property
     def W_gate(self) -> Float[Tensor, "expert d_model d_mlp"]:
-        """Gate weights of every expert, a view."""
         return self.experts.gate_up_proj[:, : self.chosen_of.d_mlp].transpose(1, 2)
 
     @property
     def W_in(self) -> Float[Tensor, "expert d_model d_mlp"]:
-        """Input weights of every expert, a view."""
         return self.experts.gate_up_proj[:, self.chosen_of.d_mlp :].transpose(1, 2)
 
     @property
     def W_out(self) -> Float[Tensor, "expert d_mlp d_model"]:
-        """Output weights of every expert, a view."""
         return self.experts.down_proj.transpose(1, 2)
 
     @property

@@ -36,22 +36,14 @@ class HookedRuns(HookedRootModule):
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
     ) -> Iterator["HookedRuns"]:
-        """Hooks that live as long as the `with` block.
-
-        Raises:
-            HookError: For a name that no live hook point has.
-        """
+        """Hooks that live as long as the `with` block; errors as `named`."""
         forward: list[Any] = self._spelled_out(fwd_hooks)
         backward: list[Any] = self._spelled_out(bwd_hooks)
         with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
             yield self
 
     def add_hook(self, name: Any, hook: HookFunction, *args: Any, **kwargs: Any) -> None:
-        """As in TransformerLens; the hook stays until `reset_hooks`.
-
-        Raises:
-            HookError: For a name that no live hook point has.
-        """
+        """As in TransformerLens; the hook stays until `reset_hooks`. Errors as `named`."""
         for one, function in self._spelled_out([(name, hook)]):
             super().add_hook(one, function, *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
@@ -90,14 +82,8 @@ class HookedRuns(HookedRootModule):
         Caching changes no number, except that it opens the attention of a layer whose scores or
         pattern are cached (see `attention.py`). With `fwd_hooks`, the cache holds what they made.
 
-        Args:
-            input: As in `forward`.
-            names_filter: Names, or a filter of names; None for all that are live.
-            device: Where to keep the activations; None for where they are.
-            remove_batch_dim: Drop the batch axis of a batch of one.
-            pos_slice: Positions to keep, as a TransformerLens `Slice`.
-            fwd_hooks: Hooks and interventions.
-            how: `return_type`, `loss_per_token`, `stop_at_layer` of `forward`.
+        None as `names_filter` caches all that is live; as `device`, leaves it where it is.
+        `remove_batch_dim` drops a batch axis of one; `pos_slice` is a TransformerLens `Slice`.
 
         Raises:
             HookError: For a name that no live hook point has, or a hook that cannot act.
@@ -114,21 +100,8 @@ class HookedRuns(HookedRootModule):
             cache.remove_batch_dim(len(next(iter(kept.values()))) if kept else 1)
         return returned, cache
 
-    def require_hook(self, name: HookName) -> None:
-        """Refuse a name that no live hook point has.
-
-        Raises:
-            HookError: With the nearest name, or the flag that brings the hook point to life.
-        """
-        self.named(name)
-
     def require_runnable(self, hooks: Iterable[Hook], window: range, spans: Spans) -> None:
-        """Refuse hooks that could not act on a run over `window`.
-
-        Raises:
-            HookError: For a name that no live hook point has, positions that the run does not
-                reach, or a head that is not there.
-        """
+        """Refuse (`HookError`) hooks of no live hook point, or without effect on `window`."""
         named = self._spelled_out(hooks)
         require_reach(named, window, spans, self.cfg.n_heads, self.cfg.n_key_value_heads)
 
@@ -136,7 +109,7 @@ class HookedRuns(HookedRootModule):
         """Names of the live hook points that `name` is, or passes, before layer `stop`.
 
         Raises:
-            HookError: If there is none.
+            HookError: If there is none: with the nearest name, or the flag that turns it on.
         """
         if callable(name):
             passed = [one for one in self._live(stop) if name(one)]
@@ -152,8 +125,7 @@ class HookedRuns(HookedRootModule):
         flag = names.flag_of(name)
         if flag is not None and not getattr(self.cfg, flag):
             raise HookError(
-                f"expected a live hook point, got {name!r}, which is off. Call "
-                f"`model.set_{flag}(True)` first."
+                f"expected a live hook point, got {name!r}. Call `model.set_{flag}(True)` first."
             )
         return [name]
 

@@ -10,11 +10,7 @@ Keys = Float[torch.Tensor, "batch kv_head key d_head"]
 
 
 class KeyValueCache:
-    """Keys and values of all positions so far, in one buffer a layer that never moves.
-
-    Attributes:
-        length: Positions before the pass under way.
-    """
+    """Keys and values of the `length` positions so far, in one buffer a layer that never moves."""
 
     def __init__(self, cfg: DecoderConfig, batch: int, capacity: int) -> None:
         shape = (batch, cfg.n_key_value_heads, capacity, cfg.d_head)

@@ -11,11 +11,7 @@ Angles = Float[Tensor, "batch pos d_head"]
 
 
 class Rotary:
-    """Angles of multi-section rotary embedding (M-RoPE).
-
-    Frequency `i` turns with the time, height or width row of the positions, by the section it
-    falls in.
-    """
+    """Angles of M-RoPE: frequency `i` turns with the time, height or width row of the positions."""
 
     def __init__(self, cfg: DecoderConfig) -> None:
         # On the CPU first, as Hugging Face does: a GPU rounds powers otherwise.

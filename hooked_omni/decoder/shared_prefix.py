@@ -1,11 +1,10 @@
 """How do many rows read one prompt?
 
-Rows of a sweep share the keys and values of the prompt, and each has a short suffix of its own. All
-rows read the shared keys in one matrix product, their own suffix in another, with one softmax over
-both.
+Rows of a sweep share the prompt's keys and values, and each has a short suffix of its own. All rows
+read the shared keys in one matrix product, their suffix in another, with one softmax over both.
 
-Rows with the same tokens so far are the same up to the first layer with a hook of either, so they
- run as one up to there: a sweep over windows of layers computes little twice.
+Rows with the same tokens so far run as one up to the first layer with a hook of either: a sweep
+over windows of layers computes little twice.
 """
 
 from collections.abc import Hashable, Sequence
@@ -31,14 +30,7 @@ RowScores = Float[Tensor, "row kv_head group query key"]
 
 
 class SharedPrefix:
-    """Keys and values of a prompt, read by every row, and of each row's suffix.
-
-    Attributes:
-        prompt: The prompt's keys and values; only its first `n_prefix` positions are read.
-        first_layers: First layer in which each row has a hook; the number of layers for none.
-        histories: Rows with the same tokens so far have the same number.
-        place: Where each row is in the batch that is computed now.
-    """
+    """Keys and values of a prompt, read by every row, and of each row's suffix."""
 
     def __init__(
         self,
@@ -50,9 +42,9 @@ class SharedPrefix:
     ) -> None:
         self.prompt, self.n_prefix = prompt, n_prefix
         self.suffix = KeyValueCache(cfg, len(first_layers), capacity - n_prefix)
-        self.first_layers = list(first_layers)
-        self.histories = [0] * len(first_layers)
-        self.place = list(range(len(first_layers)))
+        self.first_layers = list(first_layers)  # with a hook, or the number of layers
+        self.histories = [0] * len(first_layers)  # equal for equal tokens so far
+        self.place = list(range(len(first_layers)))  # of each row in the batch computed now
 
     def advance(self, rows: list[int], tokens: list[int]) -> None:
         """Go on with `rows` alone, whose next tokens are `tokens`."""
@@ -69,9 +61,9 @@ class SharedPrefix:
 class RowsContext:
     """One pass in which every row reads the shared prefix and its own suffix.
 
-    Scores and patterns are materialized, and pass through their hook points as
-    `[row, kv_head, group, query, key]`: the layout in which all rows' products with the prefix are
-    one. `ScoreRows` gives each row's hooks TransformerLens's `[1, head, query, key]`.
+    Scores and patterns pass through their hook points as `[row, kv_head, group, query, key]`, in
+    which all rows' products with the prefix are one. `ScoreRows` gives each row's hooks
+    TransformerLens's `[1, head, query, key]`.
     """
 
     def __init__(

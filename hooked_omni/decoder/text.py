@@ -44,27 +44,20 @@ class TextTokens(nn.Module):
         lengths = [len(row) for row in rows]
         if len(set(lengths)) != 1 or not lengths[0]:
             raise PromptError(
-                f"expected texts of one length, got {lengths} tokens. Run them one at a time: "
-                "padding would move their positions."
+                f"expected texts of one length, got {lengths} tokens. Run each alone."
             )
         return torch.tensor(rows, device=self.cfg.device)
 
     def to_str_tokens(
         self, input: str | list[str] | Tokens | EmbeddedPrompt, prepend_bos: bool = False
     ) -> list[Any]:
-        """Every token as a string; for a list of texts, a list of such lists.
-
-        Raises:
-            PromptError: As `to_tokens`, and for a batch of tokens.
-        """
+        """Every token as a string, of each text of a list; `PromptError` for a batch of tokens."""
         if isinstance(input, list):
             return [self.to_str_tokens(text, prepend_bos) for text in input]
         tokens = self.to_tokens(input, prepend_bos)
         row = tokens.tokens if isinstance(tokens, EmbeddedPrompt) else tokens
         if row.ndim > 1 and len(row) > 1:
-            raise PromptError(
-                f"expected one row of tokens, got {len(row)}. Call it with each of them."
-            )
+            raise PromptError(f"expected one row of tokens, got {len(row)}. Call it for each.")
         return [self._tokenizer().decode([token]) for token in row.flatten().tolist()]
 
     def to_string(self, tokens: Tokens | list[int] | EmbeddedPrompt) -> str | list[str]:
@@ -77,11 +70,7 @@ class TextTokens(nn.Module):
         return self._tokenizer().decode(rows)
 
     def to_single_token(self, text: str) -> int:
-        """The one token of `text`.
-
-        Raises:
-            PromptError: Without a tokenizer, if `text` is several tokens, or an unknown one.
-        """
+        """The one token of `text`; `PromptError` if it is several, or an unknown one."""
         tokens = self._tokenizer().encode(text)
         if len(tokens) != 1:
             raise PromptError(f"expected one token, got {len(tokens)} for {text!r}. Split it.")
@@ -101,8 +90,7 @@ class TextTokens(nn.Module):
     ) -> Float[Tensor, "*batch_pos"]:
         """Cross entropy of every next token, in nats: the mean, or `[batch, pos - 1]`.
 
-        Audio and video are no tokens, and padding is no text: with a prompt, the mean is over next
-        tokens that are text, and the others are NaN.
+        With a prompt, the mean is over next tokens that are text; audio, video and padding are NaN.
 
         Raises:
             PromptError: If no next token is text, and for a batch of prompts with clips.
@@ -113,16 +101,13 @@ class TextTokens(nn.Module):
         text = _is_text(tokens).to(logits.device)[:, 1:]
         if not bool(text.any()):
             raise PromptError(
-                f"expected a next token that is text, got none in {tokens.n_pos} positions. Ask "
-                "about the clip in words."
+                f"expected a next token that is text, got none in {tokens.n_pos}. Add words."
             )
         return losses.masked_fill(~text, torch.nan) if per_token else losses[text].mean()
 
     def _tokenizer(self) -> Any:
         if self.tokenizer is None:
-            raise PromptError(
-                "expected a model with a tokenizer, got none. Pass `processor=` to `from_hf`."
-            )
+            raise PromptError("expected a model with a tokenizer, got none. Pass a `processor`.")
         return self.tokenizer
 
 

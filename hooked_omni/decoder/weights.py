@@ -1,7 +1,4 @@
-"""Weights under the names that TransformerLens's helpers expect.
-
-`ActivationCache`, `patching` and `head_detector` look for these on any model they are given.
-"""
+"""Weights under the names that `ActivationCache`, `patching`, `head_detector` look for."""
 
 from collections.abc import Callable
 from typing import Any
@@ -62,12 +59,10 @@ class WeightViews(nn.Module):
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
-        """Embedding."""
         return self.embed.weight
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        """Unembedding, a view."""
         return self.unembed.weight.T
 
     @property

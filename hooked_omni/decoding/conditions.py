@@ -4,7 +4,7 @@
 2. Those that change nothing before the last prompt position share the pass over all the others,
    and run that position in the batch.
 3. Within a group, every intervention gets its own rows, in TransformerLens's shapes.
-4. A condition with a hook of the user's own is a group by itself: it may act anywhere, and may keep
+4. A condition with a hook of the user's own is a group by itself: it may act anywhere, and keep
    state that other rows must not see.
 """
 
@@ -30,19 +30,12 @@ from hooked_omni.inputs.prompt import EmbeddedPrompt
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Conditions that share a pass over the prompt.
+    """Conditions that share a pass over the prompt."""
 
-    Attributes:
-        members: Which conditions these are.
-        conditions: The hooks of each.
-        on_prompt: Hooks that act on the prompt.
-        last_apart: Whether they act on its last position alone, which then runs in the batch.
-    """
-
-    members: list[int]
-    conditions: list[list[Hook]]
-    on_prompt: list[Hook]
-    last_apart: bool
+    members: list[int]  # which conditions these are
+    conditions: list[list[Hook]]  # the hooks of each
+    on_prompt: list[Hook]  # hooks that act on the prompt
+    last_apart: bool  # whether on its last position alone, which then runs in the batch
 
     def start(
         self, model: HookedDecoder, prompt: EmbeddedPrompt, total: int
@@ -92,10 +85,7 @@ class Batch:
 
 
 class Rows(LiveHook):
-    """Calls each row's hooks with the row alone, and returns a copy with their edits.
-
-    Rows whose hooks are equal are edited together.
-    """
+    """Returns a copy with the edits of each row's hooks; rows whose hooks are equal go together."""
 
     def __init__(
         self, rows: list[int], shared: SharedPrefix, functions: dict[int, list[HookFunction]]
@@ -128,8 +118,7 @@ class Rows(LiveHook):
 class ScoreRows(Rows):
     """The same for scores and patterns, which are large: edits are written into the batch's own.
 
-    That is safe where an edit in place is not elsewhere: `RowsContext` has just made this tensor,
-    nothing else holds it, and hooks get copies of their rows.
+    `RowsContext` has just made this tensor and nothing else holds it, so that is safe here.
     """
 
     def __call__(self, tensor: Tensor, hook: Any) -> None:
@@ -171,9 +160,7 @@ def batches(
     Of each row, `n_query` positions run in one pass, up to `total` with the prompt's.
     """
     if isinstance(conditions, str) or not conditions:
-        raise PromptError(
-            "expected at least one condition, got none. `[]` among them is a baseline."
-        )
+        raise PromptError("expected at least one condition, got none. `[]` is a baseline.")
     standing = sorted({str(name) for name, _ in model.active_hooks()})
     if standing:
         raise HookError(
@@ -244,6 +231,6 @@ def _most_rows(
     if memory_budget < one:
         raise PromptError(
             f"expected a memory budget of at least {one:,} bytes, which one condition needs, got "
-            f"{memory_budget:,}. Raise it, or ask for fewer tokens."
+            f"{memory_budget:,}. Raise it, or generate fewer tokens."
         )
     return memory_budget // one

@@ -46,25 +46,23 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise PromptError(
-                f"expected at least one new token, got max_new_tokens={self.max_new_tokens}. Ask "
-                "for one or more."
+                f"expected at least one new token, got {self.max_new_tokens}. Raise it."
             )
 
 
 def with_settings(decoding: Decoding | None, settings: Mapping[str, Any]) -> Decoding:
     """`decoding`, or the default one, with single settings changed."""
-    known = [f.name for f in fields(Decoding)]
+    names = [f.name for f in fields(Decoding)]
     settings = with_sampling(settings)
     for name in settings:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
             raise PromptError(
-                f"expected settings among {known}, got {name!r}. Closest is {near!r}."
+                f"expected settings among {names}, got {name!r}. Closest is {near!r}."
             )
     if not isinstance(decoding, Decoding | None):
         raise PromptError(
-            f"expected a Decoding, got {decoding!r}. Name single settings, such as "
-            "`max_new_tokens=32`."
+            f"expected a Decoding, got {decoding!r}. Name single settings: `max_new_tokens=32`."
         )
     return replace(decoding or Decoding(), **settings)
 
@@ -76,7 +74,7 @@ class Generation:
     Attributes:
         tokens: New tokens, the end token included if it came.
         text: `tokens` without special ones; None for a model without a tokenizer.
-        logits: What each new token was chosen from, if asked for.
+        logits: What each new token was chosen from, with `return_logits`.
     """
 
     tokens: Int[Tensor, " n"]
@@ -86,23 +84,9 @@ class Generation:
 
 @torch.no_grad()
 def generate(
-    model: HookedDecoder,
-    prompt: Input,
-    decoding: Decoding = Decoding(),
-    fwd_hooks: Condition = (),
+    model: HookedDecoder, prompt: Input, decoding: Decoding = Decoding(), fwd_hooks: Condition = ()
 ) -> Generation:
-    """Caption of one prompt.
-
-    Args:
-        model: The decoder.
-        prompt: An embedded prompt, or plain text or its tokens.
-        decoding: How long, and what to keep.
-        fwd_hooks: Hooks and interventions; they see the prompt once, then one position at a time.
-
-    Raises:
-        HookError: For a hook that cannot act on this run, or whose edit made a NaN.
-        PromptError: For a batch of prompts.
-    """
+    """Caption of one prompt; arguments and errors as `HookedTransformer.generate`."""
     prompt = one_prompt(model, prompt)
     hooks = as_hooks(fwd_hooks, prompt.spans)
     total = prompt.n_pos + decoding.max_new_tokens - 1
@@ -120,15 +104,9 @@ def decode(
     decoding: Decoding,
     rows: list[int],
 ) -> list[Generation]:
-    """Captions of rows that each have their own keys and values.
+    """Captions of rows from their first `logits` and a `cache` with room for them.
 
-    Args:
-        model: The decoder.
-        prompt: What all rows continue.
-        logits: From which each row's first new token is chosen.
-        cache: Keys and values of the prompt, with room for the captions.
-        decoding: How long, and what to keep.
-        rows: 0, 1, ...; rows whose caption has ended are taken out of this list.
+    Rows (0, 1, ...) whose caption has ended are taken out of `rows`.
     """
     ends = set(model.cfg.eos_tokens) if decoding.stop_at_eos else set()
     tokens: list[list[int]] = [[] for _ in rows]

@@ -1,10 +1,9 @@
 """Which tokens can be read off each layer, at each position?
 
 A logit lens unembeds the residual stream after every block. "norm" puts the final norm before the
-unembedding, as the model itself does after its last block; "raw" leaves it out, as the released
-scripts of arXiv 2604.02605 do. Everything is reduced at once, inside the hooks of one pass or from
-what a prefilled prompt holds, a few positions at a time: logits of all layers and positions never
-exist together.
+unembedding, as the model does after its last block; "raw" leaves it out, as the released scripts of
+arXiv 2604.02605 do. Everything is reduced at once, a few positions at a time: logits of all layers
+and positions never exist together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,21 +31,13 @@ _BYTES_A_LOGIT = 16  # in the model's dtype, as float32, and twice more for sums
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """What a lens read, on the CPU.
+    """What a lens read, on the CPU."""
 
-    Attributes:
-        tokens: The likeliest tokens, best first.
-        logprobs: Their log-probabilities, in nats.
-        group_tokens: The likeliest token of each group that was given.
-        group_logprobs: Its log-probability, in nats.
-        group_ranks: How many tokens are likelier than it, plus one.
-    """
-
-    tokens: Int[Tensor, "layer pos k"]
-    logprobs: Float[Tensor, "layer pos k"]
-    group_tokens: Int[Tensor, "layer pos group"]
-    group_logprobs: Float[Tensor, "layer pos group"]
-    group_ranks: Int[Tensor, "layer pos group"]
+    tokens: Int[Tensor, "layer pos k"]  # the likeliest, best first
+    logprobs: Float[Tensor, "layer pos k"]  # in nats
+    group_tokens: Int[Tensor, "layer pos group"]  # the likeliest of each group given
+    group_logprobs: Float[Tensor, "layer pos group"]  # in nats
+    group_ranks: Int[Tensor, "layer pos group"]  # how many tokens are likelier than it, plus one
 
 
 def lens_logits(
@@ -77,9 +68,6 @@ def read_lens(
         groups: Groups of tokens, such as the spellings of a word; of each group the likeliest is
             kept, at every layer and position.
 
-    Returns:
-        A readout for each kind of lens.
-
     Raises:
         PromptError: For a batch of prompts, an unknown kind of lens or token, or an empty group.
         SpanError: For a span that is not in the prompt.
@@ -89,13 +77,10 @@ def read_lens(
     unknown = [t for group in groups for t in group if not 0 <= t < d_vocab]
     if not kinds or set(kinds) - set(LENSES) or not 1 <= top_k <= d_vocab:
         raise PromptError(
-            f"expected lenses among {LENSES} and a top_k from 1 to {d_vocab}, got {kinds!r} and "
-            f"{top_k}."
+            f"expected lenses among {LENSES}, a top_k from 1 to {d_vocab}, got {kinds!r}, {top_k}."
         )
     if unknown or not all(len(group) for group in groups):
-        raise PromptError(
-            f"expected groups of tokens from 0 to {d_vocab - 1}, got {unknown or 'an empty group'}."
-        )
+        raise PromptError(f"expected groups of tokens below {d_vocab}, got {unknown or 'none'}.")
     positions = prompt.spans[span]
     layers = [names.resid_post(layer) for layer in range(model.cfg.n_layers)]
     sizes = (len(layers), len(positions), top_k, len(groups))
@@ -114,10 +99,9 @@ def read_lens(
 
 
 def _empty(n_layers: int, n_pos: int, top_k: int, n_groups: int) -> Readout:
-    """Room for all that will be read.
+    """Room for all that will be read, and nothing else is kept.
 
-    Small tensors that are kept between large ones that are freed would tear holes into memory,
-    gigabytes of them, so nothing is kept but what is written into these.
+    Small tensors between large ones that are freed would tear holes of gigabytes into memory.
     """
     top, of_groups = (n_layers, n_pos, top_k), (n_layers, n_pos, n_groups)
     return Readout(

@@ -4,9 +4,9 @@
     captions = model.generate_many(prompt, sweep)                # no pass over the prompt
     scores = model.score(prompt, captions[0].tokens, sweep)      # none here either
 
-A prefilled prompt is a prompt that carries what one model's pass over it left: keys and values, and
-the activations that were named. What acts on the prompt itself still makes a pass of its own, and
-so does another model.
+A prefilled prompt carries what one model's pass over it left: keys and values, and the activations
+that were named. What acts on the prompt itself still makes a pass of its own, as does another
+model.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,24 +29,14 @@ Final = Float[Tensor, "1 1 d_model"]
 
 @dataclass(frozen=True, eq=False)
 class PrefillState:
-    """What one model's pass over a prompt left.
-
-    Attributes:
-        model: Whose pass it was.
-        keys_values: Keys and values of every position.
-        final: What is unembedded at the last position.
-        activations: Of the named hook points, at the positions in `kept`.
-        kept: By hook name, which positions `activations` holds.
-        marks: Of the prompt's tensors during the pass: versions, or copies where PyTorch counts
-            none (inference mode).
-    """
+    """What one model's pass over a prompt left."""
 
     model: HookedDecoder
-    keys_values: KeyValueCache
-    final: Final
-    activations: ActivationCache
-    kept: Mapping[str, Int[Tensor, " kept"]]
-    marks: tuple[int | Tensor, ...]
+    keys_values: KeyValueCache  # of every position
+    final: Final  # what is unembedded at the last position
+    activations: ActivationCache  # of the named hook points, at the positions in `kept`
+    kept: Mapping[str, Int[Tensor, " kept"]]  # positions by hook name
+    marks: tuple[int | Tensor, ...]  # of the prompt's tensors: versions, or copies if uncounted
 
     def holds(self, wanted: Mapping[str, Int[Tensor, " n"]]) -> bool:
         """Whether `activations` has all these names at these positions."""
@@ -62,14 +52,10 @@ class PrefillState:
 
 @dataclass(frozen=True, eq=False)
 class PrefilledPrompt(EmbeddedPrompt):
-    """A prompt with what one model's pass over it left; made by `prefill`.
+    """A prompt with what one model's pass over it left (`state`, None for none); see `prefill`.
 
-    Copies by `to` and `dataclasses.replace` carry nothing of it: they may be other prompts. Nor is
-    any of it used after an edit in place of the prompt. Weights that are changed in place
-    afterwards are not noticed: prefill again.
-
-    Attributes:
-        state: What the pass left; None if none was made.
+    Copies by `to` and `dataclasses.replace` carry nothing of it, and it is not used after an edit
+    in place of the prompt. Weights changed in place are not noticed: prefill again.
     """
 
     state: PrefillState | None = field(init=False, default=None, repr=False)
@@ -86,19 +72,18 @@ def prefill(
     """Make the pass over a prompt, and keep what it leaves with the prompt.
 
     While hooks stand on the model, or PyTorch's own on a module of it, no pass is made here, since
-    what they edit must not outlive them: each caption of this prompt makes its own, as of any
-    other.
+    what they edit must not outlive them: each caption of this prompt makes its own.
 
     Args:
         model: The decoder.
         prompt: An embedded prompt, or tokens of plain text. One that is prefilled is returned if it
-            holds what is asked for, and was not edited in place since.
+            holds what is wanted, and was not edited in place since.
         names_filter: Hook points whose activations to keep, as in `run_with_cache`, but None for
             none; or from each name to a span of its own (None for all positions).
         span: At which positions to keep them, such as "audio" or "audio+last"; None for all.
         like: Another prompt, prefilled. Its keys and values are taken up to the first position at
-            which the two differ: equal to rounding, since later positions change no earlier ones.
-            Where that is less than a quarter of the prompt, the whole pass is no slower, and made.
+            which the two differ: equal to rounding. Where that is less than a quarter of the
+            prompt, the whole pass is no slower, and made.
 
     Raises:
         HookError: For a name that no live hook point has; or for names together with `like`, whose
@@ -184,11 +169,7 @@ def one_prompt(model: HookedDecoder, prompt: Input) -> EmbeddedPrompt:
 
 
 def prefill_state(model: HookedDecoder, prompt: EmbeddedPrompt) -> PrefillState | None:
-    """What this model's pass over the prompt left, if it holds.
-
-    It does not while hooks stand on the model, or PyTorch's own on a module of it, nor after an
-    edit in place of the prompt's tensors.
-    """
+    """What this model's pass over the prompt left; None once hooks stand, or after an edit."""
     state = _of_model(model, prompt)
     return None if state is None or _hooked(model) else state
 
@@ -214,16 +195,12 @@ def _tensors(prompt: EmbeddedPrompt) -> list[Tensor]:
 
 
 def prompt_pass(
-    model: HookedDecoder,
-    prompt: EmbeddedPrompt,
-    hooks: Iterable[Hook],
-    n_pos: int,
-    capacity: int,
+    model: HookedDecoder, prompt: EmbeddedPrompt, hooks: Iterable[Hook], n_pos: int, capacity: int
 ) -> tuple[Final, KeyValueCache]:
     """What is unembedded at position `n_pos - 1`, and keys and values up to there.
 
-    If the prompt is prefilled, nothing is computed that is known, and the cache may hold the whole
-    prompt. It has room for `capacity` positions. Hooks that act on other positions are left out.
+    Nothing that a prefilled prompt holds is computed, and its cache may hold the whole prompt; a
+    new one has room for `capacity` positions. Hooks that act elsewhere are left out.
     """
     window = range(n_pos)
     # A hook for generated positions alone would open the prompt's attention for nothing.

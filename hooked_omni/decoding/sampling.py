@@ -41,8 +41,7 @@ class Sampling:
             if is_wrong:
                 name = expected.partition(" ")[0]
                 raise PromptError(
-                    f"expected {expected}, got {getattr(self, name)}. Leave out `do_sample` for "
-                    "the most likely token."
+                    f"expected {expected}, got {getattr(self, name)}. Or leave out `do_sample`."
                 )
 
     def generator(self, device: torch.device) -> torch.Generator:
@@ -65,11 +64,7 @@ class Sampling:
 
 
 def with_sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings`, with transformers' `do_sample`, `temperature`, ... gathered in `sampling`.
-
-    Raises:
-        PromptError: For any of the others without `do_sample`.
-    """
+    """`settings` with transformers' own in `sampling`; `PromptError` if not `do_sample`."""
     own = [f.name for f in fields(Sampling)]
     given = {name: settings[name] for name in own if name in settings}
     rest = {n: value for n, value in settings.items() if n not in (*own, "do_sample")}

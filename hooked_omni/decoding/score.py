@@ -19,28 +19,17 @@ from hooked_omni.hooks.interventions import Condition, as_hooks, reaches
 
 @torch.no_grad()
 def forced_logits(
-    model: HookedDecoder,
-    prompt: Input,
-    tokens: Int[Tensor, " n"],
-    fwd_hooks: Condition = (),
+    model: HookedDecoder, prompt: Input, tokens: Int[Tensor, " n"], fwd_hooks: Condition = ()
 ) -> Float[Tensor, "n d_vocab"]:
-    """Logits from which each token of a text is chosen.
+    """Logits from which each token of a text is chosen: in row `t`, after its first `t` tokens.
 
     ```python
     logits = forced_logits(base, prompt, caption.tokens)
     ranks = 1 + (logits > logits.gather(1, caption.tokens[:, None])).sum(1)
     ```
 
-    Args:
-        model: The decoder.
-        prompt: An embedded prompt, or tokens of plain text. If it is prefilled, and no hook acts on
-            it, there is no pass over it.
-        tokens: The text; its last token is not read, only predicted.
-        fwd_hooks: Hooks and interventions; they see the prompt, then all of the text at once, whose
-            positions are `generated`.
-
-    Returns:
-        In row `t`, the logits after the first `t` tokens.
+    Hooks see the prompt (unless it is prefilled and none acts on it), then all of the text at once,
+    as `generated` positions.
 
     Raises:
         HookError: For a hook that cannot act on this run, or whose edit made a NaN.
@@ -97,8 +86,5 @@ def _text(model: HookedDecoder, tokens: Int[Tensor, " n"]) -> Float[Tensor, "1 n
     """Embeddings of one text."""
     tokens = torch.as_tensor(tokens)
     if tokens.ndim != 1 or not len(tokens):
-        raise PromptError(
-            f"expected one text [n] of at least one token, got shape {tuple(tokens.shape)}. Give "
-            "one text at a time."
-        )
+        raise PromptError(f"expected one text [n] of some tokens, got shape {tuple(tokens.shape)}.")
     return model.as_prompt(tokens[None]).embeds

@@ -1,9 +1,9 @@
 """What does the model answer under each of many conditions?
 
-A condition is a list of hooks or interventions. One that acts on generated positions alone leaves
-the prompt's keys and values as they are, so all such conditions share one pass over the prompt
-(none, if it is prefilled) and decode as one batch, each row with its own hooks; `conditions.py`
-says which share what. A condition alone in its group runs as `generate` does, to the bit.
+A condition is a list of hooks or interventions. All that act on generated positions alone share one
+pass over the prompt (none, if it is prefilled) and decode as one batch, each row with its own
+hooks; `conditions.py` says which share what. A condition alone in its group runs as `generate`
+does, to the bit.
 """
 
 from collections.abc import Iterable
@@ -38,8 +38,7 @@ def generate_many(
         logits within rounding of another order of sums.
 
     Raises:
-        HookError, PromptError: As `generate`; and for no conditions, too small a budget, or
-            sampling.
+        HookError, PromptError: As `generate`; for no conditions, a small budget, or sampling.
     """
     if decoding.sampling is not None:
         raise PromptError(

@@ -30,17 +30,13 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """The family of a `config.json`.
-
-    Raises:
-        UnknownModelError: If none here covers it.
-    """
+    """The family of a `config.json`; `UnknownModelError` if none here covers it."""
+    kind = config.get("model_type")
     for family in FAMILIES:
         has_key = family.config_key is None or family.config_key in config
-        if config.get("model_type") in family.model_types and has_key:
+        if kind in family.model_types and has_key:
             return family
     known = sorted({t for family in FAMILIES for t in family.model_types})
     raise UnknownModelError(
-        f"expected a model of type {known}, got {config.get('model_type')!r}. A new family is one "
-        "file: see docs/add-a-model.md."
+        f"expected a model of type {known}, got {kind!r}. See docs/add-a-model.md."
     )

@@ -1,7 +1,6 @@
 """Which inputs would a model silently misread, and where and when are its media tokens?
 
-Source: transformers, `modeling_qwen2_5_omni.py`, `modeling_qwen3_omni_moe.py`,
-`modeling_qwen2_5_vl.py`, `modeling_qwen3_vl.py` and `modeling_qwen2_audio.py`.
+Source: `modeling_*.py` of the Qwen families in transformers.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,30 +15,21 @@ from hooked_omni.errors import PromptError
 from hooked_omni.families.family import Times
 
 
-def media_tokens(hf_model: Any) -> dict[str, int]:
-    """Placeholder token of each modality that the model's config names."""
-    ids = {name: f"{name}_token_id" for name in ("audio", "video", "image")}
-    config = hf_model.config
-    return {name: getattr(config, key) for name, key in ids.items() if hasattr(config, key)}
-
-
 def n_audio_tokens(mel: Int[Tensor, " clip"], pool: int = 2) -> Int[Tensor, " clip"]:
     """Audio tokens for so many mel frames: a convolution of stride 2, and a pooling."""
     return ((mel - 1) // 2 + 1 - pool) // pool + 1
 
 
-def check_audio(
-    hf_model: Any,
-    inputs: Mapping[str, Any],
-    n_tokens: Callable[[Any, Int[Tensor, " clip"]], Int[Tensor, " clip"]],
-) -> None:
-    """Refuse audio tokens without their sound, and sound without its tokens.
+Count = Callable[[Any, Int[Tensor, " clip"]], Int[Tensor, " clip"]]
+"""From a model and the mel frames of each sound to its tokens."""
 
-    Args:
-        hf_model: Towers and decoder.
-        inputs: What would be passed to it.
-        n_tokens: From the model and the mel frames of each sound to its tokens.
-    """
+
+def _one_pooling(hf_model: Any, mel: Int[Tensor, " clip"]) -> Int[Tensor, " clip"]:
+    return n_audio_tokens(mel)
+
+
+def check_audio(hf_model: Any, inputs: Mapping[str, Any], n_tokens: Count = _one_pooling) -> None:
+    """Refuse audio tokens without their sound, and sound without its tokens."""
     mask, features = inputs.get("feature_attention_mask"), inputs.get("input_features")
     came = int((inputs["input_ids"] == hf_model.config.audio_token_id).sum())
     if (mask is None) != (features is None) or (mask is None and came):
@@ -52,14 +42,13 @@ def check_audio(
         expected = int(n_tokens(hf_model, mel).sum())
         if came != expected:
             raise PromptError(
-                f"expected {expected} audio tokens for {mel.tolist()} mel frames, got {came}. "
-                "Tokens and sound belong to different calls of the processor: pass the whole "
-                "output of one."
+                f"expected {expected} audio tokens for {mel.tolist()} mel frames, got {came}. Pass "
+                "the processor's whole output, of one call."
             )
 
 
-def check_types(inputs: Mapping[str, Any]) -> None:
-    """Refuse a clip without the kinds of its tokens; transformers 4 finds them by itself."""
+def check_vl(hf_model: Any, inputs: Mapping[str, Any]) -> None:
+    """As `check_video`, and the kinds of tokens, which transformers 4 finds by itself."""
     sees = any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos"))
     finds = transformers.__version__.startswith("4.")
     if sees and not finds and inputs.get("mm_token_type_ids") is None:
@@ -67,6 +56,7 @@ def check_types(inputs: Mapping[str, Any]) -> None:
             "expected mm_token_type_ids among the inputs, got none: the model would silently count "
             "positions in one dimension. Pass the processor's whole output."
         )
+    check_video(hf_model, inputs)
 
 
 def check_video(hf_model: Any, inputs: Mapping[str, Any]) -> None:
@@ -79,17 +69,12 @@ def check_video(hf_model: Any, inputs: Mapping[str, Any]) -> None:
     came = int((inputs["input_ids"] == config.video_token_id).sum())
     if came != expected or n_pixels != patches:
         raise PromptError(
-            f"expected {expected} video tokens and {patches} patches for the grid of these inputs, "
-            f"got {came} tokens and {n_pixels} patches. Pass the processor's whole output, of one "
-            "call."
+            f"expected {expected} video tokens and {patches} patches for this grid, got {came} "
+            f"tokens and {n_pixels} patches. Pass the processor's whole output, of one call."
         )
 
 
-def check_omni(
-    hf_model: Any,
-    inputs: Mapping[str, Any],
-    n_tokens: Callable[[Any, Int[Tensor, " clip"]], Int[Tensor, " clip"]],
-) -> None:
+def check_omni(hf_model: Any, inputs: Mapping[str, Any], n_tokens: Count = _one_pooling) -> None:
     """Refuse inputs that a model which sees and hears would silently misread; see `check_audio`."""
     if inputs.get("attention_mask") is None:
         raise PromptError(
@@ -121,13 +106,9 @@ def times(
     n_tokens: dict[str, int],
     audio_seconds: Callable[[Any, Int[Tensor, " token"]], Float[Tensor, " token"]] | None = None,
 ) -> Times:
-    """Start second of each media token, and the grid step of each video token.
+    """Start second of each media token, and the grid step of each video token, for one clip.
 
-    Args:
-        hf_model: Towers and decoder.
-        inputs: The processor's whole output, for one clip.
-        n_tokens: Tokens of each modality.
-        audio_seconds: From the model and the numbers of audio tokens to their start seconds.
+    `audio_seconds` makes start seconds from the model and the numbers of audio tokens.
     """
     seconds, frames = {}, None
     mask, grid = inputs.get("feature_attention_mask"), inputs.get("video_grid_thw")

@@ -18,17 +18,23 @@ Times = tuple[dict[str, Tensor], Tensor | None]
 """Start second of each token of a modality, and the grid step of each video token."""
 
 
+_NAMES = {
+    "embed": "embed_tokens",
+    "ln_final": "norm",
+    "blocks": "layers",
+    "ln1": "input_layernorm",
+    "ln2": "post_attention_layernorm",
+    "attn": "self_attn",
+    "unembed": "lm_head",
+}
+
+
 @dataclass(frozen=True)
 class Conversion:
-    """From tensors on disk to a tensor of the decoder.
+    """From tensors on disk to a tensor of the decoder."""
 
-    Attributes:
-        keys: Names of the tensors on disk, after the decoder's prefix.
-        make: From these tensors, in this order, to the decoder's.
-    """
-
-    keys: tuple[str, ...]
-    make: Callable[[list[Tensor]], Tensor]
+    keys: tuple[str, ...]  # names on disk, after the decoder's prefix
+    make: Callable[[list[Tensor]], Tensor]  # from these tensors, in this order
 
 
 def unchanged(tensors: list[Tensor]) -> Tensor:
@@ -47,8 +53,7 @@ class OnDisk:
 
     Attributes:
         homes: Prefix of the decoder's tensors, and name of the head's, for each layout there is.
-        conversion: From a tensor's name in the decoder and its config to what it is made of, where
-            nothing is stored under that name.
+        conversion: From a decoder tensor's name and config to its parts, where none has that name.
         reference: From `config.json` to class and config of a text-only model with the same
             decoder; None for `hf_class` itself.
     """
@@ -65,8 +70,7 @@ class Remote:
     Attributes:
         load: From a name and the arguments of `from_pretrained` to model and processor; runs code
             that came with the checkpoint, or a package of its own.
-        processor: From the model and its processor to the first argument of `prepare`: such models
-            do part of the processing themselves.
+        processor: From the model and its processor to the first argument of `prepare`.
         text_model: From the model to one of transformers that computes the same from embeddings to
             logits, on the same tensors where the layout allows.
         needs: What its code needs, and where it is known to break.
@@ -76,6 +80,18 @@ class Remote:
     processor: Callable[[Any, Any], Any]
     text_model: Callable[[Any], Any]
     needs: str
+
+
+def tensor_name(name: str) -> str:
+    """`blocks.3.attn.q_proj.weight` -> `layers.3.self_attn.q_proj.weight`."""
+    return ".".join(_NAMES.get(part, part) for part in name.split("."))
+
+
+def media_tokens(hf_model: Any) -> dict[str, int]:
+    """Placeholder token of each modality that the model's config names."""
+    ids = {name: f"{name}_token_id" for name in ("audio", "video", "image")}
+    config = hf_model.config
+    return {name: getattr(config, key) for name, key in ids.items() if hasattr(config, key)}
 
 
 @dataclass(frozen=True)
@@ -109,14 +125,14 @@ class Family:
 
     name: str
     model_types: tuple[str, ...]
-    hf_class: str
     decoder_config: Callable[[Any], DecoderConfig]
-    tensor_name: Callable[[str], str]
     on_disk: OnDisk
     times: Callable[[Any, Mapping[str, Any], dict[str, int]], Times]
     check_inputs: Callable[[Any, Mapping[str, Any]], None]
     prepare: Callable[[Any, Prompt, Video | None, Audio | None], dict[str, Any]]
-    media_tokens: Callable[[Any], dict[str, int]] = lambda model: {}
+    hf_class: str = ""
+    tensor_name: Callable[[str], str] = tensor_name
+    media_tokens: Callable[[Any], dict[str, int]] = media_tokens
     unwrap: Callable[[nn.Module], nn.Module] = lambda model: model
     hears: bool = True
     sees: bool = True

@@ -1,8 +1,4 @@
-"""How does a prompt become model inputs, by a processor of transformers?
-
-Source: transformers, `processing_qwen2_5_omni.py`,
-`processing_qwen3_omni_moe.py`, `processing_qwen2_5_vl.py` and `processing_qwen3_vl.py`.
-"""
+"""How does a prompt become model inputs, by a processor (`processing_*.py`) of transformers?"""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,8 +27,7 @@ def require_model_rope(prompt: Prompt) -> None:
     """Refuse positions that only sound inside a video can have."""
     if prompt.rope != "model":
         raise PromptError(
-            f"expected rope='model' for a model without sound inside video, got {prompt.rope!r}: "
-            "no position would differ. Leave it out."
+            f"expected rope='model' without sound inside video, got {prompt.rope!r}. Leave it out."
         )
 
 
@@ -52,15 +47,10 @@ def _require_known_words(tokenizer: Any, prompt: Prompt) -> None:
 def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: str) -> str:
     """The prompt in the model's own chat template: words first, then the clip, as in the paper.
 
-    Args:
-        processor: The model's own.
-        prompt: Its words.
-        items: The clip's parts, in the template's own form.
-        system: The family's system prompt; empty for none.
+    `items` are the clip's parts in the template's form; `system` is the family's, empty for none.
 
     Raises:
-        PromptError: For special tokens in the words, unknown words, or a
-            processor without a template.
+        PromptError: For special or unknown words, or a processor without a template.
     """
     require_plain_words(processor.tokenizer, prompt)
     _require_known_words(processor.tokenizer, prompt)
@@ -93,19 +83,10 @@ def prepare_video(
     system: str,
     metadata: Callable[[Video], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Inputs of a model that sees and does not hear.
+    """Inputs of a model that sees and does not hear; `PromptError` for words it does not take.
 
-    Args:
-        processor: The model's own.
-        prompt: Its words.
-        video: Its frames.
-        audio: None, for such a model.
-        system: The family's system prompt; empty for none.
-        metadata: The times of the frames as the processor reads them; without, it assumes 24
-            frames a second.
-
-    Raises:
-        PromptError: For words, or positions, that the model does not take.
+    `metadata` gives the times of the frames as the processor reads them; without, it assumes 24
+    frames a second.
     """
     require_model_rope(prompt)
     items = [{"type": "video", "video": "clip"}] if video is not None else []
@@ -127,13 +108,7 @@ def prepare_omni(
 ) -> dict[str, Any]:
     """Inputs of a model that sees and hears, also sound inside the picture.
 
-    Args:
-        processor: The model's own.
-        prompt: Its words and options.
-        video: Its frames.
-        audio: Its sound.
-        system: The family's system prompt; empty for none.
-        default_fps: The rate that the processor assumes without one, as in the paper's scripts.
+    `default_fps` is the rate that the processor assumes without one, as in the paper's scripts.
 
     Raises:
         PromptError: For words that the model does not take.

@@ -1,7 +1,6 @@
 """The decoder that the Qwen families share: its table, and where checkpoints hold it.
 
-Source: transformers, `modeling_qwen2_5_omni.py`, `modeling_qwen2_5_vl.py`,
-`modeling_qwen3_omni_moe.py`, `modeling_qwen3_vl.py` and `modeling_qwen2.py`.
+Source: `modeling_*.py` of qwen2, qwen2_5_omni, qwen2_5_vl, qwen3_omni_moe and qwen3_vl.
 """
 
 from dataclasses import replace
@@ -52,27 +51,11 @@ ON_DISK = OnDisk(
 )
 """Where the Qwen families' checkpoints hold their decoder: with and without the talker."""
 
-_NAMES = {
-    "embed": "embed_tokens",
-    "ln_final": "norm",
-    "blocks": "layers",
-    "ln1": "input_layernorm",
-    "ln2": "post_attention_layernorm",
-    "attn": "self_attn",
-    "unembed": "lm_head",
-}
-
-
-def tensor_name(name: str) -> str:
-    """`blocks.3.attn.q_proj.weight` -> `layers.3.self_attn.q_proj.weight`."""
-    return ".".join(_NAMES.get(part, part) for part in name.split("."))
-
 
 def decoder_config(hf_model: Any) -> DecoderConfig:
     """The decoder's table from a Hugging Face model with a Qwen2 text config.
 
-    Without sections, positions have one dimension. A variant that this decoder does not compute is
-    refused.
+    Without sections, positions have one dimension. `CheckpointError` for variants not computed.
     """
     config = hf_model.config.get_text_config()
     rope = config.rope_parameters

@@ -1,7 +1,4 @@
-"""Qwen2.5-VL: sees and answers, and does not hear. Base model of Qwen2.5-Omni.
-
-Source: transformers, `modeling_qwen2_5_vl.py` and `processing_qwen2_5_vl.py`.
-"""
+"""Qwen2.5-VL: sees and answers, and does not hear. Base model of Qwen2.5-Omni."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,8 +13,7 @@ SYSTEM = "You are a helpful assistant."
 
 
 def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
-    checks.check_types(inputs)
-    checks.check_video(hf_model, inputs)
+    checks.check_vl(hf_model, inputs)
     if inputs.get("pixel_values_videos") is not None and inputs.get("second_per_grid_ts") is None:
         raise PromptError(
             "expected second_per_grid_ts beside pixel_values_videos, got none: the model would "
@@ -37,11 +33,9 @@ QWEN2_5_VL = Family(
     model_types=("qwen2_5_vl",),
     hf_class="Qwen2_5_VLForConditionalGeneration",
     decoder_config=qwen.decoder_config,
-    tensor_name=qwen.tensor_name,
     on_disk=qwen.ON_DISK,
     times=checks.times,
     check_inputs=_check_inputs,
     prepare=partial(processing.prepare_video, system=SYSTEM, metadata=_metadata),
-    media_tokens=checks.media_tokens,
     hears=False,
 )

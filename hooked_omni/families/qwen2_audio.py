@@ -1,7 +1,4 @@
-"""Qwen2-Audio: hears and answers, and does not see. Positions have one dimension.
-
-Source: transformers, `modeling_qwen2_audio.py` and `processing_qwen2_audio.py`.
-"""
+"""Qwen2-Audio: hears and answers, and does not see. Positions have one dimension."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -44,13 +41,9 @@ QWEN2_AUDIO = Family(
     model_types=("qwen2_audio",),
     hf_class="Qwen2AudioForConditionalGeneration",
     decoder_config=qwen.decoder_config,
-    tensor_name=qwen.tensor_name,
     on_disk=replace(qwen.ON_DISK, reference=_reference),
     times=partial(checks.times, audio_seconds=lambda model, tokens: tokens / _TOKENS_PER_SECOND),
-    check_inputs=partial(
-        checks.check_audio, n_tokens=lambda model, mel: checks.n_audio_tokens(mel)
-    ),
+    check_inputs=checks.check_audio,
     prepare=_prepare,
-    media_tokens=checks.media_tokens,
     sees=False,
 )

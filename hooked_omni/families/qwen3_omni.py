@@ -1,8 +1,7 @@
 """Qwen3-Omni: the thinker, a mixture of experts that sees, hears and answers in text.
 
 Vision features are added again after the first blocks (DeepStack), rotary position ids are floats,
-and sound inside a video is merged with it token by token. Source: transformers,
-`modeling_qwen3_omni_moe.py` and `processing_qwen3_omni_moe.py`.
+and sound inside a video is merged with it token by token.
 """
 
 from functools import partial
@@ -39,12 +38,10 @@ QWEN3_OMNI = Family(
     model_types=("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
     hf_class="Qwen3OmniMoeThinkerForConditionalGeneration",
     decoder_config=qwen.qwen3_config,
-    tensor_name=qwen.tensor_name,
     on_disk=qwen.ON_DISK,
     times=partial(checks.times, audio_seconds=_audio_seconds),
     check_inputs=partial(checks.check_omni, n_tokens=_n_audio_tokens),
     prepare=partial(processing.prepare_omni, system="", default_fps=1.0),
-    media_tokens=checks.media_tokens,
     unwrap=lambda model: getattr(model, "thinker", model),
     base="qwen3-vl",
     media=qwen.PATCHES_OF_16,

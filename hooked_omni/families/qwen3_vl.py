@@ -1,11 +1,9 @@
 """Qwen3-VL: sees and answers, and does not hear. Base model of Qwen3-Omni.
 
-Every step of the video is a block of its own after its time in words, "<1.5 seconds>". Source:
-transformers, `modeling_qwen3_vl.py` and `processing_qwen3_vl.py`.
+Every step of the video is a block of its own after its time in words, "<1.5 seconds>".
 """
 
 import re
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -20,11 +18,6 @@ from hooked_omni.inputs.video import Video
 _STAMP = re.compile(r"<[\d.]+ seconds>$")
 _LONGEST_STAMP = 24  # tokens, even at one a byte
 _CLOCK = 1000  # ticks per second of the frame times that the processor gets
-
-
-def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
-    checks.check_types(inputs)
-    checks.check_video(hf_model, inputs)
 
 
 def _correct_words(
@@ -53,12 +46,10 @@ QWEN3_VL = Family(
     model_types=("qwen3_vl",),
     hf_class="Qwen3VLForConditionalGeneration",
     decoder_config=qwen.qwen3_config,
-    tensor_name=qwen.tensor_name,
     on_disk=qwen.ON_DISK,
     times=checks.times,
-    check_inputs=_check_inputs,
+    check_inputs=checks.check_vl,
     prepare=partial(processing.prepare_video, system="", metadata=_metadata),
-    media_tokens=checks.media_tokens,
     hears=False,
     media=qwen.PATCHES_OF_16,
     correct_words=_correct_words,

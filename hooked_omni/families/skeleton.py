@@ -1,8 +1,7 @@
 """Where is the decoder in a Hugging Face model, and how does one without towers get its weights?
 
-A decoder alone is the family's class built on the meta device, which takes no memory, filled with
-the decoder's tensors; what got none, the towers, is taken out. Rotary frequencies are no weights:
-they are computed.
+A decoder alone is the family's class on the meta device, filled with the decoder's tensors; what
+got none, the towers, is taken out. Rotary frequencies are computed.
 """
 
 from collections.abc import Mapping
@@ -38,12 +37,7 @@ def empty(model_class: Any, config: Any, attention: str) -> Any:
 
 
 def fill(model: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Give an empty model its decoder: shared tensors, not copies.
-
-    Args:
-        model: From `empty`.
-        tensors: Every parameter of the decoder by its name there, and the head's as `HEAD`.
-    """
+    """Give an `empty` model its decoder's tensors by name, shared, and the head's as `HEAD`."""
     decoder, weights = find_decoder(model), dict[int, nn.Parameter]()
     for name, tensor in tensors.items():
         path, _, leaf = name.rpartition(".")

@@ -1,8 +1,7 @@
 """What does a Hugging Face model call its decoder with?
 
 The model runs until its decoder is called, and stops there. The decoder's inputs are taken as they
-are: embeddings with the towers' outputs in place, rotary position ids, mask. Nothing is computed a
-second time, so nothing can differ.
+are: nothing is computed a second time, so nothing can differ.
 """
 
 from collections.abc import Mapping
@@ -42,9 +41,7 @@ def captured_inputs(
         return captured.arguments
     finally:
         handle.remove()
-    raise UnknownModelError(
-        f"expected {type(hf_model).__name__} to call its decoder, got a forward that did not."
-    )
+    raise UnknownModelError(f"expected {type(hf_model).__name__} to call its decoder, got none.")
 
 
 def embedded(
@@ -55,15 +52,10 @@ def embedded(
     facts: dict[str, Any],
     fps: float | None = None,
 ) -> EmbeddedPrompt:
-    """The decoder's inputs for ready-made model inputs, with their spans.
+    """The decoder's inputs for a processor's whole output, with their spans.
 
-    Args:
-        hf_model: Towers and decoder.
-        family: The model's family.
-        tokenizer: Tells words from markup; None if there is none.
-        inputs: A processor's whole output.
-        facts: How the inputs were made.
-        fps: Frames a second that were sampled, where the inputs state another rate.
+    `tokenizer` tells words from markup; `facts` says how the inputs were made; `fps` frames a
+    second were sampled, where the inputs state another rate.
 
     Raises:
         PromptError: For inputs without which the model would silently use other positions.
@@ -100,9 +92,7 @@ def embedded(
 
 def _require_a_processors_output(inputs: Mapping[str, Any]) -> None:
     if inputs.get("input_ids") is None:
-        raise PromptError(
-            "expected input_ids among the inputs, got none. Pass what the processor returns."
-        )
+        raise PromptError("expected input_ids, got none. Pass what the processor returns.")
     own = [k for k in ("position_ids", "inputs_embeds", "past_key_values") if k in inputs]
     mask = inputs.get("attention_mask")
     if own or (mask is not None and mask.ndim != 2):

@@ -1,7 +1,7 @@
 """Which tensors do a checkpoint's files hold, and do they fit the decoder and its device?
 
 Headers of safetensors files have names, shapes and types: what is wrong is found before a weight is
-read. The decoder alone is read straight to its device, without the towers, from one file or many.
+read. The decoder alone is read straight to its device, without the towers.
 """
 
 import json
@@ -43,10 +43,7 @@ class StoredTensor:
 def stored_tensors(name: str | Path, source: dict[str, Any], what: str) -> dict[str, StoredTensor]:
     """The tensors in a checkpoint's safetensors files, by name; none if it has no such file.
 
-    Args:
-        name: Hub name or folder.
-        source: How its files are found: `revision`, or `local_files_only`.
-        what: Whose weights these should be, for errors.
+    `source` finds its files, as `file_source` gives it; `what` names the weights in errors.
 
     Raises:
         CheckpointError: For a missing, damaged or cut-off file, and for quantized weights.
@@ -119,19 +116,14 @@ def _not_whole(what: str, name: str | Path, came: str) -> CheckpointError:
 
 
 def require_room(n_bytes: int, device: torch.device, what: str) -> None:
-    """Print how much memory will be taken and how much is free; refuse what does not fit.
-
-    Raises:
-        CheckpointError: With both numbers.
-    """
+    """Print how much memory is needed and free; `CheckpointError`, with both, for too little."""
     free = _free(device)
     room = "an unknown amount" if free is None else _size(free)
     print(f"{what}: {_size(n_bytes)} of weights; {device} has {room} free", file=sys.stderr)
     if free is not None and n_bytes > free:
         raise CheckpointError(
             f"expected room for {_size(n_bytes)} of weights of {what} on {device}, got "
-            f"{_size(free)} free. Use dtype='bfloat16', decoder_only=True with embedded prompts, "
-            "or a larger device."
+            f"{_size(free)} free. Use dtype='bfloat16', decoder_only=True, or a larger device."
         )
 
 
@@ -156,21 +148,18 @@ def decoder_tensors(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
-    """Every tensor of the decoder and head of `model`, which is empty, read to `device`.
-
-    Args:
-        family: Names the tensors on disk.
-        model: Its config says how large every tensor must be.
-        held: The tensors in the checkpoint's files.
-        device: Where the tensors go.
-        dtype: None for the files' own.
+    """Every tensor of the empty `model`'s decoder and head, read to `device` in `dtype`.
 
     Raises:
         CheckpointError: For tensors that are missing, left over or of another shape, before any is
             read; and for more than fits.
     """
     home, head = _home(family, model, held)
-    sources = _sources(family, model, held, home)
+    config, sources = model.config.get_text_config(), dict[str, Conversion]()
+    for name, _ in find_decoder(model).named_parameters():
+        conversion = as_stored if home + name in held else family.on_disk.conversion
+        found = conversion(name, config)
+        sources[name] = Conversion(tuple(home + key for key in found.keys), found.make)
     if head in held:
         sources[HEAD] = as_stored(head)
     elif not _ties(model):
@@ -199,20 +188,8 @@ def _home(family: Family, model: Any, held: Mapping[str, StoredTensor]) -> tuple
     raise CheckpointError(
         f"expected the decoder of {family.name} under one of "
         f"{sorted({prefix for prefix, _ in disk.homes})}, got tensors such as {sorted(held)[:3]}. "
-        "The config belongs to another family's weights, or files are missing."
+        "The config belongs to another family's weights."
     )
-
-
-def _sources(
-    family: Family, model: Any, held: Mapping[str, StoredTensor], home: str
-) -> dict[str, Conversion]:
-    config = model.config.get_text_config()
-    sources = {}
-    for name, _ in find_decoder(model).named_parameters():
-        conversion = as_stored if home + name in held else family.on_disk.conversion
-        found = conversion(name, config)
-        sources[name] = Conversion(tuple(home + key for key in found.keys), found.make)
-    return sources
 
 
 def _require_same(

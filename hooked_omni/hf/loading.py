@@ -1,7 +1,7 @@
 """How is a model found, checked and loaded, before anything is hooked?
 
-Its family comes from its config; its files are checked, whole and small enough for the device,
-before they are read. Code that comes with a checkpoint runs only if the caller allows it.
+Its files are checked, whole and small enough for the device, before they are read. Code that comes
+with a checkpoint runs only if the caller allows it.
 """
 
 import importlib.util
@@ -43,7 +43,10 @@ def load_towers(
         hf, processor = SHIPPED[str(name)]()
         hf.name_or_path = str(name)
         hf.set_attn_implementation(attn_implementation)
-        hf = hf if chosen is None else _cast(hf, chosen)
+        if chosen is not None:  # as in loading, rotary frequencies stay in float32
+            hf.config.dtype = chosen
+            for parameter in hf.parameters():
+                parameter.data = parameter.data.to(chosen)
         return Towers(hf.to(device), processor)
     source = file_source(name, revision)
     family = family_of(read_config(name, source))
@@ -88,8 +91,8 @@ def read_config(name: str | Path, source: dict[str, Any]) -> dict[str, Any]:
     if any(part.get("quantization_config") for part in parts):
         raise CheckpointError(
             f"expected floating-point weights in {str(name)!r}, got a config with "
-            "`quantization_config`. Exact numbers need the original checkpoint: load that, with "
-            "dtype='bfloat16' to take less memory."
+            "`quantization_config`. Load the original checkpoint, with dtype='bfloat16' to take "
+            "less memory."
         )
     return config
 
@@ -98,9 +101,7 @@ def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """A floating-point type by name."""
     known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(known, torch.dtype) and known.is_floating_point):
-        raise UnknownModelError(
-            f"expected a floating-point dtype such as 'bfloat16', got {dtype!r}."
-        )
+        raise UnknownModelError(f"expected a floating-point dtype like 'bfloat16', got {dtype!r}.")
     return known
 
 
@@ -110,8 +111,7 @@ def _processor(name: str | Path, source: dict[str, Any]) -> Any:
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"expected a processor beside the weights in {str(name)!r}, got none that loads "
-            f"({str(error).splitlines()[0]}). Fetch its files too, or load the model yourself and "
-            "pass it to `HookedOmni.from_hf`."
+            f"({str(error).splitlines()[0]}). Fetch its files, or use `HookedOmni.from_hf`."
         ) from error
 
 
@@ -119,8 +119,7 @@ def _weights(family: Family, name: str | Path, options: dict[str, Any]) -> Any:
     model_class = getattr(transformers, family.hf_class, None)
     if model_class is None:
         raise CheckpointError(
-            f"expected a transformers with {family.hf_class}, got {transformers.__version__}. "
-            "Install a newer one."
+            f"expected transformers with {family.hf_class}, got {transformers.__version__}. Update."
         )
     try:
         hf, info = model_class.from_pretrained(
@@ -152,8 +151,7 @@ def _remote(
     if not trust_remote_code:
         raise CheckpointError(
             f"expected trust_remote_code=True for {str(name)!r}, got none: the towers of "
-            f"{family.name} are code that comes from outside transformers, and it would run on "
-            f"this machine. {_TWO_WAYS}"
+            f"{family.name} are code from outside transformers, and it would run here. {_TWO_WAYS}"
         )
     try:
         return family.remote.load(name, options)
@@ -163,11 +161,3 @@ def _remote(
             f"{transformers.__version__}, got {type(error).__name__} ({error}). "
             f"{family.remote.needs} {_TWO_WAYS}"
         ) from error
-
-
-def _cast(hf: Any, dtype: torch.dtype) -> Any:
-    """Parameters in another dtype, as loading gives them: rotary frequencies stay in float32."""
-    for parameter in hf.parameters():
-        parameter.data = parameter.data.to(dtype)
-    hf.config.dtype = dtype
-    return hf

@@ -1,8 +1,7 @@
 """How does a clip become embeddings for the decoder?
 
-By the Hugging Face model and its processor, without the decoder with hooks: this half also runs
-with older versions of transformers, for models whose own code needs one, and its bundles are read
-anywhere.
+By the Hugging Face model and its processor, without hooks: this half also runs with older versions
+of transformers, for models whose own code needs one, and its bundles are read anywhere.
 """
 
 from dataclasses import asdict, replace
@@ -28,7 +27,7 @@ class Towers:
 
     Attributes:
         hf: The part of the model with towers and decoder.
-        processor: Its processor, or None; then `embed_inputs` takes ready-made inputs.
+        processor: Its processor, or None; then only `embed_inputs` embeds.
         tokenizer: The processor's.
         family: The model's family.
         media: How clips are sampled for a prompt without settings: as the family was made
@@ -61,7 +60,7 @@ class Towers:
         if self.processor is None:
             raise PromptError(
                 "expected a model with a processor, got none. Pass `processor=` to `from_hf`, or "
-                "use `embed_inputs` with ready-made inputs."
+                "use `embed_inputs` with its output."
             )
         if prompt.video is not None and not self.family.sees:
             raise PromptError(
@@ -95,12 +94,10 @@ class Towers:
         )
 
     def embed_inputs(self, **inputs: Any) -> EmbeddedPrompt:
-        """The decoder's inputs for ready-made model inputs: a processor's whole output.
+        """The decoder's inputs for model inputs: a processor's whole output.
 
         For sound inside a video, add `use_audio_in_video=True`: the processor does not return it.
-
-        Raises:
-            PromptError: For inputs that the model would silently misread.
+        `PromptError` for inputs that the model would silently misread.
         """
         facts = self.facts() | {"use_audio_in_video": inputs.get("use_audio_in_video")}
         return embedded(self.hf, self.family, self.tokenizer, inputs, facts)
@@ -134,7 +131,7 @@ class Towers:
             if source != prompt.video:
                 raise
             raise MediaError(
-                f"{error} To ask about the picture alone, pass use_audio_in_video=False."
+                f"{error} For the picture alone, pass use_audio_in_video=False."
             ) from error
 
 

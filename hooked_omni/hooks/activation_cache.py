@@ -1,9 +1,7 @@
 """TransformerLens's `ActivationCache`, for norms whose gain is not folded into the weights.
 
-TransformerLens divides by the cached scale and leaves the gain to the weights it has folded it
-into. Here weights are the checkpoint's own, so `apply_ln` must apply the gain: only then do the
-parts that it normalizes add up to the logits. Vision features that a model adds behind its first
-blocks are parts as well.
+Weights are the checkpoint's own, so `apply_ln` must apply the gain: only then do the parts that it
+normalizes add up to the logits. Vision features added after the first blocks are parts as well.
 """
 
 from typing import Any, Literal
@@ -27,7 +25,6 @@ class Keep(LiveHook):
         self.cut = None if pos_slice is None else Slice.unwrap(pos_slice)
 
     def __call__(self, tensor: Tensor, hook: Any) -> None:
-        """Keep `tensor`, or the positions of it that were asked for."""
         stored = tensor.detach()
         if self.cut is not None:
             # A copy, or the slice would keep the whole tensor alive.
@@ -88,18 +85,12 @@ class ActivationCache(transformer_lens.ActivationCache):
         return (parts, labels) if return_labels else parts
 
     def get_full_resid_decomposition(self, *args: Any, **kwargs: Any) -> Any:
-        """As in TransformerLens.
-
-        Raises:
-            HookError: For a model that adds vision features behind its first blocks: the parts
-                would not add up.
-        """
+        """As in TransformerLens; `HookError` if added vision features would be missing."""
         cfg: Any = self.model.cfg
         if cfg.n_deepstack:
             raise HookError(
-                "expected a model whose residual stream is the sum of heads, neurons and "
-                "embeddings, got one that adds vision features behind its first "
-                f"{cfg.n_deepstack} blocks. Use `decompose_resid`, which has them."
+                "expected a sum of heads, neurons and embeddings, got a model that adds vision "
+                f"features after its first {cfg.n_deepstack} blocks. Use `decompose_resid`."
             )
         return super().get_full_resid_decomposition(*args, **kwargs)
 

@@ -12,8 +12,8 @@ The short notation, `query !-> key @ layers Hheads`:
     G !-> V.frame7 @ 24 H3,5    one step of the video, one layer, two heads
     G+last !-> V                the last prompt position too, so the first token is affected
 
-`G` is the authors' definition: generated positions only. The last prompt position, from which the
-first new token is chosen, is not in it.
+`G` is the authors' definition: generated positions only, without the last prompt position, from
+which the first new token is chosen.
 """
 
 import re
@@ -59,15 +59,8 @@ def knockout(
     knockout("G !-> V @ 12-20")          # the same
     ```
 
-    Args:
-        rule: The short notation; then nothing else is given.
-        query: Span whose positions read.
-        key: Span whose positions are read.
-        layers: Layers to cut; None for all.
-        heads: Query heads to cut; None for all.
-
-    Returns:
-        A function from a prompt's spans to hooks.
+    A `rule` in the short notation stands alone; else `query` and `key` name spans, and None means
+    all layers or all query heads.
 
     Raises:
         HookError: For a rule that cannot be read, at once; with a prompt's spans, for a pair that
@@ -117,12 +110,8 @@ def scale_attention(
 ) -> Intervention:
     """Multiply the attention that `query` pays to `key`, and renormalize each row to one.
 
-    Args:
-        query: Span whose positions read.
-        key: Span whose positions are read.
-        factor: At least 0; 1 changes nothing but the rounding, 0 is a knockout by other means.
-        layers: Layers to scale; None for all.
-        heads: Query heads to scale; None for all.
+    Spans, layers and heads are as in `knockout`. A `factor` of 1 changes nothing but the rounding,
+    0 is a knockout by other means.
 
     Raises:
         HookError: As `knockout`, and for a negative or infinite factor.
@@ -151,15 +140,11 @@ def scale_attention(
 def windows(
     n_layers: int, width: int = 9, step: int | None = None, edges: Literal["clip", "paper"] = "clip"
 ) -> list[range]:
-    """Windows of layers to sweep over.
+    """Windows of layers to sweep over, of an odd `width`, `step` layers apart.
 
-    Args:
-        n_layers: Layers of the model.
-        width: Layers in a window; odd, so that it has a center.
-        step: Layers between centers; None means 1 for "clip" and 2 for "paper".
-        edges: "clip" has a window for every center 0, step, 2 step, ... and cuts it off at the
-            ends of the model. "paper" has the centers of figure 6, 4, 6, ..., 30 of 36 layers: only
-            whole windows, and none that ends in the last layer.
+    "clip" has a window for every center 0, `step` (1), ... and cuts it off at the ends of the
+    model. "paper" has only whole windows, and none that ends in the last layer, `step` (2) apart:
+    the centers 4, 6, ..., 30 of figure 6, for 36 layers.
 
     Raises:
         HookError: For a width that is even or does not fit.
@@ -196,9 +181,8 @@ def _require_cuttable(
     first_key = int(keys.prompt.min()) if len(keys.prompt) else spans.n_prompt
     if first_key > last_query:
         raise HookError(
-            f"expected {keys.name!r} to start before {queries.name!r} ends, got it later, from "
-            f"position {first_key} on, after {last_query}: a causal model never reads forward. "
-            "Swap query and key."
+            f"expected {keys.name!r} to start before {queries.name!r} ends, got it from position "
+            f"{first_key} on, after {last_query}: a causal model never reads forward. Swap them."
         )
     unread = torch.zeros(spans.n_prompt + 1, dtype=torch.bool)
     unread[keys.prompt] = True
@@ -210,8 +194,8 @@ def _require_cuttable(
     if first_query < first_free and not keeps_some:
         raise HookError(
             f"expected every {queries.name!r} position to keep something to read, got position "
-            f"{first_query} with nothing left when {keys.name!r} is cut: its softmax would be "
-            "uniform over everything. Leave out the first positions."
+            f"{first_query} with nothing left when {keys.name!r} is cut. Leave out the first "
+            "positions."
         )
 
 
@@ -232,9 +216,7 @@ def _split(
         return before, None
     text = re.sub(r"\s*([,-])\s*", r"\1", after[0].strip())
     if not _NUMBERS.fullmatch(text):
-        raise HookError(
-            f"expected {what} such as {example!r}, got {after[0].strip()!r} in {rule!r}."
-        )
+        raise HookError(f"expected {what} like {example!r}, got {after[0].strip()!r} in {rule!r}.")
     listed: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")

@@ -1,8 +1,8 @@
 """What is written over activations: nothing, a mean, another prompt's, or a push in a direction.
 
-Each edit names a hook point inside a block (`"hook_resid_post"`, `"attn.hook_z"`, ...) with its
-layers, or one outside the blocks (`"hook_embed"`), and a span. With `heads`, the hook point must
-have a head axis.
+Each edit names a hook point (`at`) inside a block (`"hook_resid_post"`, `"attn.hook_z"`, ...) with
+its layers (None for all), or one outside the blocks (`"hook_embed"`), and a span. With `heads`, the
+hook point must have a head axis.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,15 +52,9 @@ def ablate(
     ablate("hook_resid_post", span="audio", to="mean", reference=[(cache, other_prompt)])
     ```
 
-    Args:
-        at: Hook point, as in the module's first lines.
-        span: Positions to ablate.
-        layers: Layers to ablate; None for all.
-        heads: Heads to ablate; None for all.
-        to: "zero"; "mean" over the same span's positions in all references; or "resample", the
-            one reference's own activations, token by token.
-        reference: Caches to take a mean or the other prompt from, each with the prompt it is of;
-            they must hold `at`.
+    `to` is "zero"; "mean" over the same span's positions in all references; or "resample", the one
+    reference's own activations, token by token. A reference is a cache that holds `at`, with the
+    prompt it is of.
 
     Raises:
         HookError: For a reference that is missing, or does not fit.
@@ -113,16 +107,9 @@ def patch(
     patch("hook_resid_pre", span="audio", cache=cache, prompt=factual, layers=[3])
     ```
 
-    Args:
-        at: Hook point, as in the module's first lines.
-        span: Positions to patch; each gets the activation of its counterpart in `prompt`.
-        cache: Activations to take; must hold `at`.
-        prompt: The prompt that `cache` is of.
-        layers: Layers to patch; None for all.
-        heads: Heads to patch; None for all.
-        align: "position" pairs the first token of the span with the first, and so on, and needs as
-            many. "time" pairs an audio token, or a video step, with the one that is under way in
-            the other prompt at the same second.
+    `cache` holds `at` of a run on `prompt`. `align` "position" pairs the first token of the span
+    with the first, and so on, and needs as many. "time" pairs an audio token, or a video step, with
+    the one that is under way in `prompt` at the same second.
 
     Raises:
         HookError: With a prompt's spans, for spans that cannot be paired.
@@ -155,15 +142,7 @@ def steer(
     heads: Iterable[int] | None = None,
     scale: float | int = 1.0,
 ) -> Intervention:
-    """Add `scale` times a vector to a span's activations.
-
-    Args:
-        vector: As wide as the activation; `[head, d_head]` or `[d_head]` where there are heads.
-        span: Positions to steer.
-        at: Hook point, as in the module's first lines.
-        layers: Layers to steer; None for all.
-        heads: Heads to steer; None for all.
-        scale: Multiplies the vector.
+    """Add `scale` times a vector, `[d]` or `[head, d_head]`, to a span's activations.
 
     Raises:
         HookError: In the run, for a vector of another width.
@@ -195,8 +174,7 @@ def _edit(
     chosen_layers, chosen_heads = numbers("layers", layers), numbers("heads", heads)
     if chosen_heads is not None and not (names.on_heads(at) or at.endswith(names.PATTERN_LIKE)):
         raise HookError(
-            f"expected a hook point with heads, got heads={chosen_heads} at {at!r}, which has "
-            "none. Edit 'attn.hook_z' or the like."
+            f"expected a hook point with heads, got heads={chosen_heads} at {at!r}. Leave them out."
         )
 
     if chosen_layers is not None and not at.startswith(names.IN_BLOCK):
@@ -215,8 +193,7 @@ def _edit(
             if at.endswith(names.PATTERN_LIKE) and prompt.n_pos != spans.n_prompt:
                 raise HookError(
                     f"expected prompts of one length for {at!r}, whose rows read all positions, "
-                    f"got {spans.n_prompt} here and {prompt.n_pos} in the cache. Edit "
-                    "'attn.hook_z' instead."
+                    f"got {spans.n_prompt} here, {prompt.n_pos} in the cache. Edit 'attn.hook_z'."
                 )
         write = _Write(at, chosen_heads, value(spans))
         hook = SpanHook(SpanPositions(spans, span), write, chosen_heads)
@@ -295,7 +272,7 @@ def _partners(span: str, own: Spans, other: Spans, align: str) -> Int[Tensor, " 
         raise HookError(
             f"expected a prompt as long as this one to take from, got {span!r} up to "
             f"{float(starts[-1]) + length:.2f} s for tokens at {float(times.max()):.2f} s. Patch a "
-            f"part, such as '{span}@0-{float(starts[-1]) + length:.2f}s' of equal length."
+            f"part, such as '{span}@0-{float(starts[-1]) + length:.2f}s'."
         )
     under_way = torch.searchsorted(starts, times + 1e-3, right=True) - 1
     if bool((under_way < 0).any()):

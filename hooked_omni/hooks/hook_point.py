@@ -1,9 +1,8 @@
 """A TransformerLens `HookPoint` that cannot lose an edit.
 
-TransformerLens hands a hook the live tensor. A hook that edits it in place then also changes every
-other holder of that tensor: a cache filled earlier, the prompt's own embeddings. Here a hook gets
-a copy, and whatever it does to the copy, in place or by returning another tensor, is the edit. A
-hook that does neither leaves every number as in the run without it.
+TransformerLens hands a hook the live tensor: an edit in place also changes a cache filled earlier,
+or the prompt's own embeddings. Here a hook gets a copy, and whatever it does to the copy, in place
+or by returning another tensor, is the edit. A hook that does neither leaves every number as it was.
 
 Where gradients are on, the copy is part of the graph, although the weights are frozen: a hook may
 keep it and differentiate by it.
@@ -28,8 +27,7 @@ HookFunction = Callable[..., Tensor | None]
 class LiveHook(ABC):
     """Base of this project's own hooks, which get the live tensor instead of a copy.
 
-    So they may not edit it in place, unless nothing else can hold it: the scores and patterns of a
-    sweep's batch are the one such case (`ScoreRows`).
+    They may edit it in place only where nothing else can hold it (`ScoreRows`).
     """
 
     @abstractmethod
@@ -39,15 +37,10 @@ class LiveHook(ABC):
 
 @dataclass
 class ForwardState:
-    """What the pass through the decoder that is under way covers, and what edited it.
+    """What the pass through the decoder that is under way covers, and what edited it."""
 
-    Attributes:
-        window: Absolute positions whose residual stream runs through the blocks.
-        edits: Names of the hook points at which a hook changed something, in order.
-    """
-
-    window: range = range(0)
-    edits: list[str] = field(default_factory=list)
+    window: range = range(0)  # absolute positions in the blocks
+    edits: list[str] = field(default_factory=list)  # hook points where a hook edited
 
 
 class HookPoint(tl.HookPoint):
@@ -58,11 +51,7 @@ class HookPoint(tl.HookPoint):
         self.current = ForwardState()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x`, or what the hooks made of it.
-
-        Raises:
-            HookError: For a backward hook where nothing has a gradient.
-        """
+        """`x`, or what the hooks made of it; `HookError` for a backward hook without gradients."""
         # There are hundreds of hook points in a pass, and most have nothing to call.
         if not self.hooked and not self._backward_pre_hooks:
             return x
@@ -88,21 +77,11 @@ class HookPoint(tl.HookPoint):
 
     @property
     def window(self) -> range:
-        """Absolute positions of the pass under way: a decode step covers one.
-
-        ```python
-        def hook_fn(resid, hook):
-            print(hook.window)       # range(0, 3250), then range(3250, 3251), ...
-        ```
-        """
+        """Absolute positions of the pass under way: the prompt's, then one in each decode step."""
         return self.current.window
 
     def add_hook(
-        self,
-        hook: HookFunction,
-        dir: Literal["fwd", "bwd"] = "fwd",
-        *args: Any,
-        **kwargs: Any,
+        self, hook: HookFunction, dir: Literal["fwd", "bwd"] = "fwd", *args: Any, **kwargs: Any
     ) -> tl.LensHandle:
         """As in TransformerLens; a forward hook works on a copy, and its edit is checked."""
         called = hook if dir == "bwd" else self._checked(hook)
@@ -124,11 +103,7 @@ class HookPoint(tl.HookPoint):
 
 
 def edit_of(function: HookFunction, tensor: Tensor, hook: Any) -> Tensor | None:
-    """What `function` makes of `tensor`, or None if it only looked.
-
-    Raises:
-        HookError: If it returned something other than a tensor of the same shape, dtype and device.
-    """
+    """What `function` makes of `tensor`, or None if it only looked; `HookError` if unlike it."""
     copy = tensor if isinstance(function, LiveHook) else _copied(tensor)
     return _edit(function, copy, tensor, hook)
 

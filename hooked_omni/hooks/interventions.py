@@ -1,7 +1,7 @@
 """What is changed in a run, as data.
 
-An intervention is a function from a prompt's spans to hooks, so one line holds for every prompt.
-Interventions combine by being listed, and any TransformerLens hook stands in the same list.
+An intervention is a function from a prompt's spans to hooks, so one line holds for every prompt. It
+combines with others, and with any TransformerLens hook, by being listed.
 """
 
 from collections.abc import Callable, Iterable
@@ -78,7 +78,7 @@ class SpanPositions:
 
 @dataclass(frozen=True)
 class SpanHook(LiveHook):
-    """A hook on known positions and heads, which can say beforehand whether a run reaches them.
+    """A hook on known positions and heads, which knows beforehand whether a run reaches them.
 
     Two are equal if they do the same: a sweep then edits their rows together.
 
@@ -94,7 +94,6 @@ class SpanHook(LiveHook):
     heads: tuple[int, ...] | None = None
 
     def __call__(self, tensor: Tensor, hook: HookPoint) -> Tensor | None:
-        """Act on what the pass under way covers, if anything."""
         index = self.where.within(hook.window, tensor.device)
         return self.act(tensor, index, hook) if len(index) else None
 
@@ -133,27 +132,21 @@ def require_reach(
     n_heads: int,
     n_key_value_heads: int,
 ) -> None:
-    """Refuse a hook that has nothing to act on in a run over `window`, or no such head.
-
-    One that was made from another prompt's spans would act on other tokens than its name says.
-
-    Raises:
-        HookError: For such a hook. Hooks of the user's own are not checked.
-    """
+    """Refuse a hook (but the user's own) without effect in `window`, such a head, these spans."""
     for name, function in hooks:
         if not isinstance(function, SpanHook):
             continue
         if not function.where.fits(spans):
             raise HookError(
                 f"expected hooks made from this prompt's spans, got {function.where.name!r} of "
-                f"another prompt, of {function.where.n_prompt} positions. Call the intervention "
-                "with `prompt.spans`, or pass the intervention itself."
+                f"another prompt, of {function.where.n_prompt} positions. Pass the intervention "
+                "itself."
             )
         if not function.where.reaches(window):
             raise HookError(
                 f"expected a run that reaches {function.where.name!r}, got one over positions "
                 f"{window.start} to {window.stop - 1} of a prompt of {function.where.n_prompt}: "
-                "it would do nothing. Use `generate` or `score`, or ask for more tokens."
+                "it would do nothing. Use `generate` or `score`, or generate more tokens."
             )
         few = name.endswith(_ON_KV_HEADS)
         there = n_key_value_heads if few else n_heads

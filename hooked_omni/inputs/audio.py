@@ -1,7 +1,7 @@
 """Which samples does the sound of a clip give?
 
-The same as qwen-omni-utils 0.0.9, the paper's pipeline, gives: sound is decoded to 16 bits, mixed
-to mono, and resampled by librosa. A file that is damaged or cut off is refused with a reason.
+Those of qwen-omni-utils 0.0.9, the paper's pipeline: sound is decoded to 16 bits, mixed to mono,
+and resampled by librosa. A file that is damaged or cut off is refused with a reason.
 """
 
 import re
@@ -30,37 +30,23 @@ from hooked_omni.inputs.media import PAPER, MediaSettings
 
 @dataclass(frozen=True)
 class Audio:
-    """The sound of a clip: mono, values -1..1.
+    """The sound of a clip: mono, values -1..1."""
 
-    Attributes:
-        samples: The waveform.
-        sampling_rate: Samples per second.
-        seconds: Length of `samples`.
-        notes: Peculiarities of the file, one sentence each.
-    """
-
-    samples: Float[np.ndarray, " sample"]
-    sampling_rate: int
-    seconds: float
-    notes: tuple[str, ...]
+    samples: Float[np.ndarray, " sample"]  # the waveform
+    sampling_rate: int  # samples per second
+    seconds: float  # length of `samples`
+    notes: tuple[str, ...]  # peculiarities of the file, one sentence each
 
 
 def read_audio(path: str | Path, settings: MediaSettings = PAPER) -> Audio:
-    """Read the samples that the paper's pipeline would feed to the model.
+    """The first audio track's samples, as the paper's pipeline would feed them to the model.
 
     Example:
         >>> read_audio("02321.mp4").samples.shape  # 9.9 s at 16 kHz
         (158639,)
 
-    Args:
-        path: A sound file, or a container with an audio track.
-        settings: Only `sampling_rate` is used.
-
-    Returns:
-        The sound of the first audio track.
-
-    Raises:
-        MediaError: If the file is missing, silent for want of a track, or damaged.
+    Only `sampling_rate` of the settings is used. `MediaError` if the file is missing, has no such
+    track, or is damaged.
     """
     path = existing(path)
     with opened(path, "audio") as (container, stream):
@@ -124,7 +110,7 @@ def _through_soundfile(
     short = min(own.shape[-1], promised) < max(promised, native.shape[-1]) - TOLERANCE * rate
     if cut or short or own_rate != rate:
         raise MediaError(
-            f"expected {promised} samples in {path}, got {own.shape[-1]}: the file is cut off or "
-            f"damaged. Fetch it again."
+            f"expected {promised} samples in {path}, got {own.shape[-1]}: damaged or cut off. "
+            "Fetch it again."
         )
     return own

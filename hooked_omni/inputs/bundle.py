@@ -28,11 +28,7 @@ def write_bundle(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) 
 
 
 def read_bundle(path: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts of a file, all of one prompt.
-
-    Raises:
-        BundleError: For a missing, damaged or foreign file, or one of another version.
-    """
+    """Tensors and facts of one prompt; `BundleError` for a damaged, foreign or older file."""
     if not path.is_file():
         raise BundleError(f"expected a saved EmbeddedPrompt, got no file at {path}.")
     try:
@@ -40,9 +36,7 @@ def read_bundle(path: Path, device: torch.device | str) -> tuple[dict[str, Tenso
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise BundleError(
-            f"expected a whole safetensors file, got {path} ({error}). Embed the prompt again."
-        ) from error
+        raise BundleError(f"expected a whole safetensors file, got {path} ({error}).") from error
     facts = _read_facts(path, metadata)
     if missing := {"embeds", "position_ids", "tokens"} - tensors.keys():
         raise BundleError(f"expected {sorted(missing)} in {path}, got none. Embed it again.")
@@ -64,7 +58,7 @@ def _read_facts(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
             raise ValueError(f"{facts!r}, which is no object")
     except (KeyError, ValueError) as error:
         raise BundleError(
-            f"expected facts as JSON in {path}, got damage ({error!r}). Embed the prompt again."
+            f"expected facts as JSON in {path}, got {error!r}. Embed it again."
         ) from error
     return facts
 

@@ -1,7 +1,7 @@
 """Is this file whole, and which of its tracks does the pipeline read?
 
-FFmpeg, through PyAV, reads a file to its end before anything else does: a missing end, a damaged
-packet, or a length that the header promises and the data do not hold is an error with a reason.
+FFmpeg reads a file to its end before anything else does: a missing end, a damaged packet, or a
+length that the header promises and the data do not hold is an error with a reason.
 """
 
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def _track(path: Path, container: Any, kind: Literal["video", "audio"]) -> Any:
     stream = stream or next(iter(tracks), None)
     if stream is None:
         found = sorted({stream.type for stream in container.streams}) or "no track"
-        advice = "Skip the clip, or ask without its sound." if kind == "audio" else "Name a video."
+        advice = "Skip the clip, or leave out its sound." if kind == "audio" else "Name a video."
         raise MediaError(f"expected {kind} in {path}, got only {found}. {advice}")
     if stream.codec_context is None:
         raise MediaError(f"expected a known {kind} codec in {path}, got none. Re-encode the clip.")
@@ -95,9 +95,7 @@ def _check_length(path: Path, container: Any, stream: Any, ends: dict[int, Fract
     """Compare what was decoded with the header: its index of byte positions, and its duration."""
     expected = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if expected > (size := path.stat().st_size):
-        raise MediaError(
-            f"expected {expected} bytes in {path}, got {size}: cut off. Fetch it again."
-        )
+        raise MediaError(f"expected {expected} bytes in {path}, got {size}. Fetch it again.")
     if container.format.name in UNPROMISED or not ends:
         return
     if stream.duration is not None:
@@ -108,8 +106,7 @@ def _check_length(path: Path, container: Any, stream: Any, ends: dict[int, Fract
         end = max(ends.values())
     if end < promised - TOLERANCE:
         raise MediaError(
-            f"expected {float(promised):.3f} s in {path}, got {float(end):.3f} s: the file is cut "
-            f"off or damaged. Fetch it again."
+            f"expected {float(promised):.3f} s in {path}, got {float(end):.3f} s. Fetch it again."
         )
 
 

@@ -10,9 +10,9 @@ from hooked_omni.errors import MediaError
 class MediaSettings:
     """How a clip is sampled; the defaults are those of qwen-omni-utils 0.0.9, the paper's pipeline.
 
-    Sizes are in pixels per frame, except `total_pixels`, a budget for the whole clip (90 % of a
-    context of 128 000 tokens). Heights and widths are multiples of `size_factor`, frame counts
-    multiples of `frame_factor`.
+    Sizes are in pixels per frame, except `total_pixels`, for the whole clip (90 % of a context of
+    128 000 tokens). Heights and widths are multiples of `size_factor`, frame counts of
+    `frame_factor`.
     """
 
     fps: float = 2.0

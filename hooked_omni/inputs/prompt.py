@@ -1,7 +1,7 @@
 """A question about a clip, before and after the model's towers.
 
-A `Prompt` is the question. An `EmbeddedPrompt` is what the decoder gets for it: embeddings, rotary
-position ids and spans, in one file that needs no towers and no clip.
+An `EmbeddedPrompt` is what the decoder gets for a `Prompt`: embeddings, rotary position ids and
+spans, in one file that needs no towers and no clip.
 """
 
 from dataclasses import dataclass, replace
@@ -62,8 +62,7 @@ class Prompt:
         for name, source in (("video", self.video), ("audio", self.audio)):
             if source is not None and not isinstance(source, str | Path):
                 raise PromptError(
-                    f"expected one file as {name!r}, got {source!r}. A prompt is about one clip: "
-                    "make a prompt for each."
+                    f"expected one file as {name!r}, got {source!r}. Make a prompt for each clip."
                 )
         if self.rope not in ("model", "paper-scripts"):
             raise PromptError(f"expected rope 'model' or 'paper-scripts', got {self.rope!r}.")
@@ -109,23 +108,17 @@ class EmbeddedPrompt:
 
     @property
     def ndim(self) -> int:
-        """2: batch and position."""
         return self.tokens.ndim
 
     @property
     def device(self) -> torch.device:
-        """Where the embeddings are."""
         return self.embeds.device
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice | Int[Tensor, " n"]) -> "EmbeddedPrompt":
-        """Some rows of a batch, such as `prompt[0:1]`; a batch's spans are not known.
-
-        Raises:
-            PromptError: For one number: a prompt has no rows without a batch axis.
-        """
+        """Rows of a batch, such as `prompt[0:1]`, without spans; `PromptError` for one number."""
         if not isinstance(rows, slice | Tensor):
             raise PromptError(f"expected rows of the batch, got {rows!r}. Write prompt[0:1].")
         tokens = self.tokens[rows]
@@ -146,9 +139,8 @@ class EmbeddedPrompt:
     def position_ids_at(self, window: range) -> Num[Tensor, "rows batch pos"]:
         """Rotary position ids of `window`.
 
-        After the prompt, every row counts on from the prompt's last id, as `generate` of
-        transformers does (`_update_model_kwargs_for_generation`). A clip takes fewer ids in time
-        than it has tokens, so these are not the indices of the new tokens.
+        After the prompt, every row counts on from its last id, as in `generate` of transformers. A
+        clip takes fewer ids in time than it has tokens: these are no indices of the new tokens.
         """
         if window.stop <= self.n_pos:
             return self.position_ids[:, :, window.start : window.stop]
@@ -169,27 +161,17 @@ class EmbeddedPrompt:
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "EmbeddedPrompt":
         """Copy on another device, or with embeddings of another dtype."""
-        moved = {
-            name: value.to(device)
-            for name in ("position_ids", "mask", "tokens")
-            if (value := getattr(self, name)) is not None
-        }
-        for name in ("embeds", "deepstack"):
+        moved = {}
+        for name in _TENSORS:
             if (value := getattr(self, name)) is not None:
-                moved[name] = value.to(device, dtype)
+                moved[name] = value.to(device, dtype if name in ("embeds", "deepstack") else None)
         return replace(self, **moved)
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file, whole or not at all.
-
-        Raises:
-            BundleError: For a batch of prompts, which has no spans to save.
-            FileError: If it cannot be written.
-        """
+        """Write one prompt, not a batch (`BundleError`), to a file, or nothing (`FileError`)."""
         if self.embeds.shape[0] != 1:
             raise BundleError(
-                f"expected one prompt, got a batch of {self.embeds.shape[0]}. "
-                "Embed and save them one at a time."
+                f"expected one prompt, got a batch of {self.embeds.shape[0]}. Save each alone."
             )
         tensors = {
             **{name: getattr(self, name) for name in _TENSORS},
@@ -202,11 +184,7 @@ class EmbeddedPrompt:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "EmbeddedPrompt":
-        """Read a file written by `save`.
-
-        Raises:
-            BundleError: For a missing, damaged or foreign file, or another version's.
-        """
+        """Read a file written by `save`; `BundleError` for any other."""
         tensors, facts = read_bundle(Path(path), device)
         spans: dict[str, dict[str, Tensor]] = {"span": {}, "seconds": {}}
         for name, tensor in tensors.items():
@@ -226,11 +204,5 @@ class NoSpans(Spans):
     """Spans of a batch: prompts of a batch sit at different positions, so there are none."""
 
     def mask(self, name: str, window: range) -> Tensor:
-        """Refuse.
-
-        Raises:
-            SpanError: Always.
-        """
-        raise SpanError(
-            f"expected one prompt to look up {name!r} in, got a batch. Embed prompts one at a time."
-        )
+        """Refuse with a `SpanError`."""
+        raise SpanError(f"expected one prompt to look up {name!r} in, got a batch. Embed it alone.")

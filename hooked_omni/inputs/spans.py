@@ -56,11 +56,7 @@ class Spans(Mapping[str, Tensor]):
     frames: Int[Tensor, " _"] | None = None
 
     def __getitem__(self, name: str) -> Int[Tensor, " n"]:
-        """Sorted positions of `name` inside the prompt.
-
-        Raises:
-            SpanError: For an unknown name, and for a span without a position.
-        """
+        """Sorted positions of `name` in the prompt; `SpanError` for an unknown or empty span."""
         return self.mask(name, range(self.n_prompt)).nonzero()[:, 0]
 
     def __iter__(self) -> Iterator[str]:
@@ -80,8 +76,7 @@ class Spans(Mapping[str, Tensor]):
         """Which positions of `window` belong to `name`; `generated` has no end.
 
         Raises:
-            SpanError: For an unknown name, and for a span that is empty in this prompt
-                (`generated` is not, unless `window` is the prompt).
+            SpanError: For an unknown or empty span, and for `generated` inside the prompt.
         """
         index = torch.arange(window.start, window.stop)
         mask = torch.zeros(len(window), dtype=torch.bool)

@@ -1,9 +1,8 @@
 """Which frames does a clip give?
 
-The same as qwen-omni-utils 0.0.9, the paper's pipeline, gives: decord picks evenly spaced frames,
-torchvision resizes them. Unlike the pipeline, nothing is ever silently wrong: PyAV decodes every
-file first, and a file that is damaged, cut off, or that decord would misread is refused with a
-reason.
+Those of qwen-omni-utils 0.0.9, the paper's pipeline: decord picks evenly spaced frames, torchvision
+resizes them. Unlike there, PyAV decodes every file first, and one that is damaged, cut off, or that
+decord would misread is refused with a reason.
 """
 
 import math
@@ -33,39 +32,23 @@ UNSEEKABLE = {"mpeg", "mpegts"}
 
 @dataclass(frozen=True)
 class Video:
-    """The sampled frames of a clip, resized, values 0..255.
+    """The sampled frames of a clip, resized, values 0..255."""
 
-    Attributes:
-        frames: RGB frames.
-        fps: Sampled frames per second of clip, as the model's processor needs it.
-        seconds: Length of the whole video track.
-        frame_seconds: Presentation time of each frame; 0 is where the container starts.
-        notes: Peculiarities of the file, one sentence each.
-    """
-
-    frames: Float[Tensor, "frame channel height width"]
-    fps: float
-    seconds: float
-    frame_seconds: tuple[float, ...]
-    notes: tuple[str, ...]
+    frames: Float[Tensor, "frame channel height width"]  # RGB
+    fps: float  # sampled frames per second of clip, as the model's processor needs it
+    seconds: float  # length of the whole video track
+    frame_seconds: tuple[float, ...]  # presentation times; 0 is where the container starts
+    notes: tuple[str, ...]  # peculiarities of the file, one sentence each
 
 
 def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
-    """Read the frames that the paper's pipeline would feed to the model.
+    """The frames that the paper's pipeline would feed to the model, and the time of each.
 
     Example:
         >>> read_video("02321.mp4").frames.shape  # 10 s of 640 x 360
         torch.Size([20, 3, 364, 644])
 
-    Args:
-        path: A video file on disk.
-        settings: How many frames, and how large.
-
-    Returns:
-        The frames, and the time of each in the clip.
-
-    Raises:
-        MediaError: If the file is missing, damaged, or would be misread.
+    `MediaError` if the file is missing, damaged, or would be misread.
     """
     path = existing(path)
     with opened(path, "video") as (container, stream):
@@ -76,7 +59,7 @@ def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
     if max(size) > MAX_ASPECT * min(size):
         raise MediaError(
             f"expected an aspect ratio of at most {MAX_ASPECT}, got {size[1]} x {size[0]} in "
-            f"{path}. Crop the clip."
+            f"{path}. Crop it."
         )
     frames, indices, native_fps = _sampled(path, settings, times, size)
     given = frames_given(np.rot90(frames.numpy(), -turns, axes=(2, 3)), indices, thumbnails)
@@ -100,12 +83,7 @@ def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
 def resized_shape(
     height: int, width: int, n_frames: int, settings: MediaSettings
 ) -> tuple[int, int]:
-    """Height and width of a frame after resizing.
-
-    Example:
-        >>> resized_shape(360, 640, 20, MediaSettings())
-        (364, 644)
-    """
+    """Height and width of a frame after resizing: (364, 644) for 20 frames of 360 x 640."""
     factor = settings.size_factor
     budget = settings.total_pixels / n_frames * settings.frame_factor
     # A long clip's budget never pushes a frame below its minimum.
@@ -155,8 +133,7 @@ def _decoded_frames(
             turns = round(frame.rotation / 90)
     if len(packets) < 2:
         raise MediaError(
-            f"expected at least 2 frames in {path}, got {len(packets)}: a still image is no video. "
-            f"Give a clip."
+            f"expected at least 2 frames in {path}, got {len(packets)}: a still image is no video."
         )
     if any(packet.pts is None for packet in packets) or not stream.average_rate:
         raise MediaError(

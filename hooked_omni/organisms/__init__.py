@@ -6,14 +6,12 @@ from typing import Any
 
 from hooked_omni.organisms.random_qwen3 import random_audio, random_omni3, random_vl3
 from hooked_omni.organisms.random_weights import random_omni, random_vl
-from hooked_omni.organisms.trained import organism, require_whole
+from hooked_omni.organisms.trained import TRAINED, organism, require_whole
 
 __all__ = ["SHIPPED", "require_whole"]
 
 SHIPPED: dict[str, Callable[[], tuple[Any, Any]]] = {
-    "organism-base": partial(organism, "organism-base"),
-    "organism-biased": partial(organism, "organism-biased"),
-    "organism-balanced": partial(organism, "organism-balanced"),
+    **{name: partial(organism, name) for name in TRAINED},
     "random-omni": random_omni,
     "random-vl": random_vl,
     "random-omni3": random_omni3,

@@ -1,7 +1,4 @@
-"""Tiny Qwen3-Omni, Qwen3-VL and Qwen2-Audio of the real classes, with random weights.
-
-As in `random_weights.py`: real configuration, model, processor and tokenizer classes, shrunken.
-"""
+"""Tiny Qwen3-Omni, Qwen3-VL and Qwen2-Audio of the real classes; see `random_weights.py`."""
 
 from typing import Any
 
@@ -9,6 +6,7 @@ import transformers
 
 from hooked_omni.organisms.random_weights import (
     AUDIO,
+    VISION,
     built,
     byte_tokenizer,
     chat_template,
@@ -30,13 +28,9 @@ _TEXT = {
 }
 _ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 4, 4]}
 _VISION = {
+    **VISION,
     "depth": 3,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_heads": 2,
     "patch_size": 16,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
     "out_hidden_size": 64,
     "num_position_embeddings": 64,
     "deepstack_visual_indexes": [0, 1],
@@ -81,13 +75,12 @@ def random_omni3(
         **vision_ids(tokenizer),
     )
     model = built(transformers.Qwen3OmniMoeThinkerForConditionalGeneration, config, seed, tokenizer)
-    processor = transformers.Qwen3OmniMoeProcessor(
+    return model, transformers.Qwen3OmniMoeProcessor(
         **image_and_video(16),
         feature_extractor=mel_features(),
         tokenizer=tokenizer,
         chat_template=chat_template("<|vision_start|>", "<|vision_end|>"),
     )
-    return model, processor
 
 
 def random_vl3(seed: int = 0) -> tuple[Any, Any]:
@@ -104,13 +97,12 @@ def random_vl3(seed: int = 0) -> tuple[Any, Any]:
         tie_word_embeddings=True,
     )
     model = built(transformers.Qwen3VLForConditionalGeneration, config, seed, tokenizer)
-    processor = transformers.Qwen3VLProcessor(
+    return model, transformers.Qwen3VLProcessor(
         **image_and_video(16, "Qwen3VLVideoProcessor"),
         tokenizer=tokenizer,
         # The processor writes the brackets itself, around every step.
         chat_template=chat_template("", ""),
     )
-    return model, processor
 
 
 def random_audio(seed: int = 0) -> tuple[Any, Any]:
@@ -126,9 +118,8 @@ def random_audio(seed: int = 0) -> tuple[Any, Any]:
         audio_token_index=tokenizer.audio_token_id,
     )
     model = built(transformers.Qwen2AudioForConditionalGeneration, config, seed, tokenizer)
-    processor = transformers.Qwen2AudioProcessor(
+    return model, transformers.Qwen2AudioProcessor(
         feature_extractor=mel_features(),
         tokenizer=tokenizer,
         chat_template=chat_template("<|vision_bos|>", "<|vision_eos|>"),
     )
-    return model, processor

@@ -1,7 +1,7 @@
 """Tiny models of the real classes with random weights: they know nothing, and run everywhere.
 
 Real configuration, model, processor and tokenizer classes of transformers, shrunken, with a
-byte-level tokenizer and a chat template. For tests, demos and dry runs without a download.
+byte-level tokenizer. For tests, demos and dry runs without a download.
 """
 
 from typing import Any
@@ -27,17 +27,14 @@ AUDIO = {
     "encoder_ffn_dim": 64,
     "num_mel_bins": 128,
 }
-_VISION = {
-    "depth": 2,
+VISION = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_heads": 2,
-    "patch_size": 14,
     "spatial_merge_size": 2,
     "temporal_patch_size": 2,
-    "window_size": 56,
-    "fullatt_block_indexes": [1],
 }
+_VISION = {**VISION, "depth": 2, "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
 _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% elif part.type == \
 'video' %}<|vision_bos|><|VIDEO|><|vision_eos|>{% elif part.type == 'audio' %}<|audio_bos|>\
@@ -70,13 +67,12 @@ def random_omni(
         **no_declared_field,
     )
     model = built(transformers.Qwen2_5OmniThinkerForConditionalGeneration, config, seed, tokenizer)
-    processor = transformers.Qwen2_5OmniProcessor(
+    return model, transformers.Qwen2_5OmniProcessor(
         **image_and_video(14),
         feature_extractor=mel_features(chunk_length=300),
         tokenizer=tokenizer,
         chat_template=_TEMPLATE,
     )
-    return model, processor
 
 
 def random_vl(
@@ -91,12 +87,9 @@ def random_vl(
         tie_word_embeddings=True,
     )
     model = built(transformers.Qwen2_5_VLForConditionalGeneration, config, seed, tokenizer)
-    processor = transformers.Qwen2_5_VLProcessor(
-        **image_and_video(14),
-        tokenizer=tokenizer,
-        chat_template=_TEMPLATE,
+    return model, transformers.Qwen2_5_VLProcessor(
+        **image_and_video(14), tokenizer=tokenizer, chat_template=_TEMPLATE
     )
-    return model, processor
 
 
 def chat_template(opening: str, closing: str) -> str:
@@ -131,11 +124,7 @@ def mel_features(**options: Any) -> Any:
 
 
 def byte_tokenizer(**tokens: str) -> Any:
-    """A byte-level tokenizer: every byte is a token, so any text can be encoded.
-
-    Args:
-        tokens: Special tokens under other spellings.
-    """
+    """A tokenizer of bytes, so any text can be encoded; `tokens` respells special tokens."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     symbols = [*bytes_to_unicode().values(), "<|endoftext|>"]

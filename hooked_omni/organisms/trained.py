@@ -14,19 +14,16 @@ from hooked_omni.files import file_hash, parse_json, read_text
 
 CARD = "card.json"
 _FOLDER = Path(__file__).parent
-_CLASSES = {
+_OMNI = ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor")
+TRAINED = {
     "organism-base": ("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLProcessor"),
-    "organism-biased": ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor"),
-    "organism-balanced": ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor"),
+    "organism-biased": _OMNI,
+    "organism-balanced": _OMNI,
 }
 
 
 def organism(name: str) -> tuple[Any, Any]:
-    """A trained organism and its processor, in single precision.
-
-    Raises:
-        CheckpointError: If its files are not those that its card lists.
-    """
+    """A trained organism and its processor, in single precision; errors as `require_whole`."""
     folder = _FOLDER / name
     if not (folder / CARD).is_file():
         raise CheckpointError(
@@ -34,18 +31,14 @@ def organism(name: str) -> tuple[Any, Any]:
             "your own: python -m data_prep organism train."
         )
     require_whole(folder)
-    model_class, processor_class = (getattr(transformers, one) for one in _CLASSES[name])
+    model_class, processor_class = (getattr(transformers, one) for one in TRAINED[name])
     hf = model_class.from_pretrained(folder, local_files_only=True, dtype="float32")
     processor = processor_class.from_pretrained(folder, local_files_only=True)
     return hf.requires_grad_(False).eval(), processor
 
 
 def require_whole(folder: Path) -> None:
-    """Check the files of a folder against its card, if it has one.
-
-    Raises:
-        CheckpointError: For a file that is missing or has another hash.
-    """
+    """Check a folder's files against the hashes of its card, if it has one; `CheckpointError`."""
     card = folder / CARD
     if not card.is_file():
         return
@@ -53,7 +46,7 @@ def require_whole(folder: Path) -> None:
         expected = dict(parse_json(read_text(card), str(card))["sha256"])
     except (FileError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"expected hashes in {card}, got damage ({error!r}). Fetch or train the model again."
+            f"expected hashes in {card}, got damage ({error!r}). Fetch it again."
         ) from error
     for name, digest in sorted(expected.items()):
         path = folder / name
@@ -61,6 +54,6 @@ def require_whole(folder: Path) -> None:
         if found != digest:
             raise CheckpointError(
                 f"expected {path} with SHA-256 {digest[:16]}..., as its card says, got "
-                f"{found[:16]}. Fetch or train the model again; if the change is yours, save it "
-                f"to a folder without {CARD}."
+                f"{found[:16]}. Fetch or train it again, or save your change to a folder without "
+                f"{CARD}."
             )

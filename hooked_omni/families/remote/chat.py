@@ -1,7 +1,4 @@
-"""How are models called whose own `chat` makes the inputs, and where is the question in them?
-
-Such a model's `chat` runs until it calls `generate`, and stops there.
-"""
+"""How are models called whose own `chat` makes the inputs, and where is the question in them?"""
 
 from collections.abc import Callable
 from typing import Any
@@ -57,9 +54,8 @@ def question_after_clip(
 ) -> dict[str, Bool[Tensor, " pos"]]:
     """Spans of a prompt in which the question comes after the clip.
 
-    What the model's own code writes among the clip's tokens ("Frame1: "), and the line break
-    after them, is markup. The words of an earlier turn are the system prompt's, whatever that turn
-    is called.
+    What the model's own code writes among the clip's tokens ("Frame1: "), and the line break after
+    them, is markup. The words of an earlier turn are the system prompt's.
     """
     question, system, markup = (masks[name].clone() for name in ("question", "system", "markup"))
     if not bool(question.any()):

@@ -1,11 +1,11 @@
 """InternVL2 and InternOmni: tiles of 256 tokens, then the sound, read by an InternLM2.
 
-InternLM2 is Llama's decoder under other names, with queries, keys and values of each key-value
-head in one tensor; here it runs as Llama, and its own code, which transformers 5 breaks, is not
-needed. Past `max_position_embeddings` its rotary base would change with the length (dynamic NTK):
-such prompts are refused. The towers are code of the checkpoint (InternVL2, OpenGVLab) or the
-package internvl (InternOmni), for transformers 4.37; their own `chat` makes the inputs, as the
-model cards do for a video: one tile a frame, `Frame1: <image>`, question last.
+InternLM2 is Llama under other names, with queries, keys and values of each key-value head in one
+tensor; here it runs as Llama, without its own code, which transformers 5 breaks. Past
+`max_position_embeddings` its rotary base would change with the length (dynamic NTK): such prompts
+are refused. The towers are code of the checkpoint (InternVL2, OpenGVLab) or the package internvl
+(InternOmni), for transformers 4.37; their own `chat` makes the inputs, as the model cards do for a
+video: one tile a frame, `Frame1: <image>`, question last.
 """
 
 import importlib
@@ -168,8 +168,8 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
         came = int((tokens == token).sum())
         if came != expected[name]:
             raise PromptError(
-                f"expected {expected[name]} {name} tokens for these inputs, got {came}. Pass the "
-                "whole output of one call."
+                f"expected {expected[name]} {name} tokens for these inputs, got {came}. Pass one "
+                "call's output."
             )
 
 
@@ -231,9 +231,7 @@ _NEEDS = (
 INTERNVL2 = Family(
     name="internvl2",
     model_types=("internvl_chat",),
-    hf_class="",
     decoder_config=_decoder_config,
-    tensor_name=qwen.tensor_name,
     on_disk=OnDisk(
         homes=(("language_model.model.", "language_model.output.weight"),),
         conversion=_conversion,

@@ -1,10 +1,10 @@
 """MiniCPM-o 2.6: a picture and the sound of each second in turn, read by a Qwen2.
 
-Its towers are code that comes with the checkpoint, `modeling_minicpmo.py` of openbmb/MiniCPM-o-2_6,
-which was written for transformers 4.44. Its own `chat` makes the inputs, with the options of its
-model card for a clip with sound (`omni_input`, one slice a frame, no numbers in front of frames),
-and is stopped at its `generate`. Frames are evenly spaced, the first and the last included, one a
-second; the model card takes the last of each second.
+Its towers are code of the checkpoint (`modeling_minicpmo.py` of openbmb/MiniCPM-o-2_6, transformers
+4.44). Its own `chat` makes the inputs, with the options of its model card for a clip with sound
+(`omni_input`, one slice a frame, no numbers in front of frames), and is stopped at `generate`.
+Frames are one a second, evenly spaced, the first and the last included; the model card takes the
+last of each second.
 """
 
 from collections.abc import Mapping
@@ -71,9 +71,7 @@ def _load(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
 
 def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
     if str(raw.get("version", "2.6")) != "2.6":
-        raise CheckpointError(
-            f"expected MiniCPM-o version 2.6, got {raw['version']!r}: its decoder is another one."
-        )
+        raise CheckpointError(f"expected MiniCPM-o version 2.6, got {raw['version']!r}: another.")
     return qwen2_reference(raw)
 
 
@@ -160,9 +158,7 @@ def _call(model: Any, inputs: Mapping[str, Any]) -> Any:
 MINICPM_O = Family(
     name="minicpm-o-2.6",
     model_types=("minicpmo",),
-    hf_class="",
     decoder_config=qwen.decoder_config,
-    tensor_name=qwen.tensor_name,
     on_disk=OnDisk(homes=(("llm.model.", "llm.lm_head.weight"),), reference=_reference),
     times=_times,
     check_inputs=_check_inputs,

@@ -1,7 +1,4 @@
-"""Which model of transformers computes the same as a remote model's decoder?
-
-It is built on the same tensors, shared where the layout allows.
-"""
+"""Which model of transformers computes what a remote model's decoder does, on its tensors?"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,32 +11,17 @@ from hooked_omni.families.family import Conversion, as_stored
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
 
 _NUMBERS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "tie_word_embeddings",
-    "use_sliding_window",
-    "sliding_window",
-    "max_window_layers",
+    *("vocab_size", "hidden_size", "intermediate_size", "hidden_act", "rms_norm_eps"),
+    *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("max_position_embeddings", "tie_word_embeddings"),
+    *("use_sliding_window", "sliding_window", "max_window_layers"),
 )
 
 
 def qwen2_reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Class and config of the Qwen2 that a `config.json` with its numbers describes.
-
-    Raises:
-        CheckpointError: For a rotary embedding that is not the default.
-    """
+    """Class and config of the Qwen2 in a `config.json`; `CheckpointError` for scaled positions."""
     if raw.get("rope_scaling"):
-        raise CheckpointError(
-            f"expected a Qwen2 decoder with default rotary positions, got {raw['rope_scaling']}."
-        )
+        raise CheckpointError(f"expected default rotary positions, got {raw['rope_scaling']}.")
     known = {name: raw[name] for name in _NUMBERS if name in raw}
     base = (raw.get("rope_parameters") or raw).get("rope_theta", 1e6)  # of 5.x, of 4.x
     rope = {"rope_type": "default", "rope_theta": base}
@@ -78,12 +60,7 @@ def as_text_model(
 ) -> Any:
     """A model of transformers on a remote model's tensors.
 
-    Args:
-        hf_model: The remote model.
-        reference: From its config to class and config of the other.
-        head: Its unembedding.
-        conversion: From a tensor's name and the config to what it is made of.
-        attention: Kernel of the attention.
+    `reference` makes its class and config; `conversion` names what each of its tensors is made of.
     """
     model_class, config = reference(hf_model.config.to_dict())
     model = empty(model_class, config, attention)

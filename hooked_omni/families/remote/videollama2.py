@@ -39,19 +39,12 @@ _PLACEHOLDERS = {"video": -201, "audio": -202}
 
 @dataclass(frozen=True)
 class VideoLLaMAProcessor:
-    """The package's own functions.
-
-    Attributes:
-        tokenizer: Of the words.
-        video: From a list of frames to what the vision tower reads.
-        sound: From a sound file to what the audio tower reads.
-        tokenize: From text, tokenizer and the clip's tag to ids with a negative placeholder.
-    """
+    """The package's own functions."""
 
     tokenizer: Any
-    video: Callable[[list[np.ndarray]], Tensor]
-    sound: Callable[[str], Tensor]
-    tokenize: Callable[..., Tensor]
+    video: Callable[[list[np.ndarray]], Tensor]  # from frames
+    sound: Callable[[str], Tensor]  # from a sound file
+    tokenize: Callable[..., Tensor]  # text, tokenizer, the clip's tag to ids, one negative
 
 
 def _load(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -81,8 +74,7 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
     if len(inputs["input_ids"]) != 1 or placeholders != n_clips or n_clips > 1:
         raise PromptError(
             f"expected one prompt with at most one clip, got {len(inputs['input_ids'])} with "
-            f"{placeholders} placeholders and {n_clips} clips. Embed prompts one at a time; sound "
-            "and picture of a clip share one placeholder."
+            f"{placeholders} placeholders and {n_clips} clips. Embed prompts one at a time."
         )
     if not clip.keys() <= _PLACEHOLDERS.keys():
         raise PromptError(f"expected 'video' and 'audio' to be read, got {sorted(clip)}.")
@@ -116,8 +108,7 @@ def _find_media(
     if (n_video > 0) != ("video" in clip) or n_video < 0:
         raise PromptError(
             f"expected {n_audio} audio tokens among the {n_media} of the clip, got a remainder of "
-            f"{n_video} for {sorted(clip)}. These towers are not the ones this family was written "
-            "for."
+            f"{n_video} for {sorted(clip)}: these are not this family's towers."
         )
     tokens = torch.cat([ids[:at], ids.new_empty(n_media), ids[at + 1 :]])
     for name, first, n in (("video", at, n_video), ("audio", at + n_video, n_audio)):
@@ -175,9 +166,7 @@ def _prepare(
 VIDEOLLAMA2 = Family(
     name="videollama2.1-av",
     model_types=("videollama2_qwen2",),
-    hf_class="",
     decoder_config=qwen.decoder_config,
-    tensor_name=qwen.tensor_name,
     on_disk=OnDisk(homes=(("model.", "lm_head.weight"),), reference=qwen2_reference),
     times=_times,
     check_inputs=_check_inputs,
