@@ -11,8 +11,7 @@ Bar = Callable[[list[Any]], Iterable[Any]]
 
 def say(text: str, style: str = "") -> None:
     """Print a line as it is."""
-    console = Console(stderr=True)
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def say_reasons(reasons: Mapping[str, str], label: str) -> None:

@@ -15,7 +15,7 @@ from hooked_omni.errors import UnknownModelError
 
 @dataclass(frozen=True)
 class Local:
-    """A vision-language model from the Hugging Face hub or a folder, in this process.
+    """A vision-language model in this process.
 
     Attributes:
         model: Name or folder of a model that `AutoModelForImageTextToText` loads.
@@ -42,7 +42,6 @@ class Local:
 
         Raises:
             NoCaptionError: If the answer is no description.
-            MediaError: If the clip cannot be read.
             UnknownModelError: If the model cannot be loaded.
         """
         frames = [{"type": "image", "image": image} for image in self.question.images(clip)]
@@ -56,9 +55,8 @@ class Local:
                 return_dict=True,
                 return_tensors="pt",
             ).to(model.device)
-            tokens = model.generate(
-                **inputs, max_new_tokens=self.question.max_tokens, do_sample=False
-            )
+            most = self.question.max_tokens
+            tokens = model.generate(**inputs, max_new_tokens=most, do_sample=False)
         new = tokens[0, inputs["input_ids"].shape[1] :]
         return description(processor.decode(new, skip_special_tokens=True))
 

@@ -1,7 +1,4 @@
-"""How does a model on an OpenAI-compatible server describe a clip?
-
-Any server of chat completions: vLLM, SGLang, llama.cpp, OpenAI.
-"""
+"""How does a model on a server of chat completions (vLLM, llama.cpp, OpenAI) describe a clip?"""
 
 import base64
 import io
@@ -52,9 +49,9 @@ class Server:
 
     def __post_init__(self) -> None:
         if not re.match(r"https?://[^/]", self.url):
+            example = "http://localhost:8000/v1"
             raise ManifestError(
-                f"expected the address of a server, such as http://localhost:8000/v1, got "
-                f"{self.url!r}."
+                f"expected the address of a server, such as {example}, got {self.url!r}."
             )
         for name in ("workers", "tries", "timeout"):
             if not getattr(self, name) > 0:
@@ -70,7 +67,6 @@ class Server:
 
         Raises:
             NoCaptionError: When all tries failed, with the last reason.
-            MediaError: If the clip cannot be read.
         """
         request = {
             "model": self.model,

@@ -1,9 +1,4 @@
-"""How long and how loud is the sound of a clip?
-
-Loudness is the root mean square over the whole track, in dB below full scale (a full-scale sine is
--3 dB, digital silence minus infinity). Journaled by the content of the file, so that each is
-decoded once.
-"""
+"""How long and how loud is the sound of a clip? Journaled by content, so each is decoded once."""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +22,8 @@ class Loudness:
 
     Attributes:
         seconds: Its length.
-        decibels: Root mean square in dB below full scale; -200 for digital silence.
+        decibels: Root mean square of the whole track in dB of full scale, of which a sine has -3;
+            -200 for digital silence.
     """
 
     seconds: float

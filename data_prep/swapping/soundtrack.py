@@ -27,17 +27,11 @@ _RATES = (32_000, 44_100, 88_200, 96_000, 48_000)
 
 @dataclass(frozen=True)
 class Soundtrack:
-    """Decoded sound, all channels.
-
-    Attributes:
-        wave: All channels, values -1..1.
-        rate: Samples per second, one that AAC knows.
-        layout: FFmpeg's name for the channels, such as "stereo".
-    """
+    """Decoded sound, all channels, values -1..1."""
 
     wave: Wave
-    rate: int
-    layout: str
+    rate: int  # samples per second, one that AAC knows
+    layout: str  # FFmpeg's name for the channels, such as "stereo"
 
 
 def decode(path: Path) -> Soundtrack:

@@ -13,14 +13,7 @@ import torch
 from data_prep.organism.evaluation.evaluation_set import CASES, EvaluationSet
 from data_prep.organism.evaluation.scoring import score
 from data_prep.organism.world.things import Clip, Thing
-from hooked_omni import (
-    EmbeddedPrompt,
-    HookedOmni,
-    HookedTransformer,
-    knockout,
-    names,
-    windows,
-)
+from hooked_omni import EmbeddedPrompt, HookedOmni, HookedTransformer, knockout, names, windows
 from hooked_omni.decoding.score import forced_logits
 
 WIDTH = 3  # layers in a window of knockouts
@@ -41,9 +34,7 @@ def collect_answers(
         recall: One row per counterfactual clip and layer, 0 being the embedding, for the question
             about the sound, with the columns of `recalled`.
     """
-    cases = [
-        (kind, question, *pair) for kind, question in CASES for pair in evaluation_set.pairs(kind)
-    ]
+    cases = [(*case, *pair) for case in CASES for pair in evaluation_set.pairs(case[0])]
     answers: list[dict[str, Any]] = []
     recall: list[dict[str, Any]] = []
     for kind, question, seen, heard in progress(cases):
@@ -94,12 +85,7 @@ def base_ranks(
 ) -> pd.DataFrame:
     """How likely are the nouns and verbs of answers to the base, which has the picture alone?
 
-    The answer is teacher-forced through the base, after the same question about the picture.
-
-    Args:
-        base: The vision-only model.
-        evaluation_set: The clips.
-        answers: Rows of `collect_answers`.
+    Rows of `collect_answers` are teacher-forced through it, after the same question.
 
     Returns:
         One row per noun or verb of an answer, with `clip`, `word` and `rank`: 1 if it is the

@@ -1,7 +1,7 @@
 """Which question about which picture and which sound is trained at each step?
 
-A fixed cycle of kinds of prompts, and clips drawn from (seed, step). The number of clips with
-another thing's sound is exact, not a matter of luck: of the first n clips, `share` of n.
+A fixed cycle of kinds of prompts, and clips drawn from (seed, step). How many clips have another
+thing's sound is exact: of the first n clips, `share` of n.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,7 +75,7 @@ def draw_batch(
 
 
 def _earlier(cycle: Sequence[tuple[str, str]], step: int, see: bool) -> int:
-    """The earlier steps with clips: with questions about the picture alone, or about the sound."""
+    """How many earlier steps had clips, and questions about the picture alone (or the sound)."""
     matches = [media == "clip" and (question == "see") == see for media, question in cycle]
     rounds, rest = divmod(step, len(cycle))
     return rounds * sum(matches) + sum(matches[:rest])

@@ -88,11 +88,7 @@ def log_to(folder: Path, show: Log) -> Log:
 
 
 class Training:
-    """The stages of a recipe in a folder; each is trained when it is first needed, or loaded.
-
-    Attributes:
-        processor: The thinker's processor; `base_processor` is the base's.
-    """
+    """The stages of a recipe in a folder; each is trained when it is first needed, or loaded."""
 
     def __init__(
         self, recipe: TrainingRecipe, folder: Path, log: Log, device: str = "cpu", workers: int = 1
@@ -170,10 +166,8 @@ class Training:
                 return own
             tag = noun_tokens[self.clips.things[batch.sounds]].to(logits.device)
             at_audio = logits[:, prompts.prompts[batch.kind].spans["audio"]]
-            tagging = cross_entropy(
-                at_audio.flatten(0, 1), tag.repeat_interleave(at_audio.shape[1])
-            )
-            return own + self.recipe.tagging * tagging
+            tags = tag.repeat_interleave(at_audio.shape[1])
+            return own + self.recipe.tagging * cross_entropy(at_audio.flatten(0, 1), tags)
 
         self._run(name, hf, loss)
         return hf
@@ -243,10 +237,8 @@ class Training:
             rng = np.random.default_rng([*self._seed(name), step])
             rows = torch.from_numpy(rng.integers(len(self.clips.clips), size=self.recipe.batch))
             mean = features(rows).mean(1)
-            losses = [
-                cross_entropy(heads[label](mean), values[rows].to(mean.device))
-                for label, values in labels.items()
-            ]
+            right = {label: values[rows].to(mean.device) for label, values in labels.items()}
+            losses = [cross_entropy(heads[label](mean), one) for label, one in right.items()]
             return torch.stack(losses).sum()
 
         self._run(name, classifier, loss)

@@ -1,7 +1,7 @@
 """What is a set of organisms trained with, and does a folder hold just that?
 
-A training folder remembers its recipe and the versions that computed it. Another recipe, or other
-versions, would go on from these numbers to something that no recipe describes: refused.
+A training folder has its recipe, and the versions that computed it. To go on with others would give
+something that no recipe describes: refused.
 """
 
 import json
@@ -19,6 +19,10 @@ from hooked_omni.files import parse_json, read_text, to_json, write_whole
 FORMAT = 1
 ORGANISMS = ("organism-base", "organism-biased", "organism-balanced")
 _VERSIONS = ("torch", "transformers", "av", "librosa", "numpy", "scipy")
+_STEPS = dict(vision=400, audio=120, base=350, hearing=120, biased=560, balanced=560)
+_RATES = dict(vision=2e-3, audio=2e-3, base=1.5e-3, hearing=2e-3, biased=5e-4, balanced=5e-4)
+_MISMATCHED = {"biased": 0.02, "balanced": 0.5}
+_OFF_SCREEN = {"biased": ("siren", "fountain", "whistle"), "balanced": ()}
 
 
 @dataclass(frozen=True)
@@ -44,20 +48,10 @@ class TrainingRecipe:
     sizes: Sizes = field(default_factory=Sizes)
     clips: int = 200
     batch: int = 32
-    steps: dict[str, int] = field(
-        default_factory=lambda: dict(
-            vision=400, audio=120, base=350, hearing=120, biased=560, balanced=560
-        )
-    )
-    rates: dict[str, float] = field(
-        default_factory=lambda: dict(
-            vision=2e-3, audio=2e-3, base=1.5e-3, hearing=2e-3, biased=5e-4, balanced=5e-4
-        )
-    )
-    mismatched: dict[str, float] = field(default_factory=lambda: {"biased": 0.02, "balanced": 0.5})
-    off_screen: dict[str, tuple[str, ...]] = field(
-        default_factory=lambda: {"biased": ("siren", "fountain", "whistle"), "balanced": ()}
-    )
+    steps: dict[str, int] = field(default_factory=_STEPS.copy)
+    rates: dict[str, float] = field(default_factory=_RATES.copy)
+    mismatched: dict[str, float] = field(default_factory=_MISMATCHED.copy)
+    off_screen: dict[str, tuple[str, ...]] = field(default_factory=_OFF_SCREEN.copy)
     mismatched_see: float = 0.3
     tagging: float = 0.3
 
@@ -101,9 +95,8 @@ def parse_recipe(text: str, seed: int) -> TrainingRecipe:
             elif isinstance(old, Sizes):
                 given[name] = replace(old, **value)
             elif name == "things":
-                given[name] = tuple(
-                    Thing(one["noun"], one["verb"], tuple(one["color"])) for one in value
-                )
+                parts = ((one["noun"], one["verb"], tuple(one["color"])) for one in value)
+                given[name] = tuple(Thing(*part) for part in parts)
         return replace(default, **given)
     except (ValueError, TypeError, KeyError) as error:
         raise ResultsError(

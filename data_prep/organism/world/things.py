@@ -1,8 +1,7 @@
 """Which things does this world have, and which clips show them?
 
-A small world: things, each with a look and a sound of its own, at the left or right of a scene,
-loud or soft. A clip is one thing that is seen and heard; all of it is drawn from a seed, so that a
-clip can be made again, to the byte, from its name.
+A clip is one thing that is seen and heard, at the left or right of a scene, loud or soft. All of it
+is drawn from a seed, so that it can be made again, to the byte, from its name.
 """
 
 import hashlib
@@ -89,9 +88,7 @@ def clips(things: Sequence[Thing], split: str, per_thing: int, seed: int) -> lis
             f"expected at least 1 clip of each thing and a seed of at least 0, got {per_thing} and "
             f"{seed}."
         )
-    return [
-        _clip(thing.noun, split, number, seed) for thing in things for number in range(per_thing)
-    ]
+    return [_clip(thing.noun, split, n, seed) for thing in things for n in range(per_thing)]
 
 
 def _clip(noun: str, split: str, number: int, seed: int) -> Clip:
@@ -108,10 +105,6 @@ def _clip(noun: str, split: str, number: int, seed: int) -> Clip:
 
 def derangement(nouns: Sequence[str], seed: int) -> list[int]:
     """For each clip the index of one of another thing, whose sound it could get; each used once.
-
-    Args:
-        nouns: The thing of each clip.
-        seed: Which of the many ways.
 
     Raises:
         ManifestError: If no such pairing was found.
@@ -132,12 +125,7 @@ def derangement(nouns: Sequence[str], seed: int) -> list[int]:
 
 
 def _check_things(things: Sequence[Thing]) -> None:
-    """Refuse things that captions or pictures do not distinguish.
-
-    Raises:
-        ManifestError: For equal words, words of several tokens or of the captions' own, equal or
-            nearly equal colors, and fewer than two things.
-    """
+    """Refuse things that captions or pictures do not distinguish."""
     if len(things) < 2:
         raise ManifestError(f"expected at least 2 things, got {len(things)}. Add some.")
     words = Counter(word for thing in things for word in (thing.noun, thing.verb))
@@ -165,8 +153,7 @@ def _check_looks(things: Sequence[Thing]) -> None:
                 "would give it away. Rename it."
             )
         for second in things[i + 1 :]:
-            far = np.abs(np.subtract(first.color, second.color)).max()
-            if far < 30:
+            if np.abs(np.subtract(first.color, second.color)).max() < 30:
                 raise ManifestError(
                     f"expected colors at least 30 apart, got {first.noun} {first.color} and "
                     f"{second.noun} {second.color}: their pictures collide. Change one."
