@@ -40,9 +40,6 @@ class Journal:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
-    def __len__(self) -> int:
-        return len(self._values)
-
     def get(self, key: str) -> Any:
         """The value of `key`, or None."""
         return self._values.get(key)

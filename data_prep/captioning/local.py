@@ -15,19 +15,12 @@ from hooked_omni.errors import UnknownModelError
 
 @dataclass(frozen=True)
 class Local:
-    """A vision-language model in this process.
+    """A vision-language model in this process."""
 
-    Attributes:
-        model: Name or folder of a model that `AutoModelForImageTextToText` loads.
-        question: Words and frames.
-        device: Where it runs, such as "cuda".
-        dtype: Its weights' type, such as "bfloat16"; "auto" as saved.
-    """
-
-    model: str
+    model: str  # name or folder of one that `AutoModelForImageTextToText` loads
     question: Question = DEFAULT
     device: str = "cpu"
-    dtype: str = "auto"
+    dtype: str = "auto"  # of the weights, such as "bfloat16"; "auto" as saved
     workers: int = field(default=1, init=False)
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
@@ -42,7 +35,6 @@ class Local:
 
         Raises:
             NoCaptionError: If the answer is no description.
-            UnknownModelError: If the model cannot be loaded.
         """
         frames = [{"type": "image", "image": image} for image in self.question.images(clip)]
         content = [*frames, {"type": "text", "text": self.question.prompt}]

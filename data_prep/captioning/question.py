@@ -20,17 +20,11 @@ _SORRY = r"(i['\u2019]?m sorry|i am sorry|i can(no|['\u2019])t|as an ai\b|sorry,
 
 @dataclass(frozen=True)
 class Question:
-    """The words about a clip, and which of its frames go with them.
-
-    Attributes:
-        prompt: The words, after the frames.
-        media: How frames are sampled.
-        max_tokens: Longest answer.
-    """
+    """The words about a clip, and which of its frames stand before them."""
 
     prompt: str = PROMPT
     media: MediaSettings = _MEDIA
-    max_tokens: int = 256
+    max_tokens: int = 256  # longest answer
 
     def images(self, clip: Path) -> list[Image.Image]:
         """The frames of a clip."""

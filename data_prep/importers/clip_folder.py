@@ -101,7 +101,7 @@ def measured(path: Path, root: Path) -> tuple[str, float | None]:
     with opened(existing(path), "video") as (container, stream):
         if stream.duration is not None:
             return relative, round(float(stream.duration * stream.time_base), 6)
-        # Matroska and WebM tell the length of the whole clip alone.
+        # Matroska and WebM have the length of the whole clip alone.
         length = container.duration
     return relative, None if length is None else length / 1_000_000
 

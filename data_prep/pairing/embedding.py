@@ -68,7 +68,10 @@ def embed(
         means = _read(path, len(part))
         if means is None:
             means = _means(loaded(), part, prompt)
-            _write(path, means)
+            if path is not None:
+                file = io.BytesIO()
+                np.savez(file, means=means)
+                write_whole(path, file.getvalue())
         done.append(means)
     return np.concatenate(done)
 
@@ -129,10 +132,3 @@ def _read(path: Path | None, n_clips: int) -> Embeddings | None:
     except Exception:  # numpy, zipfile and zlib raise their own each for a damaged file
         return None
     return means if len(means) == n_clips and np.isfinite(means).all() else None
-
-
-def _write(path: Path | None, means: Embeddings) -> None:
-    if path is not None:
-        file = io.BytesIO()
-        np.savez(file, means=means)
-        write_whole(path, file.getvalue())

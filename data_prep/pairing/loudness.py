@@ -18,16 +18,10 @@ SILENCE = -200.0
 
 @dataclass(frozen=True)
 class Loudness:
-    """How long and how loud the sound of a clip is.
-
-    Attributes:
-        seconds: Its length.
-        decibels: Root mean square of the whole track in dB of full scale, of which a sine has -3;
-            -200 for digital silence.
-    """
+    """Length of a sound, and root mean square in dB of full scale (-3 for a full-scale sine)."""
 
     seconds: float
-    decibels: float
+    decibels: float  # -200 for digital silence
 
 
 def measure(path: Path, journal: Journal) -> Loudness:

@@ -22,7 +22,7 @@ from data_prep.manifest import OWN_CAPTIONS, Sample, read_facts, read_manifest
 from data_prep.pairing.matrix import read_matrix
 from hooked_omni.files import write_whole
 
-# Orange and blue: distinct also for who cannot tell red from green.
+# Orange and blue: distinct also without red and green.
 _COLORS = {"counterfactual": "#c2410c", "factual": "#1d6fb8"}
 _OTHER = "#6b7280"
 
@@ -84,7 +84,7 @@ def _histogram(samples: list[Sample]) -> str | None:
     figure = Figure(figsize=(5.6, 3.4), layout="constrained")
     axes = figure.subplots()
     values = [similarity for _, similarity in found]
-    edges = np.linspace(min(values) - 0.01, max(values) + 0.01, 33)
+    edges = np.linspace(min(values) - 0.01, max(values) + 0.01, 33).tolist()
     for kind in sorted({kind for kind, _ in found}):
         own = [similarity for other, similarity in found if other == kind]
         color = _COLORS.get(kind, _OTHER)
@@ -129,8 +129,8 @@ def _png(figure: Figure) -> str:
 def _listed(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """How it was made, one line each."""
     flat = {**facts, **_mapping(facts.get("config"))}
-    shown = ((k, v) for k, v in flat.items() if k not in ("config", "left_out", "missing"))
-    return [(k.replace("_", " "), v if isinstance(v, str) else json.dumps(v)) for k, v in shown]
+    kept = ((k, v) for k, v in flat.items() if k not in ("config", "left_out", "missing"))
+    return [(k.replace("_", " "), v if isinstance(v, str) else json.dumps(v)) for k, v in kept]
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -31,23 +31,14 @@ WHOLE = 17_000
 
 @dataclass(frozen=True)
 class Config:
-    """How many pairs, and which pairs are allowed.
+    """How many pairs, and which pairs are allowed."""
 
-    Attributes:
-        k: Counterfactual samples, and factual ones.
-        match_durations: Most seconds between the lengths of picture and sound.
-        match_loudness: Most dB between the picture's own sound and the one it gets.
-        exclude_silent: Leave out clips whose sound is below this many dB of full scale.
-        seed: Which clips are factual, and which share a block.
-        block: Assign inside random blocks of this many clips. None is one block, the optimum.
-    """
-
-    k: int = 250
-    match_durations: float | None = None
-    match_loudness: float | None = None
-    exclude_silent: float | None = None
-    seed: int = 0
-    block: int | None = None
+    k: int = 250  # counterfactual samples, and factual ones
+    match_durations: float | None = None  # most seconds between the lengths of picture and sound
+    match_loudness: float | None = None  # most dB between the picture's own sound and the new one
+    exclude_silent: float | None = None  # leave out sounds below this many dB of full scale
+    seed: int = 0  # which clips are factual, and which share a block
+    block: int | None = None  # clips in a random block; None is one block of all, the optimum
 
     def __post_init__(self) -> None:
         if self.k < 1:

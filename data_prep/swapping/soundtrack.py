@@ -44,7 +44,7 @@ def decode(path: Path) -> Soundtrack:
     with opened(path, "audio") as (container, stream):
         native = stream.codec_context.sample_rate
         rate = native if native in _RATES else _RATES[-1]
-        # Some sound files tell how many channels they have, but not which.
+        # Some sound files give how many channels they have, but not which.
         unnamed = {1: "mono", 2: "stereo"}.get(stream.codec_context.channels)
         resampler = av.AudioResampler(format="fltp", rate=rate, layout=unnamed)
         for frame in (frame for _, frames in decoded(path, container, stream) for frame in frames):

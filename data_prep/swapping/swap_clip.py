@@ -1,8 +1,8 @@
 """How does a clip get another sound?
 
-The picture is copied packet by packet, bit for bit; another file's sound, trimmed or padded to the
-end of the picture, is encoded once (AAC). A file is written whole or not at all, and ends with a
-checksum of itself; its comment names the sources by theirs. One that holds both is not made again.
+The picture is copied bit for bit; another file's sound, trimmed or padded to the picture's end, is
+encoded once (AAC). A file ends with a checksum of itself, and its comment names the sources by
+theirs: one that holds both is not made again.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Which samples of a manifest get another sound, and what became of each?
 
-Samples whose sound is another file's become files of their own, and so do the controls. A run that
-is stopped goes on where it was: whole files are recognized, and the new manifest is written last.
+Samples whose sound is another file's become files of their own, and so do the controls. A stopped
+run goes on where it was: whole files are recognized.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ from data_prep.manifest import (
 from data_prep.swapping.swap_clip import CONTROLS, swap
 from hooked_omni.errors import FileError, ManifestError, MediaError
 
-# Key in `extra` that marks a file made here, and says of what.
+# Key in `extra` that marks a file made here, and of what.
 _MARK = "swapped_from"
 
 

@@ -69,12 +69,9 @@ def recalled(
         likeliest word is the audible (visible) thing's noun or verb; `heard_positions` and
         `seen_positions` are shares of the positions.
     """
-    rows = []
+    rows, own = [], {"heard": _words(heard, things), "seen": _words(seen, things)}
     for layer, words in enumerate(_top_words(model, prompt)):
-        found = {
-            name: [word in _words(clip, things) for word in words]
-            for name, clip in (("heard", heard), ("seen", seen))
-        }
+        found = {name: [word in one for word in words] for name, one in own.items()}
         row: dict[str, Any] = {"layer": layer, **{name: any(f) for name, f in found.items()}}
         rows.append(row | {f"{name}_positions": sum(f) / len(f) for name, f in found.items()})
     return rows

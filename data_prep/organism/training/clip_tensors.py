@@ -31,19 +31,12 @@ from hooked_omni.inputs.video import read_video
 
 @dataclass(frozen=True, eq=False)
 class ClipTensors:
-    """The clips of a split, and what the models get of them.
-
-    Attributes:
-        clips: In the order of the tensors' rows.
-        things: Which thing each clip is, as an index into the list of things.
-        patches: Of the frames, before normalization, 0..255.
-        mel: The whole spectrogram, without padding.
-    """
+    """The clips of a split, and what the models get of them."""
 
     clips: list[Clip]
-    things: Int[Tensor, " clip"]
-    patches: UInt8[Tensor, "clip patch value"]
-    mel: Float[Tensor, "clip mel time"]
+    things: Int[Tensor, " clip"]  # indices into the list of things
+    patches: UInt8[Tensor, "clip patch value"]  # of the frames, before normalization
+    mel: Float[Tensor, "clip mel time"]  # without padding
 
     def pixels(self, rows: Tensor, processor: Any) -> Float[Tensor, "patches value"]:
         """Normalized patches of some clips, as the video processor gives them."""

@@ -22,21 +22,13 @@ SOUNDS = (("sound", "hear"),)
 
 @dataclass(frozen=True)
 class Mixture:
-    """How often a clip has another thing's sound.
+    """How often a clip has another thing's sound."""
 
-    Attributes:
-        things: Which thing each training clip is.
-        share: Of the clips in questions about sounds, for which sound and picture disagree.
-        off_screen: Things whose sounds may come with another thing's picture in these questions.
-        share_see: As `share`, in questions about the picture alone, where any sound may.
-        held_out: Whether (thing in the picture, thing in the sound) must never come up.
-    """
-
-    things: Sequence[int]
-    share: float
-    off_screen: frozenset[int]
-    share_see: float
-    held_out: Callable[[int, int], bool]
+    things: Sequence[int]  # which thing each training clip is
+    share: float  # of the clips in questions about sounds
+    off_screen: frozenset[int]  # things whose sounds these may be
+    share_see: float  # of the clips in questions about the picture alone, with any thing's sound
+    held_out: Callable[[int, int], bool]  # whether picture and sound must never be of these things
 
 
 @dataclass(frozen=True)

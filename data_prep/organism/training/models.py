@@ -34,12 +34,7 @@ _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a model is.
-
-    Attributes:
-        d_model, layers, heads, key_value_heads, d_mlp: The decoder.
-        d_tower, d_tower_mlp, tower_layers, tower_heads: Either tower.
-    """
+    """How large a model's decoder and either tower are."""
 
     d_model: int = 128
     layers: int = 8

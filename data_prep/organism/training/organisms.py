@@ -24,15 +24,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from data_prep.organism.training import curriculum
 from data_prep.organism.training.clip_tensors import ClipTensors, prepare
-from data_prep.organism.training.curriculum import (
-    AUDIO_VISUAL,
-    SOUNDS,
-    VISUAL,
-    ClipBatch,
-    Mixture,
-    draw_batch,
-)
+from data_prep.organism.training.curriculum import ClipBatch, Mixture
 from data_prep.organism.training.models import new_base, processors, thinker_from
 from data_prep.organism.training.prompts import (
     TrainingPrompts,
@@ -114,7 +108,7 @@ class Training:
         prompts = self._prompts(hf, QWEN2_5_VL, self.base_processor)
 
         def loss(step: int) -> Tensor:
-            batch = self._batch("base", VISUAL, step)
+            batch = self._batch("base", curriculum.VISUAL, step)
             tokens = prompts.answer_tokens(self._answers("base", batch, step))
             video = self._video(hf, torch.tensor(batch.pictures))
             return answer_loss(prompts.logits(batch.kind, video, None, tokens), tokens)
@@ -136,7 +130,7 @@ class Training:
         tower.requires_grad_(True)
 
         def loss(step: int) -> Tensor:
-            batch = self._batch("hearing", SOUNDS, step)
+            batch = self._batch("hearing", curriculum.SOUNDS, step)
             tokens = prompts.answer_tokens(self._answers("hearing", batch, step))
             audio = audio_features(hf, self.clips, torch.tensor(batch.sounds))
             return answer_loss(prompts.logits(batch.kind, None, audio, tokens), tokens)
@@ -158,7 +152,7 @@ class Training:
         noun_tokens = torch.tensor(self.processor.tokenizer.convert_tokens_to_ids(nouns))
 
         def loss(step: int) -> Tensor:
-            batch = self._batch("listener", AUDIO_VISUAL, step, name)
+            batch = self._batch("listener", curriculum.AUDIO_VISUAL, step, name)
             tokens = prompts.answer_tokens(self._answers("listener", batch, step))
             logits = prompts.logits(batch.kind, video[batch.pictures], audio[batch.sounds], tokens)
             own = answer_loss(logits, tokens)
@@ -193,8 +187,8 @@ class Training:
     def _batch(
         self, name: str, cycle: Sequence[tuple[str, str]], step: int, variant: str | None = None
     ) -> ClipBatch:
-        mixture = self._mixture(variant)
-        return draw_batch(cycle, mixture, self._seed(name), step, self.recipe.batch)
+        mixture, seed = self._mixture(variant), self._seed(name)
+        return curriculum.draw_batch(cycle, mixture, seed, step, self.recipe.batch)
 
     @cache  # noqa: B019  # a training lives as long as its clips
     def _mixture(self, variant: str | None) -> Mixture:

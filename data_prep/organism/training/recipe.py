@@ -27,33 +27,21 @@ _OFF_SCREEN = {"biased": ("siren", "fountain", "whistle"), "balanced": ()}
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Everything that decides what comes out, besides the code.
+    """Everything that decides what comes out, besides the code."""
 
-    Attributes:
-        seed: Of the world, the weights and the order of training.
-        things: The classes.
-        sizes: Of the models.
-        clips: Training clips of each thing.
-        batch: Clips in a step.
-        steps: Of each stage.
-        rates: Highest learning rate of each stage.
-        mismatched: Share of clips with another thing's sound among questions about sounds.
-        off_screen: Nouns of the things whose sounds these are; none means any.
-        mismatched_see: The same share among questions about pictures alone, for either organism.
-        tagging: Weight of the loss that names the sound at audio positions.
-    """
-
-    seed: int = 0
+    seed: int = 0  # of the world, the weights and the order of training
     things: tuple[Thing, ...] = THINGS
     sizes: Sizes = field(default_factory=Sizes)
-    clips: int = 200
-    batch: int = 32
-    steps: dict[str, int] = field(default_factory=_STEPS.copy)
-    rates: dict[str, float] = field(default_factory=_RATES.copy)
+    clips: int = 200  # of each thing, to train on
+    batch: int = 32  # clips in a step
+    steps: dict[str, int] = field(default_factory=_STEPS.copy)  # of each stage
+    rates: dict[str, float] = field(default_factory=_RATES.copy)  # the highest of each stage
+    # Share of clips with another thing's sound among questions about sounds, and the nouns of the
+    # things whose sounds these are; none means any.
     mismatched: dict[str, float] = field(default_factory=_MISMATCHED.copy)
     off_screen: dict[str, tuple[str, ...]] = field(default_factory=_OFF_SCREEN.copy)
-    mismatched_see: float = 0.3
-    tagging: float = 0.3
+    mismatched_see: float = 0.3  # the share among questions about pictures alone
+    tagging: float = 0.3  # weight of the loss that names the sound at audio positions
 
     def __post_init__(self) -> None:
         for name in self.mismatched:

@@ -22,17 +22,11 @@ _CAPTION_WORDS = ("a", "is", "on", "the", "of", "in", "there", "sound", "i", "ca
 
 @dataclass(frozen=True)
 class Thing:
-    """A class: what it is called, what its sound is called, and its color.
+    """A class: what it is called, what its sound is called, and its color."""
 
-    Attributes:
-        noun: One word, which begins with a consonant: captions say "a" before it.
-        verb: One word for the sound it makes.
-        color: Red, green and blue of its sprite, 0..255.
-    """
-
-    noun: str
-    verb: str
-    color: tuple[int, int, int]
+    noun: str  # one word, which begins with a consonant: captions have "a" before it
+    verb: str  # one word
+    color: tuple[int, int, int]  # red, green and blue, 0..255
 
 
 THINGS: tuple[Thing, ...] = (
@@ -53,21 +47,14 @@ THINGS: tuple[Thing, ...] = (
 
 @dataclass(frozen=True)
 class Clip:
-    """One thing that is seen and heard.
+    """One thing that is seen and heard."""
 
-    Attributes:
-        id: Its name: the noun, the split, a number, and the world's seed.
-        noun: Which thing it is.
-        place, scene, loudness: One of `PLACES`, `SCENES`, `LOUDNESS`.
-        seed: Of everything that has no name: sizes, shades, pitches, noise.
-    """
-
-    id: str
+    id: str  # the noun, the split, a number, and the world's seed
     noun: str
     place: str
     scene: str
     loudness: str
-    seed: tuple[int, ...]
+    seed: tuple[int, ...]  # of everything that has no name: sizes, shades, pitches, noise
 
     def rng(self, part: str) -> np.random.Generator:
         """The random stream of one part, "look" or "sound", independent of the other's."""
