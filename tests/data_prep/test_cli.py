@@ -67,10 +67,10 @@ def test_one_command_makes_pairs_of_a_folder_and_a_table(tmp_path, capsys):
             write_clip(tmp_path / "clips" / f"clip{i}.mp4", audio_hz=200.0 * (i + 1))
     (tmp_path / "captions.csv").write_text("\n".join(rows))
     (tmp_path / "seen.json").write_text(json.dumps(shown))
-    asked = ["build", tmp_path / "captions.csv", tmp_path / "clips", tmp_path]
-    asked += ["--captions", tmp_path / "seen.json", "-k", 2]
-    asked += ["--embedder", gt.get_model_path()]
-    assert run(*asked) == 0
+    requests = ["build", tmp_path / "captions.csv", tmp_path / "clips", tmp_path]
+    requests += ["--captions", tmp_path / "seen.json", "-k", 2]
+    requests += ["--embedder", gt.get_model_path()]
+    assert run(*requests) == 0
     printed = capsys.readouterr().err
     assert "missing: clip4: expected clip4_000000.mp4" in printed and "4 samples in" in printed
     facts = read_facts(tmp_path / "clips.jsonl")
