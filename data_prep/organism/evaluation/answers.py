@@ -1,7 +1,4 @@
-"""What does an organism answer about clips it was not trained on, with and without knockouts?
-
-Everything runs as for any other model: a clip on disk, `embed`, the hooked decoder.
-"""
+"""What does an organism answer about clips it was not trained on, with and without knockouts?"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict

@@ -126,7 +126,7 @@ def test_a_swapped_clip_is_not_made_again_unless_it_must(tmp_path, pair):
 
 
 def test_the_comment_names_the_sources(tmp_path, pair):
-    swap(*pair, tmp_path / "out.mp4")
+    swap(pair[0], pair[1], tmp_path / "out.mp4")
     with av.open(str(tmp_path / "out.mp4")) as container:
         recipe = json.loads(container.metadata["comment"])
     assert recipe.keys() == {"video", "audio", "control", "made"}
