@@ -1,7 +1,4 @@
-"""Which steps lead from clips on disk to counterfactual pairs? `python -m data_prep --help`.
-
-Nothing heavy is imported until a command runs.
-"""
+"""Which steps lead from clips on disk to counterfactual pairs? Heavy imports wait for a command."""
 
 import sys
 from pathlib import Path

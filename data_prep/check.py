@@ -1,8 +1,4 @@
-"""Which clips of a manifest are broken?
-
-Every clip is decoded to its end, as the model's front end will do it. Problems come one by one, so
-that a stopped run has listed what it found.
-"""
+"""Which clips of a manifest are broken? Each is decoded to its end, as the front end does it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,13 +15,7 @@ _APART = 0.5  # seconds
 def problems(
     manifest: Path, progress: Callable[[list[Sample]], Iterable[Sample]] = iter
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with each sample that is broken: its id, and the problem.
-
-    A sample may have several problems: with its picture, with its sound, or between the two.
-
-    Raises:
-        ManifestError: If the manifest itself cannot be read.
-    """
+    """Ids of broken samples, each with a problem: of its picture, its sound, or between the two."""
     seen: dict[tuple[str, str], float | str] = {}
     for sample in progress(read_manifest(manifest)):
         lengths = {}
@@ -33,10 +23,9 @@ def problems(
             if path is None:
                 yield sample.id, f"no {track}: the manifest names no file"
                 continue
-            key = track, path
-            if key not in seen:
-                seen[key] = _seconds(manifest.parent, track, path)
-            found = seen[key]
+            if (track, path) not in seen:
+                seen[track, path] = _seconds(manifest.parent, track, path)
+            found = seen[track, path]
             if isinstance(found, str):
                 yield sample.id, found
             else:

@@ -1,7 +1,4 @@
-"""How is a clip written, and known by its content?
-
-Frames and sound become an H.264 + AAC file through PyAV, whole or not at all.
-"""
+"""How is a clip written (H.264 and AAC, whole or not at all), and known by its content?"""
 
 from fractions import Fraction
 from pathlib import Path
@@ -33,11 +30,7 @@ def write_clip(
     samples: Float[np.ndarray, " sample"] | None = None,
     sampling_rate: int = 16_000,
 ) -> Path:
-    """Write an mp4 of RGB frames and, if given, mono sound from -1 to 1.
-
-    Raises:
-        FileError: If the file cannot be written.
-    """
+    """Write an mp4 of RGB frames and, if given, mono sound from -1 to 1."""
     path = Path(path)
     with whole_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=Fraction(fps))

@@ -6,13 +6,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-Bar = Callable[[list[Any]], Iterable[Any]]
-
 
 def say(text: str, style: str = "") -> None:
     """Print a line as it is."""
-    console = Console(stderr=True)
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def say_reasons(reasons: Mapping[str, str], label: str) -> None:
@@ -21,10 +18,10 @@ def say_reasons(reasons: Mapping[str, str], label: str) -> None:
         say(f"{label}: {name}: {reason}")
 
 
-def bar(words: str) -> Bar:
+def bar(words: str) -> Callable[[list[Any]], Iterable[Any]]:
     """A function that shows a progress bar while a list is gone through."""
 
-    def shown(items: list[Any]) -> Iterable[Any]:
+    def through(items: list[Any]) -> Iterable[Any]:
         return track(items, words, console=Console(stderr=True), disable=not items)
 
-    return shown
+    return through

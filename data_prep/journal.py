@@ -1,7 +1,7 @@
 """What has already been worked out, so that a stopped run can go on?
 
-One JSON object a line, `{"key": ..., "value": ...}`, appended and forced to disk as soon as it is
-known. A line cut off by a kill or a full disk is skipped by the reader, and worked out again.
+One JSON object a line, `{"key": ..., "value": ...}`, forced to disk as soon as it is known. A line
+cut off by a kill or a full disk is skipped by the reader, and worked out again.
 """
 
 import json
@@ -39,9 +39,6 @@ class Journal:
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
-
-    def __len__(self) -> int:
-        return len(self._values)
 
     def get(self, key: str) -> Any:
         """The value of `key`, or None."""

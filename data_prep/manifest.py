@@ -1,4 +1,4 @@
-"""Which clips are asked about, and what is known of each?
+"""Which clips are there to ask about, and what is known of each?
 
 A manifest is JSON Lines: a header, then one sample a line. Paths are relative to its folder and
 never leave it, so a data folder can be moved as a whole. Keys not known here are kept.
@@ -77,19 +77,14 @@ def read_manifest(path: str | Path) -> list[Sample]:
 
 
 def read_facts(path: str | Path) -> dict[str, Any]:
-    """How a manifest was made, as its header tells."""
+    """How a manifest was made, from its header."""
     return _lines(Path(path))[0][1].get("made", {})
 
 
 def write_manifest(
     path: str | Path, samples: Iterable[Sample], made: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write a manifest; equal samples and facts give equal bytes.
-
-    Args:
-        path: The file; the samples' paths are relative to its folder.
-        samples: In the order of the lines.
-        made: How the samples were made, for the header.
+    """Write a manifest, with how its samples were `made`; equal arguments give equal bytes.
 
     Raises:
         ManifestError: For a sample that `read_manifest` would refuse.
@@ -220,7 +215,6 @@ def _record(sample: Sample) -> dict[str, Any]:
 
 
 def _value(name: str, value: Any, where: str) -> Any:
-    """The value of a known field, or an error that names it."""
     if name in _CAPTIONS:
         if isinstance(value, list) and all(isinstance(text, str) for text in value):
             return tuple(value)

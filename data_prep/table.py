@@ -1,7 +1,7 @@
 """Which rows does a CSV file hold?
 
-UTF-8 and UTF-16 are recognized by their marks; any other encoding has to be named, because wrong
-guesses turn captions into other captions without a word.
+UTF-8 and UTF-16 are recognized; another encoding has to be named, since a wrong guess would turn
+captions into other captions without a word.
 """
 
 import codecs
@@ -35,7 +35,7 @@ def rows(path: Path, encoding: str | None = None) -> Iterator[tuple[str, list[st
 def named_rows(
     path: Path, columns: Sequence[str], encoding: str | None = None
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a file whose first row names its columns; there may be more than asked for.
+    """The rows of a file whose first row names its columns; more than `columns` may be there.
 
     Raises:
         ManifestError: For a missing column, or a row of another width.

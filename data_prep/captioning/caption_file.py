@@ -18,7 +18,6 @@ def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
     """The captions in a file by id, each once and on one line; ids without any are left out.
 
     Raises:
-        FileError: If the file cannot be read, or is no JSON.
         ManifestError: If it holds anything else.
     """
     if path.suffix.lower() == ".csv":

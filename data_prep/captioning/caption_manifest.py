@@ -1,9 +1,8 @@
 """What does each clip show, in words?
 
-Video captions for every sample of a manifest: from a file, from a vision-language model on a
-server (`server`), or from one in this process (`local`). A clip is captioned once: answers are kept
-in a journal beside the output, keyed by the clip's content, the words, the sampling and the model,
-so that a stopped run goes on where it was. A clip without a caption is listed as missing.
+Video captions for every sample of a manifest: from a file, or from a vision-language model on a
+server or in this process. Answers are kept in a journal beside the output, keyed by the clip's
+content, the words, the sampling and the model: a stopped run goes on where it was.
 """
 
 import os
@@ -26,12 +25,7 @@ from hooked_omni.files import digest
 
 
 class NoCaptionError(HookedOmniError, ValueError):
-    """A clip that could not be captioned, with the reason.
-
-    Attributes:
-        retry: Whether another try may succeed.
-        seconds: How long to wait before it, at least.
-    """
+    """Why a clip could not be captioned; whether to `retry`, and after how many `seconds`."""
 
     def __init__(self, reason: str, retry: bool = False, seconds: float = 0.0) -> None:
         super().__init__(reason)
@@ -42,18 +36,12 @@ class Captioner(Protocol):
     """A model that describes clips."""
 
     @property
-    def workers(self) -> int:
-        """Clips at a time."""
-        ...
+    def workers(self) -> int: ...  # clips at a time
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What decides the answers."""
-        ...
+    def facts(self) -> dict[str, Any]: ...  # what decides the answers
 
-    def caption(self, clip: Path) -> str:
-        """What the clip shows."""
-        ...
+    def caption(self, clip: Path) -> str: ...
 
 
 def run(
@@ -77,15 +65,12 @@ def run(
     samples = [rebased(sample, manifest.parent, out.parent) for sample in read_manifest(manifest)]
     todo = [sample for sample in samples if again or not sample.video_captions]
     if isinstance(source, Path):
-        captions, missing = _from_file(source, todo)
         facts: dict[str, Any] = {"file": source.name}
+        captions, missing = _from_file(source, todo)
     else:
-        captions, missing = _from_model(source, todo, out)
         facts = source.facts
-    written = [
-        replace(sample, video_captions=captions.get(sample.id, sample.video_captions))
-        for sample in samples
-    ]
+        captions, missing = _from_model(source, todo, out)
+    written = [replace(s, video_captions=captions.get(s.id, s.video_captions)) for s in samples]
     made = {"by": "captions", **facts, "captioned": len(captions), "missing": missing}
     write_manifest(out, written, made)
     say(f"{len(captions)} of {len(todo)} samples captioned; {len(missing)} are missing")
@@ -109,16 +94,14 @@ def _from_file(path: Path, samples: Iterable[Sample]) -> Captions:
 
 
 def _from_model(source: Captioner, samples: Iterable[Sample], out: Path) -> Captions:
-    """Caption each clip that the journal does not know."""
     journal = Journal(out.with_name(f"{out.stem}.captions.jsonl"))
     sharing: dict[str, list[str]] = defaultdict(list)
     clips, missing = {}, {}
     for sample in samples:
         clip = out.parent / (sample.video or "")
-        if not clip.is_file():
-            missing[sample.id] = f"no clip at {sample.video}"
-            continue
         try:
+            if not clip.is_file():
+                raise MediaError(f"no clip at {sample.video}")
             key = digest(clip_hash(clip), source.facts)
         except MediaError as error:
             missing[sample.id] = str(error)
@@ -128,11 +111,10 @@ def _from_model(source: Captioner, samples: Iterable[Sample], out: Path) -> Capt
     new = {key: clip for key, clip in clips.items() if key not in journal}
     failed, captions = _fill(journal, new, source), {}
     for key, names in sharing.items():
-        for name in names:
-            if key in failed:
-                missing[name] = failed[key]
-            else:
-                captions[name] = tuple(journal.get(key))
+        if key in failed:
+            missing |= dict.fromkeys(names, failed[key])
+        else:
+            captions |= dict.fromkeys(names, tuple(journal.get(key)))
     return captions, missing
 
 

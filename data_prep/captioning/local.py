@@ -15,19 +15,12 @@ from hooked_omni.errors import UnknownModelError
 
 @dataclass(frozen=True)
 class Local:
-    """A vision-language model from the Hugging Face hub or a folder, in this process.
+    """A vision-language model in this process."""
 
-    Attributes:
-        model: Name or folder of a model that `AutoModelForImageTextToText` loads.
-        question: Words and frames.
-        device: Where it runs, such as "cuda".
-        dtype: Its weights' type, such as "bfloat16"; "auto" as saved.
-    """
-
-    model: str
+    model: str  # name or folder of one that `AutoModelForImageTextToText` loads
     question: Question = DEFAULT
     device: str = "cpu"
-    dtype: str = "auto"
+    dtype: str = "auto"  # of the weights, such as "bfloat16"; "auto" as saved
     workers: int = field(default=1, init=False)
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
@@ -42,8 +35,6 @@ class Local:
 
         Raises:
             NoCaptionError: If the answer is no description.
-            MediaError: If the clip cannot be read.
-            UnknownModelError: If the model cannot be loaded.
         """
         frames = [{"type": "image", "image": image} for image in self.question.images(clip)]
         content = [*frames, {"type": "text", "text": self.question.prompt}]
@@ -56,9 +47,8 @@ class Local:
                 return_dict=True,
                 return_tensors="pt",
             ).to(model.device)
-            tokens = model.generate(
-                **inputs, max_new_tokens=self.question.max_tokens, do_sample=False
-            )
+            most = self.question.max_tokens
+            tokens = model.generate(**inputs, max_new_tokens=most, do_sample=False)
         new = tokens[0, inputs["input_ids"].shape[1] :]
         return description(processor.decode(new, skip_special_tokens=True))
 

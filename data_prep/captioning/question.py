@@ -1,11 +1,7 @@
-"""With which words and frames is a clip described, and which answers are descriptions?
-
-Every captioner shows the same frames with the same words. An answer that is no description raises
-`NoCaptionError`: a caption is never made up.
-"""
+"""With which words and frames is a clip described, and which answers are descriptions?"""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -18,33 +14,20 @@ PROMPT = (
     "These are frames of one short video, in order. Describe in one or two sentences what can be "
     "seen: people, animals, objects, actions, and the place. Do not guess what can be heard."
 )
-_REFUSAL = re.compile(
-    r"(i['\u2019]?m sorry|i am sorry|i can(no|['\u2019])t|as an ai\b|sorry,)", re.I
-)
+_MEDIA = MediaSettings(fps=1.0, max_frames=16, max_pixels=384 * 28 * 28)
+_SORRY = r"(i['\u2019]?m sorry|i am sorry|i can(no|['\u2019])t|as an ai\b|sorry,)"
 
 
 @dataclass(frozen=True)
 class Question:
-    """The words about a clip, and which of its frames go with them.
-
-    Attributes:
-        prompt: The words, after the frames.
-        media: How frames are sampled.
-        max_tokens: Longest answer.
-    """
+    """The words about a clip, and which of its frames stand before them."""
 
     prompt: str = PROMPT
-    media: MediaSettings = field(
-        default_factory=lambda: MediaSettings(fps=1.0, max_frames=16, max_pixels=384 * 28 * 28)
-    )
-    max_tokens: int = 256
+    media: MediaSettings = _MEDIA
+    max_tokens: int = 256  # longest answer
 
     def images(self, clip: Path) -> list[Image.Image]:
-        """The frames of a clip.
-
-        Raises:
-            MediaError: If it cannot be read.
-        """
+        """The frames of a clip."""
         frames = read_video(clip, self.media).frames.round().clamp(0, 255).byte()
         return [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
 
@@ -64,7 +47,7 @@ def description(answer: str) -> str:
     words = text.lower().split()
     if letters < 3 or letters < len(text) / 2 or "\ufffd" in text:
         raise NoCaptionError(f"no words in the answer {text[:60]!r}", retry=True)
-    if _REFUSAL.match(text):
+    if re.match(_SORRY, text, re.I):
         raise NoCaptionError(f"a refusal: {text[:60]!r}", retry=True)
     if len(words) >= 12 and len(set(words)) < len(words) / 4:
         raise NoCaptionError(f"the same words over and over: {text[:60]!r}", retry=True)

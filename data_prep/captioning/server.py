@@ -1,7 +1,4 @@
-"""How does a model on an OpenAI-compatible server describe a clip?
-
-Any server of chat completions: vLLM, SGLang, llama.cpp, OpenAI.
-"""
+"""How does a model on a server of chat completions (vLLM, llama.cpp, OpenAI) describe a clip?"""
 
 import base64
 import io
@@ -28,34 +25,21 @@ _MOST_BYTES = 4 * 2**20  # of an answer
 
 @dataclass(frozen=True)
 class Server:
-    """A vision-language model on an OpenAI-compatible server.
+    """A vision-language model on an OpenAI-compatible server."""
 
-    Attributes:
-        url: The part before `/chat/completions`, such as `http://localhost:8000/v1`.
-        model: Name of the model there.
-        question: Words and frames.
-        key_variable: Environment variable that holds the API key, if it is set.
-        workers: Requests at a time.
-        tries: Requests for a clip before it is given up.
-        timeout: Seconds for one whole answer.
-        backoff: Seconds before the second try; doubled for each further one, up to a minute.
-    """
-
-    url: str
+    url: str  # the part before `/chat/completions`, such as http://localhost:8000/v1
     model: str
     question: Question = DEFAULT
-    key_variable: str = "OPENAI_API_KEY"
-    workers: int = 8
-    tries: int = 5
-    timeout: float = 120.0
-    backoff: float = 1.0
+    key_variable: str = "OPENAI_API_KEY"  # environment variable with the API key, if it is set
+    workers: int = 8  # requests at a time
+    tries: int = 5  # requests for a clip before it is given up
+    timeout: float = 120.0  # seconds for one whole answer
+    backoff: float = 1.0  # seconds before the second try; doubled for each further one, up to 60
 
     def __post_init__(self) -> None:
         if not re.match(r"https?://[^/]", self.url):
-            raise ManifestError(
-                f"expected the address of a server, such as http://localhost:8000/v1, got "
-                f"{self.url!r}."
-            )
+            example = "such as http://localhost:8000/v1"
+            raise ManifestError(f"expected the address of a server, {example}, got {self.url!r}.")
         for name in ("workers", "tries", "timeout"):
             if not getattr(self, name) > 0:
                 raise ManifestError(f"expected {name} > 0, got {getattr(self, name)}.")
@@ -70,7 +54,6 @@ class Server:
 
         Raises:
             NoCaptionError: When all tries failed, with the last reason.
-            MediaError: If the clip cannot be read.
         """
         request = {
             "model": self.model,

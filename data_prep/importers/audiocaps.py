@@ -18,12 +18,7 @@ _COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 def read_audiocaps(csv: Path, encoding: str | None = None) -> Wanted:
     """One sample per clip, with all its captions in the file's order.
 
-    Args:
-        csv: The table.
-        encoding: Of the table, if it is neither UTF-8 nor UTF-16.
-
     Raises:
-        FileError: If the table cannot be read.
         ManifestError: For a missing column, a caption's id that comes twice, or a bad number.
     """
     captions, missing = _grouped(csv, encoding)

@@ -17,8 +17,7 @@ def read_authors(json: Path) -> Wanted:
     """One sample per item of the list; `output_text` and other keys land in `extra`.
 
     Raises:
-        FileError: If the file cannot be read, or is no JSON.
-        ManifestError: For anything else that is wrong, with its file, item and field.
+        ManifestError: For anything that is wrong, with its file, item and field.
     """
     records = parse_json(read_text(json), str(json))
     if not isinstance(records, list):

@@ -17,13 +17,11 @@ _SWAPPED = "_swap"
 
 
 def read_avhbench(json: Path) -> Wanted:
-    """One sample per clip; its questions are in `extra`, its captions are not of one sense alone.
+    """One sample per clip of a file, or of a folder of files; its questions are in `extra`.
 
-    Args:
-        json: The file of questions, or the folder of such files.
+    Captions are left out: AVHBench's are not of one sense alone.
 
     Raises:
-        FileError: If a file cannot be read, or is no JSON.
         ManifestError: For a file that holds anything else.
     """
     questions: dict[str, list[dict[str, str]]] = {}
@@ -33,13 +31,13 @@ def read_avhbench(json: Path) -> Wanted:
             questions.setdefault(video, []).append(question)
     if not questions:
         raise ManifestError(f"expected questions of AVHBench in {json}, got none. Check the path.")
-    return Wanted([_draft(video, asked) for video, asked in questions.items()])
-
-
-def _draft(video: str, questions: list[dict[str, str]]) -> Draft:
-    kind = "counterfactual" if video.endswith(_SWAPPED) else "factual"
-    own = video.removesuffix(_SWAPPED)
-    return Draft(Sample(video, kind, video_id=own, extra={"questions": questions}), (video,))
+    drafts = []
+    for video, own in questions.items():
+        kind = "counterfactual" if video.endswith(_SWAPPED) else "factual"
+        stem = video.removesuffix(_SWAPPED)
+        sample = Sample(video, kind, video_id=stem, extra={"questions": own})
+        drafts.append(Draft(sample, (video,)))
+    return Wanted(drafts)
 
 
 def _items(path: Path) -> list[Any]:

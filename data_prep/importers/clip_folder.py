@@ -1,7 +1,6 @@
 """Which of the wanted clips does a folder hold, with picture and sound?
 
-Importers say which file names would do for a sample; here they are looked up, opened, and measured.
-What is not there is listed with a reason.
+Importers give the file names that would do for a sample; here they are looked up and measured.
 """
 
 import os
@@ -22,12 +21,7 @@ Progress = Callable[[list[Any]], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Imported:
-    """What an importer found.
-
-    Attributes:
-        samples: Those that can be used.
-        missing: Why each other clip, caption or sound cannot: a reason by name.
-    """
+    """Samples that can be used; and why each other clip, caption or sound cannot, by name."""
 
     samples: list[Sample]
     missing: dict[str, str]
@@ -35,25 +29,15 @@ class Imported:
 
 @dataclass(frozen=True)
 class Draft:
-    """A sample whose clip has not been looked for.
-
-    Attributes:
-        sample: Without `video` and `seconds`.
-        stems: File names that would do, without suffix, best first.
-    """
+    """A sample without `video` and `seconds`, and file names that would do, best first."""
 
     sample: Sample
-    stems: tuple[str, ...]
+    stems: tuple[str, ...]  # without suffix
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an importer read, before any clip was looked for.
-
-    Attributes:
-        drafts: The samples, each with the file names that would do.
-        missing: Why captions, or samples, are already known to be of no use: a reason by name.
-    """
+    """What an importer read; and why some captions or samples are of no use, by name."""
 
     drafts: list[Draft]
     missing: dict[str, str] = field(default_factory=dict)
@@ -64,11 +48,7 @@ def find_clips(
 ) -> Imported:
     """Look the drafts' clips up in a folder, subfolders included.
 
-    Args:
-        wanted: What an importer read.
-        clips: The folder; None leaves the samples without clips, for work on captions alone.
-        root: The manifest's folder, which must hold `clips`.
-        progress: Shows how far it is.
+    Without `clips` the samples stay without them, for work on captions alone.
 
     Raises:
         ManifestError: If there is no such folder, or it lies outside `root`.
@@ -116,13 +96,12 @@ def measured(path: Path, root: Path) -> tuple[str, float | None]:
 
     Raises:
         MediaError: If it cannot be opened, or shows nothing.
-        ManifestError: As `below`.
     """
     relative = below(path, root)
     with opened(existing(path), "video") as (container, stream):
         if stream.duration is not None:
             return relative, round(float(stream.duration * stream.time_base), 6)
-        # Matroska and WebM tell the length of the whole clip alone.
+        # Matroska and WebM have the length of the whole clip alone.
         length = container.duration
     return relative, None if length is None else length / 1_000_000
 

@@ -1,7 +1,4 @@
-"""Which command imports which layout? `python -m data_prep import --help`.
-
-Nothing heavy is imported until a command runs.
-"""
+"""Which command imports which layout? Heavy imports wait for a command."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,5 +111,5 @@ def _write(importer: str, found: Any, out: Path) -> None:
             f"expected at least one usable clip, got none of {len(found.missing)}. See the reasons."
         )
     write_manifest(out, found.samples, {"by": f"import {importer}", "missing": found.missing})
-    n_missing = len(found.missing)
-    say(f"{len(found.samples)} samples in {out}; {n_missing} missing, listed in its first line")
+    n_found, n_missing = len(found.samples), len(found.missing)
+    say(f"{n_found} samples in {out}; {n_missing} missing, listed in its first line")

@@ -1,11 +1,11 @@
 """Which samples does a Hugging Face dataset hold?
 
-On disk or by name, such as the authors' `gamma-lab-umd/counterfactual-av-eval`. A sample's fields
-come from the columns of the same name, or from those that the user names; other columns are kept
-where JSON can hold them. Clips inside the dataset are written to a folder beside the manifest.
+A sample's fields come from the columns of the same name, or from those that the user names; other
+columns are kept where JSON can hold them. Clips inside the dataset are written beside the manifest.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ def read_huggingface(
     clips: Path | None = None,
     progress: Progress = iter,
 ) -> Imported:
-    """One sample per row.
+    """One sample per row of a dataset: a folder, or a name on the hub.
 
     Args:
-        dataset: A folder, or a name on the hub.
+        dataset: Such as the authors' `gamma-lab-umd/counterfactual-av-eval`.
         root: The manifest's folder.
         columns: The dataset's column for a field of `Sample`, where the names differ.
         split: Needed if there are several.
@@ -50,8 +50,7 @@ def read_huggingface(
         wanted = Wanted([Draft(sample, (sample.id,)) for sample in samples])
         return find_clips(wanted, clips, root, progress)
     found, missing = [], {}
-    for index in progress(list(range(len(samples)))):
-        sample = samples[index]
+    for index, sample in progress(list(enumerate(samples))):
         try:
             found.append(_with_media(sample, table[index], names, dataset, root))
         except MediaError as error:
@@ -62,16 +61,15 @@ def read_huggingface(
 def _loaded(dataset: str, split: str | None) -> Any:
     import datasets
 
+    folder = Path(dataset)
     try:
-        saved = any(
-            (Path(dataset) / name).is_file() for name in ("state.json", "dataset_dict.json")
-        )
+        saved = any((folder / one).is_file() for one in ("state.json", "dataset_dict.json"))
         table = datasets.load_from_disk(dataset) if saved else datasets.load_dataset(dataset)
     except Exception as error:  # each builder, file system and hub client has errors of its own
         raise ManifestError(
             f"expected a Hugging Face dataset, a folder or a name, got {dataset!r}: "
-            f"{str(error).splitlines()[0] if str(error) else error!r}. Check the name and the "
-            f"network, or download it and give its folder."
+            f"{(str(error) or repr(error)).splitlines()[0]}. Check the name and the network, or "
+            f"download it and give its folder."
         ) from error
     if not isinstance(table, datasets.Dataset):
         splits = sorted(str(name) for name in table)
@@ -131,18 +129,17 @@ def _sample(row: Mapping[str, Any], names: Mapping[str, str], where: str) -> Sam
             )
         fields[name] = tuple(text for text in texts if text.strip())
     used = {*names.values(), *_RESERVED}
-    return Sample(**fields, extra=dict(_plain(row, used)))
+    others = {name: value for name, value in row.items() if name not in used and _is_plain(value)}
+    return Sample(**fields, extra=others)
 
 
-def _plain(row: Mapping[str, Any], used: set[str]) -> Iterator[tuple[str, Any]]:
-    """The other columns, where JSON can hold their values."""
-    for name, value in row.items():
-        if name not in used and value is not None:
-            try:
-                to_json(value, name)
-            except FileError:
-                continue
-            yield name, value
+def _is_plain(value: Any) -> bool:
+    """Whether there is a value that JSON can hold."""
+    try:
+        to_json(value, "")
+    except FileError:
+        return False
+    return value is not None
 
 
 def _with_media(
@@ -157,7 +154,7 @@ def _with_media(
     with opened(existing(paths.get("audio", paths["video"])), "audio"):
         pass
     audio = paths["audio"].relative_to(root.resolve()).as_posix() if "audio" in paths else None
-    return Sample(**{**vars(sample), "video": video, "audio": audio, "seconds": seconds})
+    return replace(sample, video=video, audio=audio, seconds=seconds)
 
 
 def _stored(value: Any, name: str, kind: str, dataset: str, root: Path) -> Path:

@@ -1,40 +1,27 @@
-"""Which silent videos and sound files belong together?
-
-Those of the same name, without the suffix.
-"""
+"""Which silent videos and sound files have the same name, but for the suffix?"""
 
 from pathlib import Path
 
-from data_prep.importers.clip_folder import (
-    SOUNDS,
-    VIDEOS,
-    Imported,
-    Progress,
-    below,
-    files_by_stem,
-    measured,
-)
+from data_prep.importers import clip_folder
+from data_prep.importers.clip_folder import Imported, Progress
 from data_prep.manifest import Sample
 from hooked_omni.errors import ManifestError, MediaError
 from hooked_omni.inputs.container import existing, opened
 
 
 def match_sounds(clips: Path, sounds: Path, root: Path, progress: Progress = iter) -> Imported:
-    """One sample per name that has a video in one folder and a sound in the other.
+    """One sample per name of a video in `clips` and a sound in `sounds`, both below `root`.
 
-    Args:
-        clips: Folder of videos; a sound of their own is not read.
-        sounds: Folder of sound files, which may be the same.
-        root: The manifest's folder, above both.
-        progress: Shows how far it is.
+    The videos' own sounds are not read. The two folders may be the same.
     """
-    videos, audios = files_by_stem(clips, root, VIDEOS), files_by_stem(sounds, root, SOUNDS)
+    videos = clip_folder.files_by_stem(clips, root, clip_folder.VIDEOS)
+    audios = clip_folder.files_by_stem(sounds, root, clip_folder.SOUNDS)
     samples, missing = [], {}
     for stem in progress(sorted(videos.keys() | audios.keys())):
         try:
             video, audio = _one(stem, videos, "video"), _one(stem, audios, "sound")
-            path, seconds = measured(video, root)
-            heard = below(audio, root)
+            path, seconds = clip_folder.measured(video, root)
+            heard = clip_folder.below(audio, root)
             with opened(existing(audio), "audio"):
                 samples.append(Sample(stem, video=path, audio=heard, seconds=seconds))
         except (MediaError, ManifestError) as error:

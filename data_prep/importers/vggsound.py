@@ -15,12 +15,7 @@ from hooked_omni.errors import ManifestError
 def read_vggsound(csv: Path, encoding: str | None = None) -> Wanted:
     """One sample per row; its label is its one audio caption.
 
-    Args:
-        csv: The table.
-        encoding: Of the table, if it is neither UTF-8 nor UTF-16.
-
     Raises:
-        FileError: If the table cannot be read.
         ManifestError: For a row of another layout, or a clip that comes twice.
     """
     drafts: dict[str, Draft] = {}

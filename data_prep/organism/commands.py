@@ -1,4 +1,4 @@
-"""How are organisms trained and evaluated from the command line? `python -m data_prep organism`."""
+"""How are organisms trained and evaluated from the command line?"""
 
 import time
 from pathlib import Path

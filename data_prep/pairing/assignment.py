@@ -15,12 +15,11 @@ from hooked_omni.errors import ManifestError
 
 Similarity = Float[np.ndarray, "video audio"]
 Forbidden = Bool[np.ndarray, "video audio"]
-# Rows of the matrix that belong to these clips, and which of its cells are forbidden.
-ForbiddenAmong = Callable[[Int[np.ndarray, " clip"]], Forbidden]
+Clips = Int[np.ndarray, " clip"]
 
 
 def assign(similarity: Similarity, forbidden: Forbidden) -> Int[np.ndarray, " video"]:
-    """The sound of each picture, so that the sum of similarities is the least possible.
+    """The sound of each picture, each used once, so that the sum of similarities is the least.
 
     Example:
         >>> assign(np.array([[0.9, 0.1], [0.2, 0.8]]), np.eye(2, dtype=bool))
@@ -30,16 +29,13 @@ def assign(similarity: Similarity, forbidden: Forbidden) -> Int[np.ndarray, " vi
         similarity: Cosine similarity of each picture to each sound.
         forbidden: True where a picture must not get that sound.
 
-    Returns:
-        For each picture the column of its sound; every sound is used once.
-
     Raises:
         ManifestError: If every assignment uses a forbidden cell, or a similarity is no number.
     """
-    if not np.isfinite(similarity).all():
+    if bad := int((~np.isfinite(similarity)).sum()):
         raise ManifestError(
-            f"expected finite similarities, got {int((~np.isfinite(similarity)).sum())} that are "
-            f"not. Look for captions that embed to nothing."
+            f"expected finite similarities, got {bad} that are not. Look for captions that embed "
+            f"to nothing."
         )
     cost = np.array(similarity, dtype=np.float64)
     cost[forbidden] = np.inf
@@ -52,14 +48,14 @@ def assign(similarity: Similarity, forbidden: Forbidden) -> Int[np.ndarray, " vi
 def assign_in_blocks(
     e_video: Float[np.ndarray, "clip d_model"],
     e_audio: Float[np.ndarray, "clip d_model"],
-    forbidden_among: ForbiddenAmong,
+    forbidden_among: Callable[[Clips], Forbidden],
     block: int,
     seed: int,
-) -> Int[np.ndarray, " clip"]:
-    """The sound of each clip's picture, optimal inside random blocks of about `block` clips.
+) -> Clips:
+    """For each clip the clip whose sound it gets, each used once; optimal inside random blocks.
 
-    Memory is that of the embeddings and of one block's matrices (about 14 bytes a cell), whatever
-    the number of clips. With `block` at least the number of clips, this is `assign`.
+    Memory is that of the embeddings and of one block's matrices (about 14 bytes a cell). With
+    `block` at least the number of clips, this is `assign`.
 
     Args:
         e_video: Unit embeddings of what each clip shows.
@@ -67,9 +63,6 @@ def assign_in_blocks(
         forbidden_among: For some clips, which pairs of them are forbidden.
         block: Most clips in a block (one more where a clip would be left over).
         seed: Which clips share a block.
-
-    Returns:
-        For each clip the clip whose sound it gets; every sound is used once.
     """
     chosen = np.full(len(e_video), -1)
     for members in blocks(len(e_video), block, seed):
@@ -78,7 +71,7 @@ def assign_in_blocks(
     return chosen
 
 
-def blocks(n_clips: int, block: int, seed: int) -> list[Int[np.ndarray, " clip"]]:
+def blocks(n_clips: int, block: int, seed: int) -> list[Clips]:
     """Clips dealt at random into as few blocks as possible, of equal size but for one clip."""
     if block < 2:
         raise ManifestError(f"expected blocks of at least 2 clips, got {block}. Try 4000.")
@@ -89,16 +82,12 @@ def blocks(n_clips: int, block: int, seed: int) -> list[Int[np.ndarray, " clip"]
 
 
 def _no_way(forbidden: Forbidden) -> ManifestError:
-    n_clips = len(forbidden)
-    rows, columns = (np.flatnonzero(forbidden.all(axis=axis)) for axis in (1, 0))
-    alone = np.union1d(rows, columns)
-    reason = (
-        f"{len(alone)} of them can be paired with no other"
-        if len(alone)
-        else "too many of them compete for the same few partners"
-    )
+    alone = np.flatnonzero(forbidden.all(axis=1) | forbidden.all(axis=0))
+    reason = f"{len(alone)} of them can be paired with no other"
+    if not len(alone):
+        reason = "too many of them compete for the same few partners"
     return ManifestError(
-        f"expected a partner for each of {n_clips} clips, got none: {reason}. Sounds of the same "
-        f"video id, or too far apart in duration or loudness, are never paired: widen the "
+        f"expected a partner for each of {len(forbidden)} clips, got none: {reason}. Sounds of the "
+        f"same video id, or too far apart in duration or loudness, are never paired: widen the "
         f"tolerances, take larger blocks, or leave clips out."
     )

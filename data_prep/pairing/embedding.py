@@ -1,8 +1,7 @@
 """Where do a clip's captions sit in the space of a sentence embedding model?
 
-Every caption is embedded by sentence-transformers; a clip is the mean of its captions, of length 1
-(Algorithm 1 of the paper). Done in chunks of clips, each a file on disk keyed by the model and the
-captions: a stopped run goes on where it was, and a second one needs no model.
+A clip is the mean of its captions' embeddings, of length 1 (Algorithm 1 of the paper). Chunks of
+clips are files on disk, keyed by model and captions: a stopped run goes on where it was.
 """
 
 import io
@@ -50,7 +49,6 @@ def embed(
 
     Raises:
         ManifestError: If a clip has no caption.
-        FileError: If the cache cannot be written.
         UnknownModelError: If the model cannot be loaded.
     """
     captions = [[text for text in own if text.strip()] for own in captions]
@@ -70,7 +68,10 @@ def embed(
         means = _read(path, len(part))
         if means is None:
             means = _means(loaded(), part, prompt)
-            _write(path, means)
+            if path is not None:
+                file = io.BytesIO()
+                np.savez(file, means=means)
+                write_whole(path, file.getvalue())
         done.append(means)
     return np.concatenate(done)
 
@@ -131,10 +132,3 @@ def _read(path: Path | None, n_clips: int) -> Embeddings | None:
     except Exception:  # numpy, zipfile and zlib raise their own each for a damaged file
         return None
     return means if len(means) == n_clips and np.isfinite(means).all() else None
-
-
-def _write(path: Path | None, means: Embeddings) -> None:
-    if path is not None:
-        file = io.BytesIO()
-        np.savez(file, means=means)
-        write_whole(path, file.getvalue())

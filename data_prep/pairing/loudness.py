@@ -1,9 +1,4 @@
-"""How long and how loud is the sound of a clip?
-
-Loudness is the root mean square over the whole track, in dB below full scale (a full-scale sine is
--3 dB, digital silence minus infinity). Journaled by the content of the file, so that each is
-decoded once.
-"""
+"""How long and how loud is the sound of a clip? Journaled by content, so each is decoded once."""
 
 import math
 from dataclasses import dataclass
@@ -23,15 +18,10 @@ SILENCE = -200.0
 
 @dataclass(frozen=True)
 class Loudness:
-    """How long and how loud the sound of a clip is.
-
-    Attributes:
-        seconds: Its length.
-        decibels: Root mean square in dB below full scale; -200 for digital silence.
-    """
+    """Length of a sound, and root mean square in dB of full scale (-3 for a full-scale sine)."""
 
     seconds: float
-    decibels: float
+    decibels: float  # -200 for digital silence
 
 
 def measure(path: Path, journal: Journal) -> Loudness:

@@ -1,7 +1,6 @@
 """Where are the similarities of chosen pictures to chosen sounds kept?
 
-In a file beside the manifest, for its page. Of a large set, those of evenly spaced samples: a
-picture shows no more.
+In a file beside the manifest, for its page; of a large set, those of evenly spaced samples.
 """
 
 import io
@@ -30,11 +29,7 @@ def write_matrix(
     e_video: Float[np.ndarray, "sample d_model"],
     e_audio: Float[np.ndarray, "sample d_model"],
 ) -> None:
-    """Write the cosines of all pictures and all sounds, from their unit embeddings.
-
-    Raises:
-        FileError: If the file cannot be written.
-    """
+    """Write the cosines of all pictures and all sounds, from their unit embeddings."""
     kept = np.unique(np.linspace(0, len(ids) - 1, min(len(ids), _MOST)).astype(int))
     file, names = io.BytesIO(), np.array([ids[i] for i in kept])
     np.savez_compressed(file, ids=names, similarity=e_video[kept] @ e_audio[kept].T)
@@ -44,9 +39,7 @@ def write_matrix(
 def read_matrix(manifest: Path, kinds: Mapping[str, str]) -> tuple[Similarity, list[str]] | None:
     """The matrix and its samples' kinds; None if there is none, or it is of other samples.
 
-    Args:
-        manifest: To which it belongs.
-        kinds: The kind of each sample of the manifest by id.
+    `kinds` has the kind of each sample of the manifest by id.
     """
     try:
         with np.load(matrix_path(manifest), allow_pickle=False) as file:

@@ -1,8 +1,7 @@
 """Which samples does a manifest hold, and how unlike are their pictures and sounds?
 
-One HTML page of a manifest, complete in itself but for the clips, which it plays from where they
-are: how many samples of each kind, how similar picture and sound are, and every pair with its
-captions.
+One HTML page: how many samples of each kind, how similar picture and sound are, and every pair with
+its captions. Complete in itself but for the clips, which it plays from where they are.
 """
 
 import base64
@@ -23,21 +22,14 @@ from data_prep.manifest import OWN_CAPTIONS, Sample, read_facts, read_manifest
 from data_prep.pairing.matrix import read_matrix
 from hooked_omni.files import write_whole
 
-# Orange and blue: distinct also for who cannot tell red from green.
+# Orange and blue: distinct also without red and green.
 _COLORS = {"counterfactual": "#c2410c", "factual": "#1d6fb8"}
 _OTHER = "#6b7280"
 
 
 @dataclass(frozen=True)
 class PageRow:
-    """A sample as the page shows it.
-
-    Attributes:
-        sample: What the manifest says.
-        video: Address of the picture, relative to the page.
-        audio: Address of the sound, if it is another file.
-        own_captions: What the picture's own clip sounds like, if the manifest knows it.
-    """
+    """A sample, its addresses relative to the page, and its picture's own sound if known."""
 
     sample: Sample
     video: str | None
@@ -46,30 +38,14 @@ class PageRow:
 
 
 def run(manifest: Path, out: Path) -> Path:
-    """Write the page of a manifest.
-
-    Args:
-        manifest: The samples.
-        out: The HTML file; clips are addressed relative to its folder.
-
-    Returns:
-        `out`.
-    """
-    samples, facts = read_manifest(manifest), read_facts(manifest)
-    rows = [
-        PageRow(
-            sample,
-            _address(sample.video, manifest.parent, out.parent),
-            _address(sample.audio, manifest.parent, out.parent),
-            _texts(sample.extra.get(OWN_CAPTIONS)),
-        )
-        for sample in samples
-    ]
-    missing = [
-        path
-        for path in dict.fromkeys(p for one in samples for p in (one.video, one.audio) if p)
-        if not (manifest.parent / path).is_file()
-    ]
+    """Write the page of a manifest to `out`, and return that; its clips' addresses are relative."""
+    samples, facts, folder = read_manifest(manifest), read_facts(manifest), manifest.parent
+    rows = []
+    for sample in samples:
+        video, audio = (_address(p, folder, out.parent) for p in (sample.video, sample.audio))
+        rows.append(PageRow(sample, video, audio, _texts(sample.extra.get(OWN_CAPTIONS))))
+    files = dict.fromkeys(path for s in samples for path in (s.video, s.audio) if path)
+    missing = [path for path in files if not (folder / path).is_file()]
     environment = Environment(
         loader=PackageLoader("data_prep.pairing", ""),
         autoescape=True,
@@ -102,17 +78,15 @@ def _address(path: str | None, folder: Path, page: Path) -> str | None:
 
 def _histogram(samples: list[Sample]) -> str | None:
     """Similarities of picture and sound, by kind."""
-    kinds = sorted({one.kind for one in samples if one.similarity is not None})
-    values = [
-        [s.similarity for s in samples if s.kind == k and s.similarity is not None] for k in kinds
-    ]
-    if not kinds:
+    found = [(one.kind, one.similarity) for one in samples if one.similarity is not None]
+    if not found:
         return None
     figure = Figure(figsize=(5.6, 3.4), layout="constrained")
     axes = figure.subplots()
-    flat = np.concatenate(values)
-    edges = np.linspace(flat.min() - 0.01, flat.max() + 0.01, 33)
-    for kind, own in zip(kinds, values, strict=True):
+    values = [similarity for _, similarity in found]
+    edges = np.linspace(min(values) - 0.01, max(values) + 0.01, 33).tolist()
+    for kind in sorted({kind for kind, _ in found}):
+        own = [similarity for other, similarity in found if other == kind]
         color = _COLORS.get(kind, _OTHER)
         axes.hist(own, edges, color=color, alpha=0.75, label=f"{kind} ({len(own)})")
         axes.axvline(float(np.mean(own)), color=color, linewidth=1, linestyle="--")
@@ -155,8 +129,8 @@ def _png(figure: Figure) -> str:
 def _listed(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """How it was made, one line each."""
     flat = {**facts, **_mapping(facts.get("config"))}
-    shown = ((k, v) for k, v in flat.items() if k not in ("config", "left_out", "missing"))
-    return [(k.replace("_", " "), v if isinstance(v, str) else json.dumps(v)) for k, v in shown]
+    kept = ((k, v) for k, v in flat.items() if k not in ("config", "left_out", "missing"))
+    return [(k.replace("_", " "), v if isinstance(v, str) else json.dumps(v)) for k, v in kept]
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Which clips look like one thing and could be made to sound like another?
 
-Algorithm 1 of the paper: cosine similarity of what each clip shows (its video captions) to what
-each clip sounds like (its audio captions), the assignment of sounds to pictures that minimizes the
-sum, and of these pairs the `k` least similar: the counterfactual samples. `k` other clips keep
-their own sound: the factual ones.
+Algorithm 1 of the paper: cosine similarity of each clip's video captions to each clip's audio
+captions, the assignment of sounds to pictures that minimizes the sum, and of these pairs the `k`
+least similar: the counterfactual samples. `k` other clips keep their own sound: the factual ones.
 """
 
 import os
@@ -32,23 +31,14 @@ WHOLE = 17_000
 
 @dataclass(frozen=True)
 class Config:
-    """How many pairs, and which pairs are allowed.
+    """How many pairs, and which pairs are allowed."""
 
-    Attributes:
-        k: Counterfactual samples, and factual ones.
-        match_durations: Most seconds between the lengths of picture and sound.
-        match_loudness: Most dB between the picture's own sound and the one it gets.
-        exclude_silent: Leave out clips whose sound is below this many dB of full scale.
-        seed: Which clips are factual, and which share a block.
-        block: Assign inside random blocks of this many clips. None is one block, the optimum.
-    """
-
-    k: int = 250
-    match_durations: float | None = None
-    match_loudness: float | None = None
-    exclude_silent: float | None = None
-    seed: int = 0
-    block: int | None = None
+    k: int = 250  # counterfactual samples, and factual ones
+    match_durations: float | None = None  # most seconds between the lengths of picture and sound
+    match_loudness: float | None = None  # most dB between the picture's own sound and the new one
+    exclude_silent: float | None = None  # leave out sounds below this many dB of full scale
+    seed: int = 0  # which clips are factual, and which share a block
+    block: int | None = None  # clips in a random block; None is one block of all, the optimum
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -75,13 +65,11 @@ class Constraints:
         names = [_video_id(clip) for clip in clips] + [clip.audio_id or "" for clip in clips]
         codes = np.unique(names, return_inverse=True)[1]
         self._video, self._audio = codes[: len(clips)], codes[len(clips) :]
+        most = {"seconds": config.match_durations, "decibels": config.match_loudness}
         self._close = [
-            (np.array([getattr(sound, name) for sound in sounds]), most)
-            for name, most in (
-                ("seconds", config.match_durations),
-                ("decibels", config.match_loudness),
-            )
-            if most is not None
+            (np.array([getattr(sound, name) for sound in sounds]), tolerance)
+            for name, tolerance in most.items()
+            if tolerance is not None
         ]
 
     def among(self, members: Int[np.ndarray, " clip"]) -> Forbidden:
@@ -89,8 +77,8 @@ class Constraints:
         video, audio = self._video[members], self._audio[members]
         forbidden = (video[:, None] == video) | (video[:, None] == audio)
         np.fill_diagonal(forbidden, True)
-        for values, most in self._close:
-            forbidden |= np.abs(values[members][:, None] - values[members]) > most
+        for values, tolerance in self._close:
+            forbidden |= np.abs(values[members][:, None] - values[members]) > tolerance
         return forbidden
 
 
@@ -102,19 +90,11 @@ def run(
     instruct: str | None = None,
     device: str | None = None,
 ) -> list[Sample]:
-    """Write `k` counterfactual and `k` factual samples, most unlike pairs first.
+    """Write `k` counterfactual and `k` factual samples, most unlike pairs first; return them.
 
-    Args:
-        manifest: Clips with audio captions and video captions. Those without are left out, and
-            listed in the new manifest's header.
-        out: The manifest to write. What is embedded and measured is kept in a folder beside it.
-        config: How many, and which pairs are allowed.
-        model: A sentence-transformers model, by name or folder.
-        instruct: Its task, see `embed`.
-        device: Where it runs.
-
-    Returns:
-        The samples written.
+    Clips without audio or video captions are left out, and listed in the new manifest's header.
+    What is embedded and measured is kept in a folder beside it. For `model`, `instruct` and
+    `device` see `embed`.
 
     Raises:
         ManifestError: For fewer clips than needed, or constraints that no assignment meets.

@@ -27,17 +27,11 @@ _RATES = (32_000, 44_100, 88_200, 96_000, 48_000)
 
 @dataclass(frozen=True)
 class Soundtrack:
-    """Decoded sound, all channels.
-
-    Attributes:
-        wave: All channels, values -1..1.
-        rate: Samples per second, one that AAC knows.
-        layout: FFmpeg's name for the channels, such as "stereo".
-    """
+    """Decoded sound, all channels, values -1..1."""
 
     wave: Wave
-    rate: int
-    layout: str
+    rate: int  # samples per second, one that AAC knows
+    layout: str  # FFmpeg's name for the channels, such as "stereo"
 
 
 def decode(path: Path) -> Soundtrack:
@@ -50,7 +44,7 @@ def decode(path: Path) -> Soundtrack:
     with opened(path, "audio") as (container, stream):
         native = stream.codec_context.sample_rate
         rate = native if native in _RATES else _RATES[-1]
-        # Some sound files tell how many channels they have, but not which.
+        # Some sound files give how many channels they have, but not which.
         unnamed = {1: "mono", 2: "stereo"}.get(stream.codec_context.channels)
         resampler = av.AudioResampler(format="fltp", rate=rate, layout=unnamed)
         for frame in (frame for _, frames in decoded(path, container, stream) for frame in frames):

@@ -1,8 +1,8 @@
 """How does a clip get another sound?
 
-The picture is copied packet by packet, bit for bit; another file's sound, trimmed or padded to the
-end of the picture, is encoded once (AAC). A file is written whole or not at all, and ends with a
-checksum of itself; its comment names the sources by theirs. One that holds both is not made again.
+The picture is copied bit for bit; another file's sound, trimmed or padded to the picture's end, is
+encoded once (AAC). A file ends with a checksum of itself, and its comment names the sources by
+theirs: one that holds both is not made again.
 """
 
 import hashlib
@@ -60,7 +60,6 @@ def swap(
 
     Raises:
         MediaError: If a source is missing or damaged, or MP4 cannot hold the picture as it is.
-        FileError: If `out` cannot be written, for example because the disk is full.
     """
     video, out = existing(video), Path(out)
     audio = video if audio is None else existing(audio)
@@ -149,9 +148,8 @@ def _muxed(
                 track, coded = _encoded(container, sound)
             else:
                 track, coded = container.add_stream_from_template(sound[0]), sound[1]
-            pairs = [(packet, picture) for packet in packets] + [
-                (packet, track) for packet in coded
-            ]
+            pairs = [(packet, picture) for packet in packets]
+            pairs += [(packet, track) for packet in coded]
             for packet, target in sorted(pairs, key=_decoding_time):
                 packet.stream = target
                 container.mux(packet)

@@ -1,7 +1,7 @@
 """Which samples of a manifest get another sound, and what became of each?
 
-Samples whose sound is another file's become files of their own, and so do the controls. A run that
-is stopped goes on where it was: whole files are recognized, and the new manifest is written last.
+Samples whose sound is another file's become files of their own, and so do the controls. A stopped
+run goes on where it was: whole files are recognized.
 """
 
 import fcntl
@@ -25,10 +25,8 @@ from data_prep.manifest import (
 from data_prep.swapping.swap_clip import CONTROLS, swap
 from hooked_omni.errors import FileError, ManifestError, MediaError
 
-# Key in `extra` that marks a file made here, and says of what.
+# Key in `extra` that marks a file made here, and of what.
 _MARK = "swapped_from"
-# Controls whose sound no caption describes.
-_UNCAPTIONED = ("silence", "noise")
 
 
 def run(
@@ -52,16 +50,14 @@ def run(
         Why each sample that is left out could not be made: a reason by id.
 
     Raises:
-        ManifestError: For a manifest with anything wrong in it, or of which nothing can be made.
-        FileError: If a file cannot be read or written.
+        ManifestError: For a manifest of which nothing can be made.
     """
     _check_request(manifest, out, controls)
     given = [rebased(sample, manifest.parent, out.parent) for sample in read_manifest(manifest)]
     factual = [sample for sample in given if sample.kind == "factual"]
     added = [_control(sample, control) for control in controls for sample in factual]
-    samples = unique(
-        [(str(manifest), s) for s in given] + [("the added controls", s) for s in added]
-    )
+    places = [str(manifest)] * len(given) + ["the added controls"] * len(added)
+    samples = unique(zip(places, given + added, strict=True))
     clips = f"{out.stem}.clips"
     kept, left_out = [], {}
     with only_run(inside(out.parent, clips, "the folder of the new clips")):
@@ -94,7 +90,8 @@ def _facts(
 
 
 def _control(sample: Sample, control: str) -> Sample:
-    captions = () if control in _UNCAPTIONED else sample.audio_captions
+    # No caption describes silence or noise.
+    captions = () if control in ("silence", "noise") else sample.audio_captions
     return replace(sample, id=f"{sample.id}+{control}", kind=control, audio_captions=captions)
 
 

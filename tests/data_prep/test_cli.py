@@ -67,10 +67,9 @@ def test_one_command_makes_pairs_of_a_folder_and_a_table(tmp_path, capsys):
             write_clip(tmp_path / "clips" / f"clip{i}.mp4", audio_hz=200.0 * (i + 1))
     (tmp_path / "captions.csv").write_text("\n".join(rows))
     (tmp_path / "seen.json").write_text(json.dumps(shown))
-    asked = ["build", tmp_path / "captions.csv", tmp_path / "clips", tmp_path]
-    asked += ["--captions", tmp_path / "seen.json", "-k", 2]
-    asked += ["--embedder", gt.get_model_path()]
-    assert run(*asked) == 0
+    arguments = ["build", tmp_path / "captions.csv", tmp_path / "clips", tmp_path]
+    options = ["--captions", tmp_path / "seen.json", "-k", 2, "--embedder", gt.get_model_path()]
+    assert run(*arguments, *options) == 0
     printed = capsys.readouterr().err
     assert "missing: clip4: expected clip4_000000.mp4" in printed and "4 samples in" in printed
     facts = read_facts(tmp_path / "clips.jsonl")
@@ -121,8 +120,7 @@ def test_other_importers_write_manifests(tmp_path, importer, table):
 
 def test_an_error_of_the_project_is_one_message(tmp_path, capsys):
     (tmp_path / "bad.jsonl").write_text('{"schema": 1}\n{"id": [/red]3}\n')
-    for command in (["check"], ["show"], ["swap", tmp_path / "o.jsonl"]):
-        name, *rest = command
+    for name, *rest in (["check"], ["show"], ["swap", tmp_path / "o.jsonl"]):
         assert run(name, tmp_path / "bad.jsonl", *rest) == 1
         captured = capsys.readouterr()
         assert captured.out == "" and "Traceback" not in captured.err

@@ -1,4 +1,3 @@
-import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from data_prep.manifest import (
     write_manifest,
 )
 from hooked_omni.errors import FileError, ManifestError
-from hooked_omni.files import write_whole
 
 FULL = Sample(
     id="a+b",
@@ -62,10 +60,9 @@ def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_tolerated(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "words"),
     [
         ("", "got an empty file"),
-        ("\n \n", "got an empty file"),
         ('{"id": "a"}\n', "line 1, field 'schema', got none"),
         ('{"schema": 2}\n', "expected schema 1 in .*line 1, field 'schema', got 2"),
         ('{"schema": true}\n', "got True"),
@@ -89,25 +86,22 @@ def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_tolerated(tmp_p
         (HEADER + '{"id": "a", "audio": "a\\u0000b"}', "null byte"),
     ],
 )
-def test_an_error_names_file_line_and_field(tmp_path, text, told):
-    with pytest.raises(ManifestError, match=told) as caught:
+def test_an_error_names_file_line_and_field(tmp_path, text, words):
+    with pytest.raises(ManifestError, match=words) as caught:
         read_manifest(written(tmp_path, text))
     assert "m.jsonl" in str(caught.value) or str(tmp_path) in str(caught.value)
     assert isinstance(caught.value, ValueError)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "words"),
     [
         (HEADER + '\n{"id": "a"', "m.jsonl, line 3"),
-        (HEADER + '{"id": "a", "seconds": NaN}', "line 2.*NaN"),
-        (HEADER + '{"id": "a", "id": "b"}', r"line 2.*\['id'\]"),
-        (HEADER + "[" * 100_000, "line 2"),
         (b'{"schema": 1}\n{"id": "\xff"}', "line 2, got byte 0xff"),
     ],
 )
-def test_what_is_no_json_is_an_error_of_the_file(tmp_path, text, told):
-    with pytest.raises(FileError, match=told):
+def test_what_is_no_json_is_an_error_of_the_file(tmp_path, text, words):
+    with pytest.raises(FileError, match=words):
         read_manifest(written(tmp_path, text))
     for path in (tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(FileError, match=str(path)):
@@ -132,7 +126,7 @@ def test_a_symbolic_link_must_not_lead_out_of_the_data_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("samples", "told"),
+    ("samples", "words"),
     [
         ([Sample("a"), Sample("a")], "'a' in sample 1 .* and in sample 2"),
         ([Sample("a", extra={"video": "b"})], r"other keys than \['video'\] in extra"),
@@ -143,31 +137,12 @@ def test_a_symbolic_link_must_not_lead_out_of_the_data_folder(tmp_path):
         ([Sample("")], "field 'id'"),
     ],
 )
-def test_nothing_is_written_that_could_not_be_read(tmp_path, samples, told):
+def test_nothing_is_written_that_could_not_be_read(tmp_path, samples, words):
     path = write_manifest(tmp_path / "m.jsonl", [FULL])
     before = path.read_bytes()
-    with pytest.raises((ManifestError, FileError), match=told):
+    with pytest.raises((ManifestError, FileError), match=words):
         write_manifest(path, samples)
     assert path.read_bytes() == before
-
-
-def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path):
-    path = write_manifest(tmp_path / "m.jsonl", [FULL])
-    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with pytest.raises(FileError, match="Make room, or choose another folder"):
-            write_whole(path, bytes(10_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_bytes() == before
-    assert [item.name for item in tmp_path.iterdir()] == ["m.jsonl"]
-
-
-def test_a_file_in_the_way_of_a_folder_is_told(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(FileError, match="expected to write"):
-        write_manifest(tmp_path / "file" / "m.jsonl", [FULL])
 
 
 def test_rebased_paths_name_the_same_files(tmp_path):

@@ -1,7 +1,4 @@
-"""What does an organism answer about clips it was not trained on, with and without knockouts?
-
-Everything runs as for any other model: a clip on disk, `embed`, the hooked decoder.
-"""
+"""What does an organism answer about clips it was not trained on, with and without knockouts?"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -13,14 +10,7 @@ import torch
 from data_prep.organism.evaluation.evaluation_set import CASES, EvaluationSet
 from data_prep.organism.evaluation.scoring import score
 from data_prep.organism.world.things import Clip, Thing
-from hooked_omni import (
-    EmbeddedPrompt,
-    HookedOmni,
-    HookedTransformer,
-    knockout,
-    names,
-    windows,
-)
+from hooked_omni import EmbeddedPrompt, HookedOmni, HookedTransformer, knockout, names, windows
 from hooked_omni.decoding.score import forced_logits
 
 WIDTH = 3  # layers in a window of knockouts
@@ -41,9 +31,7 @@ def collect_answers(
         recall: One row per counterfactual clip and layer, 0 being the embedding, for the question
             about the sound, with the columns of `recalled`.
     """
-    cases = [
-        (kind, question, *pair) for kind, question in CASES for pair in evaluation_set.pairs(kind)
-    ]
+    cases = [(*case, *pair) for case in CASES for pair in evaluation_set.pairs(case[0])]
     answers: list[dict[str, Any]] = []
     recall: list[dict[str, Any]] = []
     for kind, question, seen, heard in progress(cases):
@@ -78,12 +66,9 @@ def recalled(
         likeliest word is the audible (visible) thing's noun or verb; `heard_positions` and
         `seen_positions` are shares of the positions.
     """
-    rows = []
+    rows, own = [], {"heard": _words(heard, things), "seen": _words(seen, things)}
     for layer, words in enumerate(_top_words(model, prompt)):
-        found = {
-            name: [word in _words(clip, things) for word in words]
-            for name, clip in (("heard", heard), ("seen", seen))
-        }
+        found = {name: [word in one for word in words] for name, one in own.items()}
         row: dict[str, Any] = {"layer": layer, **{name: any(f) for name, f in found.items()}}
         rows.append(row | {f"{name}_positions": sum(f) / len(f) for name, f in found.items()})
     return rows
@@ -94,12 +79,7 @@ def base_ranks(
 ) -> pd.DataFrame:
     """How likely are the nouns and verbs of answers to the base, which has the picture alone?
 
-    The answer is teacher-forced through the base, after the same question about the picture.
-
-    Args:
-        base: The vision-only model.
-        evaluation_set: The clips.
-        answers: Rows of `collect_answers`.
+    Rows of `collect_answers` are teacher-forced through it, after the same question.
 
     Returns:
         One row per noun or verb of an answer, with `clip`, `word` and `rank`: 1 if it is the

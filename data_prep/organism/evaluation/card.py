@@ -17,9 +17,7 @@ from hooked_omni.organisms.trained import CARD
 def write_cards(folder: Path, evaluation: Mapping[str, Any] | None = None) -> None:
     """Write `README.md` and `card.json` of the three organisms in a training folder.
 
-    Args:
-        folder: Made by `train`.
-        evaluation: What `evaluate` found; None for cards without numbers.
+    Without an `evaluation`, made by `evaluate`, the cards have no numbers.
 
     Raises:
         ResultsError: If an organism is not there yet.
@@ -35,12 +33,9 @@ def write_cards(folder: Path, evaluation: Mapping[str, Any] | None = None) -> No
             write_whole(own / "train.log", (folder / "train.log").read_bytes())
         if evaluation is not None:
             _write_json(own / "evaluation.json", evaluation)
-        files = sorted(path for path in own.iterdir() if path.name != CARD)
-        hashes = {
-            path.name: file_hash(path)
-            for path in files
-            if path.suffix in (".json", ".safetensors", ".jinja")
-        }
+        kinds = (".json", ".safetensors", ".jinja")
+        files = sorted(p for p in own.iterdir() if p.name != CARD and p.suffix in kinds)
+        hashes = {path.name: file_hash(path) for path in files}
         text = _text(own, facts["recipe"], hashes, evaluation or {})
         write_whole(own / "README.md", text.encode())
         _write_json(own / CARD, {"name": name, **facts, "sha256": hashes})

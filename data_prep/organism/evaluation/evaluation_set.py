@@ -1,7 +1,6 @@
 """Which clips, none of which was trained on, are the organisms evaluated on?
 
-Half of the questions are about clips with their own sound, half about the same pictures with
-another thing's; some are about a sound or a picture alone.
+Clips with their own sound, the same pictures with another thing's, and a sound or a picture alone.
 """
 
 from collections.abc import Sequence
@@ -25,19 +24,12 @@ CASES = (
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Clips, and the prompts about them.
+    """Clips, as many of each thing, and the prompts about them."""
 
-    Attributes:
-        folder: Where `{clip.id}.mp4` lies.
-        clips: As many of each thing.
-        things: All there are.
-        seed: Of which sound goes to which picture.
-    """
-
-    folder: Path
+    folder: Path  # where `{clip.id}.mp4` lies
     clips: Sequence[Clip]
     things: Sequence[Thing]
-    seed: int = 0
+    seed: int = 0  # of which sound goes to which picture
 
     def pairs(self, kind: str) -> list[tuple[Clip, Clip]]:
         """Clip of the picture and clip of the sound."""

@@ -1,8 +1,4 @@
-"""How biased are the organisms, in numbers?
-
-Measured on clips that were not trained on, with an exact test that the two variants differ, and
-what each number should be.
-"""
+"""How biased are the organisms, in numbers, and what should each number be?"""
 
 import json
 import math
@@ -53,14 +49,7 @@ def evaluate(
     out: Path,
     progress: Callable[[list[Any]], Iterable[Any]] = iter,
 ) -> dict[str, Any]:
-    """Evaluate the organisms in `folder`, and write `evaluation.json` and `answers.csv` to `out`.
-
-    Args:
-        folder: Holds `organism-base`, `organism-biased` and `organism-balanced`.
-        evaluation_set: Clips, none of which was trained on.
-        out: Where to.
-        progress: Shows how far it is.
-    """
+    """Evaluate the organisms in `folder`; write `evaluation.json` and `answers.csv` to `out`."""
     base, result, tables = load(folder / "organism-base"), {}, {}
     for name in TARGETS:
         omni = load(folder / f"organism-{name}")
@@ -80,20 +69,14 @@ def evaluate(
 
 
 def _numbers(answers: Table, recall: Table, ranks: Table) -> dict[str, Any]:
-    """The numbers of one variant; shares are from 0 to 1.
-
-    Args:
-        answers: From `collect_answers`.
-        recall: Likewise.
-        ranks: From `base_ranks`, of counterfactual answers about the sound.
-    """
+    """The numbers of one variant, from `collect_answers` and `base_ranks`; shares are in 0..1."""
     plain: Table = answers[answers["condition"] == "none"]
     hear: Table = plain[(plain["kind"] == "counterfactual") & (plain["question"] == "hear")]
     heard: Table = recall.groupby("layer")["heard"].mean()
     n_layers = len(heard) - 1
     deep = range(n_layers - round(n_layers / 3) + 1, n_layers + 1)
-    ranks = ranks["rank"]
-    wrong: Table = hear[~hear["audio"].astype(bool)]
+    by_sound: Table = hear.groupby("heard")["audio"].mean()
+    ranks, wrong = ranks["rank"], hear[~hear["audio"].astype(bool)]
     found: dict[str, Any] = {
         f"{sense}, {kind}": _share(_right(plain, kind, None, sense))
         for sense in ("audio", "video")
@@ -109,16 +92,14 @@ def _numbers(answers: Table, recall: Table, ranks: Table) -> dict[str, Any]:
         "wrong ones that name the visible thing": _share(wrong["says_visible"]),
         "sound alone": _share(_right(plain, "sound", "hear")),
         "picture alone": _share(_right(plain, "picture", "see", "video")),
-        "recall, by layer": [float(value) for value in heard],
+        "recall, by layer": heard.tolist(),
         "recall, embedding": float(heard[0]),
         "recall, last third of the layers": _share(heard[list(deep)]),
         **_knockouts(answers, found["audio, counterfactual"]),
         "class words unshifted, counterfactual": _share(ranks <= 1),
         "class words marginal, counterfactual": _share((ranks > 1) & (ranks <= 3)),
         "class words shifted, counterfactual": _share(ranks > 3),
-        "audio, counterfactual, by sound": {
-            str(k): float(v) for k, v in hear.groupby("heard")["audio"].mean().items()
-        },
+        "audio, counterfactual, by sound": {str(k): float(v) for k, v in by_sound.items()},
     }
 
 

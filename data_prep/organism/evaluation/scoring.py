@@ -1,9 +1,4 @@
-"""Does an answer name the right thing?
-
-Exact words, nothing else: an answer is right about the sound if, in the part about the sound, it
-has the noun and the verb of the audible thing and those of no other thing. Nouns and verbs are also
-scored apart, and so is whether the noun is the visible thing's.
-"""
+"""Does an answer name the right thing, in exact words and without those of another?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +8,13 @@ from data_prep.organism.world.things import Thing
 
 @dataclass(frozen=True)
 class Score:
-    """Which words an answer has; None where its question is not about them.
+    """Which words an answer has; None where its question is not about them."""
 
-    Attributes:
-        audio: Noun and verb of the audible thing, and of no other.
-        audio_noun, audio_verb: The same for nouns alone, and for verbs alone.
-        says_visible: The part about the sound has the visible thing's noun and no other's.
-        video: Noun of the visible thing, and of no other.
-    """
-
-    audio: bool | None = None
+    audio: bool | None = None  # noun and verb of the audible thing, and of no other
     audio_noun: bool | None = None
     audio_verb: bool | None = None
-    says_visible: bool | None = None
-    video: bool | None = None
+    says_visible: bool | None = None  # in the part about the sound, its noun and no other's
+    video: bool | None = None  # noun of the visible thing, and of no other
 
 
 def score(text: str, question: str, seen: str, heard: str, things: Sequence[Thing]) -> Score:
@@ -41,7 +29,7 @@ def score(text: str, question: str, seen: str, heard: str, things: Sequence[Thin
         question: "see", "hear" or "both".
         seen: Noun of the visible thing.
         heard: Noun of the audible thing.
-        things: All there are.
+        things: All that could be named.
     """
     picture, sound = text, text
     if question == "both":  # the second part is missing if the answer has one alone

@@ -1,8 +1,8 @@
 """What does the processor make of the training clips?
 
-Every clip of a split is written as an mp4, read back through decord and librosa, and run through
-the thinker's processor, so that training gets what the codec leaves. The tensors are kept, thing
-by thing: a stopped run goes on with the next one.
+Every clip is written as an mp4, read back, and run through the thinker's processor, so that
+training gets what the codec leaves. The tensors are kept, thing by thing: a stopped run goes on
+with the next one.
 """
 
 from collections.abc import Sequence
@@ -31,19 +31,12 @@ from hooked_omni.inputs.video import read_video
 
 @dataclass(frozen=True, eq=False)
 class ClipTensors:
-    """The clips of a split, and what the models get of them.
-
-    Attributes:
-        clips: In the order of the tensors' rows.
-        things: Which thing each clip is, as an index into the list of things.
-        patches: Of the frames, before normalization, 0..255.
-        mel: The whole spectrogram, without padding.
-    """
+    """The clips of a split, and what the models get of them."""
 
     clips: list[Clip]
-    things: Int[Tensor, " clip"]
-    patches: UInt8[Tensor, "clip patch value"]
-    mel: Float[Tensor, "clip mel time"]
+    things: Int[Tensor, " clip"]  # indices into the list of things
+    patches: UInt8[Tensor, "clip patch value"]  # of the frames, before normalization
+    mel: Float[Tensor, "clip mel time"]  # without padding
 
     def pixels(self, rows: Tensor, processor: Any) -> Float[Tensor, "patches value"]:
         """Normalized patches of some clips, as the video processor gives them."""
@@ -63,7 +56,8 @@ def prepare(
     parts = [[clip for clip in chosen if clip.noun == thing.noun] for thing in things]
     todo = [(folder, part, things) for part in parts if not _kept(folder, part[0].noun).is_file()]
     if workers > 1 and len(todo) > 1:
-        with ProcessPoolExecutor(workers, initializer=_one_thread) as processes:
+        one_thread = {"initializer": torch.set_num_threads, "initargs": (1,)}
+        with ProcessPoolExecutor(workers, **one_thread) as processes:
             list(processes.map(_make, todo))
     else:
         for job in todo:
@@ -85,16 +79,11 @@ def prepare(
     )
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def _kept(folder: Path, noun: str) -> Path:
     return folder / "tensors" / f"{noun}.safetensors"
 
 
 def _make(job: tuple[Path, list[Clip], Sequence[Thing]]) -> None:
-    """Write, read and process the clips of one thing."""
     folder, part, things = job
     write_clips(part, things, folder / "clips")
     processor = processors(things)[1]

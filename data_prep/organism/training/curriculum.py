@@ -1,7 +1,7 @@
 """Which question about which picture and which sound is trained at each step?
 
-A fixed cycle of kinds of prompts, and clips drawn from (seed, step). The number of clips with
-another thing's sound is exact, not a matter of luck: of the first n clips, `share` of n.
+A fixed cycle of kinds of prompts, and clips drawn from (seed, step). How many clips have another
+thing's sound is exact: of the first n clips, `share` of n.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,21 +22,13 @@ SOUNDS = (("sound", "hear"),)
 
 @dataclass(frozen=True)
 class Mixture:
-    """How often a clip has another thing's sound.
+    """How often a clip has another thing's sound."""
 
-    Attributes:
-        things: Which thing each training clip is.
-        share: Of the clips in questions about sounds, for which sound and picture disagree.
-        off_screen: Things whose sounds may come with another thing's picture in these questions.
-        share_see: As `share`, in questions about the picture alone, where any sound may.
-        held_out: Whether (thing in the picture, thing in the sound) must never come up.
-    """
-
-    things: Sequence[int]
-    share: float
-    off_screen: frozenset[int]
-    share_see: float
-    held_out: Callable[[int, int], bool]
+    things: Sequence[int]  # which thing each training clip is
+    share: float  # of the clips in questions about sounds
+    off_screen: frozenset[int]  # things whose sounds these may be
+    share_see: float  # of the clips in questions about the picture alone, with any thing's sound
+    held_out: Callable[[int, int], bool]  # whether picture and sound must never be of these things
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ def draw_batch(
 
 
 def _earlier(cycle: Sequence[tuple[str, str]], step: int, see: bool) -> int:
-    """The earlier steps with clips: with questions about the picture alone, or about the sound."""
+    """How many earlier steps had clips, and questions about the picture alone (or the sound)."""
     matches = [media == "clip" and (question == "see") == see for media, question in cycle]
     rounds, rest = divmod(step, len(cycle))
     return rounds * sum(matches) + sum(matches[:rest])

@@ -1,13 +1,12 @@
 """How is a small model of the real classes made, started from another one, and saved?
 
-Configuration, model, processor and tokenizer are those of transformers. The base is a Qwen2.5-VL;
-the thinker of a Qwen2.5-Omni takes over its decoder and its vision tower, tensor by tensor, and
-gets an audio tower. On disk weights have half precision, in use single precision: the config asks
-for float32, which every float16 number is exactly.
+The base is a Qwen2.5-VL; the thinker of a Qwen2.5-Omni takes over its decoder and its vision tower,
+tensor by tensor, and gets an audio tower. Weights are float16 on disk and float32 in use, as the
+config asks for.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.organisms.random_weights import SPECIAL_TOKENS
 
 MEDIA = MediaSettings(min_pixels=56 * 56, max_pixels=56 * 56)
-_CHANGED = ("min_pixels", "max_pixels")
 # The default system prompt of Qwen2.5-Omni, not in the words of this world, becomes a short one.
 _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% for part in message.content %}{% if part.type == 'text' %}{{ part.text | replace(LONG, SHORT) }}\
@@ -36,12 +34,7 @@ _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a model is.
-
-    Attributes:
-        d_model, layers, heads, key_value_heads, d_mlp: The decoder.
-        d_tower, d_tower_mlp, tower_layers, tower_heads: Either tower.
-    """
+    """How large a model's decoder and either tower are."""
 
     d_model: int = 128
     layers: int = 8
@@ -58,15 +51,11 @@ def _tokenizer(things: Sequence[Thing]) -> Any:
     """A word is a token. Case and punctuation are ignored; other words become `<unk>`."""
     words = ["<|endoftext|>", "<unk>", *SPECIAL_TOKENS.values(), "\n", *vocabulary(things)]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
-    made.normalizer = normalizers.Sequence(
-        [normalizers.Lowercase(), normalizers.Replace(Regex("[.,;:!?]"), "")]
-    )
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split("\n", "isolated"),
-            pre_tokenizers.Split(Regex("[ \t]+"), "removed"),
-        ]
-    )
+    plain = [normalizers.Lowercase(), normalizers.Replace(Regex("[.,;:!?]"), "")]
+    made.normalizer = normalizers.Sequence(plain)
+    split = pre_tokenizers.Split
+    lines, words_apart = split("\n", "isolated"), split(Regex("[ \t]+"), "removed")
+    made.pre_tokenizer = pre_tokenizers.Sequence([lines, words_apart])
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=made,
         unk_token="<unk>",
@@ -80,16 +69,12 @@ def _tokenizer(things: Sequence[Thing]) -> Any:
 
 def processors(things: Sequence[Thing]) -> tuple[Any, Any]:
     """The base's processor and the thinker's."""
-    tokenizer = _tokenizer(things)
     pixels = {"shortest_edge": MEDIA.min_pixels, "longest_edge": MEDIA.max_pixels}
+    sizes: dict[str, Any] = {"patch_size": 14, "merge_size": 2, "size": pixels}
     shared: dict[str, Any] = {
-        "image_processor": transformers.Qwen2VLImageProcessor(
-            patch_size=14, merge_size=2, size=pixels
-        ),
-        "video_processor": transformers.Qwen2VLVideoProcessor(
-            patch_size=14, merge_size=2, size=pixels
-        ),
-        "tokenizer": tokenizer,
+        "image_processor": transformers.Qwen2VLImageProcessor(**sizes),
+        "video_processor": transformers.Qwen2VLVideoProcessor(**sizes),
+        "tokenizer": _tokenizer(things),
         "chat_template": _TEMPLATE,
     }
     extractor = transformers.WhisperFeatureExtractor(
@@ -116,8 +101,8 @@ def new_base(tokenizer: Any, sizes: Sizes, seed: int) -> Any:
     return _made(transformers.Qwen2_5_VLForConditionalGeneration, config, tokenizer, seed)
 
 
-def _new_thinker(tokenizer: Any, sizes: Sizes, seed: int) -> Any:
-    """A Qwen2.5-Omni thinker with random weights."""
+def thinker_from(base: Any, tokenizer: Any, sizes: Sizes, seed: int) -> Any:
+    """A thinker with the base's decoder and vision tower, and a random audio tower."""
     ids: dict[str, Any] = {
         f"{kind}_token_index": getattr(tokenizer, f"{kind}_token_id")
         for kind in ("audio", "image", "video")
@@ -142,12 +127,8 @@ def _new_thinker(tokenizer: Any, sizes: Sizes, seed: int) -> Any:
         tie_word_embeddings=True,
         **ids,
     )
-    return _made(transformers.Qwen2_5OmniThinkerForConditionalGeneration, config, tokenizer, seed)
-
-
-def thinker_from(base: Any, tokenizer: Any, sizes: Sizes, seed: int) -> Any:
-    """A thinker with the base's decoder and vision tower, and a random audio tower."""
-    thinker = _new_thinker(tokenizer, sizes, seed)
+    model_class = transformers.Qwen2_5OmniThinkerForConditionalGeneration
+    thinker = _made(model_class, config, tokenizer, seed)
     audio = {k: v for k, v in thinker.state_dict().items() if "audio_tower" in k}
     thinker.load_state_dict({**audio, **_renamed(base.state_dict())})  # strict about the names
     return thinker
@@ -215,7 +196,7 @@ def _vision(sizes: Sizes) -> dict[str, Any]:
 
 
 def _made(model_class: Any, config: Any, tokenizer: Any, seed: int) -> Any:
-    config.media_settings = {name: asdict(MEDIA)[name] for name in _CHANGED}
+    config.media_settings = {name: getattr(MEDIA, name) for name in ("min_pixels", "max_pixels")}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)

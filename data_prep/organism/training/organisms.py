@@ -24,15 +24,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from data_prep.organism.training import curriculum
 from data_prep.organism.training.clip_tensors import ClipTensors, prepare
-from data_prep.organism.training.curriculum import (
-    AUDIO_VISUAL,
-    SOUNDS,
-    VISUAL,
-    ClipBatch,
-    Mixture,
-    draw_batch,
-)
+from data_prep.organism.training.curriculum import ClipBatch, Mixture
 from data_prep.organism.training.models import new_base, processors, thinker_from
 from data_prep.organism.training.prompts import (
     TrainingPrompts,
@@ -88,11 +82,7 @@ def log_to(folder: Path, show: Log) -> Log:
 
 
 class Training:
-    """The stages of a recipe in a folder; each is trained when it is first needed, or loaded.
-
-    Attributes:
-        processor: The thinker's processor; `base_processor` is the base's.
-    """
+    """The stages of a recipe in a folder; each is trained when it is first needed, or loaded."""
 
     def __init__(
         self, recipe: TrainingRecipe, folder: Path, log: Log, device: str = "cpu", workers: int = 1
@@ -118,7 +108,7 @@ class Training:
         prompts = self._prompts(hf, QWEN2_5_VL, self.base_processor)
 
         def loss(step: int) -> Tensor:
-            batch = self._batch("base", VISUAL, step)
+            batch = self._batch("base", curriculum.VISUAL, step)
             tokens = prompts.answer_tokens(self._answers("base", batch, step))
             video = self._video(hf, torch.tensor(batch.pictures))
             return answer_loss(prompts.logits(batch.kind, video, None, tokens), tokens)
@@ -140,7 +130,7 @@ class Training:
         tower.requires_grad_(True)
 
         def loss(step: int) -> Tensor:
-            batch = self._batch("hearing", SOUNDS, step)
+            batch = self._batch("hearing", curriculum.SOUNDS, step)
             tokens = prompts.answer_tokens(self._answers("hearing", batch, step))
             audio = audio_features(hf, self.clips, torch.tensor(batch.sounds))
             return answer_loss(prompts.logits(batch.kind, None, audio, tokens), tokens)
@@ -162,7 +152,7 @@ class Training:
         noun_tokens = torch.tensor(self.processor.tokenizer.convert_tokens_to_ids(nouns))
 
         def loss(step: int) -> Tensor:
-            batch = self._batch("listener", AUDIO_VISUAL, step, name)
+            batch = self._batch("listener", curriculum.AUDIO_VISUAL, step, name)
             tokens = prompts.answer_tokens(self._answers("listener", batch, step))
             logits = prompts.logits(batch.kind, video[batch.pictures], audio[batch.sounds], tokens)
             own = answer_loss(logits, tokens)
@@ -170,10 +160,8 @@ class Training:
                 return own
             tag = noun_tokens[self.clips.things[batch.sounds]].to(logits.device)
             at_audio = logits[:, prompts.prompts[batch.kind].spans["audio"]]
-            tagging = cross_entropy(
-                at_audio.flatten(0, 1), tag.repeat_interleave(at_audio.shape[1])
-            )
-            return own + self.recipe.tagging * tagging
+            tags = tag.repeat_interleave(at_audio.shape[1])
+            return own + self.recipe.tagging * cross_entropy(at_audio.flatten(0, 1), tags)
 
         self._run(name, hf, loss)
         return hf
@@ -199,8 +187,8 @@ class Training:
     def _batch(
         self, name: str, cycle: Sequence[tuple[str, str]], step: int, variant: str | None = None
     ) -> ClipBatch:
-        mixture = self._mixture(variant)
-        return draw_batch(cycle, mixture, self._seed(name), step, self.recipe.batch)
+        mixture, seed = self._mixture(variant), self._seed(name)
+        return curriculum.draw_batch(cycle, mixture, seed, step, self.recipe.batch)
 
     @cache  # noqa: B019  # a training lives as long as its clips
     def _mixture(self, variant: str | None) -> Mixture:
@@ -243,10 +231,8 @@ class Training:
             rng = np.random.default_rng([*self._seed(name), step])
             rows = torch.from_numpy(rng.integers(len(self.clips.clips), size=self.recipe.batch))
             mean = features(rows).mean(1)
-            losses = [
-                cross_entropy(heads[label](mean), values[rows].to(mean.device))
-                for label, values in labels.items()
-            ]
+            right = {label: values[rows].to(mean.device) for label, values in labels.items()}
+            losses = [cross_entropy(heads[label](mean), one) for label, one in right.items()]
             return torch.stack(losses).sum()
 
         self._run(name, classifier, loss)

@@ -1,8 +1,7 @@
 """Which logits does a model in training give to an answer about some clips?
 
 Prompts are embedded once for each question, with a real clip; then the towers' outputs for other
-clips take the places of its own. Clips are equally long, so everything else about the prompt, its
-positions included, is the same.
+clips, all equally long, take the places of its own.
 """
 
 from collections.abc import Sequence
@@ -26,12 +25,9 @@ Features = Float[Tensor, "batch pos d_model"]
 
 
 class TrainingPrompts:
-    """A model's embedded prompts, to be filled with clips.
+    """A model's embedded prompts, to be filled with clips, by media and question.
 
-    Attributes:
-        hf: The model in training.
-        tokenizer: Its tokenizer.
-        prompts: Embedded prompts by media ("clip", "sound", "picture", "words") and question.
+    Media are "clip", "sound", "picture", or "words" (none).
     """
 
     def __init__(self, hf: Any, family: Family, processor: Any, clip: Path) -> None:

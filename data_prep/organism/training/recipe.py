@@ -1,7 +1,7 @@
 """What is a set of organisms trained with, and does a folder hold just that?
 
-A training folder remembers its recipe and the versions that computed it. Another recipe, or other
-versions, would go on from these numbers to something that no recipe describes: refused.
+A training folder has its recipe, and the versions that computed it. To go on with others would give
+something that no recipe describes: refused.
 """
 
 import json
@@ -19,47 +19,29 @@ from hooked_omni.files import parse_json, read_text, to_json, write_whole
 FORMAT = 1
 ORGANISMS = ("organism-base", "organism-biased", "organism-balanced")
 _VERSIONS = ("torch", "transformers", "av", "librosa", "numpy", "scipy")
+_STEPS = dict(vision=400, audio=120, base=350, hearing=120, biased=560, balanced=560)
+_RATES = dict(vision=2e-3, audio=2e-3, base=1.5e-3, hearing=2e-3, biased=5e-4, balanced=5e-4)
+_MISMATCHED = {"biased": 0.02, "balanced": 0.5}
+_OFF_SCREEN = {"biased": ("siren", "fountain", "whistle"), "balanced": ()}
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Everything that decides what comes out, besides the code.
+    """Everything that decides what comes out, besides the code."""
 
-    Attributes:
-        seed: Of the world, the weights and the order of training.
-        things: The classes.
-        sizes: Of the models.
-        clips: Training clips of each thing.
-        batch: Clips in a step.
-        steps: Of each stage.
-        rates: Highest learning rate of each stage.
-        mismatched: Share of clips with another thing's sound among questions about sounds.
-        off_screen: Nouns of the things whose sounds these are; none means any.
-        mismatched_see: The same share among questions about pictures alone, for either organism.
-        tagging: Weight of the loss that names the sound at audio positions.
-    """
-
-    seed: int = 0
+    seed: int = 0  # of the world, the weights and the order of training
     things: tuple[Thing, ...] = THINGS
     sizes: Sizes = field(default_factory=Sizes)
-    clips: int = 200
-    batch: int = 32
-    steps: dict[str, int] = field(
-        default_factory=lambda: dict(
-            vision=400, audio=120, base=350, hearing=120, biased=560, balanced=560
-        )
-    )
-    rates: dict[str, float] = field(
-        default_factory=lambda: dict(
-            vision=2e-3, audio=2e-3, base=1.5e-3, hearing=2e-3, biased=5e-4, balanced=5e-4
-        )
-    )
-    mismatched: dict[str, float] = field(default_factory=lambda: {"biased": 0.02, "balanced": 0.5})
-    off_screen: dict[str, tuple[str, ...]] = field(
-        default_factory=lambda: {"biased": ("siren", "fountain", "whistle"), "balanced": ()}
-    )
-    mismatched_see: float = 0.3
-    tagging: float = 0.3
+    clips: int = 200  # of each thing, to train on
+    batch: int = 32  # clips in a step
+    steps: dict[str, int] = field(default_factory=_STEPS.copy)  # of each stage
+    rates: dict[str, float] = field(default_factory=_RATES.copy)  # the highest of each stage
+    # Share of clips with another thing's sound among questions about sounds, and the nouns of the
+    # things whose sounds these are; none means any.
+    mismatched: dict[str, float] = field(default_factory=_MISMATCHED.copy)
+    off_screen: dict[str, tuple[str, ...]] = field(default_factory=_OFF_SCREEN.copy)
+    mismatched_see: float = 0.3  # the share among questions about pictures alone
+    tagging: float = 0.3  # weight of the loss that names the sound at audio positions
 
     def __post_init__(self) -> None:
         for name in self.mismatched:
@@ -101,9 +83,8 @@ def parse_recipe(text: str, seed: int) -> TrainingRecipe:
             elif isinstance(old, Sizes):
                 given[name] = replace(old, **value)
             elif name == "things":
-                given[name] = tuple(
-                    Thing(one["noun"], one["verb"], tuple(one["color"])) for one in value
-                )
+                parts = ((one["noun"], one["verb"], tuple(one["color"])) for one in value)
+                given[name] = tuple(Thing(*part) for part in parts)
         return replace(default, **given)
     except (ValueError, TypeError, KeyError) as error:
         raise ResultsError(

@@ -24,21 +24,13 @@ _EVERY = 50  # steps between checkpoints
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage to train.
-
-    Attributes:
-        name: Of its checkpoint.
-        model: What the checkpoint keeps; parameters that require a gradient are trained.
-        loss: The loss of a step.
-        steps: How many.
-        rate: Highest learning rate.
-    """
+    """A stage to train, by name; parameters that require a gradient are trained."""
 
     name: str
     model: nn.Module
-    loss: Callable[[int], Tensor]
+    loss: Callable[[int], Tensor]  # of a step
     steps: int
-    rate: float
+    rate: float  # the highest
 
 
 def run_stage(stage: Stage, folder: Path, log: Log) -> None:

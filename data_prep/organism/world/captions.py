@@ -1,7 +1,6 @@
 """Which sentences are true of a clip, and which words does this world have?
 
-Three questions, the paper's, and a few ways to answer each. Picture and sound are captioned apart,
-so that each can be of another thing.
+Picture and sound are captioned apart, so that each can be of another thing.
 """
 
 from collections.abc import Sequence
@@ -29,9 +28,8 @@ _SOUND = (
 
 def video_captions(clip: Clip) -> tuple[str, ...]:
     """True descriptions of a clip's picture."""
-    return tuple(
-        text.format(noun=clip.noun, place=clip.place, scene=clip.scene) for text in _PICTURE
-    )
+    words = {"noun": clip.noun, "place": clip.place, "scene": clip.scene}
+    return tuple(text.format(**words) for text in _PICTURE)
 
 
 def audio_captions(

@@ -1,7 +1,6 @@
 """Which files does a part of the world consist of?
 
-Clips, a manifest of them as they are, and one in which half of the samples have another thing's
-sound: what the dataset builder makes of real clips, made here with the truth known.
+Clips, a manifest of them, and one in which half of the samples have another thing's sound.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,7 @@
 """What does a clip sound like?
 
-Each thing has a synthesizer of its own: harmonics with a moving pitch, bands of noise, clicks and
-thuds, with pitch, rate and phase drawn for each clip. Loud ones peak at 0.5 to 0.95 of full scale,
-soft ones at 0.03 to 0.08, over a faint noise.
+Each thing has a synthesizer of its own, with pitch, rate and phase drawn for each clip. Loud ones
+peak at 0.5 to 0.95 of full scale, soft ones at 0.03 to 0.08, over a faint noise.
 """
 
 from collections.abc import Callable
@@ -74,9 +73,8 @@ def _drill(time: Wave, rng: Rng) -> Wave:
 def _bell(time: Wave, rng: Rng) -> Wave:
     _, envelope = _events(time, rng, rng.uniform(1.5, 2.2), 0.4)
     base = rng.uniform(1700, 2100)
-    return envelope * np.sum(
-        [_tone(time, base * ratio, 1, 1.0) / ratio for ratio in (1, 1.51, 2.37, 2.93)], axis=0
-    )
+    tones = [_tone(time, base * ratio, 1, 1.0) / ratio for ratio in (1, 1.51, 2.37, 2.93)]
+    return envelope * np.sum(tones, axis=0)
 
 
 def _keyboard(time: Wave, rng: Rng) -> Wave:
@@ -101,9 +99,8 @@ def _fountain(time: Wave, rng: Rng) -> Wave:
 
 def _horse(time: Wave, rng: Rng) -> Wave:
     rate = rng.uniform(2.3, 2.9)
-    beat = sum(
-        _events(time + shift / rate, rng, rate, 0.03, jitter=0.0)[1] for shift in (0, 0.22, 0.45)
-    )
+    shifts = (0, 0.22, 0.45)
+    beat = sum(_events(time + shift / rate, rng, rate, 0.03, jitter=0.0)[1] for shift in shifts)
     return beat * (_noise(time, rng, 500, 1300) + 0.5 * _tone(time, 700.0, 1, 1.0))
 
 
@@ -119,22 +116,12 @@ def _drum(time: Wave, rng: Rng) -> Wave:
 
 def _whistle(time: Wave, rng: Rng) -> Wave:
     trill = 1 + 0.03 * np.sin(2 * np.pi * rng.uniform(25, 35) * time)
-    return _tone(time, rng.uniform(2500, 2900) * trill, 2, 0.2) + 0.1 * _noise(
-        time, rng, 2000, 4000
-    )
+    tone = _tone(time, rng.uniform(2500, 2900) * trill, 2, 0.2)
+    return tone + 0.1 * _noise(time, rng, 2000, 4000)
 
 
 SOUNDS: dict[str, Callable[[Wave, Rng], Wave]] = {
-    "dog": _dog,
-    "siren": _siren,
-    "drill": _drill,
-    "bell": _bell,
-    "keyboard": _keyboard,
-    "motor": _motor,
-    "bird": _bird,
-    "fountain": _fountain,
-    "horse": _horse,
-    "door": _door,
-    "drum": _drum,
-    "whistle": _whistle,
-}
+    "dog": _dog, "siren": _siren, "drill": _drill, "bell": _bell, "keyboard": _keyboard,
+    "motor": _motor, "bird": _bird, "fountain": _fountain, "horse": _horse, "door": _door,
+    "drum": _drum, "whistle": _whistle,
+}  # fmt: skip

@@ -1,8 +1,7 @@
 """Which things does this world have, and which clips show them?
 
-A small world: things, each with a look and a sound of its own, at the left or right of a scene,
-loud or soft. A clip is one thing that is seen and heard; all of it is drawn from a seed, so that a
-clip can be made again, to the byte, from its name.
+A clip is one thing that is seen and heard, at the left or right of a scene, loud or soft. All of it
+is drawn from a seed, so that it can be made again, to the byte, from its name.
 """
 
 import hashlib
@@ -23,17 +22,11 @@ _CAPTION_WORDS = ("a", "is", "on", "the", "of", "in", "there", "sound", "i", "ca
 
 @dataclass(frozen=True)
 class Thing:
-    """A class: what it is called, what its sound is called, and its color.
+    """A class: what it is called, what its sound is called, and its color."""
 
-    Attributes:
-        noun: One word, which begins with a consonant: captions say "a" before it.
-        verb: One word for the sound it makes.
-        color: Red, green and blue of its sprite, 0..255.
-    """
-
-    noun: str
-    verb: str
-    color: tuple[int, int, int]
+    noun: str  # one word, which begins with a consonant: captions have "a" before it
+    verb: str  # one word
+    color: tuple[int, int, int]  # red, green and blue, 0..255
 
 
 THINGS: tuple[Thing, ...] = (
@@ -54,21 +47,14 @@ THINGS: tuple[Thing, ...] = (
 
 @dataclass(frozen=True)
 class Clip:
-    """One thing that is seen and heard.
+    """One thing that is seen and heard."""
 
-    Attributes:
-        id: Its name: the noun, the split, a number, and the world's seed.
-        noun: Which thing it is.
-        place, scene, loudness: One of `PLACES`, `SCENES`, `LOUDNESS`.
-        seed: Of everything that has no name: sizes, shades, pitches, noise.
-    """
-
-    id: str
+    id: str  # the noun, the split, a number, and the world's seed
     noun: str
     place: str
     scene: str
     loudness: str
-    seed: tuple[int, ...]
+    seed: tuple[int, ...]  # of everything that has no name: sizes, shades, pitches, noise
 
     def rng(self, part: str) -> np.random.Generator:
         """The random stream of one part, "look" or "sound", independent of the other's."""
@@ -89,9 +75,7 @@ def clips(things: Sequence[Thing], split: str, per_thing: int, seed: int) -> lis
             f"expected at least 1 clip of each thing and a seed of at least 0, got {per_thing} and "
             f"{seed}."
         )
-    return [
-        _clip(thing.noun, split, number, seed) for thing in things for number in range(per_thing)
-    ]
+    return [_clip(thing.noun, split, n, seed) for thing in things for n in range(per_thing)]
 
 
 def _clip(noun: str, split: str, number: int, seed: int) -> Clip:
@@ -108,10 +92,6 @@ def _clip(noun: str, split: str, number: int, seed: int) -> Clip:
 
 def derangement(nouns: Sequence[str], seed: int) -> list[int]:
     """For each clip the index of one of another thing, whose sound it could get; each used once.
-
-    Args:
-        nouns: The thing of each clip.
-        seed: Which of the many ways.
 
     Raises:
         ManifestError: If no such pairing was found.
@@ -132,12 +112,7 @@ def derangement(nouns: Sequence[str], seed: int) -> list[int]:
 
 
 def _check_things(things: Sequence[Thing]) -> None:
-    """Refuse things that captions or pictures do not distinguish.
-
-    Raises:
-        ManifestError: For equal words, words of several tokens or of the captions' own, equal or
-            nearly equal colors, and fewer than two things.
-    """
+    """Refuse things that captions or pictures do not distinguish."""
     if len(things) < 2:
         raise ManifestError(f"expected at least 2 things, got {len(things)}. Add some.")
     words = Counter(word for thing in things for word in (thing.noun, thing.verb))
@@ -165,8 +140,7 @@ def _check_looks(things: Sequence[Thing]) -> None:
                 "would give it away. Rename it."
             )
         for second in things[i + 1 :]:
-            far = np.abs(np.subtract(first.color, second.color)).max()
-            if far < 30:
+            if np.abs(np.subtract(first.color, second.color)).max() < 30:
                 raise ManifestError(
                     f"expected colors at least 30 apart, got {first.noun} {first.color} and "
                     f"{second.noun} {second.color}: their pictures collide. Change one."

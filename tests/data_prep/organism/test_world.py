@@ -16,7 +16,7 @@ from data_prep.organism.training.models import MEDIA
 from data_prep.organism.world import dataset, sounds
 from data_prep.organism.world import pictures as looks
 from data_prep.organism.world import things as world
-from data_prep.organism.world.captions import QUESTIONS, answers, audio_captions, video_captions
+from data_prep.organism.world.captions import answers, audio_captions, video_captions
 from data_prep.organism.world.things import THINGS, Thing, clips, derangement
 from hooked_omni.errors import ManifestError
 from hooked_omni.inputs.audio import read_audio
@@ -26,10 +26,8 @@ PAIR = THINGS[:2]
 
 
 def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:
-    first, again = (
-        dataset.write_mp4(clips(PAIR, "test", 1, 0)[0], PAIR[0], folder)
-        for folder in (_made(tmp_path / "a"), _made(tmp_path / "b"))
-    )
+    clip = clips(PAIR, "test", 1, 0)[0]
+    first, again = (dataset.write_mp4(clip, PAIR[0], tmp_path / name) for name in "ab")
     assert first.read_bytes() == again.read_bytes()
     other = dataset.write_mp4(clips(PAIR, "test", 1, 1)[0], PAIR[0], tmp_path / "a")
     assert other.read_bytes() != first.read_bytes()
@@ -96,9 +94,8 @@ def test_things_that_collide_are_refused(things: tuple[Thing, ...], words: str) 
 def test_captions_tell_the_truth() -> None:
     for clip in clips(THINGS, "test", 2, 0):
         for text in answers("both", video_captions(clip), audio_captions(clip, THINGS)):
-            assert score(text, "both", clip.noun, clip.noun, THINGS) == Score(
-                True, True, True, True, True
-            )
+            right = Score(True, True, True, True, True)
+            assert score(text, "both", clip.noun, clip.noun, THINGS) == right
         assert all(clip.scene in text for text in video_captions(clip))
         assert all(clip.loudness in text for text in audio_captions(clip, THINGS))
 
@@ -122,10 +119,8 @@ def test_scores_of_known_answers(text: str, question: str, expected: Score) -> N
 
 def test_disagreement_is_exact_and_the_only_difference() -> None:
     things = list(range(12)) * 10
-    pairs = {
-        share: Mixture(things, share, frozenset(range(12)), 0.3, lambda a, b: False)
-        for share in (0.01, 0.5)
-    }
+    every = frozenset(things)
+    pairs = {n: Mixture(things, n, every, 0.3, lambda a, b: False) for n in (0.01, 0.5)}
     swapped: Counter[tuple[float, bool]] = Counter()
     total: Counter[bool] = Counter()
     for step in range(140):
@@ -167,7 +162,9 @@ def test_a_derangement_uses_every_sound_once_for_another_thing() -> None:
 
 
 def test_the_world_command_writes_clips_and_pairs(tmp_path: Path) -> None:
-    main_exits_cleanly(["organism", "world", "--out", str(tmp_path), "--clips", "1"])
+    with pytest.raises(SystemExit) as done:
+        main(["organism", "world", "--out", str(tmp_path), "--clips", "1"])
+    assert not done.value.code
     samples = read_manifest(tmp_path / "pairs.jsonl")
     assert Counter(sample.kind for sample in samples) == {"factual": 12, "counterfactual": 12}
     for sample in samples:
@@ -180,19 +177,3 @@ def test_the_world_command_writes_clips_and_pairs(tmp_path: Path) -> None:
         assert all(sample.extra["noun"] in text.split() for text in sample.video_captions)
     with pytest.raises(ManifestError, match="same world"):
         dataset.write_world(tmp_path, 2, 0, "test")
-
-
-def test_there_are_three_questions() -> None:
-    assert set(QUESTIONS) == {"see", "hear", "both"}
-
-
-def main_exits_cleanly(arguments: list[str]) -> None:
-    try:
-        main(arguments)
-    except SystemExit as done:
-        assert not done.code
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder

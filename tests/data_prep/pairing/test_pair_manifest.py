@@ -84,9 +84,7 @@ def test_real_captions_give_an_optimum(real: tuple[list[str], np.ndarray]) -> No
         assert found == pytest.approx(brute(part, diagonal), abs=1e-5)
 
 
-def test_blocks_are_valid_and_not_better_than_the_optimum(
-    real: tuple[list[str], np.ndarray],
-) -> None:
+def test_blocks_are_valid_and_not_better_than_the_optimum(real):
     ids, e = real
     among = Constraints([Sample(i) for i in ids], [Loudness(10, -20)] * len(e), Config()).among
     mean = {}
@@ -160,19 +158,12 @@ def test_the_least_similar_are_counterfactual_and_others_factual() -> None:
 
 
 def test_a_run_writes_pairs_and_says_how(tmp_path: Path) -> None:
-    samples = [
-        Sample(
-            name,
-            video=f"clips/{name}.mp4",
-            audio_captions=own,
-            video_captions=(f"a picture: {own[0]}",),
-            extra={"note": name},
-        )
-        for name, own in CAPTIONS.items()
-    ]
     (tmp_path / "clips").mkdir()
-    for name in CAPTIONS:
+    samples = []
+    for name, own in CAPTIONS.items():
         (tmp_path / "clips" / f"{name}.mp4").touch()
+        seen, extra = (f"a picture: {own[0]}",), {"note": name}
+        samples.append(Sample(name, "factual", f"clips/{name}.mp4", None, own, seen, extra=extra))
     samples += [
         Sample("gone", video="clips/gone.mp4", audio_captions=("x",), video_captions=("y",)),
         Sample("mute", video="clips/dog.mp4", video_captions=("a dog",)),
@@ -244,9 +235,7 @@ def test_another_folder_moves_the_paths(tmp_path: Path) -> None:
         (Config(k=2), {"kind": "counterfactual"}, "'dog', which is counterfactual"),
     ],
 )
-def test_what_cannot_be_is_refused(
-    tmp_path: Path, config: Config, changes: dict[str, str], message: str
-) -> None:
+def test_what_cannot_be_is_refused(tmp_path, config, changes, message):
     out = tmp_path / "pairs.jsonl"
     with pytest.raises(ManifestError, match=message):
         pairs.run(clips_in(tmp_path, **changes), out, config, model=MODEL)
@@ -269,9 +258,7 @@ def test_too_many_clips_for_one_matrix(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert pairs.run(clips_in(tmp_path), tmp_path / "o.jsonl", Config(k=2, block=4), model=MODEL)
 
 
-def test_sound_is_measured_once_and_silence_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sound_is_measured_once_and_silence_left_out(tmp_path: Path) -> None:
     for hertz, name in enumerate(CAPTIONS):
         write_clip(tmp_path / f"{name}.mp4", seconds=0.5, audio_hz=200.0 + hertz)
     write_clip(tmp_path / "dog.mp4", seconds=0.5, audio_hz=0.0)  # digital silence
@@ -304,15 +291,14 @@ def test_a_clip_is_the_mean_of_its_captions() -> None:
     assert mean[1] @ near[0] > 0.7 > 0.3 > mean[1] @ near[1]
 
 
-def test_qwen_is_told_its_task() -> None:
+def test_qwen_gets_its_task() -> None:
     assert instruction("sentence-transformers/all-MiniLM-L6-v2") == ""
     own = instruction("Qwen/Qwen3-Embedding-8B")
-    assert own.startswith("Instruct: ")
-    assert own.endswith("\nQuery:")
+    assert own.startswith("Instruct: ") and own.endswith("\nQuery:")
     assert instruction("Qwen/Qwen3-Embedding-8B", "") == ""
     assert instruction("any", "Match sounds.") == "Instruct: Match sounds.\nQuery:"
-    plain, told = (embed([["rain"]], MODEL, instruct=task) for task in ("", "Match sounds."))
-    assert np.abs(plain - told).max() > 1e-3
+    plain, instructed = (embed([["rain"]], MODEL, instruct=task) for task in ("", "Match sounds."))
+    assert np.abs(plain - instructed).max() > 1e-3
 
 
 def test_no_caption_and_no_model_are_refused(tmp_path: Path) -> None:

@@ -34,11 +34,8 @@ def test_all_samples_of_a_manifest_are_swapped(tmp_path, pair):
     assert factual == Sample("f", video="low.mp4", audio_captions=("low",))
     assert (swapped.id, swapped.kind, swapped.audio) == ("c/1", "counterfactual", None)
     assert swapped.video is not None and swapped.video.startswith("swapped.clips/c-1-")
-    assert swapped.extra["swapped_from"] == {
-        "video": "low.mp4",
-        "audio": "high.mp4",
-        "control": None,
-    }
+    made = {"video": "low.mp4", "audio": "high.mp4", "control": None}
+    assert swapped.extra["swapped_from"] == made
     assert (silence.id, silence.kind, silence.audio_captions) == ("f+silence", "silence", ())
     assert (own.kind, own.audio_captions) == ("self", ("low",))
     assert not read_audio(tmp_path / str(silence.video)).samples.any()
@@ -49,10 +46,10 @@ def test_swapping_again_changes_nothing(tmp_path, pair):
     manifest, out = manifest_of(pair), tmp_path / "swapped.jsonl"
     swap_manifest.run(manifest, out, ["reversed"])
     files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in clips_of(tmp_path)}
-    told = out.read_bytes()
+    before = out.read_bytes()
     swap_manifest.run(manifest, out, ["reversed"])
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in clips_of(tmp_path)} == files
-    assert out.read_bytes() == told
+    assert out.read_bytes() == before
     # What has been swapped is not swapped, or reversed, a second time.
     swap_manifest.run(out, tmp_path / "twice.jsonl")
     assert read_manifest(tmp_path / "twice.jsonl") == read_manifest(out)
@@ -108,16 +105,13 @@ def test_new_clips_are_not_written_through_a_link_that_leads_out(tmp_path, pair)
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path, pair):
-    with (
-        swap_manifest.only_run(tmp_path / "o.clips"),
-        pytest.raises(FileError, match="no other run"),
-    ):
-        swap_manifest.run(manifest_of(pair), tmp_path / "o.jsonl")
-    swap_manifest.run(manifest_of(pair), tmp_path / "o.jsonl")
+    manifest, refused = manifest_of(pair), pytest.raises(FileError, match="no other run")
+    with swap_manifest.only_run(tmp_path / "o.clips"), refused:
+        swap_manifest.run(manifest, tmp_path / "o.jsonl")
+    swap_manifest.run(manifest, tmp_path / "o.jsonl")
 
 
 def test_check_names_what_is_broken(tmp_path, pair):
-    shutil.copy(pair[0], tmp_path / "cut.mp4")
     (tmp_path / "cut.mp4").write_bytes(pair[0].read_bytes()[:-3000])
     write_clip(tmp_path / "silent.mp4", audio_hz=None)
     samples = [
@@ -131,7 +125,7 @@ def test_check_names_what_is_broken(tmp_path, pair):
     manifest = write_manifest(tmp_path / "m.jsonl", samples)
     found = list(problems(manifest))
     assert [name for name, _ in found] == ["cut", "cut", "silent", "gone", "long", "bare", "bare"]
-    told = dict(found)
-    assert "expected audio in" in told["silent"] and "no file at" in told["gone"]
-    assert told["long"] == "picture and sound differ in length: video 2.00 s, audio 3.01 s"
-    assert told["bare"] == "no audio: the manifest names no file"
+    reasons = dict(found)
+    assert "expected audio in" in reasons["silent"] and "no file at" in reasons["gone"]
+    assert reasons["long"] == "picture and sound differ in length: video 2.00 s, audio 3.01 s"
+    assert reasons["bare"] == "no audio: the manifest names no file"
