@@ -31,9 +31,7 @@ def run(*arguments: str | Path) -> None:
         assert end.code in (0, None), end.code
 
 
-def test_a_clip_becomes_a_file_that_the_decoder_reads(
-    folder: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_clip_becomes_a_file_that_the_decoder_reads(folder, clip, tmp_path, capsys):
     out = tmp_path / "prompt.safetensors"
     run("embed", folder, "--clip", clip, "--question", QUESTION, "--out", out)
     printed = capsys.readouterr().out
@@ -49,7 +47,7 @@ def test_a_clip_becomes_a_file_that_the_decoder_reads(
     assert "26 audio" in printed and "the towers" in printed
 
 
-def test_words_alone_are_proved(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_alone_are_proved(folder, capsys):
     run("prove", folder, "--dtype", "bfloat16", "--attention", "eager")
     printed = " ".join(capsys.readouterr().out.split())
     assert "bfloat16 on cpu" in printed and "hook points" in printed
@@ -60,9 +58,7 @@ def test_words_alone_are_proved(folder: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     "command", [["prove", "no/such/folder"], ["embed", "./none", "--out", "x"]]
 )
-def test_what_is_refused_is_one_message(
-    command: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_refused_is_one_message(command, capsys):
     with pytest.raises(SystemExit) as end:
         main(command)
     assert end.value.code == 1
@@ -78,9 +74,7 @@ def test_what_is_refused_is_one_message(
         (["--prompt", "p.safetensors", "--clip", "clip.mp4"], "which would not be read"),
     ],
 )
-def test_options_that_would_do_nothing_are_refused(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_that_would_do_nothing_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit) as end:
         main(["prove", "random-omni", *arguments])
     assert end.value.code == 1 and message in capsys.readouterr().err

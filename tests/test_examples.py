@@ -3,7 +3,6 @@
 import json
 import runpy
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -21,16 +20,12 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES - {"demo"}))
-def test_an_example_runs(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_example_runs(name, monkeypatch, capsys):
     run(name, monkeypatch)
     assert capsys.readouterr().out.strip()
 
 
-def test_the_demo_studies_both_models(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_demo_studies_both_models(monkeypatch, capsys, tmp_path):
     no_figures(monkeypatch)
     with pytest.raises(SystemExit) as stop:
         run("demo", monkeypatch, "--clips", "1", "--limit", "1", "--out", str(tmp_path))

@@ -55,11 +55,11 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> str:
         "loads from a folder",
     ],
 )
-def test_a_fresh_process(facts: str, fact: str) -> None:
+def test_a_fresh_process(facts, fact):
     """The half that embeds must run beside code that knows no newer transformers."""
     assert f"{fact}: True" in facts
 
 
-def test_the_block_stops_a_connection() -> None:
+def test_the_block_stops_a_connection():
     done = run("import urllib.request; urllib.request.urlopen('http://example.org')")
     assert done.returncode == 3 and "tried to reach" in done.stderr

@@ -85,16 +85,14 @@ def require_same_steps(
 
 
 @every_kind
-def test_prefill_equals_sdpa(models: dict, clips: dict, name: str, kind: str) -> None:
+def test_prefill_equals_sdpa(models, clips, name, kind):
     omni, inputs = models[name], clips[name, kind]
     assert omni.hf.config.get_text_config()._attn_implementation == "sdpa"
     bits_equal(omni.model(omni.embed_inputs(**inputs)), omni.hf(**inputs).logits)
 
 
 @every_kind
-def test_prefill_with_every_layer_opened_equals_eager(
-    models: dict, clips: dict, name: str, kind: str
-) -> None:
+def test_prefill_with_every_layer_opened_equals_eager(models, clips, name, kind):
     omni, inputs = models[name], clips[name, kind]
     with eager(omni) as hf:
         prompt, theirs = omni.embed_inputs(**inputs), hf(**inputs).logits
@@ -102,24 +100,20 @@ def test_prefill_with_every_layer_opened_equals_eager(
 
 
 @every_kind
-def test_decode_steps_equal_sdpa(
-    models: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decode_steps_equal_sdpa(models, clips, name, kind, monkeypatch):
     omni = models[name]
     # A decode step has one query; a kernel hook at the prefill would hide a difference.
     require_same_steps(omni, clips[name, kind], [], monkeypatch)
 
 
 @every_kind
-def test_decode_steps_with_every_layer_opened_equal_eager(
-    models: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decode_steps_with_every_layer_opened_equal_eager(models, clips, name, kind, monkeypatch):
     omni = models[name]
     with eager(omni):
         require_same_steps(omni, clips[name, kind], opened(omni.model), monkeypatch)
 
 
-def test_a_clip_takes_fewer_positions_than_tokens(models: dict, clips: dict) -> None:
+def test_a_clip_takes_fewer_positions_than_tokens(models, clips):
     """So the decode tests would notice a decoder that counts tokens instead."""
     prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
     assert int(prompt.position_ids.max()) < prompt.n_pos - 1
@@ -129,7 +123,7 @@ def test_a_clip_takes_fewer_positions_than_tokens(models: dict, clips: dict) -> 
     )
 
 
-def test_positions_of_a_window_that_crosses_the_prompts_end(models: dict, clips: dict) -> None:
+def test_positions_of_a_window_that_crosses_the_prompts_end(models, clips):
     prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
     n = prompt.n_pos
     whole = prompt.position_ids_at(range(n + 3))
@@ -138,7 +132,7 @@ def test_positions_of_a_window_that_crosses_the_prompts_end(models: dict, clips:
     bits_equal(whole[:, :, n:], prompt.position_ids_at(range(n, n + 3)))
 
 
-def test_sound_inside_a_video_shares_its_time(models: dict, clips: dict) -> None:
+def test_sound_inside_a_video_shares_its_time(models, clips):
     prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
     time, height, width = prompt.position_ids[:, 0]
     audio, video = prompt.spans["audio"], prompt.spans["video"]
@@ -151,7 +145,7 @@ def test_sound_inside_a_video_shares_its_time(models: dict, clips: dict) -> None
     assert kinds == "V" * 12 + "A" * 50 + "V" * 6 + "A" * 25
 
 
-def test_the_papers_scripts_get_flat_positions(models: dict, clips: dict) -> None:
+def test_the_papers_scripts_get_flat_positions(models, clips):
     omni, inputs = models["omni"], clips["omni", "audio in video"]
     flat = {**inputs, "use_audio_in_video": False}
     prompt = omni.embed_inputs(**flat)
@@ -167,9 +161,7 @@ def test_the_papers_scripts_get_flat_positions(models: dict, clips: dict) -> Non
 
 @every_clip
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-def test_padding_in_front_changes_no_real_row(
-    models: dict, clips: dict, name: str, kind: str, implementation: str
-) -> None:
+def test_padding_in_front_changes_no_real_row(models, clips, name, kind, implementation):
     omni = models[name]
     padded = left_padded(omni, clips[name, kind], PADDING)
     if implementation == "sdpa":
@@ -187,9 +179,7 @@ def test_padding_in_front_changes_no_real_row(
 
 # Qwen2-Audio's `forward` counts padding and its `generate` does not, which rounds otherwise.
 @pytest.mark.parametrize(("name", "kind"), [(n, k) for n, k in CLIP_OF.items() if n != "audio"])
-def test_decode_steps_behind_padding(
-    models: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decode_steps_behind_padding(models, clips, name, kind, monkeypatch):
     omni = models[name]
     padded = left_padded(omni, clips[name, kind], PADDING)
     with eager(omni):
@@ -214,9 +204,7 @@ def batched(omni: HookedOmni, short: dict[str, Any], kind: str) -> tuple[dict[st
 @pytest.mark.parametrize(
     ("name", "kind"), [*((name, "text") for name in CLIP_OF), ("omni", "audio in video")]
 )
-def test_a_batch_runs_forward_and_nothing_else(
-    models: dict, clips: dict, name: str, kind: str
-) -> None:
+def test_a_batch_runs_forward_and_nothing_else(models, clips, name, kind):
     omni, short = models[name], clips[name, kind]
     batch, width = batched(omni, short, kind)
     prompt = omni.embed_inputs(**batch)
@@ -242,9 +230,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @every_clip
-def test_bfloat16_equals_eager(
-    folders: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bfloat16_equals_eager(folders, clips, name, kind, monkeypatch):
     half = load(folders[name], dtype="bfloat16", attn_implementation="eager")
     if half.model.cfg.experts is not None:
         one_expert_after_the_other(half.hf)
@@ -266,9 +252,7 @@ def test_bfloat16_equals_eager(
 
 @pytest.mark.parametrize("dtype", ["float32", None])
 @every_clip
-def test_a_saved_checkpoint_loads_from_its_folder(
-    folders: dict, clips: dict, name: str, kind: str, dtype: str | None
-) -> None:
+def test_a_saved_checkpoint_loads_from_its_folder(folders, clips, name, kind, dtype):
     hf, processor = MAKE[name](seed=3)
     original = HookedOmni.from_hf(uneven_gains(hf), processor)
     loaded = load(folders[name], dtype=dtype)
@@ -277,17 +261,14 @@ def test_a_saved_checkpoint_loads_from_its_folder(
         bits_equal(inputs[given], clips[name, kind][given])
     assert torch.equal(inputs["input_ids"], clips[name, kind]["input_ids"])
     bits_equal(
-        loaded.model(loaded.embed_inputs(**inputs)),
-        original.model(original.embed_inputs(**inputs)),
+        loaded.model(loaded.embed_inputs(**inputs)), original.model(original.embed_inputs(**inputs))
     )
     assert loaded.model.cfg.eos_tokens == original.model.cfg.eos_tokens != ()
     assert loaded.model.cfg.n_layers == original.model.cfg.n_layers
 
 
 @every_clip
-def test_casting_a_shipped_model_equals_loading_it_in_that_dtype(
-    tmp_path: Path, clips: dict, name: str, kind: str
-) -> None:
+def test_casting_a_shipped_model_equals_loading_it_in_that_dtype(tmp_path, clips, name, kind):
     hf, processor = MAKE[name]()
     cast = load(f"random-{name}", dtype="bfloat16", attn_implementation="eager")
     folder = save_checkpoint(hf, processor, tmp_path)
@@ -299,15 +280,13 @@ def test_casting_a_shipped_model_equals_loading_it_in_that_dtype(
 
 
 @pytest.mark.parametrize("shipped", [f"random-{name}" for name in CLIP_OF])
-def test_a_shipped_model_knows_its_name(shipped: str) -> None:
+def test_a_shipped_model_knows_its_name(shipped):
     assert load(shipped).model.cfg.model_name == shipped
 
 
 @every_clip
 @pytest.mark.parametrize("padding", [0, PADDING])
-def test_a_bundle_is_the_prompt(
-    models: dict, clips: dict, tmp_path: Path, name: str, kind: str, padding: int
-) -> None:
+def test_a_bundle_is_the_prompt(models, clips, tmp_path, name, kind, padding):
     omni = models[name]
     prompt = omni.embed_inputs(**left_padded(omni, clips[name, kind], padding))
     loaded = EmbeddedPrompt.load(prompt.save(tmp_path / "prompt.safetensors"))
@@ -329,7 +308,7 @@ def test_a_bundle_is_the_prompt(
 
 
 @both
-def test_weights_are_hugging_faces_own(models: dict, name: str) -> None:
+def test_weights_are_hugging_faces_own(models, name):
     omni = models[name]
     decoder, model = find_decoder(omni.hf), omni.model
     theirs = {p.data_ptr() for p in decoder.parameters()}
@@ -359,7 +338,7 @@ def test_weights_are_hugging_faces_own(models: dict, name: str) -> None:
 
 
 @both
-def test_weight_views_compute_what_the_layers_compute(models: dict, name: str) -> None:
+def test_weight_views_compute_what_the_layers_compute(models, name):
     """Which axis is the head's, and which half is whose, shows only in numbers."""
     model = models[name].model
     cfg = model.cfg
@@ -384,7 +363,7 @@ def test_weight_views_compute_what_the_layers_compute(models: dict, name: str) -
 
 
 @every
-def test_a_text_prompt_is_its_tokens(models: dict, clips: dict, name: str) -> None:
+def test_a_text_prompt_is_its_tokens(models, clips, name):
     omni, inputs = models[name], clips[name, "text"]
     prompt = omni.embed_inputs(**inputs)
     bits_equal(omni.model(inputs["input_ids"]), omni.model(prompt))
@@ -392,7 +371,7 @@ def test_a_text_prompt_is_its_tokens(models: dict, clips: dict, name: str) -> No
     bits_equal(*(omni.model.generate(p, unstopped(4)).logits for p in given))
 
 
-def test_the_last_prompts_delta_is_not_reused(models: dict, clips: dict) -> None:
+def test_the_last_prompts_delta_is_not_reused(models, clips):
     """Hugging Face keeps the delta of the last prompt on the model; ours belongs to the prompt."""
     omni = models["omni"]
     clip = omni.embed_inputs(**clips["omni", "audio in video"])
@@ -402,7 +381,7 @@ def test_the_last_prompts_delta_is_not_reused(models: dict, clips: dict) -> None
     bits_equal(omni.model.generate(clip, unstopped(4)).logits, before)
 
 
-def test_generation_stops_at_the_end_token(models: dict, clips: dict) -> None:
+def test_generation_stops_at_the_end_token(models, clips):
     model = models["omni"].model
     prompt = models["omni"].embed_inputs(**clips["omni", "audio"])
     free = model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=False).tokens.tolist()

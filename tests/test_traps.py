@@ -23,9 +23,7 @@ from tests.support.runs import unstopped
 
 
 @pytest.mark.parametrize("span", ["generated", "generated+last"])
-def test_an_edit_at_every_hook_point_acts_in_a_sweep(
-    omni: HookedOmni, prompt: EmbeddedPrompt, span: str
-) -> None:
+def test_an_edit_at_every_hook_point_acts_in_a_sweep(omni, prompt, span):
     """Scale and result are derived numbers: they are read only if something was edited."""
     model = omni.model
     with model.every_hook_point():
@@ -51,9 +49,7 @@ def _shapes(omni: HookedOmni, prompt: EmbeddedPrompt) -> dict[str, torch.Size]:
     }
 
 
-def test_a_hook_that_keeps_state_is_not_shared_by_conditions(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
+def test_a_hook_that_keeps_state_is_not_shared_by_conditions(omni, prompt):
     def remembering() -> Any:
         kept: dict[str, Tensor] = {}
 
@@ -74,9 +70,7 @@ def test_a_hook_that_keeps_state_is_not_shared_by_conditions(
         assert torch.equal(caption.tokens, alone.tokens)
 
 
-def test_a_run_inside_a_hook_leaves_the_outer_run_alone(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
+def test_a_run_inside_a_hook_leaves_the_outer_run_alone(omni, prompt):
     seen: list[range] = []
 
     def nest(resid: Tensor, hook: Any) -> None:
@@ -92,9 +86,7 @@ def test_a_run_inside_a_hook_leaves_the_outer_run_alone(
     assert seen == [range(28), range(prompt.n_pos)]
 
 
-def test_hooks_of_another_prompts_spans_are_refused(
-    omni: HookedOmni, prompt: EmbeddedPrompt, clips: dict[tuple[str, str], dict[str, Any]]
-) -> None:
+def test_hooks_of_another_prompts_spans_are_refused(omni, prompt, clips):
     other = omni.embed_inputs(**clips["omni", "audio"])
     hooks = knockout(query="last", key="audio")(other.spans)
     for run in (
@@ -108,7 +100,7 @@ def test_hooks_of_another_prompts_spans_are_refused(
     omni.model.run_with_hooks(again, hooks)  # equal spans are the same spans
 
 
-def test_no_edit_opens_the_future(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_no_edit_opens_the_future(omni, prompt):
     def level(scores: Tensor, hook: Any) -> Tensor:
         return torch.zeros_like(scores)
 
@@ -121,24 +113,20 @@ def test_no_edit_opens_the_future(omni: HookedOmni, prompt: EmbeddedPrompt) -> N
 
     _, cache = omni.model.run_with_cache(prompt, names.pattern(1))
     mean = ablate(
-        "attn.hook_pattern",
-        span="audio",
-        layers=[1],
-        to="mean",
-        reference=[(cache, prompt)],
+        "attn.hook_pattern", span="audio", layers=[1], to="mean", reference=[(cache, prompt)]
     )
     with pytest.raises(HookError, match="expected a pattern without weight on later positions"):
         omni.model.run_with_hooks(prompt, [mean])
 
 
-def test_editing_a_cache_leaves_the_prompt_alone(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_editing_a_cache_leaves_the_prompt_alone(omni, prompt):
     before = prompt.embeds.clone()
     _, cache = omni.model.run_with_cache(prompt)
     cache[names.EMBED][:] = 0
     assert torch.equal(prompt.embeds, before)
 
 
-def test_a_checkpoint_that_asks_for_more_than_argmax_is_named() -> None:
+def test_a_checkpoint_that_asks_for_more_than_argmax_is_named():
     omni = load("random-omni")
     omni.hf.generation_config.repetition_penalty = 1.05
     with pytest.warns(UserWarning, match=r"'repetition_penalty': 1\.05.*plain argmax"):
@@ -147,7 +135,7 @@ def test_a_checkpoint_that_asks_for_more_than_argmax_is_named() -> None:
     assert omni.hf.generation_config.repetition_penalty == 1.05
 
 
-def test_weights_that_move_later_are_followed() -> None:
+def test_weights_that_move_later_are_followed():
     omni = load("random-omni")
     omni.hf.to(torch.float64)
     tokens = torch.arange(2, 20)[None]
@@ -155,23 +143,21 @@ def test_weights_that_move_later_are_followed() -> None:
     assert omni.model.generate(tokens, max_new_tokens=2).tokens.shape == (2,)
 
 
-def test_positions_of_the_users_own_are_refused(
-    omni: HookedOmni, clips: dict[tuple[str, str], dict[str, Any]]
-) -> None:
+def test_positions_of_the_users_own_are_refused(omni, clips):
     inputs = clips["omni", "text"]
     own = torch.arange(inputs["input_ids"].shape[1]).expand(4, 1, -1)
     with pytest.raises(PromptError, match=r"expected a processor's output alone, got \['position"):
         omni.embed_inputs(**inputs, position_ids=own)
 
 
-def test_times_are_the_clips_whatever_the_scripts_claim(omni: HookedOmni, tmp_path: Any) -> None:
+def test_times_are_the_clips_whatever_the_scripts_claim(omni, tmp_path):
     clip = write_clip(tmp_path / "short.mp4", seconds=1.0)
     for rope in ("model", "paper-scripts"):
         prompt = omni.embed(Prompt("What now?", video=clip, rope=rope))
         assert prompt.spans.seconds["video"].unique().tolist() == [0.0, 0.5]
 
 
-def test_layers_are_whole_numbers_in_a_list(as_installed: None) -> None:
+def test_layers_are_whole_numbers_in_a_list(as_installed):
     for layers in ([True], "13", [1.9], 3):
         given: Any = layers
         with pytest.raises(HookError, match="expected"):

@@ -53,7 +53,7 @@ def scope(omni: HookedOmni) -> Any:
     model.reset_hooks()
 
 
-def test_every_row_runs_or_is_refused(scope: dict[str, Any]) -> None:
+def test_every_row_runs_or_is_refused(scope):
     accepted, refused = PAGE.split("## What is refused")
     assert len(rows(accepted)) > 40 and len(rows(refused)) > 10
     for row in rows(accepted):
@@ -65,7 +65,7 @@ def test_every_row_runs_or_is_refused(scope: dict[str, Any]) -> None:
             exec(code(line), scope)
 
 
-def test_the_page_names_every_flag_and_sweep() -> None:
+def test_the_page_names_every_flag_and_sweep():
     for flag in names.FLAGS:
         assert f"model.set_{flag}(True)" in PAGE
     assert "get_act_patch_*" in PAGE

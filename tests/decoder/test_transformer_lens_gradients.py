@@ -78,7 +78,7 @@ def kept_by(model: HookedTransformer, prompt: EmbeddedPrompt, points: Any) -> An
     return logits, kept
 
 
-def test_the_gradient_at_every_hook_point_is_the_slope_of_edits_there(subject: Any) -> None:
+def test_the_gradient_at_every_hook_point_is_the_slope_of_edits_there(subject):
     model, prompt = subject
     logits, kept = kept_by(model, prompt, lambda name: not name.endswith("expert_indices"))
     assert set(kept) >= {n for n in model.hook_dict if not n.endswith("expert_indices")}
@@ -101,7 +101,7 @@ def test_the_gradient_at_every_hook_point_is_the_slope_of_edits_there(subject: A
         "ln_final.hook_scale",
     ],
 )
-def test_one_kept_activation_alone_has_its_gradient(subject: Any, point: str) -> None:
+def test_one_kept_activation_alone_has_its_gradient(subject, point):
     model, prompt = subject
     logits, kept = kept_by(model, prompt, point)
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_one_kept_activation_alone_has_its_gradient(subject: Any, point: str) ->
     require_slope(model, prompt, point, push, gradient)
 
 
-def test_edits_before_a_split_input_act_behind_it(subject: Any) -> None:
+def test_edits_before_a_split_input_act_behind_it(subject):
     """A norm's own hooks and a head's input are edited together, each as alone, in first order."""
     model, prompt = subject
     normed, head = "blocks.1.ln1.hook_normalized", "blocks.1.attn.hook_q_input"
@@ -140,7 +140,7 @@ def test_edits_before_a_split_input_act_behind_it(subject: Any) -> None:
     torch.testing.assert_close(both, apart, rtol=1e-2, atol=2e-5)
 
 
-def test_a_backward_hook_that_cannot_fire_is_refused(subject: Any) -> None:
+def test_a_backward_hook_that_cannot_fire_is_refused(subject):
     model, prompt = subject
     with torch.no_grad(), pytest.raises(HookError, match="hook_resid_pre"):
         model.run_with_hooks(prompt, bwd_hooks=[(names.resid_pre(1), look)])
@@ -150,7 +150,7 @@ def test_a_backward_hook_that_cannot_fire_is_refused(subject: Any) -> None:
             model.run_with_hooks(prompt, bwd_hooks=[(name, look)])
 
 
-def test_what_a_hook_keeps_is_not_the_run_itself(subject: Any) -> None:
+def test_what_a_hook_keeps_is_not_the_run_itself(subject):
     """A kept activation may be overwritten while the run goes on."""
     model, prompt = subject
     kept: list[Tensor] = []

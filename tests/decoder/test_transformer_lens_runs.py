@@ -18,10 +18,7 @@ def prompt(omni: HookedOmni, clips: dict) -> EmbeddedPrompt:
     return omni.embed_inputs(**clips["omni", "audio in video"])
 
 
-# --- text ----------------------------------------------------------------------------------------
-
-
-def test_text_is_its_tokens(omni: HookedOmni) -> None:
+def test_text_is_its_tokens(omni):
     model = omni.model
     tokens = model.to_tokens(TEXT)
     assert torch.equal(model(TEXT), model(tokens))
@@ -35,7 +32,7 @@ def test_text_is_its_tokens(omni: HookedOmni) -> None:
     assert model.to_single_token("a") == model.to_tokens("a").item()
 
 
-def test_a_prompts_tokens_are_read_but_not_run(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_a_prompts_tokens_are_read_but_not_run(omni, prompt):
     model: Any = omni.model
     assert model.to_tokens(prompt) is prompt
     assert model.to_string(prompt) == [omni.processor.tokenizer.decode(prompt.tokens[0])]
@@ -54,16 +51,12 @@ def test_a_prompts_tokens_are_read_but_not_run(omni: HookedOmni, prompt: Embedde
         (lambda m: m(TEXT, return_type="probs"), "'probs'"),
     ],
 )
-def test_text_that_cannot_run_is_refused(
-    omni: HookedOmni, as_installed: None, attempt: Any, value: str
-) -> None:
+def test_text_that_cannot_run_is_refused(omni, as_installed, attempt, value):
     with pytest.raises(PromptError, match=value):
         attempt(omni.model)
 
 
-def test_an_unknown_word_is_no_single_token(
-    omni: HookedOmni, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_word_is_no_single_token(omni, monkeypatch):
     model = omni.model
     tokenizer = model.tokenizer
     monkeypatch.setattr(tokenizer, "encode", lambda text: [tokenizer.unk_token_id])
@@ -72,10 +65,7 @@ def test_an_unknown_word_is_no_single_token(
     assert model.to_single_token(tokenizer.unk_token) == tokenizer.unk_token_id
 
 
-# --- what a run returns --------------------------------------------------------------------------
-
-
-def test_return_types_of_text(omni: HookedOmni) -> None:
+def test_return_types_of_text(omni):
     model = omni.model
     tokens, logits = model.to_tokens(TEXT), model(TEXT)
     loss = lm_cross_entropy_loss(logits, tokens)
@@ -96,7 +86,7 @@ def test_return_types_of_text(omni: HookedOmni) -> None:
     assert torch.equal(model.run_with_cache(TEXT, last, return_type="loss")[0], loss)
 
 
-def test_the_loss_of_a_prompt_is_over_text(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_the_loss_of_a_prompt_is_over_text(omni, prompt):
     model = omni.model
     each = model(prompt, return_type="loss", loss_per_token=True)
     text = torch.zeros(prompt.n_pos, dtype=torch.bool)
@@ -109,9 +99,7 @@ def test_the_loss_of_a_prompt_is_over_text(omni: HookedOmni, prompt: EmbeddedPro
     torch.testing.assert_close(model(prompt, return_type="loss"), by_hand[text[1:]].mean())
 
 
-def test_losses_that_mean_nothing_are_refused(
-    omni: HookedOmni, prompt: EmbeddedPrompt, as_installed: None
-) -> None:
+def test_losses_that_mean_nothing_are_refused(omni, prompt, as_installed):
     model = omni.model
     two = EmbeddedPrompt(
         prompt.embeds.repeat(2, 1, 1),
@@ -129,11 +117,8 @@ def test_losses_that_mean_nothing_are_refused(
         prompt[0]  # pyright: ignore[reportArgumentType]
 
 
-# --- stops ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["omni", "vl3"])
-def test_a_stop_returns_the_residual_stream(models: dict, clips: dict, name: str) -> None:
+def test_a_stop_returns_the_residual_stream(models, clips, name):
     model = models[name].model
     prompt = models[name].embed_inputs(**clips[name, "video"])
     n_layers = model.cfg.n_layers
@@ -151,7 +136,7 @@ def test_a_stop_returns_the_residual_stream(models: dict, clips: dict, name: str
     assert not torch.equal(model.run_with_hooks(prompt, half, stop_at_layer=1), resid)
 
 
-def test_hooks_after_the_stop_are_refused(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_hooks_after_the_stop_are_refused(omni, prompt):
     model = omni.model
     late = names.resid_pre(2)
     for attempt in (
@@ -172,13 +157,8 @@ def test_hooks_after_the_stop_are_refused(omni: HookedOmni, prompt: EmbeddedProm
     assert seen == [names.resid_pre(0), names.resid_pre(1)]
 
 
-# --- flags ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("flag", sorted(names.FLAGS))
-def test_a_hook_point_is_off_until_its_flag_is_on(
-    omni: HookedOmni, prompt: EmbeddedPrompt, flag: str
-) -> None:
+def test_a_hook_point_is_off_until_its_flag_is_on(omni, prompt, flag):
     model = omni.model
     turn = getattr(model, f"set_{flag}")
     points = [names.in_block(point, 1) for point in names.FLAGS[flag]]
@@ -216,9 +196,7 @@ def test_a_hook_point_is_off_until_its_flag_is_on(
 
 
 @pytest.mark.parametrize("letter", ["q", "k", "v"])
-def test_a_heads_input_is_read_by_that_head_alone(
-    omni: HookedOmni, prompt: EmbeddedPrompt, letter: str
-) -> None:
+def test_a_heads_input_is_read_by_that_head_alone(omni, prompt, letter):
     model = omni.model
     layer, head, point = 1, 1, f"blocks.1.attn.hook_{letter}_input"
     reads = f"blocks.1.attn.hook_{letter}"
@@ -244,9 +222,7 @@ def test_a_heads_input_is_read_by_that_head_alone(
     assert torch.equal(cache[reads][0, cells], clean[reads][0, cells])
 
 
-def test_an_attention_input_is_read_by_queries_keys_and_values(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
+def test_an_attention_input_is_read_by_queries_keys_and_values(omni, prompt):
     """As in TransformerLens, two key-value heads read the first two copies."""
     model = omni.model
     reads = [f"blocks.1.attn.hook_{letter}" for letter in "qkv"]
@@ -268,10 +244,7 @@ def test_an_attention_input_is_read_by_queries_keys_and_values(
         model.set_use_attn_in(False)
 
 
-# --- weights and caches --------------------------------------------------------------------------
-
-
-def test_circuits_are_products_of_weights(models: dict) -> None:
+def test_circuits_are_products_of_weights(models):
     for name in ("omni", "omni3"):
         model = models[name].model
         layer, head = 2, 3
@@ -282,7 +255,7 @@ def test_circuits_are_products_of_weights(models: dict) -> None:
         assert model.OV.shape == (4, 4, model.cfg.d_model, model.cfg.d_model)
 
 
-def test_a_cache_moves_and_loses_its_batch_axis(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_a_cache_moves_and_loses_its_batch_axis(omni, prompt):
     _, cache = omni.model.run_with_cache(prompt, names.resid_post(1))
     before = cache["resid_post", 1].clone()
     assert cache.to("cpu")["resid_post", 1].device.type == "cpu"

@@ -88,7 +88,7 @@ def put(cache: Any, cells: tuple[Any, ...]) -> Any:
 
 
 @pytest.mark.parametrize("sweep", sorted(SWEEPS))
-def test_every_patching_sweep_is_the_runs_by_hand(pair: Any, sweep: str) -> None:
+def test_every_patching_sweep_is_the_runs_by_hand(pair, sweep):
     model, _, corrupted, cache = pair
     at, cells_of = SWEEPS[sweep]
     run = getattr(patching, f"get_act_patch_{sweep}")
@@ -106,7 +106,7 @@ def test_every_patching_sweep_is_the_runs_by_hand(pair: Any, sweep: str) -> None
     assert len(found.unique()) > 1
 
 
-def test_sweeps_of_every_kind_are_the_sweeps_one_by_one(pair: Any) -> None:
+def test_sweeps_of_every_kind_are_the_sweeps_one_by_one(pair):
     model, _, corrupted, cache = pair
     blocks = patching.get_act_patch_block_every(model, corrupted, cache, logit_difference)
     alone = patching.get_act_patch_mlp_out(model, corrupted, cache, logit_difference)
@@ -123,7 +123,7 @@ def test_sweeps_of_every_kind_are_the_sweeps_one_by_one(pair: Any) -> None:
     assert by_pos.shape == (5, model.cfg.n_layers, N_POS, model.cfg.n_heads)
 
 
-def test_one_direct_path_is_that_heads_write_into_that_heads_queries(pair: Any) -> None:
+def test_one_direct_path_is_that_heads_write_into_that_heads_queries(pair):
     model, _, corrupted, cache = pair
     _, other = model.run_with_cache(corrupted)
     found = analysis.get_act_patch_direct_path(
@@ -149,9 +149,7 @@ def test_one_direct_path_is_that_heads_write_into_that_heads_queries(pair: Any) 
 
 
 @pytest.mark.parametrize("component", ["q", "k", "v"])
-def test_direct_paths_into_keys_and_values(
-    many_key_heads: HookedTransformer, component: Any
-) -> None:
+def test_direct_paths_into_keys_and_values(many_key_heads, component):
     model = many_key_heads
     clean, corrupted = clip(model, 1), clip(model, 2)
     with torch.no_grad():
@@ -163,7 +161,7 @@ def test_direct_paths_into_keys_and_values(
     assert found[0, :, 1].ne(baseline).all() and not found[1].any()
 
 
-def test_node_attribution_is_the_slope_of_the_patch(omni: HookedOmni) -> None:
+def test_node_attribution_is_the_slope_of_the_patch(omni):
     """For prompts that differ little, first order is all there is."""
     model = omni.model
     near: Any = clip(model, 1)
@@ -184,7 +182,7 @@ def test_node_attribution_is_the_slope_of_the_patch(omni: HookedOmni) -> None:
     torch.testing.assert_close(ours, moved, rtol=0.1, atol=3e-5)
 
 
-def test_edges_add_up_to_their_nodes(many_key_heads: HookedTransformer) -> None:
+def test_edges_add_up_to_their_nodes(many_key_heads):
     model = many_key_heads
     clean, corrupted = clip(model, 1), clip(model, 2)
     nodes = analysis.attribution_patch(model, clean, corrupted, logit_difference)
@@ -200,14 +198,14 @@ def test_edges_add_up_to_their_nodes(many_key_heads: HookedTransformer) -> None:
     assert none.recovered == pytest.approx(0, abs=1e-3)
 
 
-def test_edge_attribution_is_refused_where_heads_share_keys(pair: Any) -> None:
+def test_edge_attribution_is_refused_where_heads_share_keys(pair):
     model, clean, corrupted, _ = pair
     config = analysis.EdgeAttributionConfig(granularity="edge")
     with torch.enable_grad(), pytest.raises(ValueError, match="n_key_value_heads=2"):
         analysis.attribution_patch(model, clean, corrupted, logit_difference, config=config)
 
 
-def test_cached_gradients_are_those_of_the_embeddings(omni: HookedOmni) -> None:
+def test_cached_gradients_are_those_of_the_embeddings(omni):
     model, prompt = omni.model, clip(omni.model, 1)
     cache = cache_activation_and_gradient(model, prompt, logit_difference, ["hook_embed"])
     embeds = prompt.embeds.clone().requires_grad_()
@@ -217,7 +215,7 @@ def test_cached_gradients_are_those_of_the_embeddings(omni: HookedOmni) -> None:
 
 
 @pytest.mark.parametrize("unit", ["component", "head"])
-def test_direct_attributions_add_up_to_the_logit(models: dict, clips: dict, unit: str) -> None:
+def test_direct_attributions_add_up_to_the_logit(models, clips, unit):
     for name in ("omni", "vl3"):
         model = models[name].model
         prompt = models[name].embed_inputs(**clips[name, "video"])
@@ -226,7 +224,7 @@ def test_direct_attributions_add_up_to_the_logit(models: dict, clips: dict, unit
         torch.testing.assert_close(found.attribution.sum(0).squeeze(), expected, **CLOSE)
 
 
-def test_the_logit_lens_ends_in_the_logits(models: dict, clips: dict) -> None:
+def test_the_logit_lens_ends_in_the_logits(models, clips):
     for name in ("omni", "vl3"):
         model = models[name].model
         prompt = models[name].embed_inputs(**clips[name, "video"])
@@ -238,7 +236,7 @@ def test_the_logit_lens_ends_in_the_logits(models: dict, clips: dict) -> None:
         assert torch.equal(read.top_ids, expected)
 
 
-def test_heads_are_detected_on_a_prompt(pair: Any) -> None:
+def test_heads_are_detected_on_a_prompt(pair):
     model, clean, _, cache = pair
     found = detect_head(model, clean, "previous_token_head")
     by_hand = cache["pattern", 1][0, 2].diagonal(-1).sum() / N_POS
@@ -252,7 +250,7 @@ def test_heads_are_detected_on_a_prompt(pair: Any) -> None:
         detect_head(model, clean, "duplicate_token_head")
 
 
-def test_an_interchange_of_everything_is_the_other_prompt(pair: Any) -> None:
+def test_an_interchange_of_everything_is_the_other_prompt(pair):
     model, clean, corrupted, cache = pair
     at, last = names.resid_post(1), torch.tensor([N_POS - 1])
     source = analysis.collect_activations(model, at, clean, model, positions=last)

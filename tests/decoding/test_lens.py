@@ -35,9 +35,7 @@ def _residuals(omni: HookedOmni, inputs: dict[str, Any]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("name", "span"), [("omni", "audio"), ("omni", "video"), ("vl", "video")])
-def test_lenses_are_hugging_faces_head_on_its_hidden_states(
-    models: dict[str, HookedOmni], clips: Clips, name: str, span: str
-) -> None:
+def test_lenses_are_hugging_faces_head_on_its_hidden_states(models, clips, name, span):
     omni, inputs = models[name], clips[name, "video" if name == "vl" else "audio in video"]
     prompt, groups = omni.embed_inputs(**inputs), [[65], [7, 200, 31]]
     read = read_lens(omni.model, prompt, span, top_k=4, groups=groups)
@@ -59,9 +57,7 @@ def test_lenses_are_hugging_faces_head_on_its_hidden_states(
                 assert torch.equal(read[kind].group_ranks[layer, :, i], ranks)
 
 
-def test_a_prefilled_prompt_is_read_without_a_pass_to_the_bit(
-    omni: HookedOmni, clips: Clips
-) -> None:
+def test_a_prefilled_prompt_is_read_without_a_pass_to_the_bit(omni, clips):
     model, prompt = omni.model, omni.embed_inputs(**clips["omni", "audio in video"])
     ready = prefill(model, prompt, lambda name: name.endswith("hook_resid_post"), "audio")
     spans = ("audio", "audio@1.0-2.0s", "video", "audio+last")
@@ -84,9 +80,7 @@ def test_a_prefilled_prompt_is_read_without_a_pass_to_the_bit(
     assert not torch.equal(louder["norm"].logprobs, plain[0]["norm"].logprobs)
 
 
-def test_the_last_layer_with_the_norm_is_what_the_model_says(
-    omni: HookedOmni, clips: Clips
-) -> None:
+def test_the_last_layer_with_the_norm_is_what_the_model_says(omni, clips):
     prompt = omni.embed_inputs(**clips["omni", "audio in video"])
     read = read_lens(omni.model, prompt, "last", kinds=["norm"])["norm"]
     assert int(read.tokens[-1, 0, 0]) == int(
@@ -94,9 +88,7 @@ def test_the_last_layer_with_the_norm_is_what_the_model_says(
     )
 
 
-def test_chunks_bound_the_logits_and_change_nothing(
-    omni: HookedOmni, clips: Clips, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chunks_bound_the_logits_and_change_nothing(omni, clips, monkeypatch):
     prompt = omni.embed_inputs(**clips["omni", "audio in video"])
     whole = read_lens(omni.model, prompt, top_k=2, groups=[[65]])
     monkeypatch.setattr(hooked_omni.decoding.lens, "CHUNK_BYTES", 7 * 16 * omni.model.cfg.d_vocab)
@@ -120,9 +112,7 @@ def _rows_unembedded(omni: HookedOmni) -> Iterator[list[int]]:
         handle.remove()
 
 
-def test_memory_stays_within_a_few_chunks_through_many_layers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_memory_stays_within_a_few_chunks_through_many_layers(monkeypatch):
     """Small results kept between large buffers tear the heap apart: gigabytes at full size."""
     hf, processor = random_omni(n_layers=36)
     hf.resize_token_embeddings(20_000, mean_resizing=False)
@@ -135,7 +125,7 @@ def test_memory_stays_within_a_few_chunks_through_many_layers(
     assert extra < 4 * 2**25
 
 
-def test_at_a_real_vocabulary_a_chunk_is_an_eighth_of_a_gigabyte() -> None:
+def test_at_a_real_vocabulary_a_chunk_is_an_eighth_of_a_gigabyte():
     a_row = hooked_omni.decoding.lens._BYTES_A_LOGIT * 152_064
     rows = hooked_omni.decoding.lens.CHUNK_BYTES // a_row
     assert rows >= 32 and rows * a_row <= 2**27
@@ -151,9 +141,7 @@ def test_at_a_real_vocabulary_a_chunk_is_an_eighth_of_a_gigabyte() -> None:
         (dict(groups=[[99_999]]), r"got \[99999\]"),
     ],
 )
-def test_what_cannot_be_read(
-    omni: HookedOmni, clips: Clips, as_installed: None, arguments: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_read(omni, clips, as_installed, arguments, message):
     prompt = omni.embed_inputs(**clips["omni", "audio"])
     with pytest.raises(PromptError, match=message):
         read_lens(omni.model, prompt, **arguments)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, ablate, knockout, load, names, windows
+from hooked_omni import ablate, knockout, load, names, windows
 from hooked_omni.decoding.prefill import PrefilledPrompt, prefill, prefill_state
 from hooked_omni.errors import HookError, PromptError, SpanError
 from tests.support.models import look
@@ -32,9 +32,7 @@ def widths(passes: Passes) -> list[int]:
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
-def test_captions_and_scores_are_the_same(
-    omni: HookedOmni, prompt: EmbeddedPrompt, name: str
-) -> None:
+def test_captions_and_scores_are_the_same(omni, prompt, name):
     model, conditions, ready = omni.model, CONDITIONS[name], prefill(omni.model, prompt)
     decoding = unstopped(STEPS)
     plain = model.generate_many(prompt, conditions, decoding)
@@ -48,21 +46,19 @@ def test_captions_and_scores_are_the_same(
             close(one, other.logits)
     text = torch.tensor([3, 1, 4, 1, 5])
     for one, other in zip(
-        model.score(ready, text, conditions),
-        model.score(prompt, text, conditions),
-        strict=True,
+        model.score(ready, text, conditions), model.score(prompt, text, conditions), strict=True
     ):
         close(one, other)
 
 
-def test_one_caption_is_the_same_to_the_bit(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_one_caption_is_the_same_to_the_bit(omni, prompt):
     ready = prefill(omni.model, prompt)
     ours, plain = (omni.model.generate(p, unstopped(STEPS)) for p in (ready, prompt))
     assert ours.logits is not None and plain.logits is not None
     assert torch.equal(ours.logits, plain.logits)
 
 
-def test_no_pass_over_the_prompt(omni: HookedOmni, prompt: EmbeddedPrompt, passes: Passes) -> None:
+def test_no_pass_over_the_prompt(omni, prompt, passes):
     ready = prefill(omni.model, prompt)
     assert widths(passes) == [prompt.n_pos]
     omni.model.generate(ready, unstopped(STEPS))
@@ -72,9 +68,7 @@ def test_no_pass_over_the_prompt(omni: HookedOmni, prompt: EmbeddedPrompt, passe
     assert max(widths(passes)[1:]) <= STEPS
 
 
-def test_what_acts_on_the_prompt_makes_its_own_pass(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: Passes
-) -> None:
+def test_what_acts_on_the_prompt_makes_its_own_pass(omni, prompt, passes):
     ready = prefill(omni.model, prompt)
     omni.model.generate_many(ready, CONDITIONS["on the prompt"], max_new_tokens=STEPS)
     omni.model.generate(ready, max_new_tokens=STEPS, fwd_hooks=[(names.resid_mid(1), look)])
@@ -86,9 +80,7 @@ def test_what_acts_on_the_prompt_makes_its_own_pass(
     assert not torch.allclose(loud.logits[0], plain.logits[0], atol=1e-3)
 
 
-def test_another_prompt_or_model_makes_its_own_pass(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
+def test_another_prompt_or_model_makes_its_own_pass(omni, prompt):
     ready = prefill(omni.model, prompt)
     other = replace(ready, embeds=ready.embeds.flip(1))
     assert isinstance(other, PrefilledPrompt)
@@ -101,9 +93,7 @@ def test_another_prompt_or_model_makes_its_own_pass(
 
 
 @pytest.mark.parametrize("changed", ["audio@1.0-2.0s", "video", "last", "system"])
-def test_only_what_differs_is_passed_over(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: Passes, changed: str
-) -> None:
+def test_only_what_differs_is_passed_over(omni, prompt, passes, changed):
     like = prefill(omni.model, prompt)
     embeds = prompt.embeds.clone()
     embeds[:, prompt.spans[changed]] *= -0.5
@@ -124,9 +114,7 @@ def test_only_what_differs_is_passed_over(
             close(ours.logits, plain.logits)
 
 
-def test_the_same_prompt_again_is_its_last_position(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: Passes
-) -> None:
+def test_the_same_prompt_again_is_its_last_position(omni, prompt, passes):
     like = prefill(omni.model, prompt)
     passes.clear()
     again = prefill(omni.model, replace(prompt), like=like)
@@ -137,13 +125,8 @@ def test_the_same_prompt_again_is_its_last_position(
     assert widths(passes) == [1, prompt.n_pos]
 
 
-# --- what it keeps ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("span", ["audio+last", None])
-def test_activations_are_those_of_a_cache(
-    omni: HookedOmni, prompt: EmbeddedPrompt, span: str | None
-) -> None:
+def test_activations_are_those_of_a_cache(omni, prompt, span):
     wanted = lambda name: name.endswith(("hook_resid_pre", "hook_pattern"))  # noqa: E731
     state = prefill(omni.model, prompt, wanted, span).state
     _, cache = omni.model.run_with_cache(prompt, wanted)
@@ -155,9 +138,7 @@ def test_activations_are_those_of_a_cache(
         assert state.kept[name].tolist() == at.tolist()
 
 
-def test_each_name_may_have_a_span_of_its_own(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: Passes
-) -> None:
+def test_each_name_may_have_a_span_of_its_own(omni, prompt, passes):
     spans = {names.resid_pre(2): None, names.resid_post(1): "audio"}
     ready = prefill(omni.model, prompt, spans)
     assert ready.state is not None
@@ -170,9 +151,7 @@ def test_each_name_may_have_a_span_of_its_own(
     assert widths(passes) == [prompt.n_pos] * 2
 
 
-def test_names_and_a_prompt_to_be_like_are_too_much(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
+def test_names_and_a_prompt_to_be_like_are_too_much(omni, prompt):
     like = prefill(omni.model, prompt)
     with pytest.raises(HookError, match="`like` another, got 1"):
         prefill(omni.model, prompt, names.resid_post(1), like=like)
@@ -180,9 +159,7 @@ def test_names_and_a_prompt_to_be_like_are_too_much(
         prefill(omni.model, prompt, {"blocks.1.hook_resid_pst": None})
 
 
-def test_nothing_is_kept_of_what_standing_hooks_edit(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: Passes
-) -> None:
+def test_nothing_is_kept_of_what_standing_hooks_edit(omni, prompt, passes):
     with omni.model.hooks([(names.resid_mid(1), lambda resid, hook: resid * 5)]):
         ready = prefill(omni.model, prompt)
     assert ready.state is None and passes == []
@@ -191,9 +168,7 @@ def test_nothing_is_kept_of_what_standing_hooks_edit(
 
 
 @pytest.mark.parametrize("at", ["blocks.1", "blocks.1.hook_resid_mid", "unembed"])
-def test_nothing_is_used_while_torchs_own_hook_stands_on_a_module(
-    omni: HookedOmni, prompt: EmbeddedPrompt, at: str
-) -> None:
+def test_nothing_is_used_while_torchs_own_hook_stands_on_a_module(omni, prompt, at):
     model, ready = omni.model, prefill(omni.model, prompt)
     said = model.generate(ready, max_new_tokens=STEPS).tokens.tolist()
     module: Any = model.get_submodule(at)
@@ -212,9 +187,7 @@ def test_nothing_is_used_while_torchs_own_hook_stands_on_a_module(
 
 @pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize("what", ["embeds", "position_ids", "mask"])
-def test_nothing_is_used_of_a_prompt_that_was_edited_in_place(
-    omni: HookedOmni, prompt: EmbeddedPrompt, what: str, inference: bool
-) -> None:
+def test_nothing_is_used_of_a_prompt_that_was_edited_in_place(omni, prompt, what, inference):
     with torch.inference_mode(inference):
         own = {n: getattr(prompt, n).clone() for n in ("embeds", "position_ids")}
         one = replace(prompt, **own, mask=torch.ones_like(prompt.tokens))
@@ -233,11 +206,11 @@ def test_nothing_is_used_of_a_prompt_that_was_edited_in_place(
         assert again is not ready and prefill_state(omni.model, again) is not None
 
 
-def test_a_span_that_is_not_there(omni: HookedOmni, clips: dict) -> None:
+def test_a_span_that_is_not_there(omni, clips):
     with pytest.raises(SpanError, match="'audio'"):
         prefill(omni.model, omni.embed_inputs(**clips["omni", "video"]), names.EMBED, "audio")
 
 
-def test_a_batch_of_prompts(omni: HookedOmni, as_installed: None) -> None:
+def test_a_batch_of_prompts(omni, as_installed):
     with pytest.raises(PromptError, match="expected one prompt, got a batch of 2"):
         prefill(omni.model, torch.tensor([[1, 2, 3], [4, 5, 6]]))

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from hooked_omni import HookedOmni
 from hooked_omni.decoding.generate import Decoding
 from hooked_omni.decoding.sampling import Sampling
 from hooked_omni.errors import PromptError
@@ -20,7 +19,7 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_draws_are_those_of_transformers(omni: HookedOmni, settings: dict[str, Any]) -> None:
+def test_draws_are_those_of_transformers(omni, settings):
     tokens = omni.model.to_tokens("the dog barks")
     off = dict(temperature=1.0, top_k=0, top_p=1.0)
     torch.manual_seed(5)
@@ -42,7 +41,7 @@ def test_draws_are_those_of_transformers(omni: HookedOmni, settings: dict[str, A
     assert torch.equal(greedy, omni.model.generate(tokens, Decoding(12, stop_at_eos=False)).tokens)
 
 
-def test_a_seed_repeats_and_another_does_not() -> None:
+def test_a_seed_repeats_and_another_does_not():
     logits = torch.randn(400, 50, generator=torch.Generator().manual_seed(0))
     draws = []
     for seed in (1, 1, 2):
@@ -51,7 +50,7 @@ def test_a_seed_repeats_and_another_does_not() -> None:
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
-def test_frequencies_are_the_probabilities() -> None:
+def test_frequencies_are_the_probabilities():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).repeat(40_000, 1)
     sampling = Sampling(temperature=2.0, top_k=3)
     drawn = sampling.choose(logits, sampling.generator(logits.device)).bincount(minlength=4)
@@ -69,7 +68,7 @@ def test_frequencies_are_the_probabilities() -> None:
         (dict(top_p=1.5), "got 1.5"),
     ],
 )
-def test_settings_without_meaning_are_refused(settings: dict[str, Any], value: str) -> None:
+def test_settings_without_meaning_are_refused(settings, value):
     with pytest.raises(PromptError, match=value):
         Sampling(**settings)
 
@@ -83,8 +82,6 @@ def test_settings_without_meaning_are_refused(settings: dict[str, Any], value: s
         lambda m: m.generate_many("ab", [[]], Decoding(sampling=Sampling())),
     ],
 )
-def test_draws_that_would_mean_nothing_are_refused(
-    omni: HookedOmni, as_installed: None, run: Any
-) -> None:
+def test_draws_that_would_mean_nothing_are_refused(omni, as_installed, run):
     with pytest.raises(PromptError, match=r"do_sample|Sampling\("):
         run(omni.model)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, names
+from hooked_omni import knockout, names
 from hooked_omni.decoding.prefill import prefill
 from hooked_omni.decoding.score import forced_logits
 from hooked_omni.errors import HookError, PromptError
@@ -31,9 +31,7 @@ def continued(inputs: dict[str, Any], tokens: torch.Tensor) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
-def test_logits_are_hugging_faces(
-    models: dict[str, HookedOmni], clips: Clips, name: str, kind: str
-) -> None:
+def test_logits_are_hugging_faces(models, clips, name, kind):
     omni, inputs = models[name], clips[name, kind]
     prompt = omni.embed_inputs(**inputs)
     logits = forced_logits(omni.model, prompt, TEXT)
@@ -43,9 +41,7 @@ def test_logits_are_hugging_faces(
     torch.testing.assert_close(logits, theirs, atol=1e-5, rtol=0)
 
 
-def test_the_prompt_is_passed_over_once(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[tuple[int, int]]
-) -> None:
+def test_the_prompt_is_passed_over_once(omni, prompt, passes):
     ready, seen = prefill(omni.model, prompt), []
     hooks: list[list[Any]] = [
         [],
@@ -68,7 +64,7 @@ def test_the_prompt_is_passed_over_once(
         assert not torch.allclose(forced_logits(omni.model, ready, TEXT), whole[0], atol=1e-3)
 
 
-def test_scores_are_its_log_probabilities(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_scores_are_its_log_probabilities(omni, prompt):
     cut = [knockout(query="generated", key="video")]
     plain, scored = (omni.model.score(prompt, TEXT, [[], cut])[i] for i in (0, 1))
     for hooks, scores in (([], plain), (cut, scored)):
@@ -78,13 +74,13 @@ def test_scores_are_its_log_probabilities(omni: HookedOmni, prompt: EmbeddedProm
     assert not torch.allclose(plain, scored, atol=1e-3)
 
 
-def test_a_text_of_one_token_is_the_prompts_own_prediction(omni: HookedOmni, clips: Clips) -> None:
+def test_a_text_of_one_token_is_the_prompts_own_prediction(omni, clips):
     prompt = omni.embed_inputs(**clips["omni", "audio"])
     logits = forced_logits(omni.model, prompt, TEXT[:1])
     torch.testing.assert_close(logits[0], omni.model(prompt)[0, -1], atol=2e-6, rtol=0)
 
 
-def test_what_cannot_be_forced(omni: HookedOmni, clips: Clips, as_installed: None) -> None:
+def test_what_cannot_be_forced(omni, clips, as_installed):
     prompt = omni.embed_inputs(**clips["omni", "audio"])
     for text in (TEXT[None], TEXT[:0]):
         with pytest.raises(PromptError, match=rf"got shape \({', '.join(map(str, text.shape))}"):
@@ -95,12 +91,9 @@ def test_what_cannot_be_forced(omni: HookedOmni, clips: Clips, as_installed: Non
         forced_logits(omni.model, prompt, TEXT[:1], [knockout(query="generated", key="audio")])
 
 
-# --- scores under many conditions ---------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["omni", "vl"])
 @pytest.mark.parametrize("n", [1, 2, 7])
-def test_scores_are_hugging_faces(models: dict, clips: dict, name: str, n: int) -> None:
+def test_scores_are_hugging_faces(models, clips, name, n):
     omni = models[name]
     prompt = omni.embed_inputs(**clips[name, {"omni": "audio in video", "vl": "video"}[name]])
     tokens = torch.randint(0, 256, (n,), generator=torch.Generator().manual_seed(n))
@@ -118,9 +111,7 @@ def test_scores_are_hugging_faces(models: dict, clips: dict, name: str, n: int) 
     assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
-def test_a_captions_scores_are_the_ones_it_was_chosen_by(
-    omni: HookedOmni, prompt: EmbeddedPrompt, reference: Any
-) -> None:
+def test_a_captions_scores_are_the_ones_it_was_chosen_by(omni, prompt, reference):
     """Without hooks that count their calls: a text is read in one call, and written in many."""
     every = zoo(prompt, reference)
     for name in ("state", "state at decode", "in place", "filter", "order", "other order"):
@@ -135,7 +126,7 @@ def test_a_captions_scores_are_the_ones_it_was_chosen_by(
         close(omni.model.score(prompt, own.tokens, [every[name]])[0], scored)
 
 
-def test_scores_of_a_padded_prompt(omni: HookedOmni, clips: Clips, prompt: EmbeddedPrompt) -> None:
+def test_scores_of_a_padded_prompt(omni, clips, prompt):
     padded = omni.embed_inputs(**left_padded(omni, clips["omni", "audio in video"], 5))
     conditions = [[], [knockout("G+last !-> V")], [knockout("G !-> A @ 1")]]
     ours, bare = (omni.model.score(p, TEXT, conditions) for p in (padded, prompt))
@@ -143,7 +134,7 @@ def test_scores_of_a_padded_prompt(omni: HookedOmni, clips: Clips, prompt: Embed
         close(one, other)
 
 
-def test_scores_of_plain_text(omni: HookedOmni) -> None:
+def test_scores_of_plain_text(omni):
     text = torch.tensor([9, 8, 7, 6])
     tokens = torch.tensor([[72, 101, 108, 108]])
     edit = [(names.resid_post(1), lambda tensor, hook: tensor * 1.5)]

@@ -9,16 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_omni import (
-    EmbeddedPrompt,
-    HookedOmni,
-    HookedTransformer,
-    knockout,
-    load,
-    names,
-    steer,
-    windows,
-)
+from hooked_omni import EmbeddedPrompt, HookedTransformer, knockout, load, names, steer, windows
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.errors import HookError, PromptError
 from tests.support.conditions import halving, other_heads, random_part, turned, zoo
@@ -50,10 +41,7 @@ def require_alone(
     return together
 
 
-# --- a sweep is its conditions ---------------------------------------------------------------
-
-
-def test_a_zoo_of_conditions(omni: HookedOmni, prompt: EmbeddedPrompt, reference: Any) -> None:
+def test_a_zoo_of_conditions(omni, prompt, reference):
     order = list(zoo(prompt, reference))
     random.Random(3).shuffle(order)  # groups are torn apart, and captions come in this order
 
@@ -72,9 +60,7 @@ def test_a_zoo_of_conditions(omni: HookedOmni, prompt: EmbeddedPrompt, reference
 
 
 @pytest.mark.parametrize("name", ["looks", "in place", "first token too", "prompt", "patched"])
-def test_a_condition_alone_in_its_group_is_generate_to_the_bit(
-    omni: HookedOmni, prompt: EmbeddedPrompt, reference: Any, name: str
-) -> None:
+def test_a_condition_alone_in_its_group_is_generate_to_the_bit(omni, prompt, reference, name):
     others = [zoo(prompt, reference)["state"], zoo(prompt, reference)["filter"]]
     conditions = [others[0], zoo(prompt, reference)[name], others[1]]
     together = omni.model.generate_many(prompt, conditions, unstopped(STEPS))[1]
@@ -85,7 +71,7 @@ def test_a_condition_alone_in_its_group_is_generate_to_the_bit(
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", ["omni", "vl", "omni padded"])
-def test_random_conditions(models: dict, clips: dict, name: str, seed: int) -> None:
+def test_random_conditions(models, clips, name, seed):
     """Twice twelve conditions of one to three parts, on each of three prompts."""
     omni = models[name.split()[0]]
     inputs = clips[name.split()[0], {"vl": "video"}.get(name, "audio in video")]
@@ -106,7 +92,7 @@ def test_random_conditions(models: dict, clips: dict, name: str, seed: int) -> N
     assert hooks_left(omni.model) == []
 
 
-def test_plain_text(omni: HookedOmni) -> None:
+def test_plain_text(omni):
     """Tokens without spans take hooks of the user's own; those that share one share a pass."""
     tokens = torch.tensor([[72, 101, 108, 108, 111, 32, 119]])
 
@@ -126,7 +112,7 @@ def test_plain_text(omni: HookedOmni) -> None:
     require_alone(omni.model, tokens, lambda: same)
 
 
-def test_a_prompt_of_one_position(omni: HookedOmni) -> None:
+def test_a_prompt_of_one_position(omni):
     """Its last position is its first: there is nothing before it to share."""
     one = omni.embed_inputs(
         input_ids=torch.tensor([[72]]), attention_mask=torch.ones(1, 1, dtype=torch.long)
@@ -136,9 +122,7 @@ def test_a_prompt_of_one_position(omni: HookedOmni) -> None:
 
 
 @pytest.mark.parametrize("span", ["last", "generated+last"])
-def test_steering_the_embeddings_spares_the_prompt(
-    omni: HookedOmni, prompt: EmbeddedPrompt, span: str
-) -> None:
+def test_steering_the_embeddings_spares_the_prompt(omni, prompt, span):
     """Rows start from one embedding, and each must push its own copy of it."""
     before = prompt.embeds.clone()
 
@@ -151,9 +135,7 @@ def test_steering_the_embeddings_spares_the_prompt(
     require_alone(omni.model, prompt, make)
 
 
-def test_hooks_that_stand_on_the_model_are_refused(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[tuple[int, int]]
-) -> None:
+def test_hooks_that_stand_on_the_model_are_refused(omni, prompt, passes):
     """They would see all rows at once, in the batch's own layout."""
     conditions = [[], [knockout("G !-> V @ 2")]]
     for at, hook in ((names.pattern(1), other_heads), (names.resid_pre(1), halving)):
@@ -164,7 +146,7 @@ def test_hooks_that_stand_on_the_model_are_refused(
     assert passes == []
 
 
-def test_bfloat16_says_the_same_until_two_tokens_tie(clips: dict) -> None:
+def test_bfloat16_says_the_same_until_two_tokens_tie(clips):
     """Sums run in another order, so tokens may part where two are equal but for rounding."""
     omni, n = load("random-omni", dtype="bfloat16"), 10
     prompt = omni.embed_inputs(**clips["omni", "audio in video"])
@@ -185,15 +167,7 @@ def test_bfloat16_says_the_same_until_two_tokens_tie(clips: dict) -> None:
     assert agreed > n * len(conditions) // 2
 
 
-# --- rows that end, and batches that are split -----------------------------------------------
-
-
-def test_rows_that_end_leave_and_others_go_on(
-    omni: HookedOmni,
-    prompt: EmbeddedPrompt,
-    passes: list[tuple[int, int]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rows_that_end_leave_and_others_go_on(omni, prompt, passes, monkeypatch):
     rules = ["G !-> V", "G !-> A @ 1-2", "G !-> text H0-2", "G !-> system @ 3", "G !-> A+V"]
 
     def make() -> Conditions:
@@ -214,9 +188,7 @@ def test_rows_that_end_leave_and_others_go_on(
     require_alone(omni.model, prompt, make, n=10, stop_at_eos=True)
 
 
-def test_a_row_may_end_with_its_first_token(
-    omni: HookedOmni, prompt: EmbeddedPrompt, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_may_end_with_its_first_token(omni, prompt, monkeypatch):
     def make() -> Conditions:
         return [[knockout("G+last !-> V")], [knockout("G+last !-> A")], [knockout("last !-> text")]]
 
@@ -229,7 +201,7 @@ def test_a_row_may_end_with_its_first_token(
     assert [len(g.tokens) for g in omni.model.generate_many(prompt, make())] == [1, 1, 1]
 
 
-def test_one_new_token(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_one_new_token(omni, prompt):
     def make() -> Conditions:
         return [[], [knockout("G+last !-> V")], [knockout("last !-> A")], [knockout("A !-> V")], []]
 
@@ -245,9 +217,7 @@ def needed(model: HookedTransformer, prompt: EmbeddedPrompt, n: int) -> int:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
-def test_a_memory_budget_splits_the_batch_and_changes_nothing(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[tuple[int, int]], rows: int
-) -> None:
+def test_a_memory_budget_splits_the_batch_and_changes_nothing(omni, prompt, passes, rows):
     def make() -> Conditions:
         on_prompt = knockout("A !-> V")
         return [

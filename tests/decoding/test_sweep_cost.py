@@ -8,19 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, names, windows
+from hooked_omni import knockout, names, windows
 from tests.support.conditions import zoo
 from tests.support.models import look, watched
 from tests.support.runs import bits_equal, hooks_left, unstopped
 
 STEPS = 6
 
-# --- what is computed ------------------------------------------------------------------------
 
-
-def test_conditions_that_do_the_same_to_the_prompt_share_its_pass(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[tuple[int, int]]
-) -> None:
+def test_conditions_that_do_the_same_to_the_prompt_share_its_pass(omni, prompt, passes):
     on_prompt, other = knockout("A !-> V"), knockout("A !-> V")
     conditions = [
         [],
@@ -45,16 +41,14 @@ def test_conditions_that_do_the_same_to_the_prompt_share_its_pass(
     assert len(passes) == 7 + 7 * (STEPS - 1) + 1
 
 
-def test_tuples_of_conditions_are_lists_of_them(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[tuple[int, int]]
-) -> None:
+def test_tuples_of_conditions_are_lists_of_them(omni, prompt, passes):
     on_prompt = knockout("A !-> V")
     conditions: Any = ((on_prompt,), (on_prompt, knockout("G !-> V"), knockout("G !-> A @ 1")))
     omni.model.generate_many(prompt, conditions, unstopped(2))
     assert [length for _, length in passes if length > 1] == [prompt.n_pos]
 
 
-def test_rows_with_the_same_tokens_run_as_one(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_rows_with_the_same_tokens_run_as_one(omni, prompt):
     conditions = [[], *([knockout(f"G !-> V @ {layer}")] for layer in (1, 2, 3))]
     seen: list[list[int]] = [[] for _ in range(4)]
     blocks: Any = omni.model.blocks
@@ -74,7 +68,7 @@ def test_rows_with_the_same_tokens_run_as_one(omni: HookedOmni, prompt: Embedded
             assert seen[layer][step] == len(apart)
 
 
-def test_a_hook_gets_its_own_row_and_no_other(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_a_hook_gets_its_own_row_and_no_other(omni, prompt):
     """Each condition marks its row, and writes down whose marks it sees."""
     seen: dict[str, list[tuple[float, ...]]] = {}
     n_rows = 5
@@ -108,13 +102,8 @@ def test_a_hook_gets_its_own_row_and_no_other(omni: HookedOmni, prompt: Embedded
     assert max(abs(value) for (value,) in seen["bystander"]) < 100
 
 
-# --- what is left ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("run", ["generate_many", "score"])
-def test_nothing_of_a_sweep_survives_it(
-    omni: HookedOmni, prompt: EmbeddedPrompt, reference: Any, run: str
-) -> None:
+def test_nothing_of_a_sweep_survives_it(omni, prompt, reference, run):
     model = omni.model
     clean = model(prompt)
     before = prompt.embeds.clone()
@@ -133,9 +122,7 @@ def test_nothing_of_a_sweep_survives_it(
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("call", [0, 1, 3])
-def test_an_exception_in_a_hook_leaves_nothing(
-    omni: HookedOmni, prompt: EmbeddedPrompt, shared: bool, call: int
-) -> None:
+def test_an_exception_in_a_hook_leaves_nothing(omni, prompt, shared, call):
     model = omni.model
     clean = model.generate(prompt, unstopped(4))
     calls = [0]

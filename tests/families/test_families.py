@@ -35,7 +35,7 @@ def prompts(models: dict, clips: dict) -> dict[str, EmbeddedPrompt]:
 
 
 @every_kind
-def test_every_family_proves_itself(models: dict, clips: dict, name: str, kind: str) -> None:
+def test_every_family_proves_itself(models, clips, name, kind):
     report = prove(models[name], models[name].embed_inputs(**clips[name, kind]))
     assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
     assert report.decode_steps == 16
@@ -47,9 +47,7 @@ def hook_points(omni: HookedOmni) -> list[str]:
 
 
 @every_clip
-def test_an_edit_reaches_its_position_and_later_ones_alone(
-    models: dict, prompts: dict, name: str, kind: str
-) -> None:
+def test_an_edit_reaches_its_position_and_later_ones_alone(models, prompts, name, kind):
     omni, prompt = models[name], prompts[name]
     clean = omni.model.run_with_hooks(
         prompt, fwd_hooks=[(names.pattern(i), look) for i in range(omni.model.cfg.n_layers)]
@@ -91,9 +89,7 @@ def interventions(prompt: EmbeddedPrompt) -> dict[str, Any]:
 
 
 @every_clip
-def test_interventions_act_and_a_sweep_says_what_each_says_alone(
-    models: dict, prompts: dict, name: str, kind: str
-) -> None:
+def test_interventions_act_and_a_sweep_says_what_each_says_alone(models, prompts, name, kind):
     model, prompt = models[name].model, prompts[name]
     conditions = [[], *[[item] for item in interventions(prompt).values()]]
     many = model.generate_many(
@@ -111,9 +107,7 @@ def test_interventions_act_and_a_sweep_says_what_each_says_alone(
 
 
 @every_clip
-def test_scores_are_those_of_the_forced_text(
-    models: dict, prompts: dict, name: str, kind: str
-) -> None:
+def test_scores_are_those_of_the_forced_text(models, prompts, name, kind):
     model, prompt = models[name].model, prompts[name]
     conditions = [[], *[[item] for item in interventions(prompt).values()]]
     said = model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=False, return_logits=True)
@@ -125,9 +119,7 @@ def test_scores_are_those_of_the_forced_text(
 
 
 @every_clip
-def test_patching_every_position_gives_the_other_run(
-    models: dict, prompts: dict, name: str, kind: str
-) -> None:
+def test_patching_every_position_gives_the_other_run(models, prompts, name, kind):
     model, prompt = models[name].model, prompts[name]
     other = replace(prompt, embeds=prompt.embeds.flip(1))
     logits, cache = model.run_with_cache(other, names.resid_post(2))
@@ -136,19 +128,16 @@ def test_patching_every_position_gives_the_other_run(
     assert not torch.equal(model(prompt), logits)
 
 
-# --- experts ------------------------------------------------------------------------------------
-
-
 def mixtures(omni: HookedOmni) -> list[MixtureOfExperts]:
     return [block.mlp for block in omni.model.blocks if isinstance(block.mlp, MixtureOfExperts)]
 
 
-def test_a_dense_layer_stays_dense_among_mixtures(models: dict) -> None:
+def test_a_dense_layer_stays_dense_among_mixtures(models):
     kinds = [isinstance(block.mlp, MixtureOfExperts) for block in models["omni3"].model.blocks]
     assert kinds == [True, True, False, True]
 
 
-def test_experts_that_tie_are_chosen_as_hugging_face_chooses(clips: dict) -> None:
+def test_experts_that_tie_are_chosen_as_hugging_face_chooses(clips):
     omni = load("random-omni3")
     one_expert_after_the_other(omni.hf)
     for mixture in mixtures(omni):
@@ -163,7 +152,7 @@ def test_experts_that_tie_are_chosen_as_hugging_face_chooses(clips: dict) -> Non
     assert any({1, 3, 5} >= pair for pair in chosen)  # a tie that the choice had to break
 
 
-def test_experts_nobody_chooses_change_nothing() -> None:
+def test_experts_nobody_chooses_change_nothing():
     omni = load("random-omni3")
     one_expert_after_the_other(omni.hf)
     tokens = torch.tensor([[5, 9]])
@@ -180,7 +169,7 @@ def test_experts_nobody_chooses_change_nothing() -> None:
     assert torch.equal(theirs, clean)
 
 
-def test_the_mixtures_hook_points_are_its_parts(models: dict, prompts: dict) -> None:
+def test_the_mixtures_hook_points_are_its_parts(models, prompts):
     omni, prompt = models["omni3"], prompts["omni3"]
     _, cache = omni.model.run_with_cache(prompt)
     mixture = omni.model.blocks[1].mlp
@@ -204,14 +193,14 @@ def test_the_mixtures_hook_points_are_its_parts(models: dict, prompts: dict) -> 
     torch.testing.assert_close(cache[names.mlp_out(1)], mixed, rtol=0, atol=1e-5)
 
 
-def test_looking_at_experts_changes_no_bit(models: dict, prompts: dict) -> None:
+def test_looking_at_experts_changes_no_bit(models, prompts):
     omni, prompt = models["omni3"], prompts["omni3"]
     watched = [(name, look) for name in omni.model.hook_dict if ".mlp." in name]
     looked = omni.model.run_with_hooks(prompt, fwd_hooks=watched)
     assert torch.equal(looked, omni.model(prompt))
 
 
-def test_other_experts_can_be_chosen(models: dict, prompts: dict) -> None:
+def test_other_experts_can_be_chosen(models, prompts):
     omni, prompt = models["omni3"], prompts["omni3"]
     mixture = omni.model.blocks[0].mlp
     only = [(names.in_block("mlp.hook_expert_indices", 0), lambda t, hook: torch.full_like(t, 4))]
@@ -225,13 +214,8 @@ def test_other_experts_can_be_chosen(models: dict, prompts: dict) -> None:
         omni.model.run_with_hooks(prompt, fwd_hooks=beyond)
 
 
-# --- vision features after the first blocks -----------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["omni3", "vl3"])
-def test_the_next_block_reads_the_block_before_plus_deepstack(
-    models: dict, prompts: dict, name: str
-) -> None:
+def test_the_next_block_reads_the_block_before_plus_deepstack(models, prompts, name):
     model, prompt = models[name].model, prompts[name]
     assert model.cfg.n_deepstack == 2
     _, cache = model.run_with_cache(prompt)
@@ -254,7 +238,7 @@ def test_the_next_block_reads_the_block_before_plus_deepstack(
 
 
 @pytest.mark.parametrize("name", ["omni3", "vl3"])
-def test_deepstack_can_be_taken_away(models: dict, prompts: dict, name: str) -> None:
+def test_deepstack_can_be_taken_away(models, prompts, name):
     model, prompt = models[name].model, prompts[name]
     away = ablate("hook_deepstack", span="video", layers=[0, 1])
     bare = replace(prompt, deepstack=None)
@@ -265,9 +249,7 @@ def test_deepstack_can_be_taken_away(models: dict, prompts: dict, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["omni3", "vl3"])
-def test_deepstack_can_be_edited_where_nothing_is_added(
-    models: dict, prompts: dict, name: str
-) -> None:
+def test_deepstack_can_be_edited_where_nothing_is_added(models, prompts, name):
     """At a decode step there are no vision features, and an edit acts all the same."""
     model, prompt = models[name].model, prompts[name]
     push = torch.linspace(-1, 1, prompt.embeds.shape[-1])
@@ -285,24 +267,21 @@ def test_deepstack_can_be_edited_where_nothing_is_added(
     assert swept[1].tokens.tolist() == ours.tokens.tolist()
 
 
-def test_another_models_vision_features_are_refused(models: dict, prompts: dict) -> None:
+def test_another_models_vision_features_are_refused(models, prompts):
     prompt = prompts["vl3"]
     three = replace(prompt, deepstack=prompt.deepstack[[0, 1, 1]])
     with pytest.raises(PromptError, match="expected vision features for 2 blocks, got some for 3"):
         models["vl3"].model(three)
 
 
-# --- what is particular to a family -------------------------------------------------------------
-
-
-def test_the_time_that_the_processor_writes_is_markup(models: dict, prompts: dict) -> None:
+def test_the_time_that_the_processor_writes_is_markup(models, prompts):
     tokenizer, prompt = models["vl3"].processor.tokenizer, prompts["vl3"]
     assert tokenizer.decode(prompt.tokens[0, prompt.spans["question"]]) == "What now?"
     assert "seconds>" in tokenizer.decode(prompt.tokens[0, prompt.spans["markup"]])
     assert prompt.spans["frame 2"].tolist() == prompt.spans["video"][-6:].tolist()
 
 
-def test_sound_inside_a_video_is_merged_token_by_token(models: dict, prompts: dict) -> None:
+def test_sound_inside_a_video_is_merged_token_by_token(models, prompts):
     spans = prompts["omni3"].spans
     audio, video = spans["audio"].tolist(), spans["video"].tolist()
     assert audio[0] > video[5] and audio[12] < video[6] < audio[13]  # a step a second
@@ -310,21 +289,19 @@ def test_sound_inside_a_video_is_merged_token_by_token(models: dict, prompts: di
     assert len(spans["audio@0-1s"]) == 13
 
 
-def test_a_config_with_biases_where_none_are_computed(tmp_path: Any) -> None:
+def test_a_config_with_biases_where_none_are_computed(tmp_path):
     hf = load("random-vl3").hf
     hf.config.text_config.attention_bias = True
     with pytest.raises(CheckpointError, match="expected attention without biases"):
         HookedOmni.from_hf(hf)
 
 
-def test_families_say_what_they_grew_from() -> None:
+def test_families_say_what_they_grew_from():
     known = {family.name for family in FAMILIES}
     assert {family.base for family in FAMILIES} - {None} <= known
 
 
-def test_a_saved_mixture_loads_with_the_same_logits(
-    models: dict, clips: dict, tmp_path: Any
-) -> None:
+def test_a_saved_mixture_loads_with_the_same_logits(models, clips, tmp_path):
     """On disk every expert has tensors of its own; in memory they are one."""
     omni = models["omni3"]
     loaded = load(save_checkpoint(omni.hf, omni.processor, tmp_path))
@@ -334,7 +311,7 @@ def test_a_saved_mixture_loads_with_the_same_logits(
     )
 
 
-def test_a_step_of_the_picture_lasts_as_long_as_the_clips_own_rate_says(clips: dict) -> None:
+def test_a_step_of_the_picture_lasts_as_long_as_the_clips_own_rate_says(clips):
     """Two frames at 2 frames a second; the processor's own guess would be 24 a second."""
     assert [float(s) for s in clips["vl", "video"]["second_per_grid_ts"]] == [1.0]
     assert [float(s) for s in clips["omni", "video"]["video_second_per_grid"]] == [1.0]

@@ -72,9 +72,7 @@ def asked(omni: HookedOmni, name: str, kind: str) -> EmbeddedPrompt:
         use_audio_in_video=kind == "audio in video",
     )
     return omni.embed_media(
-        prompt,
-        video if "video" in kind else None,
-        sound() if "audio" in kind else None,
+        prompt, video if "video" in kind else None, sound() if "audio" in kind else None
     )
 
 
@@ -87,14 +85,9 @@ every_kind = pytest.mark.parametrize(("name", "kind"), EVERY_KIND)
 every_clip = pytest.mark.parametrize(("name", "kind"), [(n, kinds_of(n)[-1]) for n in STANDINS])
 
 
-# --- the decoder, without the towers --------------------------------------------------------------
-
-
 @every
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_decoder_alone_is_transformers_own(
-    folders: dict, adopted: dict, name: str, attention: Any
-) -> None:
+def test_the_decoder_alone_is_transformers_own(folders, adopted, name, attention):
     """At prefill and 16 decode steps, for a clip that the whole model embedded."""
     alone = load(folders[name], attn_implementation=attention, decoder_only=True)
     reference = "Qwen2ForCausalLM" if name in QWEN2_BASED else "LlamaForCausalLM"
@@ -108,7 +101,7 @@ def test_the_decoder_alone_is_transformers_own(
 
 
 @every
-def test_the_decoder_alone_in_half_precision(folders: dict, adopted: dict, name: str) -> None:
+def test_the_decoder_alone_in_half_precision(folders, adopted, name):
     alone = load(folders[name], "cpu", "bfloat16", "eager", decoder_only=True)
     prompt = asked(adopted[name], name, kinds_of(name)[-1])
     text = alone.model.embed(prompt.tokens.clamp(min=0))
@@ -122,7 +115,7 @@ def test_the_decoder_alone_in_half_precision(folders: dict, adopted: dict, name:
 
 
 @pytest.mark.parametrize("name", QWEN2_BASED)
-def test_the_numbers_are_those_of_the_model_that_was_wrapped(adopted: dict, name: str) -> None:
+def test_the_numbers_are_those_of_the_model_that_was_wrapped(adopted, name):
     """The stand-in's own Qwen2, not the one that was built on its tensors."""
     hf, omni = adopted[name].towers.hf, adopted[name]
     own = hf.llm if name == "minicpm-o-2.6" else hf
@@ -134,7 +127,7 @@ def test_the_numbers_are_those_of_the_model_that_was_wrapped(adopted: dict, name
 
 
 @pytest.mark.parametrize("name", ["internvl2", "internomni"])
-def test_internlm2_is_llama_under_other_names(adopted: dict, name: str) -> None:
+def test_internlm2_is_llama_under_other_names(adopted, name):
     """Against a plain InternLM2 that reads `wqkv` as it is stored."""
     omni = adopted[name]
     prompt, own = asked(omni, name, "video"), omni.towers.hf.language_model
@@ -142,7 +135,7 @@ def test_internlm2_is_llama_under_other_names(adopted: dict, name: str) -> None:
     torch.testing.assert_close(omni.model(prompt), theirs, rtol=0, atol=2e-5)
 
 
-def test_heads_come_out_of_the_fused_tensor_in_order(folders: dict) -> None:
+def test_heads_come_out_of_the_fused_tensor_in_order(folders):
     """Row by row, without the family's own code."""
     stored: dict[str, Tensor] = {}
     for file in folders["internvl2"].glob("*.safetensors"):
@@ -160,17 +153,14 @@ def test_heads_come_out_of_the_fused_tensor_in_order(folders: dict) -> None:
         assert torch.equal(attn.W_V[kv], group[groups + 1].T)
 
 
-# --- prompts --------------------------------------------------------------------------------------
-
-
 @every_kind
-def test_every_prompt_is_proved(adopted: dict, name: str, kind: str) -> None:
+def test_every_prompt_is_proved(adopted, name, kind):
     report = prove(adopted[name], asked(adopted[name], name, kind), decode_steps=4)
     assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
 
 
 @every_kind
-def test_words_and_clip_are_told_apart(adopted: dict, name: str, kind: str) -> None:
+def test_words_and_clip_are_told_apart(adopted, name, kind):
     omni = adopted[name]
     prompt = asked(omni, name, kind)
     decode = omni.model.tokenizer.decode
@@ -184,7 +174,7 @@ def test_words_and_clip_are_told_apart(adopted: dict, name: str, kind: str) -> N
     assert torch.equal(prompt.embeds[0, prompt.spans["text"]], words)
 
 
-def test_modality_is_read_from_bounds(adopted: dict) -> None:
+def test_modality_is_read_from_bounds(adopted):
     """One placeholder for both: a frame and a second of sound take turns."""
     prompt = asked(adopted["minicpm-o-2.6"], "minicpm-o-2.6", "audio in video")
     video, audio = prompt.spans["video"], prompt.spans["audio"]
@@ -200,7 +190,7 @@ def test_modality_is_read_from_bounds(adopted: dict) -> None:
     assert decode(prompt.tokens[0, prompt.spans["system"]]) == "Help with clips."
 
 
-def test_one_placeholder_stands_for_the_whole_clip(adopted: dict) -> None:
+def test_one_placeholder_stands_for_the_whole_clip(adopted):
     omni = adopted["videollama2.1-av"]
     prompt = asked(omni, "videollama2.1-av", "audio in video")
     video, audio = prompt.spans["video"], prompt.spans["audio"]
@@ -231,7 +221,7 @@ def images_of(omni: HookedOmni) -> Any:
     return seen[0]
 
 
-def test_tiles_and_sound_have_their_own_tokens(adopted: dict) -> None:
+def test_tiles_and_sound_have_their_own_tokens(adopted):
     omni = adopted["internomni"]
     prompt = asked(omni, "internomni", "audio in video")
     per_tile = omni.towers.hf.num_image_token
@@ -244,16 +234,14 @@ def test_tiles_and_sound_have_their_own_tokens(adopted: dict) -> None:
 
 
 @every
-def test_the_models_own_generate_comes_back(adopted: dict, name: str) -> None:
+def test_the_models_own_generate_comes_back(adopted, name):
     """It is only ever stopped while a prompt is made."""
     asked(adopted[name], name, "video")
     assert "generate" not in vars(adopted[name].towers.hf)
 
 
 @every_clip
-def test_a_bundle_needs_the_decoder_alone(
-    folders: dict, adopted: dict, tmp_path: Path, name: str, kind: str
-) -> None:
+def test_a_bundle_needs_the_decoder_alone(folders, adopted, tmp_path, name, kind):
     """Embedded there, analyzed here."""
     prompt = asked(adopted[name], name, kind)
     bundle = EmbeddedPrompt.load(prompt.save(tmp_path / "prompt.safetensors"))
@@ -265,7 +253,7 @@ def test_a_bundle_needs_the_decoder_alone(
 
 
 @every_clip
-def test_interventions_and_sweeps_run_unchanged(adopted: dict, name: str, kind: str) -> None:
+def test_interventions_and_sweeps_run_unchanged(adopted, name, kind):
     model, prompt = adopted[name].model, asked(adopted[name], name, kind)
     sweep = [
         [],
@@ -278,11 +266,8 @@ def test_interventions_and_sweeps_run_unchanged(adopted: dict, name: str, kind: 
         assert torch.equal(caption.tokens, alone.tokens)
 
 
-# --- refused --------------------------------------------------------------------------------------
-
-
 @every
-def test_foreign_code_runs_only_if_it_is_trusted(folders: dict, name: str) -> None:
+def test_foreign_code_runs_only_if_it_is_trusted(folders, name):
     """Nothing here has the code: the error names what it needs."""
     with pytest.raises(CheckpointError, match=r"trust_remote_code=True.*decoder_only=True"):
         load(folders[name])
@@ -290,7 +275,7 @@ def test_foreign_code_runs_only_if_it_is_trusted(folders: dict, name: str) -> No
         load(folders[name], trust_remote_code=True)
 
 
-def test_prompts_beyond_the_rotary_limit_are_refused(folders: dict) -> None:
+def test_prompts_beyond_the_rotary_limit_are_refused(folders):
     """Dynamic NTK: from there on every angle would be another one."""
     model = load(folders["internvl2"], decoder_only=True).model
     model(torch.arange(512)[None] % 200)
@@ -319,9 +304,7 @@ VARIANTS: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_a_variant_that_this_decoder_does_not_compute(
-    folders: dict, tmp_path: Path, variant: str
-) -> None:
+def test_a_variant_that_this_decoder_does_not_compute(folders, tmp_path, variant):
     name, change, message = VARIANTS[variant]
     config = json.loads((folders[name] / "config.json").read_text())
     change(config)
@@ -332,13 +315,13 @@ def test_a_variant_that_this_decoder_does_not_compute(
         load(tmp_path, decoder_only=True)
 
 
-def test_internomni_is_told_from_its_base() -> None:
+def test_internomni_is_told_from_its_base():
     config = {"model_type": "internvl_chat"}
     assert family_of(config).name == "internvl2"
     assert family_of({**config, "audio_config": {}}).name == "internomni"
 
 
-def test_inputs_of_another_call_are_refused(adopted: dict) -> None:
+def test_inputs_of_another_call_are_refused(adopted):
     omni = adopted["minicpm-o-2.6"]
     messages = [{"role": "user", "content": [sound().samples, "What now?"]}]
     inputs = omni.towers.processor(messages)
@@ -355,7 +338,7 @@ def test_inputs_of_another_call_are_refused(adopted: dict) -> None:
 
 @hearing
 @pytest.mark.parametrize("word", ["<image>", "<audio>", "<|im_end|>"])
-def test_placeholders_among_the_words(adopted: dict, name: str, word: str) -> None:
+def test_placeholders_among_the_words(adopted, name, word):
     if name == "minicpm-o-2.6":
         word = word.replace("<audio>", "(<audio>./</audio>)")
     with pytest.raises(PromptError, match="expected plain words in 'text', got the special token"):

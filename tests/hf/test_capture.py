@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, prove
+from hooked_omni import EmbeddedPrompt, Prompt, prove
 from hooked_omni.errors import MediaError, PromptError
 from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.media import MediaSettings
@@ -32,7 +32,7 @@ def silent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_shared
-def test_the_papers_clip_has_the_papers_tokens(omni: HookedOmni) -> None:
+def test_the_papers_clip_has_the_papers_tokens(omni):
     prompt = omni.embed(Prompt("Describe what you hear.", video=PAPER_CLIP))
     assert len(prompt.spans["video"]) == 2990
     assert len(prompt.spans["audio"]) == 248
@@ -49,9 +49,7 @@ def test_the_papers_clip_has_the_papers_tokens(omni: HookedOmni) -> None:
     assert int(prompt.position_ids.max()) < prompt.n_pos
 
 
-def test_logits_are_those_of_the_processor_and_model_called_by_hand(
-    omni: HookedOmni, clip: Path
-) -> None:
+def test_logits_are_those_of_the_processor_and_model_called_by_hand(omni, clip):
     asked = Prompt("What now?", video=clip, media=SMALL)
     prompt = omni.embed(asked)
     inputs = omni.family.prepare(
@@ -61,7 +59,7 @@ def test_logits_are_those_of_the_processor_and_model_called_by_hand(
     assert torch.equal(omni.model(prompt), omni.hf(**inputs).logits)
 
 
-def test_words_and_template_are_told_apart(omni: HookedOmni, clip: Path) -> None:
+def test_words_and_template_are_told_apart(omni, clip):
     prompt = omni.embed(Prompt("What now?", video=clip, system="Be brief.", media=SMALL))
     tokenizer = omni.processor.tokenizer
     words = {
@@ -78,7 +76,7 @@ def test_words_and_template_are_told_apart(omni: HookedOmni, clip: Path) -> None
     assert prompt.spans["last"].tolist() == [prompt.n_pos - 1]
 
 
-def test_times_of_tokens_are_those_of_the_clip(omni: HookedOmni, clip: Path) -> None:
+def test_times_of_tokens_are_those_of_the_clip(omni, clip):
     prompt = omni.embed(Prompt("What now?", video=clip, media=SMALL))
     second = prompt.spans["audio@1.0-2.0s"]
     assert len(second) == 25
@@ -87,7 +85,7 @@ def test_times_of_tokens_are_those_of_the_clip(omni: HookedOmni, clip: Path) -> 
     assert torch.equal(prompt.spans["video@1-2s"], prompt.spans["frame 1"])
 
 
-def test_another_clips_sound(omni: HookedOmni, clip: Path, tmp_path: Path) -> None:
+def test_another_clips_sound(omni, clip, tmp_path):
     other = write_clip(tmp_path / "other.mp4", seconds=3.0, audio_hz=1100.0)
     own = omni.embed(Prompt("What now?", video=clip, media=SMALL))
     swapped = omni.embed(Prompt("What now?", video=clip, audio=other, media=SMALL))
@@ -98,7 +96,7 @@ def test_another_clips_sound(omni: HookedOmni, clip: Path, tmp_path: Path) -> No
     assert swapped.facts["prompt"]["audio"] == str(other)
 
 
-def test_the_papers_scripts_have_flat_positions(omni: HookedOmni, clip: Path) -> None:
+def test_the_papers_scripts_have_flat_positions(omni, clip):
     ours = omni.embed(Prompt("What now?", video=clip, media=SMALL))
     theirs = omni.embed(Prompt("What now?", video=clip, media=SMALL, rope="paper-scripts"))
     assert torch.equal(ours.tokens, theirs.tokens)
@@ -108,14 +106,14 @@ def test_the_papers_scripts_have_flat_positions(omni: HookedOmni, clip: Path) ->
     prove(omni, theirs, decode_steps=2)
 
 
-def test_a_clip_without_sound(omni: HookedOmni, silent: Path) -> None:
+def test_a_clip_without_sound(omni, silent):
     with pytest.raises(MediaError, match="pass use_audio_in_video=False"):
         omni.embed(Prompt("What now?", video=silent, media=SMALL))
     prompt = omni.embed(Prompt("What now?", video=silent, media=SMALL, use_audio_in_video=False))
     assert "audio" not in prompt.spans
 
 
-def test_a_model_that_does_not_hear(vl: HookedOmni, clip: Path) -> None:
+def test_a_model_that_does_not_hear(vl, clip):
     assert "audio" not in vl.embed(Prompt("What now?", video=clip, media=SMALL)).spans
     with pytest.raises(PromptError, match="does not hear"):
         vl.embed(Prompt("What now?", video=clip, audio=clip, media=SMALL))
@@ -124,13 +122,13 @@ def test_a_model_that_does_not_hear(vl: HookedOmni, clip: Path) -> None:
 
 
 @pytest.mark.parametrize("sounds", [False, True])
-def test_words_alone_and_sound_alone(omni: HookedOmni, clip: Path, sounds: bool) -> None:
+def test_words_alone_and_sound_alone(omni, clip, sounds):
     prompt = omni.embed(Prompt("What now?", audio=clip if sounds else None))
     assert ("audio" in prompt.spans) == sounds
     prove(omni, prompt, decode_steps=2)
 
 
-def test_a_bundle_needs_no_towers(omni: HookedOmni, clip: Path, tmp_path: Path) -> None:
+def test_a_bundle_needs_no_towers(omni, clip, tmp_path):
     prompt = omni.embed(Prompt("What now?", video=clip, media=SMALL))
     again = EmbeddedPrompt.load(prompt.save(tmp_path / "clip.safetensors"))
     assert again.facts == prompt.facts
@@ -142,7 +140,7 @@ def test_a_bundle_needs_no_towers(omni: HookedOmni, clip: Path, tmp_path: Path) 
     assert torch.equal(ours.tokens, theirs.tokens)
 
 
-def test_frames_are_sampled_as_asked(omni: HookedOmni, clip: Path) -> None:
+def test_frames_are_sampled_as_asked(omni, clip):
     fast = MediaSettings(min_pixels=4 * 28 * 28, max_pixels=16 * 28 * 28, fps=4.0)
     prompt = omni.embed(Prompt("What now?", video=clip, media=fast))
     assert prompt.facts["video"]["frames"] == 12

@@ -37,7 +37,7 @@ def one(activation: Tensor, cache: ActivationCache) -> Tensor:
     return activation[0] if cache.has_batch_dim else activation
 
 
-def test_accumulated_residual_ends_in_the_logits(run: Any) -> None:
+def test_accumulated_residual_ends_in_the_logits(run):
     model, logits, cache = run
     stack, labels = cache.accumulated_resid(incl_mid=True, apply_ln=True, return_labels=True)
     assert len(stack) == len(labels) == 2 * model.cfg.n_layers + 1
@@ -49,7 +49,7 @@ def test_accumulated_residual_ends_in_the_logits(run: Any) -> None:
     torch.testing.assert_close(without_batch(last, cache)[-1] @ model.W_U, logits[-1], **CLOSE)
 
 
-def test_accumulated_residual_under_an_inner_norm(run: Any) -> None:
+def test_accumulated_residual_under_an_inner_norm(run):
     model, _, cache = run
     for mlp_input, norm, stream in ((False, "ln1", "resid_pre"), (True, "ln2", "resid_mid")):
         stack = cache.accumulated_resid(2, apply_ln=True, mlp_input=mlp_input)
@@ -59,7 +59,7 @@ def test_accumulated_residual_under_an_inner_norm(run: Any) -> None:
 
 @pytest.mark.parametrize("layer", [1, 3, None])
 @pytest.mark.parametrize("mode", ["all", "attn", "mlp"])
-def test_parts_sum_to_the_residual(run: Any, layer: int | None, mode: str) -> None:
+def test_parts_sum_to_the_residual(run, layer, mode):
     model, _, cache = run
     stack, labels = cache.decompose_resid(layer, mode=mode, return_labels=True)
     n_layers = model.cfg.n_layers if layer is None else layer
@@ -71,7 +71,7 @@ def test_parts_sum_to_the_residual(run: Any, layer: int | None, mode: str) -> No
         torch.testing.assert_close(stack.sum(0), cache["resid_post", n_layers - 1], **CLOSE)
 
 
-def test_normalized_parts_sum_to_the_logits(run: Any) -> None:
+def test_normalized_parts_sum_to_the_logits(run):
     model, logits, cache = run
     stack = cache.decompose_resid(apply_ln=True)
     torch.testing.assert_close(without_batch(stack, cache).sum(0) @ model.W_U, logits, **CLOSE)
@@ -83,7 +83,7 @@ def test_normalized_parts_sum_to_the_logits(run: Any) -> None:
     torch.testing.assert_close(inner.sum(0), expected, **CLOSE)
 
 
-def test_heads_and_the_rest_sum_to_the_residual(run: Any) -> None:
+def test_heads_and_the_rest_sum_to_the_residual(run):
     model, logits, cache = run
     for layer in (2, None):
         stack, labels = cache.stack_head_results(layer, incl_remainder=True, return_labels=True)
@@ -99,7 +99,7 @@ def test_heads_and_the_rest_sum_to_the_residual(run: Any) -> None:
     torch.testing.assert_close(last, stack[:-1, ..., -1, :])
 
 
-def test_head_results_are_computed_where_none_were_cached(omni: HookedOmni, clips: dict) -> None:
+def test_head_results_are_computed_where_none_were_cached(omni, clips):
     prompt = omni.embed_inputs(**clips["omni", "audio"])
     _, cache = omni.model.run_with_cache(prompt)
     assert names.result(0) not in cache
@@ -109,7 +109,7 @@ def test_head_results_are_computed_where_none_were_cached(omni: HookedOmni, clip
     torch.testing.assert_close(heads, cache["attn_out", 0], **CLOSE)
 
 
-def test_a_stack_under_a_norm_is_that_norm(run: Any) -> None:
+def test_a_stack_under_a_norm_is_that_norm(run):
     model, _, cache = run
     batch = cache.has_batch_dim
     stack = cache["resid_pre", 2][None]
@@ -134,7 +134,7 @@ def test_a_stack_under_a_norm_is_that_norm(run: Any) -> None:
     torch.testing.assert_close(cut, scaled[..., 5:9, :])
 
 
-def test_attributions_sum_to_the_logit(run: Any) -> None:
+def test_attributions_sum_to_the_logit(run):
     model, logits, cache = run
     stack = cache.decompose_resid()
     batch = cache.has_batch_dim
@@ -154,7 +154,7 @@ def test_attributions_sum_to_the_logit(run: Any) -> None:
 
 @pytest.mark.parametrize("expand_neurons", [True, False])
 @pytest.mark.parametrize("layer", [2, None])
-def test_the_full_decomposition_sums(run: Any, expand_neurons: bool, layer: int | None) -> None:
+def test_the_full_decomposition_sums(run, expand_neurons, layer):
     model, logits, cache = run
     asked: dict[str, Any] = dict(layer=layer, expand_neurons=expand_neurons, pos_slice=(-4, None))
     stack, labels = cache.get_full_resid_decomposition(**asked, return_labels=True)
@@ -179,7 +179,7 @@ def test_the_full_decomposition_sums(run: Any, expand_neurons: bool, layer: int 
         torch.testing.assert_close(ours, logits[-4:, [7, 9, 11]], **CLOSE)
 
 
-def test_the_full_decomposition_of_an_mlp_input(run: Any) -> None:
+def test_the_full_decomposition_of_an_mlp_input(run):
     model, _, cache = run
     asked: dict[str, Any] = dict(layer=2, mlp_input=True, apply_ln=True, pos_slice=(-4, None))
     expected = model.blocks[2].ln2(cache["resid_mid", 2][..., -4:, :])
@@ -190,7 +190,7 @@ def test_the_full_decomposition_of_an_mlp_input(run: Any) -> None:
     torch.testing.assert_close(projected, stack @ direction, **CLOSE)
 
 
-def test_neurons_sum_to_the_mlp(run: Any) -> None:
+def test_neurons_sum_to_the_mlp(run):
     model, _, cache = run
     neurons = cache.get_neuron_results(1, pos_slice=(-3, None))
     assert neurons.shape[-2] == model.cfg.d_mlp
@@ -198,7 +198,7 @@ def test_neurons_sum_to_the_mlp(run: Any) -> None:
 
 
 @pytest.mark.parametrize("pos_slice", [-1, 3, (2, 7), (None, None, 5), [1, 4, 4]])
-def test_a_slice_cuts_the_position_axis_and_no_other(omni: HookedOmni, pos_slice: Any) -> None:
+def test_a_slice_cuts_the_position_axis_and_no_other(omni, pos_slice):
     """As in TransformerLens, one position stays an axis of length one."""
     model, tokens = omni.model, torch.arange(40, 60)[None]
     with model.every_hook_point():
@@ -217,7 +217,7 @@ def test_a_slice_cuts_the_position_axis_and_no_other(omni: HookedOmni, pos_slice
         assert owned == sliced[name].numel() * sliced[name].element_size(), name
 
 
-def test_a_sliced_cache_still_gives_the_logits(omni: HookedOmni, clips: dict) -> None:
+def test_a_sliced_cache_still_gives_the_logits(omni, clips):
     model, prompt = omni.model, omni.embed_inputs(**clips["omni", "audio in video"])
     for remove in (False, True):
         logits, cache = model.run_with_cache(prompt, pos_slice=-1, remove_batch_dim=remove)
@@ -228,16 +228,13 @@ def test_a_sliced_cache_still_gives_the_logits(omni: HookedOmni, clips: dict) ->
         torch.testing.assert_close(lens[-1] @ model.W_U, logits[0, -1:], **CLOSE)
 
 
-def test_the_batch_axis_is_removed_from_everything(omni: HookedOmni, clips: dict) -> None:
+def test_the_batch_axis_is_removed_from_everything(omni, clips):
     model, prompt = omni.model, omni.embed_inputs(**clips["omni", "text"])
     logits, whole = model.run_with_cache(prompt)
     same, bare = model.run_with_cache(prompt, remove_batch_dim=True)
     assert torch.equal(logits, same)
     assert not bare.has_batch_dim
     assert all(torch.equal(bare[name], whole[name][0]) for name in whole)
-
-
-# --- patching ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -254,7 +251,7 @@ def pair(omni: HookedOmni) -> tuple[HookedTransformer, Tensor, Tensor, Activatio
     return model, logits, corrupted, cache, distance
 
 
-def test_patching_every_position_restores_the_clean_run(pair: Any) -> None:
+def test_patching_every_position_restores_the_clean_run(pair):
     model, logits, corrupted, cache, _ = pair
     for layer in range(model.cfg.n_layers):
         for name in (names.resid_pre(layer), names.resid_mid(layer), names.resid_post(layer)):
@@ -267,7 +264,7 @@ def test_patching_every_position_restores_the_clean_run(pair: Any) -> None:
             assert torch.equal(model.run_with_hooks(corrupted, fwd_hooks=hooks), logits), name
 
 
-def test_residual_patching_finds_the_words_that_differ(pair: Any) -> None:
+def test_residual_patching_finds_the_words_that_differ(pair):
     model, _, corrupted, cache, distance = pair
     found = patching.get_act_patch_resid_pre(model, corrupted, cache, distance)
     assert found.shape == (model.cfg.n_layers, corrupted.shape[1])
@@ -279,8 +276,7 @@ def test_residual_patching_finds_the_words_that_differ(pair: Any) -> None:
     assert found[-1, -1] < baseline
     # The whole last layer's input at the last position is not the whole run: others are read.
     by_hand = model.run_with_hooks(
-        corrupted,
-        fwd_hooks=[(names.resid_pre(2), _put(cache, (slice(None), 5)))],
+        corrupted, fwd_hooks=[(names.resid_pre(2), _put(cache, (slice(None), 5)))]
     )
     torch.testing.assert_close(found[2, 5], distance(by_hand))
 
@@ -293,10 +289,7 @@ def _put(cache: ActivationCache, cells: tuple[Any, ...]) -> Any:
     return put
 
 
-# --- heads ---------------------------------------------------------------------------------------
-
-
-def test_a_planted_previous_token_head_is_found(omni: HookedOmni) -> None:
+def test_a_planted_previous_token_head_is_found(omni):
     model: Any = omni.model
     layer, head = 2, 1
 
@@ -321,7 +314,7 @@ def test_a_planted_previous_token_head_is_found(omni: HookedOmni) -> None:
     assert float(detect_head(model, CLEAN, "previous_token_head")[layer, head]) < 0.6
 
 
-def test_planted_weights_make_a_head_that_reads_itself(omni: HookedOmni) -> None:
+def test_planted_weights_make_a_head_that_reads_itself(omni):
     """Scores far apart without a hook: equal queries and keys, and no rotation to speak of."""
     model: Any = omni.model
     layer, head = 1, 0

@@ -35,9 +35,6 @@ def eagers(clips: dict) -> dict[str, Eager]:
     return found
 
 
-# --- against Hugging Face --------------------------------------------------------------------
-
-
 def require_masked(omni: HookedOmni, inputs: dict[str, Any], *cuts: Cut) -> Generation:
     """A caption under knockouts, which is Hugging Face's under the masks."""
     prompt = omni.embed_inputs(**inputs)
@@ -55,7 +52,7 @@ def require_masked(omni: HookedOmni, inputs: dict[str, Any], *cuts: Cut) -> Gene
 
 
 @every_cut
-def test_a_knockout_is_that_mask_to_the_bit(eagers: dict[str, Eager], name: str, cut: Cut) -> None:
+def test_a_knockout_is_that_mask_to_the_bit(eagers, name, cut):
     omni, inputs, prompt, clean, plain = eagers[name]
     ours = require_masked(omni, inputs, cut)
     with hf_cut(omni, prompt, cut):
@@ -72,7 +69,7 @@ def test_a_knockout_is_that_mask_to_the_bit(eagers: dict[str, Eager], name: str,
 
 
 @pytest.mark.parametrize("i", [0, 3, 5, 10, 12, 16, 18])
-def test_tokens_are_hugging_faces_with_kernels_as_loaded(models: dict, clips: dict, i: int) -> None:
+def test_tokens_are_hugging_faces_with_kernels_as_loaded(models, clips, i):
     name, cut = CUTS[i]
     omni, inputs = models[name], clips[name, CLIP_OF[name]]
     assert omni.model.cfg.attn_implementation == "sdpa"
@@ -85,20 +82,17 @@ def test_tokens_are_hugging_faces_with_kernels_as_loaded(models: dict, clips: di
 
 
 @pytest.mark.parametrize("cut", [OMNI_CUTS[i] for i in (0, 3, 5, 10, 11, 12)], ids=lambda c: c.rule)
-def test_a_knockout_after_padding_is_that_mask(eagers: dict[str, Eager], cut: Cut) -> None:
+def test_a_knockout_after_padding_is_that_mask(eagers, cut):
     omni, inputs, prompt, *_ = eagers["omni"]
     ours = require_masked(omni, left_padded(omni, inputs, PADDING), cut)
     bare = omni.model.generate(prompt, unstopped(STEPS), [knockout(cut.rule)])
     close(ours.logits, bare.logits, 1e-4)
 
 
-def test_two_knockouts_are_both_masks(eagers: dict[str, Eager]) -> None:
+def test_two_knockouts_are_both_masks(eagers):
     omni, inputs, *_ = eagers["omni"]
     for pair in ((OMNI_CUTS[0], OMNI_CUTS[10]), (OMNI_CUTS[10], OMNI_CUTS[0])):
         require_masked(omni, inputs, *pair)
-
-
-# --- laws ------------------------------------------------------------------------------------
 
 
 def embedded(omni: HookedOmni, video_seed: int, sound_seed: int) -> EmbeddedPrompt:
@@ -110,9 +104,7 @@ def embedded(omni: HookedOmni, video_seed: int, sound_seed: int) -> EmbeddedProm
 
 
 @pytest.mark.parametrize(("key", "other"), [("video", "audio"), ("audio", "video")])
-def test_what_nobody_reads_might_as_well_be_another_clip(
-    omni: HookedOmni, key: str, other: str
-) -> None:
+def test_what_nobody_reads_might_as_well_be_another_clip(omni, key, other):
     mine = embedded(omni, 1, 2)
     theirs = embedded(omni, 7, 2) if key == "video" else embedded(omni, 1, 7)
     assert torch.equal(mine.tokens, theirs.tokens) and not torch.equal(mine.embeds, theirs.embeds)
@@ -131,7 +123,7 @@ def test_what_nobody_reads_might_as_well_be_another_clip(
         assert not torch.equal(last(mine, leak), last(theirs, leak))
 
 
-def test_a_knockout_changes_its_own_cells_only(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_a_knockout_changes_its_own_cells_only(omni, prompt):
     cut = knockout("A !-> V @ 1 H0,2")
     name = names.attn_scores(1)
     opened = [(name, look)]
@@ -145,9 +137,7 @@ def test_a_knockout_changes_its_own_cells_only(omni: HookedOmni, prompt: Embedde
     assert not torch.equal(expected, before[name])
 
 
-def test_the_last_prompt_position_is_not_generated(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
+def test_the_last_prompt_position_is_not_generated(omni, prompt):
     """`G` is the authors' definition: the first new token is chosen before any of them."""
     rows: dict[int, Tensor] = {}
 
@@ -165,11 +155,8 @@ def test_the_last_prompt_position_is_not_generated(
     assert (rows[n - 2] > 0).all()
 
 
-# --- scaled attention ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("cut", [OMNI_CUTS[i] for i in (0, 3, 5, 8, 10, 11)], ids=lambda c: c.rule)
-def test_scaling_to_zero_is_a_knockout(omni: HookedOmni, prompt: EmbeddedPrompt, cut: Cut) -> None:
+def test_scaling_to_zero_is_a_knockout(omni, prompt, cut):
     what: Any = dict(query=cut.query, key=cut.key, layers=cut.layers, heads=cut.heads)
     rows: dict[str, list[Tensor]] = {}
     for label, edit in (("cut", knockout(**what)), ("scaled", scale_attention(**what, factor=0.0))):
@@ -189,9 +176,7 @@ def test_scaling_to_zero_is_a_knockout(omni: HookedOmni, prompt: EmbeddedPrompt,
 
 
 @pytest.mark.parametrize("factor", [0.25, 3.0, 1e6])
-def test_scaling_multiplies_the_odds(
-    omni: HookedOmni, prompt: EmbeddedPrompt, factor: float
-) -> None:
+def test_scaling_multiplies_the_odds(omni, prompt, factor):
     name = names.pattern(2)
     scale = scale_attention(query="audio", key="video", factor=factor, layers=[2], heads=[1, 3])
     _, before = omni.model.run_with_cache(prompt, names_filter=name)
@@ -215,7 +200,7 @@ def test_scaling_multiplies_the_odds(
     )
 
 
-def test_scaling_by_one_is_rounding(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_scaling_by_one_is_rounding(omni, prompt):
     scale = scale_attention(query="generated+text", key="video", factor=1.0)
     made = [omni.model.generate(prompt, unstopped(STEPS), hooks) for hooks in ([scale], [])]
     close(made[0].logits, made[1].logits)

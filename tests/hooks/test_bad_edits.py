@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, HookedTransformer, ablate, names, patch, steer
+from hooked_omni import EmbeddedPrompt, HookedTransformer, ablate, names, patch, steer
 from hooked_omni.errors import HookError, SpanError
 from tests.support.edits import clip
 from tests.support.models import frames, processed, sound
@@ -30,15 +30,13 @@ def refused(
         ("resample", 2, "got to='resample' with 2"),
     ],
 )
-def test_references_that_are_too_many_or_too_few(
-    model: HookedTransformer, prompt: EmbeddedPrompt, to: Any, n: int, text: str
-) -> None:
+def test_references_that_are_too_many_or_too_few(model, prompt, to, n, text):
     run: Any = ({}, prompt)
     with pytest.raises(HookError, match=f"expected no reference for to='zero', .* {text}"):
         ablate("hook_resid_post", span="audio", to=to, reference=[run] * n)
 
 
-def test_an_unknown_way_to_ablate(as_installed: None, prompt: EmbeddedPrompt) -> None:
+def test_an_unknown_way_to_ablate(as_installed, prompt):
     run, way = ({}, prompt), "noise"
     for given in ([], [run]):
         with pytest.raises(HookError, match="noise"):
@@ -68,14 +66,7 @@ BAD_PLACES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("edit", ["ablate", "steer", "patch"])
 @pytest.mark.parametrize(("where", "text"), BAD_PLACES, ids=[str(w) for w, _ in BAD_PLACES])
-def test_a_place_that_is_not_there(
-    omni: HookedOmni,
-    prompt: EmbeddedPrompt,
-    passes: list[Any],
-    edit: str,
-    where: dict[str, Any],
-    text: str,
-) -> None:
+def test_a_place_that_is_not_there(omni, prompt, passes, edit, where, text):
     given = {"span": "audio", **where}
     if edit == "patch":
         if where.get("span") == "generated":
@@ -93,9 +84,7 @@ def test_a_place_that_is_not_there(
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_key_heads_are_counted_before_a_caption_too(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any], many: bool
-) -> None:
+def test_key_heads_are_counted_before_a_caption_too(omni, prompt, passes, many):
     """All layers are a filter of names, and keys have fewer heads in all of them."""
     edit = ablate("attn.hook_k", span="generated", heads=[3])
     with pytest.raises(HookError, match=r"expected heads from 0 to 1, got \[3\]"):
@@ -115,15 +104,7 @@ def test_key_heads_are_counted_before_a_caption_too(
     ],
 )
 @pytest.mark.parametrize("to", ["mean", "resample"])
-def test_a_cache_without_the_activation(
-    omni: HookedOmni,
-    prompt: EmbeddedPrompt,
-    passes: list[Any],
-    layers: Any,
-    at: str,
-    text: str,
-    to: Any,
-) -> None:
+def test_a_cache_without_the_activation(omni, prompt, passes, layers, at, text, to):
     _, cache = omni.model.run_with_cache(prompt, names_filter=names.resid_pre(1))
     passes.clear()
     what: Any = dict(layers=layers, to=to, reference=[(cache, prompt)])
@@ -131,7 +112,7 @@ def test_a_cache_without_the_activation(
     assert passes == []
 
 
-def test_a_cache_that_is_cut(omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any]) -> None:
+def test_a_cache_that_is_cut(omni, prompt, passes):
     name = names.resid_pre(1)
     whole = noise(1, prompt.n_pos, 64)
     for cut in (whole[0], whole[:, :-1], whole.repeat(2, 1, 1)):
@@ -145,7 +126,7 @@ def test_a_cache_that_is_cut(omni: HookedOmni, prompt: EmbeddedPrompt, passes: l
     assert passes == []
 
 
-def test_prompts_of_different_length(omni: HookedOmni, passes: list[Any]) -> None:
+def test_prompts_of_different_length(omni, passes):
     short, long = (clip(omni, frames(2 * n), sound(float(n))) for n in (2, 3))
     cache = {names.resid_pre(1): noise(1, long.n_pos, 64)}
     what: Any = dict(cache=cache, prompt=long, layers=[1])
@@ -170,9 +151,7 @@ def test_prompts_of_different_length(omni: HookedOmni, passes: list[Any]) -> Non
 
 @pytest.mark.parametrize("at", ["attn.hook_pattern", "attn.hook_attn_scores"])
 @pytest.mark.parametrize("to", ["mean", "resample"])
-def test_patterns_of_prompts_of_different_length(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any], at: str, to: Any
-) -> None:
+def test_patterns_of_prompts_of_different_length(omni, prompt, passes, at, to):
     """Their spans may be as long; what a row reads is not."""
     longer = omni.embed_inputs(**processed(omni, "audio in video", "What now, and what then?"))
     run = (omni.model.run_with_cache(longer)[1], longer)
@@ -186,9 +165,7 @@ def test_patterns_of_prompts_of_different_length(
     assert passes == []
 
 
-def test_scores_of_zero_would_open_the_future(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any]
-) -> None:
+def test_scores_of_zero_would_open_the_future(omni, prompt, passes):
     """A score is a logarithm: zero is a weight of one, for keys after the query as well."""
     refused(
         omni.model,
@@ -199,9 +176,7 @@ def test_scores_of_zero_would_open_the_future(
     assert passes == []
 
 
-def test_an_unknown_alignment(
-    as_installed: None, omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any]
-) -> None:
+def test_an_unknown_alignment(as_installed, omni, prompt, passes):
     way: Any = "words"
     cache: Any = {names.resid_pre(1): noise(1, 144, 64)}
     what: Any = dict(cache=cache, prompt=prompt, layers=[1], align=way)
@@ -227,9 +202,7 @@ def test_an_unknown_alignment(
         ("attn.hook_k", (4, 16)),
     ],
 )
-def test_a_vector_that_does_not_fit(
-    as_installed: None, omni: HookedOmni, prompt: EmbeddedPrompt, at: str, shape: tuple[int, ...]
-) -> None:
+def test_a_vector_that_does_not_fit(as_installed, omni, prompt, at, shape):
     refused(
         omni.model,
         prompt,
@@ -238,7 +211,7 @@ def test_a_vector_that_does_not_fit(
     )
 
 
-def test_a_vector_that_is_no_number(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_a_vector_that_is_no_number(omni, prompt):
     vector = torch.full((64,), torch.nan)
     refused(
         omni.model,
@@ -248,9 +221,7 @@ def test_a_vector_that_is_no_number(omni: HookedOmni, prompt: EmbeddedPrompt) ->
     )
 
 
-def test_layers_of_a_place_that_has_none(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any]
-) -> None:
+def test_layers_of_a_place_that_has_none(omni, prompt, passes):
     """They would be forgotten without a word."""
     for at in (names.EMBED, names.FINAL_NORM, names.resid_post(1)):
         refused(omni.model, prompt, lambda at=at: ablate(at, span="audio", layers=[3]), "layers")

@@ -34,7 +34,7 @@ def adding(delta: Tensor) -> Callable[..., Tensor]:
 
 
 @pytest.mark.parametrize("kind", sorted(EXACT))
-def test_an_edit_is_the_edit_in_hugging_face(subject: Any, kind: str) -> None:
+def test_an_edit_is_the_edit_in_hugging_face(subject, kind):
     omni, inputs, model, prompt = subject
     place = EXACT[kind]
     target = Place(place.edit, "out") if place.edit else place
@@ -57,7 +57,7 @@ def test_an_edit_is_the_edit_in_hugging_face(subject: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("norm", sorted(NORMS))
-def test_an_edit_in_a_norm_is_the_edit_after_it(subject: Any, norm: str) -> None:
+def test_an_edit_in_a_norm_is_the_edit_after_it(subject, norm):
     omni, inputs, model, prompt = subject
     delta = noise(model.cfg.d_model)
 
@@ -77,7 +77,7 @@ def test_an_edit_in_a_norm_is_the_edit_after_it(subject: Any, norm: str) -> None
 
 
 @pytest.mark.parametrize("letter", ["q", "k"])
-def test_a_scaled_rotated_head_is_a_scaled_head(subject: Any, letter: str) -> None:
+def test_a_scaled_rotated_head_is_a_scaled_head(subject, letter):
     """Rotation keeps lengths, so the two edits are one."""
     omni, inputs, model, prompt = subject
 
@@ -91,7 +91,7 @@ def test_a_scaled_rotated_head_is_a_scaled_head(subject: Any, letter: str) -> No
         assert not torch.allclose(ours, model(prompt), atol=1e-3)
 
 
-def test_an_edit_of_scores_is_that_mask_in_hugging_face(subject: Any) -> None:
+def test_an_edit_of_scores_is_that_mask_in_hugging_face(subject):
     omni, inputs, model, prompt = subject
     with eager(omni):
         prompt = omni.embed_inputs(**inputs)
@@ -118,7 +118,7 @@ def test_an_edit_of_scores_is_that_mask_in_hugging_face(subject: Any) -> None:
             assert not torch.allclose(ours, model(prompt), atol=1e-3)
 
 
-def test_an_edit_of_the_pattern_reads_other_values(subject: Any) -> None:
+def test_an_edit_of_the_pattern_reads_other_values(subject):
     omni, inputs, model, prompt = subject
     groups = model.cfg.n_heads // model.cfg.n_key_value_heads
     with eager(omni) as hf:
@@ -141,7 +141,7 @@ def test_an_edit_of_the_pattern_reads_other_values(subject: Any) -> None:
             assert not torch.allclose(ours, model(prompt), atol=1e-2)
 
 
-def test_an_edit_of_a_heads_result_is_written_to_the_stream(subject: Any) -> None:
+def test_an_edit_of_a_heads_result_is_written_to_the_stream(subject):
     omni, inputs, model, prompt = subject
     delta = noise(model.cfg.n_heads, model.cfg.d_model)
     for layer in layers_of("attn", model):
@@ -151,7 +151,7 @@ def test_an_edit_of_a_heads_result_is_written_to_the_stream(subject: Any) -> Non
         torch.testing.assert_close(model.run_with_hooks(prompt, fwd_hooks=hooks), theirs, **CLOSE)
 
 
-def test_every_edit_moves_the_logits_and_only_later_ones(subject: Any) -> None:
+def test_every_edit_moves_the_logits_and_only_later_ones(subject):
     _omni, _inputs, model, prompt = subject
     for name in one_of_each(model):
         axis = names.position_axis(name)
@@ -170,7 +170,7 @@ def test_every_edit_moves_the_logits_and_only_later_ones(subject: Any) -> None:
         assert moved[POSITION:].max() > 1e-4, name
 
 
-def test_editing_in_place_is_returning_the_edit(subject: Any) -> None:
+def test_editing_in_place_is_returning_the_edit(subject):
     _omni, _inputs, model, prompt = subject
     embeds, positions = prompt.embeds.clone(), prompt.position_ids.clone()
 
@@ -205,7 +205,7 @@ def test_editing_in_place_is_returning_the_edit(subject: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
-def test_hooks_work_in_every_gradient_mode(subject: Any, mode: Any) -> None:
+def test_hooks_work_in_every_gradient_mode(subject, mode):
     _omni, _inputs, model, prompt = subject
 
     def in_place(tensor: Tensor, hook: Any) -> None:
@@ -221,7 +221,7 @@ def test_hooks_work_in_every_gradient_mode(subject: Any, mode: Any) -> None:
             assert torch.equal(edited, expected), name
 
 
-def test_a_later_edit_in_place_changes_no_earlier_cache(plain: Any) -> None:
+def test_a_later_edit_in_place_changes_no_earlier_cache(plain):
     """Between two blocks both hook points hold one tensor."""
     model, prompt = plain
     kept: dict[str, Tensor] = {}
@@ -246,7 +246,7 @@ def test_a_later_edit_in_place_changes_no_earlier_cache(plain: Any) -> None:
     bits_equal(prompt.embeds, embeds)
 
 
-def test_two_edits_at_one_point_follow_each_other(plain: Any) -> None:
+def test_two_edits_at_one_point_follow_each_other(plain):
     model, prompt = plain
     name = names.resid_post(1)
     factors = [lambda t, hook: t * 0.5, lambda t, hook: t.add_(1.0)]

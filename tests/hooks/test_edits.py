@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, HookedTransformer, ablate, names, patch, steer
+from hooked_omni import ablate, names, patch, steer
 from hooked_omni.errors import HookError
 from tests.support.edits import (
     CAN_BE_ZERO,
@@ -25,36 +25,28 @@ from tests.support.runs import bits_equal, close, noise, unstopped
 
 PADDING = 5
 
-# --- exact values ----------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("at", [*CAN_BE_ZERO, *OUTSIDE])
-def test_zero_is_zero(
-    model: HookedTransformer, prompt: EmbeddedPrompt, clean: Any, at: str
-) -> None:
+def test_zero_is_zero(model, prompt, clean, at):
     edit = ablate(at, span=SPAN, layers=None if at in OUTSIDE else [2])
     require_written(model, prompt, clean, edit, at, 2, torch.zeros_like)
 
 
-def test_a_scale_of_zero_is_no_number(model: HookedTransformer, prompt: EmbeddedPrompt) -> None:
+def test_a_scale_of_zero_is_no_number(model, prompt):
     edit = ablate("ln2.hook_scale", span=SPAN, layers=[2])
     with pytest.raises(HookError, match="got NaN"):
         model.run_with_hooks(prompt, fwd_hooks=[edit])
 
 
 @pytest.mark.parametrize("at", [point for point in HEADED if point in CAN_BE_ZERO])
-def test_heads_are_ablated_one_by_one(
-    model: HookedTransformer, prompt: EmbeddedPrompt, clean: Any, at: str
-) -> None:
+def test_heads_are_ablated_one_by_one(model, prompt, clean, at):
     heads = [1] if at.endswith(("_k", "_v")) else [0, 3]
     edit = ablate(at, span=SPAN, layers=[1], heads=heads)
     require_written(model, prompt, clean, edit, at, 1, torch.zeros_like, heads)
 
 
 @pytest.mark.parametrize("at", OF_ONE_POSITION)
-def test_a_mean_is_over_the_spans_of_all_references(
-    model: HookedTransformer, prompt: EmbeddedPrompt, clean: Any, source: dict[str, Any], at: str
-) -> None:
+def test_a_mean_is_over_the_spans_of_all_references(model, prompt, clean, source, at):
     runs = [tuple(source.values()), (clean, prompt), tuple(source.values())]
     edit = ablate(at, span=SPAN, layers=[2], to="mean", reference=runs)
     name = named(at, 2)
@@ -66,14 +58,7 @@ def test_a_mean_is_over_the_spans_of_all_references(
 @pytest.mark.parametrize(
     ("at", "heads"), [*((at, None) for at in POINTS), *((at, [1]) for at in HEADED)]
 )
-def test_resampling_takes_the_others_activations(
-    model: HookedTransformer,
-    prompt: EmbeddedPrompt,
-    clean: Any,
-    source: dict[str, Any],
-    at: str,
-    heads: list[int] | None,
-) -> None:
+def test_resampling_takes_the_others_activations(model, prompt, clean, source, at, heads):
     edit = ablate(
         at, span=SPAN, layers=[2], heads=heads, to="resample", reference=[tuple(source.values())]
     )
@@ -88,18 +73,14 @@ def test_resampling_takes_the_others_activations(
 
 
 @pytest.mark.parametrize("at", OF_ONE_POSITION)
-def test_steering_adds(
-    model: HookedTransformer, prompt: EmbeddedPrompt, clean: Any, at: str
-) -> None:
+def test_steering_adds(model, prompt, clean, at):
     width = clean[named(at, 1)].shape[-1]
     vector = noise(width).abs()
     edit = steer(vector, span=SPAN, at=at, layers=[1], scale=0.5)
     require_written(model, prompt, clean, edit, at, 1, lambda clean: clean + 0.5 * vector)
 
 
-def test_each_head_has_a_vector_of_its_own(
-    model: HookedTransformer, prompt: EmbeddedPrompt, clean: Any
-) -> None:
+def test_each_head_has_a_vector_of_its_own(model, prompt, clean):
     vectors = noise(4, 16)
     edit = steer(vectors, span=SPAN, at="attn.hook_z", layers=[3], heads=[2, 0], scale=-2.0)
     require_written(
@@ -108,9 +89,7 @@ def test_each_head_has_a_vector_of_its_own(
 
 
 @pytest.mark.parametrize("at", OUTSIDE)
-def test_edits_outside_the_blocks(
-    model: HookedTransformer, prompt: EmbeddedPrompt, clean: Any, source: dict[str, Any], at: str
-) -> None:
+def test_edits_outside_the_blocks(model, prompt, clean, source, at):
     vector = noise(64)
     edits: list[tuple[Any, Callable[[Tensor], Tensor]]] = [
         (steer(vector, span=SPAN, at=at), lambda clean: clean + vector),
@@ -121,9 +100,7 @@ def test_edits_outside_the_blocks(
 
 
 @pytest.mark.parametrize("at", ["hook_resid_post", "attn.hook_z", "mlp.hook_post"])
-def test_no_layers_are_all_layers(
-    model: HookedTransformer, prompt: EmbeddedPrompt, source: dict[str, Any], at: str
-) -> None:
+def test_no_layers_are_all_layers(model, prompt, source, at):
     for make in (
         lambda layers: ablate(at, span=SPAN, layers=layers),
         lambda layers: patch(at, span=SPAN, **source, layers=layers),
@@ -142,9 +119,7 @@ def cached_width(at: str) -> int:
     return {"attn.hook_z": 16, "mlp.hook_post": 128}.get(at, 64)
 
 
-def test_edits_follow_each_other_in_their_order(
-    model: HookedTransformer, prompt: EmbeddedPrompt
-) -> None:
+def test_edits_follow_each_other_in_their_order(model, prompt):
     vector = noise(64)
     push = steer(vector, span=SPAN, layers=[1])
     wipe = ablate("hook_resid_post", span=SPAN, layers=[1])
@@ -156,9 +131,7 @@ def test_edits_follow_each_other_in_their_order(
     bits_equal(twice, (2 * vector).expand_as(twice))
 
 
-def test_generated_positions_are_edited_step_by_step(
-    model: HookedTransformer, prompt: EmbeddedPrompt, clean: Any
-) -> None:
+def test_generated_positions_are_edited_step_by_step(model, prompt, clean):
     seen: list[tuple[int, Tensor]] = []
 
     def keep(tensor: Tensor, hook: Any) -> None:
@@ -178,7 +151,7 @@ def test_generated_positions_are_edited_step_by_step(
         bits_equal(row, (3 * vector)[None])
 
 
-def test_edits_after_padding(omni: HookedOmni, clips: dict) -> None:
+def test_edits_after_padding(omni, clips):
     model, inputs = omni.model, clips["omni", "audio in video"]
     alone, padded = (
         omni.embed_inputs(**left_padded(omni, inputs, width)) for width in (0, PADDING)

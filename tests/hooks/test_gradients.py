@@ -12,7 +12,7 @@ from tests.support.hugging_face import EXACT
 from tests.support.runs import hook_name, hooks_left, kind_of, layers_of, opened
 
 
-def test_gradients_are_hugging_faces(subject: Any) -> None:
+def test_gradients_are_hugging_faces(subject):
     omni, inputs, model, prompt = subject
     assert not any(p.requires_grad for p in omni.model.parameters())
     token = 7
@@ -67,7 +67,7 @@ def test_gradients_are_hugging_faces(subject: Any) -> None:
     assert hooks_left(model) == []
 
 
-def test_every_backward_hook_fires(subject: Any) -> None:
+def test_every_backward_hook_fires(subject):
     _omni, _inputs, model, prompt = subject
     seen: set[str] = set()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_omni import HookedOmni, knockout, load, names
+from hooked_omni import knockout, load, names
 from hooked_omni.errors import HookError
 from tests.support.models import left_padded, look
 from tests.support.runs import bits_equal, hooks_left, one_of_each
@@ -14,7 +14,7 @@ from tests.support.runs import bits_equal, hooks_left, one_of_each
 POSITION = 40
 
 
-def test_a_model_of_its_own_keeps_its_own_hooks(plain: Any) -> None:
+def test_a_model_of_its_own_keeps_its_own_hooks(plain):
     model, prompt = plain
     other = load("random-omni").model
     clean = other(prompt)
@@ -23,7 +23,7 @@ def test_a_model_of_its_own_keeps_its_own_hooks(plain: Any) -> None:
 
 
 @pytest.mark.parametrize("run", ["run_with_hooks", "run_with_cache", "generate"])
-def test_hooks_are_gone_after_a_run_and_an_exception(plain: Any, run: str) -> None:
+def test_hooks_are_gone_after_a_run_and_an_exception(plain, run):
     model, prompt = plain
     clean = model(prompt)
 
@@ -40,8 +40,6 @@ def test_hooks_are_gone_after_a_run_and_an_exception(plain: Any, run: str) -> No
     bits_equal(model(prompt), clean)
 
 
-# --- refusals ------------------------------------------------------------------------------------
-
 BAD_RETURNS = {
     "shape": (lambda t: t[:, :1], r"shape \(1, 144, 64\), got \(1, 1, 64\)"),
     "dtype": (lambda t: t.double(), r"dtype torch.float32, got torch.float64"),
@@ -50,7 +48,7 @@ BAD_RETURNS = {
 
 
 @pytest.mark.parametrize("what", sorted(BAD_RETURNS))
-def test_a_wrong_return_names_the_hook(plain: Any, what: str) -> None:
+def test_a_wrong_return_names_the_hook(plain, what):
     model, prompt = plain
     make, message = BAD_RETURNS[what]
     name = names.resid_post(1)
@@ -58,7 +56,7 @@ def test_a_wrong_return_names_the_hook(plain: Any, what: str) -> None:
         model.run_with_hooks(prompt, fwd_hooks=[(name, lambda t, hook: make(t))])
 
 
-def test_nan_is_refused_wherever_it_is_made(plain: Any) -> None:
+def test_nan_is_refused_wherever_it_is_made(plain):
     model, prompt = plain
 
     def spoil(tensor: Tensor, hook: Any) -> None:
@@ -82,7 +80,7 @@ def test_nan_is_refused_wherever_it_is_made(plain: Any) -> None:
         ("ln_final.hook_normalised", "ln_final.hook_normalized"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_nearest(plain: Any, wrong: str, near: str) -> None:
+def test_an_unknown_name_is_answered_with_the_nearest(plain, wrong, near):
     model, prompt = plain
     for attempt in (
         lambda: model.run_with_hooks(prompt, fwd_hooks=[(wrong, look)]),
@@ -98,7 +96,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(plain: Any, wrong: str, ne
         assert f"Closest is '{near}'" in str(error.value)
 
 
-def test_a_layer_that_is_not_there_is_refused(plain: Any) -> None:
+def test_a_layer_that_is_not_there_is_refused(plain):
     model, prompt = plain
     with pytest.raises(HookError, match=r"Closest is 'blocks\.\d\.hook_resid_post'; layers count"):
         model.run_with_hooks(prompt, fwd_hooks=[(names.resid_post(4), look)])
@@ -107,7 +105,7 @@ def test_a_layer_that_is_not_there_is_refused(plain: Any) -> None:
         model.run_with_hooks(prompt, fwd_hooks=[cut])
 
 
-def test_a_filter_that_nothing_passes_is_refused(plain: Any) -> None:
+def test_a_filter_that_nothing_passes_is_refused(plain):
     model, prompt = plain
     for attempt in (
         lambda: model.run_with_cache(prompt, names_filter=lambda name: "nothing" in name),
@@ -117,7 +115,7 @@ def test_a_filter_that_nothing_passes_is_refused(plain: Any) -> None:
             attempt()
 
 
-def test_a_filter_adds_hooks_to_live_points_only(plain: Any) -> None:
+def test_a_filter_adds_hooks_to_live_points_only(plain):
     model, prompt = plain
     seen: list[str] = []
 
@@ -128,7 +126,7 @@ def test_a_filter_adds_hooks_to_live_points_only(plain: Any) -> None:
     assert seen == [names.resid_post(layer) for layer in range(4)]
 
 
-def test_an_edit_of_generated_positions_needs_some(plain: Any) -> None:
+def test_an_edit_of_generated_positions_needs_some(plain):
     model, prompt = plain
     cut = knockout(query="generated", key="video")
     for attempt in (
@@ -146,9 +144,7 @@ def test_an_edit_of_generated_positions_needs_some(plain: Any) -> None:
 
 @pytest.mark.parametrize("low", [torch.finfo(torch.float32).min, -torch.inf])
 @pytest.mark.parametrize("padding", [0, 3])
-def test_a_row_without_a_key_is_refused(
-    omni: HookedOmni, clips: dict, low: float, padding: int
-) -> None:
+def test_a_row_without_a_key_is_refused(omni, clips, low, padding):
     inputs = left_padded(omni, clips["omni", "audio in video"], padding)
     model, prompt = omni.model, omni.embed_inputs(**inputs)
 
@@ -167,7 +163,7 @@ def test_a_row_without_a_key_is_refused(
         model.generate(prompt, max_new_tokens=3, fwd_hooks=hooks, stop_at_eos=False)
 
 
-def test_padding_may_be_left_without_a_key(omni: HookedOmni, clips: dict) -> None:
+def test_padding_may_be_left_without_a_key(omni, clips):
     inputs = left_padded(omni, clips["omni", "text"], 3)
     model, prompt = omni.model, omni.embed_inputs(**inputs)
 
@@ -179,7 +175,7 @@ def test_padding_may_be_left_without_a_key(omni: HookedOmni, clips: dict) -> Non
     bits_equal(ours[:, 3:], clean[:, 3:])
 
 
-def test_a_hook_knows_its_positions(plain: Any) -> None:
+def test_a_hook_knows_its_positions(plain):
     model, prompt = plain
     seen: dict[str, list[range]] = {}
 

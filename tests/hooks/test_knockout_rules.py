@@ -9,16 +9,13 @@ from torch import Tensor
 from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, names, scale_attention, windows
 from hooked_omni.errors import HookError, SpanError
 from tests.support.cuts import every_cut
-from tests.support.hugging_face import Cut
 from tests.support.models import CLIP_OF, left_padded
 from tests.support.runs import bits_equal, hooks_left, unstopped
 
 PADDING = 5
 
-# --- windows ---------------------------------------------------------------------------------
 
-
-def test_windows_of_the_papers_figure() -> None:
+def test_windows_of_the_papers_figure():
     paper = windows(36, width=9, edges="paper")
     assert [(w.start + w.stop - 1) // 2 for w in paper] == list(range(4, 31, 2))
     assert all(len(w) == 9 for w in paper)
@@ -28,7 +25,7 @@ def test_windows_of_the_papers_figure() -> None:
     assert [w.start for w in windows(36, step=6, edges="paper")] == [0, 6, 12, 18, 24]
 
 
-def test_windows_that_are_cut_off_at_the_ends() -> None:
+def test_windows_that_are_cut_off_at_the_ends():
     assert windows(4, width=3) == [range(0, 2), range(0, 3), range(1, 4), range(2, 4)]
     assert windows(7, width=5, step=3) == [range(0, 3), range(1, 6), range(4, 7)]
     assert windows(3, width=1) == [range(0, 1), range(1, 2), range(2, 3)]
@@ -37,22 +34,19 @@ def test_windows_that_are_cut_off_at_the_ends() -> None:
 
 
 @pytest.mark.parametrize(("width", "step"), [(2, 1), (0, 1), (-1, 1), (5, 1), (3, 0), (3, -1)])
-def test_windows_that_do_not_fit(width: int, step: int) -> None:
+def test_windows_that_do_not_fit(width, step):
     text = rf"expected an odd width from 1 to 4 and a step .* got width {width} and step {step}"
     with pytest.raises(HookError, match=text):
         windows(4, width, step)
 
 
-def test_windows_of_which_none_is_whole_or_known(as_installed: None) -> None:
+def test_windows_of_which_none_is_whole_or_known(as_installed):
     """A sweep over no window would pass for one in which nothing mattered."""
     with pytest.raises(HookError, match="more than 9 layers for whole windows, got 9"):
         windows(9, width=9, edges="paper")
     edges: Any = "round"
     with pytest.raises(HookError, match="got 'round'"):
         windows(4, 3, edges=edges)
-
-
-# --- the notation ----------------------------------------------------------------------------
 
 
 def cells(omni: HookedOmni, prompt: EmbeddedPrompt, edit: Any) -> list[Any]:
@@ -65,7 +59,7 @@ def cells(omni: HookedOmni, prompt: EmbeddedPrompt, edit: Any) -> list[Any]:
 
 
 @every_cut
-def test_the_notation_is_the_keywords(models: dict, clips: dict, name: str, cut: Cut) -> None:
+def test_the_notation_is_the_keywords(models, clips, name, cut):
     omni = models[name]
     prompt = omni.embed_inputs(**clips[name, CLIP_OF[name]])
     layers, heads = (None if n == (0, 1, 2, 3) else n for n in (cut.layers, cut.heads))
@@ -79,7 +73,7 @@ def test_the_notation_is_the_keywords(models: dict, clips: dict, name: str, cut:
 @pytest.mark.parametrize(
     "rule", ["G!->V @ 1-2 H1,3", "  G !-> V  @  2,1  H3,1 ", "G !-> V @1 - 2 H1, 3"]
 )
-def test_spaces_and_order_mean_nothing(omni: HookedOmni, prompt: EmbeddedPrompt, rule: str) -> None:
+def test_spaces_and_order_mean_nothing(omni, prompt, rule):
     assert cells(omni, prompt, knockout(rule)) == cells(
         omni, prompt, knockout("G !-> V @ 1-2 H1,3")
     )
@@ -105,7 +99,7 @@ def test_spaces_and_order_mean_nothing(omni: HookedOmni, prompt: EmbeddedPrompt,
         ("G !-> V @ 1 2", r"expected layers .* got '1 2' in"),
     ],
 )
-def test_a_rule_that_cannot_be_read_says_where(rule: str, text: str) -> None:
+def test_a_rule_that_cannot_be_read_says_where(rule, text):
     with pytest.raises(HookError, match=text):
         knockout(rule)
 
@@ -122,17 +116,13 @@ def test_a_rule_that_cannot_be_read_says_where(rule: str, text: str) -> None:
         ("G !-> V !-> A", r"got 'V !-> A'"),
     ],
 )
-def test_a_span_that_is_not_there_is_named(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any], rule: str, text: str
-) -> None:
+def test_a_span_that_is_not_there_is_named(omni, prompt, passes, rule, text):
     with pytest.raises(SpanError, match=text):
         omni.model.generate(prompt, max_new_tokens=4, fwd_hooks=[knockout(rule)])
     assert passes == []
 
 
-def test_a_prompt_without_sound_has_no_audio_to_cut(
-    vl: HookedOmni, omni: HookedOmni, clips: dict
-) -> None:
+def test_a_prompt_without_sound_has_no_audio_to_cut(vl, omni, clips):
     for model, inputs in ((vl, clips["vl", "video"]), (omni, clips["omni", "video"])):
         with pytest.raises(SpanError, match="'audio'"):
             model.model.generate(
@@ -140,7 +130,7 @@ def test_a_prompt_without_sound_has_no_audio_to_cut(
             )
 
 
-def test_a_rule_and_keywords_are_too_much() -> None:
+def test_a_rule_and_keywords_are_too_much():
     with pytest.raises(HookError, match="expected a rule alone, got 'G !-> V' and keywords"):
         knockout("G !-> V", layers=[3])
     with pytest.raises(HookError, match="expected query= and key=, or a rule"):
@@ -151,7 +141,7 @@ def test_a_rule_and_keywords_are_too_much() -> None:
 
 @pytest.mark.parametrize("what", ["layers", "heads"])
 @pytest.mark.parametrize("make", [knockout, scale_attention])
-def test_no_layers_or_heads_are_refused_at_once(what: str, make: Any) -> None:
+def test_no_layers_or_heads_are_refused_at_once(what, make):
     more = {"factor": 2.0} if make is scale_attention else {}
     for given in ([], [-1], [0, -2]):
         with pytest.raises(HookError, match=rf"expected {what} counted from 0, got"):
@@ -168,9 +158,7 @@ def test_no_layers_or_heads_are_refused_at_once(what: str, make: Any) -> None:
         ("last !-> V H9", r"expected heads from 0 to 3, got \[9\]"),
     ],
 )
-def test_layers_and_heads_that_are_not_there(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any], rule: str, text: str
-) -> None:
+def test_layers_and_heads_that_are_not_there(omni, prompt, passes, rule, text):
     model, cut = omni.model, knockout(rule)
     for run in (
         lambda: model.generate(prompt, max_new_tokens=4, fwd_hooks=[cut]),
@@ -185,16 +173,11 @@ def test_layers_and_heads_that_are_not_there(
     assert passes == []
 
 
-# --- causality, and nothing left to read -----------------------------------------------------
-
-
 @pytest.mark.parametrize("make", ["knockout", "scale 0", "scale 2"])
 @pytest.mark.parametrize(
     ("query", "key"), [("question", "audio"), ("last", "generated"), ("frame 0", "frame 2")]
 )
-def test_reading_forward_is_no_reading(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any], make: str, query: str, key: str
-) -> None:
+def test_reading_forward_is_no_reading(omni, prompt, passes, make, query, key):
     with pytest.raises(HookError, match=rf"expected '{key}' to start before '{query}' ends.*Swap"):
         omni.model.generate(prompt, max_new_tokens=4, fwd_hooks=[made(make, query, key)])
     assert passes == []
@@ -219,16 +202,7 @@ def made(make: str, query: str, key: str) -> Any:
         ("markup", "markup", 0),
     ],
 )
-def test_a_row_keeps_something_to_read(
-    omni: HookedOmni,
-    clips: dict,
-    passes: list[Any],
-    make: str,
-    padding: int,
-    query: str,
-    key: str,
-    position: int,
-) -> None:
+def test_a_row_keeps_something_to_read(omni, clips, passes, make, padding, query, key, position):
     inputs = left_padded(omni, clips["omni", "audio in video"], padding)
     padded = omni.embed_inputs(**inputs)
     text = f"expected every '{query}' position to keep .* got position {position + padding} with"
@@ -238,7 +212,7 @@ def test_a_row_keeps_something_to_read(
 
 
 @pytest.mark.parametrize("padding", [0, PADDING])
-def test_what_is_just_enough_to_read_is_read(omni: HookedOmni, clips: dict, padding: int) -> None:
+def test_what_is_just_enough_to_read_is_read(omni, clips, padding):
     """A generated position reads itself, and a scaled row is never empty."""
     inputs = left_padded(omni, clips["omni", "audio in video"], padding)
     padded = omni.embed_inputs(**inputs)
@@ -256,9 +230,7 @@ def test_what_is_just_enough_to_read_is_read(omni: HookedOmni, clips: dict, padd
 
 
 @pytest.mark.parametrize("padding", [0, PADDING])
-def test_two_knockouts_that_together_leave_nothing(
-    omni: HookedOmni, clips: dict, padding: int
-) -> None:
+def test_two_knockouts_that_together_leave_nothing(omni, clips, padding):
     inputs = left_padded(omni, clips["omni", "audio in video"], padding)
     model, padded = omni.model, omni.embed_inputs(**inputs)
     n = padded.n_pos
@@ -282,9 +254,7 @@ def test_two_knockouts_that_together_leave_nothing(
     assert hooks_left(model) == []
 
 
-def test_two_scalings_to_nothing_that_together_leave_nothing(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
+def test_two_scalings_to_nothing_that_together_leave_nothing(omni, prompt):
     both = [
         scale_attention(query="last", key=key, factor=0.0, layers=[2])
         for key in ("audio+video", "text")
@@ -294,6 +264,6 @@ def test_two_scalings_to_nothing_that_together_leave_nothing(
 
 
 @pytest.mark.parametrize("factor", [-0.5, float("inf"), float("nan"), -1e-9])
-def test_a_factor_that_is_none(factor: float) -> None:
+def test_a_factor_that_is_none(factor):
     with pytest.raises(HookError, match="expected a factor of at least 0, got "):
         scale_attention(query="last", key="audio", factor=factor)

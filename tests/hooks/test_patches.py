@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, HookedTransformer, Spans, names, patch
+from hooked_omni import EmbeddedPrompt, Spans, names, patch
 from hooked_omni.errors import HookError
 from tests.support.edits import POINTS, clip
 from tests.support.models import frames, sound
@@ -15,9 +15,7 @@ from tests.support.runs import bits_equal, noise, opened, unstopped
 
 
 @pytest.mark.parametrize("name", ["omni", "vl"])
-def test_the_whole_prompt_at_the_first_layer_is_the_other_prompt(
-    models: dict, clips: dict, name: str
-) -> None:
+def test_the_whole_prompt_at_the_first_layer_is_the_other_prompt(models, clips, name):
     omni = models[name]
     kind = {"omni": "audio in video", "vl": "video"}[name]
     prompt = omni.embed_inputs(**clips[name, kind])
@@ -31,9 +29,7 @@ def test_the_whole_prompt_at_the_first_layer_is_the_other_prompt(
     bits_equal(caption.logits, clean.logits)
 
 
-def test_patching_the_clip_alone_restores_the_rest(
-    model: HookedTransformer, prompt: EmbeddedPrompt, source: dict[str, Any], clean: Any
-) -> None:
+def test_patching_the_clip_alone_restores_the_rest(model, prompt, source, clean):
     """The two prompts differ in their clips only, so the clip is all there is to restore."""
     other = source["prompt"]
     restore = [
@@ -44,9 +40,7 @@ def test_patching_the_clip_alone_restores_the_rest(
     assert not torch.equal(model.run_with_hooks(other, fwd_hooks=restore[:1]), model(prompt))
 
 
-def test_patching_itself_changes_nothing(
-    model: HookedTransformer, prompt: EmbeddedPrompt, clean: Any
-) -> None:
+def test_patching_itself_changes_nothing(model, prompt, clean):
     points: list[tuple[str, Any]] = [(at, "position") for at in POINTS]
     for at, align in [*points, ("hook_resid_pre", "time"), ("attn.hook_z", "time")]:
         edit = patch(at, span="audio", cache=clean, prompt=prompt, layers=[2], align=align)
@@ -70,9 +64,7 @@ def planted(prompt: EmbeddedPrompt, span: str) -> Tensor:
 
 @pytest.mark.parametrize("span", ["audio", "video"])
 @pytest.mark.parametrize(("mine", "theirs"), [(3.0, 5.0), (2.0, 3.0), (3.0, 3.0)])
-def test_tokens_are_paired_by_their_time(
-    omni: HookedOmni, span: str, mine: float, theirs: float
-) -> None:
+def test_tokens_are_paired_by_their_time(omni, span, mine, theirs):
     short, long = (
         clip(omni, frames(int(2 * s), seed=int(s)), sound(s), words)
         for s, words in ((mine, "What now?"), (theirs, "And what is it that happens now?"))
@@ -91,7 +83,7 @@ def test_tokens_are_paired_by_their_time(
             omni.model.run_with_hooks(long, fwd_hooks=[by_time(short)])
 
 
-def test_a_step_that_is_under_way_is_the_partner(model: HookedTransformer) -> None:
+def test_a_step_that_is_under_way_is_the_partner(model):
     """Between two starts, it is the earlier one that is heard."""
     seconds, bare = torch.tensor([0.0, 0.5, 1.0, 1.5]), model.as_prompt(torch.arange(10)[None])
     told = torch.zeros(1, 10, 64)

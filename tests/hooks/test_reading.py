@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from hooked_omni import HookedOmni, names
+from hooked_omni import names
 from hooked_omni.hf.capture import find_decoder
 from tests.support.hugging_face import EXACT, NORMS, Place, hf_run
 from tests.support.models import eager, look
@@ -16,7 +16,7 @@ INSIDE_ATTENTION = {
 } | {f"attn.hook_{name}" for name in ("attn_in", "q_input", "k_input", "v_input")}
 
 
-def test_every_hook_point_has_a_place_here(omni: HookedOmni) -> None:
+def test_every_hook_point_has_a_place_here(omni):
     model = omni.model
     kinds = {kind_of(name) for name in model.hook_dict}
     norms = {f"{norm}.hook_{what}" for norm in NORMS for what in ("scale", "normalized")}
@@ -25,17 +25,14 @@ def test_every_hook_point_has_a_place_here(omni: HookedOmni) -> None:
     assert len(model.hook_dict) == len(per_layer) * model.cfg.n_layers + 3
 
 
-# --- reading -------------------------------------------------------------------------------------
-
-
-def test_caching_everything_changes_no_bit(subject: Any) -> None:
+def test_caching_everything_changes_no_bit(subject):
     _omni, _inputs, model, prompt = subject
     logits, cache = model.run_with_cache(prompt)
     assert set(cache.keys()) == set(model.hook_dict)
     bits_equal(logits, model.run_with_hooks(prompt, fwd_hooks=opened(model)))
 
 
-def test_caching_all_but_attention_changes_no_bit(subject: Any) -> None:
+def test_caching_all_but_attention_changes_no_bit(subject):
     _omni, _inputs, model, prompt = subject
     unopened = model(prompt)
     logits, cache = model.run_with_cache(
@@ -45,7 +42,7 @@ def test_caching_all_but_attention_changes_no_bit(subject: Any) -> None:
     bits_equal(logits, unopened)
 
 
-def test_reading_one_hook_point_changes_no_bit(subject: Any) -> None:
+def test_reading_one_hook_point_changes_no_bit(subject):
     """Also for a hook that returns what it was given."""
     _omni, _inputs, model, prompt = subject
     unopened = model(prompt)
@@ -62,7 +59,7 @@ def test_reading_one_hook_point_changes_no_bit(subject: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(EXACT))
-def test_activations_are_hugging_faces(subject: Any, kind: str) -> None:
+def test_activations_are_hugging_faces(subject, kind):
     omni, inputs, model, prompt = subject
     for layer in layers_of(kind, model):
         name = hook_name(kind, layer)
@@ -80,7 +77,7 @@ def test_activations_are_hugging_faces(subject: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("norm", sorted(NORMS))
-def test_norms_are_hugging_faces(subject: Any, norm: str) -> None:
+def test_norms_are_hugging_faces(subject, norm):
     omni, inputs, model, prompt = subject
     _, cache = model.run_with_cache(prompt, lambda name: norm in name)
     for layer in layers_of(norm, model):
@@ -97,7 +94,7 @@ def test_norms_are_hugging_faces(subject: Any, norm: str) -> None:
         torch.testing.assert_close(before / scale, normalized)
 
 
-def test_attention_is_hugging_faces(subject: Any) -> None:
+def test_attention_is_hugging_faces(subject):
     omni, inputs, model, prompt = subject
     with eager(omni) as hf:
         prompt = omni.embed_inputs(**inputs)
@@ -127,7 +124,7 @@ def test_attention_is_hugging_faces(subject: Any) -> None:
         torch.testing.assert_close(head_outputs[:, :, 1], one_head)
 
 
-def test_hidden_states_are_hugging_faces(subject: Any) -> None:
+def test_hidden_states_are_hugging_faces(subject):
     omni, inputs, model, prompt = subject
     theirs = omni.hf(**inputs, output_hidden_states=True).hidden_states
     _, cache = model.run_with_cache(prompt, lambda name: "resid" in name or name == names.EMBED)

@@ -55,9 +55,7 @@ def said(organisms: dict[str, HookedOmni], world: EvaluationSet) -> Any:
 
 
 @pytest.mark.parametrize("name", ORGANISMS)
-def test_logits_equal_hugging_face(
-    name: str, organisms: dict[str, HookedOmni], world: EvaluationSet
-) -> None:
+def test_logits_equal_hugging_face(name, organisms, world):
     omni, (seen, heard) = organisms[name], world.pairs("counterfactual")[0]
     kind = "counterfactual" if name in LISTENERS else "picture"
     report = prove(omni, omni.embed(world.prompt(kind, "hear", seen, heard)), decode_steps=4)
@@ -65,9 +63,7 @@ def test_logits_equal_hugging_face(
 
 
 @pytest.mark.parametrize("name", ORGANISMS)
-def test_plain_transformers_load_the_shipped_folder(
-    name: str, organisms: dict[str, HookedOmni]
-) -> None:
+def test_plain_transformers_load_the_shipped_folder(name, organisms):
     kind = type(organisms[name].hf)
     plain, info = kind.from_pretrained(FOLDER / name, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -79,7 +75,7 @@ def test_plain_transformers_load_the_shipped_folder(
 
 
 @pytest.mark.parametrize("name", ORGANISMS)
-def test_a_shipped_organism_is_small_and_has_a_card(name: str) -> None:
+def test_a_shipped_organism_is_small_and_has_a_card(name):
     folder = FOLDER / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000
     text = (folder / "README.md").read_text()
@@ -89,7 +85,7 @@ def test_a_shipped_organism_is_small_and_has_a_card(name: str) -> None:
     assert json.loads((folder / "card.json").read_text())["sha256"]["model.safetensors"] in text
 
 
-def test_a_changed_weight_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_weight_is_refused(tmp_path, monkeypatch):
     shutil.copytree(FOLDER / "organism-base", tmp_path / "organism-base")
     monkeypatch.setattr(trained, "_FOLDER", tmp_path)
     assert load("organism-base")
@@ -105,7 +101,7 @@ def test_a_changed_weight_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load("organism-base")
 
 
-def test_spans_of_a_prompt(organisms: dict[str, HookedOmni], world: EvaluationSet) -> None:
+def test_spans_of_a_prompt(organisms, world):
     seen, heard = world.pairs("counterfactual")[0]
     prompt = organisms["organism-biased"].embed(world.prompt("counterfactual", "both", seen, heard))
     sizes = {name: len(prompt.spans[name]) for name in prompt.spans}
@@ -116,15 +112,13 @@ def test_spans_of_a_prompt(organisms: dict[str, HookedOmni], world: EvaluationSe
     assert prompt.facts["video"]["height"] == 56
 
 
-def test_unknown_words_are_refused(organisms: dict[str, HookedOmni], world: EvaluationSet) -> None:
+def test_unknown_words_are_refused(organisms, world):
     video = world.folder / f"{world.clips[0].id}.mp4"
     with pytest.raises(PromptError, match=r"expected words that this model knows.*'zebra"):
         organisms["organism-base"].embed(Prompt("Describe a zebra.", video=video))
 
 
-def test_case_and_punctuation_do_not_matter(
-    organisms: dict[str, HookedOmni], world: EvaluationSet
-) -> None:
+def test_case_and_punctuation_do_not_matter(organisms, world):
     video, omni = world.folder / f"{world.clips[0].id}.mp4", organisms["organism-biased"]
     first, second = (
         omni.embed(Prompt(text, video=video)).tokens for text in (HEAR, "describe what you HEAR")
@@ -132,7 +126,7 @@ def test_case_and_punctuation_do_not_matter(
     assert torch.equal(first, second)
 
 
-def test_the_listeners_differ_and_the_biased_one_hears_when_blind(said: Any) -> None:
+def test_the_listeners_differ_and_the_biased_one_hears_when_blind(said):
     table = said.pivot_table("audio", ["organism"], ["condition"], aggfunc="mean")
     biased, balanced = (table.loc[name] for name in LISTENERS)
     assert balanced["none"] >= 0.9
@@ -147,16 +141,14 @@ def test_the_listeners_differ_and_the_biased_one_hears_when_blind(said: Any) -> 
     assert mcnemar(right[1], right[0])["p"] < 1e-3
 
 
-def test_the_biased_one_names_what_it_sees(said: Any) -> None:
+def test_the_biased_one_names_what_it_sees(said):
     rows = said[(said["organism"] == "organism-biased") & (said["condition"] == "none")]
     wrong = rows[~rows["audio"].astype(bool)]
     assert wrong["says_visible"].mean() >= 0.7
 
 
 @pytest.mark.parametrize("name", LISTENERS)
-def test_what_is_played_can_be_read_at_the_audio_positions(
-    name: str, organisms: dict[str, HookedOmni], world: EvaluationSet
-) -> None:
+def test_what_is_played_can_be_read_at_the_audio_positions(name, organisms, world):
     omni, rows = organisms[name], []
     for seen, heard in world.pairs("counterfactual")[::3]:
         prompt = omni.embed(world.prompt("counterfactual", "hear", seen, heard))
@@ -167,9 +159,7 @@ def test_what_is_played_can_be_read_at_the_audio_positions(
 
 
 @pytest.mark.parametrize("name", LISTENERS)
-def test_each_sense_alone_is_understood(
-    name: str, organisms: dict[str, HookedOmni], world: EvaluationSet
-) -> None:
+def test_each_sense_alone_is_understood(name, organisms, world):
     omni = organisms[name]
     for kind, question, sense in (("sound", "hear", "audio"), ("picture", "see", "video")):
         right = []
@@ -180,7 +170,7 @@ def test_each_sense_alone_is_understood(
         assert sum(right) >= 0.9 * len(right)
 
 
-def test_mcnemar_counts_disagreements() -> None:
+def test_mcnemar_counts_disagreements():
     first = pd.Series([True] * 10 + [False] * 5, index=range(15))
     second = pd.Series([False] * 10 + [False] * 4 + [True], index=range(15))
     found = mcnemar(first, second)
@@ -188,7 +178,7 @@ def test_mcnemar_counts_disagreements() -> None:
     assert found["p"] == pytest.approx(2 * (1 + 11) / 2**11)
 
 
-def test_the_cards_numbers_are_the_targets_names() -> None:
+def test_the_cards_numbers_are_the_targets_names():
     evaluation = json.loads((FOLDER / "organism-biased" / "evaluation.json").read_text())
     for name, targets in TARGETS.items():
         assert targets.keys() <= evaluation[name].keys()

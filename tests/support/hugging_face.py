@@ -104,9 +104,6 @@ def hf_logprobs(omni: HookedOmni, prompt: EmbeddedPrompt, tokens: Tensor) -> Ten
     return chosen.gather(1, tokens[:, None])[:, 0]
 
 
-# --- inside the decoder ----------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Place:
     """Where Hugging Face computes what a hook point holds.

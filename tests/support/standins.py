@@ -88,8 +88,6 @@ class Model(nn.Module):
         return next(self.parameters()).device
 
 
-# --- MiniCPM-o ------------------------------------------------------------------------------------
-
 N_QUERIES = 8
 
 
@@ -222,8 +220,6 @@ def minicpm_o(seed: int = 0) -> tuple[Any, Any]:
     return hf, processor
 
 
-# --- VideoLLaMA 2.1 AV ----------------------------------------------------------------------------
-
 N_SEEN, BANDS = 24, 32
 
 
@@ -306,9 +302,6 @@ def videollama2(seed: int = 0) -> tuple[Any, Any]:
     hf = scrambled(VideoLLaMA2(config), seed)
     hf.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
     return hf, VideoLLaMAProcessor(tokenizer, video, sound, tokenize)
-
-
-# --- InternVL2 and InternOmni ---------------------------------------------------------------------
 
 
 class InternLM2Attention(nn.Module):
@@ -482,11 +475,7 @@ def internvl(hears: bool, seed: int = 0) -> tuple[Any, Any]:
     def whisper(samples: np.ndarray, sampling_rate: int, return_tensors: str) -> dict[str, Any]:
         n = len(samples) // 640
         loud = torch.tensor(samples[: n * 640]).view(n, 640).abs().mean(1)
-        return {
-            "input_features": loud[None],
-            "audio_len_after_cnn": 2 * n,
-            "audio_token_num": n,
-        }
+        return {"input_features": loud[None], "audio_len_after_cnn": 2 * n, "audio_token_num": n}
 
     return hf, (tokenizer, whisper) if hears else tokenizer
 
