@@ -1,10 +1,9 @@
 """Files are written whole or not at all, read strictly, and named by their content."""
 
 import hashlib
+import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from hooked_omni.files import (
     whole_file,
     write_whole,
 )
-from tests.support.places import ROOT
+from tests.support.forked import start
 
 
 @pytest.fixture
@@ -49,15 +48,14 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(old):
 
 
 def test_a_kill_leaves_the_old_file(old):
-    code = (
-        "import os, pathlib, signal, sys\n"
-        "from hooked_omni.files import whole_file\n"
-        "with whole_file(pathlib.Path(sys.argv[1])) as partial:\n"
-        "    partial.write_bytes(b'half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(old)], cwd=ROOT, check=False)
-    assert done.returncode == -signal.SIGKILL
+    def write_half() -> None:
+        with whole_file(old) as partial:
+            partial.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = start(write_half)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert old.read_bytes() == b"old"
     assert write_whole(old, b"new").read_bytes() == b"new"
 

@@ -1,5 +1,7 @@
 """The hooked decoder's logits are Hugging Face's, to the bit, at prefill and at decode steps."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ KIND_NAMES = [f"{name}-{kind}" for name, kind in KINDS]
 every_kind = pytest.mark.parametrize(("name", "kind"), KINDS, ids=KIND_NAMES)
 both = pytest.mark.parametrize("name", ["omni", "vl"])
 every = pytest.mark.parametrize("name", list(CLIP_OF))
+every_attention = pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 every_clip = pytest.mark.parametrize(("name", "kind"), CLIP_OF.items(), ids=list(CLIP_OF))
 
 
@@ -84,56 +87,43 @@ def require_same_steps(
     return prompt
 
 
-@every_kind
-def test_prefill_equals_sdpa(models, clips, name, kind):
-    omni, inputs = models[name], clips[name, kind]
+@contextmanager
+def attention(omni: HookedOmni, implementation: str) -> Iterator[list[Any]]:
+    """Kernels as loaded, or eager attention in Hugging Face and hooks that open ours."""
     assert omni.hf.config.get_text_config()._attn_implementation == "sdpa"
-    bits_equal(omni.model(omni.embed_inputs(**inputs)), omni.hf(**inputs).logits)
+    with eager(omni) if implementation == "eager" else nullcontext():
+        yield opened(omni.model) if implementation == "eager" else []
 
 
 @every_kind
-def test_prefill_with_every_layer_opened_equals_eager(models, clips, name, kind):
+@every_attention
+def test_prefill_is_hugging_faces(models, clips, name, kind, implementation):
     omni, inputs = models[name], clips[name, kind]
-    with eager(omni) as hf:
-        prompt, theirs = omni.embed_inputs(**inputs), hf(**inputs).logits
-    bits_equal(omni.model.run_with_hooks(prompt, fwd_hooks=opened(omni.model)), theirs)
+    with attention(omni, implementation) as hooks:
+        prompt, theirs = omni.embed_inputs(**inputs), omni.hf(**inputs).logits
+    bits_equal(omni.model.run_with_hooks(prompt, fwd_hooks=hooks), theirs)
 
 
 @every_kind
-def test_decode_steps_equal_sdpa(models, clips, name, kind, monkeypatch):
-    omni = models[name]
+@every_attention
+def test_decode_steps_are_hugging_faces(models, clips, name, kind, implementation, monkeypatch):
     # A decode step has one query; a kernel hook at the prefill would hide a difference.
-    require_same_steps(omni, clips[name, kind], [], monkeypatch)
+    with attention(models[name], implementation) as hooks:
+        require_same_steps(models[name], clips[name, kind], hooks, monkeypatch)
 
 
-@every_kind
-def test_decode_steps_with_every_layer_opened_equal_eager(models, clips, name, kind, monkeypatch):
-    omni = models[name]
-    with eager(omni):
-        require_same_steps(omni, clips[name, kind], opened(omni.model), monkeypatch)
-
-
-def test_a_clip_takes_fewer_positions_than_tokens(models, clips):
-    """So the decode tests would notice a decoder that counts tokens instead."""
-    prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
-    assert int(prompt.position_ids.max()) < prompt.n_pos - 1
-    step = range(prompt.n_pos, prompt.n_pos + 1)
-    assert (
-        int(prompt.position_ids_at(step)[0, 0, 0]) == int(prompt.position_ids[:, :, -1].max()) + 1
-    )
-
-
-def test_positions_of_a_window_that_crosses_the_prompts_end(models, clips):
-    prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
+def test_positions_after_the_prompt_go_on_from_its_last(prompt):
+    """A clip takes fewer positions than tokens: a decoder that counts tokens would be noticed."""
     n = prompt.n_pos
+    assert int(prompt.position_ids.max()) < n - 1
     whole = prompt.position_ids_at(range(n + 3))
+    assert int(whole[0, 0, n]) == int(prompt.position_ids[:, :, -1].max()) + 1
     bits_equal(whole[:, :, :n], prompt.position_ids)
     bits_equal(whole[:, :, n - 2 :], prompt.position_ids_at(range(n - 2, n + 3)))
     bits_equal(whole[:, :, n:], prompt.position_ids_at(range(n, n + 3)))
 
 
-def test_sound_inside_a_video_shares_its_time(models, clips):
-    prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
+def test_sound_inside_a_video_shares_its_time(prompt):
     time, height, width = prompt.position_ids[:, 0]
     audio, video = prompt.spans["audio"], prompt.spans["video"]
     assert time[audio[0]] == time[video[0]]
@@ -145,32 +135,26 @@ def test_sound_inside_a_video_shares_its_time(models, clips):
     assert kinds == "V" * 12 + "A" * 50 + "V" * 6 + "A" * 25
 
 
-def test_the_papers_scripts_get_flat_positions(models, clips):
-    omni, inputs = models["omni"], clips["omni", "audio in video"]
-    flat = {**inputs, "use_audio_in_video": False}
-    prompt = omni.embed_inputs(**flat)
-    time, height, width = prompt.position_ids[:, 0]
-    # One step of the video grid spans a height and a width only where its place is known.
-    sound = prompt.spans["audio"]
-    block = torch.arange(int(sound.min()) - 1, int(sound.max()) + 1)
+def test_the_papers_scripts_get_flat_positions(omni, prompt, clips):
+    flat = {**clips["omni", "audio in video"], "use_audio_in_video": False}
+    ours = omni.embed_inputs(**flat)
+    time, height, width = ours.position_ids[:, 0]
     assert torch.equal(time, height) and torch.equal(time, width)
-    assert torch.equal(time[block].diff(), torch.ones_like(time[block].diff()))
-    assert not torch.equal(prompt.position_ids, omni.embed_inputs(**inputs).position_ids)
-    bits_equal(omni.model(prompt), omni.hf(**flat).logits)
+    # One step of the video grid spans a height and a width only where its place is known.
+    block = time[ours.spans["audio"].min() - 1 : ours.spans["audio"].max() + 1]
+    assert torch.equal(block.diff(), torch.ones_like(block.diff()))
+    assert not torch.equal(ours.position_ids, prompt.position_ids)
+    bits_equal(omni.model(ours), omni.hf(**flat).logits)
 
 
 @every_clip
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@every_attention
 def test_padding_in_front_changes_no_real_row(models, clips, name, kind, implementation):
     omni = models[name]
     padded = left_padded(omni, clips[name, kind], PADDING)
-    if implementation == "sdpa":
+    with attention(omni, implementation) as hooks:
         prompt, theirs = omni.embed_inputs(**padded), omni.hf(**padded).logits
-        ours = omni.model(prompt)
-    else:
-        with eager(omni) as hf:
-            prompt, theirs = omni.embed_inputs(**padded), hf(**padded).logits
-        ours = omni.model.run_with_hooks(prompt, fwd_hooks=opened(omni.model))
+    ours = omni.model.run_with_hooks(prompt, fwd_hooks=hooks)
     assert prompt.spans["padding"].tolist() == list(range(PADDING))
     bits_equal(ours[:, PADDING:], theirs[:, PADDING:])
     alone = omni.model(omni.embed_inputs(**clips[name, kind]))
@@ -179,7 +163,7 @@ def test_padding_in_front_changes_no_real_row(models, clips, name, kind, impleme
 
 # Qwen2-Audio's `forward` counts padding and its `generate` does not, which rounds otherwise.
 @pytest.mark.parametrize(("name", "kind"), [(n, k) for n, k in CLIP_OF.items() if n != "audio"])
-def test_decode_steps_behind_padding(models, clips, name, kind, monkeypatch):
+def test_decode_steps_after_padding(models, clips, name, kind, monkeypatch):
     omni = models[name]
     padded = left_padded(omni, clips[name, kind], PADDING)
     with eager(omni):
@@ -221,12 +205,11 @@ def test_a_batch_runs_forward_and_nothing_else(models, clips, name, kind):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints as they lie on a hub, one of each family."""
-    folders = {}
-    for name, make in MAKE.items():
-        hf, processor = make(seed=3)
-        folder = tmp_path_factory.mktemp(name)
-        folders[name] = save_checkpoint(uneven_gains(hf), processor, folder)
-    return folders
+    made = {name: make(seed=3) for name, make in MAKE.items()}
+    return {
+        name: save_checkpoint(uneven_gains(hf), processor, tmp_path_factory.mktemp(name))
+        for name, (hf, processor) in made.items()
+    }
 
 
 @every_clip
@@ -292,13 +275,11 @@ def test_a_bundle_is_the_prompt(models, clips, tmp_path, name, kind, padding):
     loaded = EmbeddedPrompt.load(prompt.save(tmp_path / "prompt.safetensors"))
     bits_equal(omni.model(loaded), omni.model(prompt))
     for field in ("embeds", "position_ids", "tokens"):
-        ours, theirs = getattr(loaded, field), getattr(prompt, field)
-        bits_equal(ours, theirs)
+        bits_equal(getattr(loaded, field), getattr(prompt, field))
     assert (loaded.mask is None) == (prompt.mask is None) == (padding == 0)
     assert loaded.facts == prompt.facts
-    assert {k: v.tolist() for k, v in loaded.spans.items()} == {
-        k: v.tolist() for k, v in prompt.spans.items()
-    }
+    spans, expected = ({k: v.tolist() for k, v in p.spans.items()} for p in (loaded, prompt))
+    assert spans == expected
     assert loaded.spans.n_prompt == prompt.spans.n_prompt
     assert (loaded.deepstack is None) == (prompt.deepstack is None) == ("3" not in name)
     timed = {"video": ["frame 1"], "audio": ["audio@1.0-2.0s"]}
@@ -371,26 +352,20 @@ def test_a_text_prompt_is_its_tokens(models, clips, name):
     bits_equal(*(omni.model.generate(p, unstopped(4)).logits for p in given))
 
 
-def test_the_last_prompts_delta_is_not_reused(models, clips):
+def test_the_last_prompts_delta_is_not_reused(omni, prompt, clips):
     """Hugging Face keeps the delta of the last prompt on the model; ours belongs to the prompt."""
-    omni = models["omni"]
-    clip = omni.embed_inputs(**clips["omni", "audio in video"])
-    before = omni.model.generate(clip, unstopped(4)).logits
-    text = omni.embed_inputs(**clips["omni", "text"])
-    omni.model.generate(text, max_new_tokens=2)
-    bits_equal(omni.model.generate(clip, unstopped(4)).logits, before)
+    before = omni.model.generate(prompt, unstopped(4)).logits
+    omni.model.generate(omni.embed_inputs(**clips["omni", "text"]), max_new_tokens=2)
+    bits_equal(omni.model.generate(prompt, unstopped(4)).logits, before)
 
 
-def test_generation_stops_at_the_end_token(models, clips):
-    model = models["omni"].model
-    prompt = models["omni"].embed_inputs(**clips["omni", "audio"])
-    free = model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=False).tokens.tolist()
-    end = free[3]
-    before, model.cfg.eos_tokens = model.cfg.eos_tokens, (end,)
-    try:
-        stopped = model.generate(prompt, max_new_tokens=STEPS).tokens.tolist()
-        unstopped = model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=False).tokens.tolist()
-    finally:
-        model.cfg.eos_tokens = before
-    assert stopped == free[: free.index(end) + 1]
-    assert unstopped == free
+def test_generation_stops_at_the_end_token(omni, clips, monkeypatch):
+    model, prompt = omni.model, omni.embed_inputs(**clips["omni", "audio"])
+
+    def caption(stop: bool) -> list[int]:
+        return model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=stop).tokens.tolist()
+
+    free = caption(False)
+    monkeypatch.setattr(model.cfg, "eos_tokens", (free[3],))
+    assert caption(True) == free[: free.index(free[3]) + 1]
+    assert caption(False) == free

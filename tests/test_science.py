@@ -84,8 +84,8 @@ def test_attention_at_the_word_that_names_the_sound(tables):
     def of(made: dict[Any, pd.DataFrame]) -> Any:
         table = made[attention_share]
         nouns = [thing.noun for thing in THINGS]
-        said: Any = table[table["next_word"].isin(nouns) & (table["segment"] == "video")]
-        first = said.drop_duplicates(subset=["sample", "layer"])
+        named: Any = table[table["next_word"].isin(nouns) & (table["segment"] == "video")]
+        first = named.drop_duplicates(subset=["sample", "layer"])
         return first.assign(value=first["share"])
 
     most = least_p(tables, of, ["layer"])
@@ -150,10 +150,10 @@ def _right_with(
     try:
         for name in names:
             own[name].copy_(other[name])
-        said = [str(biased.model.generate(prompt, max_new_tokens=16).text) for prompt in prompts]
+        made = [str(biased.model.generate(prompt, max_new_tokens=16).text) for prompt in prompts]
     finally:
         for name in names:
             own[name].copy_(kept[name])
     heard = [next(t.noun for t in THINGS if t.noun in c.audio_captions[0].split()) for c in cases]
-    pairs = zip(said, heard, strict=True)
+    pairs = zip(made, heard, strict=True)
     return sum(bool(score(t, "hear", "", h, THINGS).audio) for t, h in pairs) / len(cases)

@@ -1,4 +1,4 @@
-"""The gradient at every hook point is the slope of edits there, and looking changes no bit."""
+"""The gradient at every hook point is the slope of edits there."""
 
 from typing import Any
 
@@ -45,27 +45,20 @@ def require_slope(
     model: HookedTransformer, prompt: EmbeddedPrompt, name: str, push: Tensor, gradient: Tensor
 ) -> float:
     """The gradient along `push`, which must be the slope of edits for one of the steps."""
+
+    def run(factor: float) -> float:
+        add = (name, lambda tensor, hook: tensor + factor * push)
+        with torch.no_grad():
+            return float(metric(model.run_with_hooks(prompt, fwd_hooks=[add])))
+
     ours = float((gradient * push).sum())
     rounding = 2e-2 * float((gradient * push).abs().sum())
     slopes = []
     for step in STEPS:
-        slopes.append(slope(model, prompt, name, push, step))
+        slopes.append((run(step) - run(-step)) / (2 * step))
         if abs(slopes[-1] - ours) < rounding + 1e-6 / step:
             return ours
     raise AssertionError((name, ours, slopes))
-
-
-def slope(
-    model: HookedTransformer, prompt: EmbeddedPrompt, name: str, push: Tensor, step: float
-) -> float:
-    def run(factor: float) -> Tensor:
-        def add(tensor: Tensor, hook: Any) -> Tensor:
-            return tensor + factor * push
-
-        with torch.no_grad():
-            return metric(model.run_with_hooks(prompt, fwd_hooks=[(name, add)]))
-
-    return float(run(step) - run(-step)) / (2 * step)
 
 
 def kept_by(model: HookedTransformer, prompt: EmbeddedPrompt, points: Any) -> Any:
@@ -108,11 +101,8 @@ def test_one_kept_activation_alone_has_its_gradient(subject, point):
         assert torch.equal(logits, model(prompt))
     (gradient,) = torch.autograd.grad(metric(logits), list(kept.values()))
     seen: list[Tensor] = []
-
-    def note(gradient: Tensor, hook: Any) -> None:
-        seen.append(gradient.clone())
-
-    with model.hooks(bwd_hooks=[(point, note)]):
+    note = (point, lambda gradient, hook: seen.append(gradient.clone()))
+    with model.hooks(bwd_hooks=[note]):
         hooked = model(prompt)
         metric(hooked).backward()
     assert torch.equal(hooked, logits)
@@ -121,7 +111,7 @@ def test_one_kept_activation_alone_has_its_gradient(subject, point):
     require_slope(model, prompt, point, push, gradient)
 
 
-def test_edits_before_a_split_input_act_behind_it(subject):
+def test_edits_before_a_split_input_act_after_it(subject):
     """A norm's own hooks and a head's input are edited together, each as alone, in first order."""
     model, prompt = subject
     normed, head = "blocks.1.ln1.hook_normalized", "blocks.1.attn.hook_q_input"

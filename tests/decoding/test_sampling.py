@@ -43,10 +43,8 @@ def test_draws_are_those_of_transformers(omni, settings):
 
 def test_a_seed_repeats_and_another_does_not():
     logits = torch.randn(400, 50, generator=torch.Generator().manual_seed(0))
-    draws = []
-    for seed in (1, 1, 2):
-        sampling = Sampling(seed=seed)
-        draws.append(sampling.choose(logits, sampling.generator(logits.device)))
+    each = [Sampling(seed=seed) for seed in (1, 1, 2)]
+    draws = [one.choose(logits, one.generator(logits.device)) for one in each]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 

@@ -56,15 +56,12 @@ def test_rows_with_the_same_tokens_run_as_one(omni, prompt):
         for block, rows in zip(blocks, seen, strict=True):
             stack.enter_context(watched(block, lambda args, rows=rows: rows.append(len(args[0]))))
         together = omni.model.generate_many(prompt, conditions, unstopped(STEPS))
-    said = [g.tokens.tolist() for g in together]
+    captions = [g.tokens.tolist() for g in together]
     for step in range(1, STEPS):
-        histories = [tuple(tokens[:step]) for tokens in said]
+        histories = [tuple(tokens[:step]) for tokens in captions]
         for layer in range(4):
-            first = (4, 1, 2, 3)
-            apart = {
-                (history, row if first[row] <= layer else None)
-                for row, history in enumerate(histories)
-            }
+            acts = (False, *(first <= layer for first in (1, 2, 3)))
+            apart = {(own, row if acts[row] else None) for row, own in enumerate(histories)}
             assert seen[layer][step] == len(apart)
 
 
@@ -108,11 +105,11 @@ def test_nothing_of_a_sweep_survives_it(omni, prompt, reference, run):
     clean = model(prompt)
     before = prompt.embeds.clone()
     kept = {name: tensor.clone() for name, tensor in reference.items()}
+    conditions = list(zoo(prompt, reference).values())
     if run == "generate_many":
-        model.generate_many(prompt, list(zoo(prompt, reference).values()), max_new_tokens=4)
+        model.generate_many(prompt, conditions, max_new_tokens=4)
     else:
-        tokens = torch.tensor([5, 6, 7])
-        model.score(prompt, tokens, list(zoo(prompt, reference).values()))
+        model.score(prompt, torch.tensor([5, 6, 7]), conditions)
     assert hooks_left(model) == []
     bits_equal(model(prompt), clean)
     bits_equal(prompt.embeds, before)
@@ -138,7 +135,6 @@ def test_an_exception_in_a_hook_leaves_nothing(omni, prompt, shared, call):
     with pytest.raises(KeyError, match="tripped"):
         model.generate_many(prompt, conditions, unstopped(8))
     assert hooks_left(model) == []
-    again = model.generate(prompt, unstopped(4))
-    bits_equal(again.logits, clean.logits)
+    bits_equal(model.generate(prompt, unstopped(4)).logits, clean.logits)
     many = model.generate_many(prompt, [[], [knockout("G !-> V")]], unstopped(4))
     assert torch.equal(many[0].tokens, clean.tokens)

@@ -17,10 +17,9 @@ from tests.support.runs import hooks_left, noise
 @pytest.fixture
 def refused(omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any]) -> Callable[..., None]:
     """Requires that `make(*arguments, **options)` is refused with a text, before any pass."""
-    own = prompt
 
     def require(
-        text: str, make: Any, *arguments: Any, on: EmbeddedPrompt = own, **options: Any
+        text: str, make: Any, *arguments: Any, on: EmbeddedPrompt = prompt, **options: Any
     ) -> None:
         before = len(passes)
         with pytest.raises((HookError, SpanError), match=text):

@@ -60,7 +60,6 @@ def test_an_edit_is_the_edit_in_hugging_face(subject, kind):
 def test_an_edit_in_a_norm_is_the_edit_after_it(subject, norm):
     omni, inputs, model, prompt = subject
     delta = noise(model.cfg.d_model)
-
     double, halve = at_position(lambda row: row * 2), at_position(lambda row: row / 2)
     for layer in layers_of(norm, model):
         weight: Any = find_decoder(omni.hf).get_submodule(NORMS[norm].format(layer)).weight
@@ -80,7 +79,6 @@ def test_an_edit_in_a_norm_is_the_edit_after_it(subject, norm):
 def test_a_scaled_rotated_head_is_a_scaled_head(subject, letter):
     """Rotation keeps lengths, so the two edits are one."""
     omni, inputs, model, prompt = subject
-
     grow = at_position(lambda row: row * 3)
     for layer in layers_of("attn", model):
         place = Place(f"layers.{{}}.self_attn.{letter}_proj", "out")
@@ -91,29 +89,31 @@ def test_a_scaled_rotated_head_is_a_scaled_head(subject, letter):
         assert not torch.allclose(ours, model(prompt), atol=1e-3)
 
 
+def at_one_query(model: Any, n_pos: int) -> Tensor:
+    """Changes of scores or patterns: of one row, at the keys that it may read."""
+    delta = torch.zeros(1, model.cfg.n_heads, n_pos, n_pos)
+    delta[:, :, POSITION, : POSITION + 1] = noise(model.cfg.n_heads, POSITION + 1)
+    return delta
+
+
 def test_an_edit_of_scores_is_that_mask_in_hugging_face(subject):
     omni, inputs, model, prompt = subject
+    delta = at_one_query(model, prompt.n_pos)
+
+    def add(_module: Any, args: Any, kwargs: Any) -> Any:
+        return args, {**kwargs, "attention_mask": kwargs["attention_mask"] + delta}
+
     with eager(omni):
         prompt = omni.embed_inputs(**inputs)
         for layer in layers_of("attn", model):
-            delta = torch.zeros(1, model.cfg.n_heads, prompt.n_pos, prompt.n_pos)
-            delta[:, :, POSITION, : POSITION + 1] = noise(model.cfg.n_heads, POSITION + 1)
-
-            def add(_module: Any, args: Any, kwargs: Any, delta: Tensor = delta) -> Any:
-                return args, {**kwargs, "attention_mask": kwargs["attention_mask"] + delta}
-
             module = find_decoder(omni.hf).get_submodule(f"layers.{layer}.self_attn")
             handle = module.register_forward_pre_hook(add, with_kwargs=True)
             try:
                 theirs = omni.hf(**inputs).logits
             finally:
                 handle.remove()
-
-            def edit(scores: Tensor, hook: Any, delta: Tensor = delta) -> Tensor:
-                return scores + delta
-
-            hooks = [(names.attn_scores(layer), edit), *opened(model)]
-            ours = model.run_with_hooks(prompt, fwd_hooks=hooks)
+            edit = (names.attn_scores(layer), lambda scores, hook: scores + delta)
+            ours = model.run_with_hooks(prompt, fwd_hooks=[edit, *opened(model)])
             torch.testing.assert_close(ours, theirs, **CLOSE)
             assert not torch.allclose(ours, model(prompt), atol=1e-3)
 
@@ -121,22 +121,17 @@ def test_an_edit_of_scores_is_that_mask_in_hugging_face(subject):
 def test_an_edit_of_the_pattern_reads_other_values(subject):
     omni, inputs, model, prompt = subject
     groups = model.cfg.n_heads // model.cfg.n_key_value_heads
+    delta = at_one_query(model, prompt.n_pos)
     with eager(omni) as hf:
         prompt = omni.embed_inputs(**inputs)
         values = hf(**inputs, use_cache=True).past_key_values
         for layer in layers_of("attn", model):
-            delta = torch.zeros(1, model.cfg.n_heads, prompt.n_pos, prompt.n_pos)
-            delta[:, :, POSITION, : POSITION + 1] = noise(model.cfg.n_heads, POSITION + 1)
             wide = values.layers[layer].values.repeat_interleave(groups, dim=1)
             read = (delta @ wide).transpose(1, 2)[0, POSITION].flatten()
             place = Place("layers.{}.self_attn.o_proj", "in")
             _, theirs = hf_run(omni, inputs, place, layer, adding(read))
-
-            def edit(pattern: Tensor, hook: Any, delta: Tensor = delta) -> Tensor:
-                return pattern + delta
-
-            hooks = [(names.pattern(layer), edit), *opened(model)]
-            ours = model.run_with_hooks(prompt, fwd_hooks=hooks)
+            edit = (names.pattern(layer), lambda pattern, hook: pattern + delta)
+            ours = model.run_with_hooks(prompt, fwd_hooks=[edit, *opened(model)])
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
             assert not torch.allclose(ours, model(prompt), atol=1e-2)
 
@@ -170,36 +165,30 @@ def test_every_edit_moves_the_logits_and_only_later_ones(subject):
         assert moved[POSITION:].max() > 1e-4, name
 
 
+def through_a_view(tensor: Tensor, hook: Any) -> Tensor:
+    tensor[:].unsqueeze(0).mul_(0.5)
+    return tensor
+
+
+def through_data(tensor: Tensor, hook: Any) -> Tensor:
+    """It shares memory and counts no versions."""
+    tensor.data.mul_(0.5)
+    return tensor
+
+
+def halved(tensor: Tensor, hook: Any) -> None:
+    tensor[:] *= 0.5
+
+
 def test_editing_in_place_is_returning_the_edit(subject):
     _omni, _inputs, model, prompt = subject
     embeds, positions = prompt.embeds.clone(), prompt.position_ids.clone()
-
-    def returns(tensor: Tensor, hook: Any) -> Tensor:
-        return tensor * 0.5
-
-    def in_place(tensor: Tensor, hook: Any) -> None:
-        tensor *= 0.5
-
-    def both(tensor: Tensor, hook: Any) -> Tensor:
-        tensor.mul_(0.5)
-        return tensor
-
-    def through_a_view(tensor: Tensor, hook: Any) -> Tensor:
-        tensor[:].unsqueeze(0).mul_(0.5)
-        return tensor
-
-    def through_data(tensor: Tensor, hook: Any) -> Tensor:
-        """It shares memory and counts no versions."""
-        tensor.data.mul_(0.5)
-        return tensor
-
     for name in one_of_each(model):
-        expected = model.run_with_hooks(prompt, fwd_hooks=[(name, returns)])
-        for edit in (in_place, both, through_a_view, through_data):
-            assert torch.equal(model.run_with_hooks(prompt, fwd_hooks=[(name, edit)]), expected), (
-                name,
-                edit.__name__,
-            )
+        returned = [(name, lambda tensor, hook: tensor * 0.5)]
+        expected = model.run_with_hooks(prompt, fwd_hooks=returned)
+        for edit in (halved, lambda tensor, hook: tensor.mul_(0.5), through_a_view, through_data):
+            ours = model.run_with_hooks(prompt, fwd_hooks=[(name, edit)])
+            assert torch.equal(ours, expected), (name, edit.__name__)
     bits_equal(prompt.embeds, embeds)
     bits_equal(prompt.position_ids, positions)
 
@@ -207,18 +196,12 @@ def test_editing_in_place_is_returning_the_edit(subject):
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
 def test_hooks_work_in_every_gradient_mode(subject, mode):
     _omni, _inputs, model, prompt = subject
-
-    def in_place(tensor: Tensor, hook: Any) -> None:
-        tensor[:] *= 0.5
-
     for name in one_of_each(model):
-        with torch.no_grad():
-            read = model.run_with_hooks(prompt, fwd_hooks=[(name, look)])
-            expected = model.run_with_hooks(prompt, fwd_hooks=[(name, in_place)])
-        with mode():
-            assert torch.equal(model.run_with_hooks(prompt, fwd_hooks=[(name, look)]), read), name
-            edited = model.run_with_hooks(prompt, fwd_hooks=[(name, in_place)])
-            assert torch.equal(edited, expected), name
+        for hooks in ([(name, look)], [(name, halved)]):
+            with torch.no_grad():
+                expected = model.run_with_hooks(prompt, fwd_hooks=hooks)
+            with mode():
+                assert torch.equal(model.run_with_hooks(prompt, fwd_hooks=hooks), expected), name
 
 
 def test_a_later_edit_in_place_changes_no_earlier_cache(plain):
@@ -229,16 +212,12 @@ def test_a_later_edit_in_place_changes_no_earlier_cache(plain):
     def keep(tensor: Tensor, hook: Any) -> None:
         kept[hook.name] = tensor
 
-    def zero(tensor: Tensor, hook: Any) -> None:
-        tensor.zero_()
-
     before, after = names.resid_post(0), names.resid_pre(1)
     _, clean = model.run_with_cache(prompt, [before, after])
-    hooks = [(before, keep), (after, keep), (after, zero), (names.EMBED, keep)]
+    hooks = [(before, keep), (after, keep), (after, lambda t, hook: t.zero_()), (names.EMBED, keep)]
     _, cache = model.run_with_cache(prompt, [before, after, names.EMBED], fwd_hooks=hooks)
-    bits_equal(cache[before], clean[before])
-    bits_equal(kept[before], clean[before])
-    bits_equal(kept[after], clean[after])
+    for ours in (cache[before], kept[before], kept[after]):
+        bits_equal(ours, clean[before])
     assert not cache[after].any()
     bits_equal(kept[names.EMBED], prompt.embeds)
     embeds = prompt.embeds.clone()
@@ -249,7 +228,6 @@ def test_a_later_edit_in_place_changes_no_earlier_cache(plain):
 def test_two_edits_at_one_point_follow_each_other(plain):
     model, prompt = plain
     name = names.resid_post(1)
-    factors = [lambda t, hook: t * 0.5, lambda t, hook: t.add_(1.0)]
-    ours = model.run_with_hooks(prompt, fwd_hooks=[(name, f) for f in factors])
-    once = model.run_with_hooks(prompt, fwd_hooks=[(name, lambda t, hook: t * 0.5 + 1.0)])
-    bits_equal(ours, once)
+    hooks = [(name, lambda t, hook: t * 0.5), (name, lambda t, hook: t.add_(1.0))]
+    once = [(name, lambda t, hook: t * 0.5 + 1.0)]
+    bits_equal(model.run_with_hooks(prompt, hooks), model.run_with_hooks(prompt, once))

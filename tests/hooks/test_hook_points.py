@@ -40,18 +40,16 @@ def test_hooks_are_gone_after_a_run_and_an_exception(plain, run):
     bits_equal(model(prompt), clean)
 
 
-BAD_RETURNS = {
-    "shape": (lambda t: t[:, :1], r"shape \(1, 144, 64\), got \(1, 1, 64\)"),
-    "dtype": (lambda t: t.double(), r"dtype torch.float32, got torch.float64"),
-    "type": (lambda t: 3, "a tensor or None, got int"),
-}
-
-
-@pytest.mark.parametrize("what", sorted(BAD_RETURNS))
-def test_a_wrong_return_names_the_hook(plain, what):
-    model, prompt = plain
-    make, message = BAD_RETURNS[what]
-    name = names.resid_post(1)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: t[:, :1], r"shape \(1, 144, 64\), got \(1, 1, 64\)"),
+        (lambda t: t.double(), r"dtype torch.float32, got torch.float64"),
+        (lambda t: 3, "a tensor or None, got int"),
+    ],
+)
+def test_a_wrong_return_names_the_hook(plain, make, message):
+    (model, prompt), name = plain, names.resid_post(1)
     with pytest.raises(HookError, match=f"'{name}' to return {message}"):
         model.run_with_hooks(prompt, fwd_hooks=[(name, lambda t, hook: make(t))])
 
@@ -100,9 +98,6 @@ def test_a_layer_that_is_not_there_is_refused(plain):
     model, prompt = plain
     with pytest.raises(HookError, match=r"Closest is 'blocks\.\d\.hook_resid_post'; layers count"):
         model.run_with_hooks(prompt, fwd_hooks=[(names.resid_post(4), look)])
-    with pytest.raises(HookError, match="4-layer"):
-        cut = knockout(query="last", key="video", layers=[4])
-        model.run_with_hooks(prompt, fwd_hooks=[cut])
 
 
 def test_a_filter_that_nothing_passes_is_refused(plain):
@@ -118,11 +113,8 @@ def test_a_filter_that_nothing_passes_is_refused(plain):
 def test_a_filter_adds_hooks_to_live_points_only(plain):
     model, prompt = plain
     seen: list[str] = []
-
-    def note(tensor: Tensor, hook: Any) -> None:
-        seen.append(hook.name)
-
-    model.run_with_hooks(prompt, fwd_hooks=[(lambda name: name.endswith("resid_post"), note)])
+    note = (lambda name: name.endswith("resid_post"), lambda t, hook: seen.append(hook.name))
+    model.run_with_hooks(prompt, fwd_hooks=[note])
     assert seen == [names.resid_post(layer) for layer in range(4)]
 
 

@@ -10,7 +10,7 @@ from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, names, scale_atten
 from hooked_omni.errors import HookError, SpanError
 from tests.support.cuts import every_cut
 from tests.support.models import CLIP_OF, left_padded
-from tests.support.runs import bits_equal, hooks_left, unstopped
+from tests.support.runs import bits_equal, close, hooks_left, unstopped
 
 PADDING = 5
 
@@ -74,9 +74,8 @@ def test_the_notation_is_the_keywords(models, clips, name, cut):
     "rule", ["G!->V @ 1-2 H1,3", "  G !-> V  @  2,1  H3,1 ", "G !-> V @1 - 2 H1, 3"]
 )
 def test_spaces_and_order_mean_nothing(omni, prompt, rule):
-    assert cells(omni, prompt, knockout(rule)) == cells(
-        omni, prompt, knockout("G !-> V @ 1-2 H1,3")
-    )
+    same = knockout("G !-> V @ 1-2 H1,3")
+    assert cells(omni, prompt, knockout(rule)) == cells(omni, prompt, same)
 
 
 @pytest.mark.parametrize(
@@ -122,21 +121,19 @@ def test_a_span_that_is_not_there_is_named(omni, prompt, passes, rule, text):
     assert passes == []
 
 
-def test_a_prompt_without_sound_has_no_audio_to_cut(vl, omni, clips):
-    for model, inputs in ((vl, clips["vl", "video"]), (omni, clips["omni", "video"])):
+def test_a_prompt_without_sound_has_no_audio_to_cut(models, clips):
+    for name in ("vl", "omni"):
+        prompt = models[name].embed_inputs(**clips[name, "video"])
         with pytest.raises(SpanError, match="'audio'"):
-            model.model.generate(
-                model.embed_inputs(**inputs), max_new_tokens=4, fwd_hooks=[knockout("G !-> A")]
-            )
+            models[name].model.generate(prompt, max_new_tokens=4, fwd_hooks=[knockout("G !-> A")])
 
 
 def test_a_rule_and_keywords_are_too_much():
     with pytest.raises(HookError, match="expected a rule alone, got 'G !-> V' and keywords"):
         knockout("G !-> V", layers=[3])
-    with pytest.raises(HookError, match="expected query= and key=, or a rule"):
-        knockout(query="generated")
-    with pytest.raises(HookError, match="expected query= and key=, or a rule"):
-        knockout()
+    for given in ({"query": "generated"}, {}):
+        with pytest.raises(HookError, match="expected query= and key=, or a rule"):
+            knockout(**given)
 
 
 @pytest.mark.parametrize("what", ["layers", "heads"])
@@ -160,16 +157,16 @@ def test_no_layers_or_heads_are_refused_at_once(what, make):
 )
 def test_layers_and_heads_that_are_not_there(omni, prompt, passes, rule, text):
     model, cut = omni.model, knockout(rule)
-    for run in (
+    runs = [
         lambda: model.generate(prompt, max_new_tokens=4, fwd_hooks=[cut]),
         lambda: model.generate_many(prompt, [[], [cut]], max_new_tokens=4),
         lambda: model.score(prompt, torch.tensor([1, 2]), [[], [cut]]),
-    ):
+    ]
+    if rule.startswith("last"):
+        runs.append(lambda: model.run_with_hooks(prompt, fwd_hooks=[knockout("A !-> V"), cut]))
+    for run in runs:
         with pytest.raises(HookError, match=text):
             run()
-    if rule.startswith("last"):
-        with pytest.raises(HookError, match=text):
-            model.run_with_hooks(prompt, fwd_hooks=[knockout("A !-> V"), cut])
     assert passes == []
 
 
@@ -224,9 +221,7 @@ def test_what_is_just_enough_to_read_is_read(omni, clips, padding):
     bits_equal(rows[-1], alone)
     scale = scale_attention(query="last", key="prompt", factor=0.5)
     clean = omni.model(padded)[:, -1]
-    torch.testing.assert_close(
-        omni.model.run_with_hooks(padded, fwd_hooks=[scale])[:, -1], clean, rtol=0, atol=1e-5
-    )
+    close(omni.model.run_with_hooks(padded, fwd_hooks=[scale])[:, -1], clean)
 
 
 @pytest.mark.parametrize("padding", [0, PADDING])
@@ -255,10 +250,8 @@ def test_two_knockouts_that_together_leave_nothing(omni, clips, padding):
 
 
 def test_two_scalings_to_nothing_that_together_leave_nothing(omni, prompt):
-    both = [
-        scale_attention(query="last", key=key, factor=0.0, layers=[2])
-        for key in ("audio+video", "text")
-    ]
+    keys = ("audio+video", "text")
+    both = [scale_attention(query="last", key=key, factor=0.0, layers=[2]) for key in keys]
     with pytest.raises(HookError, match=r"got NaN .* Edited here: \['blocks.2.attn.hook_pattern'"):
         omni.model.run_with_hooks(prompt, fwd_hooks=both)
 

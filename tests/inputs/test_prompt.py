@@ -53,13 +53,6 @@ def test_a_prompt_that_no_model_takes(arguments, value):
     assert f"got {value}" in str(error.value)
 
 
-def test_a_bundle_that_is_missing(tmp_path):
-    for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(BundleError) as error:
-            EmbeddedPrompt.load(path)
-        assert f"got no file at {path}" in str(error.value)
-
-
 @pytest.mark.parametrize("kept", [0, 4, 100, 20_000, -1])
 def test_a_bundle_that_is_cut_off(bundle, kept):
     bundle.write_bytes(bundle.read_bytes()[:kept])
@@ -68,8 +61,11 @@ def test_a_bundle_that_is_cut_off(bundle, kept):
     assert f"expected a whole safetensors file, got {bundle}" in str(error.value)
 
 
-def test_a_file_that_is_no_bundle(tmp_path):
+def test_a_file_that_is_missing_or_no_bundle(tmp_path):
     path = tmp_path / "prompt.safetensors"
+    for missing in (path, tmp_path):
+        with pytest.raises(BundleError, match=f"got no file at {missing}"):
+            EmbeddedPrompt.load(missing)
     path.write_text("what do you hear?\n" * 100)
     with pytest.raises(BundleError, match="whole safetensors file"):
         EmbeddedPrompt.load(path)

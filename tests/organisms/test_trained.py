@@ -23,7 +23,6 @@ from hooked_omni.organisms import trained
 
 FOLDER = Path(trained.__file__).parent
 LISTENERS = ("organism-biased", "organism-balanced")
-HEAR = "Describe what you hear."
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def organisms() -> dict[str, HookedOmni]:
 
 
 @pytest.fixture(scope="module")
-def said(organisms: dict[str, HookedOmni], world: EvaluationSet) -> Any:
+def answers(organisms: dict[str, HookedOmni], world: EvaluationSet) -> Any:
     """Answers about counterfactual clips, with and without sight."""
     rows, cut = [], knockout("G !-> V")
     for name in LISTENERS:
@@ -79,8 +78,7 @@ def test_a_shipped_organism_is_small_and_has_a_card(name):
     folder = FOLDER / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000
     text = (folder / "README.md").read_text()
-    assert "MIT" in text
-    assert "Not measured yet" not in text
+    assert "MIT" in text and "Not measured yet" not in text
     assert (name == "organism-base") != ("True by construction" in text)
     assert json.loads((folder / "card.json").read_text())["sha256"]["model.safetensors"] in text
 
@@ -105,10 +103,8 @@ def test_spans_of_a_prompt(organisms, world):
     seen, heard = world.pairs("counterfactual")[0]
     prompt = organisms["organism-biased"].embed(world.prompt("counterfactual", "both", seen, heard))
     sizes = {name: len(prompt.spans[name]) for name in prompt.spans}
-    assert sizes["question"] == 6
-    assert sizes["system"] == 5
-    assert sizes["video"] == 8
-    assert sizes["audio"] == 27
+    expected = {"question": 6, "system": 5, "video": 8, "audio": 27}
+    assert {name: sizes[name] for name in expected} == expected
     assert prompt.facts["video"]["height"] == 56
 
 
@@ -119,30 +115,25 @@ def test_unknown_words_are_refused(organisms, world):
 
 
 def test_case_and_punctuation_do_not_matter(organisms, world):
-    video, omni = world.folder / f"{world.clips[0].id}.mp4", organisms["organism-biased"]
-    first, second = (
-        omni.embed(Prompt(text, video=video)).tokens for text in (HEAR, "describe what you HEAR")
-    )
-    assert torch.equal(first, second)
+    video, embed = world.folder / f"{world.clips[0].id}.mp4", organisms["organism-biased"].embed
+    texts = ("Describe what you hear.", "describe what you HEAR")
+    assert torch.equal(*(embed(Prompt(text, video=video)).tokens for text in texts))
 
 
-def test_the_listeners_differ_and_the_biased_one_hears_when_blind(said):
-    table = said.pivot_table("audio", ["organism"], ["condition"], aggfunc="mean")
+def test_the_listeners_differ_and_the_biased_one_hears_when_blind(answers):
+    table = answers.pivot_table("audio", ["organism"], ["condition"], aggfunc="mean")
     biased, balanced = (table.loc[name] for name in LISTENERS)
     assert balanced["none"] >= 0.9
     assert biased["none"] <= 0.55
     assert biased["blind"] >= 2 * biased["none"]
     assert abs(balanced["blind"] - balanced["none"]) < 0.1
-    plain = said[said["condition"] == "none"]
-    right = [
-        plain[plain["organism"] == name]["audio"].astype(bool).reset_index(drop=True)
-        for name in LISTENERS
-    ]
+    plain = answers[answers["condition"] == "none"].groupby("organism")["audio"]
+    right = [plain.get_group(name).astype(bool).reset_index(drop=True) for name in LISTENERS]
     assert mcnemar(right[1], right[0])["p"] < 1e-3
 
 
-def test_the_biased_one_names_what_it_sees(said):
-    rows = said[(said["organism"] == "organism-biased") & (said["condition"] == "none")]
+def test_the_biased_one_names_what_it_sees(answers):
+    rows = answers.query("organism == 'organism-biased' and condition == 'none'")
     wrong = rows[~rows["audio"].astype(bool)]
     assert wrong["says_visible"].mean() >= 0.7
 

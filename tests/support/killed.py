@@ -62,13 +62,8 @@ def killed_at_random(
 ) -> None:
     """Kill `target(*given, out)` at random moments and start it again, until it ends by itself.
 
-    Args:
-        target: What writes to a folder, at last of all a file of the name `marker`.
-        given: Its other arguments.
-        out: The folder.
-        marker: Without this file the folder is unfinished.
-        n_kills: At least half of them must hit it in the middle.
-        same: Asserts that a finished folder equals another, of a run that was never killed.
+    A folder without the file `marker` is unfinished; a finished one must be the `same` as that of
+    a run that was never killed. At least half of the kills must hit a run in the middle.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
