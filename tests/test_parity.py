@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from torch import Tensor
 from hooked_omni import EmbeddedPrompt, HookedOmni, load
 from hooked_omni.errors import PromptError, SpanError
 from hooked_omni.hf.capture import find_decoder
-from hooked_omni.organisms.random_qwen3 import random_audio, random_omni3, random_vl3
-from hooked_omni.organisms.random_weights import random_omni, random_vl
+from hooked_omni.organisms import SHIPPED
+from tests.support.hugging_face import hf_caption
 from tests.support.models import (
     CLIP_OF,
     KINDS,
@@ -22,17 +21,11 @@ from tests.support.models import (
     one_expert_after_the_other,
     processed,
     save_checkpoint,
-    uneven_gains,
 )
 from tests.support.runs import bits_equal, close, opened, unstopped
 
-MAKE: dict[str, Any] = {
-    "omni": random_omni,
-    "vl": random_vl,
-    "omni3": random_omni3,
-    "vl3": random_vl3,
-    "audio": random_audio,
-}
+MAKE: dict[str, Any] = {name: SHIPPED[f"random-{name}"] for name in CLIP_OF}
+CLIP = "audio in video"
 STEPS = 16
 PADDING = 5
 KIND_NAMES = [f"{name}-{kind}" for name, kind in KINDS]
@@ -43,40 +36,27 @@ every_attention = pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 every_clip = pytest.mark.parametrize(("name", "kind"), CLIP_OF.items(), ids=list(CLIP_OF))
 
 
-def hf_generates(
-    omni: HookedOmni, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> tuple[Any, list[Tensor]]:
-    """Hugging Face's own greedy decoding, and the rotary positions its decoder was given."""
+def hf_generates(omni: HookedOmni, inputs: dict[str, Any]) -> tuple[list[int], Tensor, Any]:
+    """Hugging Face's greedy tokens and logits, and the rotary positions its decoder was given."""
     seen: list[Tensor] = []
 
     def keep(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
         positions = kwargs["position_ids"]  # two axes in a model of one dimension
         seen.append(positions[-3:].expand(3, *positions.shape[-2:]).clone())
 
-    monkeypatch.setattr(omni.hf.generation_config, "eos_token_id", None)
     handle = find_decoder(omni.hf).register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        out = omni.hf.generate(
-            **inputs,
-            max_new_tokens=STEPS + 1,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
+        return *hf_caption(omni, inputs, STEPS + 1), seen
     finally:
         handle.remove()
-    return out, seen
 
 
-def require_same_steps(
-    omni: HookedOmni, inputs: dict[str, Any], hooks: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> EmbeddedPrompt:
+def require_same_steps(omni: HookedOmni, inputs: dict[str, Any], hooks: list[Any]) -> Tensor:
+    """Tokens that are Hugging Face's, chosen from its logits at its positions."""
     prompt = omni.embed_inputs(**inputs)
-    out, seen = hf_generates(omni, inputs, monkeypatch)
+    tokens, theirs, seen = hf_generates(omni, inputs)
     ours = omni.model.generate(prompt, unstopped(STEPS + 1), hooks)
-    assert ours.logits is not None
-    theirs = torch.stack(out.logits)[:, 0]
-    assert ours.tokens.tolist() == out.sequences[0, prompt.n_pos :].tolist()
+    assert ours.logits is not None and ours.tokens.tolist() == tokens
     assert len(ours.tokens) == len(theirs) == len(seen) == STEPS + 1
     # Hugging Face's prefill unembeds as many rows as it likes, which may round otherwise.
     close(ours.logits[0], theirs[0])
@@ -84,7 +64,7 @@ def require_same_steps(
     bits_equal(prompt.position_ids, seen[0])
     steps = range(prompt.n_pos, prompt.n_pos + STEPS)
     bits_equal(prompt.position_ids_at(steps), torch.cat(seen[1:], dim=2))
-    return prompt
+    return ours.tokens
 
 
 @contextmanager
@@ -106,10 +86,10 @@ def test_prefill_is_hugging_faces(models, clips, name, kind, implementation):
 
 @every_kind
 @every_attention
-def test_decode_steps_are_hugging_faces(models, clips, name, kind, implementation, monkeypatch):
+def test_decode_steps_are_hugging_faces(models, clips, name, kind, implementation):
     # A decode step has one query; a kernel hook at the prefill would hide a difference.
     with attention(models[name], implementation) as hooks:
-        require_same_steps(models[name], clips[name, kind], hooks, monkeypatch)
+        require_same_steps(models[name], clips[name, kind], hooks)
 
 
 def test_positions_after_the_prompt_go_on_from_its_last(prompt):
@@ -136,7 +116,7 @@ def test_sound_inside_a_video_shares_its_time(prompt):
 
 
 def test_the_papers_scripts_get_flat_positions(omni, prompt, clips):
-    flat = {**clips["omni", "audio in video"], "use_audio_in_video": False}
+    flat = {**clips["omni", CLIP], "use_audio_in_video": False}
     ours = omni.embed_inputs(**flat)
     time, height, width = ours.position_ids[:, 0]
     assert torch.equal(time, height) and torch.equal(time, width)
@@ -163,14 +143,13 @@ def test_padding_in_front_changes_no_real_row(models, clips, name, kind, impleme
 
 # Qwen2-Audio's `forward` counts padding and its `generate` does not, which rounds otherwise.
 @pytest.mark.parametrize(("name", "kind"), [(n, k) for n, k in CLIP_OF.items() if n != "audio"])
-def test_decode_steps_after_padding(models, clips, name, kind, monkeypatch):
+@every_attention
+def test_decode_steps_after_padding(models, clips, name, kind, implementation):
     omni = models[name]
-    padded = left_padded(omni, clips[name, kind], PADDING)
-    with eager(omni):
-        require_same_steps(omni, padded, opened(omni.model), monkeypatch)
-    prompt = require_same_steps(omni, padded, [], monkeypatch)
-    alone = omni.model.generate(omni.embed_inputs(**clips[name, kind]), max_new_tokens=STEPS)
-    assert torch.equal(omni.model.generate(prompt, max_new_tokens=STEPS).tokens, alone.tokens)
+    with attention(omni, implementation) as hooks:
+        tokens = require_same_steps(omni, left_padded(omni, clips[name, kind], PADDING), hooks)
+    alone = omni.embed_inputs(**clips[name, kind])
+    assert torch.equal(omni.model.generate(alone, unstopped(STEPS + 1)).tokens, tokens)
 
 
 def batched(omni: HookedOmni, short: dict[str, Any], kind: str) -> tuple[dict[str, Any], int]:
@@ -185,9 +164,7 @@ def batched(omni: HookedOmni, short: dict[str, Any], kind: str) -> tuple[dict[st
     return batch, width
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [*((name, "text") for name in CLIP_OF), ("omni", "audio in video")]
-)
+@pytest.mark.parametrize(("name", "kind"), [*((n, "text") for n in CLIP_OF), ("omni", CLIP)])
 def test_a_batch_runs_forward_and_nothing_else(models, clips, name, kind):
     omni, short = models[name], clips[name, kind]
     batch, width = batched(omni, short, kind)
@@ -202,63 +179,46 @@ def test_a_batch_runs_forward_and_nothing_else(models, clips, name, kind):
         omni.model.generate(prompt)
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoints as they lie on a hub, one of each family."""
-    made = {name: make(seed=3) for name, make in MAKE.items()}
-    return {
-        name: save_checkpoint(uneven_gains(hf), processor, tmp_path_factory.mktemp(name))
-        for name, (hf, processor) in made.items()
-    }
-
-
 @every_clip
-def test_bfloat16_equals_eager(folders, clips, name, kind, monkeypatch):
+def test_bfloat16_equals_eager(folders, clips, name, kind):
     half = load(folders[name], dtype="bfloat16", attn_implementation="eager")
     if half.model.cfg.experts is not None:
         one_expert_after_the_other(half.hf)
     assert half.model.cfg.dtype == torch.bfloat16
     assert half.model.cfg.attn_implementation == "eager"
-    inputs = clips[name, kind]
-    prompt = half.embed_inputs(**inputs)
-    logits = half.model(prompt)
+    prompt, logits = half.embed_inputs(**clips[name, kind]), half.hf(**clips[name, kind]).logits
     assert logits.dtype == torch.bfloat16
-    bits_equal(logits, half.hf(**inputs).logits)
+    bits_equal(half.model(prompt), logits)
     bits_equal(half.model.run_with_hooks(prompt, fwd_hooks=opened(half.model)), logits)
-    out, _ = hf_generates(half, inputs, monkeypatch)
+    tokens, theirs, _ = hf_generates(half, clips[name, kind])
     ours = half.model.generate(prompt, unstopped(STEPS + 1))
-    assert ours.logits is not None
     # `generate` keeps its logits in float32, whatever they were chosen from.
-    bits_equal(ours.logits[1:].float(), torch.cat(out.logits[1:]))
-    assert ours.tokens.tolist() == out.sequences[0, prompt.n_pos :].tolist()
+    bits_equal(ours.logits[1:].float(), theirs[1:])
+    assert ours.tokens.tolist() == tokens
 
 
 @pytest.mark.parametrize("dtype", ["float32", None])
 @every_clip
-def test_a_saved_checkpoint_loads_from_its_folder(folders, clips, name, kind, dtype):
-    hf, processor = MAKE[name](seed=3)
-    original = HookedOmni.from_hf(uneven_gains(hf), processor)
+def test_a_saved_checkpoint_loads_from_its_folder(folders, models, clips, name, kind, dtype):
     loaded = load(folders[name], dtype=dtype)
+    if loaded.model.cfg.experts is not None:
+        one_expert_after_the_other(loaded.hf)
     inputs = processed(loaded, kind)
-    for given in {"pixel_values_videos", "input_features"} & inputs.keys():
+    for given in {"input_ids", "pixel_values_videos", "input_features"} & inputs.keys():
         bits_equal(inputs[given], clips[name, kind][given])
-    assert torch.equal(inputs["input_ids"], clips[name, kind]["input_ids"])
-    bits_equal(
-        loaded.model(loaded.embed_inputs(**inputs)), original.model(original.embed_inputs(**inputs))
-    )
-    assert loaded.model.cfg.eos_tokens == original.model.cfg.eos_tokens != ()
-    assert loaded.model.cfg.n_layers == original.model.cfg.n_layers
+    bits_equal(*(omni.model(omni.embed_inputs(**inputs)) for omni in (loaded, models[name])))
+    cfg, theirs = loaded.model.cfg, models[name].model.cfg
+    assert cfg.eos_tokens == theirs.eos_tokens != () and cfg.n_layers == theirs.n_layers
 
 
 @every_clip
 def test_casting_a_shipped_model_equals_loading_it_in_that_dtype(tmp_path, clips, name, kind):
-    hf, processor = MAKE[name]()
-    cast = load(f"random-{name}", dtype="bfloat16", attn_implementation="eager")
-    folder = save_checkpoint(hf, processor, tmp_path)
-    loaded = load(folder, dtype="bfloat16", attn_implementation="eager")
-    inputs = clips[name, kind]
+    folder = save_checkpoint(*MAKE[name](), tmp_path)
+    options: Any = dict(dtype="bfloat16", attn_implementation="eager")
+    cast, loaded = (load(source, **options) for source in (f"random-{name}", folder))
     if cast.model.cfg.experts is not None:
         one_expert_after_the_other(loaded.hf)
+    inputs = clips[name, kind]
     bits_equal(cast.model(cast.embed_inputs(**inputs)), loaded.hf(**inputs).logits)
 
 
@@ -299,20 +259,16 @@ def test_weights_are_hugging_faces_own(models, name):
         attn, mlp = block.attn, block.mlp
         hf_layer: Any = decoder.layers[layer]  # pyright: ignore[reportIndexIssue]
         views = [
-            (attn.W_Q, hf_layer.self_attn.q_proj.weight),
-            (attn.W_K, hf_layer.self_attn.k_proj.weight),
-            (attn.W_V, hf_layer.self_attn.v_proj.weight),
-            (attn.W_O, hf_layer.self_attn.o_proj.weight),
-            (attn.b_Q, hf_layer.self_attn.q_proj.bias),
-            (attn.b_K, hf_layer.self_attn.k_proj.bias),
-            (attn.b_V, hf_layer.self_attn.v_proj.bias),
-            (mlp.W_gate, hf_layer.mlp.gate_proj.weight),
-            (mlp.W_in, hf_layer.mlp.up_proj.weight),
-            (mlp.W_out, hf_layer.mlp.down_proj.weight),
-            (block.ln1.w, hf_layer.input_layernorm.weight),
-            (block.ln2.w, hf_layer.post_attention_layernorm.weight),
+            *((getattr(attn, f"W_{x}"), f"self_attn.{x.lower()}_proj.weight") for x in "QKVO"),
+            *((getattr(attn, f"b_{x}"), f"self_attn.{x.lower()}_proj.bias") for x in "QKV"),
+            (mlp.W_gate, "mlp.gate_proj.weight"),
+            (mlp.W_in, "mlp.up_proj.weight"),
+            (mlp.W_out, "mlp.down_proj.weight"),
+            (block.ln1.w, "input_layernorm.weight"),
+            (block.ln2.w, "post_attention_layernorm.weight"),
         ]
-        for ours, weight in views:
+        for ours, at in views:
+            weight = hf_layer.get_parameter(at)
             assert ours.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
     assert model.W_U.data_ptr() == omni.hf.get_output_embeddings().weight.data_ptr()
     assert model.W_E.data_ptr() == omni.hf.get_input_embeddings().weight.data_ptr()

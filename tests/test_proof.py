@@ -28,9 +28,7 @@ def prompt(own: HookedOmni, clips: dict) -> EmbeddedPrompt:
 
 def test_a_whole_model_is_proved(own, prompt):
     report = prove(own, prompt, decode_steps=4)
-    assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
-    assert report.decode_steps == 4
-    assert report.live_hooks == len(own.model.hook_dict)
+    assert report.prefill == report.decode == 0 and report.decode_steps == 4
     assert own.hf.config.get_text_config()._attn_implementation == "sdpa"
     assert not own.model.cfg.use_attn_result
     assert all(fact in str(report) for fact in ("prefill", "decode", "live_hooks"))

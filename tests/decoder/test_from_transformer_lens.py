@@ -35,19 +35,12 @@ def scope(omni: HookedOmni) -> Any:
         return logits[0, -1, 5] - logits[0, -1, 7]
 
     model = omni.model
-    yield dict(
-        model=model,
-        omni=omni,
-        names=names,
-        torch=torch,
-        look=look,
-        metric=metric,
-        patching=patching,
-        analysis=analysis,
-        detect_head=detect_head,
-        prompt=omni.embed_inputs(**processed(omni, "audio", "the dog")),
-        other=omni.embed_inputs(**processed(omni, "audio", "the cat")),
+    tools = dict(patching=patching, analysis=analysis, detect_head=detect_head)
+    prompt, other = (
+        omni.embed_inputs(**processed(omni, "audio", words)) for words in ("the dog", "the cat")
     )
+    own = dict(model=model, omni=omni, prompt=prompt, other=other)
+    yield dict(names=names, torch=torch, look=look, metric=metric, **tools, **own)
     for flag in names.FLAGS:
         setattr(model.cfg, flag, False)
     model.reset_hooks()

@@ -158,20 +158,18 @@ def test_nothing_is_kept_of_what_standing_hooks_edit(omni, prompt, passes):
 
 @pytest.mark.parametrize("at", ["blocks.1", "blocks.1.hook_resid_mid", "unembed"])
 def test_nothing_is_used_while_torchs_own_hook_stands_on_a_module(omni, prompt, at):
-    model, full = omni.model, prefill(omni.model, prompt)
-    expected = model.generate(full, max_new_tokens=STEPS).tokens.tolist()
+    model, full, decoding = omni.model, prefill(omni.model, prompt), unstopped(STEPS)
+    expected = model.generate(full, decoding).tokens.tolist()
     module: Any = model.get_submodule(at)
     handle = module.register_forward_hook(lambda _module, _args, out: out.flip(-1))
     try:
         assert prefill_state(model, full) is None
-        ours, plain = (
-            model.generate(p, max_new_tokens=STEPS).tokens.tolist() for p in (full, prompt)
-        )
+        ours, plain = (model.generate(p, decoding).tokens.tolist() for p in (full, prompt))
         assert prefill(model, prompt).state is None
     finally:
         handle.remove()
     assert ours == plain != expected
-    assert model.generate(full, max_new_tokens=STEPS).tokens.tolist() == expected
+    assert model.generate(full, decoding).tokens.tolist() == expected
 
 
 @pytest.mark.parametrize("inference", [False, True])

@@ -21,11 +21,10 @@ from hooked_omni import (
 from hooked_omni.decoder.experts import MixtureOfExperts
 from hooked_omni.errors import CheckpointError, HookError, PromptError
 from hooked_omni.families import FAMILIES
-from tests.support.models import CLIP_OF, KINDS, look, one_expert_after_the_other, save_checkpoint
+from tests.support.models import CLIP_OF, look, one_expert_after_the_other, save_checkpoint
 from tests.support.runs import bits_equal, close, opened, unstopped
 
 every_clip = pytest.mark.parametrize(("name", "kind"), CLIP_OF.items(), ids=list(CLIP_OF))
-every_kind = pytest.mark.parametrize(("name", "kind"), KINDS, ids=[f"{n}-{k}" for n, k in KINDS])
 both_deep = pytest.mark.parametrize("name", ["omni3", "vl3"])
 STEPS = 8
 
@@ -35,9 +34,9 @@ def prompts(models: dict, clips: dict) -> dict[str, EmbeddedPrompt]:
     return {name: models[name].embed_inputs(**clips[name, kind]) for name, kind in CLIP_OF.items()}
 
 
-@every_kind
-def test_every_family_proves_itself(models, clips, name, kind):
-    report = prove(models[name], models[name].embed_inputs(**clips[name, kind]))
+@every_clip
+def test_every_family_proves_itself(models, prompts, name, kind):
+    report = prove(models[name], prompts[name])
     assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
     assert report.decode_steps == 16
     assert report.live_hooks == len(models[name].model.hook_dict)

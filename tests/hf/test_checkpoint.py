@@ -143,9 +143,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changes", "message"), CONFIGS, ids=[str([*c][:1]) for c, _ in CONFIGS])
 @both_ways
-def test_a_config_that_is_not_the_weights_or_not_computed(
-    folders, tmp_path, changes, message, decoder_only
-):
+def test_a_config_that_fits_no_weights(folders, tmp_path, changes, message, decoder_only):
     folder = with_config(copied(folders["omni"], tmp_path / "config"), **changes)
     with pytest.raises(CheckpointError, match=message):
         load(folder, decoder_only=decoder_only)

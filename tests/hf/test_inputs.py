@@ -88,9 +88,7 @@ NEEDED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "key"), [(*of, key) for of, keys in NEEDED.items() for key in keys]
-)
+@pytest.mark.parametrize(("name", "kind", "key"), [(*of, k) for of in NEEDED for k in NEEDED[of]])
 def test_an_input_that_is_missing(models, clips, name, kind, key):
     """The model would count positions otherwise, or read placeholders as words."""
     whole = clips[name, kind]
@@ -141,6 +139,8 @@ def test_a_clip_of_another_call(omni, clips, inputs):
         omni.embed_inputs(**clips["omni", "text"], **sounds)
 
 
-def test_a_mask_of_the_users_own(omni, inputs):
-    with pytest.raises(PromptError, match="expected a processor's output alone"):
-        omni.embed_inputs(**{**inputs, "attention_mask": torch.ones(1, 1, 2, 2)})
+def test_masks_and_positions_of_the_users_own(omni, inputs):
+    own = torch.arange(inputs["input_ids"].shape[1]).expand(4, 1, -1)
+    for name, more in (("attention_mask", torch.ones(1, 1, 2, 2)), ("position_ids", own)):
+        with pytest.raises(PromptError, match="expected a processor's output alone"):
+            omni.embed_inputs(**{**inputs, name: more})

@@ -183,9 +183,8 @@ def test_scaling_multiplies_the_odds(omni, prompt, factor):
     bits_equal(after[name][untouched], before[name][untouched])
     torch.testing.assert_close(after[name].sum(-1), torch.ones(after[name].shape[:-1]))
     share, scaled = (cache[name][0, 1, audio[-1], video].sum() for cache in (before, after))
-    torch.testing.assert_close(
-        scaled / (1 - scaled), factor * share / (1 - share), rtol=1e-2, atol=0
-    )
+    odds = scaled / (1 - scaled)
+    torch.testing.assert_close(odds, factor * share / (1 - share), rtol=1e-2, atol=0)
 
 
 def test_scaling_by_one_is_rounding(omni, prompt):

@@ -221,7 +221,8 @@ def test_a_later_edit_in_place_changes_no_earlier_cache(plain):
     assert not cache[after].any()
     bits_equal(kept[names.EMBED], prompt.embeds)
     embeds = prompt.embeds.clone()
-    kept[names.EMBED].zero_()  # what was kept is the keeper's own
+    kept[names.EMBED].zero_()  # what was kept is the keeper's own, and so is the cache
+    cache[names.EMBED].zero_()
     bits_equal(prompt.embeds, embeds)
 
 

@@ -108,16 +108,12 @@ def test_spans_of_a_prompt(organisms, world):
     assert prompt.facts["video"]["height"] == 56
 
 
-def test_unknown_words_are_refused(organisms, world):
-    video = world.folder / f"{world.clips[0].id}.mp4"
-    with pytest.raises(PromptError, match=r"expected words that this model knows.*'zebra"):
-        organisms["organism-base"].embed(Prompt("Describe a zebra.", video=video))
-
-
-def test_case_and_punctuation_do_not_matter(organisms, world):
+def test_case_and_punctuation_do_not_matter_but_words_must_be_known(organisms, world):
     video, embed = world.folder / f"{world.clips[0].id}.mp4", organisms["organism-biased"].embed
     texts = ("Describe what you hear.", "describe what you HEAR")
     assert torch.equal(*(embed(Prompt(text, video=video)).tokens for text in texts))
+    with pytest.raises(PromptError, match=r"expected words that this model knows.*'zebra"):
+        embed(Prompt("Describe a zebra.", video=video))
 
 
 def test_the_listeners_differ_and_the_biased_one_hears_when_blind(answers):

@@ -1,6 +1,6 @@
 """The same questions put to the Hugging Face model alone: captions, scores, cut attention."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,9 +73,7 @@ def hf_caption(omni: HookedOmni, inputs: dict[str, Any], n: int = 8) -> tuple[li
     return out.sequences[0, inputs["input_ids"].shape[1] :].tolist(), torch.cat(out.logits)
 
 
-def hf_forced(
-    omni: HookedOmni, inputs: dict[str, Any], prompt: EmbeddedPrompt, text: Tensor
-) -> Tensor:
+def hf_forced(omni: HookedOmni, inputs: Any, prompt: EmbeddedPrompt, text: Tensor) -> Tensor:
     """Logits of a text, in one pass that reads the cached keys and values of the prompt."""
     window = range(prompt.n_pos, prompt.n_pos + len(text) - 1)
     positions = prompt.position_ids_at(window)
@@ -136,11 +134,7 @@ NORMS = {
 
 
 def hf_run(
-    omni: HookedOmni,
-    inputs: dict[str, Any],
-    place: Place,
-    layer: int,
-    change: Callable[[Tensor], Tensor] | None = None,
+    omni: HookedOmni, inputs: Any, place: Place, layer: int, change: Any = None
 ) -> tuple[Tensor, Tensor]:
     """Hugging Face's activation at `place`, and its logits, with `change` made there if given."""
     seen: list[Tensor] = []

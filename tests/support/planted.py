@@ -76,9 +76,8 @@ def planted(
         names_at: Where the word is chosen.
     """
     make = {"omni": random_omni, "vl": random_vl}[family]
-    hf, processor = make(
-        n_layers=n_layers, d_model=_D_MODEL, n_heads=_N_HEADS, n_kv_heads=_N_KV_HEADS
-    )
+    sizes: Any = dict(d_model=_D_MODEL, n_heads=_N_HEADS, n_kv_heads=_N_KV_HEADS)
+    hf, processor = make(n_layers=n_layers, **sizes)
     processor.tokenizer.add_tokens([f" {word}" for word in (*WORDS, _NOTHING)])
     hf.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
     decoder: Any = find_decoder(hf)

@@ -133,9 +133,7 @@ class MiniCPMO(Model):
         self.generate(**inputs, tokenizer=tokenizer, num_beams=3, repetition_penalty=1.2)
         return "an answer"
 
-    def generate(
-        self, input_ids: Tensor, attention_mask: Tensor, tokenizer: Any, **inputs: Any
-    ) -> Any:
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Any:
         pictures, images, bounds = (
             inputs.pop(name)[0] for name in ("pixel_values", "image_bound", "audio_bounds")
         )
