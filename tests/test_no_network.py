@@ -27,14 +27,8 @@ print("loads from a folder:", load(sys.argv[1]).model.cfg.n_layers == 4)
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT,
-        env=without_network(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command, environment = [sys.executable, "-c", code, *arguments], without_network()
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def test_a_fresh_process(tmp_path):

@@ -192,9 +192,9 @@ def test_bfloat16_equals_eager(folders, clips, name, kind):
     bits_equal(half.model.run_with_hooks(prompt, fwd_hooks=opened(half.model)), logits)
     tokens, theirs, _ = hf_generates(half, clips[name, kind])
     ours = half.model.generate(prompt, unstopped(STEPS + 1))
+    assert ours.logits is not None and ours.tokens.tolist() == tokens
     # `generate` keeps its logits in float32, whatever they were chosen from.
     bits_equal(ours.logits[1:].float(), theirs[1:])
-    assert ours.tokens.tolist() == tokens
 
 
 @pytest.mark.parametrize("dtype", ["float32", None])
@@ -213,7 +213,8 @@ def test_a_saved_checkpoint_loads_from_its_folder(folders, models, clips, name, 
 
 @every_clip
 def test_casting_a_shipped_model_equals_loading_it_in_that_dtype(tmp_path, clips, name, kind):
-    folder = save_checkpoint(*MAKE[name](), tmp_path)
+    hf, processor = MAKE[name]()
+    folder = save_checkpoint(hf, processor, tmp_path)
     options: Any = dict(dtype="bfloat16", attn_implementation="eager")
     cast, loaded = (load(source, **options) for source in (f"random-{name}", folder))
     if cast.model.cfg.experts is not None:

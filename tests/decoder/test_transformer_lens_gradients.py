@@ -83,17 +83,11 @@ def test_the_gradient_at_every_hook_point_is_the_slope_of_edits_there(subject):
     assert moved > 0.9 * len(kept)
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "hook_embed",
-        "blocks.1.ln1.hook_scale",
-        "blocks.1.attn.hook_result",
-        "blocks.1.attn.hook_q_input",
-        "blocks.1.attn.hook_attn_in",
-        "ln_final.hook_scale",
-    ],
-)
+INNER = ("ln1.hook_scale", "attn.hook_result", "attn.hook_q_input", "attn.hook_attn_in")
+POINTS = [names.EMBED, *(names.in_block(point, 1) for point in INNER), "ln_final.hook_scale"]
+
+
+@pytest.mark.parametrize("point", POINTS)
 def test_one_kept_activation_alone_has_its_gradient(subject, point):
     model, prompt = subject
     logits, kept = kept_by(model, prompt, point)

@@ -9,13 +9,8 @@ from hooked_omni.decoding.generate import Decoding
 from hooked_omni.decoding.sampling import Sampling
 from hooked_omni.errors import PromptError
 
-SETTINGS: list[dict[str, Any]] = [
-    dict(),
-    dict(temperature=0.5),
-    dict(top_k=3),
-    dict(top_p=0.6),
-    dict(temperature=1.7, top_k=20, top_p=0.8),
-]
+NARROW = dict(temperature=1.7, top_k=20, top_p=0.8)
+SETTINGS: list[Any] = [dict(), dict(temperature=0.5), dict(top_k=3), dict(top_p=0.6), NARROW]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -23,16 +18,10 @@ def test_draws_are_those_of_transformers(omni, settings):
     tokens = omni.model.to_tokens("the dog barks")
     off = dict(temperature=1.0, top_k=0, top_p=1.0)
     torch.manual_seed(5)
-    out = omni.hf.generate(
-        input_ids=tokens,
-        attention_mask=torch.ones_like(tokens),
-        do_sample=True,
-        max_new_tokens=12,
-        eos_token_id=None,
-        **(off | settings),
-    )
-    wanted: Any = dict(do_sample=True, seed=5, max_new_tokens=12, stop_at_eos=False)
-    ours = omni.model.generate(tokens, **wanted, **settings).tokens
+    mask, drawn = torch.ones_like(tokens), dict(do_sample=True, max_new_tokens=12)
+    more = drawn | off | settings | dict(eos_token_id=None)
+    out = omni.hf.generate(input_ids=tokens, attention_mask=mask, **more)
+    ours = omni.model.generate(tokens, seed=5, stop_at_eos=False, **drawn, **settings).tokens
     assert torch.equal(ours, out[0, tokens.shape[1] :])
     assert len(ours.unique()) > 1
     decoding = Decoding(12, stop_at_eos=False, sampling=Sampling(seed=5, **settings))

@@ -1,14 +1,12 @@
 """A sweep gives what each condition gives alone, whichever rows share a batch."""
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from hooked_omni import EmbeddedPrompt, HookedTransformer, knockout, load, names, steer, windows
 from hooked_omni.decoding.generate import Generation
@@ -29,11 +27,7 @@ def cuts(*rules: str) -> Conditions:
 
 
 def require_alone(
-    model: HookedTransformer,
-    prompt: EmbeddedPrompt | Tensor,
-    make: Callable[[], Conditions],
-    n: int = STEPS,
-    stop_at_eos: bool = False,
+    model: HookedTransformer, prompt: Any, make: Any, n: int = STEPS, stop_at_eos: bool = False
 ) -> list[Generation]:
     """A sweep gives what each condition gives alone."""
     decoding = replace(unstopped(n), stop_at_eos=stop_at_eos)
@@ -151,6 +145,7 @@ def test_bfloat16_is_the_same_until_two_tokens_tie(clips):
     agreed = 0
     for ours, condition in zip(together, conditions, strict=True):
         alone = omni.model.generate(prompt, unstopped(n), condition)
+        assert ours.logits is not None and alone.logits is not None
         assert ours.logits.dtype == torch.bfloat16
         differ = (ours.tokens != alone.tokens).nonzero()
         same = int(differ[0]) + 1 if len(differ) else n

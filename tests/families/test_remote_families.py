@@ -142,7 +142,8 @@ def test_heads_come_out_of_the_fused_tensor_in_order(folders):
     fused = stored["language_model.model.layers.1.attention.wqkv.weight"]
     d_head, groups = D_MODEL // HEADS, HEADS // KV_HEADS
     heads = [fused[i : i + d_head] for i in range(0, len(fused), d_head)]
-    attn = load(folders["internvl2"], decoder_only=True).model.blocks[1].attn  # pyright: ignore
+    blocks: Any = load(folders["internvl2"], decoder_only=True).model.blocks
+    attn = blocks[1].attn
     for kv in range(KV_HEADS):
         *queries, key, value = heads[kv * (groups + 2) : (kv + 1) * (groups + 2)]
         for i, query in enumerate(queries):

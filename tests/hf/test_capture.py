@@ -36,14 +36,8 @@ def test_the_papers_clip_has_the_papers_tokens(omni):
     assert len(prompt.spans["video"]) == 2990
     assert len(prompt.spans["audio"]) == 248
     assert "frame 9" in prompt.spans and "frame 10" not in prompt.spans
-    assert prompt.facts["video"] == {
-        "frames": 20,
-        "height": 364,
-        "width": 644,
-        "fps": 2.0,
-        "seconds": 10.0,
-        "notes": [],
-    }
+    size = {"frames": 20, "height": 364, "width": 644}
+    assert prompt.facts["video"] == {**size, "fps": 2.0, "seconds": 10.0, "notes": []}
     assert prompt.facts["audio"]["samples"] == 158_639
     assert int(prompt.position_ids.max()) < prompt.n_pos
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, load, names, scale_attention
-from hooked_omni.decoding.generate import Generation
 from tests.support.cuts import CUTS, OMNI_CUTS, every_cut
 from tests.support.edits import clip
 from tests.support.hugging_face import Cut, hf_caption, hf_cut
@@ -19,7 +18,7 @@ STEPS = 5
 PADDING = 5
 
 
-Eager = tuple[HookedOmni, dict[str, Any], EmbeddedPrompt, Tensor, Generation]
+Eager = tuple[HookedOmni, dict[str, Any], EmbeddedPrompt, Tensor, Any]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def eagers(clips: dict) -> dict[str, Eager]:
     return found
 
 
-def require_masked(omni: HookedOmni, inputs: dict[str, Any], *cuts: Cut) -> Generation:
+def require_masked(omni: HookedOmni, inputs: dict[str, Any], *cuts: Cut) -> Any:
     """A caption under knockouts, which is Hugging Face's under the masks."""
     prompt = omni.embed_inputs(**inputs)
     with ExitStack() as masks:
@@ -103,7 +102,7 @@ def test_what_nobody_reads_might_as_well_be_another_clip(omni, key, other):
     assert torch.equal(mine.tokens, theirs.tokens) and not torch.equal(mine.embeds, theirs.embeds)
     cuts = [knockout(query=f"text+generated+{other}", key=key)]
 
-    def last(prompt: EmbeddedPrompt, hooks: list[Any]) -> Tensor | None:
+    def last(prompt: EmbeddedPrompt, hooks: list[Any]) -> Any:
         return omni.model.generate(prompt, unstopped(3), hooks).logits
 
     bits_equal(last(mine, cuts), last(theirs, cuts))

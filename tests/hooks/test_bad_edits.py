@@ -42,10 +42,7 @@ def test_an_unknown_way_to_ablate(as_installed, prompt):
 
 
 BAD_PLACES: list[tuple[dict[str, Any], str]] = [
-    (
-        dict(at="hook_resid_post", layers=[4]),
-        "4-layer .*'blocks.4.hook_resid_post'.*layers count",
-    ),
+    (dict(at="hook_resid_post", layers=[4]), "4-layer .*'blocks.4.hook_resid_post'.*layers count"),
     (dict(at="hook_resid_post", layers=[1, 9]), "got 'blocks.9.hook_resid_post'"),
     (dict(at="resid_post"), "got 'resid_post'"),
     (dict(at="hook_resid_pst"), "expected a filter that some hook name passes"),

@@ -224,11 +224,3 @@ def test_a_later_edit_in_place_changes_no_earlier_cache(plain):
     kept[names.EMBED].zero_()  # what was kept is the keeper's own, and so is the cache
     cache[names.EMBED].zero_()
     bits_equal(prompt.embeds, embeds)
-
-
-def test_two_edits_at_one_point_follow_each_other(plain):
-    model, prompt = plain
-    name = names.resid_post(1)
-    hooks = [(name, lambda t, hook: t * 0.5), (name, lambda t, hook: t.add_(1.0))]
-    once = [(name, lambda t, hook: t * 0.5 + 1.0)]
-    bits_equal(model.run_with_hooks(prompt, hooks), model.run_with_hooks(prompt, once))

@@ -130,7 +130,8 @@ def test_a_rule_and_keywords_are_too_much():
 @pytest.mark.parametrize("make", [knockout, scale_attention])
 def test_no_layers_or_heads_are_refused_at_once(as_installed, what, make):
     more = {"factor": 2.0} if make is scale_attention else {}
-    for given in ([], [-1], [0, -2], [True], "13", [1.9], 3):
+    bad: Any = ([], [-1], [0, -2], [True], "13", [1.9], 3)
+    for given in bad:
         with pytest.raises(HookError, match=rf"expected {what} counted from 0, got"):
             make(query="generated", key="video", **{what: given}, **more)
 

@@ -8,8 +8,6 @@ from typing import Any
 import av
 import numpy as np
 
-__all__ = ["frame_level", "write_clip"]
-
 CLOCK = 12_800  # ticks per second: whole numbers at 10, 12.5, 20, and 25 frames per second
 
 

@@ -20,8 +20,6 @@ from analyses.study.run import run_study
 from hooked_omni import load
 from tests.support.figures import no_figures
 
-__all__ = ["killed_at_random", "small_run", "small_study", "study_of"]
-
 Same = Callable[[Path, Path], None]
 
 torch.set_num_threads(1)
@@ -47,14 +45,8 @@ def small_study(data: Path, out: Path) -> None:
 
 def study_of(data: Path) -> Study:
     """A study of a shipped organism."""
-    return Study(
-        "organism-biased",
-        data,
-        "organism-base",
-        max_new_tokens=12,
-        judge={"name": "truth"},
-        configs={"knockout": {"width": 3, "step": 2}},
-    )
+    more: Any = dict(judge={"name": "truth"}, configs={"knockout": {"width": 3, "step": 2}})
+    return Study("organism-biased", data, "organism-base", max_new_tokens=12, **more)
 
 
 def killed_at_random(

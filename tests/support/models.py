@@ -16,14 +16,9 @@ from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.video import Video
 
 _FPS, _SECONDS, _RATE = 2.0, 3.0, 16_000
-OMNI_KINDS = ("text", "audio", "video", "audio in video", "video then audio")
-KINDS_OF = {
-    "omni": OMNI_KINDS,
-    "vl": ("text", "video"),
-    "omni3": OMNI_KINDS,
-    "vl3": ("text", "video"),
-    "audio": ("text", "audio"),
-}
+_OMNI = ("text", "audio", "video", "audio in video", "video then audio")
+_SEES, _HEARS = ("text", "video"), ("text", "audio")
+KINDS_OF = {"omni": _OMNI, "vl": _SEES, "omni3": _OMNI, "vl3": _SEES, "audio": _HEARS}
 KINDS = [(name, kind) for name, kinds in KINDS_OF.items() for kind in kinds]
 _BOTH = "audio in video"
 # The kind of prompt with the most in it, of each family.

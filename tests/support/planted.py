@@ -36,8 +36,6 @@ from hooked_omni.inputs.video import Video
 from hooked_omni.organisms.random_weights import random_omni, random_vl
 from tests.support.models import processed
 
-__all__ = ["HEARD_HEAD", "SEEN_HEAD", "TOLD_HEAD", "WORDS", "asked", "planted", "tune"]
-
 WORDS = ("dog", "train", "chef", "bus")
 """What can be heard and seen; `" " + word` is one token."""
 

@@ -423,22 +423,16 @@ class InternVLChat(Model):
         )
 
     def generate(
-        self,
-        pixel_values: Tensor | None,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        audio_values: Tensor | None = None,
-        audio_len_after_cnn: Tensor | None = None,
-        audio_token_num: Tensor | None = None,
-        **kwargs: Any,
+        self, pixel_values: Any, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any
     ) -> Tensor:
+        audio, n_audio = (kwargs.pop(name, None) for name in ("audio_values", "audio_token_num"))
         embeds = self.get_input_embeddings()(input_ids)[0].clone()
         if pixel_values is not None:
             seen = self.mlp1(self.vision_model(pixel_values.mean((2, 3))))
             embeds[input_ids[0] == self.img_context_token_id] = seen.view(-1, D_MODEL)
-        if audio_values is not None:
-            assert audio_token_num is not None and audio_len_after_cnn is not None
-            heard = self.mlp2(self.audio_model(audio_values[0, : int(audio_token_num), None]))
+        if audio is not None:
+            assert n_audio is not None and kwargs.pop("audio_len_after_cnn") is not None
+            heard = self.mlp2(self.audio_model(audio[0, : int(n_audio), None]))
             embeds[input_ids[0] == self.audio_context_token_id] = heard
         return self.language_model.generate(
             inputs_embeds=embeds[None], attention_mask=attention_mask, **kwargs
