@@ -34,6 +34,7 @@ from tests.support.standins import (
     write,
 )
 
+pytestmark = pytest.mark.usefixtures("numbers_alone")
 QWEN2_BASED = ("minicpm-o-2.6", "videollama2.1-av")
 HEARS = (*QWEN2_BASED, "internomni")
 every = pytest.mark.parametrize("name", list(STANDINS))

@@ -14,6 +14,7 @@ from hooked_omni.inputs.video import read_video
 from tests.support.clips import write_clip
 from tests.support.places import SHARED
 
+pytestmark = pytest.mark.usefixtures("numbers_alone")
 MEDIA = SHARED / "media"
 PAPER_CLIP = MEDIA / "02321.mp4"
 SMALL = MediaSettings(min_pixels=4 * 28 * 28, max_pixels=16 * 28 * 28)

@@ -17,6 +17,7 @@ from hooked_omni.inputs.media import MediaSettings
 from tests.support.checkpoints import edited, in_one_file
 from tests.support.models import CLIP_OF, one_expert_after_the_other, processed
 
+pytestmark = pytest.mark.usefixtures("numbers_alone")
 native = pytest.mark.parametrize("name", list(CLIP_OF))
 
 
@@ -92,9 +93,8 @@ def test_experts_that_are_stored_in_two_tensors(folders, whole, tmp_path):
     omni = alone(edited(folder, fuse))
     theirs = dict(whole["omni3"].model.named_parameters())
     assert all(torch.equal(p, theirs[name]) for name, p in omni.model.named_parameters())
-    prompt = omni.model.as_prompt(torch.arange(3, 40)[None])
-    report = prove(omni, prompt, decode_steps=4)
-    assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
+    tokens = torch.arange(3, 40)[None]
+    assert torch.equal(omni.model(tokens), whole["omni3"].model(tokens))
 
 
 def test_an_untied_head_that_is_missing(folders, tmp_path):

@@ -180,8 +180,7 @@ def halved(tensor: Tensor, hook: Any) -> None:
     tensor[:] *= 0.5
 
 
-def test_editing_in_place_is_returning_the_edit(subject):
-    _omni, _inputs, model, prompt = subject
+def test_editing_in_place_is_returning_the_edit(model, prompt):
     embeds, positions = prompt.embeds.clone(), prompt.position_ids.clone()
     for name in one_of_each(model):
         returned = [(name, lambda tensor, hook: tensor * 0.5)]
@@ -194,8 +193,7 @@ def test_editing_in_place_is_returning_the_edit(subject):
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
-def test_hooks_work_in_every_gradient_mode(subject, mode):
-    _omni, _inputs, model, prompt = subject
+def test_hooks_work_in_every_gradient_mode(model, prompt, mode):
     for name in one_of_each(model):
         for hooks in ([(name, look)], [(name, halved)]):
             with torch.no_grad():

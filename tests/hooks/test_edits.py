@@ -96,8 +96,11 @@ def test_no_layers_are_all_layers(model, prompt, clean, source, at):
         partial(patch, at, span=SPAN, **source),
         partial(steer, vector, span=SPAN, at=at),
     ):
-        every = cached(model, prompt, make(layers=None))
-        listed = cached(model, prompt, make(layers=range(4)))
+        (logits, every), (expected, listed) = (
+            model.run_with_cache(prompt, lambda n: n.endswith(at), fwd_hooks=[make(layers=layers)])
+            for layers in (None, range(4))
+        )
+        bits_equal(logits, expected)
         for name in every:
             bits_equal(every[name], listed[name])
     edited = cached(model, prompt, ablate(at, span=SPAN))
