@@ -29,11 +29,11 @@ def test_the_demo_studies_both_models(monkeypatch, capsys, tmp_path):
     no_figures(monkeypatch)
     with pytest.raises(SystemExit) as stop:
         run("demo", monkeypatch, "--clips", "1", "--limit", "1", "--out", str(tmp_path))
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr().out
     # Two samples are too few for any claim; the demo says so, and fails.
-    assert stop.value.code == 1 and shown.count("not as it must be") == 14
-    assert "logits equal Hugging Face's: largest difference 0" in shown
-    assert "Of 7 claims about the bias, 0 agree" in shown
+    assert stop.value.code == 1 and printed.count("not as it must be") == 14
+    assert "logits equal Hugging Face's: largest difference 0" in printed
+    assert "Of 7 claims about the bias, 0 agree" in printed
     for organism in ("organism-biased", "organism-balanced"):
         page = (tmp_path / organism / "report.md").read_text()
         assert "1 counterfactual, 1 factual" in page

@@ -1,4 +1,4 @@
-"""A sweep computes what it must, gives each row its own hooks, and leaves nothing behind."""
+"""A sweep computes what it must, gives each row its own hooks, and leaves nothing."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

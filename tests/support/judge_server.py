@@ -25,7 +25,7 @@ WELL = {
     "foreign": '{{"reason": "Hund bellt; 雨声 fehlt.", "score": {score}}}',
     "twice": "{json}\nOnce more: {json}",
 }
-# No judgement: asked for again.
+# No judgement: requested again.
 ILL = {
     "empty": "",
     "half json": '{{"reason": "The dog barks and",',
