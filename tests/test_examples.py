@@ -3,7 +3,6 @@
 import json
 import runpy
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -21,24 +20,20 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES - {"demo"}))
-def test_an_example_runs(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_example_runs(name, monkeypatch, capsys):
     run(name, monkeypatch)
     assert capsys.readouterr().out.strip()
 
 
-def test_the_demo_studies_both_models(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_demo_studies_both_models(monkeypatch, capsys, tmp_path):
     no_figures(monkeypatch)
     with pytest.raises(SystemExit) as stop:
         run("demo", monkeypatch, "--clips", "1", "--limit", "1", "--out", str(tmp_path))
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr().out
     # Two samples are too few for any claim; the demo says so, and fails.
-    assert stop.value.code == 1 and shown.count("not as it must be") == 14
-    assert "logits equal Hugging Face's: largest difference 0" in shown
-    assert "Of 7 claims about the bias, 0 agree" in shown
+    assert stop.value.code == 1 and printed.count("not as it must be") == 14
+    assert "logits equal Hugging Face's: largest difference 0" in printed
+    assert "Of 7 claims about the bias, 0 agree" in printed
     for organism in ("organism-biased", "organism-balanced"):
         page = (tmp_path / organism / "report.md").read_text()
         assert "1 counterfactual, 1 factual" in page

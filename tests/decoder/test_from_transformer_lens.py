@@ -35,25 +35,18 @@ def scope(omni: HookedOmni) -> Any:
         return logits[0, -1, 5] - logits[0, -1, 7]
 
     model = omni.model
-    yield dict(
-        model=model,
-        omni=omni,
-        names=names,
-        torch=torch,
-        look=look,
-        metric=metric,
-        patching=patching,
-        analysis=analysis,
-        detect_head=detect_head,
-        prompt=omni.embed_inputs(**processed(omni, "audio", "the dog")),
-        other=omni.embed_inputs(**processed(omni, "audio", "the cat")),
+    tools = dict(patching=patching, analysis=analysis, detect_head=detect_head)
+    prompt, other = (
+        omni.embed_inputs(**processed(omni, "audio", words)) for words in ("the dog", "the cat")
     )
+    own = dict(model=model, omni=omni, prompt=prompt, other=other)
+    yield dict(names=names, torch=torch, look=look, metric=metric, **tools, **own)
     for flag in names.FLAGS:
         setattr(model.cfg, flag, False)
     model.reset_hooks()
 
 
-def test_every_row_runs_or_is_refused(scope: dict[str, Any]) -> None:
+def test_every_row_runs_or_is_refused(scope):
     accepted, refused = PAGE.split("## What is refused")
     assert len(rows(accepted)) > 40 and len(rows(refused)) > 10
     for row in rows(accepted):
@@ -65,7 +58,7 @@ def test_every_row_runs_or_is_refused(scope: dict[str, Any]) -> None:
             exec(code(line), scope)
 
 
-def test_the_page_names_every_flag_and_sweep() -> None:
+def test_the_page_names_every_flag_and_sweep():
     for flag in names.FLAGS:
         assert f"model.set_{flag}(True)" in PAGE
     assert "get_act_patch_*" in PAGE

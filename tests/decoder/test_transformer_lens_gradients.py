@@ -1,4 +1,4 @@
-"""The gradient at every hook point is the slope of edits there, and looking changes no bit."""
+"""The gradient at every hook point is the slope of edits there."""
 
 from typing import Any
 
@@ -45,27 +45,20 @@ def require_slope(
     model: HookedTransformer, prompt: EmbeddedPrompt, name: str, push: Tensor, gradient: Tensor
 ) -> float:
     """The gradient along `push`, which must be the slope of edits for one of the steps."""
+
+    def run(factor: float) -> float:
+        add = (name, lambda tensor, hook: tensor + factor * push)
+        with torch.no_grad():
+            return float(metric(model.run_with_hooks(prompt, fwd_hooks=[add])))
+
     ours = float((gradient * push).sum())
     rounding = 2e-2 * float((gradient * push).abs().sum())
     slopes = []
     for step in STEPS:
-        slopes.append(slope(model, prompt, name, push, step))
+        slopes.append((run(step) - run(-step)) / (2 * step))
         if abs(slopes[-1] - ours) < rounding + 1e-6 / step:
             return ours
     raise AssertionError((name, ours, slopes))
-
-
-def slope(
-    model: HookedTransformer, prompt: EmbeddedPrompt, name: str, push: Tensor, step: float
-) -> float:
-    def run(factor: float) -> Tensor:
-        def add(tensor: Tensor, hook: Any) -> Tensor:
-            return tensor + factor * push
-
-        with torch.no_grad():
-            return metric(model.run_with_hooks(prompt, fwd_hooks=[(name, add)]))
-
-    return float(run(step) - run(-step)) / (2 * step)
 
 
 def kept_by(model: HookedTransformer, prompt: EmbeddedPrompt, points: Any) -> Any:
@@ -78,7 +71,7 @@ def kept_by(model: HookedTransformer, prompt: EmbeddedPrompt, points: Any) -> An
     return logits, kept
 
 
-def test_the_gradient_at_every_hook_point_is_the_slope_of_edits_there(subject: Any) -> None:
+def test_the_gradient_at_every_hook_point_is_the_slope_of_edits_there(subject):
     model, prompt = subject
     logits, kept = kept_by(model, prompt, lambda name: not name.endswith("expert_indices"))
     assert set(kept) >= {n for n in model.hook_dict if not n.endswith("expert_indices")}
@@ -90,29 +83,20 @@ def test_the_gradient_at_every_hook_point_is_the_slope_of_edits_there(subject: A
     assert moved > 0.9 * len(kept)
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "hook_embed",
-        "blocks.1.ln1.hook_scale",
-        "blocks.1.attn.hook_result",
-        "blocks.1.attn.hook_q_input",
-        "blocks.1.attn.hook_attn_in",
-        "ln_final.hook_scale",
-    ],
-)
-def test_one_kept_activation_alone_has_its_gradient(subject: Any, point: str) -> None:
+INNER = ("ln1.hook_scale", "attn.hook_result", "attn.hook_q_input", "attn.hook_attn_in")
+POINTS = [names.EMBED, *(names.in_block(point, 1) for point in INNER), "ln_final.hook_scale"]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_one_kept_activation_alone_has_its_gradient(subject, point):
     model, prompt = subject
     logits, kept = kept_by(model, prompt, point)
     with torch.no_grad():
         assert torch.equal(logits, model(prompt))
     (gradient,) = torch.autograd.grad(metric(logits), list(kept.values()))
     seen: list[Tensor] = []
-
-    def note(gradient: Tensor, hook: Any) -> None:
-        seen.append(gradient.clone())
-
-    with model.hooks(bwd_hooks=[(point, note)]):
+    note = (point, lambda gradient, hook: seen.append(gradient.clone()))
+    with model.hooks(bwd_hooks=[note]):
         hooked = model(prompt)
         metric(hooked).backward()
     assert torch.equal(hooked, logits)
@@ -121,7 +105,7 @@ def test_one_kept_activation_alone_has_its_gradient(subject: Any, point: str) ->
     require_slope(model, prompt, point, push, gradient)
 
 
-def test_edits_before_a_split_input_act_behind_it(subject: Any) -> None:
+def test_edits_before_a_split_input_act_after_it(subject):
     """A norm's own hooks and a head's input are edited together, each as alone, in first order."""
     model, prompt = subject
     normed, head = "blocks.1.ln1.hook_normalized", "blocks.1.attn.hook_q_input"
@@ -140,7 +124,7 @@ def test_edits_before_a_split_input_act_behind_it(subject: Any) -> None:
     torch.testing.assert_close(both, apart, rtol=1e-2, atol=2e-5)
 
 
-def test_a_backward_hook_that_cannot_fire_is_refused(subject: Any) -> None:
+def test_a_backward_hook_that_cannot_fire_is_refused(subject):
     model, prompt = subject
     with torch.no_grad(), pytest.raises(HookError, match="hook_resid_pre"):
         model.run_with_hooks(prompt, bwd_hooks=[(names.resid_pre(1), look)])
@@ -150,7 +134,7 @@ def test_a_backward_hook_that_cannot_fire_is_refused(subject: Any) -> None:
             model.run_with_hooks(prompt, bwd_hooks=[(name, look)])
 
 
-def test_what_a_hook_keeps_is_not_the_run_itself(subject: Any) -> None:
+def test_what_a_hook_keeps_is_not_the_run_itself(subject):
     """A kept activation may be overwritten while the run goes on."""
     model, prompt = subject
     kept: list[Tensor] = []

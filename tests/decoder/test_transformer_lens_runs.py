@@ -6,22 +6,15 @@ import pytest
 import torch
 from transformer_lens.utilities.lm_utils import lm_cross_entropy_loss
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, names
+from hooked_omni import names
 from hooked_omni.errors import HookError, PromptError
 from tests.support.models import look
+from tests.support.runs import noise
 
 TEXT = "the dog barks"
 
 
-@pytest.fixture
-def prompt(omni: HookedOmni, clips: dict) -> EmbeddedPrompt:
-    return omni.embed_inputs(**clips["omni", "audio in video"])
-
-
-# --- text ----------------------------------------------------------------------------------------
-
-
-def test_text_is_its_tokens(omni: HookedOmni) -> None:
+def test_text_is_its_tokens(omni):
     model = omni.model
     tokens = model.to_tokens(TEXT)
     assert torch.equal(model(TEXT), model(tokens))
@@ -35,7 +28,7 @@ def test_text_is_its_tokens(omni: HookedOmni) -> None:
     assert model.to_single_token("a") == model.to_tokens("a").item()
 
 
-def test_a_prompts_tokens_are_read_but_not_run(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_a_prompts_tokens_are_read_but_not_run(omni, prompt):
     model: Any = omni.model
     assert model.to_tokens(prompt) is prompt
     assert model.to_string(prompt) == [omni.processor.tokenizer.decode(prompt.tokens[0])]
@@ -54,28 +47,20 @@ def test_a_prompts_tokens_are_read_but_not_run(omni: HookedOmni, prompt: Embedde
         (lambda m: m(TEXT, return_type="probs"), "'probs'"),
     ],
 )
-def test_text_that_cannot_run_is_refused(
-    omni: HookedOmni, as_installed: None, attempt: Any, value: str
-) -> None:
+def test_text_that_cannot_run_is_refused(omni, as_installed, attempt, value):
     with pytest.raises(PromptError, match=value):
         attempt(omni.model)
 
 
-def test_an_unknown_word_is_no_single_token(
-    omni: HookedOmni, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = omni.model
-    tokenizer = model.tokenizer
+def test_an_unknown_word_is_no_single_token(omni, monkeypatch):
+    model, tokenizer = omni.model, omni.model.tokenizer
     monkeypatch.setattr(tokenizer, "encode", lambda text: [tokenizer.unk_token_id])
     with pytest.raises(PromptError, match="'wug'"):
         model.to_single_token("wug")
     assert model.to_single_token(tokenizer.unk_token) == tokenizer.unk_token_id
 
 
-# --- what a run returns --------------------------------------------------------------------------
-
-
-def test_return_types_of_text(omni: HookedOmni) -> None:
+def test_return_types_of_text(omni):
     model = omni.model
     tokens, logits = model.to_tokens(TEXT), model(TEXT)
     loss = lm_cross_entropy_loss(logits, tokens)
@@ -86,17 +71,14 @@ def test_return_types_of_text(omni: HookedOmni) -> None:
     both = model.run_with_hooks(TEXT, return_type="both")
     assert torch.equal(both[0], logits) and torch.equal(both[1], loss)
     seen: list[str] = []
-
-    def note(tensor: Any, hook: Any) -> None:
-        seen.append(hook.name)
-
     last = names.resid_post(model.cfg.n_layers - 1)
-    assert model.run_with_hooks(TEXT, fwd_hooks=[(last, note)], return_type=None) is None
+    note = (last, lambda resid, hook: seen.append(hook.name))
+    assert model.run_with_hooks(TEXT, fwd_hooks=[note], return_type=None) is None
     assert seen == [last]
     assert torch.equal(model.run_with_cache(TEXT, last, return_type="loss")[0], loss)
 
 
-def test_the_loss_of_a_prompt_is_over_text(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_the_loss_of_a_prompt_is_over_text(omni, prompt):
     model = omni.model
     each = model(prompt, return_type="loss", loss_per_token=True)
     text = torch.zeros(prompt.n_pos, dtype=torch.bool)
@@ -109,18 +91,9 @@ def test_the_loss_of_a_prompt_is_over_text(omni: HookedOmni, prompt: EmbeddedPro
     torch.testing.assert_close(model(prompt, return_type="loss"), by_hand[text[1:]].mean())
 
 
-def test_losses_that_mean_nothing_are_refused(
-    omni: HookedOmni, prompt: EmbeddedPrompt, as_installed: None
-) -> None:
+def test_losses_that_mean_nothing_are_refused(omni, prompt, as_installed):
     model = omni.model
-    two = EmbeddedPrompt(
-        prompt.embeds.repeat(2, 1, 1),
-        prompt.position_ids.repeat(1, 2, 1),
-        None,
-        prompt.tokens.repeat(2, 1),
-        prompt[torch.tensor([0, 0])].spans,
-        {},
-    )
+    two = prompt[torch.tensor([0, 0])]
     with pytest.raises(PromptError, match="batch of 2"):
         model(two, return_type="loss")
     logits = model(two)
@@ -129,11 +102,8 @@ def test_losses_that_mean_nothing_are_refused(
         prompt[0]  # pyright: ignore[reportArgumentType]
 
 
-# --- stops ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["omni", "vl3"])
-def test_a_stop_returns_the_residual_stream(models: dict, clips: dict, name: str) -> None:
+def test_a_stop_returns_the_residual_stream(models, clips, name):
     model = models[name].model
     prompt = models[name].embed_inputs(**clips[name, "video"])
     n_layers = model.cfg.n_layers
@@ -151,7 +121,7 @@ def test_a_stop_returns_the_residual_stream(models: dict, clips: dict, name: str
     assert not torch.equal(model.run_with_hooks(prompt, half, stop_at_layer=1), resid)
 
 
-def test_hooks_after_the_stop_are_refused(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_hooks_after_the_stop_are_refused(omni, prompt):
     model = omni.model
     late = names.resid_pre(2)
     for attempt in (
@@ -172,39 +142,31 @@ def test_hooks_after_the_stop_are_refused(omni: HookedOmni, prompt: EmbeddedProm
     assert seen == [names.resid_pre(0), names.resid_pre(1)]
 
 
-# --- flags ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("flag", sorted(names.FLAGS))
-def test_a_hook_point_is_off_until_its_flag_is_on(
-    omni: HookedOmni, prompt: EmbeddedPrompt, flag: str
-) -> None:
-    model = omni.model
-    turn = getattr(model, f"set_{flag}")
+def test_a_hook_point_is_off_until_its_flag_is_on(omni, prompt, flag):
+    model, turn = omni.model, getattr(omni.model, f"set_{flag}")
     points = [names.in_block(point, 1) for point in names.FLAGS[flag]]
     clean, cache = model.run_with_cache(prompt)
     assert not set(points) & set(cache)
     for point in points:
-        for attempt in (
-            lambda p=point: model.run_with_hooks(prompt, [(p, look)]),
-            lambda p=point: model.run_with_cache(prompt, p),
-            lambda p=point: model.add_hook(p, look),
+        for attempt, message in (
+            (lambda p=point: model.run_with_hooks(prompt, [(p, look)]), rf"set_{flag}\(True\)"),
+            (lambda p=point: model.run_with_cache(prompt, p), rf"set_{flag}\(True\)"),
+            (lambda p=point: model.add_hook(p, look), rf"set_{flag}\(True\)"),
+            (lambda p=point: model.run_with_cache(prompt, lambda name: name == p), "filter"),
         ):
-            with pytest.raises(HookError, match=rf"set_{flag}\(True\)"):
+            with pytest.raises(HookError, match=message):
                 attempt()
-        with pytest.raises(HookError, match="filter"):
-            model.run_with_cache(prompt, lambda name, p=point: name == p)
     turn(True)
     try:
-        assert torch.equal(model(prompt), model.run_with_hooks(prompt, [(p, look) for p in points]))
         read, cache = model.run_with_cache(prompt, points)
         assert torch.equal(read, model(prompt))
+        assert torch.equal(read, model.run_with_hooks(prompt, [(p, look) for p in points]))
         for point in points:
-            copies = cache[point]
             heads = model.cfg.n_key_value_heads if point[-8:] in ("_k_input", "_v_input") else 4
-            assert copies.shape[2:] == ((heads, 64) if names.on_heads(point) else (64,))
-            half = [(point, lambda t, hook: t + 1)]
-            assert not torch.equal(model.run_with_hooks(prompt, half), read)
+            assert cache[point].shape[2:] == ((heads, 64) if names.on_heads(point) else (64,))
+            more = [(point, lambda t, hook: t + 1)]
+            assert not torch.equal(model.run_with_hooks(prompt, more), read)
         model.add_hook(points[0], look)
         turn(False)
         with pytest.raises(HookError, match=flag):
@@ -216,62 +178,43 @@ def test_a_hook_point_is_off_until_its_flag_is_on(
 
 
 @pytest.mark.parametrize("letter", ["q", "k", "v"])
-def test_a_heads_input_is_read_by_that_head_alone(
-    omni: HookedOmni, prompt: EmbeddedPrompt, letter: str
-) -> None:
-    model = omni.model
-    layer, head, point = 1, 1, f"blocks.1.attn.hook_{letter}_input"
-    reads = f"blocks.1.attn.hook_{letter}"
-    push = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(0))
+def test_a_heads_input_is_read_by_that_head_alone(omni, prompt, letter):
+    model, layer, head, push = omni.model, 1, 1, noise(omni.model.cfg.d_model)
+    reads, resid = f"blocks.1.attn.hook_{letter}", names.resid_pre(layer)
 
-    def add(resid: Any, hook: Any) -> Any:
-        edited = resid.clone()
-        edited[:, 7, head] += push
-        return edited
+    def add(resid: Any, hook: Any) -> None:
+        resid[:, 7, head] += push
 
-    model.set_use_split_qkv_input(True)
-    try:
-        _, clean = model.run_with_cache(prompt, [reads, names.resid_pre(layer)])
-        _, cache = model.run_with_cache(prompt, reads, fwd_hooks=[(point, add)])
-    finally:
-        model.set_use_split_qkv_input(False)
+    with model.every_hook_point():
+        _, clean = model.run_with_cache(prompt, [reads, resid])
+        _, cache = model.run_with_cache(prompt, reads, fwd_hooks=[(f"{reads}_input", add)])
     block: Any = model.blocks[layer]
     weight, bias = (getattr(block.attn, f"{w}_{letter.upper()}")[head] for w in "Wb")
-    by_hand = block.ln1(clean["resid_pre", layer][:, 7] + push) @ weight + bias
+    by_hand = block.ln1(clean[resid][:, 7] + push) @ weight + bias
     torch.testing.assert_close(cache[reads][:, 7, head], by_hand, rtol=1e-4, atol=1e-5)
     cells = torch.ones(clean[reads].shape[1:3], dtype=torch.bool)
     cells[7, head] = False
     assert torch.equal(cache[reads][0, cells], clean[reads][0, cells])
 
 
-def test_an_attention_input_is_read_by_queries_keys_and_values(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
+@pytest.mark.parametrize("head", [1, 3])
+def test_an_attention_input_is_read_by_queries_keys_and_values(omni, prompt, head):
     """As in TransformerLens, two key-value heads read the first two copies."""
-    model = omni.model
-    reads = [f"blocks.1.attn.hook_{letter}" for letter in "qkv"]
-    head = 1
+    model, reads = omni.model, [f"blocks.1.attn.hook_{letter}" for letter in "qkv"]
 
     def add(resid: Any, hook: Any) -> None:
         resid[:, :, head] += torch.linspace(-1, 1, resid.shape[-1])
 
-    model.set_use_attn_in(True)
-    try:
+    with model.every_hook_point():
         _, clean = model.run_with_cache(prompt, reads)
-        for head in (1, 3):
-            hooks = [("blocks.1.attn.hook_attn_in", add)]
-            _, cache = model.run_with_cache(prompt, reads, fwd_hooks=hooks)
-            for name in reads:
-                moved = (cache[name] - clean[name]).abs().amax((0, 1, 3)) > 1e-4
-                assert moved.nonzero().flatten().tolist() == ([head] if head < len(moved) else [])
-    finally:
-        model.set_use_attn_in(False)
+        hooks = [("blocks.1.attn.hook_attn_in", add)]
+        _, cache = model.run_with_cache(prompt, reads, fwd_hooks=hooks)
+    for name in reads:
+        moved = (cache[name] - clean[name]).abs().amax((0, 1, 3)) > 1e-4
+        assert moved.nonzero().flatten().tolist() == ([head] if head < len(moved) else [])
 
 
-# --- weights and caches --------------------------------------------------------------------------
-
-
-def test_circuits_are_products_of_weights(models: dict) -> None:
+def test_circuits_are_products_of_weights(models):
     for name in ("omni", "omni3"):
         model = models[name].model
         layer, head = 2, 3
@@ -282,7 +225,7 @@ def test_circuits_are_products_of_weights(models: dict) -> None:
         assert model.OV.shape == (4, 4, model.cfg.d_model, model.cfg.d_model)
 
 
-def test_a_cache_moves_and_loses_its_batch_axis(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_a_cache_moves_and_loses_its_batch_axis(omni, prompt):
     _, cache = omni.model.run_with_cache(prompt, names.resid_post(1))
     before = cache["resid_post", 1].clone()
     assert cache.to("cpu")["resid_post", 1].device.type == "cpu"

@@ -1,13 +1,11 @@
 """What cannot be decoded or scored is refused, before any pass where that can be known."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, ablate, knockout, names
+from hooked_omni import ablate, knockout, names
 from hooked_omni.decoding.generate import Decoding
 from hooked_omni.errors import HookedOmniError, HookError, PromptError, SpanError
 from tests.support.models import look
@@ -62,9 +60,7 @@ SCORES: dict[str, tuple[torch.Tensor, Any, type[HookedOmniError], str]] = {
 
 
 @pytest.mark.parametrize("what", CAPTIONS)
-def test_a_sweep_is_refused_before_any_pass(
-    as_installed: None, omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any], what: str
-) -> None:
+def test_a_sweep_is_refused_before_any_pass(as_installed, omni, prompt, passes, what):
     conditions, settings, error, text = CAPTIONS[what]
     with pytest.raises(error, match=text):
         omni.model.generate_many(prompt, conditions, **{"max_new_tokens": 4, **settings})
@@ -72,16 +68,14 @@ def test_a_sweep_is_refused_before_any_pass(
 
 
 @pytest.mark.parametrize("what", SCORES)
-def test_a_score_is_refused_before_any_pass(
-    as_installed: None, omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[Any], what: str
-) -> None:
+def test_a_score_is_refused_before_any_pass(as_installed, omni, prompt, passes, what):
     tokens, conditions, error, text = SCORES[what]
     with pytest.raises(error, match=text):
         omni.model.score(prompt, tokens, conditions)
     assert passes == [] and hooks_left(omni.model) == []
 
 
-def test_single_settings_change_a_decoding(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_single_settings_change_a_decoding(omni, prompt):
     base = Decoding(2, return_logits=True)
     made = omni.model.generate(prompt, base, max_new_tokens=3, stop_at_eos=False)
     assert len(made.tokens) == 3 and made.logits is not None and base.max_new_tokens == 2
@@ -90,9 +84,7 @@ def test_single_settings_change_a_decoding(omni: HookedOmni, prompt: EmbeddedPro
         omni.model.generate(prompt, stop_at_end=True)
 
 
-def test_text_has_no_clip_and_a_batch_no_caption(
-    as_installed: None, omni: HookedOmni, passes: list[tuple[int, int]]
-) -> None:
+def test_text_has_no_clip_and_a_batch_no_caption(as_installed, omni, passes):
     tokens = torch.tensor([[72, 101, 108]])
     with pytest.raises(SpanError, match=r"expected one of .* got 'video'"):
         omni.model.generate_many(tokens, [[], [knockout("G !-> V")]], max_new_tokens=4)
@@ -101,34 +93,19 @@ def test_text_has_no_clip_and_a_batch_no_caption(
     assert passes == []
 
 
-def returns(what: str) -> Callable[..., Any]:
-    def hook(tensor: Tensor, hook: Any) -> Any:
-        if hook.window.start == 0:
-            return None
-        return {
-            "shape": tensor[..., :-1],
-            "dtype": tensor.double(),
-            "a list": [tensor],
-            "NaN": tensor * torch.nan,
-        }[what]
-
-    return hook
-
-
 @pytest.mark.parametrize("at", [names.resid_post(1), names.pattern(2), names.FINAL_NORM])
 @pytest.mark.parametrize(
-    ("what", "text"),
+    ("spoil", "text"),
     [
-        ("shape", "to return shape"),
-        ("dtype", "to return dtype torch.float32, got torch.float64"),
-        ("a list", "to return a tensor or None, got list"),
-        ("NaN", "got NaN"),
+        (lambda tensor: tensor[..., :-1], "to return shape"),
+        (lambda tensor: tensor.double(), "to return dtype torch.float32, got torch.float64"),
+        (lambda tensor: [tensor], "to return a tensor or None, got list"),
+        (lambda tensor: tensor * torch.nan, "got NaN"),
     ],
 )
-def test_a_hook_that_returns_nonsense_while_decoding(
-    omni: HookedOmni, prompt: EmbeddedPrompt, at: str, what: str, text: str
-) -> None:
-    bad, fine = (at, returns(what)), (names.resid_post(0), look)
+def test_a_hook_that_returns_nonsense_while_decoding(omni, prompt, at, spoil, text):
+    bad = (at, lambda tensor, hook: spoil(tensor) if hook.window.start else None)
+    fine = (names.resid_post(0), look)
     for conditions in ([[], [bad]], [[fine], [fine, bad], [fine, knockout("G !-> V")]]):
         with pytest.raises(HookError, match=text) as refused:
             omni.model.generate_many(prompt, conditions, unstopped(4))

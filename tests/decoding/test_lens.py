@@ -1,7 +1,5 @@
-"""Lenses read what Hugging Face's head says on its own hidden states."""
+"""A lens is Hugging Face's head on its own hidden states."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -28,16 +26,13 @@ def _residuals(omni: HookedOmni, inputs: dict[str, Any]) -> list[torch.Tensor]:
     handle = last.register_forward_hook(
         lambda _module, _args, out: kept.append(out[0] if isinstance(out, tuple) else out)
     )
-    with torch.no_grad():
-        states = omni.hf(**inputs, output_hidden_states=True).hidden_states
+    states = omni.hf(**inputs, output_hidden_states=True).hidden_states
     handle.remove()
     return [*states[1:-1], kept[0]]
 
 
 @pytest.mark.parametrize(("name", "span"), [("omni", "audio"), ("omni", "video"), ("vl", "video")])
-def test_lenses_are_hugging_faces_head_on_its_hidden_states(
-    models: dict[str, HookedOmni], clips: Clips, name: str, span: str
-) -> None:
+def test_lenses_are_hugging_faces_head_on_its_hidden_states(models, clips, name, span):
     omni, inputs = models[name], clips[name, "video" if name == "vl" else "audio in video"]
     prompt, groups = omni.embed_inputs(**inputs), [[65], [7, 200, 31]]
     read = read_lens(omni.model, prompt, span, top_k=4, groups=groups)
@@ -59,23 +54,21 @@ def test_lenses_are_hugging_faces_head_on_its_hidden_states(
                 assert torch.equal(read[kind].group_ranks[layer, :, i], ranks)
 
 
-def test_a_prefilled_prompt_is_read_without_a_pass_to_the_bit(
-    omni: HookedOmni, clips: Clips
-) -> None:
+def test_a_prefilled_prompt_is_read_without_a_pass_to_the_bit(omni, clips):
     model, prompt = omni.model, omni.embed_inputs(**clips["omni", "audio in video"])
-    ready = prefill(model, prompt, lambda name: name.endswith("hook_resid_post"), "audio")
+    full = prefill(model, prompt, lambda name: name.endswith("hook_resid_post"), "audio")
     spans = ("audio", "audio@1.0-2.0s", "video", "audio+last")
     arguments: dict[str, Any] = dict(top_k=3, groups=[[65], [7, 200]])
     passes: list[int] = []
     block: Any = model.blocks[0]
     with watched(block, lambda args: passes.append(args[0].shape[1])):
-        ours = [read_lens(model, ready, span, **arguments) for span in spans]
+        ours = [read_lens(model, full, span, **arguments) for span in spans]
         assert passes == [prompt.n_pos] * 2  # "video" and "audio+last" were not kept
         loud = [("blocks.1.hook_resid_mid", lambda resid, hook: resid * 2)]
         with model.hooks(loud):
-            louder, expected = (read_lens(model, p, **arguments) for p in (ready, prompt))
+            louder, expected = (read_lens(model, p, **arguments) for p in (full, prompt))
         stranger = load("random-omni").model
-        others = [read_lens(stranger, p, **arguments) for p in (ready, prompt)]
+        others = [read_lens(stranger, p, **arguments) for p in (full, prompt)]
     plain = [read_lens(model, prompt, span, **arguments) for span in spans]
     for one, other in [*zip(ours, plain, strict=True), (louder, expected), (others[0], others[1])]:
         for kind in LENSES:
@@ -84,23 +77,19 @@ def test_a_prefilled_prompt_is_read_without_a_pass_to_the_bit(
     assert not torch.equal(louder["norm"].logprobs, plain[0]["norm"].logprobs)
 
 
-def test_the_last_layer_with_the_norm_is_what_the_model_says(
-    omni: HookedOmni, clips: Clips
-) -> None:
+def test_the_last_layer_with_the_norm_predicts_the_first_token(omni, clips):
     prompt = omni.embed_inputs(**clips["omni", "audio in video"])
     read = read_lens(omni.model, prompt, "last", kinds=["norm"])["norm"]
-    assert int(read.tokens[-1, 0, 0]) == int(
-        omni.model.generate(prompt, max_new_tokens=1).tokens[0]
-    )
+    made = omni.model.generate(prompt, max_new_tokens=1)
+    assert int(read.tokens[-1, 0, 0]) == int(made.tokens[0])
 
 
-def test_chunks_bound_the_logits_and_change_nothing(
-    omni: HookedOmni, clips: Clips, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chunks_bound_the_logits_and_change_nothing(omni, clips, monkeypatch):
     prompt = omni.embed_inputs(**clips["omni", "audio in video"])
     whole = read_lens(omni.model, prompt, top_k=2, groups=[[65]])
     monkeypatch.setattr(hooked_omni.decoding.lens, "CHUNK_BYTES", 7 * 16 * omni.model.cfg.d_vocab)
-    with _rows_unembedded(omni) as rows:
+    rows: list[int] = []
+    with watched(omni.model.unembed, lambda args: rows.append(args[0].shape[0])):
         parts = read_lens(omni.model, prompt, top_k=2, groups=[[65]])
     n_audio = len(prompt.spans["audio"])
     assert max(rows) == 7 and sum(rows) == n_audio * len(LENSES) * omni.model.cfg.n_layers
@@ -109,20 +98,7 @@ def test_chunks_bound_the_logits_and_change_nothing(
         assert torch.equal(parts[kind].group_ranks, whole[kind].group_ranks)
 
 
-@contextmanager
-def _rows_unembedded(omni: HookedOmni) -> Iterator[list[int]]:
-    rows: list[int] = []
-    unembed = omni.model.unembed
-    handle = unembed.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[0]))
-    try:
-        yield rows
-    finally:
-        handle.remove()
-
-
-def test_memory_stays_within_a_few_chunks_through_many_layers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_memory_stays_within_a_few_chunks_through_many_layers(monkeypatch):
     """Small results kept between large buffers tear the heap apart: gigabytes at full size."""
     hf, processor = random_omni(n_layers=36)
     hf.resize_token_embeddings(20_000, mean_resizing=False)
@@ -135,7 +111,7 @@ def test_memory_stays_within_a_few_chunks_through_many_layers(
     assert extra < 4 * 2**25
 
 
-def test_at_a_real_vocabulary_a_chunk_is_an_eighth_of_a_gigabyte() -> None:
+def test_at_a_real_vocabulary_a_chunk_is_an_eighth_of_a_gigabyte():
     a_row = hooked_omni.decoding.lens._BYTES_A_LOGIT * 152_064
     rows = hooked_omni.decoding.lens.CHUNK_BYTES // a_row
     assert rows >= 32 and rows * a_row <= 2**27
@@ -151,9 +127,7 @@ def test_at_a_real_vocabulary_a_chunk_is_an_eighth_of_a_gigabyte() -> None:
         (dict(groups=[[99_999]]), r"got \[99999\]"),
     ],
 )
-def test_what_cannot_be_read(
-    omni: HookedOmni, clips: Clips, as_installed: None, arguments: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_read(omni, clips, as_installed, arguments, message):
     prompt = omni.embed_inputs(**clips["omni", "audio"])
     with pytest.raises(PromptError, match=message):
         read_lens(omni.model, prompt, **arguments)

@@ -1,4 +1,4 @@
-"""A prefilled prompt says what the prompt says, and makes no pass over it."""
+"""A prefilled prompt gives what the prompt gives, without a pass over it."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, ablate, knockout, load, names, windows
+from hooked_omni import ablate, knockout, load, names, windows
+from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import PrefilledPrompt, prefill, prefill_state
 from hooked_omni.errors import HookError, PromptError, SpanError
 from tests.support.models import look
@@ -31,102 +32,79 @@ def widths(passes: Passes) -> list[int]:
     return [n_pos for _, n_pos in passes]
 
 
+def same_captions(ours: list[Generation], plain: list[Generation]) -> None:
+    for one, other in zip(ours, plain, strict=True):
+        assert one.tokens.tolist() == other.tokens.tolist()
+        close(one.logits, other.logits)
+
+
 @pytest.mark.parametrize("name", CONDITIONS)
-def test_captions_and_scores_are_the_same(
-    omni: HookedOmni, prompt: EmbeddedPrompt, name: str
-) -> None:
-    model, conditions, ready = omni.model, CONDITIONS[name], prefill(omni.model, prompt)
+def test_captions_and_scores_are_the_same(omni, prompt, name):
+    model, conditions, full = omni.model, CONDITIONS[name], prefill(omni.model, prompt)
     decoding = unstopped(STEPS)
     plain = model.generate_many(prompt, conditions, decoding)
     for _ in range(2):  # what a caption did to the cache would show in the next
-        ours = model.generate_many(ready, conditions, decoding)
-        for one, other in zip(ours, plain, strict=True):
-            assert one.tokens.tolist() == other.tokens.tolist()
-            close(one.logits, other.logits)
-        alone = [model.generate(ready, decoding, c).logits for c in conditions]
-        for one, other in zip(alone, plain, strict=True):
-            close(one, other.logits)
+        same_captions(model.generate_many(full, conditions, decoding), plain)
+        alone = [model.generate(full, decoding, c).logits for c in conditions]
+        close(alone, [other.logits for other in plain])
     text = torch.tensor([3, 1, 4, 1, 5])
-    for one, other in zip(
-        model.score(ready, text, conditions),
-        model.score(prompt, text, conditions),
-        strict=True,
-    ):
-        close(one, other)
+    close(model.score(full, text, conditions), model.score(prompt, text, conditions))
 
 
-def test_one_caption_is_the_same_to_the_bit(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
-    ready = prefill(omni.model, prompt)
-    ours, plain = (omni.model.generate(p, unstopped(STEPS)) for p in (ready, prompt))
-    assert ours.logits is not None and plain.logits is not None
-    assert torch.equal(ours.logits, plain.logits)
+def test_one_caption_is_the_same_to_the_bit(omni, prompt):
+    full = prefill(omni.model, prompt)
+    bits_equal(*(omni.model.generate(p, unstopped(STEPS)).logits for p in (full, prompt)))
 
 
-def test_no_pass_over_the_prompt(omni: HookedOmni, prompt: EmbeddedPrompt, passes: Passes) -> None:
-    ready = prefill(omni.model, prompt)
+def test_no_pass_over_the_prompt(omni, prompt, passes):
+    full = prefill(omni.model, prompt)
     assert widths(passes) == [prompt.n_pos]
-    omni.model.generate(ready, unstopped(STEPS))
-    omni.model.generate_many(ready, CONDITIONS["sweep"], max_new_tokens=STEPS)
-    omni.model.generate_many(ready, CONDITIONS["last position too"], max_new_tokens=STEPS)
-    omni.model.score(ready, torch.tensor([1, 2, 3]), CONDITIONS["sweep"])
+    omni.model.generate(full, unstopped(STEPS))
+    omni.model.generate_many(full, CONDITIONS["sweep"], max_new_tokens=STEPS)
+    omni.model.generate_many(full, CONDITIONS["last position too"], max_new_tokens=STEPS)
+    omni.model.score(full, torch.tensor([1, 2, 3]), CONDITIONS["sweep"])
     assert max(widths(passes)[1:]) <= STEPS
 
 
-def test_what_acts_on_the_prompt_makes_its_own_pass(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: Passes
-) -> None:
-    ready = prefill(omni.model, prompt)
-    omni.model.generate_many(ready, CONDITIONS["on the prompt"], max_new_tokens=STEPS)
-    omni.model.generate(ready, max_new_tokens=STEPS, fwd_hooks=[(names.resid_mid(1), look)])
+def test_what_acts_on_the_prompt_makes_its_own_pass(omni, prompt, passes):
+    full = prefill(omni.model, prompt)
+    omni.model.generate_many(full, CONDITIONS["on the prompt"], max_new_tokens=STEPS)
+    omni.model.generate(full, max_new_tokens=STEPS, fwd_hooks=[(names.resid_mid(1), look)])
     with omni.model.hooks([(names.resid_mid(1), lambda t, hook: t * 2)]):
-        loud = omni.model.generate(ready, unstopped(STEPS))
+        loud = omni.model.generate(full, unstopped(STEPS))
     assert widths(passes).count(prompt.n_pos) == 5
     plain = omni.model.generate(prompt, unstopped(STEPS))
-    assert loud.logits is not None and plain.logits is not None
     assert not torch.allclose(loud.logits[0], plain.logits[0], atol=1e-3)
 
 
-def test_another_prompt_or_model_makes_its_own_pass(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
-    ready = prefill(omni.model, prompt)
-    other = replace(ready, embeds=ready.embeds.flip(1))
+def test_another_prompt_or_model_makes_its_own_pass(omni, prompt):
+    full = prefill(omni.model, prompt)
+    other = replace(full, embeds=full.embeds.flip(1))
     assert isinstance(other, PrefilledPrompt)
     plain = replace(prompt, embeds=prompt.embeds.flip(1))
-    first = [omni.model.generate(p, unstopped(1)).logits for p in (other, plain)]
-    assert torch.equal(*first)  # pyright: ignore[reportArgumentType]
+    bits_equal(*(omni.model.generate(p, unstopped(1)).logits for p in (other, plain)))
     stranger = load("random-omni").model
-    first = [stranger.generate(p, unstopped(1)).logits for p in (ready, prompt)]
-    assert torch.equal(*first)  # pyright: ignore[reportArgumentType]
+    bits_equal(*(stranger.generate(p, unstopped(1)).logits for p in (full, prompt)))
 
 
 @pytest.mark.parametrize("changed", ["audio@1.0-2.0s", "video", "last", "system"])
-def test_only_what_differs_is_passed_over(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: Passes, changed: str
-) -> None:
+def test_only_what_differs_is_passed_over(omni, prompt, passes, changed):
     like = prefill(omni.model, prompt)
     embeds = prompt.embeds.clone()
     embeds[:, prompt.spans[changed]] *= -0.5
     other = replace(prompt, embeds=embeds)
     passes.clear()
-    ready = prefill(omni.model, other, like=like)
+    full = prefill(omni.model, other, like=like)
     first = int(prompt.spans[changed][0])
     assert (first < prompt.n_pos // 4) == (changed == "system")  # too little to be taken
     assert widths(passes) == [prompt.n_pos - (0 if changed == "system" else first)]
     decoding = unstopped(STEPS)
     for conditions in (CONDITIONS["one"], CONDITIONS["sweep"]):
-        for ours, plain in zip(
-            omni.model.generate_many(ready, conditions, decoding),
-            omni.model.generate_many(other, conditions, decoding),
-            strict=True,
-        ):
-            assert ours.tokens.tolist() == plain.tokens.tolist()
-            close(ours.logits, plain.logits)
+        ours, plain = (omni.model.generate_many(p, conditions, decoding) for p in (full, other))
+        same_captions(ours, plain)
 
 
-def test_the_same_prompt_again_is_its_last_position(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: Passes
-) -> None:
+def test_the_same_prompt_again_is_its_last_position(omni, prompt, passes):
     like = prefill(omni.model, prompt)
     passes.clear()
     again = prefill(omni.model, replace(prompt), like=like)
@@ -137,13 +115,8 @@ def test_the_same_prompt_again_is_its_last_position(
     assert widths(passes) == [1, prompt.n_pos]
 
 
-# --- what it keeps ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("span", ["audio+last", None])
-def test_activations_are_those_of_a_cache(
-    omni: HookedOmni, prompt: EmbeddedPrompt, span: str | None
-) -> None:
+def test_activations_are_those_of_a_cache(omni, prompt, span):
     wanted = lambda name: name.endswith(("hook_resid_pre", "hook_pattern"))  # noqa: E731
     state = prefill(omni.model, prompt, wanted, span).state
     _, cache = omni.model.run_with_cache(prompt, wanted)
@@ -155,24 +128,20 @@ def test_activations_are_those_of_a_cache(
         assert state.kept[name].tolist() == at.tolist()
 
 
-def test_each_name_may_have_a_span_of_its_own(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: Passes
-) -> None:
+def test_each_name_may_have_a_span_of_its_own(omni, prompt, passes):
     spans = {names.resid_pre(2): None, names.resid_post(1): "audio"}
-    ready = prefill(omni.model, prompt, spans)
-    assert ready.state is not None
-    shapes = {name: tensor.shape[1] for name, tensor in ready.state.activations.items()}
+    full = prefill(omni.model, prompt, spans)
+    assert full.state is not None
+    shapes = {name: tensor.shape[1] for name, tensor in full.state.activations.items()}
     assert shapes == {names.resid_pre(2): prompt.n_pos, names.resid_post(1): 75}
     # What is held is not computed again, and what is not makes another pass.
-    assert prefill(omni.model, ready) is ready
-    assert prefill(omni.model, ready, names.resid_post(1), "audio@1.0-2.0s") is ready
-    assert prefill(omni.model, ready, names.resid_post(1), "video") is not ready
+    assert prefill(omni.model, full) is full
+    assert prefill(omni.model, full, names.resid_post(1), "audio@1.0-2.0s") is full
+    assert prefill(omni.model, full, names.resid_post(1), "video") is not full
     assert widths(passes) == [prompt.n_pos] * 2
 
 
-def test_names_and_a_prompt_to_be_like_are_too_much(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
+def test_names_and_a_prompt_to_be_like_are_too_much(omni, prompt):
     like = prefill(omni.model, prompt)
     with pytest.raises(HookError, match="`like` another, got 1"):
         prefill(omni.model, prompt, names.resid_post(1), like=like)
@@ -180,64 +149,51 @@ def test_names_and_a_prompt_to_be_like_are_too_much(
         prefill(omni.model, prompt, {"blocks.1.hook_resid_pst": None})
 
 
-def test_nothing_is_kept_of_what_standing_hooks_edit(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: Passes
-) -> None:
+def test_nothing_is_kept_of_what_standing_hooks_edit(omni, prompt, passes):
     with omni.model.hooks([(names.resid_mid(1), lambda resid, hook: resid * 5)]):
-        ready = prefill(omni.model, prompt)
-    assert ready.state is None and passes == []
-    ours, plain = (omni.model.generate(p, unstopped(1)).logits for p in (ready, prompt))
-    bits_equal(ours, plain)
+        full = prefill(omni.model, prompt)
+    assert full.state is None and passes == []
+    bits_equal(*(omni.model.generate(p, unstopped(1)).logits for p in (full, prompt)))
 
 
 @pytest.mark.parametrize("at", ["blocks.1", "blocks.1.hook_resid_mid", "unembed"])
-def test_nothing_is_used_while_torchs_own_hook_stands_on_a_module(
-    omni: HookedOmni, prompt: EmbeddedPrompt, at: str
-) -> None:
-    model, ready = omni.model, prefill(omni.model, prompt)
-    said = model.generate(ready, max_new_tokens=STEPS).tokens.tolist()
+def test_nothing_is_used_while_torchs_own_hook_stands_on_a_module(omni, prompt, at):
+    model, full, decoding = omni.model, prefill(omni.model, prompt), unstopped(STEPS)
+    expected = model.generate(full, decoding).tokens.tolist()
     module: Any = model.get_submodule(at)
     handle = module.register_forward_hook(lambda _module, _args, out: out.flip(-1))
     try:
-        assert prefill_state(model, ready) is None
-        ours, plain = (
-            model.generate(p, max_new_tokens=STEPS).tokens.tolist() for p in (ready, prompt)
-        )
+        assert prefill_state(model, full) is None
+        ours, plain = (model.generate(p, decoding).tokens.tolist() for p in (full, prompt))
         assert prefill(model, prompt).state is None
     finally:
         handle.remove()
-    assert ours == plain != said
-    assert model.generate(ready, max_new_tokens=STEPS).tokens.tolist() == said
+    assert ours == plain != expected
+    assert model.generate(full, decoding).tokens.tolist() == expected
 
 
 @pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize("what", ["embeds", "position_ids", "mask"])
-def test_nothing_is_used_of_a_prompt_that_was_edited_in_place(
-    omni: HookedOmni, prompt: EmbeddedPrompt, what: str, inference: bool
-) -> None:
+def test_nothing_is_used_of_a_prompt_that_was_edited_in_place(omni, prompt, what, inference):
     with torch.inference_mode(inference):
         own = {n: getattr(prompt, n).clone() for n in ("embeds", "position_ids")}
         one = replace(prompt, **own, mask=torch.ones_like(prompt.tokens))
         assert one.embeds.is_inference() == inference
-        ready = prefill(omni.model, one)
-        assert prefill_state(omni.model, ready) is not None and prefill(omni.model, ready) is ready
-        omni.model.generate(ready, max_new_tokens=STEPS)
+        full = prefill(omni.model, one)
+        assert prefill_state(omni.model, full) is not None and prefill(omni.model, full) is full
+        omni.model.generate(full, max_new_tokens=STEPS)
         if what == "mask":
             one.mask[:, 0] = 0  # pyright: ignore[reportOptionalSubscript]
         else:
             getattr(one, what)[..., prompt.spans["video"], *([0] * (what == "embeds"))] += 3
-        assert prefill_state(omni.model, ready) is None
-        ours, plain = (omni.model.generate(p, unstopped(1)).logits for p in (ready, one))
-        assert ours is not None and plain is not None and torch.equal(ours, plain)
-        again = prefill(omni.model, ready)
-        assert again is not ready and prefill_state(omni.model, again) is not None
+        assert prefill_state(omni.model, full) is None
+        bits_equal(*(omni.model.generate(p, unstopped(1)).logits for p in (full, one)))
+        again = prefill(omni.model, full)
+        assert again is not full and prefill_state(omni.model, again) is not None
 
 
-def test_a_span_that_is_not_there(omni: HookedOmni, clips: dict) -> None:
+def test_spans_that_are_not_there_and_batches_are_refused(omni, clips, as_installed):
     with pytest.raises(SpanError, match="'audio'"):
         prefill(omni.model, omni.embed_inputs(**clips["omni", "video"]), names.EMBED, "audio")
-
-
-def test_a_batch_of_prompts(omni: HookedOmni, as_installed: None) -> None:
     with pytest.raises(PromptError, match="expected one prompt, got a batch of 2"):
         prefill(omni.model, torch.tensor([[1, 2, 3], [4, 5, 6]]))

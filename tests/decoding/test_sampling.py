@@ -5,35 +5,23 @@ from typing import Any
 import pytest
 import torch
 
-from hooked_omni import HookedOmni
 from hooked_omni.decoding.generate import Decoding
 from hooked_omni.decoding.sampling import Sampling
 from hooked_omni.errors import PromptError
 
-SETTINGS: list[dict[str, Any]] = [
-    dict(),
-    dict(temperature=0.5),
-    dict(top_k=3),
-    dict(top_p=0.6),
-    dict(temperature=1.7, top_k=20, top_p=0.8),
-]
+NARROW = dict(temperature=1.7, top_k=20, top_p=0.8)
+SETTINGS: list[Any] = [dict(), dict(temperature=0.5), dict(top_k=3), dict(top_p=0.6), NARROW]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_draws_are_those_of_transformers(omni: HookedOmni, settings: dict[str, Any]) -> None:
+def test_draws_are_those_of_transformers(omni, settings):
     tokens = omni.model.to_tokens("the dog barks")
     off = dict(temperature=1.0, top_k=0, top_p=1.0)
     torch.manual_seed(5)
-    out = omni.hf.generate(
-        input_ids=tokens,
-        attention_mask=torch.ones_like(tokens),
-        do_sample=True,
-        max_new_tokens=12,
-        eos_token_id=None,
-        **(off | settings),
-    )
-    wanted: Any = dict(do_sample=True, seed=5, max_new_tokens=12, stop_at_eos=False)
-    ours = omni.model.generate(tokens, **wanted, **settings).tokens
+    mask, drawn = torch.ones_like(tokens), dict(do_sample=True, max_new_tokens=12)
+    more = drawn | off | settings | dict(eos_token_id=None)
+    out = omni.hf.generate(input_ids=tokens, attention_mask=mask, **more)
+    ours = omni.model.generate(tokens, seed=5, stop_at_eos=False, **drawn, **settings).tokens
     assert torch.equal(ours, out[0, tokens.shape[1] :])
     assert len(ours.unique()) > 1
     decoding = Decoding(12, stop_at_eos=False, sampling=Sampling(seed=5, **settings))
@@ -42,16 +30,14 @@ def test_draws_are_those_of_transformers(omni: HookedOmni, settings: dict[str, A
     assert torch.equal(greedy, omni.model.generate(tokens, Decoding(12, stop_at_eos=False)).tokens)
 
 
-def test_a_seed_repeats_and_another_does_not() -> None:
+def test_a_seed_repeats_and_another_does_not():
     logits = torch.randn(400, 50, generator=torch.Generator().manual_seed(0))
-    draws = []
-    for seed in (1, 1, 2):
-        sampling = Sampling(seed=seed)
-        draws.append(sampling.choose(logits, sampling.generator(logits.device)))
+    each = [Sampling(seed=seed) for seed in (1, 1, 2)]
+    draws = [one.choose(logits, one.generator(logits.device)) for one in each]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
-def test_frequencies_are_the_probabilities() -> None:
+def test_frequencies_are_the_probabilities():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).repeat(40_000, 1)
     sampling = Sampling(temperature=2.0, top_k=3)
     drawn = sampling.choose(logits, sampling.generator(logits.device)).bincount(minlength=4)
@@ -69,7 +55,7 @@ def test_frequencies_are_the_probabilities() -> None:
         (dict(top_p=1.5), "got 1.5"),
     ],
 )
-def test_settings_without_meaning_are_refused(settings: dict[str, Any], value: str) -> None:
+def test_settings_without_meaning_are_refused(settings, value):
     with pytest.raises(PromptError, match=value):
         Sampling(**settings)
 
@@ -83,8 +69,6 @@ def test_settings_without_meaning_are_refused(settings: dict[str, Any], value: s
         lambda m: m.generate_many("ab", [[]], Decoding(sampling=Sampling())),
     ],
 )
-def test_draws_that_would_mean_nothing_are_refused(
-    omni: HookedOmni, as_installed: None, run: Any
-) -> None:
+def test_draws_that_would_mean_nothing_are_refused(omni, as_installed, run):
     with pytest.raises(PromptError, match=r"do_sample|Sampling\("):
         run(omni.model)

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, names
+from hooked_omni import knockout, names
 from hooked_omni.decoding.prefill import prefill
 from hooked_omni.decoding.score import forced_logits
 from hooked_omni.errors import HookError, PromptError
 from tests.support.conditions import zoo
 from tests.support.hugging_face import Cut, hf_cut, hf_forced, hf_logprobs
-from tests.support.models import KINDS, eager, left_padded
+from tests.support.models import CLIP_OF, KINDS, eager, left_padded
 from tests.support.runs import bits_equal, close, unstopped
 
 Clips = dict[tuple[str, str], dict[str, Any]]
@@ -20,7 +20,7 @@ TEXT = torch.tensor([65, 7, 200, 65, 31])
 
 
 def continued(inputs: dict[str, Any], tokens: torch.Tensor) -> dict[str, Any]:
-    """The processor's output with a text behind the prompt."""
+    """The processor's output with a text after the prompt."""
     longer = dict(inputs)
     for name, row in (("input_ids", tokens), ("attention_mask", torch.ones_like(tokens))):
         longer[name] = torch.cat([inputs[name], row[None].to(inputs[name].dtype)], dim=1)
@@ -31,22 +31,17 @@ def continued(inputs: dict[str, Any], tokens: torch.Tensor) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
-def test_logits_are_hugging_faces(
-    models: dict[str, HookedOmni], clips: Clips, name: str, kind: str
-) -> None:
+def test_logits_are_hugging_faces(models, clips, name, kind):
     omni, inputs = models[name], clips[name, kind]
     prompt = omni.embed_inputs(**inputs)
     logits = forced_logits(omni.model, prompt, TEXT)
     assert torch.equal(logits[1:], hf_forced(omni, inputs, prompt, TEXT)[1:])
-    with torch.no_grad():  # in one pass, sums are in another order
-        theirs = omni.hf(**continued(inputs, TEXT[:-1])).logits[0, -len(TEXT) :]
-    torch.testing.assert_close(logits, theirs, atol=1e-5, rtol=0)
+    # In one pass, sums are in another order.
+    close(logits, omni.hf(**continued(inputs, TEXT[:-1])).logits[0, -len(TEXT) :])
 
 
-def test_the_prompt_is_passed_over_once(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[tuple[int, int]]
-) -> None:
-    ready, seen = prefill(omni.model, prompt), []
+def test_the_prompt_is_passed_over_once(omni, prompt, passes):
+    full, seen = prefill(omni.model, prompt), []
     hooks: list[list[Any]] = [
         [],
         [knockout(query="generated", key="video")],
@@ -58,33 +53,25 @@ def test_the_prompt_is_passed_over_once(
     passes.clear()
     for _ in range(2):  # what the first left in the cache would show in the second
         for condition, expected in zip(hooks, whole, strict=True):
-            assert torch.equal(forced_logits(omni.model, ready, TEXT, condition), expected)
+            assert torch.equal(forced_logits(omni.model, full, TEXT, condition), expected)
     forced = len(TEXT) - 1
     assert [n for _, n in passes] == [forced, forced, n_pos, forced] * 2
     with omni.model.hooks([(names.resid_mid(1), lambda resid, hook: resid * 2)]):
-        assert torch.equal(
-            forced_logits(omni.model, ready, TEXT), forced_logits(omni.model, prompt, TEXT)
-        )
-        assert not torch.allclose(forced_logits(omni.model, ready, TEXT), whole[0], atol=1e-3)
+        ours, plain = (forced_logits(omni.model, p, TEXT) for p in (full, prompt))
+        assert torch.equal(ours, plain) and not torch.allclose(ours, whole[0], atol=1e-3)
 
 
-def test_scores_are_its_log_probabilities(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_scores_are_its_log_probabilities(omni, prompt):
     cut = [knockout(query="generated", key="video")]
     plain, scored = (omni.model.score(prompt, TEXT, [[], cut])[i] for i in (0, 1))
     for hooks, scores in (([], plain), (cut, scored)):
         logprobs = forced_logits(omni.model, prompt, TEXT, hooks).log_softmax(-1)
-        said = logprobs.gather(1, TEXT[:, None])[:, 0]
-        torch.testing.assert_close(said, scores, atol=2e-6, rtol=0)
+        chosen = logprobs.gather(1, TEXT[:, None])[:, 0]
+        torch.testing.assert_close(chosen, scores, atol=2e-6, rtol=0)
     assert not torch.allclose(plain, scored, atol=1e-3)
 
 
-def test_a_text_of_one_token_is_the_prompts_own_prediction(omni: HookedOmni, clips: Clips) -> None:
-    prompt = omni.embed_inputs(**clips["omni", "audio"])
-    logits = forced_logits(omni.model, prompt, TEXT[:1])
-    torch.testing.assert_close(logits[0], omni.model(prompt)[0, -1], atol=2e-6, rtol=0)
-
-
-def test_what_cannot_be_forced(omni: HookedOmni, clips: Clips, as_installed: None) -> None:
+def test_what_cannot_be_forced(omni, clips, as_installed):
     prompt = omni.embed_inputs(**clips["omni", "audio"])
     for text in (TEXT[None], TEXT[:0]):
         with pytest.raises(PromptError, match=rf"got shape \({', '.join(map(str, text.shape))}"):
@@ -95,14 +82,11 @@ def test_what_cannot_be_forced(omni: HookedOmni, clips: Clips, as_installed: Non
         forced_logits(omni.model, prompt, TEXT[:1], [knockout(query="generated", key="audio")])
 
 
-# --- scores under many conditions ---------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["omni", "vl"])
 @pytest.mark.parametrize("n", [1, 2, 7])
-def test_scores_are_hugging_faces(models: dict, clips: dict, name: str, n: int) -> None:
+def test_scores_are_hugging_faces(models, clips, name, n):
     omni = models[name]
-    prompt = omni.embed_inputs(**clips[name, {"omni": "audio in video", "vl": "video"}[name]])
+    prompt = omni.embed_inputs(**clips[name, CLIP_OF[name]])
     tokens = torch.randint(0, 256, (n,), generator=torch.Generator().manual_seed(n))
     cuts = [None, ("generated+last", "video"), ("generated+last", "question"), None]
     if n > 1:
@@ -118,9 +102,7 @@ def test_scores_are_hugging_faces(models: dict, clips: dict, name: str, n: int) 
     assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
-def test_a_captions_scores_are_the_ones_it_was_chosen_by(
-    omni: HookedOmni, prompt: EmbeddedPrompt, reference: Any
-) -> None:
+def test_a_captions_scores_are_the_ones_it_was_chosen_by(omni, prompt, reference):
     """Without hooks that count their calls: a text is read in one call, and written in many."""
     every = zoo(prompt, reference)
     for name in ("state", "state at decode", "in place", "filter", "order", "other order"):
@@ -128,22 +110,19 @@ def test_a_captions_scores_are_the_ones_it_was_chosen_by(
     made = omni.model.generate_many(prompt, list(every.values()), unstopped(6))
     plain = knockout("G !-> system @ 2")
     for name, own in zip(every, made, strict=True):
-        assert own.logits is not None
         chosen = own.logits.log_softmax(-1).amax(-1)
         scored = omni.model.score(prompt, own.tokens, [[], every[name], [plain]])[1]
         close(scored, chosen, why=name)
         close(omni.model.score(prompt, own.tokens, [every[name]])[0], scored)
 
 
-def test_scores_of_a_padded_prompt(omni: HookedOmni, clips: Clips, prompt: EmbeddedPrompt) -> None:
+def test_scores_of_a_padded_prompt(omni, clips, prompt):
     padded = omni.embed_inputs(**left_padded(omni, clips["omni", "audio in video"], 5))
     conditions = [[], [knockout("G+last !-> V")], [knockout("G !-> A @ 1")]]
-    ours, bare = (omni.model.score(p, TEXT, conditions) for p in (padded, prompt))
-    for one, other in zip(ours, bare, strict=True):
-        close(one, other)
+    close(*(omni.model.score(p, TEXT, conditions) for p in (padded, prompt)))
 
 
-def test_scores_of_plain_text(omni: HookedOmni) -> None:
+def test_scores_of_plain_text(omni):
     text = torch.tensor([9, 8, 7, 6])
     tokens = torch.tensor([[72, 101, 108, 108]])
     edit = [(names.resid_post(1), lambda tensor, hook: tensor * 1.5)]
@@ -151,5 +130,4 @@ def test_scores_of_plain_text(omni: HookedOmni) -> None:
     both = torch.cat([tokens, text[None]], dim=1)
     for scores, hooks in zip(ours, ([], edit, []), strict=True):
         logits = omni.model.run_with_hooks(both, fwd_hooks=hooks)[0, 3:-1].log_softmax(-1)
-        expected = logits[torch.arange(4), text]
-        close(scores, expected)
+        close(scores, logits[torch.arange(4), text])

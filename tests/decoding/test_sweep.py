@@ -1,24 +1,14 @@
-"""A sweep says what each condition says alone, whichever rows share a batch."""
+"""A sweep gives what each condition gives alone, whichever rows share a batch."""
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from hooked_omni import (
-    EmbeddedPrompt,
-    HookedOmni,
-    HookedTransformer,
-    knockout,
-    load,
-    names,
-    steer,
-    windows,
-)
+from hooked_omni import EmbeddedPrompt, HookedTransformer, knockout, load, names, steer, windows
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.errors import HookError, PromptError
 from tests.support.conditions import halving, other_heads, random_part, turned, zoo
@@ -31,14 +21,15 @@ Conditions = list[list[Any]]
 W = windows(4, width=3)
 
 
+def cuts(*rules: str) -> Conditions:
+    """A condition a rule; none for an empty one."""
+    return [[knockout(rule)] if rule else [] for rule in rules]
+
+
 def require_alone(
-    model: HookedTransformer,
-    prompt: EmbeddedPrompt | Tensor,
-    make: Callable[[], Conditions],
-    n: int = STEPS,
-    stop_at_eos: bool = False,
+    model: HookedTransformer, prompt: Any, make: Any, n: int = STEPS, stop_at_eos: bool = False
 ) -> list[Generation]:
-    """What a sweep says is what each condition says alone."""
+    """A sweep gives what each condition gives alone."""
     decoding = replace(unstopped(n), stop_at_eos=stop_at_eos)
     together, conditions = model.generate_many(prompt, make(), decoding), make()
     assert len(together) == len(conditions)
@@ -50,10 +41,7 @@ def require_alone(
     return together
 
 
-# --- a sweep is its conditions ---------------------------------------------------------------
-
-
-def test_a_zoo_of_conditions(omni: HookedOmni, prompt: EmbeddedPrompt, reference: Any) -> None:
+def test_a_zoo_of_conditions(omni, prompt, reference):
     order = list(zoo(prompt, reference))
     random.Random(3).shuffle(order)  # groups are torn apart, and captions come in this order
 
@@ -72,9 +60,7 @@ def test_a_zoo_of_conditions(omni: HookedOmni, prompt: EmbeddedPrompt, reference
 
 
 @pytest.mark.parametrize("name", ["looks", "in place", "first token too", "prompt", "patched"])
-def test_a_condition_alone_in_its_group_is_generate_to_the_bit(
-    omni: HookedOmni, prompt: EmbeddedPrompt, reference: Any, name: str
-) -> None:
+def test_a_condition_alone_in_its_group_is_generate_to_the_bit(omni, prompt, reference, name):
     others = [zoo(prompt, reference)["state"], zoo(prompt, reference)["filter"]]
     conditions = [others[0], zoo(prompt, reference)[name], others[1]]
     together = omni.model.generate_many(prompt, conditions, unstopped(STEPS))[1]
@@ -85,20 +71,20 @@ def test_a_condition_alone_in_its_group_is_generate_to_the_bit(
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", ["omni", "vl", "omni padded"])
-def test_random_conditions(models: dict, clips: dict, name: str, seed: int) -> None:
+def test_random_conditions(models, clips, name, seed):
     """Twice twelve conditions of one to three parts, on each of three prompts."""
     omni = models[name.split()[0]]
     inputs = clips[name.split()[0], {"vl": "video"}.get(name, "audio in video")]
     inputs = left_padded(omni, inputs, PADDING) if name == "omni padded" else inputs
     prompt = omni.embed_inputs(**inputs)
-    heard = name != "vl"
+    hears = name != "vl"
 
     def make() -> Conditions:
         dice = random.Random(f"{name} {seed}")
-        rules = ["G+last !-> V @ 1", *(["A !-> V @ 0-1"] if heard else ["V !-> Q @ 0-1"])]
+        rules = ["G+last !-> V @ 1", *(["A !-> V @ 0-1"] if hears else ["V !-> Q @ 0-1"])]
         shared = [*map(knockout, rules), (names.resid_mid(2), halving)]
         return [
-            [random_part(dice, heard, shared) for _ in range(dice.randint(1, 3))] for _ in range(12)
+            [random_part(dice, hears, shared) for _ in range(dice.randint(1, 3))] for _ in range(12)
         ]
 
     together = require_alone(omni.model, prompt, make, n=5)
@@ -106,39 +92,25 @@ def test_random_conditions(models: dict, clips: dict, name: str, seed: int) -> N
     assert hooks_left(omni.model) == []
 
 
-def test_plain_text(omni: HookedOmni) -> None:
+def test_plain_text(omni):
     """Tokens without spans take hooks of the user's own; those that share one share a pass."""
     tokens = torch.tensor([[72, 101, 108, 108, 111, 32, 119]])
 
-    def make() -> Conditions:
-        nothing = (names.resid_post(0), look)
-        return [
-            [],
-            [nothing],
-            [nothing, (names.resid_post(1), halving)],
-            [(names.attn_scores(2), turned)],
-            [(names.EMBED, halving)],
-            [],
-        ]
-
-    require_alone(omni.model, tokens, make)
-    same = [[(names.resid_post(0), halving)]] * 3
-    require_alone(omni.model, tokens, lambda: same)
+    nothing, half = (names.resid_post(0), look), (names.resid_post(1), halving)
+    several = [[(names.attn_scores(2), turned)], [(names.EMBED, halving)]]
+    require_alone(omni.model, tokens, lambda: [[], [nothing], [nothing, half], *several, []])
+    require_alone(omni.model, tokens, lambda: [[half]] * 3)
 
 
-def test_a_prompt_of_one_position(omni: HookedOmni) -> None:
+def test_a_prompt_of_one_position(omni):
     """Its last position is its first: there is nothing before it to share."""
-    one = omni.embed_inputs(
-        input_ids=torch.tensor([[72]]), attention_mask=torch.ones(1, 1, dtype=torch.long)
-    )
+    one = omni.model.as_prompt(torch.tensor([[72]]))
     pushes = [steer(noise(64, seed=seed), span="last", layers=[1]) for seed in (1, 2)]
     require_alone(omni.model, one, lambda: [[], *([p] for p in pushes)])
 
 
 @pytest.mark.parametrize("span", ["last", "generated+last"])
-def test_steering_the_embeddings_spares_the_prompt(
-    omni: HookedOmni, prompt: EmbeddedPrompt, span: str
-) -> None:
+def test_steering_the_embeddings_spares_the_prompt(omni, prompt, span):
     """Rows start from one embedding, and each must push its own copy of it."""
     before = prompt.embeds.clone()
 
@@ -151,25 +123,24 @@ def test_steering_the_embeddings_spares_the_prompt(
     require_alone(omni.model, prompt, make)
 
 
-def test_hooks_that_stand_on_the_model_are_refused(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[tuple[int, int]]
-) -> None:
+def test_hooks_that_stand_on_the_model_are_refused(omni, prompt, passes):
     """They would see all rows at once, in the batch's own layout."""
     conditions = [[], [knockout("G !-> V @ 2")]]
     for at, hook in ((names.pattern(1), other_heads), (names.resid_pre(1), halving)):
-        with omni.model.hooks([(at, hook)]), pytest.raises(HookError, match=at):
-            omni.model.generate_many(prompt, conditions, max_new_tokens=3)
-        with omni.model.hooks([(at, hook)]), pytest.raises(HookError, match=at):
-            omni.model.score(prompt, torch.tensor([1, 2]), conditions)
+        with omni.model.hooks([(at, hook)]):
+            with pytest.raises(HookError, match=at):
+                omni.model.generate_many(prompt, conditions, max_new_tokens=3)
+            with pytest.raises(HookError, match=at):
+                omni.model.score(prompt, torch.tensor([1, 2]), conditions)
     assert passes == []
 
 
-def test_bfloat16_says_the_same_until_two_tokens_tie(clips: dict) -> None:
+def test_bfloat16_is_the_same_until_two_tokens_tie(clips):
     """Sums run in another order, so tokens may part where two are equal but for rounding."""
     omni, n = load("random-omni", dtype="bfloat16"), 10
     prompt = omni.embed_inputs(**clips["omni", "audio in video"])
-    rules = ["G !-> V @ 1-2", "G+last !-> V @ 3", "G+last !-> A"]
-    conditions = [[], *([knockout(rule)] for rule in rules), [(names.resid_post(2), halving)]]
+    conditions = cuts("", "G !-> V @ 1-2", "G+last !-> V @ 3", "G+last !-> A")
+    conditions.append([(names.resid_post(2), halving)])
     together = omni.model.generate_many(prompt, conditions, unstopped(n))
     agreed = 0
     for ours, condition in zip(together, conditions, strict=True):
@@ -185,28 +156,20 @@ def test_bfloat16_says_the_same_until_two_tokens_tie(clips: dict) -> None:
     assert agreed > n * len(conditions) // 2
 
 
-# --- rows that end, and batches that are split -----------------------------------------------
-
-
-def test_rows_that_end_leave_and_others_go_on(
-    omni: HookedOmni,
-    prompt: EmbeddedPrompt,
-    passes: list[tuple[int, int]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rows_that_end_leave_and_others_go_on(omni, prompt, passes, monkeypatch):
     rules = ["G !-> V", "G !-> A @ 1-2", "G !-> text H0-2", "G !-> system @ 3", "G !-> A+V"]
 
     def make() -> Conditions:
-        return [[], *([knockout(rule)] for rule in rules), [knockout("G+last !-> V @ 1")]]
+        return cuts("", *rules, "G+last !-> V @ 1")
 
     whole = omni.model.generate_many(prompt, make(), unstopped(10))
-    said = [g.tokens.tolist() for g in whole]
-    ends = (said[0][7], said[1][2], said[2][4], said[5][5])
+    captions = [g.tokens.tolist() for g in whole]
+    ends = (captions[0][7], captions[1][2], captions[2][4], captions[5][5])
     monkeypatch.setattr(omni.model.cfg, "eos_tokens", ends)
     passes.clear()
     together = omni.model.generate_many(prompt, make(), max_new_tokens=10)
     decoded = [rows for rows, n in passes if n == 1]
-    for row, (ours, tokens) in enumerate(zip(together, said, strict=True)):
+    for row, (ours, tokens) in enumerate(zip(together, captions, strict=True)):
         stop = min((i for i, token in enumerate(tokens) if token in ends), default=9)
         assert ours.tokens.tolist() == tokens[: stop + 1], f"row {row}"
     assert len({len(g.tokens) for g in together}) >= 3
@@ -214,12 +177,8 @@ def test_rows_that_end_leave_and_others_go_on(
     require_alone(omni.model, prompt, make, n=10, stop_at_eos=True)
 
 
-def test_a_row_may_end_with_its_first_token(
-    omni: HookedOmni, prompt: EmbeddedPrompt, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def make() -> Conditions:
-        return [[knockout("G+last !-> V")], [knockout("G+last !-> A")], [knockout("last !-> text")]]
-
+def test_a_row_may_end_with_its_first_token(omni, prompt, monkeypatch):
+    make = partial(cuts, "G+last !-> V", "G+last !-> A", "last !-> text")
     first = [int(g.tokens[0]) for g in omni.model.generate_many(prompt, make(), max_new_tokens=2)]
     assert len(set(first)) > 1
     monkeypatch.setattr(omni.model.cfg, "eos_tokens", (first[1],))
@@ -229,10 +188,8 @@ def test_a_row_may_end_with_its_first_token(
     assert [len(g.tokens) for g in omni.model.generate_many(prompt, make())] == [1, 1, 1]
 
 
-def test_one_new_token(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
-    def make() -> Conditions:
-        return [[], [knockout("G+last !-> V")], [knockout("last !-> A")], [knockout("A !-> V")], []]
-
+def test_one_new_token(omni, prompt):
+    make = partial(cuts, "", "G+last !-> V", "last !-> A", "A !-> V", "")
     together = require_alone(omni.model, prompt, make, n=1)
     assert [len(g.tokens) for g in together] == [1] * 5
 
@@ -245,19 +202,13 @@ def needed(model: HookedTransformer, prompt: EmbeddedPrompt, n: int) -> int:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
-def test_a_memory_budget_splits_the_batch_and_changes_nothing(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[tuple[int, int]], rows: int
-) -> None:
+def test_a_memory_budget_splits_the_batch_and_changes_nothing(omni, prompt, passes, rows):
     def make() -> Conditions:
         on_prompt = knockout("A !-> V")
         return [
             *([knockout(query="generated", key="video", layers=w)] for w in W),
-            [knockout("G+last !-> A @ 1")],
-            [knockout("G+last !-> A @ 2")],
-            [knockout("G+last !-> A @ 3")],
-            [on_prompt],
-            [on_prompt, knockout("G !-> A")],
-            [],
+            *cuts("G+last !-> A @ 1", "G+last !-> A @ 2", "G+last !-> A @ 3"),
+            *([on_prompt], [on_prompt, knockout("G !-> A")], []),
         ]
 
     one = needed(omni.model, prompt, STEPS)
@@ -278,9 +229,5 @@ def test_a_memory_budget_splits_the_batch_and_changes_nothing(
         omni.model.generate_many(prompt, make(), max_new_tokens=STEPS, memory_budget=one - 1)
     tokens = ours[0].tokens
     score_budget = 3 * len(tokens) * one
-    for split, all_at_once in zip(
-        omni.model.score(prompt, tokens, make(), memory_budget=score_budget),
-        omni.model.score(prompt, tokens, make()),
-        strict=True,
-    ):
-        close(split, all_at_once)
+    split = omni.model.score(prompt, tokens, make(), memory_budget=score_budget)
+    close(split, omni.model.score(prompt, tokens, make()))

@@ -1,4 +1,4 @@
-"""A sweep computes what it must, gives each row its own hooks, and leaves nothing behind."""
+"""A sweep computes what it must, gives each row its own hooks, and leaves nothing."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -8,25 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, names, windows
+from hooked_omni import knockout, names
 from tests.support.conditions import zoo
 from tests.support.models import look, watched
 from tests.support.runs import bits_equal, hooks_left, unstopped
 
 STEPS = 6
 
-# --- what is computed ------------------------------------------------------------------------
 
-
-def test_conditions_that_do_the_same_to_the_prompt_share_its_pass(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[tuple[int, int]]
-) -> None:
+def test_conditions_that_do_the_same_to_the_prompt_share_its_pass(omni, prompt, passes):
     on_prompt, other = knockout("A !-> V"), knockout("A !-> V")
     conditions = [
         [],
-        *(
-            [knockout(query="generated", key="video", layers=w)] for w in windows(4, width=3)
-        ),  # with the baseline
+        *([knockout(f"G !-> V @ {w}")] for w in ("0-1", "0-2", "1-3", "2-3")),  # with the baseline
         [knockout("G+last !-> V")],  # these three share all but the last position
         [knockout("last !-> A")],
         [knockout("G+last !-> A @ 2"), knockout("G !-> V @ 1")],
@@ -45,16 +39,14 @@ def test_conditions_that_do_the_same_to_the_prompt_share_its_pass(
     assert len(passes) == 7 + 7 * (STEPS - 1) + 1
 
 
-def test_tuples_of_conditions_are_lists_of_them(
-    omni: HookedOmni, prompt: EmbeddedPrompt, passes: list[tuple[int, int]]
-) -> None:
+def test_tuples_of_conditions_are_lists_of_them(omni, prompt, passes):
     on_prompt = knockout("A !-> V")
     conditions: Any = ((on_prompt,), (on_prompt, knockout("G !-> V"), knockout("G !-> A @ 1")))
     omni.model.generate_many(prompt, conditions, unstopped(2))
     assert [length for _, length in passes if length > 1] == [prompt.n_pos]
 
 
-def test_rows_with_the_same_tokens_run_as_one(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_rows_with_the_same_tokens_run_as_one(omni, prompt):
     conditions = [[], *([knockout(f"G !-> V @ {layer}")] for layer in (1, 2, 3))]
     seen: list[list[int]] = [[] for _ in range(4)]
     blocks: Any = omni.model.blocks
@@ -62,19 +54,16 @@ def test_rows_with_the_same_tokens_run_as_one(omni: HookedOmni, prompt: Embedded
         for block, rows in zip(blocks, seen, strict=True):
             stack.enter_context(watched(block, lambda args, rows=rows: rows.append(len(args[0]))))
         together = omni.model.generate_many(prompt, conditions, unstopped(STEPS))
-    said = [g.tokens.tolist() for g in together]
+    captions = [g.tokens.tolist() for g in together]
     for step in range(1, STEPS):
-        histories = [tuple(tokens[:step]) for tokens in said]
+        histories = [tuple(tokens[:step]) for tokens in captions]
         for layer in range(4):
-            first = (4, 1, 2, 3)
-            apart = {
-                (history, row if first[row] <= layer else None)
-                for row, history in enumerate(histories)
-            }
+            acts = (False, *(first <= layer for first in (1, 2, 3)))
+            apart = {(own, row if acts[row] else None) for row, own in enumerate(histories)}
             assert seen[layer][step] == len(apart)
 
 
-def test_a_hook_gets_its_own_row_and_no_other(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_a_hook_gets_its_own_row_and_no_other(omni, prompt):
     """Each condition marks its row, and writes down whose marks it sees."""
     seen: dict[str, list[tuple[float, ...]]] = {}
     n_rows = 5
@@ -108,22 +97,17 @@ def test_a_hook_gets_its_own_row_and_no_other(omni: HookedOmni, prompt: Embedded
     assert max(abs(value) for (value,) in seen["bystander"]) < 100
 
 
-# --- what is left ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("run", ["generate_many", "score"])
-def test_nothing_of_a_sweep_survives_it(
-    omni: HookedOmni, prompt: EmbeddedPrompt, reference: Any, run: str
-) -> None:
+def test_nothing_of_a_sweep_survives_it(omni, prompt, reference, run):
     model = omni.model
     clean = model(prompt)
     before = prompt.embeds.clone()
     kept = {name: tensor.clone() for name, tensor in reference.items()}
+    conditions = list(zoo(prompt, reference).values())
     if run == "generate_many":
-        model.generate_many(prompt, list(zoo(prompt, reference).values()), max_new_tokens=4)
+        model.generate_many(prompt, conditions, max_new_tokens=4)
     else:
-        tokens = torch.tensor([5, 6, 7])
-        model.score(prompt, tokens, list(zoo(prompt, reference).values()))
+        model.score(prompt, torch.tensor([5, 6, 7]), conditions)
     assert hooks_left(model) == []
     bits_equal(model(prompt), clean)
     bits_equal(prompt.embeds, before)
@@ -133,9 +117,7 @@ def test_nothing_of_a_sweep_survives_it(
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("call", [0, 1, 3])
-def test_an_exception_in_a_hook_leaves_nothing(
-    omni: HookedOmni, prompt: EmbeddedPrompt, shared: bool, call: int
-) -> None:
+def test_an_exception_in_a_hook_leaves_nothing(omni, prompt, shared, call):
     model = omni.model
     clean = model.generate(prompt, unstopped(4))
     calls = [0]
@@ -151,7 +133,6 @@ def test_an_exception_in_a_hook_leaves_nothing(
     with pytest.raises(KeyError, match="tripped"):
         model.generate_many(prompt, conditions, unstopped(8))
     assert hooks_left(model) == []
-    again = model.generate(prompt, unstopped(4))
-    bits_equal(again.logits, clean.logits)
+    bits_equal(model.generate(prompt, unstopped(4)).logits, clean.logits)
     many = model.generate_many(prompt, [[], [knockout("G !-> V")]], unstopped(4))
     assert torch.equal(many[0].tokens, clean.tokens)

@@ -22,6 +22,7 @@ from hooked_omni.families import family_of
 from hooked_omni.families.skeleton import find_decoder
 from hooked_omni.inputs.video import Video
 from tests.support.models import sound
+from tests.support.runs import unstopped
 from tests.support.standins import (
     D_MODEL,
     HEADS,
@@ -33,11 +34,11 @@ from tests.support.standins import (
     write,
 )
 
+pytestmark = pytest.mark.usefixtures("numbers_alone")
 QWEN2_BASED = ("minicpm-o-2.6", "videollama2.1-av")
 HEARS = (*QWEN2_BASED, "internomni")
 every = pytest.mark.parametrize("name", list(STANDINS))
 hearing = pytest.mark.parametrize("name", HEARS)
-_FRAMES = {"videollama2.1-av": 16}
 
 
 @pytest.fixture(scope="module")
@@ -59,23 +60,20 @@ def adopted() -> dict[str, HookedOmni]:
     return {name: HookedOmni.from_hf(*build()) for name, build in STANDINS.items()}
 
 
-def asked(omni: HookedOmni, name: str, kind: str) -> EmbeddedPrompt:
+def prompt_of(omni: HookedOmni, name: str, kind: str) -> EmbeddedPrompt:
     """A clip of three seconds."""
-    n_frames = _FRAMES.get(name, 3)
+    n_frames = 16 if name == "videollama2.1-av" else 3
     pixels = np.random.default_rng(1).integers(0, 256, (n_frames, 3, 28, 56))
-    shown = tuple(3 * i / n_frames for i in range(n_frames))
-    video = Video(torch.tensor(pixels).float(), n_frames / 3, 3.0, shown, ())
+    times = tuple(3 * i / n_frames for i in range(n_frames))
+    video = Video(torch.tensor(pixels).float(), n_frames / 3, 3.0, times, ())
     prompt = Prompt(
         "What now?",
         video="clip" if "video" in kind else None,
         audio="sound" if kind == "audio" else None,
         use_audio_in_video=kind == "audio in video",
     )
-    return omni.embed_media(
-        prompt,
-        video if "video" in kind else None,
-        sound() if "audio" in kind else None,
-    )
+    heard = sound() if "audio" in kind else None
+    return omni.embed_media(prompt, video if "video" in kind else None, heard)
 
 
 def kinds_of(name: str) -> tuple[str, ...]:
@@ -87,19 +85,14 @@ every_kind = pytest.mark.parametrize(("name", "kind"), EVERY_KIND)
 every_clip = pytest.mark.parametrize(("name", "kind"), [(n, kinds_of(n)[-1]) for n in STANDINS])
 
 
-# --- the decoder, without the towers --------------------------------------------------------------
-
-
 @every
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_decoder_alone_is_transformers_own(
-    folders: dict, adopted: dict, name: str, attention: Any
-) -> None:
+def test_the_decoder_alone_is_transformers_own(folders, adopted, name, attention):
     """At prefill and 16 decode steps, for a clip that the whole model embedded."""
     alone = load(folders[name], attn_implementation=attention, decoder_only=True)
     reference = "Qwen2ForCausalLM" if name in QWEN2_BASED else "LlamaForCausalLM"
     assert type(alone.hf) is getattr(transformers, reference)
-    prompt = asked(adopted[name], name, kinds_of(name)[-1])
+    prompt = prompt_of(adopted[name], name, kinds_of(name)[-1])
     report = prove(alone, prompt, decode_steps=16 if attention == "sdpa" else 4)
     assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
     if attention == "sdpa":
@@ -108,9 +101,9 @@ def test_the_decoder_alone_is_transformers_own(
 
 
 @every
-def test_the_decoder_alone_in_half_precision(folders: dict, adopted: dict, name: str) -> None:
+def test_the_decoder_alone_in_half_precision(folders, adopted, name):
     alone = load(folders[name], "cpu", "bfloat16", "eager", decoder_only=True)
-    prompt = asked(adopted[name], name, kinds_of(name)[-1])
+    prompt = prompt_of(adopted[name], name, kinds_of(name)[-1])
     text = alone.model.embed(prompt.tokens.clamp(min=0))
     words = torch.isin(torch.arange(prompt.n_pos), prompt.spans["text"])[None, :, None]
     halved = replace(prompt, embeds=torch.where(words, text, prompt.embeds.bfloat16()))
@@ -122,11 +115,11 @@ def test_the_decoder_alone_in_half_precision(folders: dict, adopted: dict, name:
 
 
 @pytest.mark.parametrize("name", QWEN2_BASED)
-def test_the_numbers_are_those_of_the_model_that_was_wrapped(adopted: dict, name: str) -> None:
+def test_the_numbers_are_those_of_the_model_that_was_wrapped(adopted, name):
     """The stand-in's own Qwen2, not the one that was built on its tensors."""
     hf, omni = adopted[name].towers.hf, adopted[name]
     own = hf.llm if name == "minicpm-o-2.6" else hf
-    prompt = asked(omni, name, "audio in video")
+    prompt = prompt_of(omni, name, "audio in video")
     theirs = own(inputs_embeds=prompt.embeds, attention_mask=torch.ones_like(prompt.tokens)).logits
     assert torch.equal(omni.model(prompt), theirs)
     ours = {p.data_ptr() for p in omni.model.parameters()}
@@ -134,15 +127,15 @@ def test_the_numbers_are_those_of_the_model_that_was_wrapped(adopted: dict, name
 
 
 @pytest.mark.parametrize("name", ["internvl2", "internomni"])
-def test_internlm2_is_llama_under_other_names(adopted: dict, name: str) -> None:
+def test_internlm2_is_llama_under_other_names(adopted, name):
     """Against a plain InternLM2 that reads `wqkv` as it is stored."""
     omni = adopted[name]
-    prompt, own = asked(omni, name, "video"), omni.towers.hf.language_model
+    prompt, own = prompt_of(omni, name, "video"), omni.towers.hf.language_model
     theirs = own.output(own.model(inputs_embeds=prompt.embeds))
     torch.testing.assert_close(omni.model(prompt), theirs, rtol=0, atol=2e-5)
 
 
-def test_heads_come_out_of_the_fused_tensor_in_order(folders: dict) -> None:
+def test_heads_come_out_of_the_fused_tensor_in_order(folders):
     """Row by row, without the family's own code."""
     stored: dict[str, Tensor] = {}
     for file in folders["internvl2"].glob("*.safetensors"):
@@ -150,29 +143,25 @@ def test_heads_come_out_of_the_fused_tensor_in_order(folders: dict) -> None:
     fused = stored["language_model.model.layers.1.attention.wqkv.weight"]
     d_head, groups = D_MODEL // HEADS, HEADS // KV_HEADS
     heads = [fused[i : i + d_head] for i in range(0, len(fused), d_head)]
-    attn: Any = load(folders["internvl2"], decoder_only=True).model.blocks[1]
-    attn = attn.attn
+    blocks: Any = load(folders["internvl2"], decoder_only=True).model.blocks
+    attn = blocks[1].attn
     for kv in range(KV_HEADS):
-        group = heads[kv * (groups + 2) : (kv + 1) * (groups + 2)]
-        for i in range(groups):
-            assert torch.equal(attn.W_Q[kv * groups + i], group[i].T)
-        assert torch.equal(attn.W_K[kv], group[groups].T)
-        assert torch.equal(attn.W_V[kv], group[groups + 1].T)
-
-
-# --- prompts --------------------------------------------------------------------------------------
+        *queries, key, value = heads[kv * (groups + 2) : (kv + 1) * (groups + 2)]
+        for i, query in enumerate(queries):
+            assert torch.equal(attn.W_Q[kv * groups + i], query.T)
+        assert torch.equal(attn.W_K[kv], key.T) and torch.equal(attn.W_V[kv], value.T)
 
 
 @every_kind
-def test_every_prompt_is_proved(adopted: dict, name: str, kind: str) -> None:
-    report = prove(adopted[name], asked(adopted[name], name, kind), decode_steps=4)
+def test_every_prompt_is_proved(adopted, name, kind):
+    report = prove(adopted[name], prompt_of(adopted[name], name, kind), decode_steps=4)
     assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
 
 
 @every_kind
-def test_words_and_clip_are_told_apart(adopted: dict, name: str, kind: str) -> None:
+def test_words_and_clip_are_kept_apart(adopted, name, kind):
     omni = adopted[name]
-    prompt = asked(omni, name, kind)
+    prompt = prompt_of(omni, name, kind)
     decode = omni.model.tokenizer.decode
     assert decode(prompt.tokens[0, prompt.spans["question"]]) == "What now?"
     assert ("video" in prompt.spans) == ("video" in kind)
@@ -182,11 +171,13 @@ def test_words_and_clip_are_told_apart(adopted: dict, name: str, kind: str) -> N
     assert places.sort().values.tolist() == list(range(prompt.n_pos))
     words = omni.model.embed(prompt.tokens[0, prompt.spans["text"]])
     assert torch.equal(prompt.embeds[0, prompt.spans["text"]], words)
+    # The model's own method is only ever stopped while a prompt is made.
+    assert "generate" not in vars(omni.towers.hf)
 
 
-def test_modality_is_read_from_bounds(adopted: dict) -> None:
+def test_modality_is_read_from_bounds(adopted):
     """One placeholder for both: a frame and a second of sound take turns."""
-    prompt = asked(adopted["minicpm-o-2.6"], "minicpm-o-2.6", "audio in video")
+    prompt = prompt_of(adopted["minicpm-o-2.6"], "minicpm-o-2.6", "audio in video")
     video, audio = prompt.spans["video"], prompt.spans["audio"]
     assert len(video) == 3 * N_QUERIES and len(audio) == 75
     assert len(prompt.tokens[0, torch.cat([video, audio])].unique()) == 1
@@ -200,40 +191,25 @@ def test_modality_is_read_from_bounds(adopted: dict) -> None:
     assert decode(prompt.tokens[0, prompt.spans["system"]]) == "Help with clips."
 
 
-def test_one_placeholder_stands_for_the_whole_clip(adopted: dict) -> None:
-    omni = adopted["videollama2.1-av"]
-    prompt = asked(omni, "videollama2.1-av", "audio in video")
+def test_one_placeholder_stands_for_the_whole_clip(adopted, monkeypatch):
+    omni, clips = adopted["videollama2.1-av"], []
+    own = omni.towers.hf.seen_and_heard
+    monkeypatch.setattr(
+        omni.towers.hf, "seen_and_heard", lambda images: clips.append(own(images)) or clips[-1]
+    )
+    prompt = prompt_of(omni, "videollama2.1-av", "audio in video")
     video, audio = prompt.spans["video"], prompt.spans["audio"]
     assert len(video) == N_SEEN and len(audio) == (70 // 16) * (32 // 16)
     assert audio[0] == video[-1] + 1 and torch.equal(video.diff(), torch.ones_like(video.diff()))
     assert set(prompt.tokens[0, video].tolist()) == {-201}
     assert set(prompt.tokens[0, audio].tolist()) == {-202}
     assert len(prompt.spans["frame 7"]) == N_SEEN // 8
-    towers = omni.towers.hf
-    [clip] = [towers.seen_and_heard(images_of(omni))]
-    torch.testing.assert_close(prompt.embeds[0, torch.cat([video, audio])], clip)
+    torch.testing.assert_close(prompt.embeds[0, torch.cat([video, audio])], clips[0])
 
 
-def images_of(omni: HookedOmni) -> Any:
-    seen: list[Any] = []
-    towers: Any = omni.towers
-    before = towers.hf.seen_and_heard
-
-    def look(images: Any) -> Tensor:
-        seen.append(images)
-        return before(images)
-
-    towers.hf.seen_and_heard = look
-    try:
-        asked(omni, "videollama2.1-av", "audio in video")
-    finally:
-        del towers.hf.seen_and_heard
-    return seen[0]
-
-
-def test_tiles_and_sound_have_their_own_tokens(adopted: dict) -> None:
+def test_tiles_and_sound_have_their_own_tokens(adopted):
     omni = adopted["internomni"]
-    prompt = asked(omni, "internomni", "audio in video")
+    prompt = prompt_of(omni, "internomni", "audio in video")
     per_tile = omni.towers.hf.num_image_token
     assert len(prompt.spans["video"]) == 3 * per_tile and len(prompt.spans["audio"]) == 75
     decode = omni.model.tokenizer.decode
@@ -243,30 +219,19 @@ def test_tiles_and_sound_have_their_own_tokens(adopted: dict) -> None:
     assert torch.equal(prompt.spans["frame 2"], prompt.spans["video"][2 * per_tile :])
 
 
-@every
-def test_the_models_own_generate_comes_back(adopted: dict, name: str) -> None:
-    """It is only ever stopped while a prompt is made."""
-    asked(adopted[name], name, "video")
-    assert "generate" not in vars(adopted[name].towers.hf)
-
-
 @every_clip
-def test_a_bundle_needs_the_decoder_alone(
-    folders: dict, adopted: dict, tmp_path: Path, name: str, kind: str
-) -> None:
+def test_a_bundle_needs_the_decoder_alone(folders, adopted, tmp_path, name, kind):
     """Embedded there, analyzed here."""
-    prompt = asked(adopted[name], name, kind)
+    prompt = prompt_of(adopted[name], name, kind)
     bundle = EmbeddedPrompt.load(prompt.save(tmp_path / "prompt.safetensors"))
     alone = load(folders[name], decoder_only=True)
-    theirs = adopted[name].model.generate(prompt, max_new_tokens=8, stop_at_eos=False)
-    assert torch.equal(
-        alone.model.generate(bundle, max_new_tokens=8, stop_at_eos=False).tokens, theirs.tokens
-    )
+    theirs = adopted[name].model.generate(prompt, unstopped(8)).tokens
+    assert torch.equal(alone.model.generate(bundle, unstopped(8)).tokens, theirs)
 
 
 @every_clip
-def test_interventions_and_sweeps_run_unchanged(adopted: dict, name: str, kind: str) -> None:
-    model, prompt = adopted[name].model, asked(adopted[name], name, kind)
+def test_interventions_and_sweeps_run_unchanged(adopted, name, kind):
+    model, prompt = adopted[name].model, prompt_of(adopted[name], name, kind)
     sweep = [
         [],
         [knockout(query="generated", key="video", layers=range(LAYERS))],
@@ -278,11 +243,8 @@ def test_interventions_and_sweeps_run_unchanged(adopted: dict, name: str, kind: 
         assert torch.equal(caption.tokens, alone.tokens)
 
 
-# --- refused --------------------------------------------------------------------------------------
-
-
 @every
-def test_foreign_code_runs_only_if_it_is_trusted(folders: dict, name: str) -> None:
+def test_foreign_code_runs_only_if_it_is_trusted(folders, name):
     """Nothing here has the code: the error names what it needs."""
     with pytest.raises(CheckpointError, match=r"trust_remote_code=True.*decoder_only=True"):
         load(folders[name])
@@ -290,7 +252,7 @@ def test_foreign_code_runs_only_if_it_is_trusted(folders: dict, name: str) -> No
         load(folders[name], trust_remote_code=True)
 
 
-def test_prompts_beyond_the_rotary_limit_are_refused(folders: dict) -> None:
+def test_prompts_beyond_the_rotary_limit_are_refused(folders):
     """Dynamic NTK: from there on every angle would be another one."""
     model = load(folders["internvl2"], decoder_only=True).model
     model(torch.arange(512)[None] % 200)
@@ -319,9 +281,7 @@ VARIANTS: dict[str, tuple[str, Callable[[dict[str, Any]], None], str]] = {
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_a_variant_that_this_decoder_does_not_compute(
-    folders: dict, tmp_path: Path, variant: str
-) -> None:
+def test_a_variant_that_this_decoder_does_not_compute(folders, tmp_path, variant):
     name, change, message = VARIANTS[variant]
     config = json.loads((folders[name] / "config.json").read_text())
     change(config)
@@ -332,13 +292,13 @@ def test_a_variant_that_this_decoder_does_not_compute(
         load(tmp_path, decoder_only=True)
 
 
-def test_internomni_is_told_from_its_base() -> None:
+def test_internomni_is_not_its_base():
     config = {"model_type": "internvl_chat"}
     assert family_of(config).name == "internvl2"
     assert family_of({**config, "audio_config": {}}).name == "internomni"
 
 
-def test_inputs_of_another_call_are_refused(adopted: dict) -> None:
+def test_inputs_of_another_call_are_refused(adopted):
     omni = adopted["minicpm-o-2.6"]
     messages = [{"role": "user", "content": [sound().samples, "What now?"]}]
     inputs = omni.towers.processor(messages)
@@ -355,7 +315,7 @@ def test_inputs_of_another_call_are_refused(adopted: dict) -> None:
 
 @hearing
 @pytest.mark.parametrize("word", ["<image>", "<audio>", "<|im_end|>"])
-def test_placeholders_among_the_words(adopted: dict, name: str, word: str) -> None:
+def test_placeholders_among_the_words(adopted, name, word):
     if name == "minicpm-o-2.6":
         word = word.replace("<audio>", "(<audio>./</audio>)")
     with pytest.raises(PromptError, match="expected plain words in 'text', got the special token"):

@@ -1,6 +1,5 @@
-"""Words, clips and ready-made inputs that a model would silently misread are refused."""
+"""Words, clips and finished inputs that a model would silently misread are refused."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,12 +21,9 @@ def inputs(clips: dict) -> dict[str, Any]:
     return dict(clips["omni", CLIP])
 
 
-# --- words ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("token", [*SPECIAL, "<|vision_bos|>", "<|audio_eos|>"])
 @pytest.mark.parametrize("where", ["text", "system"])
-def test_special_tokens_among_the_words(models: dict, where: str, token: str) -> None:
+def test_special_tokens_among_the_words(models, where, token):
     words: Any = {"text": "What?", where: f"Look:{token}what?"}
     for name in ("omni", "vl"):
         with pytest.raises(PromptError) as error:
@@ -47,9 +43,7 @@ LINES = "Erste Zeile:\nwas hörst du?\n\n声音 🎵 user\nassistant\nsystem\n"
     ],
     ids=["only look special", "own system prompt", "many lines"],
 )
-def test_words_keep_their_spans(
-    omni: HookedOmni, text: str, system: str | None, expected: str
-) -> None:
+def test_words_keep_their_spans(omni, text, system, expected):
     prompt = omni.embed(Prompt(text, system=system))
     decode = omni.processor.tokenizer.decode
     assert decode(prompt.tokens[0, prompt.spans["question"]]) == text
@@ -57,7 +51,7 @@ def test_words_keep_their_spans(
     assert words.startswith(expected) and (system is None or words == expected)
 
 
-def test_a_model_without_a_processor_or_a_template(omni: HookedOmni) -> None:
+def test_a_model_without_a_processor_or_a_template(omni):
     bare = HookedOmni.from_hf(omni.hf)
     with pytest.raises(PromptError, match="expected a model with a processor, got none"):
         bare.embed(Prompt("What?"))
@@ -70,45 +64,32 @@ def test_a_model_without_a_processor_or_a_template(omni: HookedOmni) -> None:
         HookedOmni.from_hf(omni.hf, processor).embed(Prompt("What?"))
 
 
-# --- clips ----------------------------------------------------------------------------------------
-
-
-def test_a_picture_that_does_not_move_or_is_not_there(omni: HookedOmni, tmp_path: Path) -> None:
+def test_a_picture_that_does_not_move_or_is_not_there(omni, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
     for name in ("photo.png", "missing.mp4"):
         with pytest.raises(MediaError, match=name):
             omni.embed(Prompt("What?", video=tmp_path / name, use_audio_in_video=False))
 
 
-def test_a_sense_that_the_family_lacks(models: dict) -> None:
+def test_a_sense_that_the_family_lacks(models):
     with pytest.raises(PromptError, match=r"without sound for qwen2\.5-vl, got audio=rain\.wav"):
         models["vl"].embed(Prompt("What?", audio="rain.wav"))
     with pytest.raises(PromptError, match=r"without a picture for qwen2-audio, got video=c\.mp4"):
         models["audio"].embed(Prompt("What?", video="c.mp4"))
 
 
-# --- ready-made inputs ----------------------------------------------------------------------------
-
-NEEDED = [
-    ("omni", CLIP, "input_ids"),
-    ("omni", CLIP, "attention_mask"),
-    ("omni", CLIP, "use_audio_in_video"),
-    ("omni", CLIP, "video_second_per_grid"),
-    ("omni", CLIP, "feature_attention_mask"),
-    ("omni", CLIP, "input_features"),
-    ("vl", "video", "input_ids"),
-    ("vl", "video", "mm_token_type_ids"),
-    ("vl", "video", "second_per_grid_ts"),
-    ("vl3", "video", "mm_token_type_ids"),
-    ("audio", "audio", "feature_attention_mask"),
-    ("audio", "audio", "input_features"),
-]
+SOUND = ("feature_attention_mask", "input_features")
+OF_OMNI = ("input_ids", "attention_mask", "use_audio_in_video", "video_second_per_grid", *SOUND)
+NEEDED = {
+    ("omni", CLIP): OF_OMNI,
+    ("vl", "video"): ("input_ids", "mm_token_type_ids", "second_per_grid_ts"),
+    ("vl3", "video"): ("mm_token_type_ids",),
+    ("audio", "audio"): SOUND,
+}
 
 
-@pytest.mark.parametrize(("name", "kind", "key"), NEEDED)
-def test_an_input_that_is_missing(
-    models: dict, clips: dict, name: str, kind: str, key: str
-) -> None:
+@pytest.mark.parametrize(("name", "kind", "key"), [(*of, k) for of in NEEDED for k in NEEDED[of]])
+def test_an_input_that_is_missing(models, clips, name, kind, key):
     """The model would count positions otherwise, or read placeholders as words."""
     whole = clips[name, kind]
     for spoiled in ({k: v for k, v in whole.items() if k != key}, {**whole, key: None}):
@@ -119,22 +100,20 @@ def test_an_input_that_is_missing(
 @pytest.mark.parametrize(
     ("name", "kind", "keys"),
     [
-        ("omni", "audio", ("input_features", "feature_attention_mask")),
-        ("audio", "audio", ("input_features", "feature_attention_mask")),
+        ("omni", "audio", SOUND),
+        ("audio", "audio", SOUND),
         ("omni", "video", ("pixel_values_videos", "video_grid_thw")),
         ("vl", "video", ("pixel_values_videos", "video_grid_thw")),
     ],
 )
-def test_placeholders_without_their_clip(
-    models: dict, clips: dict, name: str, kind: str, keys: tuple[str, ...]
-) -> None:
+def test_placeholders_without_their_clip(models, clips, name, kind, keys):
     spoiled = {k: v for k, v in clips[name, kind].items() if k not in keys}
     with pytest.raises(PromptError, match=kind):
         models[name].embed_inputs(**spoiled)
 
 
 @pytest.mark.parametrize("name", ["omni", "vl"])
-def test_padding_after_the_prompt(models: dict, clips: dict, name: str) -> None:
+def test_padding_after_the_prompt(models, clips, name):
     omni, text = models[name], clips[name, "text"]
     padded = left_padded(omni, text, 3)
     for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
@@ -146,7 +125,7 @@ def test_padding_after_the_prompt(models: dict, clips: dict, name: str) -> None:
             omni.embed_inputs(**spoiled)
 
 
-def test_a_clip_of_another_call(omni: HookedOmni, clips: dict, inputs: dict) -> None:
+def test_a_clip_of_another_call(omni, clips, inputs):
     shorter = inputs["feature_attention_mask"].clone()
     shorter[:, 200:] = 0
     with pytest.raises(PromptError, match=r"50 audio tokens for \[200\] mel frames, got 75"):
@@ -160,6 +139,8 @@ def test_a_clip_of_another_call(omni: HookedOmni, clips: dict, inputs: dict) -> 
         omni.embed_inputs(**clips["omni", "text"], **sounds)
 
 
-def test_a_mask_of_the_users_own(omni: HookedOmni, inputs: dict) -> None:
-    with pytest.raises(PromptError, match="expected a processor's output alone"):
-        omni.embed_inputs(**{**inputs, "attention_mask": torch.ones(1, 1, 2, 2)})
+def test_masks_and_positions_of_the_users_own(omni, inputs):
+    own = torch.arange(inputs["input_ids"].shape[1]).expand(4, 1, -1)
+    for name, more in (("attention_mask", torch.ones(1, 1, 2, 2)), ("position_ids", own)):
+        with pytest.raises(PromptError, match="expected a processor's output alone"):
+            omni.embed_inputs(**{**inputs, name: more})

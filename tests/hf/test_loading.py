@@ -17,6 +17,7 @@ from hooked_omni.inputs.media import MediaSettings
 from tests.support.checkpoints import edited, in_one_file
 from tests.support.models import CLIP_OF, one_expert_after_the_other, processed
 
+pytestmark = pytest.mark.usefixtures("numbers_alone")
 native = pytest.mark.parametrize("name", list(CLIP_OF))
 
 
@@ -34,14 +35,9 @@ def alone(folder: Path, **options: Any) -> HookedOmni:
     return omni
 
 
-# --- the decoder alone ----------------------------------------------------------------------------
-
-
 @native
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_decoder_alone_has_the_bits_of_the_whole(
-    folders: dict, whole: dict, tmp_path: Path, name: str, attention: str
-) -> None:
+def test_the_decoder_alone_has_the_bits_of_the_whole(folders, whole, tmp_path, name, attention):
     prompt = whole[name].embed_inputs(**processed(whole[name], CLIP_OF[name]))
     bundle = EmbeddedPrompt.load(prompt.save(tmp_path / "prompt.safetensors"))
     omni = alone(folders[name], attn_implementation=attention)
@@ -52,7 +48,7 @@ def test_the_decoder_alone_has_the_bits_of_the_whole(
 
 
 @native
-def test_the_decoder_alone_in_half_precision(folders: dict, name: str) -> None:
+def test_the_decoder_alone_in_half_precision(folders, name):
     omni = alone(folders[name], dtype="bfloat16", attn_implementation="eager")
     prompt = omni.model.as_prompt(omni.model.to_tokens("What do you hear now?"))
     report = prove(omni, prompt, decode_steps=4)
@@ -61,7 +57,7 @@ def test_the_decoder_alone_in_half_precision(folders: dict, name: str) -> None:
 
 
 @native
-def test_nothing_of_the_towers_is_there(folders: dict, name: str) -> None:
+def test_nothing_of_the_towers_is_there(folders, name):
     omni = alone(folders[name])
     held = {p.data_ptr() for p in omni.hf.parameters()}
     assert held == {p.data_ptr() for p in omni.model.parameters()}
@@ -71,57 +67,37 @@ def test_nothing_of_the_towers_is_there(folders: dict, name: str) -> None:
         with pytest.raises(PromptError, match="expected a model with towers, got the decoder"):
             attempt()
     assert omni.model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3).text is not None
+    with pytest.raises(PromptError, match=f"got the decoder of random-{name} alone"):
+        load(f"random-{name}", decoder_only=True).embed(Prompt("What?"))
 
 
 @pytest.mark.parametrize("name", ["omni", "omni3"])
-def test_the_hubs_layout_with_a_talker(
-    folders: dict, whole: dict, tmp_path: Path, name: str
-) -> None:
+def test_the_hubs_layout_with_a_talker(folders, whole, tmp_path, name):
     folder = in_one_file(folders[name], tmp_path / "hub", prefix="thinker.")
     edited(folder, lambda tensors: tensors.update({"talker.x.weight": torch.ones(3)}))
     tokens = torch.arange(3, 40)[None]
     assert torch.equal(alone(folder).model(tokens), whole[name].model(tokens))
 
 
-def test_experts_that_are_stored_in_two_tensors(folders: dict, whole: dict, tmp_path: Path) -> None:
+def test_experts_that_are_stored_in_two_tensors(folders, whole, tmp_path):
     """As transformers holds them in memory; the hub has each expert by itself."""
     folder = in_one_file(folders["omni3"], tmp_path / "fused")
 
     def fuse(tensors: dict[str, Tensor]) -> None:
-        single = [name for name in tensors if ".mlp.experts." in name]
-        assert single
-        for name in single:
+        for name in [name for name in tensors if ".mlp.experts." in name]:
             del tensors[name]
         for name, tensor in find_decoder(whole["omni3"].hf).named_parameters():
             if ".experts." in name:
                 tensors[f"model.{name}"] = tensor.clone()
 
     omni = alone(edited(folder, fuse))
-    for ours, theirs in zip(
-        omni.model.parameters(), whole["omni3"].model.parameters(), strict=True
-    ):
-        assert torch.equal(ours, theirs)
-    prompt = omni.model.as_prompt(torch.arange(3, 40)[None])
-    report = prove(omni, prompt, decode_steps=4)
-    assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
+    theirs = dict(whole["omni3"].model.named_parameters())
+    assert all(torch.equal(p, theirs[name]) for name, p in omni.model.named_parameters())
+    tokens = torch.arange(3, 40)[None]
+    assert torch.equal(omni.model(tokens), whole["omni3"].model(tokens))
 
 
-def test_a_shipped_model_without_its_towers() -> None:
-    omni = load("random-omni", decoder_only=True)
-    assert omni.towers is None
-    with pytest.raises(PromptError, match="got the decoder of random-omni alone"):
-        omni.embed(Prompt("What?"))
-
-
-# --- heads ----------------------------------------------------------------------------------------
-
-
-def test_a_tied_head_is_the_embedding(folders: dict) -> None:
-    model = alone(folders["vl"]).model
-    assert model.unembed.weight is model.embed.weight
-
-
-def test_an_untied_head_that_is_missing(folders: dict, tmp_path: Path) -> None:
+def test_an_untied_head_that_is_missing(folders, tmp_path):
     """Hugging Face would make up random numbers."""
     folder = in_one_file(folders["omni"], tmp_path / "headless")
     edited(folder, lambda tensors: tensors.__delitem__("lm_head.weight"))
@@ -129,32 +105,26 @@ def test_an_untied_head_that_is_missing(folders: dict, tmp_path: Path) -> None:
         alone(folder)
 
 
-def test_a_head_of_its_own_beside_a_config_that_ties(folders: dict, tmp_path: Path) -> None:
+def test_a_head_of_its_own_beside_a_config_that_ties(folders, tmp_path):
     """What is stored is what is meant, as transformers decides too."""
     folder = in_one_file(folders["vl"], tmp_path / "both")
     head = torch.randn(load_file(folder / "model.safetensors")["model.embed_tokens.weight"].shape)
     edited(folder, lambda tensors: tensors.update({"lm_head.weight": head}))
-    model = alone(folder).model
-    assert torch.equal(model.unembed.weight, head)
-    assert torch.equal(load(folder).model.unembed.weight, head)
-
-
-# --- memory ---------------------------------------------------------------------------------------
+    for model in (alone(folder).model, load(folder).model):
+        assert torch.equal(model.unembed.weight, head)
+    tied = alone(folders["vl"]).model
+    assert tied.unembed.weight is tied.embed.weight
 
 
 @pytest.mark.parametrize("decoder_only", [False, True])
-def test_memory_is_printed_before_it_is_taken(
-    folders: dict, capsys: pytest.CaptureFixture[str], decoder_only: bool
-) -> None:
+def test_memory_is_printed_before_it_is_taken(folders, capsys, decoder_only):
     load(folders["omni"], decoder_only=decoder_only)
     printed = capsys.readouterr().err
     assert "MiB of weights; cpu has" in printed and "free" in printed
 
 
 @pytest.mark.parametrize("decoder_only", [False, True])
-def test_what_does_not_fit_is_refused_with_the_numbers(
-    folders: dict, monkeypatch: pytest.MonkeyPatch, decoder_only: bool
-) -> None:
+def test_what_does_not_fit_is_refused_with_the_numbers(folders, monkeypatch, decoder_only):
     monkeypatch.setattr(checkpoint, "_free", lambda device: 2**17)
     monkeypatch.setattr(checkpoint, "_read", None)  # nothing is read
     with pytest.raises(CheckpointError) as error:
@@ -164,7 +134,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers(
     assert "dtype='bfloat16'" in message and "decoder_only=True" in message
 
 
-def test_half_precision_takes_half(folders: dict, capsys: pytest.CaptureFixture[str]) -> None:
+def test_half_precision_takes_half(folders, capsys):
     sizes = []
     for dtype in ("float32", "bfloat16"):
         load(folders["omni"], dtype=dtype, decoder_only=True)
@@ -173,17 +143,8 @@ def test_half_precision_takes_half(folders: dict, capsys: pytest.CaptureFixture[
     assert sizes[1] == pytest.approx(sizes[0] / 2, abs=0.01)
 
 
-# --- arguments ------------------------------------------------------------------------------------
-
-
-def test_several_devices_are_not_offered(folders: dict) -> None:
-    asked: Any = {"device_map": "auto"}
-    with pytest.raises(TypeError, match="device_map"):
-        load(folders["omni"], **asked)
-
-
-def test_changed_sampling_reaches_the_towers() -> None:
-    """What a model says of its sampling is the towers' own word, not a copy of it."""
+def test_changed_sampling_reaches_the_towers():
+    """A model's sampling is the towers' own, not a copy of it."""
     omni = load("random-omni")
     assert omni.towers is not None
     omni.towers.media = replace(omni.media, max_frames=6)

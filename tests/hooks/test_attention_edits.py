@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, knockout, load, names, scale_attention
-from hooked_omni.decoding.generate import Generation
+from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, load, names, scale_attention
 from tests.support.cuts import CUTS, OMNI_CUTS, every_cut
+from tests.support.edits import clip
 from tests.support.hugging_face import Cut, hf_caption, hf_cut
 from tests.support.models import CLIP_OF, eager, frames, left_padded, look, sound, uneven_gains
 from tests.support.runs import bits_equal, close, unstopped
@@ -18,7 +18,7 @@ STEPS = 5
 PADDING = 5
 
 
-Eager = tuple[HookedOmni, dict[str, Any], EmbeddedPrompt, Tensor, Generation]
+Eager = tuple[HookedOmni, dict[str, Any], EmbeddedPrompt, Tensor, Any]
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,7 @@ def eagers(clips: dict) -> dict[str, Eager]:
     return found
 
 
-# --- against Hugging Face --------------------------------------------------------------------
-
-
-def require_masked(omni: HookedOmni, inputs: dict[str, Any], *cuts: Cut) -> Generation:
+def require_masked(omni: HookedOmni, inputs: dict[str, Any], *cuts: Cut) -> Any:
     """A caption under knockouts, which is Hugging Face's under the masks."""
     prompt = omni.embed_inputs(**inputs)
     with ExitStack() as masks:
@@ -55,7 +52,7 @@ def require_masked(omni: HookedOmni, inputs: dict[str, Any], *cuts: Cut) -> Gene
 
 
 @every_cut
-def test_a_knockout_is_that_mask_to_the_bit(eagers: dict[str, Eager], name: str, cut: Cut) -> None:
+def test_a_knockout_is_that_mask_to_the_bit(eagers, name, cut):
     omni, inputs, prompt, clean, plain = eagers[name]
     ours = require_masked(omni, inputs, cut)
     with hf_cut(omni, prompt, cut):
@@ -66,13 +63,12 @@ def test_a_knockout_is_that_mask_to_the_bit(eagers: dict[str, Eager], name: str,
     else:
         bits_equal(clean, prefill)
     assert torch.equal(clean, prefill) != first_moves
-    assert plain.logits is not None and ours.logits is not None
     assert not torch.equal(plain.logits[-1], ours.logits[-1])
     assert torch.equal(plain.logits[0], ours.logits[0]) != first_moves
 
 
 @pytest.mark.parametrize("i", [0, 3, 5, 10, 12, 16, 18])
-def test_tokens_are_hugging_faces_with_kernels_as_loaded(models: dict, clips: dict, i: int) -> None:
+def test_tokens_are_hugging_faces_with_kernels_as_loaded(models, clips, i):
     name, cut = CUTS[i]
     omni, inputs = models[name], clips[name, CLIP_OF[name]]
     assert omni.model.cfg.attn_implementation == "sdpa"
@@ -85,43 +81,29 @@ def test_tokens_are_hugging_faces_with_kernels_as_loaded(models: dict, clips: di
 
 
 @pytest.mark.parametrize("cut", [OMNI_CUTS[i] for i in (0, 3, 5, 10, 11, 12)], ids=lambda c: c.rule)
-def test_a_knockout_after_padding_is_that_mask(eagers: dict[str, Eager], cut: Cut) -> None:
+def test_a_knockout_after_padding_is_that_mask(eagers, cut):
     omni, inputs, prompt, *_ = eagers["omni"]
     ours = require_masked(omni, left_padded(omni, inputs, PADDING), cut)
     bare = omni.model.generate(prompt, unstopped(STEPS), [knockout(cut.rule)])
     close(ours.logits, bare.logits, 1e-4)
 
 
-def test_two_knockouts_are_both_masks(eagers: dict[str, Eager]) -> None:
+def test_two_knockouts_are_both_masks(eagers):
     omni, inputs, *_ = eagers["omni"]
     for pair in ((OMNI_CUTS[0], OMNI_CUTS[10]), (OMNI_CUTS[10], OMNI_CUTS[0])):
         require_masked(omni, inputs, *pair)
 
 
-# --- laws ------------------------------------------------------------------------------------
-
-
-def embedded(omni: HookedOmni, video_seed: int, sound_seed: int) -> EmbeddedPrompt:
-    asked = Prompt("What now?", video="clip", audio="sound", system="Be brief.")
-    inputs = omni.family.prepare(
-        omni.processor, asked, frames(seed=video_seed), sound(seed=sound_seed)
-    )
-    return omni.embed_inputs(**{k: v for k, v in inputs.items() if v is not None})
-
-
 @pytest.mark.parametrize(("key", "other"), [("video", "audio"), ("audio", "video")])
-def test_what_nobody_reads_might_as_well_be_another_clip(
-    omni: HookedOmni, key: str, other: str
-) -> None:
-    mine = embedded(omni, 1, 2)
-    theirs = embedded(omni, 7, 2) if key == "video" else embedded(omni, 1, 7)
+def test_what_nobody_reads_might_as_well_be_another_clip(omni, key, other):
+    mine = clip(omni, frames(seed=1), sound(seed=2))
+    seeds = {"video": 1, "audio": 2, key: 7}
+    theirs = clip(omni, frames(seed=seeds["video"]), sound(seed=seeds["audio"]))
     assert torch.equal(mine.tokens, theirs.tokens) and not torch.equal(mine.embeds, theirs.embeds)
     cuts = [knockout(query=f"text+generated+{other}", key=key)]
 
-    def last(prompt: EmbeddedPrompt, hooks: list[Any]) -> Tensor:
-        made = omni.model.generate(prompt, unstopped(3), hooks)
-        assert made.logits is not None
-        return made.logits
+    def last(prompt: EmbeddedPrompt, hooks: list[Any]) -> Any:
+        return omni.model.generate(prompt, unstopped(3), hooks).logits
 
     bits_equal(last(mine, cuts), last(theirs, cuts))
     assert not torch.equal(last(mine, []), last(theirs, []))
@@ -131,7 +113,7 @@ def test_what_nobody_reads_might_as_well_be_another_clip(
         assert not torch.equal(last(mine, leak), last(theirs, leak))
 
 
-def test_a_knockout_changes_its_own_cells_only(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_a_knockout_changes_its_own_cells_only(omni, prompt):
     cut = knockout("A !-> V @ 1 H0,2")
     name = names.attn_scores(1)
     opened = [(name, look)]
@@ -145,9 +127,7 @@ def test_a_knockout_changes_its_own_cells_only(omni: HookedOmni, prompt: Embedde
     assert not torch.equal(expected, before[name])
 
 
-def test_the_last_prompt_position_is_not_generated(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
+def test_the_last_prompt_position_is_not_generated(omni, prompt):
     """`G` is the authors' definition: the first new token is chosen before any of them."""
     rows: dict[int, Tensor] = {}
 
@@ -165,11 +145,8 @@ def test_the_last_prompt_position_is_not_generated(
     assert (rows[n - 2] > 0).all()
 
 
-# --- scaled attention ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("cut", [OMNI_CUTS[i] for i in (0, 3, 5, 8, 10, 11)], ids=lambda c: c.rule)
-def test_scaling_to_zero_is_a_knockout(omni: HookedOmni, prompt: EmbeddedPrompt, cut: Cut) -> None:
+def test_scaling_to_zero_is_a_knockout(omni, prompt, cut):
     what: Any = dict(query=cut.query, key=cut.key, layers=cut.layers, heads=cut.heads)
     rows: dict[str, list[Tensor]] = {}
     for label, edit in (("cut", knockout(**what)), ("scaled", scale_attention(**what, factor=0.0))):
@@ -179,19 +156,15 @@ def test_scaling_to_zero_is_a_knockout(omni: HookedOmni, prompt: EmbeddedPrompt,
             for layer in range(4)
         ]
         made = omni.model.generate(prompt, unstopped(STEPS), [edit, *watch])
-        assert made.logits is not None
         kept += [made.logits[0], made.logits[-1]]
     for cut_row, scaled_row in zip(rows["cut"][:-2], rows["scaled"][:-2], strict=True):
         close(scaled_row, cut_row, 1e-6)
         torch.testing.assert_close(scaled_row.sum(-1), torch.ones(scaled_row.shape[:-1]))
-    for cut_row, scaled_row in zip(rows["cut"][-2:], rows["scaled"][-2:], strict=True):
-        close(scaled_row, cut_row)
+    close(rows["scaled"][-2:], rows["cut"][-2:])
 
 
 @pytest.mark.parametrize("factor", [0.25, 3.0, 1e6])
-def test_scaling_multiplies_the_odds(
-    omni: HookedOmni, prompt: EmbeddedPrompt, factor: float
-) -> None:
+def test_scaling_multiplies_the_odds(omni, prompt, factor):
     name = names.pattern(2)
     scale = scale_attention(query="audio", key="video", factor=factor, layers=[2], heads=[1, 3])
     _, before = omni.model.run_with_cache(prompt, names_filter=name)
@@ -208,14 +181,12 @@ def test_scaling_multiplies_the_odds(
     untouched[0, torch.tensor([1, 3])[:, None], audio] = False
     bits_equal(after[name][untouched], before[name][untouched])
     torch.testing.assert_close(after[name].sum(-1), torch.ones(after[name].shape[:-1]))
-    share = before[name][0, 1, audio[-1], video].sum()
-    scaled = after[name][0, 1, audio[-1], video].sum()
-    torch.testing.assert_close(
-        scaled / (1 - scaled), factor * share / (1 - share), rtol=1e-2, atol=0
-    )
+    share, scaled = (cache[name][0, 1, audio[-1], video].sum() for cache in (before, after))
+    odds = scaled / (1 - scaled)
+    torch.testing.assert_close(odds, factor * share / (1 - share), rtol=1e-2, atol=0)
 
 
-def test_scaling_by_one_is_rounding(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
+def test_scaling_by_one_is_rounding(omni, prompt):
     scale = scale_attention(query="generated+text", key="video", factor=1.0)
     made = [omni.model.generate(prompt, unstopped(STEPS), hooks) for hooks in ([scale], [])]
     close(made[0].logits, made[1].logits)

@@ -34,7 +34,7 @@ def adding(delta: Tensor) -> Callable[..., Tensor]:
 
 
 @pytest.mark.parametrize("kind", sorted(EXACT))
-def test_an_edit_is_the_edit_in_hugging_face(subject: Any, kind: str) -> None:
+def test_an_edit_is_the_edit_in_hugging_face(subject, kind):
     omni, inputs, model, prompt = subject
     place = EXACT[kind]
     target = Place(place.edit, "out") if place.edit else place
@@ -57,10 +57,9 @@ def test_an_edit_is_the_edit_in_hugging_face(subject: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("norm", sorted(NORMS))
-def test_an_edit_in_a_norm_is_the_edit_after_it(subject: Any, norm: str) -> None:
+def test_an_edit_in_a_norm_is_the_edit_after_it(subject, norm):
     omni, inputs, model, prompt = subject
     delta = noise(model.cfg.d_model)
-
     double, halve = at_position(lambda row: row * 2), at_position(lambda row: row / 2)
     for layer in layers_of(norm, model):
         weight: Any = find_decoder(omni.hf).get_submodule(NORMS[norm].format(layer)).weight
@@ -77,10 +76,9 @@ def test_an_edit_in_a_norm_is_the_edit_after_it(subject: Any, norm: str) -> None
 
 
 @pytest.mark.parametrize("letter", ["q", "k"])
-def test_a_scaled_rotated_head_is_a_scaled_head(subject: Any, letter: str) -> None:
+def test_a_scaled_rotated_head_is_a_scaled_head(subject, letter):
     """Rotation keeps lengths, so the two edits are one."""
     omni, inputs, model, prompt = subject
-
     grow = at_position(lambda row: row * 3)
     for layer in layers_of("attn", model):
         place = Place(f"layers.{{}}.self_attn.{letter}_proj", "out")
@@ -91,57 +89,54 @@ def test_a_scaled_rotated_head_is_a_scaled_head(subject: Any, letter: str) -> No
         assert not torch.allclose(ours, model(prompt), atol=1e-3)
 
 
-def test_an_edit_of_scores_is_that_mask_in_hugging_face(subject: Any) -> None:
+def at_one_query(model: Any, n_pos: int) -> Tensor:
+    """Changes of scores or patterns: of one row, at the keys that it may read."""
+    delta = torch.zeros(1, model.cfg.n_heads, n_pos, n_pos)
+    delta[:, :, POSITION, : POSITION + 1] = noise(model.cfg.n_heads, POSITION + 1)
+    return delta
+
+
+def test_an_edit_of_scores_is_that_mask_in_hugging_face(subject):
     omni, inputs, model, prompt = subject
+    delta = at_one_query(model, prompt.n_pos)
+
+    def add(_module: Any, args: Any, kwargs: Any) -> Any:
+        return args, {**kwargs, "attention_mask": kwargs["attention_mask"] + delta}
+
     with eager(omni):
         prompt = omni.embed_inputs(**inputs)
         for layer in layers_of("attn", model):
-            delta = torch.zeros(1, model.cfg.n_heads, prompt.n_pos, prompt.n_pos)
-            delta[:, :, POSITION, : POSITION + 1] = noise(model.cfg.n_heads, POSITION + 1)
-
-            def add(_module: Any, args: Any, kwargs: Any, delta: Tensor = delta) -> Any:
-                return args, {**kwargs, "attention_mask": kwargs["attention_mask"] + delta}
-
             module = find_decoder(omni.hf).get_submodule(f"layers.{layer}.self_attn")
             handle = module.register_forward_pre_hook(add, with_kwargs=True)
             try:
                 theirs = omni.hf(**inputs).logits
             finally:
                 handle.remove()
-
-            def edit(scores: Tensor, hook: Any, delta: Tensor = delta) -> Tensor:
-                return scores + delta
-
-            hooks = [(names.attn_scores(layer), edit), *opened(model)]
-            ours = model.run_with_hooks(prompt, fwd_hooks=hooks)
+            edit = (names.attn_scores(layer), lambda scores, hook: scores + delta)
+            ours = model.run_with_hooks(prompt, fwd_hooks=[edit, *opened(model)])
             torch.testing.assert_close(ours, theirs, **CLOSE)
             assert not torch.allclose(ours, model(prompt), atol=1e-3)
 
 
-def test_an_edit_of_the_pattern_reads_other_values(subject: Any) -> None:
+def test_an_edit_of_the_pattern_reads_other_values(subject):
     omni, inputs, model, prompt = subject
     groups = model.cfg.n_heads // model.cfg.n_key_value_heads
+    delta = at_one_query(model, prompt.n_pos)
     with eager(omni) as hf:
         prompt = omni.embed_inputs(**inputs)
         values = hf(**inputs, use_cache=True).past_key_values
         for layer in layers_of("attn", model):
-            delta = torch.zeros(1, model.cfg.n_heads, prompt.n_pos, prompt.n_pos)
-            delta[:, :, POSITION, : POSITION + 1] = noise(model.cfg.n_heads, POSITION + 1)
             wide = values.layers[layer].values.repeat_interleave(groups, dim=1)
             read = (delta @ wide).transpose(1, 2)[0, POSITION].flatten()
             place = Place("layers.{}.self_attn.o_proj", "in")
             _, theirs = hf_run(omni, inputs, place, layer, adding(read))
-
-            def edit(pattern: Tensor, hook: Any, delta: Tensor = delta) -> Tensor:
-                return pattern + delta
-
-            hooks = [(names.pattern(layer), edit), *opened(model)]
-            ours = model.run_with_hooks(prompt, fwd_hooks=hooks)
+            edit = (names.pattern(layer), lambda pattern, hook: pattern + delta)
+            ours = model.run_with_hooks(prompt, fwd_hooks=[edit, *opened(model)])
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
             assert not torch.allclose(ours, model(prompt), atol=1e-2)
 
 
-def test_an_edit_of_a_heads_result_is_written_to_the_stream(subject: Any) -> None:
+def test_an_edit_of_a_heads_result_is_written_to_the_stream(subject):
     omni, inputs, model, prompt = subject
     delta = noise(model.cfg.n_heads, model.cfg.d_model)
     for layer in layers_of("attn", model):
@@ -151,7 +146,7 @@ def test_an_edit_of_a_heads_result_is_written_to_the_stream(subject: Any) -> Non
         torch.testing.assert_close(model.run_with_hooks(prompt, fwd_hooks=hooks), theirs, **CLOSE)
 
 
-def test_every_edit_moves_the_logits_and_only_later_ones(subject: Any) -> None:
+def test_every_edit_moves_the_logits_and_only_later_ones(subject):
     _omni, _inputs, model, prompt = subject
     for name in one_of_each(model):
         axis = names.position_axis(name)
@@ -170,58 +165,44 @@ def test_every_edit_moves_the_logits_and_only_later_ones(subject: Any) -> None:
         assert moved[POSITION:].max() > 1e-4, name
 
 
-def test_editing_in_place_is_returning_the_edit(subject: Any) -> None:
-    _omni, _inputs, model, prompt = subject
+def through_a_view(tensor: Tensor, hook: Any) -> Tensor:
+    tensor[:].unsqueeze(0).mul_(0.5)
+    return tensor
+
+
+def through_data(tensor: Tensor, hook: Any) -> Tensor:
+    """It shares memory and counts no versions."""
+    tensor.data.mul_(0.5)
+    return tensor
+
+
+def halved(tensor: Tensor, hook: Any) -> None:
+    tensor[:] *= 0.5
+
+
+def test_editing_in_place_is_returning_the_edit(model, prompt):
     embeds, positions = prompt.embeds.clone(), prompt.position_ids.clone()
-
-    def returns(tensor: Tensor, hook: Any) -> Tensor:
-        return tensor * 0.5
-
-    def in_place(tensor: Tensor, hook: Any) -> None:
-        tensor *= 0.5
-
-    def both(tensor: Tensor, hook: Any) -> Tensor:
-        tensor.mul_(0.5)
-        return tensor
-
-    def through_a_view(tensor: Tensor, hook: Any) -> Tensor:
-        tensor[:].unsqueeze(0).mul_(0.5)
-        return tensor
-
-    def through_data(tensor: Tensor, hook: Any) -> Tensor:
-        """It shares memory and counts no versions."""
-        tensor.data.mul_(0.5)
-        return tensor
-
     for name in one_of_each(model):
-        expected = model.run_with_hooks(prompt, fwd_hooks=[(name, returns)])
-        for edit in (in_place, both, through_a_view, through_data):
-            assert torch.equal(model.run_with_hooks(prompt, fwd_hooks=[(name, edit)]), expected), (
-                name,
-                edit.__name__,
-            )
+        returned = [(name, lambda tensor, hook: tensor * 0.5)]
+        expected = model.run_with_hooks(prompt, fwd_hooks=returned)
+        for edit in (halved, lambda tensor, hook: tensor.mul_(0.5), through_a_view, through_data):
+            ours = model.run_with_hooks(prompt, fwd_hooks=[(name, edit)])
+            assert torch.equal(ours, expected), (name, edit.__name__)
     bits_equal(prompt.embeds, embeds)
     bits_equal(prompt.position_ids, positions)
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
-def test_hooks_work_in_every_gradient_mode(subject: Any, mode: Any) -> None:
-    _omni, _inputs, model, prompt = subject
-
-    def in_place(tensor: Tensor, hook: Any) -> None:
-        tensor[:] *= 0.5
-
+def test_hooks_work_in_every_gradient_mode(model, prompt, mode):
     for name in one_of_each(model):
-        with torch.no_grad():
-            read = model.run_with_hooks(prompt, fwd_hooks=[(name, look)])
-            expected = model.run_with_hooks(prompt, fwd_hooks=[(name, in_place)])
-        with mode():
-            assert torch.equal(model.run_with_hooks(prompt, fwd_hooks=[(name, look)]), read), name
-            edited = model.run_with_hooks(prompt, fwd_hooks=[(name, in_place)])
-            assert torch.equal(edited, expected), name
+        for hooks in ([(name, look)], [(name, halved)]):
+            with torch.no_grad():
+                expected = model.run_with_hooks(prompt, fwd_hooks=hooks)
+            with mode():
+                assert torch.equal(model.run_with_hooks(prompt, fwd_hooks=hooks), expected), name
 
 
-def test_a_later_edit_in_place_changes_no_earlier_cache(plain: Any) -> None:
+def test_a_later_edit_in_place_changes_no_earlier_cache(plain):
     """Between two blocks both hook points hold one tensor."""
     model, prompt = plain
     kept: dict[str, Tensor] = {}
@@ -229,27 +210,15 @@ def test_a_later_edit_in_place_changes_no_earlier_cache(plain: Any) -> None:
     def keep(tensor: Tensor, hook: Any) -> None:
         kept[hook.name] = tensor
 
-    def zero(tensor: Tensor, hook: Any) -> None:
-        tensor.zero_()
-
     before, after = names.resid_post(0), names.resid_pre(1)
     _, clean = model.run_with_cache(prompt, [before, after])
-    hooks = [(before, keep), (after, keep), (after, zero), (names.EMBED, keep)]
+    hooks = [(before, keep), (after, keep), (after, lambda t, hook: t.zero_()), (names.EMBED, keep)]
     _, cache = model.run_with_cache(prompt, [before, after, names.EMBED], fwd_hooks=hooks)
-    bits_equal(cache[before], clean[before])
-    bits_equal(kept[before], clean[before])
-    bits_equal(kept[after], clean[after])
+    for ours in (cache[before], kept[before], kept[after]):
+        bits_equal(ours, clean[before])
     assert not cache[after].any()
     bits_equal(kept[names.EMBED], prompt.embeds)
     embeds = prompt.embeds.clone()
-    kept[names.EMBED].zero_()  # what was kept is the keeper's own
+    kept[names.EMBED].zero_()  # what was kept is the keeper's own, and so is the cache
+    cache[names.EMBED].zero_()
     bits_equal(prompt.embeds, embeds)
-
-
-def test_two_edits_at_one_point_follow_each_other(plain: Any) -> None:
-    model, prompt = plain
-    name = names.resid_post(1)
-    factors = [lambda t, hook: t * 0.5, lambda t, hook: t.add_(1.0)]
-    ours = model.run_with_hooks(prompt, fwd_hooks=[(name, f) for f in factors])
-    once = model.run_with_hooks(prompt, fwd_hooks=[(name, lambda t, hook: t * 0.5 + 1.0)])
-    bits_equal(ours, once)

@@ -12,13 +12,12 @@ from tests.support.hugging_face import EXACT
 from tests.support.runs import hook_name, hooks_left, kind_of, layers_of, opened
 
 
-def test_gradients_are_hugging_faces(subject: Any) -> None:
+def test_gradients_are_hugging_faces(subject):
     omni, inputs, model, prompt = subject
     assert not any(p.requires_grad for p in omni.model.parameters())
     token = 7
     decoder = find_decoder(omni.hf)
     theirs: dict[str, Tensor] = {}
-    handles = []
 
     def with_graph(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         embeds = kwargs["inputs_embeds"].detach().requires_grad_()
@@ -34,7 +33,7 @@ def test_gradients_are_hugging_faces(subject: Any) -> None:
 
         return hook
 
-    handles.append(decoder.register_forward_pre_hook(with_graph, with_kwargs=True))
+    handles = [decoder.register_forward_pre_hook(with_graph, with_kwargs=True)]
     for kind, place in EXACT.items():
         if kind in ("hook_embed", "hook_resid_mid", "hook_mlp_in"):
             continue  # the first is above, the others are one tensor in that module
@@ -51,12 +50,8 @@ def test_gradients_are_hugging_faces(subject: Any) -> None:
     def note(gradient: Tensor, hook: Any) -> None:
         ours[hook.name] = gradient.clone()
 
-    hooks = [(name, note) for name in theirs]
-    logits = model.run_with_hooks(prompt, bwd_hooks=hooks, reset_hooks_end=False)
-    try:
-        logits[0, -1, token].backward()
-    finally:
-        model.reset_hooks()
+    with model.hooks(bwd_hooks=[(name, note) for name in theirs]):
+        model(prompt)[0, -1, token].backward()
     assert set(ours) == set(theirs)
     for name, tensor in theirs.items():
         assert tensor.grad is not None
@@ -67,14 +62,10 @@ def test_gradients_are_hugging_faces(subject: Any) -> None:
     assert hooks_left(model) == []
 
 
-def test_every_backward_hook_fires(subject: Any) -> None:
+def test_every_backward_hook_fires(subject):
     _omni, _inputs, model, prompt = subject
     seen: set[str] = set()
-
-    def note(gradient: Tensor, hook: Any) -> None:
-        assert gradient is not None
-        seen.add(hook.name)
-
-    with model.hooks(bwd_hooks=[(lambda name: True, note)], fwd_hooks=opened(model)):
+    note = (lambda name: True, lambda gradient, hook: seen.add(hook.name))
+    with model.hooks(bwd_hooks=[note], fwd_hooks=opened(model)):
         model(prompt)[0, -1].sum().backward()
     assert seen == set(model.hook_dict)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooked_omni import HookedOmni, knockout, load, names
+from hooked_omni import knockout, load, names
 from hooked_omni.errors import HookError
 from tests.support.models import left_padded, look
 from tests.support.runs import bits_equal, hooks_left, one_of_each
@@ -14,7 +14,7 @@ from tests.support.runs import bits_equal, hooks_left, one_of_each
 POSITION = 40
 
 
-def test_a_model_of_its_own_keeps_its_own_hooks(plain: Any) -> None:
+def test_a_model_of_its_own_keeps_its_own_hooks(plain):
     model, prompt = plain
     other = load("random-omni").model
     clean = other(prompt)
@@ -23,7 +23,7 @@ def test_a_model_of_its_own_keeps_its_own_hooks(plain: Any) -> None:
 
 
 @pytest.mark.parametrize("run", ["run_with_hooks", "run_with_cache", "generate"])
-def test_hooks_are_gone_after_a_run_and_an_exception(plain: Any, run: str) -> None:
+def test_hooks_are_gone_after_a_run_and_an_exception(plain, run):
     model, prompt = plain
     clean = model(prompt)
 
@@ -40,25 +40,21 @@ def test_hooks_are_gone_after_a_run_and_an_exception(plain: Any, run: str) -> No
     bits_equal(model(prompt), clean)
 
 
-# --- refusals ------------------------------------------------------------------------------------
-
-BAD_RETURNS = {
-    "shape": (lambda t: t[:, :1], r"shape \(1, 144, 64\), got \(1, 1, 64\)"),
-    "dtype": (lambda t: t.double(), r"dtype torch.float32, got torch.float64"),
-    "type": (lambda t: 3, "a tensor or None, got int"),
-}
-
-
-@pytest.mark.parametrize("what", sorted(BAD_RETURNS))
-def test_a_wrong_return_names_the_hook(plain: Any, what: str) -> None:
-    model, prompt = plain
-    make, message = BAD_RETURNS[what]
-    name = names.resid_post(1)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: t[:, :1], r"shape \(1, 144, 64\), got \(1, 1, 64\)"),
+        (lambda t: t.double(), r"dtype torch.float32, got torch.float64"),
+        (lambda t: 3, "a tensor or None, got int"),
+    ],
+)
+def test_a_wrong_return_names_the_hook(plain, make, message):
+    (model, prompt), name = plain, names.resid_post(1)
     with pytest.raises(HookError, match=f"'{name}' to return {message}"):
         model.run_with_hooks(prompt, fwd_hooks=[(name, lambda t, hook: make(t))])
 
 
-def test_nan_is_refused_wherever_it_is_made(plain: Any) -> None:
+def test_nan_is_refused_wherever_it_is_made(plain):
     model, prompt = plain
 
     def spoil(tensor: Tensor, hook: Any) -> None:
@@ -82,7 +78,7 @@ def test_nan_is_refused_wherever_it_is_made(plain: Any) -> None:
         ("ln_final.hook_normalised", "ln_final.hook_normalized"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_nearest(plain: Any, wrong: str, near: str) -> None:
+def test_an_unknown_name_is_answered_with_the_nearest(plain, wrong, near):
     model, prompt = plain
     for attempt in (
         lambda: model.run_with_hooks(prompt, fwd_hooks=[(wrong, look)]),
@@ -98,37 +94,15 @@ def test_an_unknown_name_is_answered_with_the_nearest(plain: Any, wrong: str, ne
         assert f"Closest is '{near}'" in str(error.value)
 
 
-def test_a_layer_that_is_not_there_is_refused(plain: Any) -> None:
-    model, prompt = plain
-    with pytest.raises(HookError, match=r"Closest is 'blocks\.\d\.hook_resid_post'; layers count"):
-        model.run_with_hooks(prompt, fwd_hooks=[(names.resid_post(4), look)])
-    with pytest.raises(HookError, match="4-layer"):
-        cut = knockout(query="last", key="video", layers=[4])
-        model.run_with_hooks(prompt, fwd_hooks=[cut])
-
-
-def test_a_filter_that_nothing_passes_is_refused(plain: Any) -> None:
-    model, prompt = plain
-    for attempt in (
-        lambda: model.run_with_cache(prompt, names_filter=lambda name: "nothing" in name),
-        lambda: model.run_with_hooks(prompt, fwd_hooks=[(lambda name: "nothing" in name, look)]),
-    ):
-        with pytest.raises(HookError, match="expected a filter that some hook name passes"):
-            attempt()
-
-
-def test_a_filter_adds_hooks_to_live_points_only(plain: Any) -> None:
+def test_a_filter_adds_hooks_to_live_points_only(plain):
     model, prompt = plain
     seen: list[str] = []
-
-    def note(tensor: Tensor, hook: Any) -> None:
-        seen.append(hook.name)
-
-    model.run_with_hooks(prompt, fwd_hooks=[(lambda name: name.endswith("resid_post"), note)])
+    note = (lambda name: name.endswith("resid_post"), lambda t, hook: seen.append(hook.name))
+    model.run_with_hooks(prompt, fwd_hooks=[note])
     assert seen == [names.resid_post(layer) for layer in range(4)]
 
 
-def test_an_edit_of_generated_positions_needs_some(plain: Any) -> None:
+def test_an_edit_of_generated_positions_needs_some(plain):
     model, prompt = plain
     cut = knockout(query="generated", key="video")
     for attempt in (
@@ -146,9 +120,7 @@ def test_an_edit_of_generated_positions_needs_some(plain: Any) -> None:
 
 @pytest.mark.parametrize("low", [torch.finfo(torch.float32).min, -torch.inf])
 @pytest.mark.parametrize("padding", [0, 3])
-def test_a_row_without_a_key_is_refused(
-    omni: HookedOmni, clips: dict, low: float, padding: int
-) -> None:
+def test_a_row_without_a_key_is_refused(omni, clips, low, padding):
     inputs = left_padded(omni, clips["omni", "audio in video"], padding)
     model, prompt = omni.model, omni.embed_inputs(**inputs)
 
@@ -167,7 +139,7 @@ def test_a_row_without_a_key_is_refused(
         model.generate(prompt, max_new_tokens=3, fwd_hooks=hooks, stop_at_eos=False)
 
 
-def test_padding_may_be_left_without_a_key(omni: HookedOmni, clips: dict) -> None:
+def test_padding_may_be_left_without_a_key(omni, clips):
     inputs = left_padded(omni, clips["omni", "text"], 3)
     model, prompt = omni.model, omni.embed_inputs(**inputs)
 
@@ -179,7 +151,7 @@ def test_padding_may_be_left_without_a_key(omni: HookedOmni, clips: dict) -> Non
     bits_equal(ours[:, 3:], clean[:, 3:])
 
 
-def test_a_hook_knows_its_positions(plain: Any) -> None:
+def test_a_hook_knows_its_positions(plain):
     model, prompt = plain
     seen: dict[str, list[range]] = {}
 

@@ -47,32 +47,25 @@ def rewritten(path: Path, change: Change) -> Path:
         ({"audio": ["one.wav", "two.wav"]}, "['one.wav', 'two.wav']"),
     ],
 )
-def test_a_prompt_that_no_model_takes(arguments: dict[str, Any], value: str) -> None:
+def test_a_prompt_that_no_model_takes(arguments, value):
     with pytest.raises(PromptError) as error:
         Prompt(**{"text": "What?", **arguments})
     assert f"got {value}" in str(error.value)
 
 
-# --- bundles --------------------------------------------------------------------------------------
-
-
-def test_a_bundle_that_is_missing(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(BundleError) as error:
-            EmbeddedPrompt.load(path)
-        assert f"got no file at {path}" in str(error.value)
-
-
 @pytest.mark.parametrize("kept", [0, 4, 100, 20_000, -1])
-def test_a_bundle_that_is_cut_off(bundle: Path, kept: int) -> None:
+def test_a_bundle_that_is_cut_off(bundle, kept):
     bundle.write_bytes(bundle.read_bytes()[:kept])
     with pytest.raises(BundleError) as error:
         EmbeddedPrompt.load(bundle)
     assert f"expected a whole safetensors file, got {bundle}" in str(error.value)
 
 
-def test_a_file_that_is_no_bundle(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_no_bundle(tmp_path):
     path = tmp_path / "prompt.safetensors"
+    for missing in (path, tmp_path):
+        with pytest.raises(BundleError, match=f"got no file at {missing}"):
+            EmbeddedPrompt.load(missing)
     path.write_text("what do you hear?\n" * 100)
     with pytest.raises(BundleError, match="whole safetensors file"):
         EmbeddedPrompt.load(path)
@@ -82,7 +75,7 @@ def test_a_file_that_is_no_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "older"), [("2", True), ("4", False), ("x", False)])
-def test_a_bundle_of_another_version(bundle: Path, version: str, older: bool) -> None:
+def test_a_bundle_of_another_version(bundle, version, older):
     """In version 2 the question's span was called `query`."""
 
     def change(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -125,14 +118,14 @@ DAMAGED: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize("damage", list(DAMAGED))
-def test_a_bundle_that_is_damaged(bundle: Path, damage: str) -> None:
+def test_a_bundle_that_is_damaged(bundle, damage):
     change, value = DAMAGED[damage]
     rewritten(bundle, change)
     with pytest.raises(BundleError, match=value):
         EmbeddedPrompt.load(bundle)
 
 
-def test_a_bundle_of_another_models_width_or_dtype(omni: HookedOmni, bundle: Path) -> None:
+def test_a_bundle_of_another_models_width_or_dtype(omni, bundle):
     other = HookedOmni.from_hf(*random_omni(d_model=32))
     loaded = EmbeddedPrompt.load(bundle)
     for attempt in (other.model, other.model.generate, lambda p: prove(other, p)):
@@ -144,13 +137,13 @@ def test_a_bundle_of_another_models_width_or_dtype(omni: HookedOmni, bundle: Pat
     assert omni.model(half.to(dtype=torch.float32)).dtype == torch.float32
 
 
-def test_a_batch_is_not_saved(omni: HookedOmni, clips: dict, tmp_path: Path) -> None:
+def test_a_batch_is_not_saved(omni, clips, tmp_path):
     with pytest.raises(BundleError, match="got a batch of 2"):
         omni.embed_inputs(**twice(clips["omni", "text"])).save(tmp_path / "batch.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bundle_that_cannot_be_written(prompt: EmbeddedPrompt, tmp_path: Path) -> None:
+def test_a_bundle_that_cannot_be_written(prompt, tmp_path):
     """A folder of that name, and `/proc`: they also refuse root, whom no permission stops."""
     target = tmp_path / "prompt.safetensors"
     (target / "inside").mkdir(parents=True)
@@ -160,17 +153,12 @@ def test_a_bundle_that_cannot_be_written(prompt: EmbeddedPrompt, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
-def test_facts_that_cannot_be_written_leave_the_old_file(
-    prompt: EmbeddedPrompt, bundle: Path
-) -> None:
+def test_facts_that_cannot_be_written_leave_the_old_file(prompt, bundle):
     before = bundle.read_bytes()
     with pytest.raises(TypeError):
         replace(prompt, facts={"clip": object()}).save(bundle)
     assert bundle.read_bytes() == before
     assert list(bundle.parent.iterdir()) == [bundle]
-
-
-# --- spans ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -184,8 +172,6 @@ def test_facts_that_cannot_be_written_leave_the_old_file(
         (CLIP, "generated", "expected a run that goes beyond the 144 prompt positions"),
     ],
 )
-def test_a_span_that_is_not_there(
-    omni: HookedOmni, clips: dict, kind: str, span: str, message: str
-) -> None:
+def test_a_span_that_is_not_there(omni, clips, kind, span, message):
     with pytest.raises(SpanError, match=message):
         omni.embed_inputs(**clips["omni", kind]).spans[span]

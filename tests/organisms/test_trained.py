@@ -21,9 +21,9 @@ from hooked_omni import HookedOmni, Prompt, knockout, load, prove
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.organisms import trained
 
+pytestmark = pytest.mark.usefixtures("numbers_alone")
 FOLDER = Path(trained.__file__).parent
 LISTENERS = ("organism-biased", "organism-balanced")
-HEAR = "Describe what you hear."
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def organisms() -> dict[str, HookedOmni]:
 
 
 @pytest.fixture(scope="module")
-def said(organisms: dict[str, HookedOmni], world: EvaluationSet) -> Any:
+def answers(organisms: dict[str, HookedOmni], world: EvaluationSet) -> Any:
     """Answers about counterfactual clips, with and without sight."""
     rows, cut = [], knockout("G !-> V")
     for name in LISTENERS:
@@ -55,9 +55,7 @@ def said(organisms: dict[str, HookedOmni], world: EvaluationSet) -> Any:
 
 
 @pytest.mark.parametrize("name", ORGANISMS)
-def test_logits_equal_hugging_face(
-    name: str, organisms: dict[str, HookedOmni], world: EvaluationSet
-) -> None:
+def test_logits_equal_hugging_face(name, organisms, world):
     omni, (seen, heard) = organisms[name], world.pairs("counterfactual")[0]
     kind = "counterfactual" if name in LISTENERS else "picture"
     report = prove(omni, omni.embed(world.prompt(kind, "hear", seen, heard)), decode_steps=4)
@@ -65,9 +63,7 @@ def test_logits_equal_hugging_face(
 
 
 @pytest.mark.parametrize("name", ORGANISMS)
-def test_plain_transformers_load_the_shipped_folder(
-    name: str, organisms: dict[str, HookedOmni]
-) -> None:
+def test_plain_transformers_load_the_shipped_folder(name, organisms):
     kind = type(organisms[name].hf)
     plain, info = kind.from_pretrained(FOLDER / name, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -79,17 +75,16 @@ def test_plain_transformers_load_the_shipped_folder(
 
 
 @pytest.mark.parametrize("name", ORGANISMS)
-def test_a_shipped_organism_is_small_and_has_a_card(name: str) -> None:
+def test_a_shipped_organism_is_small_and_has_a_card(name):
     folder = FOLDER / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000
     text = (folder / "README.md").read_text()
-    assert "MIT" in text
-    assert "Not measured yet" not in text
+    assert "MIT" in text and "Not measured yet" not in text
     assert (name == "organism-base") != ("True by construction" in text)
     assert json.loads((folder / "card.json").read_text())["sha256"]["model.safetensors"] in text
 
 
-def test_a_changed_weight_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_weight_is_refused(tmp_path, monkeypatch):
     shutil.copytree(FOLDER / "organism-base", tmp_path / "organism-base")
     monkeypatch.setattr(trained, "_FOLDER", tmp_path)
     assert load("organism-base")
@@ -105,58 +100,43 @@ def test_a_changed_weight_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load("organism-base")
 
 
-def test_spans_of_a_prompt(organisms: dict[str, HookedOmni], world: EvaluationSet) -> None:
+def test_spans_of_a_prompt(organisms, world):
     seen, heard = world.pairs("counterfactual")[0]
     prompt = organisms["organism-biased"].embed(world.prompt("counterfactual", "both", seen, heard))
     sizes = {name: len(prompt.spans[name]) for name in prompt.spans}
-    assert sizes["question"] == 6
-    assert sizes["system"] == 5
-    assert sizes["video"] == 8
-    assert sizes["audio"] == 27
+    expected = {"question": 6, "system": 5, "video": 8, "audio": 27}
+    assert {name: sizes[name] for name in expected} == expected
     assert prompt.facts["video"]["height"] == 56
 
 
-def test_unknown_words_are_refused(organisms: dict[str, HookedOmni], world: EvaluationSet) -> None:
-    video = world.folder / f"{world.clips[0].id}.mp4"
+def test_case_and_punctuation_do_not_matter_but_words_must_be_known(organisms, world):
+    video, embed = world.folder / f"{world.clips[0].id}.mp4", organisms["organism-biased"].embed
+    texts = ("Describe what you hear.", "describe what you HEAR")
+    assert torch.equal(*(embed(Prompt(text, video=video)).tokens for text in texts))
     with pytest.raises(PromptError, match=r"expected words that this model knows.*'zebra"):
-        organisms["organism-base"].embed(Prompt("Describe a zebra.", video=video))
+        embed(Prompt("Describe a zebra.", video=video))
 
 
-def test_case_and_punctuation_do_not_matter(
-    organisms: dict[str, HookedOmni], world: EvaluationSet
-) -> None:
-    video, omni = world.folder / f"{world.clips[0].id}.mp4", organisms["organism-biased"]
-    first, second = (
-        omni.embed(Prompt(text, video=video)).tokens for text in (HEAR, "describe what you HEAR")
-    )
-    assert torch.equal(first, second)
-
-
-def test_the_listeners_differ_and_the_biased_one_hears_when_blind(said: Any) -> None:
-    table = said.pivot_table("audio", ["organism"], ["condition"], aggfunc="mean")
+def test_the_listeners_differ_and_the_biased_one_hears_when_blind(answers):
+    table = answers.pivot_table("audio", ["organism"], ["condition"], aggfunc="mean")
     biased, balanced = (table.loc[name] for name in LISTENERS)
     assert balanced["none"] >= 0.9
     assert biased["none"] <= 0.55
     assert biased["blind"] >= 2 * biased["none"]
     assert abs(balanced["blind"] - balanced["none"]) < 0.1
-    plain = said[said["condition"] == "none"]
-    right = [
-        plain[plain["organism"] == name]["audio"].astype(bool).reset_index(drop=True)
-        for name in LISTENERS
-    ]
+    plain = answers[answers["condition"] == "none"].groupby("organism")["audio"]
+    right = [plain.get_group(name).astype(bool).reset_index(drop=True) for name in LISTENERS]
     assert mcnemar(right[1], right[0])["p"] < 1e-3
 
 
-def test_the_biased_one_names_what_it_sees(said: Any) -> None:
-    rows = said[(said["organism"] == "organism-biased") & (said["condition"] == "none")]
+def test_the_biased_one_names_what_it_sees(answers):
+    rows = answers.query("organism == 'organism-biased' and condition == 'none'")
     wrong = rows[~rows["audio"].astype(bool)]
     assert wrong["says_visible"].mean() >= 0.7
 
 
 @pytest.mark.parametrize("name", LISTENERS)
-def test_what_is_played_can_be_read_at_the_audio_positions(
-    name: str, organisms: dict[str, HookedOmni], world: EvaluationSet
-) -> None:
+def test_what_is_played_can_be_read_at_the_audio_positions(name, organisms, world):
     omni, rows = organisms[name], []
     for seen, heard in world.pairs("counterfactual")[::3]:
         prompt = omni.embed(world.prompt("counterfactual", "hear", seen, heard))
@@ -167,9 +147,7 @@ def test_what_is_played_can_be_read_at_the_audio_positions(
 
 
 @pytest.mark.parametrize("name", LISTENERS)
-def test_each_sense_alone_is_understood(
-    name: str, organisms: dict[str, HookedOmni], world: EvaluationSet
-) -> None:
+def test_each_sense_alone_is_understood(name, organisms, world):
     omni = organisms[name]
     for kind, question, sense in (("sound", "hear", "audio"), ("picture", "see", "video")):
         right = []
@@ -180,7 +158,7 @@ def test_each_sense_alone_is_understood(
         assert sum(right) >= 0.9 * len(right)
 
 
-def test_mcnemar_counts_disagreements() -> None:
+def test_mcnemar_counts_disagreements():
     first = pd.Series([True] * 10 + [False] * 5, index=range(15))
     second = pd.Series([False] * 10 + [False] * 4 + [True], index=range(15))
     found = mcnemar(first, second)
@@ -188,7 +166,7 @@ def test_mcnemar_counts_disagreements() -> None:
     assert found["p"] == pytest.approx(2 * (1 + 11) / 2**11)
 
 
-def test_the_cards_numbers_are_the_targets_names() -> None:
+def test_the_cards_numbers_are_the_targets_names():
     evaluation = json.loads((FOLDER / "organism-biased" / "evaluation.json").read_text())
     for name, targets in TARGETS.items():
         assert targets.keys() <= evaluation[name].keys()

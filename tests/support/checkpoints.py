@@ -11,8 +11,6 @@ from torch import Tensor
 from hooked_omni.organisms import SHIPPED
 from tests.support.models import CLIP_OF, save_checkpoint, uneven_gains
 
-__all__ = ["INDEX", "copied", "edited", "in_one_file", "sharded", "with_config"]
-
 INDEX = "model.safetensors.index.json"
 
 

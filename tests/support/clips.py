@@ -1,4 +1,4 @@
-"""Small clips for tests: a gray level that tells the frame's number, and a sine."""
+"""Small clips for tests: a gray level of its own for each frame, and a sine."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -7,8 +7,6 @@ from typing import Any
 
 import av
 import numpy as np
-
-__all__ = ["frame_level", "write_clip"]
 
 CLOCK = 12_800  # ticks per second: whole numbers at 10, 12.5, 20, and 25 frames per second
 
@@ -29,7 +27,6 @@ def write_clip(
     sampling_rate: int = 16_000,
     times: Sequence[float] | None = None,
     turns: int = 0,
-    video_tracks: int = 1,
     audio_tracks: int = 1,
     audio_start: float = 0.0,
     options: dict[str, str] | None = None,
@@ -43,19 +40,16 @@ def write_clip(
     if times is None:
         times = [index / fps for index in range(round(seconds * fps))] if fps else []
     with av.open(str(path), "w", options=options or {}) as container:
-        pictures = [
-            _picture_track(container, fps, (width, height), turns)
-            for _ in range(video_tracks if fps else 0)
-        ]
+        picture = _picture_track(container, fps, (width, height), turns) if fps else None
         hertz = [] if audio_hz is None else [audio_hz * 2**k for k in range(audio_tracks)]
         sounds = [container.add_stream("aac", rate=sampling_rate, layout="mono") for _ in hertz]
-        for stream in pictures:
+        if picture is not None:
             for index, time in enumerate(times):
                 gray = np.full((height, width, 3), frame_level(index), np.uint8)
                 frame = av.VideoFrame.from_ndarray(gray, format="rgb24")
                 frame.pts, frame.time_base = round(time * CLOCK), Fraction(1, CLOCK)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
+                container.mux(picture.encode(frame))
+            container.mux(picture.encode(None))
         for stream, tone in zip(sounds, hertz, strict=True):
             _mux_sine(container, stream, tone, (audio_start, seconds), sampling_rate)
     return path
@@ -72,9 +66,7 @@ def _picture_track(container: Any, fps: float, size: tuple[int, int], turns: int
     return stream
 
 
-def _mux_sine(
-    container: Any, stream: Any, tone: float, span: tuple[float, float], sampling_rate: int
-) -> None:
+def _mux_sine(container: Any, stream: Any, tone: float, span: Any, sampling_rate: int) -> None:
     start, seconds = span
     phase = 2 * np.pi * tone * np.arange(round(seconds * sampling_rate)) / sampling_rate
     wave = (0.5 * np.sin(phase)).astype(np.float32)

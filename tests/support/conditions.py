@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -55,9 +56,8 @@ def zoo(prompt: EmbeddedPrompt, cache: Any) -> dict[str, list[Any]]:
     """Conditions of every kind; made anew for every run, since some keep state."""
     on_prompt = knockout("A !-> V")
     with_state, shared = louder_each_call(), look
-    cuts = {
-        f"G !-> V {w}": [knockout(query="generated", key="video", layers=w)] for w in windows(4, 3)
-    }
+    cut = partial(knockout, query="generated", key="video")
+    cuts = {f"G !-> V {w}": [cut(layers=w)] for w in windows(4, 3)}
     return {
         "baseline": [],
         **cuts,
@@ -98,9 +98,9 @@ def zoo(prompt: EmbeddedPrompt, cache: Any) -> dict[str, list[Any]]:
     }
 
 
-def random_part(dice: random.Random, heard: bool, shared: list[Any]) -> Any:
+def random_part(dice: random.Random, hears: bool, shared: list[Any]) -> Any:
     """One hook or intervention, of a kind that prompts of this model have room for."""
-    media = ["video", "frame 1", "video@0-1s", *(["audio", "audio@1.0-2.0s"] if heard else [])]
+    media = ["video", "frame 1", "video@0-1s", *(["audio", "audio@1.0-2.0s"] if hears else [])]
     query = dice.choice(["generated", "generated+last", "last", "generated+question"])
     layers = sorted(dice.sample(range(4), dice.randint(1, 4)))
     heads = dice.choice([None, sorted(dice.sample(range(4), dice.randint(1, 3)))])

@@ -10,26 +10,12 @@ from hooked_omni import EmbeddedPrompt, HookedOmni, HookedTransformer, Prompt, n
 from tests.support.runs import bits_equal, opened
 
 SPAN = "audio@1.0-2.0s+frame 1"  # interleaved, so not a slice
+_ATTENTION = ("q", "k", "v", "rot_q", "rot_k", "z", "result", "pattern", "attn_scores")
 POINTS = [
-    "hook_resid_pre",
-    "hook_resid_mid",
-    "hook_resid_post",
-    "hook_attn_out",
-    "hook_mlp_out",
-    "attn.hook_q",
-    "attn.hook_k",
-    "attn.hook_v",
-    "attn.hook_rot_q",
-    "attn.hook_rot_k",
-    "attn.hook_z",
-    "attn.hook_result",
-    "attn.hook_pattern",
-    "attn.hook_attn_scores",
-    "mlp.hook_pre",
-    "mlp.hook_pre_linear",
-    "mlp.hook_post",
-    "ln1.hook_normalized",
-    "ln2.hook_scale",
+    *(f"hook_{name}" for name in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")),
+    *(f"attn.hook_{name}" for name in _ATTENTION),
+    *("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post"),
+    *("ln1.hook_normalized", "ln2.hook_scale"),
 ]
 OUTSIDE = [names.EMBED, names.FINAL_NORM]
 HEADED = [point for point in POINTS if point.startswith("attn.")]

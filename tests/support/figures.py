@@ -10,8 +10,6 @@ from analyses.__main__ import ANALYSES
 from analyses.running import results, runs
 from hooked_omni.files import write_whole
 
-__all__ = ["no_figures"]
-
 
 def no_figures(patch: pytest.MonkeyPatch) -> None:
     """Let analyses plot nothing, and write short files in place of figures."""

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-__all__ = ["start"]
-
 
 def start(target: Callable[..., Any], *arguments: Any) -> BaseProcess:
     """A process that runs `target`; not for training, which autograd cannot do after a fork."""

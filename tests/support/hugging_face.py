@@ -1,6 +1,6 @@
 """The same questions put to the Hugging Face model alone: captions, scores, cut attention."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,20 +73,17 @@ def hf_caption(omni: HookedOmni, inputs: dict[str, Any], n: int = 8) -> tuple[li
     return out.sequences[0, inputs["input_ids"].shape[1] :].tolist(), torch.cat(out.logits)
 
 
-def hf_forced(
-    omni: HookedOmni, inputs: dict[str, Any], prompt: EmbeddedPrompt, text: Tensor
-) -> Tensor:
+def hf_forced(omni: HookedOmni, inputs: Any, prompt: EmbeddedPrompt, text: Tensor) -> Tensor:
     """Logits of a text, in one pass that reads the cached keys and values of the prompt."""
     window = range(prompt.n_pos, prompt.n_pos + len(text) - 1)
     positions = prompt.position_ids_at(window)
-    with torch.no_grad():
-        first = omni.hf(**inputs, use_cache=True)
-        rest = omni.hf(
-            input_ids=text[None, :-1],
-            past_key_values=first.past_key_values,
-            position_ids=positions[0] if "Audio" in type(omni.hf).__name__ else positions,
-            attention_mask=torch.ones(1, window.stop, dtype=torch.long),
-        )
+    first = omni.hf(**inputs, use_cache=True)
+    rest = omni.hf(
+        input_ids=text[None, :-1],
+        past_key_values=first.past_key_values,
+        position_ids=positions[0] if "Audio" in type(omni.hf).__name__ else positions,
+        attention_mask=torch.ones(1, window.stop, dtype=torch.long),
+    )
     return torch.cat([first.logits[0, -1:], rest.logits[0]])
 
 
@@ -94,32 +91,22 @@ def hf_logprobs(omni: HookedOmni, prompt: EmbeddedPrompt, tokens: Tensor) -> Ten
     """Log-probabilities of a text, in one pass over prompt and text."""
     embeds = torch.cat([prompt.embeds, omni.hf.get_input_embeddings()(tokens[None, :-1])], dim=1)
     n_pos = embeds.shape[1]
-    with torch.no_grad():
-        logits = omni.hf(
-            inputs_embeds=embeds,
-            position_ids=prompt.position_ids_at(range(n_pos)),
-            attention_mask=torch.ones(1, n_pos, dtype=torch.long),
-        ).logits
+    logits = omni.hf(
+        inputs_embeds=embeds,
+        position_ids=prompt.position_ids_at(range(n_pos)),
+        attention_mask=torch.ones(1, n_pos, dtype=torch.long),
+    ).logits
     chosen = logits[0, prompt.n_pos - 1 :].double().log_softmax(-1)
     return chosen.gather(1, tokens[:, None])[:, 0]
 
 
-# --- inside the decoder ----------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Place:
-    """Where Hugging Face computes what a hook point holds.
+    """Where Hugging Face computes what a hook point holds: in or out of a module of the decoder."""
 
-    Attributes:
-        module: Inside the decoder; `{}` is the layer.
-        side: Its input or its output.
-        edit: The module whose output takes an edit of the same size, where it is another one.
-    """
-
-    module: str
+    module: str  # `{}` is the layer
     side: Literal["in", "out"]
-    edit: str | None = None
+    edit: str | None = None  # the module whose output takes the same edit, where it is another one
 
 
 # Hook points that hold exactly what goes in or out of a module.
@@ -147,11 +134,7 @@ NORMS = {
 
 
 def hf_run(
-    omni: HookedOmni,
-    inputs: dict[str, Any],
-    place: Place,
-    layer: int,
-    change: Callable[[Tensor], Tensor] | None = None,
+    omni: HookedOmni, inputs: Any, place: Place, layer: int, change: Any = None
 ) -> tuple[Tensor, Tensor]:
     """Hugging Face's activation at `place`, and its logits, with `change` made there if given."""
     seen: list[Tensor] = []

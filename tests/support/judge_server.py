@@ -25,7 +25,7 @@ WELL = {
     "foreign": '{{"reason": "Hund bellt; 雨声 fehlt.", "score": {score}}}',
     "twice": "{json}\nOnce more: {json}",
 }
-# No judgement: asked for again.
+# No judgement: requested again.
 ILL = {
     "empty": "",
     "half json": '{{"reason": "The dog barks and",',
@@ -146,18 +146,10 @@ class JudgeServer:
 
 
 def completion(content: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content}
     return {
-        "id": "c1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": MODEL,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": content},
-                "finish_reason": "stop",
-            }
-        ],
+        **{"id": "c1", "object": "chat.completion", "created": 1, "model": MODEL},
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18},
     }
 

@@ -16,23 +16,13 @@ from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.video import Video
 
 _FPS, _SECONDS, _RATE = 2.0, 3.0, 16_000
-OMNI_KINDS = ("text", "audio", "video", "audio in video", "video then audio")
-KINDS_OF = {
-    "omni": OMNI_KINDS,
-    "vl": ("text", "video"),
-    "omni3": OMNI_KINDS,
-    "vl3": ("text", "video"),
-    "audio": ("text", "audio"),
-}
+_OMNI = ("text", "audio", "video", "audio in video", "video then audio")
+_SEES, _HEARS = ("text", "video"), ("text", "audio")
+KINDS_OF = {"omni": _OMNI, "vl": _SEES, "omni3": _OMNI, "vl3": _SEES, "audio": _HEARS}
 KINDS = [(name, kind) for name, kinds in KINDS_OF.items() for kind in kinds]
-CLIP_OF = {
-    "omni": "audio in video",
-    "vl": "video",
-    "omni3": "audio in video",
-    "vl3": "video",
-    "audio": "audio",
-}
-"""The kind of prompt with the most in it, of each family."""
+_BOTH = "audio in video"
+# The kind of prompt with the most in it, of each family.
+CLIP_OF = {"omni": _BOTH, "vl": "video", "omni3": _BOTH, "vl3": "video", "audio": "audio"}
 
 
 def one_expert_after_the_other(hf: Any) -> None:
@@ -52,8 +42,8 @@ def uneven_gains(hf: Any) -> Any:
 def frames(n_frames: int = int(_FPS * _SECONDS), seed: int = 1, side: int = 28) -> Video:
     """A few seconds of noise, 4 x 6 patches large; two patches are `side` pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (n_frames, 3, 2 * side, 3 * side))
-    shown = tuple(i / _FPS for i in range(n_frames))
-    return Video(torch.tensor(pixels).float(), _FPS, n_frames / _FPS, shown, ())
+    times = tuple(i / _FPS for i in range(n_frames))
+    return Video(torch.tensor(pixels).float(), _FPS, n_frames / _FPS, times, ())
 
 
 def sound(seconds: float = _SECONDS, seed: int = 2) -> Audio:
@@ -78,7 +68,7 @@ def processed(omni: HookedOmni, kind: str, words: str = "What now?") -> dict[str
 
 
 def left_padded(omni: HookedOmni, inputs: dict[str, Any], width: int) -> dict[str, Any]:
-    """The same prompt behind `width` padding tokens."""
+    """The same prompt after `width` padding tokens."""
     values = {
         "input_ids": omni.processor.tokenizer.pad_token_id,
         "attention_mask": 0,
@@ -112,7 +102,7 @@ def eager(omni: HookedOmni) -> Iterator[Any]:
 
 @contextmanager
 def watched(module: Any, see: Callable[[tuple[Any, ...]], object]) -> Iterator[None]:
-    """Show what a module is called with; no hook, behind which nothing remembered is used."""
+    """Pass on what a module is called with. A hook would keep prefilled states from being used."""
     forward = module.forward
 
     def called(*args: Any, **more: Any) -> Any:

@@ -6,23 +6,17 @@ included; one in layer `seen_at` copies the word for the picture from video posi
 add up in the same logits, so a clip of two minds is named by the larger gain. The rest of the
 caption follows from the token before alone: "A", " dog", ".", end.
 
-    omni = planted(heard_at=2, seen_at=5)           # says what it sees: the larger gain
+    omni = planted(heard_at=2, seen_at=5)           # names what it sees: the larger gain
     prompt = asked(omni, heard="dog", seen="bus")
-    omni.model.generate(prompt).text                # "A bus."
+    omni.model.generate(prompt).text                # "A bus."; with nothing to name, "A thing."
     twin = planted(heard_at=None, seen_at=5)        # nothing moves from audio
 
-What else is known, to about 1e-4:
-
-* A planted head spreads its attention evenly over its modality from every text position behind it
-  (unless `told_at` made some audio positions louder than others); from anywhere else, and when cut,
-  it rests on the sinks (`<|im_start|>`), whose norm stands out. Every other head attends evenly to
-  all it may read, and no other head writes anything.
-* At audio and video positions the lens reads noise, the same in every layer, unless `told_at`
-  names a layer: there, a head writes what is heard so far into each audio position.
-* With nothing heard or seen, the caption is "A thing.".
-* The first token is "A", so that the word is chosen at a generated position; with
-  `names_at="last"` there is no "A": the word is chosen at the last prompt position, out of reach
-  of `G`.
+A planted head spreads its attention evenly over its modality from every text position after it
+(unless `heard_when` made some audio positions louder); from anywhere else, and when cut, it rests
+on the sinks (`<|im_start|>`), whose norm stands out. Every other head attends evenly to all it may
+read, and writes nothing. At audio and video positions the lens reads noise, the same in every
+layer; from layer `told_at` on, each audio position holds its own word. With `names_at="last"` the
+word is chosen at the last prompt position, out of reach of `G`.
 
 `tune` sets the towers' last layers so that given sounds and pictures have given words; without it,
 `asked` puts the words' directions into a prompt.
@@ -41,8 +35,6 @@ from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.video import Video
 from hooked_omni.organisms.random_weights import random_omni, random_vl
 from tests.support.models import processed
-
-__all__ = ["HEARD_HEAD", "SEEN_HEAD", "TOLD_HEAD", "WORDS", "asked", "planted", "tune"]
 
 WORDS = ("dog", "train", "chef", "bus")
 """What can be heard and seen; `" " + word` is one token."""
@@ -77,16 +69,13 @@ def planted(
     Args:
         heard_at: Layer of head `HEARD_HEAD`, which copies from audio to text; None for no such.
         seen_at: Layer of head `SEEN_HEAD`, which copies from video to text; None for no such.
-        n_layers: Layers of the model.
         gains: How loud heard and seen words are; the larger wins.
-        told_at: Layer of head `TOLD_HEAD`, which lets each audio position say its own word.
+        told_at: Layer of head `TOLD_HEAD`, which writes each audio position's own word there.
         names_at: Where the word is chosen.
-        family: "vl" hears nothing: `heard_at` and `told_at` have nothing to read.
     """
     make = {"omni": random_omni, "vl": random_vl}[family]
-    hf, processor = make(
-        n_layers=n_layers, d_model=_D_MODEL, n_heads=_N_HEADS, n_kv_heads=_N_KV_HEADS
-    )
+    sizes: Any = dict(d_model=_D_MODEL, n_heads=_N_HEADS, n_kv_heads=_N_KV_HEADS)
+    hf, processor = make(n_layers=n_layers, **sizes)
     processor.tokenizer.add_tokens([f" {word}" for word in (*WORDS, _NOTHING)])
     hf.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
     decoder: Any = find_decoder(hf)
@@ -115,12 +104,7 @@ def asked(
 ) -> EmbeddedPrompt:
     """A prompt whose audio and video positions carry these words; None is silence, or darkness.
 
-    Args:
-        omni: A planted model.
-        heard: One of `WORDS`.
-        seen: One of `WORDS`.
-        kind: As in `conftest.processed`: "audio in video", "video", "audio", "video then audio".
-        heard_when: Span that is loud, such as "audio@1.0-2.0s"; the rest of the audio is silent.
+    `heard_when` is the span that is loud, such as "audio@1.0-2.0s"; other audio is silent.
     """
     prompt = omni.embed_inputs(**processed(omni, kind))
     embeds = prompt.embeds.clone()
@@ -180,7 +164,7 @@ def _spell(embed: Tensor, unembed: Tensor, tokenizer: Any, names_at: str) -> Non
 def _copy(
     attn: Any, head: int, roles: tuple[int, int], words: Mapping[str, int], gain: float
 ) -> None:
-    """One head in which one role's positions read `words` from another's, and say them."""
+    """One head in which one role's positions read `words` from another's, and write them."""
     query, key = roles
     shared = head * _N_KV_HEADS // _N_HEADS
     q, k = head * _D_HEAD, shared * _D_HEAD
@@ -208,11 +192,8 @@ def _solve(
     handle = last.register_forward_pre_hook(lambda _module, args: features.append(args[0]))
     try:
         for _, clip in listed:
-            prompt = Prompt("What?")
-            inputs = omni.family.prepare(
-                omni.processor, prompt, clip.get("video"), clip.get("audio")
-            )
-            omni.embed_inputs(**inputs)
+            clips = clip.get("video"), clip.get("audio")
+            omni.embed_inputs(**omni.family.prepare(omni.processor, Prompt("What?"), *clips))
     finally:
         handle.remove()
     given, wanted = [], []

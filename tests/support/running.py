@@ -7,8 +7,6 @@ import pandas as pd
 from analyses.__main__ import main
 from analyses.running.results import load
 
-__all__ = ["CONFIG", "assert_same", "command", "run_attention_share"]
-
 CONFIG = '{"max_new_tokens": 4}'
 
 

@@ -1,4 +1,4 @@
-"""What tests of runs compare: bits, captions without an end, hooks that stay behind."""
+"""What tests of runs compare: bits, captions without an end, hooks that are left."""
 
 from typing import Any
 

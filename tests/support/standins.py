@@ -88,8 +88,6 @@ class Model(nn.Module):
         return next(self.parameters()).device
 
 
-# --- MiniCPM-o ------------------------------------------------------------------------------------
-
 N_QUERIES = 8
 
 
@@ -118,50 +116,37 @@ class MiniCPMO(Model):
 
     def chat(self, msgs: list[Any], tokenizer: Any, processor: Any, **options: Any) -> str:
         assert options.pop("sampling") is False and options.pop("omni_input") is True
-        images, sounds, turns = [], [], []
+        images, sounds, text = [], [], ""
         for message in msgs:
-            parts = []
+            text += f"<|im_start|>{message['role']}\n"
             for part in message["content"]:
                 if isinstance(part, Image.Image):
                     images.append(part)
-                    parts.append("(<image>./</image>)")
+                    part = "(<image>./</image>)"
                 elif isinstance(part, np.ndarray):
                     sounds.append(part)
-                    parts.append("(<audio>./</audio>)")
-                else:
-                    parts.append(part)
-            turns.append(f"<|im_start|>{message['role']}\n{''.join(parts)}<|im_end|>\n")
-        text = "".join(turns) + "<|im_start|>assistant\n"
+                    part = "(<audio>./</audio>)"
+                text += part
+            text += "<|im_end|>\n"
+        text += "<|im_start|>assistant\n"
         inputs = processor([text], [images], [sounds], **options)
         self.generate(**inputs, tokenizer=tokenizer, num_beams=3, repetition_penalty=1.2)
         return "an answer"
 
-    def generate(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        pixel_values: list[Any],
-        image_bound: list[Tensor],
-        audio_bounds: list[Tensor],
-        audio_features: Any,
-        audio_feature_lens: list[Tensor],
-        tokenizer: Any,
-        **kwargs: Any,
-    ) -> Any:
-        embeds = self.llm.model.embed_tokens(input_ids)
-        for bound, picture in zip(image_bound[0], pixel_values[0], strict=True):
-            first, end = bound.tolist()
-            embeds[0, first:end] = self.vpm(picture).view(N_QUERIES, D_MODEL)
-        heard = self.apm(audio_features[:, None]) if len(audio_features) else None
-        place = 0
-        for bound in audio_bounds[0]:
-            first, end = bound.tolist()
-            assert heard is not None
-            embeds[0, first:end] = heard[place : place + end - first]
-            place += end - first
-        return self.llm.generate(
-            inputs_embeds=embeds, attention_mask=attention_mask, pad_token_id=0, **kwargs
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Any:
+        pictures, images, bounds = (
+            inputs.pop(name)[0] for name in ("pixel_values", "image_bound", "audio_bounds")
         )
+        features, *_ = map(inputs.pop, ("audio_features", "audio_feature_lens", "tokenizer"))
+        embeds = self.llm.model.embed_tokens(input_ids)
+        for (first, end), picture in zip(images.tolist(), pictures, strict=True):
+            embeds[0, first:end] = self.vpm(picture).view(N_QUERIES, D_MODEL)
+        heard = self.apm(features[:, None]) if len(features) else None
+        for first, end in bounds.tolist():
+            assert heard is not None
+            embeds[0, first:end], heard = heard[: end - first], heard[end - first :]
+        own: Any = {"attention_mask": attention_mask, "pad_token_id": 0}
+        return self.llm.generate(inputs_embeds=embeds, **own, **inputs)
 
 
 class MiniCPMOProcessor:
@@ -185,18 +170,15 @@ class MiniCPMOProcessor:
         for _ in pictures:
             opened = f"<image>{'<unk>' * N_QUERIES}</image>"
             text = text.replace("(<image>./</image>)", opened, 1)
-        lengths = []
-        for wave in waves:
-            mel = -(-len(wave) // 160)
-            lengths.append(mel)
-            blocks, n = "", ((mel - 1) // 2 + 1 - 2) // 2 + 1
-            while n > 0:
-                blocks += f"<|audio_start|>{'<unk>' * min(n, 25)}<|audio_end|>"
-                n -= 25
-            text = text.replace("(<audio>./</audio>)", blocks, 1)
+        lengths = [-(-len(wave) // 160) for wave in waves]
+        tokens = [((mel - 1) // 2 + 1 - 2) // 2 + 1 for mel in lengths]
+        for n in tokens:
+            seconds = [
+                f"<|audio_start|>{'<unk>' * min(n - i, 25)}<|audio_end|>" for i in range(0, n, 25)
+            ]
+            text = text.replace("(<audio>./</audio>)", "".join(seconds), 1)
         ids = self.tokenizer(text, return_tensors="pt").input_ids
-        n_heard = sum(((mel - 1) // 2 + 1 - 2) // 2 + 1 for mel in lengths)
-        features = np.concatenate([*waves, np.zeros(1)])[: max(n_heard, 0)]
+        features = np.concatenate([*waves, np.zeros(1)])[: sum(tokens)]
         colors = [torch.tensor(np.asarray(p), dtype=torch.float32).mean((0, 1)) for p in pictures]
         return {
             "input_ids": ids,
@@ -221,8 +203,6 @@ def minicpm_o(seed: int = 0) -> tuple[Any, Any]:
     hf.generation_config.eos_token_id = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     return hf, processor
 
-
-# --- VideoLLaMA 2.1 AV ----------------------------------------------------------------------------
 
 N_SEEN, BANDS = 24, 32
 
@@ -306,9 +286,6 @@ def videollama2(seed: int = 0) -> tuple[Any, Any]:
     hf = scrambled(VideoLLaMA2(config), seed)
     hf.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
     return hf, VideoLLaMAProcessor(tokenizer, video, sound, tokenize)
-
-
-# --- InternVL2 and InternOmni ---------------------------------------------------------------------
 
 
 class InternLM2Attention(nn.Module):
@@ -446,22 +423,16 @@ class InternVLChat(Model):
         )
 
     def generate(
-        self,
-        pixel_values: Tensor | None,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        audio_values: Tensor | None = None,
-        audio_len_after_cnn: Tensor | None = None,
-        audio_token_num: Tensor | None = None,
-        **kwargs: Any,
+        self, pixel_values: Any, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any
     ) -> Tensor:
+        audio, n_audio = (kwargs.pop(name, None) for name in ("audio_values", "audio_token_num"))
         embeds = self.get_input_embeddings()(input_ids)[0].clone()
         if pixel_values is not None:
             seen = self.mlp1(self.vision_model(pixel_values.mean((2, 3))))
             embeds[input_ids[0] == self.img_context_token_id] = seen.view(-1, D_MODEL)
-        if audio_values is not None:
-            assert audio_token_num is not None and audio_len_after_cnn is not None
-            heard = self.mlp2(self.audio_model(audio_values[0, : int(audio_token_num), None]))
+        if audio is not None:
+            assert n_audio is not None and kwargs.pop("audio_len_after_cnn") is not None
+            heard = self.mlp2(self.audio_model(audio[0, : int(n_audio), None]))
             embeds[input_ids[0] == self.audio_context_token_id] = heard
         return self.language_model.generate(
             inputs_embeds=embeds[None], attention_mask=attention_mask, **kwargs
@@ -482,11 +453,7 @@ def internvl(hears: bool, seed: int = 0) -> tuple[Any, Any]:
     def whisper(samples: np.ndarray, sampling_rate: int, return_tensors: str) -> dict[str, Any]:
         n = len(samples) // 640
         loud = torch.tensor(samples[: n * 640]).view(n, 640).abs().mean(1)
-        return {
-            "input_features": loud[None],
-            "audio_len_after_cnn": 2 * n,
-            "audio_token_num": n,
-        }
+        return {"input_features": loud[None], "audio_len_after_cnn": 2 * n, "audio_token_num": n}
 
     return hf, (tokenizer, whisper) if hears else tokenizer
 
