@@ -1,8 +1,7 @@
 """What did the judge reply, word for word?
 
-Replies go into inspect-ai's own log files, a few hundred to a file, so that memory stays flat and
-`inspect view --log-dir FOLDER` shows them: prompt, thinking, reply, score, those of
-the cache too. The scores themselves are kept in the journal; a log may be deleted.
+Replies go into inspect-ai's own log files, a few hundred to a file, for `inspect view --log-dir
+FOLDER`. The scores themselves are kept in the journal; a log may be deleted.
 """
 
 import threading

@@ -7,7 +7,7 @@ taken for 0, and judged again by the next run.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -26,10 +26,7 @@ COLUMNS = (
 
 
 def judge_items(
-    items: Sequence[Item],
-    judge: Judge,
-    journal: Path,
-    progress: ProgressCallback = no_progress,
+    items: Sequence[Item], judge: Judge, journal: Path, progress: ProgressCallback = no_progress
 ) -> pd.DataFrame:
     """A table of scores.
 
@@ -43,9 +40,9 @@ def judge_items(
     Returns:
         One row per item, in order, with `sample`, `kind`, `question`, `condition`, `judge`, `what`,
         `score` (0 to 1; NaN if missing, and for "events"), `reason` (the judge's; or why it is
-        missing), `status` ("judged" or "missing"), `words` (for "events", one to a line),
-        `prompt_version`, `text` and `references` (one to a line). `table.attrs` hold "judge" with
-        all facts, and "missing": how many of each point have no judgement.
+        missing), `status` ("judged" or "missing"), `words` (a list, for "events"),
+        `prompt_version`, `text` and `references` (a list). `table.attrs` hold "judge" with all
+        facts, and "missing": how many of each point have no judgement.
 
     Raises:
         JudgeDownError: If the judge stops answering. Its judgements so far are in the journal.
@@ -83,7 +80,18 @@ def _of(kept: dict[str, Any] | None) -> Judgement:
 
 
 def _table(items: Sequence[Item], judgements: Sequence[Judgement], judge: Judge) -> pd.DataFrame:
-    rows = list(_rows(items, judgements, judge))
+    rows = []
+    for item, judgement in zip(items, judgements, strict=True):
+        gone = bool(item.lacks) or judgement.missing
+        own = dict(
+            judge=judge.name,
+            score=None if gone else judgement.score,
+            reason=item.lacks or judgement.reason,
+            status="missing" if gone else "judged",
+            words=judgement.words,
+            prompt_version=judge.prompt_version(item.what),
+        )
+        rows.append(asdict(item) | own)
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"score": float})
     gone = table[table["status"] == "missing"]["what"]
     table.attrs = {
@@ -91,19 +99,3 @@ def _table(items: Sequence[Item], judgements: Sequence[Judgement], judge: Judge)
         "missing": {what: int((gone == what).sum()) for what in table["what"].unique()},
     }
     return table
-
-
-def _rows(
-    items: Sequence[Item], judgements: Sequence[Judgement], judge: Judge
-) -> Iterator[dict[str, Any]]:
-    for item, judgement in zip(items, judgements, strict=True):
-        gone = bool(item.lacks) or judgement.missing
-        yield asdict(item) | dict(
-            judge=judge.name,
-            score=None if gone else judgement.score,
-            reason=item.lacks or judgement.reason,
-            status="missing" if gone else "judged",
-            words="\n".join(judgement.words),
-            prompt_version=judge.prompt_version(item.what),
-            references="\n".join(item.references),
-        )

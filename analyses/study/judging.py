@@ -87,8 +87,7 @@ def with_events(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         return table
     known = marked[marked["status"] == "judged"]
     keys = zip(*(known[name] for name in KEYS), strict=True)
-    words = (text.split("\n") if text else [] for text in known["words"])
-    return retagged(table, dict(zip(keys, words, strict=True)))
+    return retagged(table, dict(zip(keys, known["words"], strict=True)))
 
 
 def scores_path(out: Path, judge: str) -> Path:

@@ -30,10 +30,10 @@ def scores(n: int = 40, seed: int = 0) -> pd.DataFrame:
             score=round(rng.random(), 2) if i else np.nan,
             reason="so",
             status="judged" if i else "missing",
-            words="",
+            words=(),
             prompt_version="",
             text=f'=A "dog", {i}\n<b>barks</b>',
-            references="A dog barks\nBarking",
+            references=("A dog barks", "Barking"),
         )
         for i in range(n)
         for kind in ("factual", "counterfactual")
