@@ -47,12 +47,7 @@ def write_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def require_same(folder: Path, recipe: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds, or is to hold, results of another recipe.
-
-    Raises:
-        ResultsError: With each difference, for results of another version, and for a path that is
-            a file.
-    """
+    """Refuse, as a `ResultsError`, a folder of another recipe, with each difference."""
     require_folder(folder)
     for name in ("recipe.json", "run.json"):
         if not (folder / name).is_file():
@@ -67,11 +62,7 @@ def require_same(folder: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def require_folder(folder: Path) -> None:
-    """Refuse a path at which no folder can be.
-
-    Raises:
-        ResultsError: If it, or a folder it is to be in, is a file.
-    """
+    """Refuse, as a `ResultsError`, a path that is a file, or is to be in one."""
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ResultsError(f"expected a folder, got the file {path}. Choose another name.")
@@ -119,8 +110,7 @@ def load(folder: Path) -> pd.DataFrame:
     """The table of a finished run.
 
     Raises:
-        ResultsError: For a folder without `run.json`, of another version, or with a table of
-            another length than `run.json` says.
+        ResultsError: If it is unfinished, damaged, or of another version.
     """
     if not (folder / "run.json").is_file():
         raise ResultsError(

@@ -75,13 +75,7 @@ class Run:
 def execute(run: Run, out: Path, progress: ProgressCallback = no_progress) -> pd.DataFrame:
     """Compute every case that is missing; write table, figures and last `run.json`.
 
-    Args:
-        run: What to do.
-        out: The folder.
-        progress: Called with the analysis's name, and how many cases are done of how many.
-
-    Returns:
-        The table, as `results.load(out)` gives it.
+    `progress` is called with the analysis's name, and how many cases are done of how many.
 
     Raises:
         ResultsError: For a folder of another run, or one that another process writes to, for no
@@ -160,11 +154,7 @@ def _compute(case: Case, left: Mapping[Path, Run]) -> None:
 
 
 def finish(out: Path, name: str, table: pd.DataFrame, config: Any, facts: dict[str, Any]) -> None:
-    """Write table, figures and `run.json`.
-
-    Raises:
-        ResultsError: If every case was skipped.
-    """
+    """Write table, figures and `run.json`; a `ResultsError` if every case was skipped."""
     if table.empty:
         reasons = list(table.attrs["skipped"].items())
         raise ResultsError(
@@ -180,11 +170,7 @@ def analysis(name: str) -> Analysis:
 
 
 def shard_of(cases: Sequence[Case], shard: tuple[int, int]) -> list[Case]:
-    """Every `n`-th case from the `i`-th on.
-
-    Raises:
-        ResultsError: For a shard that is none of `n`, or has no cases.
-    """
+    """Every `n`-th case from the `i`-th on; a `ResultsError` if there is none."""
     i, n = shard
     chosen = list(cases[i - 1 :: n]) if 1 <= i <= n else []
     if not chosen:
@@ -202,11 +188,7 @@ def part_path(folder: Path, case_id: str) -> Path:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Lock a folder, so that no other process writes to it; a killed process lets go of it.
-
-    Raises:
-        ResultsError: If another process holds the lock.
-    """
+    """Lock a folder, so that no other process writes to it; a killed process lets go of it."""
     results.require_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:

@@ -17,8 +17,7 @@ def merge_shards(out: Path, shards: Sequence[Path]) -> pd.DataFrame:
     """One finished folder of all shards of a run: the tables of the run without shards.
 
     Raises:
-        ResultsError: For an unfinished shard, one that is missing or there twice, or shards of
-            different runs.
+        ResultsError: For an unfinished shard, one missing or there twice, or of another run.
     """
     made = {folder: results.read_json(_finished(folder)) for folder in shards}
     by_number = {made[folder]["facts"].get("shard"): folder for folder in shards}

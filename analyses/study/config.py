@@ -84,11 +84,7 @@ class Study:
             )
 
     def config(self, name: str) -> Any:
-        """Config of an analysis.
-
-        Raises:
-            ResultsError: For an unknown field, or a value of another type.
-        """
+        """Config of an analysis; a `ResultsError` for an unknown field or a wrong type."""
         kind = runs.analysis(name).Config
         known = {one.name for one in fields(kind)}
         own = {"max_new_tokens": self.max_new_tokens} if "max_new_tokens" in known else {}
@@ -118,8 +114,8 @@ def read_study(path: Path) -> Study:
 
     Raises:
         FileError: If it cannot be read.
-        ResultsError: For what is no TOML, an unknown key, a value of another type, or anything that
-            would stop the study later and can be known now.
+        ResultsError: For what is no TOML, an unknown key, a value of another type, or anything else
+            that would stop the study later and can be known now.
     """
     try:
         values: dict[str, Any] = tomllib.loads(read_text(path))

@@ -129,7 +129,6 @@ def latent(evidence: Evidence) -> Observed:
 
 
 def _recalled(lens: pd.DataFrame, of: str) -> pd.Series:
-    """Recall in any layer, percent, by sample."""
     found: Any = recall(lens, of)
     return found[found["layer"] == ANY_LAYER].set_index("sample")["recall"]
 
@@ -176,10 +175,8 @@ def unshifted(evidence: Evidence) -> Observed:
     """Share of the tokens that name sounds which are the base's first choice."""
     events = _event_tokens(evidence)
     share = 100 * (events["shift"] == "unshifted").groupby(events["sample"]).mean()
-    band = _band([share])
-    return Observed(
-        f"{band['mean']:.1f} %", f"mean over answers {in_words(band)}", band["low"] > 50
-    )
+    band, found = _band([share]), "mean over answers"
+    return Observed(f"{band['mean']:.1f} %", f"{found} {in_words(band)}", band["low"] > 50)
 
 
 def median_rank(evidence: Evidence) -> Observed:
@@ -198,10 +195,9 @@ def median_rank(evidence: Evidence) -> Observed:
 def _event_tokens(evidence: Evidence) -> Any:
     table = evidence.table("distribution_shift")
     events = table[table["events"].str.len() > 0]
-    if events["sample"].nunique() < _FEWEST:
-        raise Untestable(
-            f"distribution_shift: {events['sample'].nunique()} answers name a sound event"
-        )
+    n = events["sample"].nunique()
+    if n < _FEWEST:
+        raise Untestable(f"distribution_shift: {n} answers name a sound event")
     return events
 
 
@@ -209,7 +205,8 @@ def divergence(evidence: Evidence) -> Observed:
     """KL(base || model) over all tokens."""
     table = evidence.table("distribution_shift")
     band = _band([table.groupby("sample")["kl_base_model"].mean()])
-    near = 0.5 * _kl() <= band["low"] and band["high"] <= 2 * _kl()
+    theirs = published.number("kl_divergence", "qwen2.5-omni-3b|qwen2.5-vl")
+    near = 0.5 * theirs <= band["low"] and band["high"] <= 2 * theirs
     return Observed("", in_words(band, "nats", 3), near)
 
 
@@ -232,7 +229,6 @@ def late_video(evidence: Evidence) -> Observed:
 
 
 def _percents(evidence: Evidence, segment: str) -> pd.DataFrame:
-    """Percent of the attention on audio, video and text, by sample and layer."""
     table: Any = percents(evidence.table("attention_share"))
     own = table[table["segment"] == segment]
     if own.empty:
@@ -250,7 +246,3 @@ def _band(groups: Sequence[Any], of: Callable[..., Any] = lambda mean: mean) -> 
 def no_people(_: Evidence) -> Observed:
     """Nobody has rated here what the judge did."""
     raise Untestable("needs people's ratings: `python -m analyses agreement sheet`")
-
-
-def _kl() -> float:
-    return published.number("kl_divergence", "qwen2.5-omni-3b|qwen2.5-vl")

@@ -46,15 +46,12 @@ class StudyResult:
 def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress) -> StudyResult:
     """Do the study, or what is left of it.
 
-    Args:
-        study: What to do.
-        out: The folder. Each analysis has a folder of its own in it, as its own command makes it.
-        progress: Called with "cases" or the judge's name, how many are done, and of how many.
+    Each analysis has a folder of its own in `out`, as its own command makes it. `progress` is
+    called with "cases" or the judge's name, how many are done, and of how many.
 
     Raises:
         ResultsError: For a folder of another study, and as `runs.execute`.
-        JudgeError: For a judge that cannot be used; before the model is loaded where that can be
-            known.
+        JudgeError: For a judge that cannot be used; before the model is loaded if possible.
         JudgeDownError: If the judge stops answering. The same command goes on where it stopped.
     """
     results.require_folder(out)
