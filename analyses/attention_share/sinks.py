@@ -62,13 +62,10 @@ class SinkWatch:
         """Attention of generated positions in every layer, and norms where they are not known."""
         generated = SpanPositions(self.spans, "generated")
         norms: list[Hook] = [(names.resid_pre(self.layer), _Norms(self))]
-        return [
-            *([] if len(self.norms) else norms),
-            *(
-                (names.pattern(layer), SpanHook(generated, _Paid(self, layer)))
-                for layer in range(self.cfg.n_layers)
-            ),
-        ]
+        hooks = [] if len(self.norms) else norms
+        for layer in range(self.cfg.n_layers):
+            hooks.append((names.pattern(layer), SpanHook(generated, _Paid(self, layer))))
+        return hooks
 
     def sinks(self) -> Int[Tensor, " sink"]:
         """Prompt positions that stand out in norm and in attention."""
@@ -117,19 +114,14 @@ def outlying(values: Float[Tensor, " pos"], spans: Spans) -> Bool[Tensor, " pos"
     """Which prompt positions have a value far above the median of their kind."""
     apart = torch.zeros(len(values), dtype=torch.bool)
     logs = values.clamp_min(torch.finfo(values.dtype).tiny).log()
-    for members in _kinds(spans):
+    known = [spans[kind] for kind in _KINDS if kind in spans]
+    others = torch.ones(spans.n_prompt, dtype=torch.bool)
+    for members in known:
+        others[members] = False
+    for members in [*known, others.nonzero()[:, 0]]:
         if len(members):
             own = logs[members]
             above = own - own.median()
             sigma = max(_PER_SIGMA * float(above.abs().median()), _LEAST_SIGMA)
             apart[members] = above > _MADS * sigma
     return apart
-
-
-def _kinds(spans: Spans) -> list[Int[Tensor, " member"]]:
-    """Audio, video, and everything else."""
-    known = [spans[kind] for kind in _KINDS if kind in spans]
-    others = torch.ones(spans.n_prompt, dtype=torch.bool)
-    for members in known:
-        others[members] = False
-    return [*known, others.nonzero()[:, 0]]

@@ -63,10 +63,7 @@ def mean_band(
     return pd.concat(rows, ignore_index=True)
 
 
-def contrast(
-    groups: Sequence[pd.Series],
-    of: Callable[..., Any],
-) -> dict[str, Any]:
+def contrast(groups: Sequence[pd.Series], of: Callable[..., Any]) -> dict[str, Any]:
     """A number that is computed from the means of several groups, with a bootstrap band.
 
     ```python
@@ -184,11 +181,7 @@ def in_words(point: Mapping[str, Any] | pd.Series, unit: str = "%", digits: int 
 
 
 def require_rows(table: pd.DataFrame) -> None:
-    """Refuse a table without rows.
-
-    Raises:
-        ResultsError: For none.
-    """
+    """Refuse a table without rows, as a `ResultsError`."""
     if table.empty:
         raise ResultsError("expected rows, got none. Look at `table.attrs['skipped']`.")
 

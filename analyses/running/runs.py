@@ -27,7 +27,7 @@ from hooked_omni.errors import ResultsError
 
 @runtime_checkable
 class Analysis(Protocol):
-    """What every file that answers a question has."""
+    """What every question has; `plot` and `headline` refuse a table without rows."""
 
     Config: type
     run: Callable[..., pd.DataFrame]

@@ -175,8 +175,9 @@ def unshifted(evidence: Evidence) -> Observed:
     """Share of the tokens that name sounds which are the base's first choice."""
     events = _event_tokens(evidence)
     share = 100 * (events["shift"] == "unshifted").groupby(events["sample"]).mean()
-    band, found = _band([share]), "mean over answers"
-    return Observed(f"{band['mean']:.1f} %", f"{found} {in_words(band)}", band["low"] > 50)
+    band = _band([share])
+    rests_on = f"mean over answers {in_words(band)}"
+    return Observed(f"{band['mean']:.1f} %", rests_on, band["low"] > 50)
 
 
 def median_rank(evidence: Evidence) -> Observed:

@@ -16,23 +16,14 @@ _BROKEN = "\ufffd"
 
 
 class SharedVocabulary(NamedTuple):
-    """Tokens that two models both have, in one order.
-
-    Attributes:
-        first: Their ids in the first model.
-        second: Their ids in the second.
-    """
+    """Tokens that two models both have: their ids in the first and the second, in one order."""
 
     first: Int[Tensor, " token"]
     second: Int[Tensor, " token"]
 
 
 def tokenizer_of(model: HookedTransformer) -> Any:
-    """The model's tokenizer.
-
-    Raises:
-        ResultsError: If it has none.
-    """
+    """The model's tokenizer; a `ResultsError` if it has none."""
     if model.tokenizer is None:
         raise ResultsError(
             f"expected a tokenizer for {model.cfg.model_name}, got none: its tokens could not be "
