@@ -91,11 +91,7 @@ Cases = Iterable[Case | Prompt | EmbeddedPrompt]
 
 
 def as_cases(given: Cases) -> list[Case]:
-    """Cases as a list; a bare prompt becomes a case whose sample is its number.
-
-    Raises:
-        ResultsError: For none, or two of one sample and question.
-    """
+    """A list of cases, bare prompts named by number; a `ResultsError` for none, or one twice."""
     cases = [a if isinstance(a, Case) else Case(a, str(i)) for i, a in enumerate(given)]
     if not cases:
         raise ResultsError("expected at least one prompt, got none. Check the list of clips.")

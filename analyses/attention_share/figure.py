@@ -75,10 +75,8 @@ def headline(table: pd.DataFrame) -> list[str]:
 def percents(table: pd.DataFrame) -> pd.DataFrame:
     """Percent on audio, video and text by case and layer, over heads and steps.
 
-    Samples without all the segments that others have are left out.
-
-    Raises:
-        ResultsError: For a table without rows for one of the three that its prompts have.
+    Samples without all the segments that others have are left out. A table that lacks one of the
+    three that its prompts have is a `ResultsError`.
     """
     three: Any = table[table["segment"].isin(MODALITIES)]
     keys = [*KEYS, "layer"]

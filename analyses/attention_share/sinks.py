@@ -7,6 +7,8 @@ log scale, by distance from the median in robust standard deviations, among toke
 token is a sink by its name. After arXiv 2309.17453 (sinks) and arXiv 2402.17762 (norms).
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -64,7 +66,8 @@ class SinkWatch:
         norms: list[Hook] = [(names.resid_pre(self.layer), _Norms(self))]
         hooks = [] if len(self.norms) else norms
         for layer in range(self.cfg.n_layers):
-            hooks.append((names.pattern(layer), SpanHook(generated, _Paid(self, layer))))
+            look = SpanHook(generated, partial(self._add, layer))
+            hooks.append((names.pattern(layer), look))
         return hooks
 
     def sinks(self) -> Int[Tensor, " sink"]:
@@ -75,6 +78,17 @@ class SinkWatch:
         """Attention of each generated position to each sink."""
         paid = torch.stack([torch.cat(queries) for queries in self.read], 1)
         return paid[..., self._chosen().to(paid.device)].cpu()
+
+    def _add(self, layer: int, pattern: Tensor, _index: Tensor, _hook: HookPoint) -> None:
+        """Add up the attention on the prompt's tokens, and keep the candidates' part.
+
+        Layers before the middle one are left out of the sum: sinks form on the way there.
+        """
+        paid = pattern[0, ..., : self.spans.n_prompt].float()
+        if layer >= self.layer:
+            self.received += paid.mean(0).sum(0)
+        candidates = paid[..., self.candidates.to(paid.device)]
+        self.read[layer].append(candidates.transpose(0, 1))
 
     def _chosen(self) -> Bool[Tensor, " candidate"]:
         return outlying(self.received.cpu(), self.spans)[self.candidates]
@@ -90,24 +104,6 @@ class _Norms(LiveHook):
         """Read the pass over the prompt, and no later one."""
         if hook.window.start < self.watch.spans.n_prompt:
             self.watch.judge(tensor[0].float().norm(dim=-1))
-
-
-class _Paid:
-    """Adds up the attention on the prompt's tokens, and keeps the candidates' part.
-
-    Layers before the middle one are left out of the sum: sinks form on the way there.
-    """
-
-    def __init__(self, watch: SinkWatch, layer: int) -> None:
-        self.watch, self.layer = watch, layer
-
-    def __call__(self, pattern: Tensor, _index: Tensor, _hook: HookPoint) -> None:
-        watch = self.watch
-        paid = pattern[0, ..., : watch.spans.n_prompt].float()
-        if self.layer >= watch.layer:
-            watch.received += paid.mean(0).sum(0)
-        candidates = paid[..., watch.candidates.to(paid.device)]
-        watch.read[self.layer].append(candidates.transpose(0, 1))
 
 
 def outlying(values: Float[Tensor, " pos"], spans: Spans) -> Bool[Tensor, " pos"]:

@@ -5,7 +5,7 @@ samples), with a bootstrap band over samples; Krippendorff's alpha between rater
 on which they are furthest apart.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,6 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from analyses.judge.sheet import KEYS, identified, read_ratings, require_scores
-from analyses.plots.statistics import in_words
 from hooked_omni.errors import ResultsError
 
 Ranked = Float[np.ndarray, " item"]
@@ -57,9 +56,6 @@ def joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
     A caption that one of the tables lacks has no score of that judge: it counts as missing, and
     `table.attrs["alone"]` tells how many are in the first table only, and in the second only.
-
-    Raises:
-        ResultsError: If they have no caption in common, and for a table that holds no scores.
     """
     require_scores(first)
     require_scores(second)
@@ -136,11 +132,6 @@ def spearman(first: Ranked, second: Ranked) -> float:
     if len(first) < 3 or any(np.ptp(rank) == 0 for rank in ranks):
         return float("nan")
     return round(float(np.corrcoef(*ranks)[0, 1]), 12)
-
-
-def sentence(point: Mapping[str, Any] | pd.Series) -> str:
-    """A row of `with_people` in words."""
-    return f"{point['what']}: rho = {in_words(point, '', 3)}"
 
 
 def _band(

@@ -69,10 +69,11 @@ def judges(
 
 
 def _report(table: Any, other: str) -> None:
-    from analyses.judge.agreement import sentence, with_people
+    from analyses.judge.agreement import with_people
+    from analyses.plots.statistics import in_words
 
-    for row in with_people(table, other).to_dict("records"):
-        say(sentence({str(name): value for name, value in row.items()}))
+    for _, row in with_people(table, other).iterrows():
+        say(f"{row['what']}: rho = {in_words(row, '', 3)}")
 
 
 def _list(table: Any, other: str, out: Path | None) -> None:

@@ -26,10 +26,11 @@ NO_ACCESS, REFUSED = (401, 403), (400, 422)
 
 _SAMPLING = ("temperature", "top_p", "top_k", "presence_penalty", "max_tokens", "seed")
 _SERVICE = "openai-api/judge/"
-_MALFORMED = (
+MALFORMED = (
     *(ValueError, TypeError, LookupError, AttributeError),
     *(OpenAIResponseError, APIResponseValidationError),
 )
+"""Errors for an answer that is none of the protocol's: a page, half an object, null."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,3 @@ def error_text(error: Exception) -> str:
     response = getattr(error.__cause__ or error, "response", None)
     text = getattr(response, "text", "") or str(error)
     return " ".join(text.split())[:200] or type(error).__name__
-
-
-def is_malformed(error: Exception) -> bool:
-    """Whether there was an answer that is none of the protocol's: a page, half an object, null."""
-    return isinstance(root_cause(error), _MALFORMED)

@@ -96,7 +96,7 @@ class LanguageModelJudge:
             try:
                 output = await self._reply(model, item, complaint, attempt)
             except Exception as error:
-                if connection.is_malformed(error):
+                if isinstance(connection.root_cause(error), connection.MALFORMED):
                     complaint = "it was no chat completion"
                     continue
                 reason = self._failed(error)

@@ -72,12 +72,9 @@ class Logs:
             model=self._model,
             config=log.EvalConfig(),
         )
+        done = log.EvalResults(total_samples=n, completed_samples=n)
         whole = log.EvalLog(
-            status="success",
-            eval=spec,
-            results=log.EvalResults(total_samples=n, completed_samples=n),
-            stats=log.EvalStats(),
-            samples=self._samples,
+            status="success", eval=spec, results=done, stats=log.EvalStats(), samples=self._samples
         )
         self._samples = []
         log.write_eval_log(whole, self._folder / f"{name}.eval")

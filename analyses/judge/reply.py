@@ -32,11 +32,7 @@ def schema(what: str) -> dict[str, Any]:
 
 
 def read_reply(reply: str, item: Item) -> Judgement:
-    """The judgement that a reply holds.
-
-    Raises:
-        UnreadableError: If it holds none; says why, in words for the judge.
-    """
+    """The judgement that a reply holds; an `UnreadableError` for the judge if it holds none."""
     name = "words" if item.what == "events" else "score"
     answer = reply.rpartition("</think>")[2]
     if "<think>" in answer:

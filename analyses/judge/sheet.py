@@ -36,10 +36,8 @@ def choose(scores: pd.DataFrame, n: int = 200, seed: int = 0) -> pd.DataFrame:
         seed: Of the choice and of the order.
 
     Returns:
-        The chosen rows, shuffled, with the columns of `scores` and `id`.
-
-    Raises:
-        ResultsError: If nothing was scored, and for a table that holds no scores.
+        The chosen rows, shuffled, with the columns of `scores` and `id`. Without scores to choose
+        from it is a `ResultsError`.
     """
     require_scores(scores)
     scored = cast(pd.DataFrame, scores[scores["score"].notna()])

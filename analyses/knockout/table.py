@@ -93,9 +93,7 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
 def chosen_windows(config: Config, n_layers: int) -> list[range]:
     """Windows of layers; by default whole ones only, as in the paper: centers 4, 6, ..., 30 of 36.
 
-    Raises:
-        ResultsError: For a window that is not in the model.
-        HookError: For a width that is even, or too large.
+    A window that is not in the model is a `ResultsError`, an even or too large width a `HookError`.
     """
     if config.windows:
         chosen = [range(first, last + 1) for first, last in config.windows]

@@ -47,10 +47,7 @@ def mean_band(
     Returns:
         One row per point: the columns of `by`, then `mean`, `low`, `high`, `n` (samples with a
         number) and `missing` (samples of the same kind and question without one). The band is NaN
-        for fewer than two samples.
-
-    Raises:
-        ResultsError: For several rows of one sample at one point.
+        for fewer than two samples. Several rows of a sample at one point are a `ResultsError`.
     """
     rng, rows = np.random.default_rng(rng), []
     for part in _strata(table, by):
@@ -103,8 +100,7 @@ def paired_permutation(
 ) -> pd.DataFrame:
     """Do two curves differ anywhere? Signs of each sample's differences are flipped at random.
 
-    If a sample could as well have been in the other curve, every assignment of its signs is equally
-    likely. All assignments are tried for up to 13 samples (exact), else `n_resamples` random ones,
+    All assignments of signs are tried for up to 13 samples (exact), else `n_resamples` random ones,
     with the observed one among them, so that p is never 0.
 
     Args:
@@ -121,10 +117,8 @@ def paired_permutation(
     Returns:
         One row per point: the columns of `by`, then `difference` (mean of first - second), `p`
         (two-sided), `p_corrected`, `n` (pairs) and `missing` (samples in either curve without a
-        pair of numbers here). `attrs` hold "correction", "exact" and "assignments".
-
-    Raises:
-        ResultsError: For several rows of one sample at one point, or no pair at all.
+        pair of numbers here). `attrs` hold "correction", "exact" and "assignments". No pair at all,
+        or several rows of one sample at one point, are a `ResultsError`.
     """
     if correction not in ("max", "holm", "none"):
         raise ResultsError(f"expected correction 'max', 'holm' or 'none', got {correction!r}.")

@@ -21,17 +21,10 @@ _SHARD = re.compile(r"(\d+)/(\d+)")
 
 @dataclass(frozen=True)
 class CaseSelection:
-    """Cases of a manifest, or of clips.
+    """Cases of a manifest, `data`, or of `clips`.
 
-    Attributes:
-        data: A manifest.
-        clips: Clips, without one.
-        audio: A sound in place of the clips' own.
-        text: The user's own question, in place of `questions`, for clips.
-        questions: Names in `QUESTIONS`.
-        kinds: Kinds of samples; None for all.
-        limit: How many cases, the first ones.
-        rope: As in `Prompt`.
+    For clips, `audio` is a sound in place of their own, and `text` the user's own question in place
+    of `questions`. `kinds` are of samples, `limit` is for the first cases; None for all.
     """
 
     data: Path | None = None
@@ -90,14 +83,7 @@ class CaseSelection:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which models, and where they run.
-
-    Attributes:
-        model: Hub name, folder, or a shipped name.
-        base: The base model, likewise.
-        device, dtype: As in `load`.
-        prompts: Folder that keeps embedded prompts.
-    """
+    """Which models, as in `load`, and the folder that keeps their embedded prompts."""
 
     model: str
     base: str | None = None

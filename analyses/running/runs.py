@@ -39,14 +39,8 @@ class Analysis(Protocol):
 class Run:
     """One analysis of one model over many cases.
 
-    Attributes:
-        name: Of the analysis.
-        config: Its config.
-        omni: The model.
-        cases: All of them, before they are sharded.
-        base: The base model, for an analysis that compares with one.
-        shard: Part `i` of `n`, counted from 1.
-        facts: What else makes the result: the hash of the data, kinds, questions, rope.
+    `cases` are all of them, of which `shard` chooses part `i` of `n`, from 1; `base` is a model to
+    compare with. `facts` are what else makes the result: the hash of the data, questions, rope.
     """
 
     name: str
@@ -56,10 +50,6 @@ class Run:
     base: HookedOmni | None = None
     shard: tuple[int, int] = (1, 1)
     facts: dict[str, Any] = field(default_factory=dict)
-
-    def recipe(self) -> dict[str, Any]:
-        """What makes the result, apart from how many cases there are."""
-        return results.make_recipe(self.name, self.config, self.all_facts())
 
     def all_facts(self) -> dict[str, Any]:
         """Model, base and shard among the facts."""
@@ -97,7 +87,9 @@ def execute_all(
             question.
     """
     cases = {out: shard_of(as_cases(run.cases), run.shard) for out, run in runs.items()}
-    recipes = {out: run.recipe() for out, run in runs.items()}
+    recipes = {
+        out: results.make_recipe(run.name, run.config, run.all_facts()) for out, run in runs.items()
+    }
     for out, recipe in recipes.items():
         results.require_same(out, recipe)
     every = _each_once(cases)

@@ -43,13 +43,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, what we found of it, and how the two compare.
-
-    Attributes:
-        claim: The claim.
-        observed: What we found; None if it is not testable here.
-        why_not: Why it is not.
-    """
+    """A claim, and what we found of it: None if it is not testable here, for `why_not`."""
 
     claim: Claim
     observed: Observed | None

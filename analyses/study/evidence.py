@@ -57,13 +57,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Observed:
-    """What we found of a claim.
-
-    Attributes:
-        means: The means that it compares, in short.
-        rests_on: What decides: a band or p, with n and what is missing.
-        agrees: Whether the claim holds here.
-    """
+    """The means that a claim compares, what decides (a band or p, with n), and if it holds here."""
 
     means: str
     rests_on: str

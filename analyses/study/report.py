@@ -62,13 +62,10 @@ def checklist(findings: Sequence[Finding]) -> list[str]:
     lines = ["| | claim | published | ours | |", "|---|---|---|---|---|"]
     for number, one in enumerate(findings, 1):
         theirs = f"{one.claim.published} ({one.claim.source})"
-        cells = [str(number), one.claim.sentence, theirs, one.ours, one.verdict]
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        texts = (str(number), one.claim.sentence, theirs, one.ours, one.verdict)
+        cells = (" ".join(text.split()).replace("|", "\\|") for text in texts)
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _headline(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]:

@@ -72,12 +72,9 @@ class Events:
         is none, it is an event by itself.
 
         Args:
-            captions: References of one sample, all of them.
+            captions: References of one sample; one string is a `ResultsError`.
             own: Further words or phrases by event; an event of the table's name extends its row.
             at_least: Captions that must name an event for it to count.
-
-        Raises:
-            ResultsError: If the captions, or the words of an event, are one string.
         """
         if isinstance(captions, str):
             raise ResultsError(f"expected a list of captions, got one: {captions!r}. Write [...].")
@@ -124,10 +121,7 @@ class Events:
         return len(self.found(text or "")) / len(self.names) if known else float("nan")
 
     def named(self, text: str) -> frozenset[str]:
-        """Every event that `of` may have taken the words of `text` for.
-
-        Those found, and words of several rows as events by themselves.
-        """
+        """The events found in `text`, and its words of several rows as events by themselves."""
         matches = self.matches(text)
         return frozenset(
             name
@@ -141,7 +135,7 @@ class Events:
         spoken, made, i = list(_spoken(text)), [], 0
         while i < len(spoken):
             first, start = spoken[i]
-            if _unspaced(first):
+            if re.match(rf"[{_UNSPACED}]", first):
                 made += self._inside(first, start)
                 i += 1
                 continue
@@ -239,7 +233,3 @@ def _vowel_groups(stem: str) -> int:
 
 def _spoken(text: str) -> Iterator[tuple[str, int]]:
     return ((match[0], match.start()) for match in _WORDS.finditer(text))
-
-
-def _unspaced(word: str) -> bool:
-    return re.match(rf"[{_UNSPACED}]", word) is not None
