@@ -1,8 +1,7 @@
 """Which questions about which clips does an analysis run on?
 
-A case is one question about one sample, with its reference captions. Every analysis takes cases (or
-bare prompts) and returns one tidy table; a case that it cannot measure is skipped, counted and
-listed, never dropped in silence.
+Every analysis takes cases (or bare prompts) and returns one tidy table; a case that it cannot
+measure is skipped, counted and listed, never dropped in silence.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

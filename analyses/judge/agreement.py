@@ -98,8 +98,8 @@ def between_raters(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per point, with `rho` (mean of Spearman's over pairs of people), `alpha`
-        (Krippendorff's, interval: 1 is perfect, 0 is chance), `difference` (mean absolute
-        difference of two people) and `raters`.
+        (Krippendorff's, interval: 1 is perfect), `difference` (mean absolute difference of two
+        people) and `raters`.
     """
     names = [str(name) for name in table.columns if str(name).startswith("rater ")]
     rows = []

@@ -1,9 +1,8 @@
 """How does a language model judge?
 
-Any model that inspect-ai can run: behind an OpenAI-compatible server, in this process, or hosted.
-Its caching, retries and limit of connections do the work, and its log viewer shows every reply.
-Here is what it cannot know: what is a judgement (`reply.py`), that a reply which is none is
-requested again and then missing, and that a judge which has gone down pauses the run.
+Any model that inspect-ai can run: on an OpenAI-compatible server, in this process, or hosted. Its
+caching, retries and limit of connections do the work. Here is what it cannot know: that a reply
+which is no judgement is requested again and then missing, and that a judge which is down is an end.
 """
 
 import asyncio

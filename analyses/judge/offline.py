@@ -53,11 +53,8 @@ class Lexical(_Offline):
 
     An event, or for the picture a word that names a thing, is expected if at least half of the
     references have it (any of them, if they agree on none), and true if one has it. Invented is
-    what the table of sound events knows and no reference has: each such sound lowers the score like
-    a missing event. In answers to a question about both modalities, what is true of the other one
-    is not invented.
-
-    score = found / (expected + invented)
+    what the table of sound events knows and no reference has; in answers to a question about both
+    modalities, what is true of the other one is not. score = found / (expected + invented)
     """
 
     name: str = field(default="lexical", init=False)
@@ -88,7 +85,6 @@ class Lexical(_Offline):
 
 
 def _things(captions: Sequence[str], at_least: int) -> Events:
-    """Words that so many captions have, but for those that name nothing."""
     lemmas = [set(_lemmas(caption)) for caption in captions]
     words = dict.fromkeys(word for caption in captions for word in _lemmas(caption))
     chosen = [word for word in words if sum(word in one for one in lemmas) >= at_least]

@@ -1,9 +1,8 @@
 """How does every item get its score, once?
 
 Judgements go into a journal as soon as they are known, under the judge, the prompt's text and all
-that the judge reads. A run that was stopped, or paused because the judge went down, goes on where
-it was; items that are the same to the judge are judged once. What is missing is counted, never
-taken for 0, and judged again by the next run.
+that the judge reads. A run that was stopped goes on where it was; items that are the same to the
+judge are judged once. What is missing is counted, never taken for 0, and judged by the next run.
 """
 
 import itertools

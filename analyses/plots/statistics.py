@@ -1,8 +1,8 @@
 """How sure is a mean, and do two curves differ?
 
-Samples are what varies: every band and every test resamples whole samples, the same ones at every
-point of every curve (paired), so that what a sample has in common with itself is kept. A number
-that is missing is counted and stated, never averaged as zero and never dropped in silence.
+Every band and every test resamples whole samples, the same ones at every point of every curve, so
+that what a sample has in common with itself is kept. A number that is missing is counted and
+stated, never averaged as zero and never dropped in silence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -68,8 +68,7 @@ def contrast(groups: Sequence[pd.Series], of: Callable[..., Any]) -> dict[str, A
     ```
 
     Args:
-        groups: One number for each sample, which the index names. Samples are drawn once for all
-            groups, so that what a sample has in common with itself is kept.
+        groups: One number for each sample, which the index names; drawn once for all groups.
         of: From the groups' means to the number; arrays in, array out.
 
     Returns:

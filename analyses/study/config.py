@@ -36,7 +36,7 @@ class Study:
     """What a study file says.
 
     Attributes:
-        model: Hub name, folder, or a shipped name.
+        model, device, dtype: As in `load`; an empty dtype is the saved one.
         data: The manifest; in a file, relative to it.
         base: The vision-only base model; needed for `distribution_shift`.
         analyses: Which of them; "modality_reliance" on request.
@@ -44,7 +44,6 @@ class Study:
         limit: How many samples of each kind, the first ones; 0 for all.
         max_new_tokens: Longest answer, in tokens, in every analysis.
         rope: As in `Prompt`.
-        device, dtype: As in `load`; an empty dtype is the saved one.
         judge: `name`, `url` and settings, as in `judge.load_judge`.
         questions: Of each analysis, where they are not the paper's.
         configs: Of each analysis, where its fields are not the defaults.

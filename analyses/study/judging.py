@@ -1,8 +1,7 @@
 """What does the judge say of all that a study made?
 
-Captions, captions under every knockout, and, from a judge that has prompts for it, the tokens that
-can be read inside the model, and which words of an answer name sounds. Each text is judged once,
-whoever made it: judgements lie in one journal; the next run judges what is missing.
+Captions, also under every knockout, and, from a judge that has prompts for it, the tokens that can
+be read inside the model, and which words of an answer name sounds. Each text is judged once.
 """
 
 from collections.abc import Mapping, Sequence

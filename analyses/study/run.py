@@ -1,7 +1,7 @@
 """How is the whole study carried out? `python -m analyses study --config study.toml --out DIR`.
 
-Captions and analyses, each case embedded and prefilled once; what a judge says of them; the paper's
-claims; figures and `report.md`. Every part goes on where it was.
+Captions and analyses, a judge's scores of them, the paper's claims, figures and `report.md`. Every
+part goes on where it was.
 """
 
 from collections.abc import Mapping

@@ -2,8 +2,7 @@
 
 A sound event is a row of `sounds.txt`: words for a sound, its source and its imitation, in English
 and as far as listed in other languages. Reference captions name events; a text, or a token that a
-lens reads, is searched for the words of these. No model and no statistics: `matches` lists which
-word of the text matched which entry of which event.
+lens reads, is searched for the words of these. No model and no statistics.
 """
 
 import re

@@ -37,13 +37,8 @@ def references(
 ) -> list[ReferenceCaption]:
     """The first `most` captions that name a sound event; none without a tokenizer.
 
-    Args:
-        tokenizer: Of the model.
-        captions: References of one sample.
-        most: How many.
-        own: Further words by event, as in `Events.of`.
-        first_too: Whether a word that opens the caption counts. It is chosen at the last prompt
-            position, which no intervention on generated positions reaches.
+    `own` is as in `Events.of`. With `first_too` a word that opens the caption counts: it is chosen
+    at the last prompt position, which no intervention on generated positions reaches.
     """
     if tokenizer is None:
         return []
