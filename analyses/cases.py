@@ -198,10 +198,7 @@ def tabulate(
 ) -> pd.DataFrame:
     """One tidy table over all cases; each row begins with sample, kind and question.
 
-    Args:
-        rows_of: Rows of one case; raises `Skip` for one that it cannot measure.
-        given: Cases or prompts; raises as `as_cases`.
-        columns: Every row's own columns, in order.
+    `rows_of` raises `Skip` for a case that it cannot measure; `columns` are the rows' own.
 
     Returns:
         The table. `table.attrs["skipped"]` lists each skipped case id with its reason, and

@@ -1,8 +1,8 @@
 """How does a language model judge?
 
 Any model that inspect-ai can run: on an OpenAI-compatible server, in this process, or hosted. Its
-caching, retries and limit of connections do the work. Here is what it cannot know: that a reply
-which is no judgement is requested again and then missing, and that a judge which is down is an end.
+caching, retries and limit of connections do the work. Here is what it cannot know: a reply that is
+no judgement is requested again and then missing, and a judge that has gone down pauses the run.
 """
 
 import asyncio

@@ -29,12 +29,9 @@ def judge_items(
 ) -> pd.DataFrame:
     """A table of scores.
 
-    Args:
-        items: As `points.items` makes them.
-        judge: Who judges.
-        journal: JSON Lines file of all judgements so far; made if it is not there. Several judges
-            and runs may share it, one after the other.
-        progress: Called with the judge's name, how many judgements are done, and of how many.
+    `journal` is the JSON Lines file of all judgements so far, made if it is not there; several
+    judges and runs may share it, one after the other. `progress` is called with the judge's name,
+    how many judgements are done, and of how many.
 
     Returns:
         One row per item, in order, with `sample`, `kind`, `question`, `condition`, `judge`, `what`,

@@ -28,12 +28,7 @@ _MOST_LISTED = 8
 
 
 def choose(scores: pd.DataFrame, n: int = 200, seed: int = 0) -> pd.DataFrame:
-    """Captions for people to rate.
-
-    Args:
-        scores: A judge's.
-        n: How many, of each point that was judged; all there are, if fewer.
-        seed: Of the choice and of the order.
+    """Captions for people to rate: `n` of each point that was judged, or all, if fewer.
 
     Returns:
         The chosen rows, shuffled, with the columns of `scores` and `id`. Without scores to choose

@@ -232,8 +232,6 @@ def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
 
 
 def _commit() -> str | None:
-    here = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    )
+    here, command = Path(__file__).parent, ["git", "rev-parse", "HEAD"]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

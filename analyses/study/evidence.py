@@ -90,7 +90,7 @@ def more_than_video(evidence: Evidence) -> Observed:
 
 
 def names_the_seen(evidence: Evidence) -> Observed:
-    """Events that are seen against events that are heard, among what is said to be heard."""
+    """Events that are seen against events that are heard, among what the model claims to hear."""
     table = evidence.table("captions").set_index("sample")
     more = _band([100 * (table["seen_found"] - table["heard_found"])])
     seen, heard = (100 * table[f"{name}_found"].mean() for name in ("seen", "heard"))
@@ -99,7 +99,7 @@ def names_the_seen(evidence: Evidence) -> Observed:
 
 
 def latent(evidence: Evidence) -> Observed:
-    """Sounds that can be read at the audio positions against sounds that are said, and chance."""
+    """Sounds that can be read at the audio positions against sounds in the answer, and chance."""
     lens = evidence.table("logit_lens")
     if set(lens["span"]) != {"audio"}:
         raise Untestable(f"logit_lens: read at {lens['span'].iloc[0]}, not at audio")

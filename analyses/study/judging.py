@@ -104,8 +104,8 @@ def conditions(knockouts: pd.DataFrame) -> pd.Series:
 def _tokens(lens: pd.DataFrame) -> pd.DataFrame:
     """Every token with a letter that some layer and position says, one to a line."""
     top: Any = lens[lens["measure"] == "top"]
-    said = top[top["token_text"].map(lambda text: any(c.isalpha() for c in text))]
-    lists = said.groupby([*KEYS, "lens"], sort=False)["token_text"].agg(
+    words = top[top["token_text"].map(lambda text: any(c.isalpha() for c in text))]
+    lists = words.groupby([*KEYS, "lens"], sort=False)["token_text"].agg(
         lambda own: "\n".join(dict.fromkeys(own))
     )
     return lists.rename("caption").reset_index().rename(columns={"lens": "condition"})

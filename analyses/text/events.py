@@ -80,17 +80,17 @@ class Events:
         every = cls.every(own)
         matches = [(i, match) for i, text in enumerate(captions) for match in every.matches(text)]
         meant = _meant(matches)
-        said: dict[str, list[str]] = {}
+        spelled: dict[str, list[str]] = {}
         named_in: dict[str, set[int]] = {}
         for i, match in matches:
             if match.event in meant[match.entry] or not meant[match.entry]:
                 name = match.event if meant[match.entry] else match.entry
-                said.setdefault(name, []).append(match.word.lower())
+                spelled.setdefault(name, []).append(match.word.lower())
                 named_in.setdefault(name, set()).add(i)
-        names = [name for name in said if len(named_in[name]) >= at_least]
+        names = [name for name in spelled if len(named_in[name]) >= at_least]
         return cls(
             {name: every.words.get(name, (name,)) for name in names},
-            {name: tuple(dict.fromkeys(said[name])) for name in names},
+            {name: tuple(dict.fromkeys(spelled[name])) for name in names},
         )
 
     @classmethod
