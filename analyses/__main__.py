@@ -67,19 +67,14 @@ def _command(name: str) -> Callable[..., None]:
         from analyses.running import request, results
 
         if (base is None) == ANALYSES[name][1]:
-            wanted = "--base, a model to compare with" if base is None else "no --base"
-            raise typer.BadParameter(f"expected {wanted}, for {name}")
+            needed = "--base, a model to compare with" if base is None else "no --base"
+            raise typer.BadParameter(f"expected {needed}, for {name}")
         if (data is None) == (not clip):
             raise typer.BadParameter("expected --data, a manifest, or --clip, one of them")
+        wanted_kinds = None if kinds is None else tuple(kinds.split(","))
+        wanted = tuple(questions.split(","))
         selection = request.CaseSelection(
-            data=data,
-            clips=tuple(clip or ()),
-            audio=audio,
-            text=ask,
-            questions=tuple(questions.split(",")),
-            kinds=None if kinds is None else tuple(kinds.split(",")),
-            limit=limit,
-            rope=rope,
+            data, tuple(clip or ()), audio, ask, wanted, wanted_kinds, limit, rope
         )
         models = request.ModelOptions(model, base, device, dtype, prompts)
         results.require_folder(out)
@@ -126,11 +121,11 @@ def summary(
 
     from analyses.running.summary import sentences
 
-    console = Console()
+    plain: dict[str, Any] = dict(markup=False, highlight=False, soft_wrap=True)
     for title, lines in sentences(folders).items():
-        console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+        Console().print(title, style="bold", **plain)
         for line in lines:
-            console.print(f"  * {line}", markup=False, highlight=False, soft_wrap=True)
+            Console().print(f"  * {line}", **plain)
 
 
 app.add_typer(agreement, name="agreement")

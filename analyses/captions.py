@@ -42,11 +42,6 @@ class Config:
 def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:
     """Greedy answers.
 
-    Args:
-        omni: The model.
-        cases: Cases or prompts.
-        config: How long.
-
     Returns:
         One row per case with `sample`, `kind`, `question`, `caption`, `n_tokens`, `ended` (whether
         the model ended it, rather than the limit), and `heard_found` and `seen_found`: the share of
@@ -56,15 +51,10 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
 
     def rows(case: Case) -> Iterator[dict[str, Any]]:
         answer = plain_answer(omni, case, embedded(omni, case), config.max_new_tokens)
-        yield dict(
-            caption=answer.text,
-            n_tokens=len(answer.tokens),
-            ended=int(answer.tokens[-1]) in omni.model.cfg.eos_tokens,
-            **{
-                f"{name}_found": named.share(answer.text)
-                for name, named in case.events(config.own).items()
-            },
-        )
+        ended = int(answer.tokens[-1]) in omni.model.cfg.eos_tokens
+        events = case.events(config.own)
+        found = {f"{name}_found": named.share(answer.text) for name, named in events.items()}
+        yield dict(caption=answer.text, n_tokens=len(answer.tokens), ended=ended, **found)
 
     return tabulate(rows, cases, _COLUMNS)
 

@@ -1,8 +1,7 @@
 """Which questions about which clips does an analysis run on?
 
-A case is one question about one sample, with its reference captions. Every analysis takes cases (or
-bare prompts) and returns one tidy table; a case that it cannot measure is skipped, counted and
-listed, never dropped in silence.
+Every analysis takes cases (or bare prompts) and returns one tidy table; a case that it cannot
+measure is skipped, counted and listed, never dropped in silence.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -91,11 +90,7 @@ Cases = Iterable[Case | Prompt | EmbeddedPrompt]
 
 
 def as_cases(given: Cases) -> list[Case]:
-    """Cases as a list; a bare prompt becomes a case whose sample is its number.
-
-    Raises:
-        ResultsError: For none, or two of one sample and question.
-    """
+    """A list of cases, bare prompts named by number; a `ResultsError` for none, or one twice."""
     cases = [a if isinstance(a, Case) else Case(a, str(i)) for i, a in enumerate(given)]
     if not cases:
         raise ResultsError("expected at least one prompt, got none. Check the list of clips.")
@@ -119,8 +114,7 @@ def read_cases(
     """A case for every sample of a manifest and each of `questions` (names in `QUESTIONS`).
 
     Raises:
-        FileError: For a manifest that cannot be read.
-        ManifestError: For a manifest with anything wrong in it.
+        FileError, ManifestError: For a manifest that cannot be read, or is wrong.
         ResultsError: For an unknown question, or no sample of these kinds.
     """
     unknown = [question for question in questions if question not in QUESTIONS]
@@ -137,14 +131,9 @@ def read_cases(
 
     def case(sample: Sample, question: str) -> Case:
         video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
-        return Case(
-            prompt=Prompt(QUESTIONS[question], video=video, audio=audio, rope=rope),
-            sample=sample.id,
-            kind=sample.kind,
-            question=question,
-            audio_captions=sample.audio_captions,
-            video_captions=sample.video_captions,
-        )
+        prompt = Prompt(QUESTIONS[question], video=video, audio=audio, rope=rope)
+        captions = sample.audio_captions, sample.video_captions
+        return Case(prompt, sample.id, sample.kind, question, *captions)
 
     return [case(sample, question) for sample in chosen for question in questions]
 
@@ -159,10 +148,7 @@ def prefilled(omni: HookedOmni, case: Case) -> Case:
 
     It holds the prompt's keys and values, and the residual streams at audio and before the middle
     layer: some hundred megabytes in a model of 3B, so prefill one case at a time. Another model
-    embeds the prompt anew.
-
-    Raises:
-        Skip: If the clip cannot be read.
+    embeds the prompt anew. Raises as `embedded`.
     """
     prompt = embedded(omni, case)
     n_layers = omni.model.cfg.n_layers
@@ -190,13 +176,8 @@ def plain_answer(
 def embedded(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
     """The case's prompt, embedded; as `prefilled` left it if it did for this model.
 
-    Args:
-        omni: The model.
-        case: Its clip goes through the towers.
-        needs: Spans that the prompt must have, such as "audio".
-
     Raises:
-        Skip: If the clip cannot be read, or has no such span.
+        Skip: If the clip cannot be read, or lacks one of the spans that it `needs`.
     """
     known, prompt = case.prefilled_prompt, case.prompt
     if known is not None and known.state and case.prefilled_from is prompt:
@@ -217,17 +198,11 @@ def tabulate(
 ) -> pd.DataFrame:
     """One tidy table over all cases; each row begins with sample, kind and question.
 
-    Args:
-        rows_of: Rows of one case; raises `Skip` for one that it cannot measure.
-        given: Cases or prompts.
-        columns: Every row's own columns, in order.
+    `rows_of` raises `Skip` for a case that it cannot measure; `columns` are the rows' own.
 
     Returns:
         The table. `table.attrs["skipped"]` lists each skipped case id with its reason, and
         `table.attrs["n_cases"]` counts all cases.
-
-    Raises:
-        ResultsError: For no cases, or the same one twice.
     """
     cases, skipped, rows = as_cases(given), {}, []
     for case in cases:

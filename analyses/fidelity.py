@@ -29,12 +29,7 @@ def plain(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def joined(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """A table of captions with the columns `audio_fidelity` and `video_fidelity`.
-
-    Args:
-        table: With `sample`, `kind`, `question` and `condition`.
-        scores: What `judge.run` returned for its captions.
-    """
+    """A table of captions, with `condition`, and their `audio_fidelity` and `video_fidelity`."""
     keys = [*KEYS, "condition"]
     for what in _MODALITIES:
         own: Any = scores[scores["what"] == what]
@@ -47,9 +42,6 @@ def plot(scores: pd.DataFrame) -> Figure:
     """A panel for each question, a bar for each kind and modality, with 95 % bands and n.
 
     The paper's numbers for Qwen2.5-Omni-3B stand as lines across the bars of its question.
-
-    Raises:
-        ResultsError: For scores without any of an untouched answer.
     """
     bands: Any = _bands(scores)
     questions = list(dict.fromkeys(bands["question"]))
@@ -79,11 +71,7 @@ def _panel(axes: Axes, bands: Any) -> None:
 
 
 def headline(scores: pd.DataFrame) -> list[str]:
-    """Fidelity by question and kind, and what was published.
-
-    Raises:
-        ResultsError: For scores without any of an untouched answer.
-    """
+    """Fidelity by question and kind, and what was published."""
     lines = [
         f"{band['kind']}, {band['question']}: {band['what']} fidelity is {in_words(band)}."
         for band in _bands(scores).to_dict("records")

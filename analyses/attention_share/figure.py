@@ -22,9 +22,6 @@ def plot(table: pd.DataFrame) -> Figure:
     One panel for each kind and question. Samples without all the segments that others have are
     left out, as the title says: their 100 % is another. For a model of 36 layers, the paper's
     certain points for Qwen2.5-Omni-3B are drawn underneath.
-
-    Raises:
-        ResultsError: For a table without rows.
     """
     complete = percents(table)
     groups = figures.by_panel(complete)
@@ -53,11 +50,7 @@ def _panel(axes: Axes, group: pd.DataFrame) -> None:
 
 
 def headline(table: pd.DataFrame) -> list[str]:
-    """What Figure 4 shows, with this table's numbers: where each segment peaks, where it ends.
-
-    Raises:
-        ResultsError: For a table without rows.
-    """
+    """What Figure 4 shows, with this table's numbers: where each segment peaks, where it ends."""
     lines, complete = [], percents(table)
     n_layers = max(complete["layer"]) + 1
     late = range(n_layers - max(n_layers // 3, 1), n_layers)
@@ -82,10 +75,8 @@ def headline(table: pd.DataFrame) -> list[str]:
 def percents(table: pd.DataFrame) -> pd.DataFrame:
     """Percent on audio, video and text by case and layer, over heads and steps.
 
-    Samples without all the segments that others have are left out.
-
-    Raises:
-        ResultsError: For a table without rows for one of the three that its prompts have.
+    Samples without all the segments that others have are left out. A table that lacks one of the
+    three that its prompts have is a `ResultsError`.
     """
     three: Any = table[table["segment"].isin(MODALITIES)]
     keys = [*KEYS, "layer"]

@@ -30,11 +30,8 @@ def forced_shares(
         model: The decoder.
         prompt: An embedded prompt; prefilled, so that the answer's is the only pass.
         tokens: The answer, two tokens or more. No pass reads the last, so it is no query.
-        segments: Spans of the prompt, or "generated", the answer itself.
+        segments: Spans of the prompt, or "generated", the answer itself; others are a `SpanError`.
         hooks: Further hooks, such as those of `SinkWatch`.
-
-    Raises:
-        SpanError: For a segment that is not there.
     """
     n_pos, cfg = prompt.n_pos, model.cfg
     members = [prompt.spans.mask(segment, range(n_pos + 1)) for segment in segments]

@@ -7,6 +7,8 @@ log scale, by distance from the median in robust standard deviations, among toke
 token is a sink by its name. After arXiv 2309.17453 (sinks) and arXiv 2402.17762 (norms).
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -62,13 +64,11 @@ class SinkWatch:
         """Attention of generated positions in every layer, and norms where they are not known."""
         generated = SpanPositions(self.spans, "generated")
         norms: list[Hook] = [(names.resid_pre(self.layer), _Norms(self))]
-        return [
-            *([] if len(self.norms) else norms),
-            *(
-                (names.pattern(layer), SpanHook(generated, _Paid(self, layer)))
-                for layer in range(self.cfg.n_layers)
-            ),
-        ]
+        hooks = [] if len(self.norms) else norms
+        for layer in range(self.cfg.n_layers):
+            look = SpanHook(generated, partial(self._add, layer))
+            hooks.append((names.pattern(layer), look))
+        return hooks
 
     def sinks(self) -> Int[Tensor, " sink"]:
         """Prompt positions that stand out in norm and in attention."""
@@ -78,6 +78,17 @@ class SinkWatch:
         """Attention of each generated position to each sink."""
         paid = torch.stack([torch.cat(queries) for queries in self.read], 1)
         return paid[..., self._chosen().to(paid.device)].cpu()
+
+    def _add(self, layer: int, pattern: Tensor, _index: Tensor, _hook: HookPoint) -> None:
+        """Add up the attention on the prompt's tokens, and keep the candidates' part.
+
+        Layers before the middle one are left out of the sum: sinks form on the way there.
+        """
+        paid = pattern[0, ..., : self.spans.n_prompt].float()
+        if layer >= self.layer:
+            self.received += paid.mean(0).sum(0)
+        candidates = paid[..., self.candidates.to(paid.device)]
+        self.read[layer].append(candidates.transpose(0, 1))
 
     def _chosen(self) -> Bool[Tensor, " candidate"]:
         return outlying(self.received.cpu(), self.spans)[self.candidates]
@@ -95,41 +106,18 @@ class _Norms(LiveHook):
             self.watch.judge(tensor[0].float().norm(dim=-1))
 
 
-class _Paid:
-    """Adds up the attention on the prompt's tokens, and keeps the candidates' part.
-
-    Layers before the middle one are left out of the sum: sinks form on the way there.
-    """
-
-    def __init__(self, watch: SinkWatch, layer: int) -> None:
-        self.watch, self.layer = watch, layer
-
-    def __call__(self, pattern: Tensor, _index: Tensor, _hook: HookPoint) -> None:
-        watch = self.watch
-        paid = pattern[0, ..., : watch.spans.n_prompt].float()
-        if self.layer >= watch.layer:
-            watch.received += paid.mean(0).sum(0)
-        candidates = paid[..., watch.candidates.to(paid.device)]
-        watch.read[self.layer].append(candidates.transpose(0, 1))
-
-
 def outlying(values: Float[Tensor, " pos"], spans: Spans) -> Bool[Tensor, " pos"]:
     """Which prompt positions have a value far above the median of their kind."""
     apart = torch.zeros(len(values), dtype=torch.bool)
     logs = values.clamp_min(torch.finfo(values.dtype).tiny).log()
-    for members in _kinds(spans):
+    known = [spans[kind] for kind in _KINDS if kind in spans]
+    others = torch.ones(spans.n_prompt, dtype=torch.bool)
+    for members in known:
+        others[members] = False
+    for members in [*known, others.nonzero()[:, 0]]:
         if len(members):
             own = logs[members]
             above = own - own.median()
             sigma = max(_PER_SIGMA * float(above.abs().median()), _LEAST_SIGMA)
             apart[members] = above > _MADS * sigma
     return apart
-
-
-def _kinds(spans: Spans) -> list[Int[Tensor, " member"]]:
-    """Audio, video, and everything else."""
-    known = [spans[kind] for kind in _KINDS if kind in spans]
-    others = torch.ones(spans.n_prompt, dtype=torch.bool)
-    for members in known:
-        others[members] = False
-    return [*known, others.nonzero()[:, 0]]

@@ -67,11 +67,6 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
     The queries are the generated positions: all new tokens but the last, which no pass reads. The
     last prompt position, at which the first new token is chosen, is not one of them.
 
-    Args:
-        omni: The model.
-        cases: Cases or prompts.
-        config: What to measure.
-
     Returns:
         One row per case, layer, segment of the prompt, and head and step on request, with
 
@@ -115,7 +110,9 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
         _take_out_sinks(watch, prompt, shares, n_keys)
         segments.append("sink")
     n_prompt = prompt.n_pos if prompt.mask is None else int((prompt.mask != 0).sum())
-    texts = _texts(omni.model.tokenizer, answer.tokens.tolist())
+    read, tokenizer = pieces(omni.model.tokenizer, answer.tokens.tolist()), omni.model.tokenizer
+    following = [""] * len(read) if tokenizer is None else words(read)
+    texts = list(zip(read[:-1], following[1:], strict=True))  # at each query, and what follows
     for row in _measures(shares, n_keys, segments, n_prompt, config):
         text, word = (None, None) if row["step"] is None else texts[row["step"]]
         yield row | dict(token_text=text, next_word=word, answer=answer.text)
@@ -130,13 +127,6 @@ def _take_out_sinks(
         shares[segment] = shares[segment] - paid[..., inside].sum(-1)
         n_keys[segment] -= int(inside.sum())
     shares["sink"], n_keys["sink"] = paid.sum(-1), len(sinks)
-
-
-def _texts(tokenizer: Any, tokens: list[int]) -> list[tuple[str, str]]:
-    """The text of the token at each query, and the word that follows."""
-    read = pieces(tokenizer, tokens)
-    following = [""] * len(read) if tokenizer is None else words(read)
-    return list(zip(read[:-1], following[1:], strict=True))
 
 
 def _measures(

@@ -6,9 +6,8 @@ forcing). At each token the two next-token distributions are compared: Kullback-
 both ways, and the rank that the base gives to the token of the answer, which is unshifted (rank 1),
 marginal (2 or 3) or shifted (more). Section 8 and figure 7 of arXiv 2604.02605.
 
-The model's own distributions are read in the same way, in one pass over its answer: to rounding,
-they are those that it chose from. Distributions are over the tokens that both models have; the
-probability of all others is left out, and stated.
+The model's own distributions are read in the same way. Distributions are over the tokens that both
+models have; the probability of all others is left out, and stated.
 """
 
 from analyses.distribution_shift.figure import headline, plot

@@ -26,11 +26,7 @@ def compare(
 ) -> dict[str, Tensor]:
     """Two distributions over the shared tokens at each step, in float64.
 
-    Args:
-        logits: Of the model.
-        base_logits: Of the base.
-        shared: Tokens that both have.
-        chosen: Index among these of each token of the answer.
+    `chosen` is the index among the `shared` tokens of each token of the answer.
 
     Returns:
         `[n]` each: the measures of `run`, by column: `logprob`, `base_logprob`, `base_rank`,

@@ -26,13 +26,8 @@ def retagged(
 ) -> pd.DataFrame:
     """The table with other words that name sounds, such as those that a judge has found.
 
-    Args:
-        table: What `run` returned.
-        words: The words of an answer that name sounds, by sample, kind and question. Of an answer
-            without an entry no token counts: it is missing wherever such tokens are.
-
-    Returns:
-        All rows; `events` has the word that the token is part of.
+    `words` of an answer are by sample, kind and question. Of an answer without an entry no token
+    counts: it is missing wherever such tokens are. `events` has the word that a token is part of.
     """
     parts = []
     groups: Any = table.groupby(list(KEYS), sort=False)

@@ -48,13 +48,8 @@ def run(
 ) -> pd.DataFrame:
     """Next-token distributions of the model and the base at every token of the model's answer.
 
-    Args:
-        omni: The model that hears and sees.
-        cases: Cases or prompts, of clips with sound and picture.
-        config: What to compare.
-        base: The model that only sees.
-        base_prompts: The base's prompts by case id, for cases whose prompt is embedded already; of
-            any other, the prompt is made from the case's own: its words and video.
+    `base_prompts` are the base's prompts by case id, for cases whose prompt is embedded already; of
+    any other, the prompt is made from the case's own: its words and video.
 
     Returns:
         One row per sample and token of the answer, without the end token, with

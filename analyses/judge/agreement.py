@@ -5,7 +5,7 @@ samples), with a bootstrap band over samples; Krippendorff's alpha between rater
 on which they are furthest apart.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
@@ -16,19 +16,13 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from analyses.judge.sheet import KEYS, identified, read_ratings, require_scores
-from analyses.plots.statistics import in_words
 from hooked_omni.errors import ResultsError
 
 Ranked = Float[np.ndarray, " item"]
 
 
 def rated(scores: pd.DataFrame, sheet: Path, filled: Sequence[Path]) -> pd.DataFrame:
-    """Ratings of people beside the judge's score.
-
-    Args:
-        scores: What `record.judge_items` returned.
-        sheet: The empty sheet.
-        filled: One filled sheet for each person.
+    """Ratings of people, each of whom has filled a copy of the empty `sheet`.
 
     Returns:
         One row per caption of the sheet: the columns of `scores`, `id`, one column `rater NAME` for
@@ -40,7 +34,7 @@ def rated(scores: pd.DataFrame, sheet: Path, filled: Sequence[Path]) -> pd.DataF
     """
     require_scores(scores)
     names = [f"rater {path.stem}" for path in filled]
-    if not filled or len(set(names)) < len(names):
+    if not names or len(set(names)) < len(names):
         raise ResultsError(
             f"expected filled sheets with a name for each person, got {[str(p) for p in filled]}."
         )
@@ -62,9 +56,6 @@ def joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
     A caption that one of the tables lacks has no score of that judge: it counts as missing, and
     `table.attrs["alone"]` tells how many are in the first table only, and in the second only.
-
-    Raises:
-        ResultsError: If they have no caption in common, and for a table that holds no scores.
     """
     require_scores(first)
     require_scores(second)
@@ -107,8 +98,8 @@ def between_raters(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per point, with `rho` (mean of Spearman's over pairs of people), `alpha`
-        (Krippendorff's, interval: 1 is perfect, 0 is chance), `difference` (mean absolute
-        difference of two people) and `raters`.
+        (Krippendorff's, interval: 1 is perfect), `difference` (mean absolute difference of two
+        people) and `raters`.
     """
     names = [str(name) for name in table.columns if str(name).startswith("rater ")]
     rows = []
@@ -117,8 +108,8 @@ def between_raters(table: pd.DataFrame) -> pd.DataFrame:
         pairs = [(ratings[:, i], ratings[:, j]) for i, j in combinations(range(len(names)), 2)]
         rho = _mean([spearman(a, b) for a, b in pairs])
         apart = _mean([float(np.abs(a - b).mean()) for a, b in pairs])
-        row = dict(what=what, rho=rho, alpha=_alpha(ratings), difference=apart, raters=len(names))
-        rows.append(row)
+        own = dict(rho=rho, alpha=_alpha(ratings), difference=apart, raters=len(names))
+        rows.append(dict(what=what, **own))
     return pd.DataFrame(rows)
 
 
@@ -143,18 +134,13 @@ def spearman(first: Ranked, second: Ranked) -> float:
     return round(float(np.corrcoef(*ranks)[0, 1]), 12)
 
 
-def sentence(point: Mapping[str, Any] | pd.Series) -> str:
-    """A row of `with_people` in words."""
-    return f"{point['what']}: rho = {in_words(point, '', 3)}"
-
-
 def _band(
     first: Ranked, second: Ranked, samples: np.ndarray, n_resamples: int, seed: int
 ) -> tuple[float, float]:
     """Percentiles of Spearman's rho when whole samples are drawn with replacement."""
-    n = int(samples.max()) + 1 if len(samples) else 0
+    n = int(samples.max(initial=-1)) + 1
     if n < 3:
-        return float("nan"), float("nan")
+        return np.nan, np.nan
     order = np.argsort(samples, kind="stable")
     places = np.split(order, np.cumsum(np.bincount(samples))[:-1])
     rng = np.random.default_rng(seed)
@@ -162,10 +148,8 @@ def _band(
     chosen = (np.concatenate([places[i] for i in draw]) for draw in drawn)
     values = np.array([spearman(first[at], second[at]) for at in chosen])
     known = values[np.isfinite(values)]
-    if not len(known):
-        return float("nan"), float("nan")
-    low, high = np.percentile(known, [2.5, 97.5])
-    return float(low), float(high)
+    low, high = np.percentile(known, [2.5, 97.5]).tolist() if len(known) else [np.nan, np.nan]
+    return low, high
 
 
 def _alpha(ratings: Float[np.ndarray, "item rater"]) -> float:

@@ -7,11 +7,8 @@ import typer
 
 from analyses.running.progress import say
 
-app = typer.Typer(
-    help="Does the judge agree with people, and with another judge?",
-    no_args_is_help=True,
-    add_completion=False,
-)
+_HELP = "Does the judge agree with people, and with another judge?"
+app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False)
 
 Scores = Annotated[Path, typer.Argument(help="Table of scores (Parquet), as the study writes it.")]
 
@@ -72,10 +69,11 @@ def judges(
 
 
 def _report(table: Any, other: str) -> None:
-    from analyses.judge.agreement import sentence, with_people
+    from analyses.judge.agreement import with_people
+    from analyses.plots.statistics import in_words
 
-    for row in with_people(table, other).to_dict("records"):
-        say(sentence({str(name): value for name, value in row.items()}))
+    for _, row in with_people(table, other).iterrows():
+        say(f"{row['what']}: rho = {in_words(row, '', 3)}")
 
 
 def _list(table: Any, other: str, out: Path | None) -> None:
@@ -87,5 +85,6 @@ def _list(table: Any, other: str, out: Path | None) -> None:
             f"{row[other]:.2f}: {row['text']}"
         )
     if out is not None:
+        table = table.assign(references=table["references"].map("\n".join))
         write_whole(out, table.to_csv(index=False).encode())
         say(f"{len(table)} disagreements on {out}")

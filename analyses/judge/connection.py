@@ -21,18 +21,16 @@ from hooked_omni.errors import UnknownModelError
 KEY_VARIABLE = "JUDGE_API_KEY"
 """Environment variable with the key of a server that is given by its address."""
 
-NO_ACCESS = (401, 403)
-"""Statuses of a key that is not accepted."""
-
-REFUSED = (400, 422)
-"""Statuses of a request that the server does not understand."""
+NO_ACCESS, REFUSED = (401, 403), (400, 422)
+"""Statuses of a key that is not accepted, and of a request that is not understood."""
 
 _SAMPLING = ("temperature", "top_p", "top_k", "presence_penalty", "max_tokens", "seed")
 _SERVICE = "openai-api/judge/"
-_MALFORMED = (
+MALFORMED = (
     *(ValueError, TypeError, LookupError, AttributeError),
     *(OpenAIResponseError, APIResponseValidationError),
 )
+"""Errors for an answer that is none of the protocol's: a page, half an object, null."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +95,7 @@ def open_model(name: str, url: str | None, settings: Settings) -> Model:
 
 
 def require_server(url: str, name: str) -> None:
-    """Look for the model in the server's list, before the first thousand requests.
-
-    Raises:
-        JudgeDownError: If the server does not answer.
-        JudgeError: For a key that it does not accept, or a model that it does not list.
-    """
+    """Look for the model in the server's list; `JudgeError` or `JudgeDownError` without it."""
     headers = {"Authorization": f"Bearer {os.environ.get(KEY_VARIABLE, 'none')}"}
     try:
         response = httpx.get(f"{url.rstrip('/')}/models", headers=headers, timeout=30.0)
@@ -142,11 +135,3 @@ def error_text(error: Exception) -> str:
     response = getattr(error.__cause__ or error, "response", None)
     text = getattr(response, "text", "") or str(error)
     return " ".join(text.split())[:200] or type(error).__name__
-
-
-def is_malformed(error: Exception) -> bool:
-    """Whether there was an answer that is none of the protocol's: a page, half an object, null.
-
-    The client library has no error of its own for most of these.
-    """
-    return isinstance(root_cause(error), _MALFORMED)

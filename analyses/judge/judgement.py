@@ -1,9 +1,7 @@
 """What is judged, and what does a judgement say?
 
-An item is one text to be judged on one point: a caption's fidelity to the sound or to the picture,
-the sound events that tokens from inside a model name, or the words of a caption that name
-sounds. A judgement is a score with its reason, or says why there is none: a score that is missing
-stays missing.
+An item is one text, to be judged on one point. A judgement is a score with its reason, or says why
+there is none: a score that is missing stays missing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -95,7 +93,6 @@ class Judge(Protocol):
 
     def require(self) -> None:
         """Raise now what would stop it later, as far as can be known."""
-        ...
 
     def key(self, item: Item) -> Sequence[Any]:
         """What of an item decides its judgement: equal keys are judged once."""
@@ -111,4 +108,3 @@ class Judge(Protocol):
         `on_judgement` is called once for each, in any order, as soon as it is known, and may be
         called from several threads.
         """
-        ...

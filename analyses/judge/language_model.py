@@ -1,9 +1,8 @@
 """How does a language model judge?
 
-Any model that inspect-ai can run: behind an OpenAI-compatible server, in this process, or hosted.
-Its caching, retries and limit of connections do the work, and its log viewer shows every reply.
-Here is what it cannot know: what is a judgement (`reply.py`), that a reply which is none is
-requested again and then missing, and that a judge which has gone down pauses the run.
+Any model that inspect-ai can run: on an OpenAI-compatible server, in this process, or hosted. Its
+caching, retries and limit of connections do the work. Here is what it cannot know: a reply that is
+no judgement is requested again and then missing, and a judge that has gone down pauses the run.
 """
 
 import asyncio
@@ -12,36 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from inspect_ai.model import (
-    CachePolicy,
-    ChatMessage,
-    GenerateConfig,
-    Model,
-    ModelOutput,
-    ResponseSchema,
-)
+from inspect_ai.model import CachePolicy, GenerateConfig, Model, ModelOutput, ResponseSchema
 from inspect_ai.util import JSONSchema
 
-from analyses.judge.connection import (
-    KEY_VARIABLE,
-    NO_ACCESS,
-    REFUSED,
-    Settings,
-    error_text,
-    http_status,
-    is_malformed,
-    open_model,
-    require_server,
-    root_cause,
-)
-from analyses.judge.judgement import (
-    Item,
-    JudgeDownError,
-    JudgeError,
-    Judgement,
-    OnJudgement,
-    What,
-)
+from analyses.judge import connection
+from analyses.judge.judgement import Item, JudgeDownError, JudgeError, Judgement, OnJudgement, What
 from analyses.judge.logs import Logs
 from analyses.judge.messages import chat_messages, judge_prompt
 from analyses.judge.reply import UnreadableError, read_reply, schema
@@ -50,25 +24,14 @@ _FEWEST_FAILURES = 5  # in a row, before a judge counts as down
 
 
 class LanguageModelJudge:
-    """A language model that judges.
-
-    Attributes:
-        name: Of the model, as inspect-ai or the server has it.
-        settings: Of every request.
-    """
+    """A language model that judges, by its name in inspect-ai or on a server."""
 
     def __init__(
-        self,
-        name: str,
-        url: str | None,
-        settings: Settings,
-        logs: Path | None = None,
+        self, name: str, url: str | None, settings: connection.Settings, logs: Path | None = None
     ) -> None:
-        self.name, self.url, self.settings = name, url, settings
-        self._logs = logs
+        self.name, self.url, self.settings, self._logs = name, url, settings, logs
         self._schema = settings.structured
-        self._failures = 0
-        self._answers = 0
+        self._failures = self._answers = 0
         self._last_error = ""
 
     @property
@@ -80,25 +43,17 @@ class LanguageModelJudge:
         return {"model": self.name, **decisive}
 
     def require(self) -> None:
-        """Refuse a server that is not there, does not take the key, or lacks the model."""
         if self.url is not None:
-            require_server(self.url, self.name)
+            connection.require_server(self.url, self.name)
 
     def key(self, item: Item) -> Sequence[Any]:
-        """Judge, prompt, and the texts of the message."""
         return self.facts, item.what, judge_prompt(item.what).digest, item.text, item.references
 
     def prompt_version(self, what: What) -> str:
-        """Version of the prompt of this point."""
         return judge_prompt(what).version
 
     def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
-        """Judge items, `settings.connections` at a time.
-
-        Raises:
-            JudgeDownError: If the server is not there, or stops answering.
-            JudgeError: For a key that is not accepted, or a model that is not there.
-        """
+        """Judge items, `settings.connections` at a time, until it goes down."""
         self.require()
         try:
             asyncio.run(self._judge_all(iter(items), on_judgement))
@@ -108,22 +63,20 @@ class LanguageModelJudge:
     async def _judge_all(
         self, items: Iterator[tuple[Item, int]], on_judgement: OnJudgement
     ) -> None:
-        model = open_model(self.name, self.url, self.settings)
+        model = connection.open_model(self.name, self.url, self.settings)
         self._failures = self._answers = 0
         logs = Logs(self._logs, model)
 
         def keep(item: Item, judgement: Judgement, output: ModelOutput | None) -> None:
-            # Waits for the disk; and inspect-ai's logs, written inside a running loop, stay in
-            # memory.
+            # Waits for the disk; inside a running loop, inspect-ai's logs would stay in memory.
             on_judgement(item, judgement)
             logs.add(item, judgement, output)
 
         async def work() -> None:
             for item, before in items:
                 # A task of its own: inspect-ai keeps replies in the task's context.
-                judged = asyncio.create_task(self._judge(model, item, before))
-                judgement, output = await judged
-                await asyncio.to_thread(keep, item, judgement, output)
+                done = await asyncio.create_task(self._judge(model, item, before))
+                await asyncio.to_thread(keep, item, *done)
 
         try:
             async with model, asyncio.TaskGroup() as group:
@@ -140,9 +93,9 @@ class LanguageModelJudge:
         complaint, output = "", None
         for attempt in range(before, before + self.settings.replies):
             try:
-                output = await self._reply(model, chat_messages(item, complaint), item, attempt)
+                output = await self._reply(model, item, complaint, attempt)
             except Exception as error:
-                if is_malformed(error):
+                if isinstance(connection.root_cause(error), connection.MALFORMED):
                     complaint = "it was no chat completion"
                     continue
                 reason = self._failed(error)
@@ -156,9 +109,8 @@ class LanguageModelJudge:
         reason = f"no readable reply in {self.settings.replies}: {complaint}"
         return Judgement(reason=reason, missing=True, tries=before + self.settings.replies), output
 
-    async def _reply(
-        self, model: Model, messages: list[ChatMessage], item: Item, attempt: int
-    ) -> ModelOutput:
+    async def _reply(self, model: Model, item: Item, complaint: str, attempt: int) -> ModelOutput:
+        messages = chat_messages(item, complaint)
         # A reply that could not be read is in the cache too: another attempt is another entry.
         cache = CachePolicy(
             expiry=self.settings.cache, per_epoch=False, scopes={"attempt": str(attempt)}
@@ -169,7 +121,7 @@ class LanguageModelJudge:
                 config = GenerateConfig(response_schema=form)
                 return await model.generate(messages, config=config, cache=cache)
             except Exception as error:
-                if http_status(error) not in REFUSED:
+                if connection.http_status(error) not in connection.REFUSED:
                     raise
         output = await model.generate(messages, cache=cache)
         self._schema = False  # refused with a schema, answered without
@@ -177,17 +129,18 @@ class LanguageModelJudge:
 
     def _failed(self, error: Exception) -> str:
         """Why there is no reply; or the end of the run."""
-        error, code = root_cause(error), http_status(error)
-        why = error_text(error)
-        if code in NO_ACCESS:
+        error, code = connection.root_cause(error), connection.http_status(error)
+        why = connection.error_text(error)
+        if code in connection.NO_ACCESS:
+            reads = f"the variable that {self.name.split('/')[0]} reads"
             raise JudgeError(
-                f"expected a key that {self.name} accepts, got {code}: {why}. Put a valid one "
-                f"into {_key_variable(self.name, self.url)}, and give the same command again: what "
-                "is judged is kept."
+                f"expected a key that {self.name} accepts, got {code}: {why}. Put a valid one into "
+                f"{reads if self.url is None else connection.KEY_VARIABLE}, and give the same "
+                "command again: what is judged is kept."
             ) from error
         if code == 404:
             raise JudgeError(f"expected a model {self.name!r}, got 404: {why}. Check its name.")
-        if code in REFUSED and not self._answers:
+        if code in connection.REFUSED and not self._answers:
             raise JudgeError(
                 f"expected a request that {self.name} accepts, got {code}: {why}. Set what it "
                 "does not take to None, such as presence_penalty or top_k."
@@ -203,10 +156,6 @@ class LanguageModelJudge:
             f"of them: {why}. Start it again, and give the same command again: what is judged is "
             "kept."
         )
-
-
-def _key_variable(name: str, url: str | None) -> str:
-    return KEY_VARIABLE if url is not None else f"the variable that {name.split('/')[0]} reads"
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:

@@ -1,8 +1,7 @@
 """What did the judge reply, word for word?
 
-Replies go into inspect-ai's own log files, a few hundred to a file, so that memory stays flat and
-`inspect view --log-dir FOLDER` shows them: prompt, thinking, reply, score, those of
-the cache too. The scores themselves are kept in the journal; a log may be deleted.
+Replies go into inspect-ai's own log files, a few hundred to a file, for `inspect view --log-dir
+FOLDER`. The scores themselves are kept in the journal; a log may be deleted.
 """
 
 import threading
@@ -73,12 +72,9 @@ class Logs:
             model=self._model,
             config=log.EvalConfig(),
         )
+        done = log.EvalResults(total_samples=n, completed_samples=n)
         whole = log.EvalLog(
-            status="success",
-            eval=spec,
-            results=log.EvalResults(total_samples=n, completed_samples=n),
-            stats=log.EvalStats(),
-            samples=self._samples,
+            status="success", eval=spec, results=done, stats=log.EvalStats(), samples=self._samples
         )
         self._samples = []
         log.write_eval_log(whole, self._folder / f"{name}.eval")

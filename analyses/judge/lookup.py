@@ -27,7 +27,7 @@ def load_judge(
     ```
 
     Args:
-        name: As above.
+        name: Of the judge.
         url: Address of an OpenAI-compatible server, the part before `/chat/completions`.
         logs: Folder for the replies of a language model, for `inspect view`; None keeps none.
         settings: Fields of `connection.Settings`, for a language model.
@@ -44,7 +44,14 @@ def load_judge(
                 f"expected no address and no settings for the judge {name!r}, got {url!r} and "
                 f"{settings}. They are for language models."
             )
-        return rules[name]() if name in rules else _embedding(name.partition(":")[2])
+        if name in rules:
+            return rules[name]()
+        if model := name.partition(":")[2]:
+            return Embedding(model)
+        raise UnknownModelError(
+            "expected embedding:MODEL, a folder or a name on the Hugging Face hub, got no model. "
+            "Name one, such as embedding:sentence-transformers/all-MiniLM-L6-v2."
+        )
     if url is None and "/" not in name:
         raise UnknownModelError(
             f"expected a judge: one of {sorted(rules)}, embedding:MODEL, a model of inspect-ai "
@@ -67,12 +74,3 @@ def load_judge(
     if wrong := mismatch(Settings, settings, "the judge's settings"):
         raise JudgeError(f"{wrong} Give a value of that type.")
     return LanguageModelJudge(name, url, Settings(**settings), logs)
-
-
-def _embedding(model: str) -> Judge:
-    if not model:
-        raise UnknownModelError(
-            "expected embedding:MODEL, a folder or a name on the Hugging Face hub, got no model. "
-            "Name one, such as embedding:sentence-transformers/all-MiniLM-L6-v2."
-        )
-    return Embedding(model)

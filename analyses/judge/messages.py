@@ -1,16 +1,15 @@
 """What does a language model that judges read?
 
 Its prompts are the text files in `prompts/`, each with a version that is written down with every
-score. References and captions are data: one line of JSON between two marker lines. Line breaks and
-`<` are escaped in it, so that no text can end the line, write a marker line of its own, or spell a
-special token such as `<|im_end|>`.
+score. References and captions are data: one line of JSON between two marker lines, with line
+breaks and `<` escaped, so that no text can end it or spell a special token such as `<|im_end|>`.
 """
 
 import json
 import re
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from inspect_ai.model import ChatMessage, ChatMessageSystem, ChatMessageUser
 
@@ -21,14 +20,8 @@ MARKER = "=" * 20
 _AGAIN = "Answer with one JSON object, as described above, and nothing else."
 
 
-@dataclass(frozen=True)
-class JudgePrompt:
-    """Instructions on how to judge.
-
-    Attributes:
-        version: Its number; one more whenever a word of it changes.
-        text: The whole of it.
-    """
+class JudgePrompt(NamedTuple):
+    """Instructions on how to judge; the version is one more whenever a word of them changes."""
 
     version: str
     text: str
@@ -74,8 +67,5 @@ def fenced(item: Item) -> str:
         data["caption"] = text
     line = json.dumps(data, ensure_ascii=False)
     # JSON itself escapes line feeds; these also end a line for some readers, or open a token.
-    return re.sub(r"[<>\x7f-\x9f\u2028\u2029\ud800-\udfff]", _escaped, line)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
+    special = r"[<>\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+    return re.sub(special, lambda found: f"\\u{ord(found[0]):04x}", line)

@@ -28,27 +28,22 @@ class _Offline:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What decides the scores."""
         raise NotImplementedError
 
     def require(self) -> None:
         """Nothing can be wrong before the first item."""
 
     def key(self, item: Item) -> Sequence[Any]:
-        """All that a rule looks at."""
         return self.facts, item.what, item.question, item.text, item.references, item.others
 
     def prompt_version(self, what: What) -> str:
-        """There is no prompt."""
         return ""
 
     def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
-        """Judge items, one after the other."""
         for item, before in items:
             on_judgement(item, replace(self.judge(item), tries=before + 1))
 
     def judge(self, item: Item) -> Judgement:
-        """The judgement of one item."""
         raise NotImplementedError
 
 
@@ -58,30 +53,25 @@ class Lexical(_Offline):
 
     An event, or for the picture a word that names a thing, is expected if at least half of the
     references have it (any of them, if they agree on none), and true if one has it. Invented is
-    what the table of sound events knows and no reference has: each such sound lowers the score like
-    a missing event. In answers to a question about both modalities, what is true of the other one
-    is not invented.
-
-    score = found / (expected + invented)
+    what the table of sound events knows and no reference has; in answers to a question about both
+    modalities, what is true of the other one is not. score = found / (expected + invented)
     """
 
     name: str = field(default="lexical", init=False)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The rule's version, and its table."""
         return {"judge": self.name, "version": 1, "table": digest(dict(sounds()))}
 
     def judge(self, item: Item) -> Judgement:
-        """The judgement of one item."""
         text = item.text or ""
         if item.what == "events":
             words = dict.fromkeys(match.word for match in Events.every().matches(text))
             return Judgement(reason="words of the table of sounds", words=tuple(words))
-        read = _things if item.what == "video" else _events
-        least = (len(item.references) + 1) // 2
-        wanted = read(item.references, least) or read(item.references, 1)
-        if not wanted:
+        read = _things if item.what == "video" else Events.of
+        found = (read(item.references, at_least=n) for n in ((len(item.references) + 1) // 2, 1))
+        wanted = next((events for events in found if events.names), None)
+        if wanted is None:
             reason = "the references name nothing that the table of sounds knows"
             return Judgement(reason=reason, missing=True)
         named = wanted.found(text)
@@ -94,21 +84,14 @@ class Lexical(_Offline):
         return Judgement(len(named) / (len(wanted.names) + len(invented)), reason)
 
 
-def _events(captions: Sequence[str], at_least: int) -> Events | None:
-    """Sound events that so many captions name."""
-    events = Events.of(captions, at_least=at_least)
-    return events if events.names else None
-
-
-def _things(captions: Sequence[str], at_least: int) -> Events | None:
-    """Words that so many captions have, but for those that name nothing."""
+def _things(captions: Sequence[str], at_least: int) -> Events:
     lemmas = [set(_lemmas(caption)) for caption in captions]
     words = dict.fromkeys(word for caption in captions for word in _lemmas(caption))
     chosen = [word for word in words if sum(word in one for one in lemmas) >= at_least]
     # A row of the table begins with the names of what makes the sound.
     names = [row[:3] for row in sounds().values()]
     alike = {word: [word, *(n for row in names if word in row for n in row)] for word in chosen}
-    return Events({word: tuple(dict.fromkeys(alike[word])) for word in chosen}) if chosen else None
+    return Events({word: tuple(dict.fromkeys(alike[word])) for word in chosen})
 
 
 def _lemmas(text: str) -> list[str]:
@@ -152,8 +135,7 @@ def _invented(text: str, item: Item) -> list[str]:
 class Embedding(_Offline):
     """Cosine of the caption and the mean of its references, as sentence embeddings; 0 if negative.
 
-    Attributes:
-        model: A sentence-transformers model: a name on the Hugging Face hub, or a folder.
+    `model` is one of sentence-transformers: a name on the Hugging Face hub, or a folder.
     """
 
     model: str
@@ -165,11 +147,9 @@ class Embedding(_Offline):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The model, and its instruction."""
         return {"judge": self.name, "version": 1, "instruction": instruction(self.model)}
 
     def key(self, item: Item) -> Sequence[Any]:
-        """All that is compared."""
         return self.facts, _files(Path(self.model)), item.what, item.text, item.references
 
     def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
@@ -196,23 +176,17 @@ class Embedding(_Offline):
 
 @dataclass(frozen=True)
 class Truth(_Offline):
-    """Exact in the organisms' world: 1 for noun and verb of the right thing and no other, else 0.
-
-    Attributes:
-        things: All there are in that world.
-    """
+    """Exact in the organisms' world: 1 for noun and verb of the right thing and no other."""
 
     things: tuple[Thing, ...] = THINGS
     name: Literal["truth"] = field(default="truth", init=False)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The rule's version, and the world's words."""
         words = [[thing.noun, thing.verb] for thing in self.things]
         return {"judge": self.name, "version": 1, "things": words}
 
     def judge(self, item: Item) -> Judgement:
-        """The judgement of one item; points and clips of another world are refused."""
         _require_fidelity(item, self.name)
         own, other = self._noun(item.references), self._noun(item.others)
         seen, heard = (own, other) if item.what == "video" else (other, own)

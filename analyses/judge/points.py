@@ -1,5 +1,6 @@
 """On which points is each caption judged, and by which references?"""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -46,21 +47,16 @@ def items(
             f"expected captions with the columns {list(_CAPTION_COLUMNS)}, to be judged on "
             f"{get_args(What)}, got {len(captions)} rows without {absent}, and {unknown}."
         )
-    known = {_id(sample): sample for sample in samples}
-    made = [
-        item
-        for row in captions.to_dict("records")
-        for item in _of_row({str(k): v for k, v in row.items()}, known, what, first_only)
-    ]
-    seen: set[Any] = set()
-    for item in made:
-        place = (item.sample, item.kind, item.question, item.condition, item.what)
-        if place in seen:
+    known = {s.sample if isinstance(s, Case) else s.id: s for s in samples}
+    rows = captions.to_dict("records")
+    made = [item for row in rows for item in _of_row(row, known, what, first_only)]
+    places = Counter((i.sample, i.kind, i.question, i.condition, i.what) for i in made)
+    for place, n in places.items():
+        if n > 1:
             raise ResultsError(
                 f"expected one caption for each sample, question and condition, got several for "
                 f"{place}. Tell them apart by `condition`."
             )
-        seen.add(place)
     for point in dict.fromkeys(item.what for item in made):
         of_point = [item for item in made if item.what == point and item.text is not None]
         if of_point and all(item.lacks for item in of_point):
@@ -72,10 +68,7 @@ def items(
 
 
 def _of_row(
-    row: Mapping[str, Any],
-    known: Mapping[str, Case | Sample],
-    what: Sequence[What] | None,
-    first_only: bool,
+    row: Any, known: Mapping[str, Case | Sample], what: Sequence[What] | None, first_only: bool
 ) -> Iterator[Item]:
     sample = known.get(str(row["sample"]))
     if sample is None:
@@ -93,7 +86,3 @@ def _of_row(
         yield Item(
             **keys, condition=condition, what=point, text=text, references=references, others=others
         )
-
-
-def _id(sample: Case | Sample) -> str:
-    return sample.sample if isinstance(sample, Case) else sample.id

@@ -1,13 +1,12 @@
 """How does every item get its score, once?
 
 Judgements go into a journal as soon as they are known, under the judge, the prompt's text and all
-that the judge reads. A run that was stopped, or paused because the judge went down, goes on where
-it was; items that are the same to the judge are judged once. What is missing is counted, never
-taken for 0, and judged again by the next run.
+that the judge reads. A run that was stopped goes on where it was; items that are the same to the
+judge are judged once. What is missing is counted, never taken for 0, and judged by the next run.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -26,26 +25,20 @@ COLUMNS = (
 
 
 def judge_items(
-    items: Sequence[Item],
-    judge: Judge,
-    journal: Path,
-    progress: ProgressCallback = no_progress,
+    items: Sequence[Item], judge: Judge, journal: Path, progress: ProgressCallback = no_progress
 ) -> pd.DataFrame:
     """A table of scores.
 
-    Args:
-        items: As `points.items` makes them.
-        judge: Who judges.
-        journal: JSON Lines file of all judgements so far; made if it is not there. Several judges
-            and runs may share it, one after the other.
-        progress: Called with the judge's name, how many judgements are done, and of how many.
+    `journal` is the JSON Lines file of all judgements so far, made if it is not there; several
+    judges and runs may share it, one after the other. `progress` is called with the judge's name,
+    how many judgements are done, and of how many.
 
     Returns:
         One row per item, in order, with `sample`, `kind`, `question`, `condition`, `judge`, `what`,
         `score` (0 to 1; NaN if missing, and for "events"), `reason` (the judge's; or why it is
-        missing), `status` ("judged" or "missing"), `words` (for "events", one to a line),
-        `prompt_version`, `text` and `references` (one to a line). `table.attrs` hold "judge" with
-        all facts, and "missing": how many of each point have no judgement.
+        missing), `status` ("judged" or "missing"), `words` (a list, for "events"),
+        `prompt_version`, `text` and `references` (a list). `table.attrs` hold "judge" with all
+        facts, and "missing": how many of each point have no judgement.
 
     Raises:
         JudgeDownError: If the judge stops answering. Its judgements so far are in the journal.
@@ -83,7 +76,18 @@ def _of(kept: dict[str, Any] | None) -> Judgement:
 
 
 def _table(items: Sequence[Item], judgements: Sequence[Judgement], judge: Judge) -> pd.DataFrame:
-    rows = list(_rows(items, judgements, judge))
+    rows = []
+    for item, judgement in zip(items, judgements, strict=True):
+        gone = bool(item.lacks) or judgement.missing
+        own = dict(
+            judge=judge.name,
+            score=None if gone else judgement.score,
+            reason=item.lacks or judgement.reason,
+            status="missing" if gone else "judged",
+            words=judgement.words,
+            prompt_version=judge.prompt_version(item.what),
+        )
+        rows.append(asdict(item) | own)
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"score": float})
     gone = table[table["status"] == "missing"]["what"]
     table.attrs = {
@@ -91,19 +95,3 @@ def _table(items: Sequence[Item], judgements: Sequence[Judgement], judge: Judge)
         "missing": {what: int((gone == what).sum()) for what in table["what"].unique()},
     }
     return table
-
-
-def _rows(
-    items: Sequence[Item], judgements: Sequence[Judgement], judge: Judge
-) -> Iterator[dict[str, Any]]:
-    for item, judgement in zip(items, judgements, strict=True):
-        gone = bool(item.lacks) or judgement.missing
-        yield asdict(item) | dict(
-            judge=judge.name,
-            score=None if gone else judgement.score,
-            reason=item.lacks or judgement.reason,
-            status="missing" if gone else "judged",
-            words="\n".join(judgement.words),
-            prompt_version=judge.prompt_version(item.what),
-            references="\n".join(item.references),
-        )

@@ -1,10 +1,9 @@
 """Is a reply a judgement?
 
-A reply counts if it holds one JSON object with a reason and a score, or with a reason and words.
+A reply counts if it holds one JSON object with a reason, in any language, and a score or words.
 Accepted around it: prose, code fences, and a thinking block, which is cut off first. Not accepted,
 and requested again: no such object, several that differ, half of one, a thinking block that never
-ends, a score that is no JSON number (`"0.8/1"`) or lies outside 0..1 (7 is not taken for 0.7), an
-empty reason, and marked words that the caption does not have. The reason may be in any language.
+ends, a score that is no JSON number from 0 to 1, and words that the caption does not have.
 """
 
 import json
@@ -28,20 +27,12 @@ def schema(what: str) -> dict[str, Any]:
     else:
         second = {"score": {"type": "number"}}
     properties = {"reason": {"type": "string"}, **second}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    closed = {"required": list(properties), "additionalProperties": False}
+    return {"type": "object", "properties": properties, **closed}
 
 
 def read_reply(reply: str, item: Item) -> Judgement:
-    """The judgement that a reply holds.
-
-    Raises:
-        UnreadableError: If it holds none; says why, in words for the judge.
-    """
+    """The judgement that a reply holds; an `UnreadableError` for the judge if it holds none."""
     name = "words" if item.what == "events" else "score"
     answer = reply.rpartition("</think>")[2]
     if "<think>" in answer:
@@ -72,14 +63,10 @@ def _words(words: Any, item: Item) -> tuple[str, ...]:
         raise UnreadableError("the words were not a list of words")
     known = {word.lower() for word in _WORD.findall(item.text or "")}
     strange = [word for word in words if word.lower() not in known]
-    if strange and not _unspaced(item.text or "", strange):
+    # A script that leaves no spaces between words has any of its text as a word.
+    if not all(word and not word.isascii() and word in (item.text or "") for word in strange):
         raise UnreadableError(f"the caption does not have the word {strange[0][:40]!r}")
     return tuple(dict.fromkeys(words))
-
-
-def _unspaced(text: str, words: list[str]) -> bool:
-    """Whether words stand in a text of a script that leaves no spaces between them."""
-    return all(word and not word.isascii() and word in text for word in words)
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:

@@ -1,9 +1,8 @@
 """Which captions do people rate, and what are their ratings?
 
-A sheet is a stratified choice of judged captions: as evenly as can be over points, kinds,
-questions, conditions and thirds of the judge's scores, which raters do not see. It is written as
-CSV and as one HTML page, complete in itself, that saves the same CSV. What comes back is read
-strictly: a rating that is not as agreed is refused with its row.
+A sheet is a choice of judged captions, as even as can be over points, kinds, questions, conditions
+and thirds of the judge's scores, which raters do not see: CSV, and one HTML page that saves the
+same CSV. What comes back is read strictly: a wrong rating is refused with its row.
 """
 
 import csv
@@ -29,18 +28,11 @@ _MOST_LISTED = 8
 
 
 def choose(scores: pd.DataFrame, n: int = 200, seed: int = 0) -> pd.DataFrame:
-    """Captions for people to rate.
-
-    Args:
-        scores: What `record.judge_items` returned.
-        n: How many, of each point that was judged; all there are, if fewer.
-        seed: Of the choice and of the order.
+    """Captions for people to rate: `n` of each point that was judged, or all, if fewer.
 
     Returns:
-        The chosen rows, shuffled, with the columns of `scores` and `id`.
-
-    Raises:
-        ResultsError: If nothing was scored, and for a table that holds no scores.
+        The chosen rows, shuffled, with the columns of `scores` and `id`. Without scores to choose
+        from it is a `ResultsError`.
     """
     require_scores(scores)
     scored = cast(pd.DataFrame, scores[scores["score"].notna()])
@@ -79,8 +71,8 @@ def identified(scores: pd.DataFrame) -> pd.DataFrame:
 def write_sheet(chosen: pd.DataFrame, csv_path: Path, html_path: Path) -> None:
     """Write the sheet as CSV and as an HTML page."""
     rows = [
-        dict(id=row["id"], what=row["what"], caption=row["text"], references=row["references"])
-        | dict(rating="", comment="")
+        dict(id=row["id"], what=row["what"], caption=row["text"])
+        | dict(references="\n".join(row["references"]), rating="", comment="")
         for row in chosen.to_dict("records")
     ]
     text = io.StringIO()
@@ -96,16 +88,12 @@ def write_sheet(chosen: pd.DataFrame, csv_path: Path, html_path: Path) -> None:
 
 
 def read_ratings(path: Path, sheet: Path) -> dict[str, float]:
-    """One person's ratings, 0 to 1, by id.
-
-    Args:
-        path: The filled sheet.
-        sheet: The empty one that it was made from.
+    """One person's ratings, 0 to 1, by id, in a filled copy of the empty `sheet`.
 
     Raises:
         ResultsError: For a missing column, and, with row numbers as a spreadsheet shows them,
-            ratings that are no number from 0 to 1 or are not there, ids that the sheet does not
-            have or that are there twice, and rows of the sheet that are gone.
+            ratings that are no number from 0 to 1 or missing, ids that the sheet does not have or
+            that are there twice, and rows of the sheet that are gone.
     """
     expected = [row["id"] for _, row in _rows(sheet)]
     wrong: list[str] = []

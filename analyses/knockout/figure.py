@@ -1,8 +1,7 @@
 """What does a knockout sweep look like, next to the published one?
 
 Figure 6 of arXiv 2604.02605: a panel for each kind of clip and question, a line for each modality
-that is not read, the untouched baseline dashed. Below it, the log-probabilities, which need no
-judge.
+that is not read, the untouched baseline dashed. The log-probabilities below it need no judge.
 """
 
 from typing import Any
@@ -43,9 +42,6 @@ def plot(table: pd.DataFrame) -> Figure:
     The first row shows `audio_fidelity` or `video_fidelity` (0 to 1, from a judge), whichever the
     question is about, where the table has such columns; else the share of reference events that
     the caption names. For a model of 36 layers, published points are drawn underneath.
-
-    Raises:
-        ResultsError: For a table without rows.
     """
     changes = measured(table)
     groups = sorted(figures.by_panel(changes), key=lambda panel: _PANELS.get(panel[:2], "Z"))
@@ -67,11 +63,7 @@ def plot(table: pd.DataFrame) -> Figure:
 
 
 def headline(table: pd.DataFrame) -> list[str]:
-    """Where a knockout changes most what is named, and how likely the right words are.
-
-    Raises:
-        ResultsError: For a table without rows.
-    """
+    """Where a knockout changes most what is named, and how likely the right words are."""
     lines = []
     for kind, question, group in figures.by_panel(measured(table)):
         where, baseline = f"{kind}, {question}", group[group["key"] == "none"]
@@ -91,9 +83,6 @@ def measured(table: pd.DataFrame) -> Any:
         It, and the columns `right` (percent: what the question is about, by the judge or by words),
         `word_change` (nats a word: log-probability of the words for what the question is about,
         minus the baseline's) and `caption_change` (nats a token: of the baseline caption).
-
-    Raises:
-        ResultsError: For a table without rows.
     """
     require_rows(table)
     sees = table["question"] == "see"

@@ -66,11 +66,6 @@ class Config:
 def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:
     """The answer, and the log-probability of other words, under every knockout.
 
-    Args:
-        omni: The model.
-        cases: Cases or prompts, with the spans that `config.keys` names.
-        config: What is cut.
-
     Returns:
         One row per case and condition, the baseline first, with
 
@@ -98,9 +93,7 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
 def chosen_windows(config: Config, n_layers: int) -> list[range]:
     """Windows of layers; by default whole ones only, as in the paper: centers 4, 6, ..., 30 of 36.
 
-    Raises:
-        ResultsError: For a window that is not in the model.
-        HookError: For a width that is even, or too large.
+    A window that is not in the model is a `ResultsError`, an even or too large width a `HookError`.
     """
     if config.windows:
         chosen = [range(first, last + 1) for first, last in config.windows]
@@ -158,18 +151,12 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
 
 
 def _reference_words(
-    omni: HookedOmni,
-    case: Case,
-    prompt: EmbeddedPrompt,
-    conditions: Sequence[Any],
-    config: Config,
+    omni: HookedOmni, case: Case, prompt: EmbeddedPrompt, conditions: Sequence[Any], config: Config
 ) -> dict[str, Sequence[Any]]:
     columns: dict[str, Sequence[Any]] = {}
     model, first_too = omni.model, config.query == "generated+last"
     for name, captions in case.captions.items():
-        found = references(
-            model.tokenizer, captions, config.references, config.own, first_too=first_too
-        )
+        found = references(model.tokenizer, captions, config.references, config.own, first_too)
         logprobs = word_logprobs(model, prompt, found, conditions, config.memory_budget)
         columns[f"{name}_logprob"] = logprobs.tolist()
         columns[f"n_{name}_words"] = [sum(len(r.words) for r in found)] * len(conditions)

@@ -50,11 +50,6 @@ class Config:
 def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:
     """The top tokens of each layer at each position, and how likely the reference words are there.
 
-    Args:
-        omni: The model.
-        cases: Cases or prompts; without reference captions there is nothing to recall.
-        config: What to read.
-
     Returns:
         One row per sample, lens, layer and token that was read, with
 

@@ -16,9 +16,6 @@ def plot(table: pd.DataFrame) -> Figure:
     """Mean change per variant in nats a token, with 95 % bands and every sample as a dot.
 
     One panel for each kind and question.
-
-    Raises:
-        ResultsError: For a table without rows.
     """
     groups = figures.by_panel(_per_token(table))
     figure, panels = figures.panels(len(groups), width=4.8)
@@ -44,11 +41,7 @@ def _panel(axes: Axes, changes: Any) -> None:
 
 
 def headline(table: pd.DataFrame) -> list[str]:
-    """What each variant costs the answer, and whether sound or picture costs more.
-
-    Raises:
-        ResultsError: For a table without rows.
-    """
+    """What each variant costs the answer, and whether sound or picture costs more."""
     lines = []
     for kind, question, group in figures.by_panel(_per_token(table)):
         where = f"{kind}, {question}"

@@ -70,11 +70,6 @@ class Config:
 def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:
     """Log-probability of the answer to the intact clip, under every variant of the clip.
 
-    Args:
-        omni: The model.
-        cases: Cases or prompts; as `Prompt`s, since the towers must embed the variants.
-        config: Which variants.
-
     Returns:
         One row per case and variant, "intact" first, and per token on request, with
 
@@ -132,22 +127,18 @@ def _rows(
     yield from _measures("intact", before, before, answer, texts)
     for name in possible:
         other = omni.embed_media(prompt, *edits[name](clip))
-        _require_same_positions(name, other, intact)
+        same = torch.equal(other.tokens, intact.tokens)
+        if not (same and torch.equal(other.position_ids, intact.position_ids)):
+            raise Skip(
+                f"expected the same {intact.n_pos} positions under {name!r}, got {other.n_pos}, or "
+                "others: what changes would not be due to the clip alone."
+            )
         after = _scored(omni, prefill(omni.model, other, like=intact), answer)
         yield from _measures(name, after, before, answer, texts)
 
 
 def _scored(omni: HookedOmni, prompt: EmbeddedPrompt, answer: Generation) -> Tensor:
     return omni.model.score(prompt, answer.tokens, [[]])[0].double().cpu()
-
-
-def _require_same_positions(name: str, other: EmbeddedPrompt, intact: EmbeddedPrompt) -> None:
-    same = torch.equal(other.tokens, intact.tokens)
-    if not (same and torch.equal(other.position_ids, intact.position_ids)):
-        raise Skip(
-            f"expected the same {intact.n_pos} positions under {name!r}, got {other.n_pos}, or "
-            "others: what changes would not be due to the clip alone."
-        )
 
 
 def _measures(

@@ -1,8 +1,8 @@
 """How sure is a mean, and do two curves differ?
 
-Samples are what varies: every band and every test resamples whole samples, the same ones at every
-point of every curve (paired), so that what a sample has in common with itself is kept. A number
-that is missing is counted and stated, never averaged as zero and never dropped in silence.
+Every band and every test resamples whole samples, the same ones at every point of every curve, so
+that what a sample has in common with itself is kept. A number that is missing is counted and
+stated, never averaged as zero and never dropped in silence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,10 +47,7 @@ def mean_band(
     Returns:
         One row per point: the columns of `by`, then `mean`, `low`, `high`, `n` (samples with a
         number) and `missing` (samples of the same kind and question without one). The band is NaN
-        for fewer than two samples.
-
-    Raises:
-        ResultsError: For several rows of one sample at one point.
+        for fewer than two samples. Several rows of a sample at one point are a `ResultsError`.
     """
     rng, rows = np.random.default_rng(rng), []
     for part in _strata(table, by):
@@ -63,10 +60,7 @@ def mean_band(
     return pd.concat(rows, ignore_index=True)
 
 
-def contrast(
-    groups: Sequence[pd.Series],
-    of: Callable[..., Any],
-) -> dict[str, Any]:
+def contrast(groups: Sequence[pd.Series], of: Callable[..., Any]) -> dict[str, Any]:
     """A number that is computed from the means of several groups, with a bootstrap band.
 
     ```python
@@ -74,8 +68,7 @@ def contrast(
     ```
 
     Args:
-        groups: One number for each sample, which the index names. Samples are drawn once for all
-            groups, so that what a sample has in common with itself is kept.
+        groups: One number for each sample, which the index names; drawn once for all groups.
         of: From the groups' means to the number; arrays in, array out.
 
     Returns:
@@ -106,8 +99,7 @@ def paired_permutation(
 ) -> pd.DataFrame:
     """Do two curves differ anywhere? Signs of each sample's differences are flipped at random.
 
-    If a sample could as well have been in the other curve, every assignment of its signs is equally
-    likely. All assignments are tried for up to 13 samples (exact), else `n_resamples` random ones,
+    All assignments of signs are tried for up to 13 samples (exact), else `n_resamples` random ones,
     with the observed one among them, so that p is never 0.
 
     Args:
@@ -124,10 +116,8 @@ def paired_permutation(
     Returns:
         One row per point: the columns of `by`, then `difference` (mean of first - second), `p`
         (two-sided), `p_corrected`, `n` (pairs) and `missing` (samples in either curve without a
-        pair of numbers here). `attrs` hold "correction", "exact" and "assignments".
-
-    Raises:
-        ResultsError: For several rows of one sample at one point, or no pair at all.
+        pair of numbers here). `attrs` hold "correction", "exact" and "assignments". No pair at all,
+        or several rows of one sample at one point, are a `ResultsError`.
     """
     if correction not in ("max", "holm", "none"):
         raise ResultsError(f"expected correction 'max', 'holm' or 'none', got {correction!r}.")
@@ -184,11 +174,7 @@ def in_words(point: Mapping[str, Any] | pd.Series, unit: str = "%", digits: int 
 
 
 def require_rows(table: pd.DataFrame) -> None:
-    """Refuse a table without rows.
-
-    Raises:
-        ResultsError: For none.
-    """
+    """Refuse a table without rows, as a `ResultsError`."""
     if table.empty:
         raise ResultsError("expected rows, got none. Look at `table.attrs['skipped']`.")
 

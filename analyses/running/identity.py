@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
 
 from data_prep.manifest import read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
@@ -53,8 +52,7 @@ class KeptPrompts(HookedOmni):
     """A model that embeds each prompt once, and then reads it from a folder.
 
     Bundles are named by the hash of all that makes them: the model and its weights, the prompt, the
-    media settings, the content of the clips, and the versions of what computed them. Analyses that
-    share a folder thus share their prompts.
+    media settings, the clips' content, and the versions of what computed them.
     """
 
     def __init__(self, omni: HookedOmni, folder: Path) -> None:
@@ -84,15 +82,10 @@ class KeptPrompts(HookedOmni):
 
 
 def _weights_hash(omni: HookedOmni) -> str:
+    """Of some numbers, evenly spread: training changes them all, and reading all takes long."""
     digest = hashlib.sha256()
     for name, tensor in omni.hf.named_parameters():
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(_sampled(tensor))
+        flat = tensor.detach().flatten()
+        some = flat[:: max(len(flat) // _N_SAMPLED, 1)][: 2 * _N_SAMPLED].float().cpu().numpy()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + some.tobytes())
     return digest.hexdigest()[:16]
-
-
-def _sampled(tensor: Tensor) -> bytes:
-    """Some of the numbers, evenly spread: training changes them all, and reading all takes long."""
-    flat = tensor.detach().flatten()
-    step = max(len(flat) // _N_SAMPLED, 1)
-    return flat[::step][: 2 * _N_SAMPLED].float().cpu().numpy().tobytes()

@@ -3,15 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with a title, how many are done, and of how many; from any thread."""
@@ -28,17 +21,16 @@ def progress_bars() -> Iterator[ProgressCallback]:
 
     theirs = transformers.logging.is_progress_bar_enabled()
     transformers.logging.disable_progress_bar()
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars: dict[str, TaskID] = {}
+    columns = (progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+    bars: dict[str, progress.TaskID] = {}
+    text, console = progress.TextColumn("{task.description}"), Console(stderr=True)
     try:
-        with Progress(
-            TextColumn("{task.description}"), *columns, console=Console(stderr=True)
-        ) as shown:
+        with progress.Progress(text, *columns, console=console) as display:
 
             def update(title: str, done: int, total: int) -> None:
                 if title not in bars:
-                    bars[title] = shown.add_task(title, total=total)
-                shown.update(bars[title], completed=done, total=total)
+                    bars[title] = display.add_task(title, total=total)
+                display.update(bars[title], completed=done, total=total)
 
             yield update
     finally:

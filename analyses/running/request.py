@@ -4,7 +4,6 @@ From words on the command line to a run: cases of a manifest or of single clips,
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,17 +21,10 @@ _SHARD = re.compile(r"(\d+)/(\d+)")
 
 @dataclass(frozen=True)
 class CaseSelection:
-    """Cases of a manifest, or of clips.
+    """Cases of a manifest, `data`, or of `clips`.
 
-    Attributes:
-        data: A manifest.
-        clips: Clips, without one.
-        audio: A sound in place of the clips' own.
-        text: The user's own question, in place of `questions`, for clips.
-        questions: Names in `QUESTIONS`.
-        kinds: Kinds of samples; None for all.
-        limit: How many cases, the first ones.
-        rope: As in `Prompt`.
+    For clips, `audio` is a sound in place of their own, and `text` the user's own question in place
+    of `questions`. `kinds` are of samples, `limit` is for the first cases; None for all.
     """
 
     data: Path | None = None
@@ -91,14 +83,7 @@ class CaseSelection:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which models, and where they run.
-
-    Attributes:
-        model: Hub name, folder, or a shipped name.
-        base: The base model, likewise.
-        device, dtype: As in `load`.
-        prompts: Folder that keeps embedded prompts.
-    """
+    """Which models, as in `load`, and the folder that keeps their embedded prompts."""
 
     model: str
     base: str | None = None
@@ -117,27 +102,15 @@ def prepare(
 ) -> runs.Run:
     """A run of an analysis; what is cheap to get wrong is checked before a model is loaded.
 
-    Args:
-        name: Of the analysis.
-        selection: Its cases.
-        config: JSON, or a JSON file.
-        shard: "i/n".
-        models: The model, and maybe a base.
+    `config` is JSON, or a JSON file; `shard` is "i/n".
     """
     text = read_text(Path(config)) if config and config.endswith(".json") else config
     made = config_from_json(runs.analysis(name).Config, text)
     numbers = _SHARD.fullmatch(shard)
     if numbers is None:
         raise ResultsError(f"expected a shard as i/n, such as 1/4, got {shard!r}.")
-    cases: Sequence[Case] = selection.cases()
-    place = (int(numbers[1]), int(numbers[2]))
+    cases, place = selection.cases(), (int(numbers[1]), int(numbers[2]))
     runs.shard_of(cases, place)
-    return runs.Run(
-        name=name,
-        config=made,
-        omni=models.load(models.model),
-        cases=cases,
-        base=None if models.base is None else models.load(models.base),
-        shard=place,
-        facts=selection.facts(),
-    )
+    omni = models.load(models.model)
+    base = None if models.base is None else models.load(models.base)
+    return runs.Run(name, made, omni, cases, base, place, selection.facts())

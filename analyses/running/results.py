@@ -47,12 +47,7 @@ def write_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def require_same(folder: Path, recipe: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds, or is to hold, results of another recipe.
-
-    Raises:
-        ResultsError: With each difference, for results of another version, and for a path that is
-            a file.
-    """
+    """Refuse, as a `ResultsError`, a folder of another recipe, with each difference."""
     require_folder(folder)
     for name in ("recipe.json", "run.json"):
         if not (folder / name).is_file():
@@ -67,11 +62,7 @@ def require_same(folder: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def require_folder(folder: Path) -> None:
-    """Refuse a path at which no folder can be.
-
-    Raises:
-        ResultsError: If it, or a folder it is to be in, is a file.
-    """
+    """Refuse, as a `ResultsError`, a path that is a file, or is to be in one."""
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ResultsError(f"expected a folder, got the file {path}. Choose another name.")
@@ -82,11 +73,8 @@ def save(
 ) -> Path:
     """Write `name.parquet`, `name.png`, `name.pdf`, then `run.json`; return the folder.
 
-    What `table.attrs` say (cases, skipped ones) is in `run.json` too.
-
-    Raises:
-        ResultsError: If the folder holds results of another question, config or facts.
-        FileError: If a file cannot be written, for example because the disk is full.
+    What `table.attrs` say (cases, skipped ones) is in `run.json` too. Raises as `require_same`, and
+    a `FileError` if a file cannot be written, for example because the disk is full.
     """
     recipe = make_recipe(name, config, facts)
     require_same(folder, recipe)
@@ -116,18 +104,8 @@ def write_figure(path: Path, figure: Figure, dpi: int) -> None:
 
 
 def load(folder: Path) -> pd.DataFrame:
-    """The table of a finished run.
-
-    Raises:
-        ResultsError: For a folder without `run.json`, of another version, or with a table of
-            another length than `run.json` says.
-    """
-    if not (folder / "run.json").is_file():
-        raise ResultsError(
-            f"expected a finished run in {folder}, got one without run.json. Give the same command "
-            "again: it goes on where it was."
-        )
-    made = read_json(folder / "run.json")
+    """The table of a finished run; a `ResultsError` for an unfinished or damaged one."""
+    made = read_run(folder)
     table = read_table(folder / f"{made['analysis']}.parquet")
     if len(table) != made["rows"]:
         raise ResultsError(
@@ -153,8 +131,7 @@ def read_table(path: Path) -> pd.DataFrame:
 def gather(paths: Sequence[Path]) -> pd.DataFrame:
     """Tables of one run as one, in this order; counts in `attrs` are added up, dicts joined.
 
-    Raises:
-        ResultsError: For a missing or damaged file, and for a table from another version.
+    A missing or damaged file, and one of another version, is a `ResultsError`.
     """
     tables = [_arrow(path) for path in paths]
     attrs: dict[str, Any] = {}
@@ -190,6 +167,16 @@ def _tuples(column: pa.ChunkedArray) -> pd.Series:
         valid = chunk.is_valid().to_pylist()
         rows += [known.setdefault(o, o) if ok else None for o, ok in zip(own, valid, strict=True)]
     return pd.Series(rows, dtype=object)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The `run.json` of a finished run; without one, or as `read_json`, a `ResultsError`."""
+    if not (folder / "run.json").is_file():
+        raise ResultsError(
+            f"expected a finished run in {folder}, got one without run.json. Give the same command "
+            "again: it goes on where it was."
+        )
+    return read_json(folder / "run.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -245,8 +232,6 @@ def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
 
 
 def _commit() -> str | None:
-    here = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    )
+    here, command = Path(__file__).parent, ["git", "rev-parse", "HEAD"]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

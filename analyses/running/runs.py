@@ -27,7 +27,7 @@ from hooked_omni.errors import ResultsError
 
 @runtime_checkable
 class Analysis(Protocol):
-    """What every file that answers a question has."""
+    """What every question has; `plot` and `headline` refuse a table without rows."""
 
     Config: type
     run: Callable[..., pd.DataFrame]
@@ -39,14 +39,8 @@ class Analysis(Protocol):
 class Run:
     """One analysis of one model over many cases.
 
-    Attributes:
-        name: Of the analysis.
-        config: Its config.
-        omni: The model.
-        cases: All of them, before they are sharded.
-        base: The base model, for an analysis that compares with one.
-        shard: Part `i` of `n`, counted from 1.
-        facts: What else makes the result: the hash of the data, kinds, questions, rope.
+    `cases` are all of them, of which `shard` chooses part `i` of `n`, from 1; `base` is a model to
+    compare with. `facts` are what else makes the result: the hash of the data, questions, rope.
     """
 
     name: str
@@ -56,10 +50,6 @@ class Run:
     base: HookedOmni | None = None
     shard: tuple[int, int] = (1, 1)
     facts: dict[str, Any] = field(default_factory=dict)
-
-    def recipe(self) -> dict[str, Any]:
-        """What makes the result, apart from how many cases there are."""
-        return results.make_recipe(self.name, self.config, self.all_facts())
 
     def all_facts(self) -> dict[str, Any]:
         """Model, base and shard among the facts."""
@@ -75,13 +65,7 @@ class Run:
 def execute(run: Run, out: Path, progress: ProgressCallback = no_progress) -> pd.DataFrame:
     """Compute every case that is missing; write table, figures and last `run.json`.
 
-    Args:
-        run: What to do.
-        out: The folder.
-        progress: Called with the analysis's name, and how many cases are done of how many.
-
-    Returns:
-        The table, as `results.load(out)` gives it.
+    `progress` is called with the analysis's name, and how many cases are done of how many.
 
     Raises:
         ResultsError: For a folder of another run, or one that another process writes to, for no
@@ -103,7 +87,9 @@ def execute_all(
             question.
     """
     cases = {out: shard_of(as_cases(run.cases), run.shard) for out, run in runs.items()}
-    recipes = {out: run.recipe() for out, run in runs.items()}
+    recipes = {
+        out: results.make_recipe(run.name, run.config, run.all_facts()) for out, run in runs.items()
+    }
     for out, recipe in recipes.items():
         results.require_same(out, recipe)
     every = _each_once(cases)
@@ -160,11 +146,7 @@ def _compute(case: Case, left: Mapping[Path, Run]) -> None:
 
 
 def finish(out: Path, name: str, table: pd.DataFrame, config: Any, facts: dict[str, Any]) -> None:
-    """Write table, figures and `run.json`.
-
-    Raises:
-        ResultsError: If every case was skipped.
-    """
+    """Write table, figures and `run.json`; a `ResultsError` if every case was skipped."""
     if table.empty:
         reasons = list(table.attrs["skipped"].items())
         raise ResultsError(
@@ -180,11 +162,7 @@ def analysis(name: str) -> Analysis:
 
 
 def shard_of(cases: Sequence[Case], shard: tuple[int, int]) -> list[Case]:
-    """Every `n`-th case from the `i`-th on.
-
-    Raises:
-        ResultsError: For a shard that is none of `n`, or has no cases.
-    """
+    """Every `n`-th case from the `i`-th on; a `ResultsError` if there is none."""
     i, n = shard
     chosen = list(cases[i - 1 :: n]) if 1 <= i <= n else []
     if not chosen:
@@ -202,11 +180,7 @@ def part_path(folder: Path, case_id: str) -> Path:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Lock a folder, so that no other process writes to it; a killed process lets go of it.
-
-    Raises:
-        ResultsError: If another process holds the lock.
-    """
+    """Lock a folder, so that no other process writes to it; a killed process lets go of it."""
     results.require_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:

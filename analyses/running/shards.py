@@ -16,11 +16,9 @@ from hooked_omni.errors import ResultsError
 def merge_shards(out: Path, shards: Sequence[Path]) -> pd.DataFrame:
     """One finished folder of all shards of a run: the tables of the run without shards.
 
-    Raises:
-        ResultsError: For an unfinished shard, one that is missing or there twice, or shards of
-            different runs.
+    An unfinished shard, one missing or there twice, or of another run, is a `ResultsError`.
     """
-    made = {folder: results.read_json(_finished(folder)) for folder in shards}
+    made = {folder: results.read_run(folder) for folder in shards}
     by_number = {made[folder]["facts"].get("shard"): folder for folder in shards}
     n = len(shards)
     expected = [f"{i}/{n}" for i in range(1, n + 1)]
@@ -49,15 +47,6 @@ def merge_shards(out: Path, shards: Sequence[Path]) -> pd.DataFrame:
         config = config_from_json(analysis(recipe["analysis"]).Config, json.dumps(recipe["config"]))
         finish(out, recipe["analysis"], table, config, recipe["facts"])
     return results.load(out)
-
-
-def _finished(folder: Path) -> Path:
-    if not (folder / "run.json").is_file():
-        raise ResultsError(
-            f"expected a finished shard in {folder}, got one without run.json. Give its command "
-            "again."
-        )
-    return folder / "run.json"
 
 
 def _unsharded(made: dict[str, Any]) -> dict[str, Any]:

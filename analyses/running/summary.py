@@ -7,11 +7,7 @@ from analyses.running import results, runs
 
 
 def sentences(folders: Iterable[Path]) -> dict[str, list[str]]:
-    """Headlines by title: the question, the model, and how many cases there were.
-
-    Raises:
-        ResultsError: For a folder without a finished run, and for one of another version.
-    """
+    """Headlines by title: the question, the model, and how many cases; raises as `results.load`."""
     found: dict[str, list[str]] = {}
     for folder in folders:
         table = results.load(folder)

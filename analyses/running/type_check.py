@@ -23,11 +23,7 @@ def config_from_json(kind: type, text: str | None) -> Any:
 
 
 def make_config(kind: type, values: Any) -> Any:
-    """A `Config` from names and values; what is not named keeps its default.
-
-    Raises:
-        ResultsError: For anything but an object, an unknown field, or a value of another type.
-    """
+    """A `Config` from names and values, else its defaults; a `ResultsError` for a wrong one."""
     known = {item.name for item in fields(kind)}
     unknown = sorted(values.keys() - known) if isinstance(values, dict) else values
     if unknown or not isinstance(values, dict):

@@ -2,10 +2,9 @@
 
 The paper's claims, each with its number, what would show it, and what we found. A claim agrees if
 its 95 % band lies wholly on the claim's side (of a knockout: if a permutation test, corrected over
-the windows, gives p < 0.05), and differs if it does not. With fewer than 12 samples that have
-numbers, where such bands are too narrow, it is not testable. Claims of the *bias* are those that a
-model which trusts its eyes shows and one that does not must fail; the others are of how the model
-works inside.
+the windows, gives p < 0.05), and differs if it does not; with fewer than 12 samples that have
+numbers it is not testable. Claims of the *bias* are those that a model which trusts its eyes shows
+and one that does not must fail; the others are of how the model works inside.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,27 +29,21 @@ class Claim:
         sentence: What is claimed, in a form that a number decides.
         published: The paper's number.
         source: Where it stands.
-        of_bias: Whether a model without the bias must fail it.
         measure: From the evidence to what we found, and whether it agrees.
+        of_bias: Whether a model without the bias must fail it.
     """
 
     name: str
     sentence: str
     published: str
     source: str
-    of_bias: bool
     measure: Callable[[Evidence], Observed]
+    of_bias: bool = False
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, what we found of it, and how the two compare.
-
-    Attributes:
-        claim: The claim.
-        observed: What we found; None if it is not testable here.
-        why_not: Why it is not.
-    """
+    """A claim, and what we found of it: None if it is not testable here, for `why_not`."""
 
     claim: Claim
     observed: Observed | None
@@ -144,7 +137,6 @@ CLAIMS: tuple[Claim, ...] = (
         sentence="KL(base || model) over all tokens lies between half of the published and twice.",
         published="0.4 nats",
         source="section 8",
-        of_bias=False,
         measure=evidence.divergence,
     ),
     Claim(
@@ -152,7 +144,6 @@ CLAIMS: tuple[Claim, ...] = (
         sentence="Cut off from the audio in deep layers, the model names less of what is heard.",
         published="23.2 % -> 10.5 % around layer 28 of 36",
         source="figure 6 D",
-        of_bias=False,
         measure=evidence.knocked_out("audio", "hear", -1),
     ),
     Claim(
@@ -160,7 +151,6 @@ CLAIMS: tuple[Claim, ...] = (
         sentence="Cut off from the video in deep layers, the model tells less of what is seen.",
         published="56.0 % -> 15.2 % around layer 30 of 36",
         source="figure 6 C",
-        of_bias=False,
         measure=evidence.knocked_out("video", "see", -1),
     ),
     Claim(
@@ -168,7 +158,6 @@ CLAIMS: tuple[Claim, ...] = (
         sentence="Audio gets more attention in the first layers than after them.",
         published="44, 32, 28 % in layers 0 to 2, 2 % in layer 3",
         source="figure 4",
-        of_bias=False,
         measure=evidence.early_audio,
     ),
     Claim(
@@ -176,7 +165,6 @@ CLAIMS: tuple[Claim, ...] = (
         sentence="In the last third of the layers, video gets more attention than audio.",
         published="40.6 % of video in layer 27 of 36",
         source="figure 4",
-        of_bias=False,
         measure=evidence.late_video,
     ),
     Claim(
@@ -184,7 +172,6 @@ CLAIMS: tuple[Claim, ...] = (
         sentence="The judge's ranks agree with people's.",
         published="rho = 0.816 audio, 0.732 video",
         source="supplement B.1",
-        of_bias=False,
         measure=evidence.no_people,
     ),
 )

@@ -36,7 +36,7 @@ class Study:
     """What a study file says.
 
     Attributes:
-        model: Hub name, folder, or a shipped name.
+        model, device, dtype: As in `load`; an empty dtype is the saved one.
         data: The manifest; in a file, relative to it.
         base: The vision-only base model; needed for `distribution_shift`.
         analyses: Which of them; "modality_reliance" on request.
@@ -44,7 +44,6 @@ class Study:
         limit: How many samples of each kind, the first ones; 0 for all.
         max_new_tokens: Longest answer, in tokens, in every analysis.
         rope: As in `Prompt`.
-        device, dtype: As in `load`; an empty dtype is the saved one.
         judge: `name`, `url` and settings, as in `judge.load_judge`.
         questions: Of each analysis, where they are not the paper's.
         configs: Of each analysis, where its fields are not the defaults.
@@ -84,11 +83,7 @@ class Study:
             )
 
     def config(self, name: str) -> Any:
-        """Config of an analysis.
-
-        Raises:
-            ResultsError: For an unknown field, or a value of another type.
-        """
+        """Config of an analysis; a `ResultsError` for an unknown field or a wrong type."""
         kind = runs.analysis(name).Config
         known = {one.name for one in fields(kind)}
         own = {"max_new_tokens": self.max_new_tokens} if "max_new_tokens" in known else {}
@@ -118,8 +113,8 @@ def read_study(path: Path) -> Study:
 
     Raises:
         FileError: If it cannot be read.
-        ResultsError: For what is no TOML, an unknown key, a value of another type, or anything that
-            would stop the study later and can be known now.
+        ResultsError: For what is no TOML, an unknown key, a value of another type, or anything else
+            that would stop the study later and can be known now.
     """
     try:
         values: dict[str, Any] = tomllib.loads(read_text(path))

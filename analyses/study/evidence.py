@@ -57,13 +57,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Observed:
-    """What we found of a claim.
-
-    Attributes:
-        means: The means that it compares, in short.
-        rests_on: What decides: a band or p, with n and what is missing.
-        agrees: Whether the claim holds here.
-    """
+    """The means that a claim compares, what decides (a band or p, with n), and if it holds here."""
 
     means: str
     rests_on: str
@@ -96,7 +90,7 @@ def more_than_video(evidence: Evidence) -> Observed:
 
 
 def names_the_seen(evidence: Evidence) -> Observed:
-    """Events that are seen against events that are heard, among what is said to be heard."""
+    """Events that are seen against events that are heard, among what the model claims to hear."""
     table = evidence.table("captions").set_index("sample")
     more = _band([100 * (table["seen_found"] - table["heard_found"])])
     seen, heard = (100 * table[f"{name}_found"].mean() for name in ("seen", "heard"))
@@ -105,7 +99,7 @@ def names_the_seen(evidence: Evidence) -> Observed:
 
 
 def latent(evidence: Evidence) -> Observed:
-    """Sounds that can be read at the audio positions against sounds that are said, and chance."""
+    """Sounds that can be read at the audio positions against sounds in the answer, and chance."""
     lens = evidence.table("logit_lens")
     if set(lens["span"]) != {"audio"}:
         raise Untestable(f"logit_lens: read at {lens['span'].iloc[0]}, not at audio")
@@ -129,7 +123,6 @@ def latent(evidence: Evidence) -> Observed:
 
 
 def _recalled(lens: pd.DataFrame, of: str) -> pd.Series:
-    """Recall in any layer, percent, by sample."""
     found: Any = recall(lens, of)
     return found[found["layer"] == ANY_LAYER].set_index("sample")["recall"]
 
@@ -177,9 +170,8 @@ def unshifted(evidence: Evidence) -> Observed:
     events = _event_tokens(evidence)
     share = 100 * (events["shift"] == "unshifted").groupby(events["sample"]).mean()
     band = _band([share])
-    return Observed(
-        f"{band['mean']:.1f} %", f"mean over answers {in_words(band)}", band["low"] > 50
-    )
+    rests_on = f"mean over answers {in_words(band)}"
+    return Observed(f"{band['mean']:.1f} %", rests_on, band["low"] > 50)
 
 
 def median_rank(evidence: Evidence) -> Observed:
@@ -198,10 +190,9 @@ def median_rank(evidence: Evidence) -> Observed:
 def _event_tokens(evidence: Evidence) -> Any:
     table = evidence.table("distribution_shift")
     events = table[table["events"].str.len() > 0]
-    if events["sample"].nunique() < _FEWEST:
-        raise Untestable(
-            f"distribution_shift: {events['sample'].nunique()} answers name a sound event"
-        )
+    n = events["sample"].nunique()
+    if n < _FEWEST:
+        raise Untestable(f"distribution_shift: {n} answers name a sound event")
     return events
 
 
@@ -209,7 +200,8 @@ def divergence(evidence: Evidence) -> Observed:
     """KL(base || model) over all tokens."""
     table = evidence.table("distribution_shift")
     band = _band([table.groupby("sample")["kl_base_model"].mean()])
-    near = 0.5 * _kl() <= band["low"] and band["high"] <= 2 * _kl()
+    theirs = published.number("kl_divergence", "qwen2.5-omni-3b|qwen2.5-vl")
+    near = 0.5 * theirs <= band["low"] and band["high"] <= 2 * theirs
     return Observed("", in_words(band, "nats", 3), near)
 
 
@@ -232,7 +224,6 @@ def late_video(evidence: Evidence) -> Observed:
 
 
 def _percents(evidence: Evidence, segment: str) -> pd.DataFrame:
-    """Percent of the attention on audio, video and text, by sample and layer."""
     table: Any = percents(evidence.table("attention_share"))
     own = table[table["segment"] == segment]
     if own.empty:
@@ -250,7 +241,3 @@ def _band(groups: Sequence[Any], of: Callable[..., Any] = lambda mean: mean) -> 
 def no_people(_: Evidence) -> Observed:
     """Nobody has rated here what the judge did."""
     raise Untestable("needs people's ratings: `python -m analyses agreement sheet`")
-
-
-def _kl() -> float:
-    return published.number("kl_divergence", "qwen2.5-omni-3b|qwen2.5-vl")

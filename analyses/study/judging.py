@@ -1,8 +1,7 @@
 """What does the judge say of all that a study made?
 
-Captions, captions under every knockout, and, from a judge that has prompts for it, the tokens that
-can be read inside the model, and which words of an answer name sounds. Each text is judged once,
-whoever made it: judgements lie in one journal; the next run judges what is missing.
+Captions, also under every knockout, and, from a judge that has prompts for it, the tokens that can
+be read inside the model, and which words of an answer name sounds. Each text is judged once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,27 +52,23 @@ def judge_study(
     progress: ProgressCallback,
     first_only: bool = False,
 ) -> pd.DataFrame:
-    """Scores of everything, written to `scores_path(out, judge.name)`.
+    """Scores of all captions and tokens, written to `scores_path(out, judge.name)`.
 
-    Args:
-        judge: Who judges.
-        tables: Of the analyses; those with captions or tokens are judged.
-        cases: With what is truly heard and seen.
-        out: The study's folder.
-        progress: As in `judge.record.judge_items`, which makes the table.
-        first_only: Give the first reference caption alone.
+    `first_only` gives the judge the first reference caption alone; else as `judge_items`.
     """
     samples = list({case.sample: case for case in cases}.values())
     todo = items(tables["captions"], samples, first_only=first_only)
     if "knockout" in tables:
-        todo += items(_cut(tables["knockout"]), samples, first_only=first_only)
+        cut = tables["knockout"]
+        cut = cut.assign(condition=conditions(cut))
+        todo += items(cut, samples, first_only=first_only)
     if "logit_lens" in tables and judge.prompt_version("recall"):
         todo += items(_tokens(tables["logit_lens"]), samples, ("recall",), first_only)
     if "distribution_shift" in tables and judge.prompt_version("events"):
-        todo += items(_answers(tables["distribution_shift"]), samples, ("events",))
+        answers = tables["distribution_shift"].drop_duplicates(subset=[*KEYS])
+        todo += items(answers.rename(columns={"answer": "caption"}), samples, ("events",))
     scores = judge_items(todo, judge, out / "judgements.jsonl", progress)
-    path = scores_path(out, judge.name)
-    results.write_table(path, scores, "scores")
+    results.write_table(scores_path(out, judge.name), scores, "scores")
     return scores
 
 
@@ -87,8 +82,7 @@ def with_events(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         return table
     known = marked[marked["status"] == "judged"]
     keys = zip(*(known[name] for name in KEYS), strict=True)
-    words = (text.split("\n") if text else [] for text in known["words"])
-    return retagged(table, dict(zip(keys, words, strict=True)))
+    return retagged(table, dict(zip(keys, known["words"], strict=True)))
 
 
 def scores_path(out: Path, judge: str) -> Path:
@@ -98,28 +92,20 @@ def scores_path(out: Path, judge: str) -> Path:
 
 def conditions(knockouts: pd.DataFrame) -> pd.Series:
     """A name for each row's condition, such as "generated !-> video @ 3-5"."""
-    return cast(pd.Series, knockouts.apply(_condition, axis=1))
 
+    def name(row: Any) -> str:
+        if row["key"] == "none":
+            return UNTOUCHED
+        return f"{row['query']} !-> {row['key']} @ {row['first_layer']}-{row['last_layer']}"
 
-def _condition(row: Any) -> str:
-    if row["key"] == "none":
-        return UNTOUCHED
-    return f"{row['query']} !-> {row['key']} @ {row['first_layer']}-{row['last_layer']}"
-
-
-def _cut(knockouts: pd.DataFrame) -> pd.DataFrame:
-    return knockouts.assign(condition=conditions(knockouts))
-
-
-def _answers(shift: pd.DataFrame) -> pd.DataFrame:
-    return shift.drop_duplicates(subset=[*KEYS]).rename(columns={"answer": "caption"})
+    return cast(pd.Series, knockouts.apply(name, axis=1))
 
 
 def _tokens(lens: pd.DataFrame) -> pd.DataFrame:
     """Every token with a letter that some layer and position says, one to a line."""
     top: Any = lens[lens["measure"] == "top"]
-    said = top[top["token_text"].map(lambda text: any(c.isalpha() for c in text))]
-    lists = said.groupby([*KEYS, "lens"], sort=False)["token_text"].agg(
+    words = top[top["token_text"].map(lambda text: any(c.isalpha() for c in text))]
+    lists = words.groupby([*KEYS, "lens"], sort=False)["token_text"].agg(
         lambda own: "\n".join(dict.fromkeys(own))
     )
     return lists.rename("caption").reset_index().rename(columns={"lens": "condition"})

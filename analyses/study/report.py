@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analyses import fidelity
 from analyses.running import results, runs
@@ -28,14 +27,13 @@ _FIGURES = {
     "distribution_shift": ("figure7_distribution_shift", "Distance from the base"),
     "modality_reliance": ("modality_reliance", "Reliance on each modality"),
 }
-_CLAIMS_HEAD = (
-    "## The paper's claims",
-    "",
-    "arXiv 2604.02605, for Qwen2.5-Omni-3B. A claim agrees if our 95 % band (over samples, by",
-    "bootstrap) lies wholly on its side, or, of a knockout, if a permutation test corrected",
-    "over the windows gives p < 0.05; else it differs.",
-    "",
-)
+_CLAIMS_HEAD = """\
+## The paper's claims
+
+arXiv 2604.02605, for Qwen2.5-Omni-3B. A claim agrees if our 95 % band (over samples, by
+bootstrap) lies wholly on its side, or, of a knockout, if a permutation test corrected
+over the windows gives p < 0.05; else it differs.
+"""
 _MOST_LISTED = 20
 
 
@@ -52,7 +50,8 @@ def write(
         for ending in ("png", "pdf"):
             path.with_name(f"{path.name}.{ending}").unlink(missing_ok=True)
         with suppress(ResultsError):  # nothing to draw; the page says why
-            results.write_figure(path, _figure(name, table, scores), dpi=150)
+            source, own = _source(name, table, scores)
+            results.write_figure(path, source.plot(own), dpi=150)
     page = out / "report.md"
     write_whole(page, ("\n".join(_lines(study, out, tables, scores, findings)) + "\n").encode())
     return page
@@ -63,29 +62,21 @@ def checklist(findings: Sequence[Finding]) -> list[str]:
     lines = ["| | claim | published | ours | |", "|---|---|---|---|---|"]
     for number, one in enumerate(findings, 1):
         theirs = f"{one.claim.published} ({one.claim.source})"
-        cells = [str(number), one.claim.sentence, theirs, one.ours, one.verdict]
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        texts = (str(number), one.claim.sentence, theirs, one.ours, one.verdict)
+        cells = (" ".join(text.split()).replace("|", "\\|") for text in texts)
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _figure(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> Figure:
-    source, shown = _shown(name, table, scores)
-    return source.plot(shown)
-
-
 def _headline(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
-    source, shown = _shown(name, table, scores)
+    source, own = _source(name, table, scores)
     try:
-        return source.headline(shown)
+        return source.headline(own)
     except ResultsError as error:
         return [f"nothing to tell: {error}"]
 
 
-def _shown(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> tuple[Any, pd.DataFrame]:
+def _source(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> tuple[Any, pd.DataFrame]:
     """Whose figure and sentences stand for an analysis, and the table that they are of."""
     if name == "captions":
         return fidelity, scores
@@ -101,38 +92,28 @@ def _lines(
     scores: pd.DataFrame,
     findings: Sequence[Finding],
 ) -> Iterator[str]:
-    captions = tables["captions"]
-    counts = ", ".join(
-        f"{group['sample'].nunique()} {kind}" for kind, group in captions.groupby("kind")
-    )
+    groups = tables["captions"].groupby("kind")
+    counts = ", ".join(f"{group['sample'].nunique()} {kind}" for kind, group in groups)
     judge: Any = scores.attrs["judge"]
     every = [results.read_json(out / name / "run.json") for name in tables]
-    versions = every[0]["versions"]
-    yield f"# What {study.model} sees and hears"
-    yield ""
-    yield f"Samples: {counts}, of {study.data.name}. Base: {study.base or 'none'}. "
+    versions = ", ".join(f"{name} {number}" for name, number in every[0]["versions"].items())
     configs = [made["config"] for made in every]
     limits = sorted({c["max_new_tokens"] for c in configs if "max_new_tokens" in c})
+    yield f"# What {study.model} sees and hears\n"
+    yield f"Samples: {counts}, of {study.data.name}. Base: {study.base or 'none'}. "
     yield f"Judge: {judge['name']}. Greedy answers of up to {', '.join(map(str, limits))} tokens. "
-    yield "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + "."
-    yield ""
-    yield from _CLAIMS_HEAD
+    yield f"Versions: {versions}.\n"
+    yield _CLAIMS_HEAD
     yield from checklist(findings)
     for name in tables:
         file, title = _FIGURES[name]
-        yield ""
-        yield f"## {title}"
-        yield ""
+        yield f"\n## {title}\n"
         if (out / "figures" / f"{file}.png").is_file():
-            yield f"![{title}](figures/{file}.png)"
-            yield ""
+            yield f"![{title}](figures/{file}.png)\n"
         yield from (f"* {line}" for line in _headline(name, tables[name], scores))
-    yield ""
-    yield "## What is missing"
-    yield ""
+    yield "\n## What is missing\n"
     yield from _missing(tables, scores)
-    yield ""
-    yield "Tables: a folder each, with `run.json`; scores: `scores/`; judgements with the judge's"
+    yield "\nTables: a folder each, with `run.json`; scores: `scores/`; judgements with the judge's"
     yield "reasons: `judgements.jsonl`."
 
 

@@ -1,7 +1,7 @@
 """How is the whole study carried out? `python -m analyses study --config study.toml --out DIR`.
 
-Captions and analyses, each case embedded and prefilled once; what a judge says of them; the paper's
-claims; figures and `report.md`. Every part goes on where it was.
+Captions and analyses, a judge's scores of them, the paper's claims, figures and `report.md`. Every
+part goes on where it was.
 """
 
 from collections.abc import Mapping
@@ -29,12 +29,8 @@ from hooked_omni.files import file_hash
 class StudyResult:
     """What a study found.
 
-    Attributes:
-        tables: Of each analysis, as their own commands write them; but that which words name sounds
-            is the judge's word, if it has one.
-        scores: Of the judge.
-        findings: The paper's claims, each with what was found.
-        report: The page.
+    Tables are those of the analyses' own commands, but for which words name sounds: that is the
+    judge's word, if it has one. Findings are of the paper's claims; `report` is the page.
     """
 
     tables: Mapping[str, pd.DataFrame]
@@ -46,15 +42,12 @@ class StudyResult:
 def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress) -> StudyResult:
     """Do the study, or what is left of it.
 
-    Args:
-        study: What to do.
-        out: The folder. Each analysis has a folder of its own in it, as its own command makes it.
-        progress: Called with "cases" or the judge's name, how many are done, and of how many.
+    Each analysis has a folder of its own in `out`, as its own command makes it. `progress` is
+    called with "cases" or the judge's name, how many are done, and of how many.
 
     Raises:
         ResultsError: For a folder of another study, and as `runs.execute`.
-        JudgeError: For a judge that cannot be used; before the model is loaded where that can be
-            known.
+        JudgeError: For a judge that cannot be used; before the model is loaded if possible.
         JudgeDownError: If the judge stops answering. The same command goes on where it stopped.
     """
     results.require_folder(out)
@@ -68,7 +61,10 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
         "kinds": list(study.kinds) or None,
         "rope": study.rope,
     }
-    recipe = _recipe(study, facts)
+    # Neither who judges it, nor how much of it is done, makes a study another.
+    only: Any = dict(judge={}, limit=0, base="", analyses=("captions",))
+    rest = replace(study, data=Path(study.data.name), **only)
+    recipe = results.make_recipe("study", rest, facts)
     results.require_same(out, recipe)
     omni, base = _load(study, study.model), _load(study, study.base) if study.base else None
     results.write_recipe(out, recipe)
@@ -93,13 +89,6 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
 
 def _load(study: Study, name: str) -> HookedOmni:
     return load(name, device=study.device, dtype=study.dtype or None)
-
-
-def _recipe(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes the study: not who judges it, nor how much of it is done."""
-    only = ("captions",)
-    rest = replace(study, data=Path(study.data.name), judge={}, limit=0, base="", analyses=only)
-    return results.make_recipe("study", rest, facts)
 
 
 def _require_references(cases: list[Case]) -> None:

@@ -2,8 +2,7 @@
 
 A sound event is a row of `sounds.txt`: words for a sound, its source and its imitation, in English
 and as far as listed in other languages. Reference captions name events; a text, or a token that a
-lens reads, is searched for the words of these. No model and no statistics: `matches` lists which
-word of the text matched which entry of which event.
+lens reads, is searched for the words of these. No model and no statistics.
 """
 
 import re
@@ -72,29 +71,26 @@ class Events:
         is none, it is an event by itself.
 
         Args:
-            captions: References of one sample, all of them.
+            captions: References of one sample; one string is a `ResultsError`.
             own: Further words or phrases by event; an event of the table's name extends its row.
             at_least: Captions that must name an event for it to count.
-
-        Raises:
-            ResultsError: If the captions, or the words of an event, are one string.
         """
         if isinstance(captions, str):
             raise ResultsError(f"expected a list of captions, got one: {captions!r}. Write [...].")
         every = cls.every(own)
         matches = [(i, match) for i, text in enumerate(captions) for match in every.matches(text)]
         meant = _meant(matches)
-        said: dict[str, list[str]] = {}
+        spelled: dict[str, list[str]] = {}
         named_in: dict[str, set[int]] = {}
         for i, match in matches:
             if match.event in meant[match.entry] or not meant[match.entry]:
                 name = match.event if meant[match.entry] else match.entry
-                said.setdefault(name, []).append(match.word.lower())
+                spelled.setdefault(name, []).append(match.word.lower())
                 named_in.setdefault(name, set()).add(i)
-        names = [name for name in said if len(named_in[name]) >= at_least]
+        names = [name for name in spelled if len(named_in[name]) >= at_least]
         return cls(
             {name: every.words.get(name, (name,)) for name in names},
-            {name: tuple(dict.fromkeys(said[name])) for name in names},
+            {name: tuple(dict.fromkeys(spelled[name])) for name in names},
         )
 
     @classmethod
@@ -124,10 +120,7 @@ class Events:
         return len(self.found(text or "")) / len(self.names) if known else float("nan")
 
     def named(self, text: str) -> frozenset[str]:
-        """Every event that `of` may have taken the words of `text` for.
-
-        Those found, and words of several rows as events by themselves.
-        """
+        """The events found in `text`, and its words of several rows as events by themselves."""
         matches = self.matches(text)
         return frozenset(
             name
@@ -141,7 +134,7 @@ class Events:
         spoken, made, i = list(_spoken(text)), [], 0
         while i < len(spoken):
             first, start = spoken[i]
-            if _unspaced(first):
+            if re.match(rf"[{_UNSPACED}]", first):
                 made += self._inside(first, start)
                 i += 1
                 continue
@@ -239,7 +232,3 @@ def _vowel_groups(stem: str) -> int:
 
 def _spoken(text: str) -> Iterator[tuple[str, int]]:
     return ((match[0], match.start()) for match in _WORDS.finditer(text))
-
-
-def _unspaced(word: str) -> bool:
-    return re.match(rf"[{_UNSPACED}]", word) is not None

@@ -22,12 +22,7 @@ from hooked_omni.hooks.interventions import Condition
 
 @dataclass(frozen=True, eq=False)
 class ReferenceCaption:
-    """A caption to score.
-
-    Attributes:
-        tokens: Its tokens.
-        words: For each of its words that names a sound event, which tokens spell it.
-    """
+    """A caption to score; `words` are the tokens that spell each of its words for a sound event."""
 
     tokens: Int[Tensor, " n"]
     words: tuple[tuple[int, ...], ...]
@@ -40,15 +35,10 @@ def references(
     own: Mapping[str, Sequence[str]] | None = None,
     first_too: bool = False,
 ) -> list[ReferenceCaption]:
-    """The first `most` captions that name a sound event.
+    """The first `most` captions that name a sound event; none without a tokenizer.
 
-    Args:
-        tokenizer: Of the model; without one there are none.
-        captions: References of one sample.
-        most: How many.
-        own: Further words by event, as in `Events.of`.
-        first_too: Whether a word that opens the caption counts. It is chosen at the last prompt
-            position, which no intervention on generated positions reaches.
+    `own` is as in `Events.of`. With `first_too` a word that opens the caption counts: it is chosen
+    at the last prompt position, which no intervention on generated positions reaches.
     """
     if tokenizer is None:
         return []
@@ -69,10 +59,7 @@ def word_logprobs(
     conditions: Sequence[Condition],
     memory_budget: int | None = None,
 ) -> Float[np.ndarray, " condition"]:
-    """Mean log-probability of a word of the references under each condition, in nats a word.
-
-    NaN without references.
-    """
+    """Mean log-probability of a reference word under each condition, nats a word; NaN without."""
     words: list[Float[Tensor, " condition"]] = []
     for reference in captions:
         stop = 1 + max(token for word in reference.words for token in word)

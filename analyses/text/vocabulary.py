@@ -12,27 +12,16 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from hooked_omni import HookedTransformer
 from hooked_omni.errors import ResultsError
 
-_BROKEN = "\ufffd"
-
 
 class SharedVocabulary(NamedTuple):
-    """Tokens that two models both have, in one order.
-
-    Attributes:
-        first: Their ids in the first model.
-        second: Their ids in the second.
-    """
+    """Tokens that two models both have: their ids in the first and the second, in one order."""
 
     first: Int[Tensor, " token"]
     second: Int[Tensor, " token"]
 
 
 def tokenizer_of(model: HookedTransformer) -> Any:
-    """The model's tokenizer.
-
-    Raises:
-        ResultsError: If it has none.
-    """
+    """The model's tokenizer; a `ResultsError` if it has none."""
     if model.tokenizer is None:
         raise ResultsError(
             f"expected a tokenizer for {model.cfg.model_name}, got none: its tokens could not be "
@@ -47,7 +36,7 @@ def text_of(tokenizer: Any, token: int) -> str:
     if piece is None:
         return f"<no token {token}>"
     text = tokenizer.decode([token])
-    if text and _BROKEN not in text:
+    if text and "\ufffd" not in text:
         return text
     byte_of = {symbol: byte for byte, symbol in bytes_to_unicode().items()}
     if text and all(symbol in byte_of for symbol in piece):
@@ -76,10 +65,7 @@ def shared_vocabulary(first: HookedTransformer, second: HookedTransformer) -> Sh
     """Tokens that both models have, paired by their text, not by their numbers.
 
     Markup (placeholders, turns) that only one of them has is left out, and so are rows of the
-    unembedding that stand for no token.
-
-    Raises:
-        ResultsError: If a word's token is in one vocabulary alone; names the first.
+    unembedding that stand for no token. A word of one vocabulary alone is a `ResultsError`.
     """
     tokenizers = tokenizer_of(first), tokenizer_of(second)
     sizes = tuple((len(t), m.cfg.d_vocab) for t, m in zip(tokenizers, (first, second), strict=True))

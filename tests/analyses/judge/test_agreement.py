@@ -30,10 +30,10 @@ def scores(n: int = 40, seed: int = 0) -> pd.DataFrame:
             score=round(rng.random(), 2) if i else np.nan,
             reason="so",
             status="judged" if i else "missing",
-            words="",
+            words=(),
             prompt_version="",
             text=f'=A "dog", {i}\n<b>barks</b>',
-            references="A dog barks\nBarking",
+            references=("A dog barks", "Barking"),
         )
         for i in range(n)
         for kind in ("factual", "counterfactual")
@@ -87,6 +87,7 @@ def test_the_sheet_shows_no_score_and_runs_no_caption(sheet: Path) -> None:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["id", "what", "caption", "references", "rating", "comment"]
     assert rows[0]["caption"].startswith("'=A")
+    assert rows[0]["references"] == "A dog barks\nBarking"
     page = sheet.with_suffix(".html").read_text()
     assert "<b>barks" not in page
     assert page.count("<article data-id") == 60
@@ -209,7 +210,7 @@ def test_the_commands(tmp_path: Path) -> None:
     shown = run(app, ["people", str(table), str(sheet), *filled, "--out", str(out)])
     assert shown.exit_code == 0
     assert "audio: rho = 0." in shown.output and "2 people among themselves" in shown.output
-    assert len(pd.read_csv(out)) == 10
+    assert pd.read_csv(out)["references"].tolist() == ["A dog barks\nBarking"] * 10
     both = run(app, ["judges", str(table), str(table)])
     assert both.exit_code == 0
     assert "rho = 1.000" in both.output

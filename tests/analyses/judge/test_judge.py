@@ -138,7 +138,7 @@ def test_lexical_video_and_recall(tmp_path: Path) -> None:
     row = scored(item("puppy\nthe\n小\nsiren", "recall"), tmp_path)
     assert row["score"] == pytest.approx(1 / 2)
     row = scored(item("A dog barks on a lawn", "events"), tmp_path)
-    assert row["words"] == "dog\nbarks"
+    assert row["words"] == ("dog", "barks")
     assert pd.isna(row["score"])
 
 

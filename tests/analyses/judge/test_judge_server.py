@@ -174,7 +174,7 @@ def test_a_server_without_a_setting(server: JudgeServer, judged: Judged) -> None
 def test_words_are_marked(judged: Judged) -> None:
     item = Item("s", "factual", "hear", "", "events", "Barking is heard.")
     table = judged([item])
-    assert table["words"].tolist() == ["Barking"]
+    assert table["words"].tolist() == [("Barking",)]
     assert table["status"].tolist() == ["judged"]
     assert table["score"].isna().to_numpy().all()
 
