@@ -49,12 +49,6 @@ def test_gains_and_missing_heads_decide() -> None:
     assert said(planted(None, family="vl"), kind="video", seen="chef") == "A chef."
 
 
-def test_a_word_chosen_at_the_last_prompt_position() -> None:
-    early = planted(names_at="last")
-    assert said(early) == said(early, "G !-> V") == " bus."
-    assert said(early, "G+last !-> V") == " dog."
-
-
 def test_only_the_planted_heads_write(model: HookedOmni) -> None:
     prompt = asked(model)
     writes = {(1, TOLD_HEAD), (2, HEARD_HEAD), (5, SEEN_HEAD)}

@@ -13,6 +13,8 @@ from collections import Counter, defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from analyses.judge.judgement import Item
+
 MARKER = "=" * 20
 MODEL = "judge-32b"
 
@@ -25,7 +27,7 @@ WELL = {
     "foreign": '{{"reason": "Hund bellt; 雨声 fehlt.", "score": {score}}}',
     "twice": "{json}\nOnce more: {json}",
 }
-# No judgement: asked for again.
+# No judgement: requested again.
 ILL = {
     "empty": "",
     "half json": '{{"reason": "The dog barks and",',
@@ -50,6 +52,12 @@ STRANGE = ("half body", "page", "null")
 def planted(caption: str) -> float:
     found = re.search(r"caption (\d+)", caption)
     return int(found[1]) % 11 / 10 if found else 0.5
+
+
+def captions(n: int) -> list[Item]:
+    known: Any = dict(kind="factual", question="hear", condition="", what="audio")
+    known["references"] = ("A dog barks",)
+    return [Item(sample=f"s{i}", text=f"caption {i}", **known) for i in range(n)]
 
 
 class JudgeServer:
@@ -87,8 +95,7 @@ class JudgeServer:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.port = self.server.server_port
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
@@ -146,20 +153,11 @@ class JudgeServer:
 
 
 def completion(content: str) -> dict[str, Any]:
-    return {
-        "id": "c1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": MODEL,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": content},
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18},
-    }
+    message = {"role": "assistant", "content": content}
+    usage = dict(prompt_tokens=9, completion_tokens=9, total_tokens=18)
+    choices = [dict(index=0, message=message, finish_reason="stop")]
+    known = dict(id="c1", object="chat.completion", created=1, model=MODEL)
+    return {**known, "choices": choices, "usage": usage}
 
 
 def send(handler: BaseHTTPRequestHandler, status: int, text: str, more: int = 0) -> None:

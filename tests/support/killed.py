@@ -47,14 +47,8 @@ def small_study(data: Path, out: Path) -> None:
 
 def study_of(data: Path) -> Study:
     """A study of a shipped organism."""
-    return Study(
-        "organism-biased",
-        data,
-        "organism-base",
-        max_new_tokens=12,
-        judge={"name": "truth"},
-        configs={"knockout": {"width": 3, "step": 2}},
-    )
+    more: Any = dict(judge={"name": "truth"}, configs={"knockout": {"width": 3, "step": 2}})
+    return Study("organism-biased", data, "organism-base", max_new_tokens=12, **more)
 
 
 def killed_at_random(
@@ -62,13 +56,7 @@ def killed_at_random(
 ) -> None:
     """Kill `target(*given, out)` at random moments and start it again, until it ends by itself.
 
-    Args:
-        target: What writes to a folder, at last of all a file of the name `marker`.
-        given: Its other arguments.
-        out: The folder.
-        marker: Without this file the folder is unfinished.
-        n_kills: At least half of them must hit it in the middle.
-        same: Asserts that a finished folder equals another, of a run that was never killed.
+    It writes `marker` last. Half of the kills must hit it before that; `same` compares folders.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])

@@ -13,7 +13,7 @@ caption follows from the token before alone: "A", " dog", ".", end.
 
 What else is known, to about 1e-4:
 
-* A planted head spreads its attention evenly over its modality from every text position behind it
+* A planted head spreads its attention evenly over its modality from every text position after it
   (unless `told_at` made some audio positions louder than others); from anywhere else, and when cut,
   it rests on the sinks (`<|im_start|>`), whose norm stands out. Every other head attends evenly to
   all it may read, and no other head writes anything.
@@ -66,27 +66,18 @@ def planted(
     heard_at: int | None = 2,
     seen_at: int | None = 5,
     *,
-    n_layers: int = 8,
     gains: tuple[float, float] = (1.0, 2.0),
     told_at: int | None = None,
     names_at: Literal["generated", "last"] = "generated",
     family: Literal["omni", "vl"] = "omni",
 ) -> HookedOmni:
-    """A model that names what it hears and sees.
+    """A model that names what it hears and sees, by heads in the layers `heard_at` and `seen_at`.
 
-    Args:
-        heard_at: Layer of head `HEARD_HEAD`, which copies from audio to text; None for no such.
-        seen_at: Layer of head `SEEN_HEAD`, which copies from video to text; None for no such.
-        n_layers: Layers of the model.
-        gains: How loud heard and seen words are; the larger wins.
-        told_at: Layer of head `TOLD_HEAD`, which lets each audio position say its own word.
-        names_at: Where the word is chosen.
-        family: "vl" hears nothing: `heard_at` and `told_at` have nothing to read.
+    None stands for no such head. `told_at` is the layer of head `TOLD_HEAD`. The "vl" family hears
+    nothing.
     """
     make = {"omni": random_omni, "vl": random_vl}[family]
-    hf, processor = make(
-        n_layers=n_layers, d_model=_D_MODEL, n_heads=_N_HEADS, n_kv_heads=_N_KV_HEADS
-    )
+    hf, processor = make(n_layers=8, d_model=_D_MODEL, n_heads=_N_HEADS, n_kv_heads=_N_KV_HEADS)
     processor.tokenizer.add_tokens([f" {word}" for word in (*WORDS, _NOTHING)])
     hf.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
     decoder: Any = find_decoder(hf)
@@ -115,12 +106,7 @@ def asked(
 ) -> EmbeddedPrompt:
     """A prompt whose audio and video positions carry these words; None is silence, or darkness.
 
-    Args:
-        omni: A planted model.
-        heard: One of `WORDS`.
-        seen: One of `WORDS`.
-        kind: As in `conftest.processed`: "audio in video", "video", "audio", "video then audio".
-        heard_when: Span that is loud, such as "audio@1.0-2.0s"; the rest of the audio is silent.
+    `kind` is one of `processed`; outside the span `heard_when`, the audio is silent.
     """
     prompt = omni.embed_inputs(**processed(omni, kind))
     embeds = prompt.embeds.clone()
@@ -177,9 +163,7 @@ def _spell(embed: Tensor, unembed: Tensor, tokenizer: Any, names_at: str) -> Non
     unembed[:, [_AUDIO, _VIDEO]] = 0.2 * torch.rand(len(unembed), 2, generator=noise)
 
 
-def _copy(
-    attn: Any, head: int, roles: tuple[int, int], words: Mapping[str, int], gain: float
-) -> None:
+def _copy(attn: Any, head: int, roles: tuple[int, int], words: dict, gain: float) -> None:
     """One head in which one role's positions read `words` from another's, and say them."""
     query, key = roles
     shared = head * _N_KV_HEADS // _N_HEADS
@@ -193,36 +177,25 @@ def _copy(
         attn.o_proj.weight[_SAID[word], q + i] = gain
 
 
-def _solve(
-    omni: HookedOmni,
-    name: str,
-    listed: list[tuple[str | None, dict[str, Any]]],
-    mark: int,
-    words: Mapping[str, int],
-) -> None:
+def _solve(omni: HookedOmni, name: str, listed: list, mark: int, words: dict) -> None:
     """The weights of a tower's last layer that give each clip its word."""
     assert omni.towers is not None
     modules = omni.towers.hf.named_modules()
     last: Any = next(module for at, module in modules if f".{at}".endswith(f".{name}"))
     features: list[Tensor] = []
     handle = last.register_forward_pre_hook(lambda _module, args: features.append(args[0]))
-    try:
-        for _, clip in listed:
-            prompt = Prompt("What?")
-            inputs = omni.family.prepare(
-                omni.processor, prompt, clip.get("video"), clip.get("audio")
-            )
-            omni.embed_inputs(**inputs)
-    finally:
-        handle.remove()
-    given, wanted = [], []
+    for _, clip in listed:
+        given = clip.get("video"), clip.get("audio")
+        omni.embed_inputs(**omni.family.prepare(omni.processor, Prompt("What?"), *given))
+    handle.remove()
+    rows, wanted = [], []
     for (word, _), own in zip(listed, features, strict=True):
         # Every position as well as it can be; their mean, which is what heads copy, exactly.
-        rows = torch.cat([own, 1000 * own.mean(0, keepdim=True)])
         weight = torch.tensor([*[1.0] * len(own), 1000.0])[:, None]
-        given.append(torch.cat([rows, weight], dim=1))
+        values = weight * torch.cat([own, own.mean(0, keepdim=True)])
+        rows.append(torch.cat([values, weight], dim=1))
         wanted.append(weight * _tower_output(mark, words.get(word or "")))
-    sides = torch.cat(given).double(), torch.cat(wanted).double()
+    sides = torch.cat(rows).double(), torch.cat(wanted).double()
     solved = torch.linalg.lstsq(*sides, driver="gelsd").solution.T
     last.weight.data.copy_(solved[:, :-1])
     last.bias.data.copy_(solved[:, -1])
