@@ -14,6 +14,7 @@ from analyses.cases import Case, embedded, plain_answer, prefilled
 from analyses.running.identity import KeptPrompts
 from hooked_omni import HookedOmni, Prompt, load, names
 from hooked_omni.decoding.prefill import PrefilledPrompt
+from hooked_omni.hf.towers import Towers
 from hooked_omni.inputs.media import MediaSettings
 from tests.support.clips import write_clip
 from tests.support.models import watched
@@ -165,9 +166,9 @@ def test_hooks_that_stand_on_the_model_act_on_a_prefilled_case_too(
 def test_only_variants_go_through_the_towers_after_kept_prompts(
     omni: HookedOmni, alone: dict, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, given, embed = KeptPrompts(omni, tmp_path), [], HookedOmni.embed_media
+    kept, given, embed = KeptPrompts(omni, tmp_path), [], Towers.embed_media
     monkeypatch.setattr(
-        HookedOmni, "embed_media", lambda self, *media: given.append(media) or embed(self, *media)
+        Towers, "embed_media", lambda self, *media: given.append(media) or embed(self, *media)
     )
     tables = [modality_reliance.run(kept, [case], RESTS) for _ in range(2)]
     assert len(given) == 3 + 2  # intact once, muted and blank twice

@@ -128,6 +128,8 @@ def test_rho_is_scipys(sheet: Path) -> None:
         assert point["mean"] == pytest.approx(expected)
         assert point["low"] < point["mean"] < point["high"]
         assert (point["n"], point["missing"]) == (30, 0)
+    assert np.isnan(spearman(np.ones(5), np.arange(5.0)))  # of a constant
+    assert np.isnan(spearman(np.arange(2.0), np.arange(2.0)))  # of two points
     people = between_raters(table)
     assert people["raters"].tolist() == [2, 2]
     assert (people[["rho", "alpha"]] < 1).to_numpy().all()
@@ -184,11 +186,6 @@ def test_judge_against_judge(tmp_path: Path) -> None:
     assert expected in printed("judges", tmp_path / "a", tmp_path / "b")
 
 
-def test_no_correlation_of_a_constant() -> None:
-    assert np.isnan(spearman(np.ones(5), np.arange(5.0)))
-    assert np.isnan(spearman(np.arange(2.0), np.arange(2.0)))
-
-
 def test_sheets_of_other_scores_and_people_twice(sheet: Path) -> None:
     anna = fill(sheet, "anna")
     with pytest.raises(ResultsError, match="a name for each person"):
@@ -220,6 +217,7 @@ def test_a_table_of_another_kind(sheet: Path) -> None:
     other = scores().drop(columns=["what", "reason"])
     filled = [fill(sheet, "anna")]
     uses: Any = ((joined, scores(), other), (joined, other, scores()), (choose, other))
-    for use, *given in (*uses, (rated, other, sheet, filled)):
+    uses += ((rated, other, sheet, filled),)
+    for use, *given in uses:
         with pytest.raises(ResultsError, match=r"without the columns \['what', 'reason'\]"):
             use(*given)
