@@ -40,9 +40,9 @@ def small_run(out: Path) -> None:
 
 
 def small_study(data: Path, out: Path) -> None:
-    """All stages of `study_of(data)`, on a sample of each kind."""
+    """All stages of `study_of(data)`, on a sample of each kind, with answers of four tokens."""
     no_figures(pytest.MonkeyPatch())
-    run_study(replace(study_of(data), limit=1), out)
+    run_study(replace(study_of(data), limit=1, max_new_tokens=4), out)
 
 
 def study_of(data: Path) -> Study:

@@ -113,9 +113,8 @@ def test_what_stays_is_missing(server: JudgeServer, judged: Judged, faults: Any)
     gone = missing(table)
     assert gone["text"].tolist() == [*stay]
     assert all(reason.startswith("no ") for reason in gone["reason"])
-    assert np.isnan(gone["score"].to_numpy()).all() and table.attrs["missing"] == {
-        "audio": len(stay)
-    }
+    assert np.isnan(gone["score"].to_numpy()).all()
+    assert table.attrs["missing"] == {"audio": len(stay)}
     server.faults.clear()
     before = server.seen.copy()
     assert scores(judged(given)) == whole
