@@ -5,7 +5,7 @@ the layers or windows that it looks at. In 20 draws of 30 of 36 such clips, knoc
 p = 0.0001, the least that 10 000 permutations can give, each time: 40 leave room.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,63 +72,60 @@ def tables(cases: list[Case], omnis: dict[str, HookedOmni]) -> Tables:
     return made
 
 
-def least_p(tables: Tables, of: Callable[[dict[Any, pd.DataFrame]], Any], by: list[str]) -> Any:
-    """The point at which the two differ most surely, biased minus balanced."""
-    biased, balanced = (of(tables[name]) for name in NAMES)
+def to_the_picture(shares: Any) -> Any:
+    """The video's share at the word that names the sound, by layer."""
+    naming = shares["next_word"].isin([thing.noun for thing in THINGS])
+    rows = shares[naming & (shares["segment"] == "video")]
+    return rows.drop_duplicates(subset=["sample", "layer"]).assign(value=rows["share"])
+
+
+def heard_again(table: Any) -> Any:
+    """What cutting the video returns to the heard words, by window."""
+    cut: Any = measured(table).query("key == 'video'")
+    return cut.assign(value=cut["word_change"])
+
+
+def as_the_base(shifts: Any) -> Any:
+    """The share of naming tokens that the base would choose too."""
+    events = shifts[shifts["events"].str.len() > 0]
+    same = events.assign(value=events["base_rank"] == 1)
+    return same.groupby("sample", as_index=False)["value"].mean().assign(all="")
+
+
+@pytest.mark.parametrize(
+    ("module", "value_of", "by"),
+    [
+        (attention_share, to_the_picture, ["layer"]),
+        (knockout, heard_again, ["first_layer", "last_layer"]),
+        (distribution_shift, as_the_base, ["all"]),
+    ],
+    ids=["attention_share", "knockout", "distribution_shift"],
+)
+def test_the_biased_one_has_more(tables: Tables, module: Any, value_of: Any, by: Any) -> None:
+    biased, balanced = (value_of(tables[name][module]) for name in NAMES)
     tested: Any = paired_permutation(biased, balanced, "value", by=by)
     assert tested["n"].min() >= 0.8 * N
-    return tested.loc[tested["p_corrected"].idxmin()]
+    most = tested.loc[tested["p_corrected"].idxmin()]
+    assert most["p_corrected"] < 0.001 and most["difference"] > 0
 
 
-def test_attention_at_the_word_that_names_the_sound(tables):
-    def of(made: dict[Any, pd.DataFrame]) -> Any:
-        table = made[attention_share]
-        nouns = [thing.noun for thing in THINGS]
-        named: Any = table[table["next_word"].isin(nouns) & (table["segment"] == "video")]
-        first = named.drop_duplicates(subset=["sample", "layer"])
-        return first.assign(value=first["share"])
-
-    most = least_p(tables, of, ["layer"])
-    assert most["p_corrected"] < 0.001 and most["difference"] > 0  # more to the picture
-
-
-def test_knockout(tables):
-    def of(made: dict[Any, pd.DataFrame]) -> Any:
-        table = measured(made[knockout])
-        cut: Any = table[table["key"] == "video"]
-        return cut.assign(value=cut["word_change"])
-
-    most = least_p(tables, of, ["first_layer", "last_layer"])
-    assert most["p_corrected"] < 0.001 and most["difference"] > 0  # the heard words come back
-
-
-def test_distribution_shift(tables):
-    def of(made: dict[Any, pd.DataFrame]) -> Any:
-        events: Any = made[distribution_shift].pipe(lambda t: t[t["events"].str.len() > 0])
-        same = events.assign(value=events["base_rank"] == 1)
-        return same.groupby("sample", as_index=False)["value"].mean().assign(all="")
-
-    most = least_p(tables, of, ["all"])
-    assert most["p_corrected"] < 0.001 and most["difference"] > 0  # speaks as the base would
-
-
-def test_the_lens_finds_the_sound_in_both(tables, omnis):
+def test_the_lens_finds_the_sound_in_both(tables: Tables, omnis: dict[str, HookedOmni]) -> None:
     for name in NAMES:
         found: Any = recall(tables[name][logit_lens])
         last = found[found["layer"] >= 2 * omnis[name].model.cfg.n_layers / 3]
         assert last["recall"].mean() >= 90
 
 
-def test_the_layers_that_knockout_blames_hold_the_difference(tables, cases, omnis):
+def test_the_layers_that_knockout_blames_hold_the_difference(
+    tables: Tables, cases: list[Case], omnis: dict[str, HookedOmni]
+) -> None:
     """Blocks of the balanced model, put into the biased one, cure it where knockout points.
 
     Both were trained from the same weights, so that training has put the difference there.
     """
     biased, balanced = (omnis[name] for name in NAMES)
     n_layers = biased.model.cfg.n_layers
-    table = measured(tables[NAMES[0]][knockout])
-    cut: Any = table[table["key"] == "video"]
-    blamed = cut.groupby("first_layer")["word_change"].mean()
+    blamed = heard_again(tables[NAMES[0]][knockout]).groupby("first_layer")["value"].mean()
     few = cases[:N_TRANSPLANTED]
     prompts = [biased.embed(case.prompt) for case in few]  # pyright: ignore[reportArgumentType]  # of a manifest
     cured = {
@@ -150,10 +147,10 @@ def _right_with(
     try:
         for name in names:
             own[name].copy_(other[name])
-        made = [str(biased.model.generate(prompt, max_new_tokens=16).text) for prompt in prompts]
+        texts = [str(biased.model.generate(prompt, max_new_tokens=16).text) for prompt in prompts]
     finally:
         for name in names:
             own[name].copy_(kept[name])
     heard = [next(t.noun for t in THINGS if t.noun in c.audio_captions[0].split()) for c in cases]
-    pairs = zip(made, heard, strict=True)
+    pairs = zip(texts, heard, strict=True)
     return sum(bool(score(t, "hear", "", h, THINGS).audio) for t, h in pairs) / len(cases)

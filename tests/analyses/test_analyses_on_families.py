@@ -13,19 +13,16 @@ LONG = 6
 
 @pytest.mark.parametrize(("name", "kind"), CLIP_OF.items(), ids=list(CLIP_OF))
 def test_every_analysis_runs_on_every_family(
-    models: dict, clips: dict, name: str, kind: str
+    models: dict, clips: dict, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     omni = models[name]
-    before, omni.model.cfg.eos_tokens = omni.model.cfg.eos_tokens, ()
+    monkeypatch.setattr(omni.model.cfg, "eos_tokens", ())
     prompt = omni.embed_inputs(**clips[name, kind])
     media = tuple(m for m in ("audio", "video") if m in prompt.spans)
     case = Case(prompt, "clip", audio_captions=("a dog barks",), video_captions=("a red bus",))
-    try:
-        shares = attention_share.run(omni, [case], attention_share.Config(max_new_tokens=LONG))
-        lens = logit_lens.run(omni, [case], logit_lens.Config(span=media[0]))
-        cuts = knockout.run(omni, [case], knockout.Config(keys=media, max_new_tokens=LONG))
-    finally:
-        omni.model.cfg.eos_tokens = before
+    shares = attention_share.run(omni, [case], attention_share.Config(max_new_tokens=LONG))
+    lens = logit_lens.run(omni, [case], logit_lens.Config(span=media[0]))
+    cuts = knockout.run(omni, [case], knockout.Config(keys=media, max_new_tokens=LONG))
     n_layers = omni.model.cfg.n_layers
     for table in (shares, lens, cuts):
         assert len(table) and table.attrs["skipped"] == {}
@@ -37,9 +34,7 @@ def test_every_analysis_runs_on_every_family(
 
 
 @pytest.mark.parametrize(("hears", "sees"), [("omni", "vl"), ("omni3", "vl3")])
-def test_a_model_is_compared_with_its_base(
-    models: dict, clips: dict, hears: str, sees: str
-) -> None:
+def test_a_model_and_its_base(models: dict, clips: dict, hears: str, sees: str) -> None:
     omni, base = models[hears], models[sees]
     case = Case(omni.embed_inputs(**clips[hears, CLIP_OF[hears]]), "clip")
     base_prompts = {case.id: base.embed_inputs(**clips[sees, "video"])}

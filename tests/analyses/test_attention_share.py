@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from analyses import attention_share
+from analyses.attention_share import Config
 from analyses.attention_share.sinks import SinkWatch, outlying
 from analyses.attention_share.table import COLUMNS
 from analyses.cases import Case
@@ -26,19 +27,8 @@ from hooked_omni.hooks.interventions import SpanHook, SpanPositions
 from tests.support.models import eager
 from tests.support.planted import HEARD_HEAD, SEEN_HEAD, asked, planted
 
-CONFIG = attention_share.Config(max_new_tokens=6)
 Tables = dict[tuple[bool, bool], pd.DataFrame]
-EACH = attention_share.Config(max_new_tokens=6, heads=True, tokens=True)
-
-
-@pytest.fixture
-def inputs(clips: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
-    return clips["omni", "audio in video"]
-
-
-@pytest.fixture
-def prompt(omni: HookedOmni, inputs: dict[str, Any]) -> EmbeddedPrompt:
-    return omni.embed_inputs(**inputs)
+CONFIG, EACH = Config(max_new_tokens=6), Config(max_new_tokens=6, heads=True, tokens=True)
 
 
 @pytest.fixture(scope="module")
@@ -54,45 +44,11 @@ def both(known: HookedOmni) -> EmbeddedPrompt:
 
 @pytest.fixture(scope="module")
 def tables(known: HookedOmni, both: EmbeddedPrompt) -> Tables:
-    """Of the planted model, by whether heads and tokens are told apart."""
-    made = {}
-    for heads, tokens in itertools.product((False, True), repeat=2):
-        config = attention_share.Config(heads=heads, tokens=tokens)
-        made[heads, tokens] = attention_share.run(known, [both], config)
-    return made
-
-
-def hugging_face(omni: HookedOmni, inputs: dict[str, Any]) -> list[torch.Tensor]:
-    """Attention of each generated position, `[layer, head, key]`, from its eager attention."""
-    with eager(omni) as hf:
-        out = hf.generate(
-            **inputs,
-            max_new_tokens=6,
-            do_sample=False,
-            output_attentions=True,
-            return_dict_in_generate=True,
-        )
-    return [torch.stack([layer[0, :, -1] for layer in step]) for step in out.attentions[1:]]
-
-
-def expected_of(step: torch.Tensor, prompt: EmbeddedPrompt, segment: str) -> torch.Tensor:
-    """Their share of one segment, by hand, `[layer, head]`."""
-    generated = torch.arange(prompt.n_pos, step.shape[-1])
-    keys = generated if segment == "generated" else prompt.spans[segment]
-    return step[..., keys].sum(-1)
-
-
-def staring(prompt: EmbeddedPrompt, keys: torch.Tensor) -> Any:
-    """A hook that makes generated positions look at `keys` alone."""
-
-    def stare(pattern: torch.Tensor, hook: Any) -> torch.Tensor | None:
-        if hook.window.start < prompt.n_pos:
-            return None
-        planted = torch.zeros_like(pattern)
-        planted[..., keys] = 1 / len(keys)
-        return planted
-
-    return stare
+    """Of the planted model, by whether heads and tokens are apart."""
+    return {
+        (heads, tokens): attention_share.run(known, [both], Config(heads=heads, tokens=tokens))
+        for heads, tokens in itertools.product((False, True), repeat=2)
+    }
 
 
 def column(table: pd.DataFrame, name: str, **where: Any) -> list[float]:
@@ -103,18 +59,25 @@ def column(table: pd.DataFrame, name: str, **where: Any) -> list[float]:
     return table[name][chosen].tolist()
 
 
-# --- agreement ------------------------------------------------------------------------------
-
-
-def test_shares_are_hugging_faces(
-    omni: HookedOmni, inputs: dict[str, Any], prompt: EmbeddedPrompt
-) -> None:
+def test_shares_are_hugging_faces(omni: HookedOmni, prompt: EmbeddedPrompt, clips: Any) -> None:
     table, each_ = (attention_share.run(omni, [prompt], config) for config in (CONFIG, EACH))
-    steps = hugging_face(omni, inputs)
+    kept = dict(output_attentions=True, return_dict_in_generate=True)
+    with eager(omni) as hf:
+        out = hf.generate(
+            **clips["omni", "audio in video"], max_new_tokens=6, do_sample=False, **kept
+        )
+    # Of each generated position, `[layer, head, key]`.
+    steps = [torch.stack([layer[0, :, -1] for layer in step]) for step in out.attentions[1:]]
+
+    def paid_to(segment: str) -> list[Tensor]:
+        generated = range(prompt.n_pos, prompt.n_pos + len(steps))
+        keys = prompt.spans[segment] if segment in prompt.spans else torch.tensor(generated)
+        return [step[..., keys[keys < step.shape[-1]]].sum(-1) for step in steps]
+
     assert table["n_queries"].unique().tolist() == [len(steps)]
-    three = sum(expected_of(s, prompt, p) for s in steps for p in ("audio", "video", "text"))
+    three = sum(sum(paid_to(segment)) for segment in ("audio", "video", "text"))
     for segment in CONFIG.segments:
-        by_hand = [expected_of(step, prompt, segment) for step in steps]
+        by_hand = paid_to(segment)
         expected = torch.stack(by_hand).mean((0, 2))
         assert column(table, "share", segment=segment) == pytest.approx(expected.tolist(), abs=1e-6)
         percent = 100 * sum(by_hand).mean(1) / three.mean(1)  # pyright: ignore
@@ -161,9 +124,7 @@ def test_means_are_means_of_each(tables: Tables) -> None:
 
 
 @pytest.mark.parametrize("sinks", ["kept", "apart"])
-def test_shares_are_those_of_the_decode_steps(
-    omni: HookedOmni, prompt: EmbeddedPrompt, sinks: Any
-) -> None:
+def test_shares_are_the_decode_steps(omni: HookedOmni, prompt: EmbeddedPrompt, sinks: Any) -> None:
     """One pass over the answer sees what its steps saw when it was made."""
     table = attention_share.run(omni, [prompt], replace(EACH, sinks=sinks))
     watch = SinkWatch(omni.model, prompt)
@@ -196,62 +157,35 @@ def test_shares_are_those_of_the_decode_steps(
 def test_no_pattern_of_the_prompt_is_ever_made(
     omni: HookedOmni, prompt: EmbeddedPrompt, monkeypatch: pytest.MonkeyPatch, sinks: Any
 ) -> None:
-    made, passed, eager_, attend = [], [], CausalContext._eager, CausalContext.attend
+    windows: dict[str, list[range]] = {"_eager": [], "attend": []}
+    for name, seen in windows.items():
+        compute = getattr(CausalContext, name)
 
-    def watched(self: CausalContext, *args: Any) -> Any:
-        made.append(self.window)
-        return eager_(self, *args)
+        def watched(self: Any, *args: Any, seen: Any = seen, compute: Any = compute) -> Any:
+            seen.append(self.window)
+            return compute(self, *args)
 
-    def counted(self: CausalContext, *args: Any) -> Any:
-        passed.append(self.window)
-        return attend(self, *args)
-
-    monkeypatch.setattr(CausalContext, "_eager", watched)
-    monkeypatch.setattr(CausalContext, "attend", counted)
+        monkeypatch.setattr(CausalContext, name, watched)
     attention_share.run(omni, [prompt], replace(EACH, sinks=sinks))
     n_layers = omni.model.cfg.n_layers
-    assert made == [range(prompt.n_pos, prompt.n_pos + 5)] * n_layers
-    assert passed.count(range(prompt.n_pos)) == n_layers
+    assert windows["_eager"] == [range(prompt.n_pos, prompt.n_pos + 5)] * n_layers
+    assert windows["attend"].count(range(prompt.n_pos)) == n_layers
 
 
-# --- planted answers ------------------------------------------------------------------------
-
-
-def test_the_heads_that_look_are_found_and_no_others(
-    tables: Tables,
-) -> None:
-    table = tables[True, False]
-    for segment, layer, head in (("audio", 2, HEARD_HEAD), ("video", 5, SEEN_HEAD)):
-        per_key = table[table["segment"] == segment].pivot(
-            index="layer", columns="head", values="per_key"
-        )
-        share = column(table, "share", segment=segment, layer=layer, head=head)
-        assert share == pytest.approx([1.0], abs=1e-3)
-        planted_heads = {(2, HEARD_HEAD), (5, SEEN_HEAD)}
-        others = [
-            per_key.loc[at, head]
-            for at in per_key.index
-            for head in per_key
-            if (at, head) not in planted_heads
-        ]
-        assert others == pytest.approx([1.0] * len(others), abs=1e-3)
+def test_the_heads_that_look_are_found_and_no_others(tables: Tables) -> None:
+    table = tables[True, False].set_index(["layer", "head"])
+    looking = [(2, HEARD_HEAD), (5, SEEN_HEAD)]
+    for segment, at in zip(("audio", "video"), looking, strict=True):
+        one: Any = table[table["segment"] == segment]
+        assert float(one["share"][at]) == pytest.approx(1.0, abs=1e-3)
+        others = one["per_key"].drop(index=looking)
+        np.testing.assert_allclose(others, 1.0, atol=1e-3)
 
 
 def test_nothing_is_found_in_the_twin_without() -> None:
     twin = planted(heard_at=None, seen_at=None)
     table = attention_share.run(twin, [asked(twin, heard="dog", seen="bus")])
-    uniform = table["per_key"].to_numpy()
-    np.testing.assert_allclose(uniform, 1.0, atol=1e-3)
-
-
-def test_planted_attention_is_found(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
-    """One layer is made to look at audio alone: only there is the share one."""
-    stare = staring(prompt, prompt.spans["audio"])
-    with omni.model.hooks([("blocks.2.attn.hook_pattern", stare)]):
-        table = attention_share.run(omni, [prompt], CONFIG)
-    shares = column(table, "share", segment="audio")
-    assert shares.pop(2) == pytest.approx(1.0, abs=1e-6)
-    assert max(shares) < 0.9
+    np.testing.assert_allclose(table["per_key"].to_numpy(), 1.0, atol=1e-3)
 
 
 def test_what_does_a_word_attend_to(tables: Tables) -> None:
@@ -273,9 +207,6 @@ def test_words_of_pieces(known: HookedOmni) -> None:
     assert len(pieces(known.model.tokenizer, tokens)) == len(tokens)
 
 
-# --- sinks ----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def cut(known: HookedOmni, both: EmbeddedPrompt) -> Iterator[EmbeddedPrompt]:
     """What the planted heads look at is cut, so that they rest on the sinks."""
@@ -291,9 +222,7 @@ def test_sinks_are_found_and_nothing_else(known: HookedOmni, cut: EmbeddedPrompt
     assert watch.sinks().tolist() == (cut.tokens[0] == start[0]).nonzero()[:, 0].tolist()
 
 
-def test_a_forced_answer_has_the_sinks_of_its_decode_steps(
-    omni: HookedOmni, prompt: EmbeddedPrompt
-) -> None:
+def test_a_forced_answer_has_the_same_sinks(omni: HookedOmni, prompt: EmbeddedPrompt) -> None:
     ready = prefill(omni.model, prompt)
     made, forced = SinkWatch(omni.model, prompt), SinkWatch(omni.model, ready)
     answer = omni.model.generate(prompt, max_new_tokens=6, fwd_hooks=made.hooks())
@@ -305,15 +234,17 @@ def test_a_forced_answer_has_the_sinks_of_its_decode_steps(
     torch.testing.assert_close(forced.paid(), made.paid(), rtol=0, atol=1e-6)
 
 
-def test_norm_alone_or_attention_alone_makes_no_sink(
-    known: HookedOmni, both: EmbeddedPrompt
-) -> None:
+def test_norm_or_attention_alone_makes_no_sink(known: HookedOmni, both: EmbeddedPrompt) -> None:
     watch = SinkWatch(known.model, both)
     known.model.generate(both, fwd_hooks=watch.hooks())
     assert len(watch.candidates) == 3  # their norm stands out, but nothing rests on them
     assert not len(watch.sinks())
 
-    stare = staring(both, torch.tensor([5]))
+    def stare(pattern: Tensor, hook: Any) -> Tensor | None:
+        if hook.window.start < both.n_pos:
+            return None
+        return torch.eye(pattern.shape[-1])[5].expand_as(pattern)  # at key 5 alone
+
     late = [(f"blocks.{layer}.attn.hook_pattern", stare) for layer in (6, 7)]
     watch = SinkWatch(known.model, both)
     known.model.generate(both, fwd_hooks=[*late, *watch.hooks()])
@@ -322,7 +253,7 @@ def test_norm_alone_or_attention_alone_makes_no_sink(
 
 
 def test_sinks_leave_every_segment(known: HookedOmni, cut: EmbeddedPrompt) -> None:
-    configs = (attention_share.Config(heads=True, tokens=True, sinks=s) for s in ("kept", "apart"))
+    configs = (Config(heads=True, tokens=True, sinks=s) for s in ("kept", "apart"))
     kept, apart = (attention_share.run(known, [cut], config) for config in configs)
     by = ["layer", "head", "step"]
     before, after = (t.pivot(index=by, columns="segment", values="share") for t in (kept, apart))
@@ -346,12 +277,7 @@ def test_outliers_are_among_their_own_kind() -> None:
     assert outlying(values, spans).nonzero()[:, 0].tolist() == [3, 25]
 
 
-# --- bad input ------------------------------------------------------------------------------
-
-
-def test_an_answer_without_a_query_is_skipped_and_listed(
-    omni: HookedOmni, prompt: EmbeddedPrompt, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_of_one_token(omni: HookedOmni, prompt: EmbeddedPrompt, monkeypatch: Any) -> None:
     first = int(omni.model.generate(prompt, max_new_tokens=1).tokens[0])
     monkeypatch.setattr(omni.model.cfg, "eos_tokens", (first,))
     table = attention_share.run(omni, [Case(prompt, "short")], CONFIG)
@@ -364,27 +290,14 @@ def test_what_could_measure_nothing_is_refused(omni: HookedOmni) -> None:
     with pytest.raises(ResultsError, match="expected at least one prompt, got none"):
         attention_share.run(omni, [], CONFIG)
     with pytest.raises(ResultsError, match="expected at least 2 new tokens, got 1"):
-        attention_share.Config(max_new_tokens=1)
+        Config(max_new_tokens=1)
     with pytest.raises(ResultsError, match="segments other than 'sink'"):
-        attention_share.Config(segments=("audio", "sink"))
-
-
-def test_a_clip_without_sound_has_no_audio_rows(
-    omni: HookedOmni, clips: dict[tuple[str, str], dict[str, Any]]
-) -> None:
-    prompt = omni.embed_inputs(**clips["omni", "video"])
-    table = attention_share.run(omni, [prompt], CONFIG)
-    assert set(table["segment"]) == set(CONFIG.segments) - {"audio"}
-
-
-# --- figure and sentences -------------------------------------------------------------------
+        Config(segments=("audio", "sink"))
 
 
 def test_a_figure_of_percentages(known: HookedOmni) -> None:
-    cases = [
-        Case(asked(known, heard=heard, seen="bus"), heard, kind)
-        for heard, kind in (("dog", "factual"), ("train", "counterfactual"), ("chef", "factual"))
-    ]
+    kinds = {"dog": "factual", "train": "counterfactual", "chef": "factual"}
+    cases = [Case(asked(known, heard, "bus"), heard, kind) for heard, kind in kinds.items()]
     table = attention_share.run(known, cases)
     panels = attention_share.plot(table).axes
     assert ["counterfactual" in axes.get_title() for axes in panels] == [False, True]
@@ -395,11 +308,11 @@ def test_a_figure_of_percentages(known: HookedOmni) -> None:
     assert int(lines["video (n = 2)"].argmax()) == 5
 
 
-def test_samples_without_sound_are_left_out_and_counted(
-    omni: HookedOmni, clips: dict[tuple[str, str], dict[str, Any]], prompt: EmbeddedPrompt
-) -> None:
+def test_a_clip_without_audio_rows(omni: HookedOmni, clips: Any, prompt: EmbeddedPrompt) -> None:
     deaf = Case(omni.embed_inputs(**clips["omni", "video"]), "deaf")
     table = attention_share.run(omni, [deaf, Case(prompt, "whole")], CONFIG)
+    own = table[table["sample"] == "deaf"]
+    assert set(own["segment"]) == set(CONFIG.segments) - {"audio"}
     figure = attention_share.plot(table)
     assert figure.get_suptitle() == "1 samples without all of audio, video and text left out"
     assert "(n = 1)" in str(figure.axes[0].get_lines()[0].get_label())
@@ -421,17 +334,12 @@ def test_published_points_stand_under_a_model_of_36_layers() -> None:
     ]
     whole = pd.DataFrame(rows).assign(percent=100 / 3, head=None, step=None)
     axes = attention_share.plot(whole).axes[0]
-    n_points = sum(
-        np.asarray(points.get_offsets()).shape[0]
-        for points in axes.collections
-        if type(points).__name__ == "PathCollection"
-    )
+    points = [c for c in axes.collections if type(c).__name__ == "PathCollection"]
+    n_points = sum(len(np.asarray(c.get_offsets())) for c in points)
     assert n_points == len(published.points("figure4_attention_share_qwen2_5_omni_3b"))
 
 
-def test_the_headline_says_where_each_peaks(
-    tables: Tables,
-) -> None:
+def test_the_headline_names_each_peak(tables: Tables) -> None:
     said = attention_share.headline(tables[False, False])
     assert said[0].startswith("factual, hear: audio gets most of its attention in layer 2, 64.2 %")
     assert said[1].startswith("factual, hear: video gets most of its attention in layer 5, 34.6 %")

@@ -10,10 +10,11 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from analyses import attention_share, distribution_shift, knockout, logit_lens, modality_reliance
-from analyses.cases import Case, Skip, embedded, plain_answer, prefilled
+from analyses.cases import Case, embedded, plain_answer, prefilled
 from analyses.running.identity import KeptPrompts
 from hooked_omni import HookedOmni, Prompt, load, names
 from hooked_omni.decoding.prefill import PrefilledPrompt
+from hooked_omni.hf.towers import Towers
 from hooked_omni.inputs.media import MediaSettings
 from tests.support.clips import write_clip
 from tests.support.models import watched
@@ -70,9 +71,6 @@ def alone(every: dict[str, Way], case: Case, passes: Passes) -> dict[str, tuple[
     return made
 
 
-# --- the case --------------------------------------------------------------------------------
-
-
 def test_a_prefilled_case_is_the_same_case_embedded(omni: HookedOmni, case: Case) -> None:
     made = prefilled(omni, case)
     assert made.prompt is case.prompt and made.keys == case.keys
@@ -92,11 +90,6 @@ def test_another_prompt_in_the_same_case_is_embedded_anew(omni: HookedOmni, case
     other = replace(prefilled(omni, case), prompt=see)
     for one in (other, prefilled(omni, other)):
         assert embedded(omni, one).tokens.tolist() == omni.embed(see).tokens.tolist()
-
-
-def test_a_clip_that_cannot_be_read_is_skipped(omni: HookedOmni) -> None:
-    with pytest.raises(Skip, match="got no file"):
-        prefilled(omni, Case(Prompt("What?", video="nowhere.mp4"), "nowhere"))
 
 
 def test_an_answer_is_generated_once(
@@ -125,9 +118,6 @@ def test_an_answer_is_generated_once(
     see: Any = replace(case.prompt, text="What is seen?")  # pyright: ignore[reportCallIssue]
     seen = replace(made, prompt=see)
     assert plain_answer(omni, seen, embedded(omni, seen), LONG) not in made.answers.values()
-
-
-# --- every analysis --------------------------------------------------------------------------
 
 
 def test_what_is_shared_changes_no_number_and_the_prompt_is_passed_over_once(
@@ -174,15 +164,11 @@ def test_hooks_that_stand_on_the_model_act_on_a_prefilled_case_too(
 
 
 def test_only_variants_go_through_the_towers_after_kept_prompts(
-    omni: HookedOmni,
-    alone: dict[str, Any],
-    case: Case,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    omni: HookedOmni, alone: dict, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, given, embed = KeptPrompts(omni, tmp_path), [], HookedOmni.embed_media
+    kept, given, embed = KeptPrompts(omni, tmp_path), [], Towers.embed_media
     monkeypatch.setattr(
-        HookedOmni, "embed_media", lambda self, *media: given.append(media) or embed(self, *media)
+        Towers, "embed_media", lambda self, *media: given.append(media) or embed(self, *media)
     )
     tables = [modality_reliance.run(kept, [case], RESTS) for _ in range(2)]
     assert len(given) == 3 + 2  # intact once, muted and blank twice

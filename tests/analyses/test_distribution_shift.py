@@ -1,6 +1,5 @@
 """Divergence and rank are what float64 makes of Hugging Face's logits, and planted origins show."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,35 +60,30 @@ def hearing(sees: HookedOmni) -> pd.DataFrame:
     return _planted(planted(gains=(3.0, 1.0)), sees)
 
 
-# --- agreement --------------------------------------------------------------------------------
-
-
-def test_divergences_are_those_of_hugging_faces_logits(
-    omni: HookedOmni, vl: HookedOmni, clips: Clips
-) -> None:
+def test_divergences_are_hugging_faces(omni: HookedOmni, vl: HookedOmni, clips: Clips) -> None:
     inputs, silent = clips["omni", "audio in video"], clips["vl", "video"]
     prompt, shown = omni.embed_inputs(**inputs), vl.embed_inputs(**silent)
     table = run(omni, [prompt], CONFIG, base=vl, base_prompts={"0/hear": shown})
+    kept = dict(output_logits=True, return_dict_in_generate=True)
     with torch.no_grad():
-        kept = dict(output_logits=True, return_dict_in_generate=True)
         out = omni.hf.generate(**inputs, max_new_tokens=6, do_sample=False, **kept)
-        tokens = out.sequences[0, inputs["input_ids"].shape[1] :]
+    tokens = out.sequences[0, inputs["input_ids"].shape[1] :]
     assert table["token_id"].tolist() == tokens.tolist()
     own, base = hf_forced(omni, inputs, prompt, tokens), hf_forced(vl, silent, shown, tokens)
     # What it chose from, step by step, is the same to rounding.
     torch.testing.assert_close(own, torch.cat(out.logits), atol=1e-5, rtol=0)
     # The two vocabularies are one.
     p, q = (logits.double().log_softmax(-1) for logits in (base, own))
-    said = tokens[:, None]
+    own_logprob, base_logprob = (logprobs.gather(1, tokens[:, None]) for logprobs in (q, p))
     expected = {
         "kl_base_model": (p.exp() * (p - q)).sum(-1),
         "kl_model_base": (q.exp() * (q - p)).sum(-1),
-        "logprob": q.gather(1, said)[:, 0],
-        "base_logprob": p.gather(1, said)[:, 0],
+        "logprob": own_logprob[:, 0],
+        "base_logprob": base_logprob[:, 0],
     }
     for column, value in expected.items():
         assert table[column].tolist() == pytest.approx(value.tolist(), abs=1e-6, rel=1e-6)
-    ranks = 1 + (p > p.gather(1, said)).sum(-1)
+    ranks = 1 + (p > base_logprob).sum(-1)
     assert table["base_rank"].tolist() == ranks.tolist()
     assert table["shift"].tolist() == [shift_of(rank) for rank in ranks.tolist()]
     assert not np.any(table[["left_out", "base_left_out"]])
@@ -99,25 +93,17 @@ def test_only_shared_tokens_are_compared_and_the_rest_is_stated() -> None:
     generator = torch.Generator().manual_seed(0)
     own, base = torch.randn(20, 6, generator=generator), torch.randn(20, 5, generator=generator)
     shared = SharedVocabulary(torch.tensor([0, 2, 5]), torch.tensor([4, 1, 0]))
-    said = torch.randint(0, 3, (20,), generator=generator)
-    found = compare(own, base, shared, said)
+    chosen = torch.randint(0, 3, (20,), generator=generator)
+    found = compare(own, base, shared, chosen)
     q = own[:, [0, 2, 5]].double().log_softmax(-1)
     p = base[:, [4, 1, 0]].double().log_softmax(-1)
-    forward = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
-    torch.testing.assert_close(found["kl_base_model"], forward)
-    backward = torch.nn.functional.kl_div(p, q, reduction="none", log_target=True).sum(-1)
-    torch.testing.assert_close(found["kl_model_base"], backward)
-    torch.testing.assert_close(found["logprob"], q.gather(1, said[:, None])[:, 0])
+    for column, pair in (("kl_base_model", (q, p)), ("kl_model_base", (p, q))):
+        by_hand = torch.nn.functional.kl_div(*pair, reduction="none", log_target=True).sum(-1)
+        torch.testing.assert_close(found[column], by_hand)
+    torch.testing.assert_close(found["logprob"], q.gather(1, chosen[:, None])[:, 0])
     outside = own.double().softmax(-1)[:, [1, 3, 4]].sum(-1)
     torch.testing.assert_close(found["left_out"], outside)
     torch.testing.assert_close(found["base_left_out"], base.double().softmax(-1)[:, [2, 3]].sum(-1))
-
-
-def test_a_model_does_not_diverge_from_itself() -> None:
-    logits = torch.randn(3, 50)
-    every = torch.arange(50)
-    found = compare(logits, logits, SharedVocabulary(every, every), logits.argmax(-1))
-    assert (found["kl_base_model"] == 0).all() and (found["base_rank"] == 1).all()
 
 
 def test_classes_of_the_paper() -> None:
@@ -126,21 +112,14 @@ def test_classes_of_the_paper() -> None:
     assert set(classes) == set(SHIFTS)
 
 
-# --- planted answers --------------------------------------------------------------------------
-
-
-def test_a_model_that_says_what_it_sees_says_what_its_base_says(
-    model: HookedOmni, sees: HookedOmni
-) -> None:
+def test_a_model_that_names_what_it_sees_is_its_base(model: HookedOmni, sees: HookedOmni) -> None:
     table = _planted(model, sees)
     assert set(table["shift"]) == {"unshifted"}
     deaf = _planted(planted(None, 5), sees)
     assert np.max(deaf[["kl_base_model", "kl_model_base"]]) < 1e-9
 
 
-def test_a_model_that_says_what_it_hears_leaves_its_base_where_the_two_differ(
-    hearing: pd.DataFrame,
-) -> None:
+def test_a_model_that_names_what_it_hears_leaves_its_base(hearing: pd.DataFrame) -> None:
     assert set(hearing["token_text"]) == {"A", " dog", " train", "."}
     named = hearing[hearing["events"].str.len() > 0]
     assert sorted(named["sample"]) == sorted(set(hearing["sample"]))
@@ -152,24 +131,16 @@ def test_a_model_that_says_what_it_hears_leaves_its_base_where_the_two_differ(
         assert min(moved[column]) > 10 * max(others[column])
 
 
-# --- prompts ----------------------------------------------------------------------------------
-
-
-def test_the_base_is_asked_the_same_words_of_the_same_frames_without_sound(
+def test_the_base_gets_the_same_words_and_the_same_frames_without_sound(
     omni: HookedOmni, vl: HookedOmni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clip, asked_of_base = write_clip(tmp_path / "clip.mp4", seconds=2.0), []
-
-    def embed(prompt: Prompt) -> EmbeddedPrompt:
-        asked_of_base.append(type(vl).embed(vl, prompt))
-        return asked_of_base[-1]
-
-    monkeypatch.setattr(vl, "embed", embed)
+    clip, given, embed = write_clip(tmp_path / "clip.mp4", seconds=2.0), [], vl.embed
+    monkeypatch.setattr(vl, "embed", lambda prompt: given.append(embed(prompt)) or given[-1])
     monkeypatch.setattr(omni.towers, "media", MediaSettings(fps=4.0))  # the base's own is another
     prompt = Prompt("Describe what you hear.", video=clip, rope="paper-scripts")
     table = run(omni, [Case(prompt, "clip")], CONFIG, base=vl)
     assert len(table) and not table.attrs["skipped"]
-    (silent,), own = asked_of_base, omni.embed(prompt)
+    (silent,), own = given, omni.embed(prompt)
     assert "audio" not in silent.spans
     words = [t.tokens[0, t.spans["question"]].tolist() for t in (own, silent)]
     assert words[0] == words[1]
@@ -179,26 +150,16 @@ def test_the_base_is_asked_the_same_words_of_the_same_frames_without_sound(
     assert "Qwen Team" in system[0] and system[1] == "You are a helpful assistant."
 
 
-def test_an_embedded_case_needs_its_prompt_for_the_base(
-    model: HookedOmni, sees: HookedOmni
-) -> None:
+def test_an_embedded_case_needs_a_base_prompt(model: HookedOmni, sees: HookedOmni) -> None:
     with pytest.raises(ResultsError, match=r"expected base_prompts with '0/hear', .* got \[\]"):
         run(model, [asked(model)], base=sees)
 
 
-def test_samples_that_cannot_be_compared_are_skipped_and_listed(
-    model: HookedOmni, sees: HookedOmni
-) -> None:
-    silent = asked(sees, None, "bus", "video")
-    names = ("mute", "blind", "whole", "loud")
-    cases = [
-        Case(asked(model, kind="video"), "mute"),
-        Case(asked(model, kind="audio"), "blind"),
-        Case(asked(model), "whole"),
-        Case(asked(model), "loud"),
-    ]
-    prompts = dict.fromkeys((f"{name}/hear" for name in names), silent)
-    prompts["loud/hear"] = asked(model)
+def test_samples_that_cannot_be_compared_are_skipped(model: HookedOmni, sees: HookedOmni) -> None:
+    silent, both = asked(sees, None, "bus", "video"), asked(model)
+    clips = dict(mute=asked(model, kind="video"), blind=asked(model, kind="audio"))
+    cases = [Case(one, name) for name, one in {**clips, "whole": both, "loud": both}.items()]
+    prompts = {case.id: silent for case in cases} | {"loud/hear": both}
     table = run(model, cases, base=sees, base_prompts=prompts)
     assert set(table["sample"]) == {"whole"}
     skipped = table.attrs["skipped"]
@@ -206,9 +167,7 @@ def test_samples_that_cannot_be_compared_are_skipped_and_listed(
     assert "for the base with video and without audio" in skipped["loud/hear"]
 
 
-def test_a_model_that_says_nothing(
-    model: HookedOmni, sees: HookedOmni, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_without_an_answer(model: HookedOmni, sees: HookedOmni, monkeypatch: Any) -> None:
     cfg = model.model.cfg
     monkeypatch.setattr(cfg, "eos_tokens", tuple(range(cfg.d_vocab)))
     table = _planted(model, sees)
@@ -216,33 +175,23 @@ def test_a_model_that_says_nothing(
     assert "the model ends at once" in table.attrs["skipped"]["dog-dog/hear"]
 
 
-def test_the_end_token_is_not_compared(hearing: pd.DataFrame) -> None:
-    assert hearing["step"].tolist() == [0, 1, 2] * 4  # "A", " dog", "."
-
-
-# --- vocabularies -----------------------------------------------------------------------------
-
-
-def _bytes(order: int = 1, without: str = "", special: Iterator[str] | tuple[str, ...] = ()) -> Any:
+def _bytes(order: int = 1, without: str = "", special: tuple[str, ...] = ()) -> Any:
     symbols = [s for s in [*bytes_to_unicode().values()][::order] if s != without]
     vocab = {symbol: i for i, symbol in enumerate([*symbols, "<|endoftext|>"])}
     tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[])
-    tokenizer.add_tokens(list(special), special_tokens=True)
+    tokenizer.add_tokens([*special], special_tokens=True)
     return tokenizer
 
 
-def test_the_same_words_under_other_numbers_are_paired_by_what_they_say(
+def test_the_same_words_under_other_numbers_are_paired_by_their_text(
     omni: HookedOmni, vl: HookedOmni, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(omni.model, "tokenizer", _bytes(special=("<|AUDIO|>", "<|im_end|>")))
     monkeypatch.setattr(vl.model, "tokenizer", _bytes(-1, special=("<|im_end|>", "<|box|>")))
     shared = shared_vocabulary(omni.model, vl.model)
-    names = [
-        m.tokenizer.convert_ids_to_tokens(ids.tolist())
-        for m, ids in ((omni.model, shared.first), (vl.model, shared.second))
-    ]
-    assert names[0] == names[1]
-    assert len(names[0]) == 256 + 2  # "<|endoftext|>" and "<|im_end|>"
+    names = omni.model.tokenizer.convert_ids_to_tokens(shared.first.tolist())
+    assert names == vl.model.tokenizer.convert_ids_to_tokens(shared.second.tolist())
+    assert len(names) == 256 + 2  # "<|endoftext|>" and "<|im_end|>"
     assert shared.first.tolist() == sorted(shared.first.tolist()) != shared.second.tolist()
     assert places(shared.first, torch.tensor([0, 257, 258])).tolist() == [0, -1, 257]
 
@@ -260,16 +209,13 @@ class _Renumbered:
         return {piece: len(self) - 1 - i for piece, i in self.tokenizer.get_vocab().items()}
 
 
-def test_a_base_with_other_numbers_for_its_tokens_says_the_same(
-    sees: HookedOmni, hearing: pd.DataFrame
-) -> None:
+def test_a_base_of_other_token_ids_is_the_same(sees: HookedOmni, hearing: pd.DataFrame) -> None:
     base = planted(None, 5, family="vl")
     base.model.tokenizer = _Renumbered(base.model.tokenizer)
     for weight in (base.model.embed.weight, base.model.unembed.weight):
         weight.data.copy_(weight.data.flip(0))
     model = planted(gains=(3.0, 1.0))
-    cases, _ = _cases(model, model)
-    _, prompts = _cases(model, sees)
+    cases, prompts = _cases(model, sees)
     table = run(model, cases, base=base, base_prompts=prompts)
     pd.testing.assert_frame_equal(table, hearing)
 
@@ -293,8 +239,7 @@ def test_other_words_are_refused_and_the_first_is_named(
 
 def test_an_answer_that_the_base_cannot_spell_is_skipped(sees: HookedOmni) -> None:
     omni = planted()
-    processor: Any = omni.processor
-    tokenizer = processor.tokenizer
+    tokenizer: Any = omni.model.tokenizer
     tokenizer.add_tokens(["<|dog|>"], special_tokens=True)
     omni.hf.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     new, old = (tokenizer.convert_tokens_to_ids(t) for t in ("<|dog|>", " dog"))
@@ -303,9 +248,6 @@ def test_an_answer_that_the_base_cannot_spell_is_skipped(sees: HookedOmni) -> No
     prompts = {"0/hear": asked(sees, None, "dog", "video")}
     table = run(omni, [asked(omni, "dog", "dog")], base=sees, base_prompts=prompts)
     assert "in tokens of both models, got '<|dog|>'" in table.attrs["skipped"]["0/hear"]
-
-
-# --- the table, the figure, the sentences -----------------------------------------------------
 
 
 def test_a_token_names_an_event_if_its_word_does() -> None:
@@ -320,24 +262,20 @@ def test_rows_are_documented(hearing: pd.DataFrame) -> None:
         assert f"`{column}`" in (run.__doc__ or "")
     assert set(hearing["answer"]) == {"A dog.", "A train."}
     assert "".join(hearing.query("sample == 'dog-dog'")["token_text"]) == "A dog."
+    assert hearing["step"].tolist() == [0, 1, 2] * 4  # the end token is not compared
 
 
 def test_a_figure_of_shares_beside_the_papers(hearing: pd.DataFrame) -> None:
     every, events, divergence = plot(hearing).axes
-    assert [axes.get_title() for axes in (every, events)] == [
-        "all tokens",
-        "tokens that name sound events",
-    ]
+    titles = [axes.get_title() for axes in (every, events)]
+    assert titles == ["all tokens", "tokens that name sound events"]
     heights = [bar.get_height() for bar in events.patches]  # pyright: ignore[reportAttributeAccessIssue]
     assert heights[:3] == [100.0, 0.0, 0.0] and heights[3] == 0.0
     assert heights[-3:] == pytest.approx([66.06, 19.3, 14.63])
     assert sum(heights[3:6]) == pytest.approx(100)
-    ticks = [label.get_text() for label in events.get_xticklabels()]
-    assert ticks == [
-        "factual,\nhear\n(n = 2)",
-        "counterfactual,\nhear\n(n = 2)",
-        "published,\nQwen2.5-Omni-3B",
-    ]
+    ticks = [label.get_text().replace("\n", " ") for label in events.get_xticklabels()]
+    own = ["factual, hear (n = 2)", "counterfactual, hear (n = 2)"]
+    assert ticks == [*own, "published, Qwen2.5-Omni-3B"]
     assert len(divergence.patches) == 3
 
 
@@ -368,12 +306,8 @@ def test_own_words_name_events(model: HookedOmni, sees: HookedOmni) -> None:
 
 def test_events_of_a_judge_replace_those_of_the_table() -> None:
     answer = ["a", " dog", " bark", "s", " loudly", " at", " a", " car"]
-    rows = [
-        dict(sample=sample, kind="factual", question="hear", token_text=text, events=("car",))
-        for sample in ("one", "two")
-        for text in answer
-    ]
-    table = pd.DataFrame(rows)
+    known = dict(kind="factual", question="hear", token_text=answer, events=[("car",)] * 8)
+    table = pd.concat([pd.DataFrame({"sample": sample, **known}) for sample in ("one", "two")])
     made = retagged(table, {("one", "factual", "hear"): ["barks", "Loudly"]})
     one, two = (made[made["sample"] == sample]["events"].tolist() for sample in ("one", "two"))
     assert one == [(), (), *[("barks",)] * 2, ("loudly",), (), (), ()]

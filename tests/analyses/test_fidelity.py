@@ -9,7 +9,8 @@ import torch
 from analyses import captions, fidelity
 from analyses.cases import Case
 from analyses.study.judging import UNTOUCHED, conditions
-from hooked_omni import HookedOmni, load
+from hooked_omni import HookedOmni, HookedTransformer, load
+from hooked_omni.decoding.generate import Generation
 from hooked_omni.errors import ResultsError
 
 N_NEW = 8
@@ -35,39 +36,25 @@ def test_captions_are_the_models_own(omni: HookedOmni) -> None:
         assert row["n_tokens"] == len(answer.tokens) <= N_NEW
         assert row["ended"] == (int(answer.tokens[-1]) in omni.model.cfg.eos_tokens)
     assert table[["heard_found", "seen_found"]].isna().to_numpy().all()
+    with pytest.raises(ResultsError, match="expected scores of answers, got none"):
+        captions.headline(table)
 
 
-def test_without_a_tokenizer_nothing_is_known_of_the_answer(
-    omni: HookedOmni, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = cases(omni, ("A dog barks.",))
+def test_no_tokenizer_no_caption(omni: HookedOmni, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(omni.model, "tokenizer", None)
-    table = captions.run(omni, asked, captions.Config(max_new_tokens=2))
+    table = captions.run(omni, cases(omni, ("A dog barks.",)), captions.Config(max_new_tokens=2))
     assert table[["caption", "heard_found", "seen_found"]].isna().to_numpy().all()
 
 
 def test_what_is_named_is_counted(omni: HookedOmni, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hooked_omni import HookedTransformer
-    from hooked_omni.decoding.generate import Generation
-
-    said = iter(["a dog barks", "a dog and a siren", "nothing at all"])
-
-    def says(*_: Any) -> Generation:
-        return Generation(torch.tensor([1, 2]), next(said))
-
-    monkeypatch.setattr(HookedTransformer, "generate", says)
+    texts = ("a dog barks", "a dog and a siren", "nothing at all")
+    answers = (Generation(torch.tensor([1, 2]), text) for text in texts)
+    monkeypatch.setattr(HookedTransformer, "generate", lambda *_, **__: next(answers))
     table = captions.run(omni, cases(omni, ("A dog barks while a siren wails.",)))
     assert table["heard_found"].tolist() == [0.5, 1.0, 0.0]
-    assert captions.headline(table)[0] == (
-        "factual, hear: audio fidelity is 50.0 % [0.0, 100.0], n = 3."
-    )
+    first = "factual, hear: audio fidelity is 50.0 % [0.0, 100.0], n = 3."
+    assert captions.headline(table)[0] == first
     captions.plot(table).savefig("/dev/null", format="png")
-
-
-def test_answers_that_nothing_is_known_of_have_no_headline(omni: HookedOmni) -> None:
-    table = captions.run(omni, cases(omni), captions.Config(max_new_tokens=2))
-    with pytest.raises(ResultsError, match="expected scores of answers, got none"):
-        captions.headline(table)
 
 
 def row(**more: Any) -> dict[str, Any]:
@@ -78,27 +65,20 @@ def row(**more: Any) -> dict[str, Any]:
 def test_scores_join_the_condition_they_are_of() -> None:
     cut: dict[str, Any] = dict(sample="s", kind="factual", question="hear", query="generated")
     cut |= dict(first_layer=None, last_layer=None)
-    table = pd.DataFrame(
-        [
-            {**cut, "key": "none"},
-            {**cut, "key": "video", "first_layer": 0, "last_layer": 2},
-            {**cut, "key": "audio", "first_layer": 0, "last_layer": 2},
-        ]
-    ).astype({"first_layer": "Int64", "last_layer": "Int64"})
+    window = dict(first_layer=0, last_layer=2)
+    rows = [{**cut, "key": "none"}, *({**cut, **window, "key": key} for key in ("video", "audio"))]
+    table = pd.DataFrame(rows).astype(dict.fromkeys(window, "Int64"))
     table = table.assign(condition=conditions(table))
-    assert table["condition"].tolist() == [
-        UNTOUCHED, "generated !-> video @ 0-2", "generated !-> audio @ 0-2",
-    ]  # fmt: skip
-    scores = pd.DataFrame(
-        [
-            row(score=0.1),
-            row(condition="generated !-> audio @ 0-2", score=0.3),
-            row(condition="generated !-> video @ 0-2", score=0.2, kind="counterfactual"),
-            row(condition=UNTOUCHED, score=0.4),
-            row(condition=UNTOUCHED, score=0.5, what="video"),
-        ]
-    )
-    joined = fidelity.joined(table, scores)
+    no_video, no_audio = "generated !-> video @ 0-2", "generated !-> audio @ 0-2"
+    assert table["condition"].tolist() == [UNTOUCHED, no_video, no_audio]
+    scores = [
+        row(score=0.1),
+        row(condition=no_audio, score=0.3),
+        row(condition=no_video, score=0.2, kind="counterfactual"),
+        row(condition=UNTOUCHED, score=0.4),
+        row(condition=UNTOUCHED, score=0.5, what="video"),
+    ]
+    joined = fidelity.joined(table, pd.DataFrame(scores))
     assert joined["audio_fidelity"].fillna(-1).tolist() == [0.4, -1, 0.3]
     assert joined["video_fidelity"].fillna(-1).tolist() == [0.5, -1, -1]
 
@@ -108,9 +88,8 @@ def test_missing_scores_are_counted_and_not_averaged() -> None:
         [row(sample=f"s{i}", score=score) for i, score in enumerate((1.0, 0.5, None))]
         + [row(sample="s0", condition="generated !-> video @ 0-2", score=0.0)]
     ).astype({"score": float})
-    assert fidelity.headline(scores)[0].startswith(
-        "factual, hear: audio fidelity is 75.0 % [50.0, 100.0], n = 2, 1 missing."
-    )
+    first = "factual, hear: audio fidelity is 75.0 % [50.0, 100.0], n = 2, 1 missing."
+    assert fidelity.headline(scores)[0].startswith(first)
 
 
 def test_factual_clips_come_first() -> None:

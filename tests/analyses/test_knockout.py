@@ -68,9 +68,6 @@ def moved(table: Any, column: str, by: float = 0.01) -> set[tuple[str, int]]:
     return set(zip(rows["key"], rows["first_layer"], strict=True))
 
 
-# --- planted answers -------------------------------------------------------------------------
-
-
 def test_the_layers_where_words_move_are_found(swept: Any) -> None:
     table = swept.query("kind == 'counterfactual'")
     assert moved(table, "caption_change") == {("video", 5)}
@@ -88,22 +85,17 @@ def test_the_layers_where_words_move_are_found(swept: Any) -> None:
 
 
 def test_windows_that_cover_the_layer(model: HookedOmni) -> None:
-    config = replace(CONFIG, width=3, step=1)
-    table = run(model, [case(model, "dog", "bus")], config)
-    assert moved(table, "caption_change") == {("video", first) for first in (3, 4, 5)}
-    assert moved(table, "word_change") == {
-        *(("video", first) for first in (3, 4, 5)),
-        *(("audio", first) for first in (0, 1, 2)),
-    }
+    table = run(model, [case(model, "dog", "bus")], replace(CONFIG, width=3, step=1))
+    video, audio = ({(k, first + n) for n in range(3)} for k, first in (("video", 3), ("audio", 0)))
+    assert moved(table, "caption_change") == video
+    assert moved(table, "word_change") == video | audio
 
 
 @pytest.mark.parametrize(
     ("heard_at", "seen_at", "expected"),
     [(None, 5, {("video", 5)}), (2, None, {("audio", 2)}), (None, None, set())],
 )
-def test_nothing_is_found_in_the_twin(
-    heard_at: int | None, seen_at: int | None, expected: set[Any]
-) -> None:
+def test_nothing_is_found_in_the_twin(heard_at: Any, seen_at: Any, expected: Any) -> None:
     twin = planted(heard_at=heard_at, seen_at=seen_at)
     table = run(twin, [case(twin, "dog", "dog")], CONFIG)
     for measure in ("word_change", "caption_change"):
@@ -122,8 +114,7 @@ def test_the_first_token_is_out_of_reach_unless_asked_for() -> None:
     assert set(table["caption"]) == {" bus."}
     assert moved(table, "caption_change", by=1e-4) == set()
     assert table["heard_logprob"].isna().all()  # " dog" would open the answer
-    config = replace(CONFIG, query="generated+last")
-    table = run(early, one, config)
+    table = run(early, one, replace(CONFIG, query="generated+last"))
     assert moved(table, "caption_change") == {("video", 5)}
     assert table[table["first_layer"] == 5]["caption"].tolist() == [" dog.", " bus."]
 
@@ -137,25 +128,17 @@ def test_other_spans(model: HookedOmni) -> None:
     assert rows.drop(index=2, level="first_layer").abs().max() < 1e-4
 
 
-# --- agreement with Hugging Face -------------------------------------------------------------
-
-
-def test_captions_and_scores_are_hugging_faces(omni: HookedOmni, clips: dict) -> None:
+def test_scores_are_hugging_faces(omni: HookedOmni, clips: dict, monkeypatch: Any) -> None:
     inputs = clips["omni", "audio in video"]
     prompt = omni.embed_inputs(**inputs)
     captions = ("Then dogs bark.", "A siren.")
     asked_of = Case(prompt, "a", audio_captions=captions[:1], video_captions=captions[1:])
-    omni.model.cfg.eos_tokens, ends = (), omni.model.cfg.eos_tokens
-    try:
-        config = knockout.Config(windows=((0, 0), (1, 3), (2, 3)), max_new_tokens=8)
-        table = run(omni, [asked_of], config)
-    finally:
-        omni.model.cfg.eos_tokens = ends
-    spoken = {
-        name: references(omni.model.tokenizer, [caption])[0]
-        for name, caption in zip(("heard", "seen"), captions, strict=True)
-    }
-    assert [len(r.words) for r in spoken.values()] == [2, 1]  # dogs, bark; siren
+    monkeypatch.setattr(omni.model.cfg, "eos_tokens", ())
+    config = knockout.Config(windows=((0, 0), (1, 3), (2, 3)), max_new_tokens=8)
+    table = run(omni, [asked_of], config)
+    monkeypatch.undo()
+    heard, seen = (references(omni.model.tokenizer, [caption])[0] for caption in captions)
+    assert (len(heard.words), len(seen.words)) == (2, 1)  # dogs, bark; siren
     baseline = None
     with eager(omni):
         for row in table.to_dict("records"):
@@ -166,22 +149,14 @@ def test_captions_and_scores_are_hugging_faces(omni: HookedOmni, clips: dict) ->
                 tokens, _ = hf_caption(omni, inputs)
                 baseline = torch.tensor(tokens) if baseline is None else baseline
                 scored = hf_logprobs(omni, prompt, baseline)
-                words = {
-                    name: [
-                        float(hf_logprobs(omni, prompt, r.tokens)[list(word)].sum())
-                        for word in r.words
-                    ]
-                    for name, r in spoken.items()
-                }
+                for name, reference in (("heard", heard), ("seen", seen)):
+                    by_token = hf_logprobs(omni, prompt, reference.tokens)
+                    by_word = [float(by_token[list(word)].sum()) for word in reference.words]
+                    assert row[f"{name}_logprob"] == pytest.approx(np.mean(by_word), rel=1e-6)
             assert row["caption"] == omni.model.tokenizer.decode(tokens, skip_special_tokens=True)
             assert row["n_scored"] == 8
             assert row["caption_logprob"] / 8 == pytest.approx(float(scored.mean()), abs=1e-6)
-            for name, expected in words.items():
-                assert row[f"{name}_logprob"] == pytest.approx(np.mean(expected), rel=1e-6)
     assert table["caption"].nunique() > 3
-
-
-# --- cost ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -190,15 +165,6 @@ def passes(model: HookedOmni) -> Iterator[list[tuple[int, int]]]:
     block: Any = model.model.blocks[0]
     with watched(block, lambda args: seen.append(args[0].shape[:2])):
         yield seen
-
-
-def test_one_pass_over_the_prompt(model: HookedOmni, passes: list[Any]) -> None:
-    one = case(model, "dog", "bus")
-    passes.clear()
-    run(model, [one], CONFIG)
-    n_pos = [n for _, n in passes]
-    assert n_pos[0] == one.prompt.n_pos  # pyright: ignore[reportAttributeAccessIssue]
-    assert max(n_pos[1:]) < 10
 
 
 def test_a_reference_is_read_as_far_as_its_last_word(model: HookedOmni, passes: list[Any]) -> None:
@@ -215,9 +181,6 @@ def test_a_reference_is_read_as_far_as_its_last_word(model: HookedOmni, passes: 
     np.testing.assert_array_equal(*scores)
 
 
-# --- windows, skips, refusals ----------------------------------------------------------------
-
-
 def test_windows_of_the_paper_and_of_other_depths() -> None:
     def centers(n_layers: int, **more: Any) -> list[int]:
         windows = chosen_windows(knockout.Config(**more), n_layers)
@@ -230,17 +193,13 @@ def test_windows_of_the_paper_and_of_other_depths() -> None:
     assert centers(8) == list(range(8))
     assert centers(1) == [0]
     assert centers(6, width=3, step=2) == [1, 3]
-    assert chosen_windows(knockout.Config(windows=((1, 2), (0, 5))), 6) == [
-        range(1, 3),
-        range(6),
-    ]
+    given = knockout.Config(windows=((1, 2), (0, 5)))
+    assert chosen_windows(given, 6) == [range(1, 3), range(6)]
 
 
 def test_who_is_skipped(model: HookedOmni) -> None:
-    cases = [
-        replace(case(model, "dog", "bus", kind=kind), sample=kind)
-        for kind in ("video", "audio", "audio in video")
-    ]
+    kinds = ("video", "audio", "audio in video")
+    cases = [replace(case(model, "dog", "bus", kind=kind), sample=kind) for kind in kinds]
     table = run(model, cases, CONFIG)
     assert set(table["sample"]) == {"audio in video"}
     assert "no audio" in table.attrs["skipped"]["video/hear"]
@@ -249,12 +208,9 @@ def test_who_is_skipped(model: HookedOmni) -> None:
     assert set(only_video["sample"]) == {"audio in video", "video"}
 
 
-def test_an_answer_of_one_token_is_skipped(model: HookedOmni) -> None:
-    model.model.cfg.eos_tokens, ends = (32,), model.model.cfg.eos_tokens  # "A"
-    try:
-        table = run(model, [case(model, "dog", "bus")], CONFIG)
-    finally:
-        model.model.cfg.eos_tokens = ends
+def test_an_answer_of_one_token_is_skipped(model: HookedOmni, monkeypatch: Any) -> None:
+    monkeypatch.setattr(model.model.cfg, "eos_tokens", (32,))  # "A"
+    table = run(model, [case(model, "dog", "bus")], CONFIG)
     assert table.empty and list(table.columns) == ["sample", "kind", "question", *COLUMNS]
     assert "two tokens or more" in table.attrs["skipped"]["dog over bus/hear"]
     with pytest.raises(ResultsError, match="expected rows, got none"):
@@ -271,29 +227,21 @@ def test_a_sample_without_captions_has_no_word_scores(model: HookedOmni) -> None
     assert len(knockout.headline(table)) == 2
 
 
-@pytest.mark.parametrize(
-    ("bad", "text"),
-    [
-        (dict(query="last"), "expected query 'generated' or 'generated\\+last'"),
+def test_bad_configs(model: HookedOmni, as_installed: None) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        (dict(query="last"), r"expected query 'generated' or 'generated\+last'"),
         (dict(keys=()), "and some keys"),
         (dict(max_new_tokens=1), "at least 2 new tokens"),
         (dict(windows=((1, 2),), width=3), "got both"),
-    ],
-)
-def test_bad_configs(bad: dict[str, Any], text: str, as_installed: None) -> None:
-    with pytest.raises(ResultsError, match=text):
-        knockout.Config(**bad)
-
-
-def test_bad_windows(model: HookedOmni) -> None:
+    ]
+    for bad, text in wrong:
+        with pytest.raises(ResultsError, match=text):
+            knockout.Config(**bad)
     one = [case(model, "dog", "bus")]
     with pytest.raises(ResultsError, match=r"in layers 0 to 7, got \[\(7, 8\)\]"):
         run(model, one, replace(CONFIG, windows=((0, 1), (7, 8))))
     with pytest.raises(HookError, match="expected an odd width"):
         run(model, one, replace(CONFIG, width=4))
-
-
-# --- the figure ------------------------------------------------------------------------------
 
 
 def test_panels_in_the_papers_form(panels: Any) -> None:
@@ -311,34 +259,28 @@ def test_panels_in_the_papers_form(panels: Any) -> None:
 
 
 def test_a_judges_fidelity_takes_the_place_of_words(panels: Any) -> None:
-    judged = panels.assign(audio_fidelity=0.25, video_fidelity=0.75)
-    figure = knockout.plot(judged)
+    figure = knockout.plot(panels.assign(audio_fidelity=0.25, video_fidelity=0.75))
     assert figure.axes[0].get_ylabel() == "fidelity, %"
     heights = [set(np.asarray(a.get_lines()[0].get_ydata(), float)) for a in figure.axes[:4]]
     assert heights == [{75.0}, {25.0}, {75.0}, {25.0}]
 
 
 def test_published_points_under_36_layers(panels: Any) -> None:
-    figure = knockout.plot(panels.assign(n_layers=36))
-    points = [
-        len(np.asarray(c.get_offsets()))
-        for axes in figure.axes[:4]
-        for c in axes.collections
-        if str(c.get_label()).startswith("published")
-    ]
-    assert sum(points) == len(published.points("figure6_knockout_qwen2_5_omni_3b"))
+    panels_of = knockout.plot(panels.assign(n_layers=36)).axes[:4]
+    drawn = [c for axes in panels_of for c in axes.collections]
+    points = [c.get_offsets() for c in drawn if str(c.get_label()).startswith("published")]
+    assert sum(len(np.asarray(each)) for each in points) == len(
+        published.points("figure6_knockout_qwen2_5_omni_3b")
+    )
 
 
 def test_the_headline(panels: Any) -> None:
-    said = knockout.headline(panels)
+    lines = "\n".join(knockout.headline(panels))
     freed = "counterfactual, hear: G !-> V moves what is named most in layer 5: +100.00 points"
-    assert any(
-        s.startswith(freed) and "n = 2 (p = 0.5, corrected for 8 windows)" in s for s in said
-    )
-    assert "counterfactual, hear: untouched, reference events named: 0.0 %" in " ".join(said)
-    assert any(
-        "G !-> A moves the log-probability of reference words most in layer 2" in s for s in said
-    )
+    (line,) = (line for line in lines.splitlines() if line.startswith(freed))
+    assert "n = 2 (p = 0.5, corrected for 8 windows)" in line
+    assert "counterfactual, hear: untouched, reference events named: 0.0 %" in lines
+    assert "G !-> A moves the log-probability of reference words most in layer 2" in lines
 
 
 def test_missing_numbers_are_counted(panels: Any) -> None:

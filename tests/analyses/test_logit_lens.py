@@ -18,7 +18,6 @@ from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
 from tests.support.planted import asked, planted
 
-Clips = dict[tuple[str, str], dict[str, Any]]
 TOLD_AT = 3
 
 
@@ -33,20 +32,12 @@ def table(teller: HookedOmni) -> pd.DataFrame:
 
 
 def _cases(omni: HookedOmni) -> Iterator[Case]:
-    for kind, heard, seen in (
-        *[("factual", "dog", "dog"), ("factual", "train", "train")],
-        *[("counterfactual", "dog", "bus"), ("counterfactual", "train", "dog")],
-    ):
-        yield Case(
-            asked(omni, heard, seen),
-            f"{heard}-{seen}",
-            kind,
-            audio_captions=(f"A {heard} is heard",),
-            video_captions=(f"A {seen} is seen",),
+    for heard, seen in (("dog", "dog"), ("train", "train"), ("dog", "bus"), ("train", "dog")):
+        kind = "factual" if heard == seen else "counterfactual"
+        captions: Any = dict(
+            audio_captions=(f"A {heard} is heard",), video_captions=(f"A {seen} is seen",)
         )
-
-
-# --- tokens -----------------------------------------------------------------------------------
+        yield Case(asked(omni, heard, seen), f"{heard}-{seen}", kind, **captions)
 
 
 def test_pieces_of_characters_are_shown_as_bytes(omni: HookedOmni) -> None:
@@ -66,21 +57,16 @@ def test_a_word_is_known_by_its_first_token(teller: HookedOmni) -> None:
     assert siren == {letter: False, tokenizer.encode("S")[0]: False}  # " " alone says nothing
 
 
-# --- planted answers --------------------------------------------------------------------------
-
-
 def test_what_is_told_is_found_from_its_layer_on(table: pd.DataFrame) -> None:
     found = recall(table)
-    by_layer = found.groupby("layer")["recall"].agg(["min", "max"])
-    for layer, expected in [(layer, 100.0 * (layer >= TOLD_AT)) for layer in range(8)]:
-        assert by_layer.loc[layer].tolist() == [expected, expected]
-    assert by_layer.loc[ANY_LAYER].tolist() == [100.0, 100.0]
+    by_layer: Any = found.groupby("layer")["recall"].unique()
+    for layer in range(8):
+        assert by_layer[layer] == [100.0 * (layer >= TOLD_AT)]
+    assert by_layer[ANY_LAYER] == [100.0]
     assert set(recall(table, "chance")["recall"]) == {0.0}
     seen = recall(table, "seen").query("layer == 7")
-    assert dict(zip(seen["kind"], seen["recall"], strict=True)) == {
-        "factual": 100.0,
-        "counterfactual": 0.0,
-    }
+    by_kind = dict(zip(seen["kind"], seen["recall"], strict=True))
+    assert by_kind == {"factual": 100.0, "counterfactual": 0.0}
 
 
 def test_nothing_is_found_where_nothing_is_told() -> None:
@@ -111,9 +97,6 @@ def test_each_second_says_what_is_heard_in_it() -> None:
     at_layer = top.query("layer == 0")
     assert at_layer["second"].tolist() == pytest.approx(seconds)
     assert at_layer["position"].tolist() == prompt.spans["audio"].tolist()
-
-
-# --- the table --------------------------------------------------------------------------------
 
 
 def test_rows_are_documented(table: pd.DataFrame, teller: HookedOmni) -> None:
@@ -154,8 +137,7 @@ def test_a_users_words_name_events(teller: HookedOmni) -> None:
 
 
 def test_clips_without_sound_are_skipped_and_listed(teller: HookedOmni) -> None:
-    cases = [Case(asked(teller, kind="video"), "mute"), Case(asked(teller), "loud")]
-    found = run(teller, cases)
+    found = run(teller, [Case(asked(teller, kind="video"), "mute"), Case(asked(teller), "loud")])
     assert set(found["sample"]) == {"loud"}
     assert "got no audio" in found.attrs["skipped"]["mute/hear"]
     assert found.attrs["n_cases"] == 2
@@ -168,10 +150,8 @@ def test_video_positions_may_be_read_too(teller: HookedOmni) -> None:
 
 
 def test_captions_without_sounds_are_missing_not_zero(teller: HookedOmni) -> None:
-    cases = [
-        Case(asked(teller), "named", audio_captions=("A dog barks",)),
-        Case(asked(teller), "unnamed", audio_captions=("Bad quality",)),
-    ]
+    captions = dict(named=("A dog barks",), unnamed=("Bad quality",))
+    cases = [Case(asked(teller), s, audio_captions=texts) for s, texts in captions.items()]
     found = run(teller, cases, Config(lenses=("norm",)))
     recalls: Any = recall(found).query("layer == 7").set_index("sample")["recall"]
     assert recalls["named"] == 100 and np.isnan(recalls["unnamed"])
@@ -190,9 +170,6 @@ def test_a_model_without_a_tokenizer(omni: HookedOmni, monkeypatch: pytest.Monke
     monkeypatch.setattr(omni.model, "tokenizer", None)
     with pytest.raises(ResultsError, match="expected a tokenizer for"):
         run(omni, [omni.model.as_prompt(torch.arange(3)[None])])
-
-
-# --- figure and sentences ---------------------------------------------------------------------
 
 
 def test_a_row_of_panels_for_each_lens(table: pd.DataFrame) -> None:

@@ -74,9 +74,6 @@ def changes(omni: HookedOmni, files: dict[str, Path], **more: Any) -> dict[str, 
     return dict(zip(table["variant"], table["change"], strict=True))
 
 
-# --- planted answers -------------------------------------------------------------------------
-
-
 def test_an_answer_that_rests_on_the_picture(model: HookedOmni, files: dict[str, Path]) -> None:
     changed = changes(model, files)
     assert changed["intact"] == 0
@@ -104,10 +101,8 @@ def test_nothing_is_found_where_nothing_rests(files: dict[str, Path]) -> None:
 
 
 def test_the_token_that_names_it(model: HookedOmni, files: dict[str, Path]) -> None:
-    by_token, whole = (
-        run(model, cases(files, "dog and bus"), replace(CONFIG, tokens=tokens))
-        for tokens in (True, False)
-    )
+    one = cases(files, "dog and bus")
+    by_token, whole = (run(model, one, replace(CONFIG, tokens=each)) for each in (True, False))
     blank = by_token[by_token["variant"] == "blank"]
     assert blank["token_text"].tolist()[:3] == ["A", " bus", "."]
     assert blank["step"].tolist() == [0, 1, 2, 3]
@@ -119,9 +114,6 @@ def test_the_token_that_names_it(model: HookedOmni, files: dict[str, Path]) -> N
     assert modality_reliance.headline(by_token) == modality_reliance.headline(whole)
 
 
-# --- agreement with Hugging Face -------------------------------------------------------------
-
-
 def test_scores_are_hugging_faces(omni: HookedOmni, files: dict[str, Path]) -> None:
     """Inputs made by hand, of arrays made by hand."""
     prompt = Prompt("What?", video=files["dog and bus"], media=SMALL)
@@ -131,8 +123,7 @@ def test_scores_are_hugging_faces(omni: HookedOmni, files: dict[str, Path]) -> N
     table = run(omni, [prompt], config)
     video, audio = clip_of(omni, files["dog and bus"])
     silent = replace(audio, samples=np.zeros_like(audio.samples))
-    n = 8000
-    late = replace(audio, samples=np.concatenate([audio.samples[-n:], audio.samples[:-n]]))
+    late = replace(audio, samples=np.roll(audio.samples, 8000))
     dark = replace(video, frames=torch.zeros_like(video.frames))
     variants_by_hand = {
         "intact": (video, audio),
@@ -150,22 +141,15 @@ def test_scores_are_hugging_faces(omni: HookedOmni, files: dict[str, Path]) -> N
         ready = omni.embed_inputs(**{k: v for k, v in inputs.items() if v is not None})
         expected[name] = float(hf_logprobs(omni, ready, made.tokens).sum())
     for row in table.to_dict("records"):
-        n_tokens = row["n_tokens"]
-        assert row["logprob"] / n_tokens == pytest.approx(
-            expected[row["variant"]] / n_tokens, abs=1e-6
-        )
-        difference = expected[row["variant"]] - expected["intact"]
-        assert row["change"] / n_tokens == pytest.approx(difference / n_tokens, abs=2e-6)
+        n_tokens, by_hand = row["n_tokens"], expected[row["variant"]]
+        assert row["logprob"] == pytest.approx(by_hand, abs=1e-6 * n_tokens)
+        difference = by_hand - expected["intact"]
+        assert row["change"] == pytest.approx(difference, abs=2e-6 * n_tokens)
     moved = table.set_index("variant")["change"].abs()
     assert (moved.drop(index="intact") > 1e-3).all()
 
 
-# --- variants --------------------------------------------------------------------------------
-
-
-def test_variants_keep_their_shapes_and_their_source(
-    model: HookedOmni, files: dict[str, Path]
-) -> None:
+def test_variants_keep_shapes_and_source(model: HookedOmni, files: dict[str, Path]) -> None:
     video, audio = clip_of(model, files["dog and bus"])
     frames, samples = video.frames.clone(), audio.samples.copy()
     path = files["train and chef"]
@@ -181,35 +165,29 @@ def test_variants_keep_their_shapes_and_their_source(
         assert same in ((True, False), (False, True))
     assert torch.equal(video.frames, frames) and np.array_equal(audio.samples, samples)
     later = variants.shift(0.5)((video, audio))[1]
-    assert later is not None
+    assert later
     np.testing.assert_array_equal(later.samples[8000:], samples[:-8000])
-
-
-# --- skips and refusals ----------------------------------------------------------------------
 
 
 def test_who_is_skipped_and_what_is_left_out(model: HookedOmni, files: dict[str, Path]) -> None:
     film = Prompt("What?", video=files["silent film"], media=SMALL, use_audio_in_video=False)
     hears = Prompt("What?", audio=files["sound"], media=SMALL)
     listed = [
-        Case(asked(model), "door"),
+        Case(asked(model), "embedded"),
         *cases(files, "silent film"),
-        Case(replace(film, video="nowhere.mp4"), "nowhere"),
-        Case(Prompt("What?"), "words"),
-        Case(film, "film"),
-        Case(hears, "hears"),
+        *[Case(replace(film, video="nowhere.mp4"), "nowhere"), Case(Prompt("What?"), "words")],
+        *[Case(film, "film"), Case(hears, "hears")],
     ]
     table = run(model, listed, CONFIG)
     skipped = table.attrs["skipped"]
-    assert "got one that is embedded" in skipped["door/hear"]
+    assert "got one that is embedded" in skipped["embedded/hear"]
     assert "pass use_audio_in_video=False" in skipped["silent film/hear"]
     assert "got no file" in skipped["nowhere/hear"]
     assert "expected a clip that" in skipped["words/hear"]
-    assert set(skipped) == {f"{n}/hear" for n in ("door", "silent film", "nowhere", "words")}
+    assert set(skipped) == {f"{n}/hear" for n in ("embedded", "silent film", "nowhere", "words")}
     by_sample = {str(s): g["variant"].tolist() for s, g in table.groupby("sample")}
     assert by_sample == {"film": ["intact", "blank"], "hears": ["intact", "mute", "shift"]}
-    said = modality_reliance.headline(table)
-    assert "n = 1, 1 missing" in said[0]
+    assert "n = 1, 1 missing" in modality_reliance.headline(table)[0]
 
 
 def test_a_shift_that_moves_nothing(model: HookedOmni, files: dict[str, Path]) -> None:
@@ -221,51 +199,33 @@ def test_a_shift_that_moves_nothing(model: HookedOmni, files: dict[str, Path]) -
         modality_reliance.plot(table)
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        dict(variants=("louder",)),
-        dict(variants=()),
-        dict(variants=("swap sound",)),
-        dict(blank="white"),
-        dict(max_new_tokens=0),
-    ],
-)
-def test_bad_configs(bad: dict[str, Any], as_installed: None) -> None:
-    with pytest.raises(ResultsError, match=r"expected variants among|expected blank"):
-        modality_reliance.Config(**bad)
-
-
-# --- the figure ------------------------------------------------------------------------------
+def test_bad_configs(as_installed: None) -> None:
+    wrong: Any = [dict(variants=names) for names in (("louder",), (), ("swap sound",))]
+    wrong += [dict(blank="white"), dict(max_new_tokens=0)]
+    for bad in wrong:
+        with pytest.raises(ResultsError, match=r"expected variants among|expected blank"):
+            modality_reliance.Config(**bad)
 
 
 @pytest.fixture
 def made_up() -> pd.DataFrame:
     """Twelve samples that lose 1 nat a token without sound, and 3 without picture."""
+    changes = (("intact", "none", 0.0), ("mute", "audio", -1.0), ("blank", "video", -3.0))
     rows = [
-        dict(
-            sample=str(i), kind="factual", question="hear", variant=variant, modality=modality,
-            step=None, token_text=None, logprob=-10 + 4 * change, change=4 * (change + i / 100),
-            n_tokens=4, answer="A dog.",
-        )
+        dict(sample=str(i), variant=variant, modality=modality, change=4 * (change + i / 100))
         for i in range(12)
-        for variant, modality, change in (
-            ("intact", "none", 0.0), ("mute", "audio", -1.0), ("blank", "video", -3.0)
-        )
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+        for variant, modality, change in changes
+    ]
+    known: Any = dict(kind="factual", question="hear", step=None, token_text=None, answer="A dog.")
+    return pd.DataFrame(rows).assign(**known, logprob=-10.0, n_tokens=4)
 
 
 def test_the_headline(made_up: pd.DataFrame) -> None:
-    said = modality_reliance.headline(made_up)
-    assert said[0].startswith(
-        "factual, hear: mute changes log p of the answer by -0.945 nats a token ["
-    )
-    assert said[0].endswith("n = 12.")
-    assert said[-1] == (
-        "factual, hear: the answer rests more on the picture, by 2.000 nats a token "
-        "(p = 0.00049, n = 12)."
-    )
+    mute, *_, last = modality_reliance.headline(made_up)
+    assert mute.startswith("factual, hear: mute changes log p of the answer by -0.945 nats a token")
+    assert mute.endswith("n = 12.")
+    more = "the answer rests more on the picture, by 2.000 nats a token (p = 0.00049, n = 12)."
+    assert last == f"factual, hear: {more}"
 
 
 def test_the_figure(made_up: pd.DataFrame) -> None:

@@ -7,10 +7,8 @@ tuned towers with `modality_reliance`.
 from typing import Any
 
 import pytest
-import torch
 
 from hooked_omni import HookedOmni, ablate, knockout
-from tests.support.models import eager, processed
 from tests.support.planted import HEARD_HEAD, SEEN_HEAD, TOLD_HEAD, WORDS, asked, planted
 
 STEPS = 8
@@ -49,12 +47,6 @@ def test_gains_and_missing_heads_decide() -> None:
     assert said(planted(None, family="vl"), kind="video", seen="chef") == "A chef."
 
 
-def test_a_word_chosen_at_the_last_prompt_position() -> None:
-    early = planted(names_at="last")
-    assert said(early) == said(early, "G !-> V") == " bus."
-    assert said(early, "G+last !-> V") == " dog."
-
-
 def test_only_the_planted_heads_write(model: HookedOmni) -> None:
     prompt = asked(model)
     writes = {(1, TOLD_HEAD), (2, HEARD_HEAD), (5, SEEN_HEAD)}
@@ -64,17 +56,3 @@ def test_only_the_planted_heads_write(model: HookedOmni) -> None:
             cut = ablate("attn.hook_z", span="prompt", layers=[layer], heads=[head])
             moved = (model.model.run_with_hooks(prompt, fwd_hooks=[cut]) - clean).abs().max()
             assert (float(moved) > 0.1) == ((layer, head) in writes), (layer, head)
-
-
-@pytest.mark.parametrize("family", ["omni", "vl"])
-def test_hugging_face_says_the_same(family: Any) -> None:
-    omni = planted(family=family)
-    inputs = processed(omni, "audio in video" if family == "omni" else "video")
-    made = omni.model.generate(
-        omni.embed_inputs(**inputs), max_new_tokens=STEPS, return_logits=True
-    )
-    kept = dict(output_logits=True, return_dict_in_generate=True)
-    with eager(omni) as hf:
-        out = hf.generate(**inputs, max_new_tokens=STEPS, do_sample=False, **kept)
-    assert out.sequences[0, inputs["input_ids"].shape[1] :].tolist() == made.tokens.tolist()
-    torch.testing.assert_close(torch.cat(out.logits), made.logits, rtol=0, atol=3e-5)

@@ -13,6 +13,8 @@ from collections import Counter, defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from analyses.judge.judgement import Item
+
 MARKER = "=" * 20
 MODEL = "judge-32b"
 
@@ -52,6 +54,12 @@ def planted(caption: str) -> float:
     return int(found[1]) % 11 / 10 if found else 0.5
 
 
+def captions(n: int) -> list[Item]:
+    known: Any = dict(kind="factual", question="hear", condition="", what="audio")
+    known["references"] = ("A dog barks",)
+    return [Item(sample=f"s{i}", text=f"caption {i}", **known) for i in range(n)]
+
+
 class JudgeServer:
     """Faults by caption: each is used up once; with "!" in front it stays."""
 
@@ -87,8 +95,7 @@ class JudgeServer:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.port = self.server.server_port
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
@@ -147,11 +154,10 @@ class JudgeServer:
 
 def completion(content: str) -> dict[str, Any]:
     message = {"role": "assistant", "content": content}
-    return {
-        **{"id": "c1", "object": "chat.completion", "created": 1, "model": MODEL},
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18},
-    }
+    usage = dict(prompt_tokens=9, completion_tokens=9, total_tokens=18)
+    choices = [dict(index=0, message=message, finish_reason="stop")]
+    known = dict(id="c1", object="chat.completion", created=1, model=MODEL)
+    return {**known, "choices": choices, "usage": usage}
 
 
 def send(handler: BaseHTTPRequestHandler, status: int, text: str, more: int = 0) -> None:

@@ -38,9 +38,9 @@ def small_run(out: Path) -> None:
 
 
 def small_study(data: Path, out: Path) -> None:
-    """All stages of `study_of(data)`, on a sample of each kind."""
+    """All stages of `study_of(data)`, on a sample of each kind, with answers of four tokens."""
     no_figures(pytest.MonkeyPatch())
-    run_study(replace(study_of(data), limit=1), out)
+    run_study(replace(study_of(data), limit=1, max_new_tokens=4), out)
 
 
 def study_of(data: Path) -> Study:
@@ -54,8 +54,7 @@ def killed_at_random(
 ) -> None:
     """Kill `target(*given, out)` at random moments and start it again, until it ends by itself.
 
-    A folder without the file `marker` is unfinished; a finished one must be the `same` as that of
-    a run that was never killed. At least half of the kills must hit a run in the middle.
+    It writes `marker` last. Half of the kills must hit it before that; `same` compares folders.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])

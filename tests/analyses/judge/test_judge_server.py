@@ -2,10 +2,9 @@
 
 import random
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +16,34 @@ from analyses.judge.judgement import Item, JudgeDownError, JudgeError
 from analyses.judge.lookup import load_judge
 from analyses.judge.record import judge_items, missing
 from hooked_omni.errors import HookedOmniError, UnknownModelError
-from tests.support.judge_server import FAILS, ILL, MODEL, STRANGE, WELL, JudgeServer, planted
-from tests.support.places import ROOT
+from tests.support.forked import start
+from tests.support.judge_server import (
+    FAILS,
+    ILL,
+    MODEL,
+    STRANGE,
+    WELL,
+    JudgeServer,
+    captions,
+    planted,
+)
 
 N = 6
-
-
 Judged = Callable[..., Any]
 
 
 @pytest.fixture
 def judged(server: JudgeServer, tmp_path: Path) -> Judged:
-    """The table of scores of some captions, by a judge behind the server."""
+    """The table of scores of some captions, by a judge on the server."""
 
     def table(
         items: list[Item] | None = None, journal: str = "j.jsonl", logs: str = "", **settings: Any
     ) -> Any:
         quick = dict(connections=2, retries=0, timeout=60.0) | settings
         judge = load_judge(MODEL, server.url, tmp_path / logs if logs else None, **quick)
-        return judge_items(items or captions(), judge, tmp_path / journal)
+        return judge_items(items or captions(N), judge, tmp_path / journal)
 
     return table
-
-
-def captions(n: int = N) -> list[Item]:
-    return [
-        Item(f"s{i}", "factual", "hear", "", "audio", f"caption {i}", ("A dog barks",))
-        for i in range(n)
-    ]
 
 
 def scores(table: Any) -> dict[str, float]:
@@ -88,38 +87,38 @@ def test_nobody_but_the_judge_is_called(judged: Judged, monkeypatch: pytest.Monk
     assert looked_up == {"127.0.0.1"}
 
 
-@pytest.mark.parametrize("fault", WELL)
-def test_a_reply_in_other_clothes_counts(server: JudgeServer, judged: Judged, fault: str) -> None:
-    server.faults["caption 3"] = [fault]
+def test_a_reply_in_another_form_counts(server: JudgeServer, judged: Judged) -> None:
+    server.faults |= {f"caption {i}": [fault] for i, fault in enumerate(WELL)}
     assert scores(judged()) == ALL
-    assert server.seen["caption 3"] == 1
+    assert server.seen == dict.fromkeys(ALL, 1)
 
 
-@pytest.mark.parametrize("fault", [*ILL, *FAILS, *STRANGE])
-def test_what_passes_is_requested_again(server: JudgeServer, judged: Judged, fault: str) -> None:
-    server.faults["caption 2"], server.faults["caption 4"] = [fault], [fault, fault]
-    timeout = 2.0 if fault == "hang" else 60.0
-    table = judged(timeout=timeout)
-    assert scores(table) == ALL
-    assert server.seen["caption 2"] == 2
-    assert server.seen["caption 4"] == 3
+@pytest.mark.parametrize("faults", [ILL, *([fault] for fault in (*FAILS, *STRANGE))], ids=" ".join)
+def test_what_passes_is_requested_again(server: JudgeServer, judged: Judged, faults: Any) -> None:
+    each = [[fault] * n for fault in faults for n in (1, 2)]
+    server.faults |= {f"caption {i}": again.copy() for i, again in enumerate(each)}
+    table = judged(captions(len(each) + 1), timeout=2.0 if "hang" in faults else 60.0)
+    assert scores(table) == {text: planted(text) for text in server.seen}
+    n_requests = [server.seen[f"caption {i}"] for i in range(len(each) + 1)]
+    assert n_requests == [1 + len(again) for again in (*each, [])]
 
 
-@pytest.mark.parametrize("fault", [*ILL, "500", "cut", "half body"])
-def test_what_stays_is_missing(server: JudgeServer, judged: Judged, fault: str) -> None:
-    server.faults["caption 3"] = [f"!{fault}"]
-    table = judged()
-    rest = {text: score for text, score in ALL.items() if text != "caption 3"}
-    assert scores(table) == rest
-    assert missing(table)["text"].tolist() == ["caption 3"]
-    assert missing(table)["reason"].tolist()[0].startswith("no ")
-    assert table.attrs["missing"] == {"audio": 1}
-    assert np.nansum(table["score"].to_numpy()) == pytest.approx(sum(rest.values()))
-    assert np.isnan(table["score"].to_numpy()).sum() == 1
-    server.faults["caption 3"] = []
+@pytest.mark.parametrize("faults", [ILL, ["500"], ["cut"], ["half body"]], ids=" ".join)
+def test_what_stays_is_missing(server: JudgeServer, judged: Judged, faults: Any) -> None:
+    given = captions(len(faults) + N)
+    stay = {f"caption {i}": [f"!{fault}"] for i, fault in enumerate(faults, start=3)}
+    server.faults |= stay
+    table, whole = judged(given), {str(one.text): planted(str(one.text)) for one in given}
+    assert scores(table) == {text: score for text, score in whole.items() if text not in stay}
+    gone = missing(table)
+    assert gone["text"].tolist() == [*stay]
+    assert all(reason.startswith("no ") for reason in gone["reason"])
+    assert np.isnan(gone["score"].to_numpy()).all()
+    assert table.attrs["missing"] == {"audio": len(stay)}
+    server.faults.clear()
     before = server.seen.copy()
-    assert scores(judged()) == ALL
-    assert server.seen - before == {"caption 3": 1}  # once it is well, only that one
+    assert scores(judged(given)) == whole
+    assert server.seen - before == dict.fromkeys(stay, 1)  # once they are well, only those
 
 
 def test_any_mixture(server: JudgeServer, judged: Judged) -> None:
@@ -150,8 +149,8 @@ def test_nothing_is_judged_twice(server: JudgeServer, judged: Judged) -> None:
     assert again.equals(first)
     judged(journal="other.jsonl")  # from the cache of inspect-ai
     assert server.seen.total() == N
-    same = [Item("twin", "factual", "hear", "cut", "audio", "caption 1", ("A dog barks",))]
-    twin = judged(captions() + same)
+    same = replace(captions(N)[1], sample="twin", condition="cut")
+    twin = judged([*captions(N), same])
     assert twin["score"].tolist()[-1] == planted("caption 1")
     assert server.seen.total() == N
     judged(temperature=0.0)
@@ -184,7 +183,7 @@ def test_no_server(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     with pytest.raises(JudgeDownError, match=r"expected a judge at http.*Start it.*is kept"):
-        judge_items(captions(), load_judge(MODEL, url), tmp_path / "j.jsonl")
+        judge_items(captions(N), load_judge(MODEL, url), tmp_path / "j.jsonl")
 
 
 def test_a_judge_that_goes_down_pauses(server: JudgeServer, judged: Judged) -> None:
@@ -202,35 +201,22 @@ def test_a_judge_that_goes_down_pauses(server: JudgeServer, judged: Judged) -> N
     assert table.drop(columns="reason").equals(whole.drop(columns="reason"))
 
 
-def test_few_items_and_every_request_fails(server: JudgeServer, judged: Judged) -> None:
+def test_few_items_that_all_fail(server: JudgeServer, judged: Judged) -> None:
     server.always = ["!500"]
     with pytest.raises(JudgeDownError, match="expected answers from judge-32b, got 3 failures"):
         judged(captions(3))
 
 
-RUN = """
-import sys
-from pathlib import Path
-from analyses.judge.judgement import Item
-from analyses.judge.connection import Settings
-from analyses.judge.language_model import LanguageModelJudge
-from analyses.judge.record import judge_items
-known = ("factual", "hear", "", "audio")
-items = [Item(f"s{i}", *known, f"caption {i}", ("A dog barks",)) for i in range(30)]
-judge = LanguageModelJudge(sys.argv[1], sys.argv[2], Settings(connections=2))
-judge_items(items, judge, Path(sys.argv[3]))
-"""
-
-
 def test_a_killed_run_goes_on(server: JudgeServer, judged: Judged, tmp_path: Path) -> None:
     journal = tmp_path / "j.jsonl"
     server.slow = 0.1
-    process = subprocess.Popen([sys.executable, "-c", RUN, MODEL, server.url, journal], cwd=ROOT)
+    judge = load_judge(MODEL, server.url, connections=2)
+    process = start(judge_items, captions(30), judge, journal)
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.02)
     process.kill()
-    process.wait()
+    process.join()
     done = journal.read_bytes().count(b"\n")
     assert 4 <= done < 30
     server.slow = 0.0
@@ -240,17 +226,14 @@ def test_a_killed_run_goes_on(server: JudgeServer, judged: Judged, tmp_path: Pat
     assert max(server.seen.values()) == 1
 
 
-def test_an_expired_key(
-    server: JudgeServer, judged: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_key(server: JudgeServer, judged: Judged, tmp_path: Path, monkeypatch: Any) -> None:
     server.key = "secret-word"
     with pytest.raises(JudgeError, match=r"expected a key that .* got 401.*JUDGE_API_KEY"):
         judged()
     monkeypatch.setenv("JUDGE_API_KEY", "secret-word")
     assert scores(judged(logs="logs")) == ALL
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert files
-    assert not any(b"secret-word" in path.read_bytes() for path in files)
+    texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert texts and not any(b"secret-word" in text for text in texts)
 
 
 def test_a_key_that_expires_on_the_way(server: JudgeServer, judged: Judged) -> None:
@@ -270,7 +253,7 @@ def test_no_such_model(server: JudgeServer, judged: Judged) -> None:
 
 def test_a_name_that_inspect_does_not_know(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match="expected a judge that inspect-ai knows"):
-        judge_items(captions(), load_judge("nobody/knows"), tmp_path / "j.jsonl")
+        judge_items(captions(N), load_judge("nobody/knows"), tmp_path / "j.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from analyses.judge.judgement import Item, JudgeError
+from analyses.judge.judgement import JudgeError
 from analyses.judge.lookup import load_judge
 from analyses.judge.record import judge_items, missing
+from tests.support.judge_server import captions
 
 SAYS = ('{"reason": "It fits, ', 'on the whole.", ', '"score": ', "0.625", "}")
 """What the model says to anything: a chain of tokens, each of which is followed by the next."""
@@ -31,26 +32,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.decoder = decoders.Fuse()
+    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}<go>"
+    special = dict(unk_token="<unk>", eos_token="<eos>", pad_token="<eos>")
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=made,
-        unk_token="<unk>",
-        eos_token="<eos>",
-        pad_token="<eos>",
         additional_special_tokens=["<go>"],
-        chat_template="{% for m in messages %}{{ m['content'] }} {% endfor %}<go>",
+        chat_template=template,
+        **special,
     )
     n = len(words)
-    config = transformers.Qwen2Config(
-        vocab_size=n,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=16384,
-        eos_token_id=1,
-        tie_word_embeddings=False,
-    )
+    sizes: Any = dict(vocab_size=n, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+    sizes |= dict(num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=16384)
+    config = transformers.Qwen2Config(**sizes, eos_token_id=1, tie_word_embeddings=False)
     qwen: Any = transformers.Qwen2ForCausalLM(config)
     qwen.requires_grad_(False)
     for name, weight in qwen.named_parameters():
@@ -92,20 +85,14 @@ def url(model: Path) -> Iterator[str]:
         server.terminate()
 
 
-def test_a_real_server_is_understood(
-    url: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_real_server_is_read(url: str, model: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "cache"))
-    items = [
-        Item(f"s{i}", "factual", "hear", "", "audio", f"caption {i}", ("A dog barks",))
-        for i in range(3)
-    ]
     own: dict[str, Any] = dict(connections=2, max_tokens=32, timeout=60.0)
     with pytest.raises(JudgeError, match=r"422: .*'top_k'.* Set what it does not take to None"):
-        judge_items(items, load_judge(str(model), url, **own), tmp_path / "refused.jsonl")
+        judge_items(captions(3), load_judge(str(model), url, **own), tmp_path / "refused.jsonl")
     asking = load_judge(str(model), url, tmp_path / "logs", top_k=None, **own)
-    table = judge_items(items, asking, tmp_path / "journal.jsonl")
+    table = judge_items(captions(3), asking, tmp_path / "journal.jsonl")
     assert missing(table).empty, missing(table)["reason"].tolist()
     assert table["score"].tolist() == [0.625] * 3
     assert set(table["reason"]) == {"It fits, on the whole."}

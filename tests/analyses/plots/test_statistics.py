@@ -18,19 +18,13 @@ paired_permutation: Any = statistics.paired_permutation
 
 def curve(values: np.ndarray, **columns: str) -> pd.DataFrame:
     """A tidy table of `[sample, layer]`."""
-    rows = [
-        dict(sample=f"s{s}", layer=layer, share=value, **columns)
-        for s, row in enumerate(values)
-        for layer, value in enumerate(row)
-    ]
-    return pd.DataFrame(rows)
+    each = np.ndenumerate(values)
+    rows = [dict(sample=f"s{s}", layer=layer, share=value) for (s, layer), value in each]
+    return pd.DataFrame(rows).assign(**columns)
 
 
 def draws(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
-
-
-# --- bands ----------------------------------------------------------------------------------
 
 
 def test_a_band_covers_the_truth_as_often_as_it_says():
@@ -62,31 +56,22 @@ def test_every_point_sees_the_same_resampled_samples():
 
 def test_a_seed_is_a_band():
     table = curve(draws(2, 10, 3))
-    pd.testing.assert_frame_equal(
-        mean_band(table, "share", ["layer"], rng=7), mean_band(table, "share", ["layer"], rng=7)
-    )
-    other = mean_band(table, "share", ["layer"], rng=np.random.default_rng(8))
-    assert not np.allclose(other["low"], mean_band(table, "share", ["layer"], rng=7)["low"])
+    rngs = (7, 7, np.random.default_rng(8))
+    first, again, other = (mean_band(table, "share", ["layer"], rng=rng) for rng in rngs)
+    pd.testing.assert_frame_equal(first, again)
+    assert not np.allclose(other["low"], first["low"])
 
 
 def test_what_is_missing_is_counted_and_never_zero():
-    values = np.full((6, 2), 5.0)
-    values[0, 1] = values[1, 1] = np.nan
+    values = np.full((6, 3), 5.0)
+    values[:2, 1] = values[:, 2] = np.nan
     table = curve(values)
     table = table[~((table["sample"] == "s2") & (table["layer"] == 1))]  # no row at all
     band = mean_band(table, "share", ["layer"])
-    assert band["mean"].tolist() == [5.0, 5.0]
-    assert band["n"].tolist() == [6, 3]
-    assert band["missing"].tolist() == [0, 3]
-    assert counted(band) == "n = 3 to 6, up to 3 missing"
-
-
-def test_a_point_without_any_number_has_no_mean():
-    values = np.ones((3, 2))
-    values[:, 1] = np.nan
-    band = mean_band(curve(values), "share", ["layer"])
-    assert np.isnan(band[["mean", "low", "high"]].to_numpy()[1]).all()
-    assert band["n"].tolist() == [3, 0] and band["missing"].tolist() == [0, 3]
+    assert band["mean"].tolist()[:2] == [5.0, 5.0]
+    assert band.loc[2, ["mean", "low", "high"]].isna().all()
+    assert band["n"].tolist() == [6, 3, 0] and band["missing"].tolist() == [0, 3, 6]
+    assert counted(band[:2]) == "n = 3 to 6, up to 3 missing"
 
 
 def test_one_sample_has_no_band():
@@ -105,24 +90,18 @@ def test_samples_of_another_kind_are_not_missing():
     assert band["missing"].tolist() == [0] * 4
 
 
-def test_several_rows_of_one_sample_at_one_point_are_refused():
+def test_several_rows_of_one_sample_at_one_point_and_no_rows_are_refused():
     twice = pd.concat([curve(np.ones((2, 2)))] * 2)
     with pytest.raises(ResultsError, match=r"one row per sample and .'layer'., got several"):
         mean_band(twice, "share", ["layer"])
-
-
-def test_no_rows():
     with pytest.raises(ResultsError, match="expected rows, got none"):
-        mean_band(curve(np.ones((1, 1))).iloc[:0], "share", ["layer"])
+        mean_band(twice.iloc[:0], "share", ["layer"])
 
 
 def test_numbers_that_may_be_missing_are_read():
     table = curve(np.ones((3, 1))).astype({"share": "Float64"})
     table.loc[0, "share"] = pd.NA
     assert mean_band(table, "share", ["layer"])["n"].tolist() == [2]
-
-
-# --- tests ----------------------------------------------------------------------------------
 
 
 def brute_force(differences: np.ndarray) -> float:
@@ -149,26 +128,22 @@ def test_many_samples_are_tested_at_random_and_agree_with_the_exact_test():
     np.testing.assert_allclose(found["p"], expected, atol=0.02)
 
 
+def false_alarms(noise: list[np.ndarray], correction: str) -> float:
+    """The share of tables without a difference in which one is found."""
+    nothing = curve(np.zeros((10, 12)))
+    tests = (paired_permutation(curve(n), nothing, "share", ["layer"], correction) for n in noise)
+    return float(np.mean([(found["p_corrected"] <= 0.05).any() for found in tests]))
+
+
 @pytest.mark.parametrize("correction", ["max", "holm"])
 def test_false_alarms_are_as_rare_as_stated(correction: str):
-    alarms = 0
-    for seed in range(100):
-        noise = draws(seed, 10, 12) + draws(seed + 1000, 10, 1)  # layers of a sample go together
-        found = paired_permutation(
-            curve(noise), curve(np.zeros((10, 12))), "share", ["layer"], correction
-        )
-        alarms += bool((found["p_corrected"] <= 0.05).any())
-    assert alarms / 100 <= 0.09
+    # Layers of a sample go together.
+    noise = [draws(seed, 10, 12) + draws(seed + 1000, 10, 1) for seed in range(100)]
+    assert false_alarms(noise, correction) <= 0.09
 
 
 def test_without_correction_they_are_not():
-    alarms = 0
-    for seed in range(30):
-        found = paired_permutation(
-            curve(draws(seed, 10, 12)), curve(np.zeros((10, 12))), "share", ["layer"], "none"
-        )
-        alarms += bool((found["p_corrected"] <= 0.05).any())
-    assert alarms / 30 > 0.2
+    assert false_alarms([draws(seed, 10, 12) for seed in range(30)], "none") > 0.2
 
 
 def test_a_planted_difference_is_found_where_it_is_and_only_there():

@@ -24,10 +24,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(5):
         sound = None if i == 3 else 200.0 * (i + 1)
         write_clip(folder / f"{i}.mp4", seconds=1.0, fps=4, width=56, height=56, audio_hz=sound)
-    samples = [
-        Sample(f"clip {i}", "factual" if i % 2 else "counterfactual", video=f"{i}.mp4")
-        for i in range(5)
-    ]
+    kinds = ("counterfactual", "factual")
+    samples = [Sample(f"clip {i}", kinds[i % 2], video=f"{i}.mp4") for i in range(5)]
     return write_manifest(folder / "data.jsonl", [*samples, Sample("gone", video="none.mp4")])
 
 

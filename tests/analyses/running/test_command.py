@@ -23,21 +23,14 @@ from tests.support.running import run_attention_share as run
 
 def test_without_a_command_the_questions_are_listed_fast() -> None:
     start = time.perf_counter()
-    shown = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "analyses"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"COLUMNS": "150"},
-    )
+    words = [sys.executable, "-X", "importtime", "-m", "analyses"]
+    kept: Any = dict(cwd=ROOT, capture_output=True, text=True, check=True)
+    made = subprocess.run(words, **kept, env={"COLUMNS": "150"})
     assert time.perf_counter() - start < 5  # 1 s on an idle machine
     heavy = ("torch", "pandas", "transformers", "matplotlib", "numpy")
-    assert not [name for name in heavy if f" {name}\n" in shown.stderr]
-    for name in ANALYSES:
-        assert name in shown.stdout
-    assert "Where do the words of an answer look?" in shown.stdout
-    assert "--base" in shown.stdout
+    assert not [name for name in heavy if f" {name}\n" in made.stderr]
+    for text in (*ANALYSES, "Where do the words of an answer look?", "--base"):
+        assert text in made.stdout
 
 
 def test_each_question_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,23 +68,18 @@ def test_what_cannot_be_run_is_refused_at_once(
 
 
 def test_an_empty_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    empty = write_manifest(tmp_path / "empty.jsonl", [])
-    assert run(tmp_path / "out", empty) == 1
+    assert run(tmp_path / "out", write_manifest(tmp_path / "empty.jsonl", [])) == 1
     assert "expected a sample of kind any" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("inside", ["", "deep/down"])
 def test_a_file_is_no_folder(
-    tmp_path: Path,
-    data: Path,
-    inside: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, data: Path, inside: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("mine")
-    loads = "analyses.running.request.load"
-    monkeypatch.setattr(loads, lambda *_a, **_k: pytest.fail("was loaded"))
+    load = "analyses.running.request.load"
+    monkeypatch.setattr(load, lambda *_a, **_k: pytest.fail("was loaded"))
     assert run(file / inside, data) == 1
     assert "expected a folder, got the file" in capsys.readouterr().err
     with pytest.raises(ResultsError, match="expected a folder, got the file"):
@@ -120,16 +108,13 @@ def test_a_quick_look_at_clips(data: Path, tmp_path: Path) -> None:
     assert command(*words, "--clip", tmp_path / "none.mp4") == 1
 
 
-def test_a_summary_says_the_headlines(
-    finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_summary_has_the_headlines(finished: Path, capsys: Any, tmp_path: Path) -> None:
     ((title, lines),) = sentences([finished]).items()
     assert "attention_share, random-omni, 6 cases, 2 skipped" in title
     assert lines == attention_share.headline(results.load(finished))
     assert command("summary", finished) == 0
-    shown = capsys.readouterr().out
-    assert all(line in shown for line in lines)
-    assert "n = 3" in shown and "n = 1" in shown
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in (*lines, "n = 3", "n = 1"))
     assert command("summary", tmp_path) == 1
 
 

@@ -1,9 +1,9 @@
 """Models, clips and prompts are known by their content, not by their names."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from analyses.running.identity import KeptPrompts, model_facts, sizes_digest
 from analyses.running.request import CaseSelection
@@ -36,9 +36,7 @@ def test_a_clip_that_was_replaced_is_noticed(tmp_path: Path) -> None:
     assert sizes_digest(manifest) != before
 
 
-def test_prompts_are_embedded_once(
-    omni: HookedOmni, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_embed_once(omni: HookedOmni, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     kept, made, embed = KeptPrompts(omni, tmp_path), [], HookedOmni.embed
     monkeypatch.setattr(HookedOmni, "embed", lambda self, p: made.append(p) or embed(self, p))
     clip, other = data.parent / "0.mp4", data.parent / "1.mp4"
@@ -46,16 +44,13 @@ def test_prompts_are_embedded_once(
     first, second = kept.embed(prompt), kept.embed(prompt)
     assert len(made) == 1 and len(list(tmp_path.iterdir())) == 1
     assert first.embeds.equal(second.embeds) and first.facts == second.facts
-    for prompt_of_its_own in (
-        Prompt("What then?", video=clip),
-        Prompt("What now?", video=other),
-        Prompt("What now?", video=clip, audio=other),
-        Prompt("What now?", video=clip, rope="paper-scripts"),
-        Prompt("What now?", video=clip, use_audio_in_video=False),
-    ):
-        kept.embed(prompt_of_its_own)
+    kept.embed(replace(prompt, text="What then?"))
+    kept.embed(replace(prompt, video=other))
+    kept.embed(replace(prompt, audio=other))
+    kept.embed(replace(prompt, rope="paper-scripts"))
+    kept.embed(replace(prompt, use_audio_in_video=False))
     assert len(made) == 6
-    kept.embed(Prompt("What now?", video=shutil.copy(clip, tmp_path / "moved.mp4")))
+    kept.embed(replace(prompt, video=shutil.copy(clip, tmp_path / "moved.mp4")))
     assert len(made) == 6  # the same content
     for bundle in tmp_path.glob("*.safetensors"):
         bundle.write_bytes(b"damage")

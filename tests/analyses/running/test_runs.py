@@ -19,7 +19,9 @@ from tests.support.killed import killed_at_random, small_run
 from tests.support.running import assert_same, command
 from tests.support.running import run_attention_share as run
 
-# --- what a folder holds --------------------------------------------------------------------
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_a_run_leaves_a_table_figures_and_last_of_all_run_json(finished: Path) -> None:
@@ -40,9 +42,7 @@ def test_a_run_leaves_a_table_figures_and_last_of_all_run_json(finished: Path) -
     assert {"torch", "transformers", "hooked-omni"} <= made["versions"].keys()
 
 
-def test_the_table_is_that_of_the_analysis_with_its_skipped_cases(
-    finished: Path, data: Path
-) -> None:
+def test_the_table_is_that_of_the_analysis(finished: Path, data: Path) -> None:
     config = attention_share.Config(max_new_tokens=4)
     plain = attention_share.run(load("random-omni"), read_cases(data), config)
     found = results.load(finished)
@@ -52,25 +52,18 @@ def test_the_table_is_that_of_the_analysis_with_its_skipped_cases(
 
 
 def test_the_same_command_again_changes_no_table(copy: Path, data: Path, finished: Path) -> None:
-    before = {path.name: path.read_bytes() for path in (copy / "parts").iterdir()}
+    before = contents(copy / "parts")
     assert run(copy, data) == 0
-    assert {path.name: path.read_bytes() for path in (copy / "parts").iterdir()} == before
+    assert contents(copy / "parts") == before
     assert_same(copy, finished)
 
 
-# --- stops ----------------------------------------------------------------------------------
-
-
-def test_a_run_killed_at_random_moments_and_repeated_ends_as_an_undisturbed_one(
-    tmp_path: Path,
-) -> None:
+def test_a_run_that_is_killed_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     out = tmp_path / "out"
     killed_at_random(small_run, out=out, marker="run.json", n_kills=4, same=assert_same)
 
 
-def test_only_what_is_missing_is_computed(
-    copy: Path, data: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_missing_is_run(copy: Path, data: Path, finished: Path, monkeypatch: Any) -> None:
     seen, compute = [], attention_share.run
 
     def watched(omni: Any, cases: list[Case], config: Any) -> pd.DataFrame:
@@ -85,9 +78,7 @@ def test_only_what_is_missing_is_computed(
     assert_same(copy, finished)
 
 
-def test_an_error_names_the_case_and_keeps_the_others(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_loses_only_its_own_case(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     compute = attention_share.run
 
     def failing(omni: Any, cases: list[Case], config: Any) -> pd.DataFrame:
@@ -104,30 +95,23 @@ def test_an_error_names_the_case_and_keeps_the_others(
         results.load(tmp_path)
 
 
-def test_a_full_disk_leaves_what_was_there(
-    copy: Path, data: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_harmless(copy: Path, data: Path, finished: Path, monkeypatch: Any) -> None:
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (copy / "run.json").unlink()
-    before = {path.name: path.read_bytes() for path in copy.glob("*.*")}
+    before = contents(copy)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(FileError, match="No space left on device"):
             results.write_table(copy / "attention_share.parquet", pd.DataFrame({"a": [1]}), "x")
         assert run(copy, data) == 1
-    assert {path.name: path.read_bytes() for path in copy.glob("*.*")} == before
+    assert contents(copy) == before
     assert run(copy, data) == 0
     assert_same(copy, finished)
 
 
-# --- folders of other runs ------------------------------------------------------------------
-
-
-def test_a_folder_of_another_config_is_refused_with_the_difference(
-    copy: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_another_config_is_refused(copy: Path, data: Path, capsys: Any) -> None:
     before = (copy / "run.json").read_bytes()
     assert run(copy, data, config='{"max_new_tokens": 5}') == 1
     assert "config.max_new_tokens 4 there and 5 in this run" in capsys.readouterr().err
@@ -139,9 +123,7 @@ def test_a_folder_of_another_config_is_refused_with_the_difference(
     assert run(copy, data) == 0
 
 
-def test_other_data_under_the_same_name_is_refused(
-    copy: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_data_are_refused(copy: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
     other = tmp_path / "data.jsonl"
     other.write_text(data.read_text().replace("clip 0", "clip 9"))
     assert run(copy, other) == 1
@@ -180,9 +162,7 @@ def test_two_runs_never_write_to_one_folder(copy: Path, data: Path) -> None:
     assert run(copy, data) == 0
 
 
-def test_runs_that_mean_different_prompts_by_one_name_are_refused(
-    omni: HookedOmni, tmp_path: Path
-) -> None:
+def test_different_prompts_of_one_name_are_refused(omni: HookedOmni, tmp_path: Path) -> None:
     config = attention_share.Config(2)
     cases = [Case(Prompt(text, video="a.mp4"), "a") for text in ("What?", "What?", "Who?")]
     every = [runs.Run("attention_share", config, omni, [case]) for case in cases]
@@ -193,25 +173,20 @@ def test_runs_that_mean_different_prompts_by_one_name_are_refused(
         runs.execute_all({tmp_path / "a": every[0], tmp_path / "b": every[1]})
 
 
-# --- choosing cases -------------------------------------------------------------------------
-
-
-def test_shards_put_together_are_the_whole(
-    finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shards = [tmp_path / f"shard{i}" for i in (1, 2, 3)]
-    for i, shard in enumerate(shards, start=1):
+def test_shards_make_up_the_whole(finished: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+    first, second, third = (tmp_path / f"shard{i}" for i in (1, 2, 3))
+    for i, shard in enumerate((first, second, third), start=1):
         assert run(shard, data, "--shard", f"{i}/3") == 0
     whole = tmp_path / "whole"
-    assert command("merge", whole, *shards[:2]) == 1
+    assert command("merge", whole, first, second) == 1
     assert "expected the shards ['1/2', '2/2'], each once" in capsys.readouterr().err
-    assert command("merge", whole, shards[2], shards[0], shards[1]) == 0
+    assert command("merge", whole, third, first, second) == 0
     assert_same(whole, finished)
     made = [json.loads((folder / "run.json").read_text()) for folder in (whole, finished)]
     assert made[0] | {"made": None} == made[1] | {"made": None}
     other = tmp_path / "other"
     assert run(other, data, "--shard", "2/3", config='{"max_new_tokens": 5}') == 0
-    assert command("merge", tmp_path / "mixed", shards[0], other, shards[2]) == 1
+    assert command("merge", tmp_path / "mixed", first, other, third) == 1
     assert "expected shards of one run" in capsys.readouterr().err
 
 
@@ -225,6 +200,6 @@ def test_a_first_look_can_be_gone_on_with(data: Path, tmp_path: Path, finished: 
 def test_every_case_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone = write_manifest(tmp_path / "gone.jsonl", [Sample("gone", video="none.mp4")])
     assert run(tmp_path / "out", gone) == 1
-    shown = capsys.readouterr().err
-    assert "got 1 that were skipped" in shown and "gone/hear: expected a media file" in shown
+    error = capsys.readouterr().err
+    assert "got 1 that were skipped" in error and "gone/hear: expected a media file" in error
     assert not (tmp_path / "out" / "run.json").exists()

@@ -8,6 +8,8 @@ import pytest
 
 from analyses.plots.statistics import contrast
 from analyses.study.claims import CLAIMS, Finding, check
+from analyses.study.judging import conditions
+from analyses.study.report import checklist
 
 N, LAYERS = 20, 12
 KINDS = ("factual", "counterfactual")
@@ -60,21 +62,15 @@ def cuts(known: dict[str, Any]) -> Any:
 
 def scores(biased: bool, made: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Cut off from the video in layers 8 to 10, the biased model names what is heard."""
-    from analyses.study.judging import conditions
-
     rows = []
     of_captions: list[Any] = made["captions"].assign(condition="").to_dict("records")
     cut = made["knockout"].assign(condition=conditions(made["knockout"]))
     for row in [*of_captions, *cut.to_dict("records")]:
         wrong = biased and row["kind"] == "counterfactual" and int(row["sample"].split()[1]) % 4 > 0
-        late = row.get("first_layer") == 8
-        right = {
-            "hear": not wrong or (late and row["key"] == "video"),
-            "see": not (late and row["key"] == "video"),
-        }[row["question"]]
-        if row["question"] == "hear" and late and row["key"] == "audio":
-            right = False
+        late = row["key"] if row.get("first_layer") == 8 else ""
+        hears = late == "video" or (not wrong and late != "audio")
         what = "video" if row["question"] == "see" else "audio"
+        right = hears if what == "audio" else late != "video"
         known = {name: row[name] for name in ("sample", "kind", "question", "condition")}
         rows.append({**known, "what": what, "score": float(right), "judge": "planted"})
     return pd.DataFrame(rows)
@@ -89,9 +85,9 @@ def checked(made: dict[str, pd.DataFrame], given: pd.DataFrame) -> dict[str, Fin
     return {one.claim.name: one for one in check(made, given)}
 
 
-def found(biased: bool, **without: Any) -> dict[str, Finding]:
+def found(biased: bool, without: str = "") -> dict[str, Finding]:
     made = tables(biased)
-    given = {name: table for name, table in made.items() if name not in without}
+    given = {name: table for name, table in made.items() if name != without}
     return checked(given, scores(biased, made))
 
 
@@ -135,7 +131,7 @@ def test_the_numbers_are_the_planted_ones() -> None:
     ],
 )
 def test_what_was_not_measured_is_not_testable(table: str, claim: str) -> None:
-    one = found(True, **{table: None})[claim]
+    one = found(True, without=table)[claim]
     assert one.verdict == "not testable here" and "0 counterfactual samples" in one.ours
 
 
@@ -164,13 +160,14 @@ def test_a_small_drop_is_no_collapse() -> None:
     assert one.verdict == "differs" and "falls by 7.5 %" in one.ours
 
 
+def judged_recall(question: str, score: float) -> pd.DataFrame:
+    rows = [case(i, "counterfactual", question) for i in range(N)]
+    return pd.DataFrame(rows).assign(condition="raw", what="recall", score=score)
+
+
 def test_the_judges_recall_is_preferred_to_words() -> None:
     made, given = biased()
-    rows = [
-        {**case(i, "counterfactual", "hear"), "condition": "raw", "what": "recall", "score": 0.6}
-        for i in range(N)
-    ]
-    one = checked(made, pd.concat([given, pd.DataFrame(rows)]))
+    one = checked(made, pd.concat([given, judged_recall("hear", 0.6)]))
     assert "60.0 % can be read (judged, lens raw)" in one["heard, not said"].ours
 
 
@@ -187,18 +184,14 @@ def test_a_contrast_is_of_means_and_its_band_of_their_spread() -> None:
     assert np.isnan(contrast([first, pd.Series([np.nan])], lambda a, b: a - b)["mean"])
 
 
-def one_right(n: int) -> tuple[Any, Any]:
-    """All factual answers but one wrong, and all counterfactual ones."""
+def test_one_lucky_answer_is_no_collapse() -> None:
     made, given = biased()
     given.loc[given["what"] == "audio", "score"] = 0.0
-    given.loc[given["sample"] == "factual 0", "score"] = 1.0 if n else 0.0
-    return made, given
-
-
-def test_one_lucky_answer_is_no_collapse() -> None:
-    ours = checked(*one_right(1))["audio collapses"]
+    given.loc[given["sample"] == "factual 0", "score"] = 1.0
+    ours = checked(made, given)["audio collapses"]
     assert ours.verdict == "differs" and ours.ours.startswith("5.0 % -> 0.0 %")
-    ours = checked(*one_right(0))
+    given.loc[given["sample"] == "factual 0", "score"] = 0.0
+    ours = checked(made, given)
     assert ours["audio collapses"].verdict == "not testable here"
     assert ours["audio is needed"].verdict == "not testable here"  # nothing can fall from 0 %
 
@@ -214,12 +207,7 @@ def test_a_window_of_few_samples_decides_nothing() -> None:
 
 def test_other_questions_and_other_spans_are_not_read_for_hearing() -> None:
     made, given = biased()
-    rows = [
-        {**case(i, "counterfactual", question), "condition": "raw", "what": "recall", "score": s}
-        for question, s in (("hear", 0.1), ("see", 1.0))
-        for i in range(N)
-    ]
-    both = pd.concat([given, pd.DataFrame(rows)])
+    both = pd.concat([given, judged_recall("hear", 0.1), judged_recall("see", 1.0)])
     ours = checked(made, both)["heard, not said"]
     assert ours.verdict == "differs" and ours.ours.startswith("10.0 % can be read")
     made["logit_lens"]["span"] = "video"
@@ -236,7 +224,5 @@ def test_what_any_clip_would_show_is_not_heard() -> None:
 
 
 def test_cells_of_the_checklist_stay_cells() -> None:
-    from analyses.study.report import checklist
-
     for line in checklist(list(found(True).values())):
         assert line.replace("\\|", "").count("|") == 6
