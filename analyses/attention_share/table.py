@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.attention_share.forced_attention import forced_shares
+from analyses.attention_share.shares import forced_shares
 from analyses.attention_share.sinks import SinkWatch
 from analyses.cases import Case, Cases, Skip, embedded, plain_answer, tabulate
 from analyses.text.pieces import pieces, words
