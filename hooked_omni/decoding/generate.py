@@ -46,7 +46,7 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise PromptError(
-                f"expected at least one new token, got {self.max_new_tokens}. Raise it."
+                f"expected at least one new token, got max_new_tokens={self.max_new_tokens}."
             )
 
 
