@@ -180,7 +180,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         if input.ndim != 2 or input.is_floating_point() or not input.numel():
             raise PromptError(
                 f"expected an EmbeddedPrompt or tokens [batch, pos], got {input.dtype} of shape "
-                f"{tuple(input.shape)}. Embed model inputs with `embed_inputs`."
+                f"{tuple(input.shape)}. Use `embed_inputs` for model inputs."
             )
         tokens = input.to(self.cfg.device)
         if int(tokens.min()) < 0 or int(tokens.max()) >= self.cfg.d_vocab:

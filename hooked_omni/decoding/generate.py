@@ -44,10 +44,8 @@ class Decoding:
     sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise PromptError(
-                f"expected at least one new token, got {self.max_new_tokens}. Raise it."
-            )
+        if (n := self.max_new_tokens) < 1:
+            raise PromptError(f"expected at least one new token, got {n}: max_new_tokens={n}.")
 
 
 def with_settings(decoding: Decoding | None, settings: Mapping[str, Any]) -> Decoding:

@@ -214,9 +214,10 @@ def _split(
     before, *after = re.split(mark, rest, maxsplit=1)
     if not after:
         return before, None
-    text = re.sub(r"\s*([,-])\s*", r"\1", after[0].strip())
+    given = after[0].strip()
+    text = re.sub(r"\s*([,-])\s*", r"\1", given)
     if not _NUMBERS.fullmatch(text):
-        raise HookError(f"expected {what} like {example!r}, got {after[0].strip()!r} in {rule!r}.")
+        raise HookError(f"expected {what} such as {example!r}, got {given!r} in {rule!r}.")
     listed: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
