@@ -105,7 +105,7 @@ def test_experts_that_tie_are_chosen_as_hugging_face_chooses(clips):
     one_expert_after_the_other(omni.hf)
     for layer in (0, 1, 3):
         gate: Any = omni.model.blocks[layer].mlp.gate  # pyright: ignore
-        gate.weight[[3, 5]] = gate.weight[1]  # equal logits at every position
+        gate.weight[[3, 5]] = gate.weight[1].clone()  # equal logits at every position
         gate.weight[6:] = -gate.weight[1]
     inputs, indices = clips["omni3", "audio in video"], names.in_block("mlp.hook_expert_indices", 0)
     logits, cache = omni.model.run_with_cache(omni.embed_inputs(**inputs), indices)
