@@ -2,6 +2,8 @@
 
 import random
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +18,6 @@ from analyses.judge.judgement import Item, JudgeDownError, JudgeError
 from analyses.judge.lookup import load_judge
 from analyses.judge.record import judge_items, missing
 from hooked_omni.errors import HookedOmniError, UnknownModelError
-from tests.support.forked import start
 from tests.support.judge_server import (
     FAILS,
     ILL,
@@ -27,6 +28,7 @@ from tests.support.judge_server import (
     captions,
     planted,
 )
+from tests.support.places import ROOT
 
 N = 6
 Judged = Callable[..., Any]
@@ -207,16 +209,26 @@ def test_few_items_that_all_fail(server: JudgeServer, judged: Judged) -> None:
         judged(captions(3))
 
 
+RUN = """
+import sys
+from pathlib import Path
+from analyses.judge.lookup import load_judge
+from analyses.judge.record import judge_items
+from tests.support.judge_server import captions
+judge = load_judge(sys.argv[1], sys.argv[2], connections=2)
+judge_items(captions(30), judge, Path(sys.argv[3]))
+"""
+
+
 def test_a_killed_run_goes_on(server: JudgeServer, judged: Judged, tmp_path: Path) -> None:
     journal = tmp_path / "j.jsonl"
     server.slow = 0.1
-    judge = load_judge(MODEL, server.url, connections=2)
-    process = start(judge_items, captions(30), judge, journal)
+    process = subprocess.Popen([sys.executable, "-c", RUN, MODEL, server.url, journal], cwd=ROOT)
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
-        assert process.is_alive()
+        assert process.poll() is None
         time.sleep(0.02)
     process.kill()
-    process.join()
+    process.wait()
     done = journal.read_bytes().count(b"\n")
     assert 4 <= done < 30
     server.slow = 0.0
