@@ -48,7 +48,7 @@ def file_hash(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise FileError(
-            f"expected a file that can be read at {path}, got: {error.strerror}"
+            f"expected a file that can be read at {path}, got: {error.strerror}. Check the path."
         ) from error
 
 

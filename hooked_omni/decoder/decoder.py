@@ -172,7 +172,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         if layers not in (0, self.cfg.n_deepstack):
             raise PromptError(
                 f"expected vision features for {self.cfg.n_deepstack} blocks, got some for "
-                f"{layers}."
+                f"{layers}. Embed the prompt with this model."
             )
         return prompt if came.device == self.cfg.device else prompt.to(self.cfg.device)
 

@@ -45,7 +45,9 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if (n := self.max_new_tokens) < 1:
-            raise PromptError(f"expected at least one new token, got {n}: max_new_tokens={n}.")
+            raise PromptError(
+                f"expected max_new_tokens=1 or more, got max_new_tokens={n}. Raise it."
+            )
 
 
 def with_settings(decoding: Decoding | None, settings: Mapping[str, Any]) -> Decoding:

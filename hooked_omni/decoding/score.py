@@ -86,5 +86,8 @@ def _text(model: HookedDecoder, tokens: Int[Tensor, " n"]) -> Float[Tensor, "1 n
     """Embeddings of one text."""
     tokens = torch.as_tensor(tokens)
     if tokens.ndim != 1 or not len(tokens):
-        raise PromptError(f"expected one text [n] of some tokens, got shape {tuple(tokens.shape)}.")
+        raise PromptError(
+            f"expected one text [n] of at least one token, got shape {tuple(tokens.shape)}. Give "
+            "one text at a time."
+        )
     return model.as_prompt(tokens[None]).embeds

@@ -41,7 +41,10 @@ def captured_inputs(
         return captured.arguments
     finally:
         handle.remove()
-    raise UnknownModelError(f"expected {type(hf_model).__name__} to call its decoder, got none.")
+    raise UnknownModelError(
+        f"expected {type(hf_model).__name__} to call its decoder, got a forward that did not. "
+        "Check `Family.call`."
+    )
 
 
 def embedded(

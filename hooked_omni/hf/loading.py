@@ -85,7 +85,7 @@ def read_config(name: str | Path, source: dict[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UnknownModelError(
             f"expected a hub name, a folder with a config.json, or one of {sorted(SHIPPED)}, got "
-            f"{str(name)!r} ({str(error).splitlines()[0]})"
+            f"{str(name)!r} ({str(error).splitlines()[0]}). Check the name."
         ) from error
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     if any(part.get("quantization_config") for part in parts):
@@ -101,7 +101,7 @@ def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """A floating-point type by name."""
     known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(known, torch.dtype) and known.is_floating_point):
-        raise UnknownModelError(f"expected a floating-point dtype like 'bfloat16', got {dtype!r}.")
+        raise UnknownModelError(f"expected a floating-point dtype, got {dtype!r}. Try 'bfloat16'.")
     return known
 
 

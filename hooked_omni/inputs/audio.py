@@ -104,7 +104,9 @@ def _through_soundfile(
     try:
         own, own_rate = librosa.load(file, sr=None, mono=False)
     except soundfile.SoundFileRuntimeError as error:
-        raise MediaError(f"expected whole sound in {path}, got damage ({error}).") from error
+        raise MediaError(
+            f"expected whole sound in {path}, got damage ({error}). Get the file again."
+        ) from error
     # A header that says 2**32 - 1 was written to a pipe, before the length was known.
     cut = cut is not None and int(cut[1]) != 2**32 - 1
     short = min(own.shape[-1], promised) < max(promised, native.shape[-1]) - TOLERANCE * rate

@@ -30,13 +30,17 @@ def write_bundle(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) 
 def read_bundle(path: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of one prompt; `BundleError` for a damaged, foreign or older file."""
     if not path.is_file():
-        raise BundleError(f"expected a saved EmbeddedPrompt, got no file at {path}.")
+        raise BundleError(
+            f"expected a saved EmbeddedPrompt, got no file at {path}. Check the path."
+        )
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise BundleError(f"expected a whole safetensors file, got {path} ({error}).") from error
+        raise BundleError(
+            f"expected a whole safetensors file, got {path} ({error}). Embed the prompt again."
+        ) from error
     facts = _read_facts(path, metadata)
     if missing := {"embeds", "position_ids", "tokens"} - tensors.keys():
         raise BundleError(f"expected {sorted(missing)} in {path}, got none. Embed it again.")
