@@ -80,7 +80,10 @@ def read_lens(
             f"expected lenses among {LENSES}, a top_k from 1 to {d_vocab}, got {kinds!r}, {top_k}."
         )
     if unknown or not all(len(group) for group in groups):
-        raise PromptError(f"expected groups of tokens below {d_vocab}, got {unknown or 'none'}.")
+        raise PromptError(
+            f"expected groups of tokens from 0 to {d_vocab - 1}, got {unknown or 'an empty group'}. "
+            "Leave it out, or use this model's tokens."
+        )
     positions = prompt.spans[span]
     layers = [names.resid_post(layer) for layer in range(model.cfg.n_layers)]
     sizes = (len(layers), len(positions), top_k, len(groups))
