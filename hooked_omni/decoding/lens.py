@@ -81,8 +81,8 @@ def read_lens(
         )
     if unknown or not all(len(group) for group in groups):
         raise PromptError(
-            f"expected groups of tokens from 0 to {d_vocab - 1}, got {unknown or 'an empty group'}. "
-            "Leave it out, or use this model's tokens."
+            f"expected groups of tokens from 0 to {d_vocab - 1}, got {unknown or 'an empty group'}."
+            " Use this model's tokens, or leave it out."
         )
     positions = prompt.spans[span]
     layers = [names.resid_post(layer) for layer in range(model.cfg.n_layers)]
