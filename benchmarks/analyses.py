@@ -98,14 +98,15 @@ class Clock:
     @contextmanager
     def on(self, *models: HookedOmni) -> Iterator[None]:
         """Count what these models spend before the decoder."""
-        named = [(model, name) for model in models for name in ("read_media", "embed_media")]
-        for model, name in named:
-            setattr(model, name, self._timed(getattr(model, name)))
+        every = [model.towers for model in models]
+        named = [(towers, name) for towers in every for name in ("read_media", "embed_media")]
+        for towers, name in named:
+            setattr(towers, name, self._timed(getattr(towers, name)))
         try:
             yield
         finally:
-            for model, name in named:
-                delattr(model, name)
+            for towers, name in named:
+                delattr(towers, name)
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
