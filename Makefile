@@ -14,7 +14,7 @@ setup: $(VENV)/ready
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 	  { echo "expected Python >= 3.11, got $$($(PYTHON) --version). Run 'make PYTHON=python3.12 $(MAKECMDGOALS)'."; exit 1; }
-	@echo "making $(VENV): about 5 GB to download, minutes the first time"
+	@echo "making $(VENV): 7 GB on disk, minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
