@@ -194,15 +194,18 @@ def embedded(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
 
 
 def tabulate(
-    rows_of: Callable[[Case], Iterable[dict[str, Any]]], given: Cases, columns: Sequence[str]
+    omni: HookedOmni,
+    rows_of: Callable[[Case], Iterable[dict[str, Any]]],
+    given: Cases,
+    columns: Sequence[str],
 ) -> pd.DataFrame:
     """One tidy table over all cases; each row begins with sample, kind and question.
 
     `rows_of` raises `Skip` for a case that it cannot measure; `columns` are the rows' own.
 
     Returns:
-        The table. `table.attrs["skipped"]` lists each skipped case id with its reason, and
-        `table.attrs["n_cases"]` counts all cases.
+        The table. `table.attrs["skipped"]` lists each skipped case id with its reason,
+        `table.attrs["n_cases"]` counts all cases, and "model" is the name of the model.
     """
     cases, skipped, rows = as_cases(given), {}, []
     for case in cases:
@@ -211,5 +214,6 @@ def tabulate(
         except Skip as reason:
             skipped[case.id] = str(reason)
     table = pd.DataFrame(rows, columns=[*KEYS, *columns])
-    table.attrs = {"n_cases": len(cases), "skipped": skipped}
+    name = omni.model.cfg.model_name
+    table.attrs = {"model": name, "n_cases": len(cases), "skipped": skipped}
     return table

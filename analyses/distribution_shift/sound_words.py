@@ -1,8 +1,9 @@
 """Which tokens of an answer are part of a word that names a sound?"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
 from analyses.cases import KEYS
@@ -19,6 +20,14 @@ def token_events(texts: Sequence[str], events: Events) -> list[tuple[str, ...]]:
         named.append(tuple(sorted(own)))
         start += len(text)
     return named
+
+
+def first_pieces(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of those tokens with which a word that names a sound begins."""
+    before: Any = table.groupby(list(KEYS), sort=False)["events"].shift()
+    spaced = table["token_text"].str.match(r"\s")
+    same = [own == last for own, last in zip(table["events"], before, strict=True)]
+    return cast(pd.DataFrame, table[(table["events"].str.len() > 0) & (spaced | ~np.array(same))])
 
 
 def retagged(

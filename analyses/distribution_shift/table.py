@@ -99,7 +99,9 @@ def run(
                 **{name: value[step].item() for name, value in measured.items()},
             )
 
-    return tabulate(rows, cases, COLUMNS)
+    table = tabulate(omni, rows, cases, COLUMNS)
+    table.attrs["base"] = base.model.cfg.model_name
+    return table
 
 
 def _base_prompt(

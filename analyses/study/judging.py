@@ -21,6 +21,9 @@ from analyses.running.progress import ProgressCallback
 from data_prep.manifest import file_name
 from hooked_omni.errors import ResultsError
 
+ANSWER = "answer"
+"""The condition under which recall is of the answer itself."""
+
 UNTOUCHED = "untouched"
 """The condition of the baseline in a batch of knockouts; a plain caption has none, ""."""
 
@@ -68,6 +71,7 @@ def judge_study(
         answers = tables["distribution_shift"].drop_duplicates(subset=[*KEYS])
         todo += items(answers.rename(columns={"answer": "caption"}), samples, ("events",))
     scores = judge_items(todo, judge, out / "judgements.jsonl", progress)
+    scores.attrs["model"] = tables["captions"].attrs["model"]
     results.write_table(scores_path(out, judge.name), scores, "scores")
     return scores
 
@@ -83,6 +87,11 @@ def with_events(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     known = marked[marked["status"] == "judged"]
     keys = zip(*(known[name] for name in KEYS), strict=True)
     return retagged(table, dict(zip(keys, known["words"], strict=True)))
+
+
+def of_other_clips(condition: str) -> str:
+    """The condition of the same tokens with other clips' references, which is chance."""
+    return f"{condition}, other clips"
 
 
 def scores_path(out: Path, judge: str) -> Path:

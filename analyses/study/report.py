@@ -4,6 +4,7 @@
 every headline sentence, and all that is missing, with why. Nothing is computed here.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,9 +31,10 @@ _FIGURES = {
 _CLAIMS_HEAD = """\
 ## The paper's claims
 
-arXiv 2604.02605, for Qwen2.5-Omni-3B. A claim agrees if our 95 % band (over samples, by
-bootstrap) lies wholly on its side, or, of a knockout, if a permutation test corrected
-over the windows gives p < 0.05; else it differs.
+arXiv 2604.02605. *Direction*: our 95 % band (over samples, by bootstrap; of a knockout, over
+all windows at once) lies wholly beyond the smallest effect of interest (agrees), wholly short
+of it (differs), or on both sides (undecided). *Size*: whether our band contains the paper's
+number for this model, question and kind of clips, where it has one.
 """
 _MOST_LISTED = 20
 
@@ -59,13 +61,25 @@ def write(
 
 def checklist(findings: Sequence[Finding]) -> list[str]:
     """The claims as lines of a Markdown table."""
-    lines = ["| | claim | published | ours | |", "|---|---|---|---|---|"]
+    lines = ["| | claim | published | ours | direction | size |", "|---|---|---|---|---|---|"]
     for number, one in enumerate(findings, 1):
         theirs = f"{one.claim.published} ({one.claim.source})"
-        texts = (str(number), one.claim.sentence, theirs, one.ours, one.verdict)
+        texts = (str(number), one.claim.sentence, theirs, one.ours, one.verdict, one.size)
         cells = (" ".join(text.split()).replace("|", "\\|") for text in texts)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def in_brief(model: str, findings: Sequence[Finding]) -> str:
+    """What was found, in one paragraph for any reader."""
+    counts = Counter(one.verdict for one in findings if one.claim.of_bias)
+    says = {"agrees": "hold for it", "differs": "do not", "undecided": "are undecided"}
+    says["not testable here"] = "could not be tested"
+    verdicts = ", ".join(f"{counts[v]} {words}" for v, words in says.items() if counts[v])
+    prose = [one.observed.prose for one in findings if one.observed and one.observed.prose]
+    head = f"{model} watched and listened to clips, some with the sound of another clip."
+    tail = f"Of {counts.total()} claims of a model that trusts its eyes, {verdicts}."
+    return " ".join([head, *prose, tail])
 
 
 def _headline(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
@@ -100,6 +114,7 @@ def _lines(
     configs = [made["config"] for made in every]
     limits = sorted({c["max_new_tokens"] for c in configs if "max_new_tokens" in c})
     yield f"# What {study.model} sees and hears\n"
+    yield in_brief(study.model, findings) + "\n"
     yield f"Samples: {counts}, of {study.data.name}. Base: {study.base or 'none'}. "
     yield f"Judge: {judge['name']}. Greedy answers of up to {', '.join(map(str, limits))} tokens. "
     yield f"Versions: {versions}.\n"
