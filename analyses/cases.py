@@ -105,21 +105,38 @@ def as_cases(given: Cases) -> list[Case]:
     return cases
 
 
+def worded(wording: Mapping[str, str]) -> dict[str, str]:
+    """`QUESTIONS` in other words; a `ResultsError` for the words of an unknown question."""
+    if unknown := sorted(wording.keys() - QUESTIONS.keys()):
+        raise ResultsError(
+            f"expected words for questions among {sorted(QUESTIONS)}, got some for {unknown}. "
+            "Correct the name."
+        )
+    return {**QUESTIONS, **wording}
+
+
 def read_cases(
     manifest: str | Path,
     questions: Sequence[str] = ("hear",),
     kinds: Sequence[str] | None = None,
     rope: Literal["model", "paper-scripts"] = "model",
+    wording: Mapping[str, str] | None = None,
+    system: str | None = None,
 ) -> list[Case]:
     """A case for every sample of a manifest and each of `questions` (names in `QUESTIONS`).
+
+    `wording` has other words for a question; `system` is a system prompt in place of the family's.
 
     Raises:
         FileError, ManifestError: For a manifest that cannot be read, or is wrong.
         ResultsError: For an unknown question, or no sample of these kinds.
     """
-    unknown = [question for question in questions if question not in QUESTIONS]
+    words = worded(wording or {})
+    unknown = [question for question in questions if question not in words]
     if unknown or not questions:
-        raise ResultsError(f"expected questions among {sorted(QUESTIONS)}, got {unknown}.")
+        raise ResultsError(
+            f"expected questions among {sorted(words)}, got {unknown}. Correct them."
+        )
     samples = read_manifest(manifest)
     chosen = [s for s in samples if kinds is None or s.kind in kinds]
     if not chosen:
@@ -131,7 +148,7 @@ def read_cases(
 
     def case(sample: Sample, question: str) -> Case:
         video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
-        prompt = Prompt(QUESTIONS[question], video=video, audio=audio, rope=rope)
+        prompt = Prompt(words[question], video, audio, system=system, rope=rope)
         captions = sample.audio_captions, sample.video_captions
         return Case(prompt, sample.id, sample.kind, question, *captions)
 

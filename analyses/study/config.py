@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from analyses.cases import QUESTIONS, Case, read_cases
+from analyses.cases import QUESTIONS, Case, read_cases, worded
 from analyses.running import runs
 from analyses.running.type_check import fits, make_config, mismatch, tuples
 from hooked_omni.errors import ResultsError
@@ -18,7 +18,7 @@ from hooked_omni.files import read_text
 
 STAGES: Mapping[str, tuple[str, ...]] = {
     "captions": ("see", "hear", "both"),
-    "attention_share": ("hear",),
+    "attention_share": ("both",),
     "logit_lens": ("hear",),
     "knockout": ("see", "hear"),
     "distribution_shift": ("hear",),
@@ -44,6 +44,8 @@ class Study:
         limit: How many samples of each kind, the first ones; 0 for all.
         max_new_tokens: Longest answer, in tokens, in every analysis.
         rope: As in `Prompt`.
+        system: System prompt of the model and of the base; empty for each family's own.
+        wording: Other words for a question, by its name.
         judge: `name`, `url` and settings, as in `judge.load_judge`.
         questions: Of each analysis, where they are not the paper's.
         configs: Of each analysis, where its fields are not the defaults.
@@ -57,6 +59,8 @@ class Study:
     limit: int = 0
     max_new_tokens: int = 50
     rope: str = "model"
+    system: str = ""
+    wording: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     dtype: str = ""
     judge: Mapping[str, Any] = field(default_factory=lambda: {"name": "lexical"})
@@ -70,6 +74,7 @@ class Study:
                 f"expected analyses among {[*_EVERY]}, captions among them, got "
                 f"{list(self.analyses)}."
             )
+        worded(self.wording)
         words = [word for given in self.questions.values() for word in given]
         if self.limit < 0 or set(words) - set(QUESTIONS):
             raise ResultsError(
@@ -97,7 +102,8 @@ class Study:
         """Cases of an analysis; raises as `read_cases`."""
         questions = self.questions.get(name, STAGES.get(name, ("hear",)))
         rope: Any = self.rope
-        every = read_cases(self.data, questions, self.kinds or None, rope)
+        words = self.wording, self.system or None
+        every = read_cases(self.data, questions, self.kinds or None, rope, *words)
         if not self.limit:
             return every
         kept: dict[str, dict[str, None]] = {}

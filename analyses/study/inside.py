@@ -19,7 +19,7 @@ def unshifted(evidence: Evidence) -> Observed:
 
     Counterfactual clips decide: with its own sound, a clip's picture is reason enough to name it.
     """
-    decides = _unshifted(evidence, "counterfactual", above=50)
+    decides = _unshifted(evidence, "counterfactual", above=50.0)
     theirs = evidence.published("audio_tokens_unshifted", "all")
     whole = _unshifted(evidence, "all", published=theirs)
     return Observed(f"{decides.point['mean']:.1f} %", (decides, whole))
@@ -94,11 +94,11 @@ def early_audio(evidence: Evidence) -> Observed:
     return Observed(
         f"{early.mean():.1f} % in layers 0 to {first - 1}, {late.mean():.1f} % after",
         (
-            effect("early", [early], above=10, unit="%", published=published),
+            effect("early", [early], above=10.0, unit="%", published=published),
             effect(
-                "early, a key,", [per_key.iloc[:, :first].mean(axis=1)], above=1, unit="x uniform"
+                "early, a key,", [per_key.iloc[:, :first].mean(axis=1)], above=1.0, unit="x uniform"
             ),
-            effect("after", [late], below=10, unit="%"),
+            effect("after", [late], below=10.0, unit="%"),
         ),
     )
 
@@ -111,7 +111,7 @@ def late_video(evidence: Evidence) -> Observed:
     return Observed(
         f"video {video.mean():.1f} %, audio {audio.mean():.1f} %",
         (
-            effect("video - audio", [video - audio], above=10),
+            effect("video - audio", [video - audio], above=10.0),
             effect(
                 "a key, video - audio",
                 [key_video - key_audio],

@@ -60,6 +60,8 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
         "clips": sizes_digest(study.data),
         "kinds": list(study.kinds) or None,
         "rope": study.rope,
+        "system": study.system or None,
+        "wording": dict(study.wording),
     }
     # Neither who judges it, nor how much of it is done, makes a study another.
     only: Any = dict(judge={}, limit=0, base="", analyses=("captions",))

@@ -16,7 +16,6 @@ from analyses.attention_share import Config
 from analyses.attention_share.sinks import SinkWatch, outlying
 from analyses.attention_share.table import COLUMNS
 from analyses.cases import Case
-from analyses.plots import published
 from analyses.text.pieces import pieces, words
 from hooked_omni import EmbeddedPrompt, HookedOmni, Spans, knockout, names
 from hooked_omni.decoder.attention import CausalContext
@@ -326,17 +325,30 @@ def test_a_hundred_percent_needs_all_three(tables: Tables) -> None:
         attention_share.headline(table.query("segment == 'audio'"))
 
 
-def test_published_points_stand_under_a_model_of_36_layers() -> None:
+@pytest.mark.parametrize(
+    ("model", "question"),
+    [("Qwen/Qwen2.5-Omni-3B", "both"), ("x", "both"), ("qwen2.5-omni-3b", "see")],
+)
+def test_published_points_stand_under_their_model_question_and_pool(
+    model: str, question: str
+) -> None:
     rows = [
-        dict(sample="a", kind="factual", question="hear", layer=layer, segment=s, share=0.3)
+        dict(sample=kind, kind=kind, question=question, layer=layer, segment=s, share=0.3)
+        for kind in ("factual", "counterfactual")
         for layer in range(36)
         for s in ("audio", "video", "text")
     ]
     whole = pd.DataFrame(rows).assign(percent=100 / 3, head=None, step=None)
-    axes = attention_share.plot(whole).axes[0]
-    points = [c for c in axes.collections if type(c).__name__ == "PathCollection"]
-    n_points = sum(len(np.asarray(c.get_offsets())) for c in points)
-    assert n_points == len(published.points("figure4_attention_share_qwen2_5_omni_3b"))
+    whole.attrs = {"model": model}
+    counts = {}
+    for axes in attention_share.plot(whole).axes:
+        points = [c for c in axes.collections if type(c).__name__ == "PathCollection"]
+        kind = axes.get_title().split("\n")[1].split(",")[0]
+        counts[kind] = sum(len(np.asarray(c.get_offsets())) for c in points)
+        texts = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert ("published, Qwen2.5-Omni-3B" in texts) == bool(counts[kind])
+    fits = model != "x" and question == "both"
+    assert counts == {"factual": 0, "counterfactual": 0, "all": 7 * fits}
 
 
 def test_the_headline_names_each_peak(tables: Tables) -> None:

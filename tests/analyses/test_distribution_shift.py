@@ -266,21 +266,28 @@ def test_rows_are_documented(hearing: pd.DataFrame) -> None:
 
 
 def test_a_figure_of_shares_beside_the_papers(hearing: pd.DataFrame) -> None:
-    every, events, divergence = plot(hearing).axes
+    published = hearing.copy()
+    published.attrs |= {"model": "Qwen/Qwen2.5-Omni-3B", "base": "Qwen/Qwen2.5-VL-3B-Instruct"}
+    every, events, divergence = plot(published).axes
     titles = [axes.get_title() for axes in (every, events)]
-    assert titles == ["all tokens", "tokens that name sound events"]
+    assert titles == ["all tokens", "words that name sound events"]
     heights = [bar.get_height() for bar in events.patches]  # pyright: ignore[reportAttributeAccessIssue]
     assert heights[:3] == [100.0, 0.0, 0.0] and heights[3] == 0.0
     assert heights[-3:] == pytest.approx([66.06, 19.3, 14.63])
     assert sum(heights[3:6]) == pytest.approx(100)
+    assert sum(heights[6:9]) == pytest.approx(100)
     ticks = [label.get_text().replace("\n", " ") for label in events.get_xticklabels()]
-    own = ["factual, hear (n = 2)", "counterfactual, hear (n = 2)"]
-    assert ticks == [*own, "published, Qwen2.5-Omni-3B"]
-    assert len(divergence.patches) == 3
+    own = ["factual, hear (n = 2)", "counterfactual, hear (n = 2)", "all, hear (n = 4)"]
+    assert ticks == [*own, "published"]
+    assert len(divergence.patches) == 4
+    assert len(plot(hearing).axes[2].patches) == 3  # of another model, nothing is published
 
 
 def test_sentences_with_numbers(hearing: pd.DataFrame) -> None:
-    factual, counterfactual, theirs = headline(hearing)
+    published = hearing.copy()
+    published.attrs |= {"model": "Qwen/Qwen2.5-Omni-3B", "base": "Qwen/Qwen2.5-VL-3B-Instruct"}
+    factual, counterfactual, whole, theirs = headline(published)
+    assert "50.0 % [0.0, 100.0], n = 4 unshifted" in whole
     assert "100.0 % [100.0, 100.0], n = 2 unshifted" in factual
     assert "0.0 % [0.0, 0.0], n = 2 unshifted" in counterfactual
     assert "KL(base || model) is" in counterfactual and "66.06 % unshifted" in theirs
