@@ -55,7 +55,7 @@ def token_bands(table: pd.DataFrame) -> pd.DataFrame:
             for measure, values in measures.items():
                 known = dict(kind=kind, question=question, tokens=tokens, measure=measure)
                 sums = values.groupby(part["sample"]).sum()
-                answers = contrast([(sums / n).reindex(samples)])
+                answers = contrast([(sums / n).reindex(samples)], lambda mean: mean)
                 over = contrast([sums, n], lambda sums, n: sums / n)
                 rows.append(known | dict(over="answers") | answers)
                 rows.append(known | dict(over="tokens") | over | dict(missing=answers["missing"]))

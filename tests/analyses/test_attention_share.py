@@ -299,7 +299,7 @@ def test_a_figure_of_percentages(known: HookedOmni) -> None:
     cases = [Case(asked(known, heard, "bus"), heard, kind) for heard, kind in kinds.items()]
     table = attention_share.run(known, cases)
     panels = attention_share.plot(table).axes
-    assert ["counterfactual" in axes.get_title() for axes in panels] == [False, True]
+    assert ["counterfactual" in axes.get_title() for axes in panels] == [False, True, False]
     lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in panels[0].get_lines()}
     assert set(lines) == {"audio (n = 2)", "video (n = 2)", "query text (n = 2)"}
     assert np.stack(list(lines.values())).sum(0).tolist() == pytest.approx([100.0] * 8)
@@ -355,5 +355,4 @@ def test_the_headline_names_each_peak(tables: Tables) -> None:
     said = attention_share.headline(tables[False, False])
     assert said[0].startswith("factual, hear: audio gets most of its attention in layer 2, 64.2 %")
     assert said[1].startswith("factual, hear: video gets most of its attention in layer 5, 34.6 %")
-    assert all("n = 1" in sentence for sentence in said[:-1])
-    assert "audio 44.0 % in 0" in said[-1]
+    assert all("n = 1" in sentence for sentence in said)

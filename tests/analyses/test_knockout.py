@@ -265,13 +265,13 @@ def test_a_judges_fidelity_takes_the_place_of_words(panels: Any) -> None:
     assert heights == [{75.0}, {25.0}, {75.0}, {25.0}]
 
 
-@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-Omni-3B", "another/of-36-layers"])
-def test_published_points_under_their_model(panels: Any, model: str) -> None:
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-Omni-3B", "another/of-36-layers"])
+def test_published_points_under_their_model(panels: Any, name: str) -> None:
     table = panels.assign(n_layers=36)
-    table.attrs["model"] = model
+    table.attrs = {**table.attrs, "model": name}
     drawn = [c for axes in knockout.plot(table).axes[:4] for c in axes.collections]
     points = [c.get_offsets() for c in drawn if str(c.get_label()).startswith("published")]
-    assert sum(len(np.asarray(each)) for each in points) == (112 if "Omni" in model else 0)
+    assert sum(len(np.asarray(each)) for each in points) == (112 if "Omni" in name else 0)
 
 
 def test_the_headline(panels: Any) -> None:

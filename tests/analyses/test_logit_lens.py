@@ -196,7 +196,7 @@ def test_the_published_number_stands_under_its_model(
     assert (label in lines) == (theirs is not None)
     if theirs is not None:
         assert set(np.asarray(lines[label].get_ydata())) == {theirs}
-        assert f"MiniCPM-o 2.6: {theirs} %, all layers, judged." in headline(own)[-1]
+        assert any(f"2.6: {theirs} %, all layers, judged." in line for line in headline(own))
 
 
 def test_sentences_with_numbers(table: pd.DataFrame) -> None:
