@@ -50,6 +50,7 @@ class Case:
         video_captions: Reference captions of the video.
         prefilled_prompt: The prompt as one model embedded and prefilled it; see `prefilled`.
         prefilled_from: The `prompt` that it was made of; after a change of `prompt` it is not used.
+        twin: The factual sample with the same picture, as in the manifest; None without one.
         answers: Plain answers to `prefilled_prompt`, by longest answer and end tokens.
     """
 
@@ -61,6 +62,7 @@ class Case:
     video_captions: tuple[str, ...] = ()
     prefilled_prompt: PrefilledPrompt | None = None
     prefilled_from: Prompt | EmbeddedPrompt | None = None
+    twin: str | None = None
     answers: dict[tuple[int, frozenset[int]], Generation] = field(default_factory=dict)
 
     @property
@@ -133,7 +135,7 @@ def read_cases(
         video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
         prompt = Prompt(QUESTIONS[question], video=video, audio=audio, rope=rope)
         captions = sample.audio_captions, sample.video_captions
-        return Case(prompt, sample.id, sample.kind, question, *captions)
+        return Case(prompt, sample.id, sample.kind, question, *captions, twin=sample.twin)
 
     return [case(sample, question) for sample in chosen for question in questions]
 
@@ -201,8 +203,9 @@ def tabulate(
     `rows_of` raises `Skip` for a case that it cannot measure; `columns` are the rows' own.
 
     Returns:
-        The table. `table.attrs["skipped"]` lists each skipped case id with its reason, and
-        `table.attrs["n_cases"]` counts all cases.
+        The table. `table.attrs["skipped"]` lists each skipped case id with its reason,
+        `table.attrs["n_cases"]` counts all cases, and `table.attrs["twins"]` has the twin of each
+        sample that has one, for `plots.twins.paired`.
     """
     cases, skipped, rows = as_cases(given), {}, []
     for case in cases:
@@ -211,5 +214,6 @@ def tabulate(
         except Skip as reason:
             skipped[case.id] = str(reason)
     table = pd.DataFrame(rows, columns=[*KEYS, *columns])
-    table.attrs = {"n_cases": len(cases), "skipped": skipped}
+    twins = {case.sample: case.twin for case in cases if case.twin is not None}
+    table.attrs = {"n_cases": len(cases), "skipped": skipped, "twins": twins}
     return table

@@ -42,6 +42,9 @@ Captioner = Annotated[
 ]
 Number = Annotated[int, typer.Option("-k", help="Counterfactual samples, and factual ones.")]
 Embedder = Annotated[str | None, typer.Option(help="Sentence embedder, name or folder.")]
+Twins = Annotated[
+    bool, typer.Option(help="Factual samples: the same pictures, with their own sound.")
+]
 Device = Annotated[str | None, typer.Option(help="Where a model runs: cpu, cuda, ...")]
 
 
@@ -56,12 +59,13 @@ def build_pairs(
     k: Number = 250,
     embedder: Embedder = None,
     device: Device = None,
+    twins: Twins = False,
 ) -> None:
     """All of it, from an AudioCaps CSV and a folder of clips to pairs and a page to look at."""
     found, captioned, pairs = (out / f"{name}.jsonl" for name in ("clips", "captioned", "pairs"))
     import_audiocaps(csv, found, clips)
     caption_clips(found, captioned, captions, server, captioner, device=device)
-    pair_clips(captioned, pairs, k, embedder, device=device)
+    pair_clips(captioned, pairs, k, embedder, device=device, twins=twins)
     show_samples(pairs)
 
 
@@ -119,11 +123,12 @@ def pair_clips(
     block: Annotated[
         int | None, typer.Option(help="Pair within blocks of so many clips, to save memory.")
     ] = None,
+    twins: Twins = False,
 ) -> None:
     """3. Give pictures the least similar sounds: factual and counterfactual samples."""
     from data_prep.pairing import pair_manifest as pairing
 
-    config = pairing.Config(k, match_durations, match_loudness, exclude_silent, seed, block)
+    config = pairing.Config(k, match_durations, match_loudness, exclude_silent, seed, block, twins)
     pairing.run(manifest, out, config, model or pairing.MODEL, instruct, device)
 
 

@@ -27,13 +27,33 @@ def retagged(
     """The table with other words that name sounds, such as those that a judge has found.
 
     `words` of an answer are by sample, kind and question. Of an answer without an entry no token
-    counts: it is missing wherever such tokens are. `events` has the word that a token is part of.
+    counts: it is missing wherever such tokens are. `events` has the word that a token is part of;
+    `attrs["unmatched"]` lists, by sample and question, words that no token is part of.
     """
-    parts = []
+    parts, unmatched = [], {}
     groups: Any = table.groupby(list(KEYS), sort=False)
     for key, rows in groups:
-        named = Events({word: (word,) for word in map(str.lower, words.get(key, ()))})
-        parts.append(rows.assign(events=token_events(rows["token_text"].tolist(), named)))
+        named = marked(words.get(key, ()))
+        events = token_events(rows["token_text"].tolist(), named)
+        parts.append(rows.assign(events=events))
+        if lost := set(named.names).difference(*events):
+            unmatched[f"{key[0]}/{key[2]}"] = sorted(lost)
     made = pd.concat(parts)
-    made.attrs = table.attrs
+    made.attrs = {**table.attrs, "unmatched": unmatched}
     return made
+
+
+def marked(words: Sequence[str]) -> Events:
+    """Words that a judge marked, each an event of its own."""
+    return Events({word: (word,) for word in map(str.lower, words)})
+
+
+def marked_share(events: Events, text: str, words: Sequence[str]) -> float:
+    """As `Events.share`, of those words of the text alone that a judge marked."""
+    places = marked(words).matches(text)
+    found = {
+        match.event
+        for match in events.matches(text)
+        if any(match.start < place.stop and place.start < match.stop for place in places)
+    }
+    return len(found) / len(events.names) if events.names else float("nan")

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pandas as pd
 
 from analyses.cases import KEYS, Case
-from analyses.distribution_shift import retagged
+from analyses.distribution_shift.sound_words import marked_share, retagged
 from analyses.judge.judgement import Judge
 from analyses.judge.lookup import load_judge
 from analyses.judge.points import items
@@ -64,25 +64,60 @@ def judge_study(
         todo += items(cut, samples, first_only=first_only)
     if "logit_lens" in tables and judge.prompt_version("recall"):
         todo += items(_tokens(tables["logit_lens"]), samples, ("recall",), first_only)
-    if "distribution_shift" in tables and judge.prompt_version("events"):
-        answers = tables["distribution_shift"].drop_duplicates(subset=[*KEYS])
-        todo += items(answers.rename(columns={"answer": "caption"}), samples, ("events",))
+    if judge.prompt_version("events"):
+        for name, texts in _answers(tables).items():
+            todo += items(texts.assign(condition=name), samples, ("events",))
     scores = judge_items(todo, judge, out / "judgements.jsonl", progress)
     results.write_table(scores_path(out, judge.name), scores, "scores")
     return scores
 
 
-def with_events(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """What `distribution_shift` made, with the judge's word on which tokens name sounds.
+def with_events(
+    tables: Mapping[str, pd.DataFrame],
+    scores: pd.DataFrame,
+    cases: Sequence[Case],
+    own: Mapping[str, Sequence[str]],
+) -> dict[str, pd.DataFrame]:
+    """The tables, with the judge's word on which words of an answer name sounds, if it has one.
 
-    As it is if no answer was given to the judge. An answer that it did not judge has no such token.
+    Those are tokens of `distribution_shift`; in `captions`, `heard_found` and `seen_found` of the
+    answers to "hear" then count marked words alone. `cases` are those of `captions`, and `own` the
+    words in its config. An answer that was not judged has no such tokens, and no such share.
     """
-    marked: Any = scores[scores["what"] == "events"]
-    if marked.empty:
-        return table
-    known = marked[marked["status"] == "judged"]
-    keys = zip(*(known[name] for name in KEYS), strict=True)
-    return retagged(table, dict(zip(keys, known["words"], strict=True)))
+    events = {case.id: case.events(own) for case in cases}
+    made = dict(tables)
+    for name in _answers(tables):
+        given: Any = scores[(scores["what"] == "events") & (scores["condition"] == name)]
+        known = given[given["status"] == "judged"]
+        keys = zip(*(known[key] for key in KEYS), strict=True)
+        words = dict(zip(keys, known["words"], strict=True))
+        if len(given) and name == "captions":
+            made[name] = _refound(tables[name], words, events)
+        elif len(given):
+            made[name] = retagged(tables[name], words)
+    return made
+
+
+def _answers(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """By analysis, the answers in which words name sounds; equal ones are judged once."""
+    captions: Any = tables["captions"]
+    found = {"captions": captions[captions["question"] == "hear"]}
+    if "distribution_shift" in tables:
+        once = tables["distribution_shift"].drop_duplicates(subset=[*KEYS])
+        found["distribution_shift"] = once.rename(columns={"answer": "caption"})
+    return {name: texts for name, texts in found.items() if len(texts)}
+
+
+def _refound(
+    captions: pd.DataFrame, words: Mapping[Any, Sequence[str]], events: Mapping[str, Any]
+) -> pd.DataFrame:
+    made = captions.copy()
+    for i, row in captions[captions["question"] == "hear"].iterrows():
+        key = tuple(row[name] for name in KEYS)
+        for name, named in events[f"{row['sample']}/hear"].items():
+            share = marked_share(named, row["caption"], words[key]) if key in words else None
+            made.loc[i, f"{name}_found"] = share
+    return made
 
 
 def scores_path(out: Path, judge: str) -> Path:
