@@ -48,12 +48,10 @@ def marked(words: Sequence[str]) -> Events:
     return Events({word: (word,) for word in map(str.lower, words)})
 
 
-def marked_share(events: Events, text: str, words: Sequence[str]) -> float:
-    """As `Events.share`, of those words of the text alone that a judge marked."""
-    places = marked(words).matches(text)
-    found = {
-        match.event
-        for match in events.matches(text)
-        if any(match.start < place.stop and place.start < match.stop for place in places)
-    }
-    return len(found) / len(events.names) if events.names else float("nan")
+def marked_share(events: Events, text: str, words: Sequence[str] | None) -> float:
+    """As `Events.share`, by those words of a text that a judge marked; NaN if it did not judge."""
+    if words is None or not events.names:
+        return float("nan")
+    characters = zip(token_events(text, events), token_events(text, marked(words)), strict=True)
+    found = {event for named, by_judge in characters if by_judge for event in named}
+    return len(found) / len(events.names)

@@ -57,7 +57,7 @@ def choose(
     rng = np.random.default_rng(seed)
     scored = identified(scored).assign(third=np.floor(scored["score"] * 2.999))
     chosen: list[int] = []
-    for _, part in cast(Any, scored.groupby(_STRATA[: 1 + by_kind], sort=True)):
+    for _, part in cast(Any, scored.groupby([*_STRATA[: 1 + by_kind]], sort=True)):
         groups = part.groupby([*_STRATA, "third"], sort=True).indices.values()
         piles = [list(part.index[rng.permutation(places)]) for places in groups]
         chosen += _in_turn(piles, n)

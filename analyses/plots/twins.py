@@ -1,5 +1,6 @@
 """Which samples are compared with each other? A clip with its twin, which has the same picture."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -22,11 +23,13 @@ def paired(rows: _Rows, twins: Mapping[str, str]) -> _Rows:
     name. Two samples that would have one name, of two kinds or of one twin, are a `ResultsError`.
     """
     samples: Any = rows.index if isinstance(rows, pd.Series) else rows["sample"]
-    names = pd.Series({sample: twins.get(sample, sample) for sample in samples}, dtype=object)
-    if names.duplicated().any():
-        both = names[names == names[names.duplicated()].iloc[0]]
+    names: dict[str, str] = {sample: twins.get(sample, sample) for sample in samples}
+    if twice := [name for name, n in Counter(names.values()).items() if n > 1]:
+        both = [sample for sample, name in names.items() if name == twice[0]]
         raise ResultsError(
-            f"expected one sample of each pair of twins, got {list(both.index)}, all of "
-            f"{both.iloc[0]!r}. Choose rows of one kind, and of one sound for each picture."
+            f"expected one sample of each pair of twins, got {both}, all of {twice[0]!r}. Choose "
+            "rows of one kind, and of one sound for each picture."
         )
-    return rows.rename(names) if isinstance(rows, pd.Series) else rows.replace({"sample": names})
+    if isinstance(rows, pd.Series):
+        return rows.rename(names)
+    return rows.assign(sample=rows["sample"].map(names.get))

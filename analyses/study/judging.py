@@ -5,6 +5,7 @@ be read inside the model, and which words of an answer name sounds. Each text is
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,17 +85,27 @@ def with_events(
     answers to "hear" then count marked words alone. `cases` are those of `captions`, and `own` the
     words in its config. An answer that was not judged has no such tokens, and no such share.
     """
-    events = {case.id: case.events(own) for case in cases}
     made = dict(tables)
-    for name in _answers(tables):
-        given: Any = scores[(scores["what"] == "events") & (scores["condition"] == name)]
-        known = given[given["status"] == "judged"]
+    given: Any = scores[scores["what"] == "events"]
+    for name, of_analysis in given.groupby("condition"):
+        known = of_analysis[of_analysis["status"] == "judged"]
         keys = zip(*(known[key] for key in KEYS), strict=True)
         words = dict(zip(keys, known["words"], strict=True))
-        if len(given) and name == "captions":
-            made[name] = _refound(tables[name], words, events)
-        elif len(given):
-            made[name] = retagged(tables[name], words)
+        events = {case.id: case.events(own) for case in cases}
+        again = retagged if name == "distribution_shift" else partial(_refound, events=events)
+        made[name] = again(tables[name], words)
+    return made
+
+
+def _refound(
+    captions: pd.DataFrame, words: Mapping[Any, Sequence[str]], events: Mapping[str, Any]
+) -> pd.DataFrame:
+    made = captions.copy()
+    hear: Any = captions[captions["question"] == "hear"]
+    for i, row in hear.to_dict("index").items():
+        judged = words.get(tuple(row[key] for key in KEYS))
+        for name, named in events[f"{row['sample']}/hear"].items():
+            made.loc[i, f"{name}_found"] = marked_share(named, row["caption"], judged)
     return made
 
 
@@ -106,18 +117,6 @@ def _answers(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         once = tables["distribution_shift"].drop_duplicates(subset=[*KEYS])
         found["distribution_shift"] = once.rename(columns={"answer": "caption"})
     return {name: texts for name, texts in found.items() if len(texts)}
-
-
-def _refound(
-    captions: pd.DataFrame, words: Mapping[Any, Sequence[str]], events: Mapping[str, Any]
-) -> pd.DataFrame:
-    made = captions.copy()
-    for i, row in captions[captions["question"] == "hear"].iterrows():
-        key = tuple(row[name] for name in KEYS)
-        for name, named in events[f"{row['sample']}/hear"].items():
-            share = marked_share(named, row["caption"], words[key]) if key in words else None
-            made.loc[i, f"{name}_found"] = share
-    return made
 
 
 def scores_path(out: Path, judge: str) -> Path:
