@@ -42,9 +42,6 @@ Captioner = Annotated[
 ]
 Number = Annotated[int, typer.Option("-k", help="Counterfactual samples, and factual ones.")]
 Embedder = Annotated[str | None, typer.Option(help="Sentence embedder, name or folder.")]
-Twins = Annotated[
-    bool, typer.Option(help="Factual samples: the same pictures, with their own sound.")
-]
 Device = Annotated[str | None, typer.Option(help="Where a model runs: cpu, cuda, ...")]
 
 
@@ -59,13 +56,12 @@ def build_pairs(
     k: Number = 250,
     embedder: Embedder = None,
     device: Device = None,
-    twins: Twins = False,
 ) -> None:
     """All of it, from an AudioCaps CSV and a folder of clips to pairs and a page to look at."""
     found, captioned, pairs = (out / f"{name}.jsonl" for name in ("clips", "captioned", "pairs"))
     import_audiocaps(csv, found, clips)
     caption_clips(found, captioned, captions, server, captioner, device=device)
-    pair_clips(captioned, pairs, k, embedder, device=device, twins=twins)
+    pair_clips(captioned, pairs, k, embedder, device=device)
     show_samples(pairs)
 
 
@@ -123,7 +119,9 @@ def pair_clips(
     block: Annotated[
         int | None, typer.Option(help="Pair within blocks of so many clips, to save memory.")
     ] = None,
-    twins: Twins = False,
+    twins: Annotated[
+        bool, typer.Option("--twins", help="Factual samples: the same pictures, own sound.")
+    ] = False,
 ) -> None:
     """3. Give pictures the least similar sounds: factual and counterfactual samples."""
     from data_prep.pairing import pair_manifest as pairing

@@ -42,15 +42,12 @@ def rated(scores: pd.DataFrame, sheet: Path, filled: Sequence[Path]) -> pd.DataF
         )
     ratings = {name: read_ratings(path, sheet) for name, path in zip(names, filled, strict=True)}
     table = identified(scores)
-    first, known = ratings[names[0]], set(table["id"])
-    strange = [f"row {row}, id {one!r}" for row, one in enumerate(first, 2) if one not in known]
-    if strange:
+    table = cast(pd.DataFrame, table[table["id"].isin(list(ratings[names[0]]))])
+    if len(table) < len(ratings[names[0]]):
         raise ResultsError(
-            f"expected the scores that {sheet} was made from, got none of {len(strange)} of its "
-            f"{len(first)} captions, in {filled[0]}: {'; '.join(strange[:_MOST_LISTED])}. Give "
-            "that table, or a sheet of this one."
+            f"expected the scores that {sheet} was made from, got {len(table)} of its "
+            f"{len(ratings[names[0]])} captions. Give that table."
         )
-    table = cast(pd.DataFrame, table[table["id"].isin(list(first))])
     for name, by_id in ratings.items():
         table[name] = [by_id[one] for one in table["id"]]
     return table.assign(people=table[names].mean(axis=1)).reset_index(drop=True)
@@ -59,23 +56,32 @@ def rated(scores: pd.DataFrame, sheet: Path, filled: Sequence[Path]) -> pd.DataF
 def fairness(scores: pd.DataFrame, ratings: Sequence[Path]) -> pd.DataFrame:
     """How far a study's judge agrees with people, over untouched answers, as in the paper.
 
-    `ratings` are filled copies of one sheet of these `scores`, a file for each person.
-
-    Returns:
-        As `with_people`. `attrs["raters"]` counts people, and `attrs["others"]` rated captions that
-        are no untouched answers, and left out.
+    `ratings` are filled copies of one sheet of these `scores`, a file for each person. The table is
+    as `with_people` has it; `attrs["raters"]` counts people, and `attrs["others"]` rated captions
+    that are no untouched answers, and left out.
 
     Raises:
         ResultsError: For a file that is missing, people who did not rate the same captions, and,
             with row numbers, what is no rating, and captions that are not in the scores.
+        FileError: For a file that is no text.
     """
+    require_scores(scores)
     if gone := [str(path) for path in ratings if not path.is_file()]:
         raise ResultsError(
             f"expected people's ratings, got no file at {', '.join(gone)}. Make a sheet (`python "
             "-m analyses agreement sheet`), and save there what comes back, a file for each person."
         )
+    known = set(identified(scores)["id"])
+    copies = {path: read_ratings(path, path) for path in ratings}
+    for path, by_id in copies.items():
+        others = [f"row {row}, id {one!r}" for row, one in enumerate(by_id, 2) if one not in known]
+        if others:
+            raise ResultsError(
+                f"expected ratings of captions in these scores, got {len(others)} of others in "
+                f"{path}: {'; '.join(others[:_MOST_LISTED])}. Give what was rated for this study."
+            )
     # Whoever left rows out is measured by who did not.
-    sheet = max(ratings, key=lambda path: len(read_ratings(path, path)), default=Path())
+    sheet = max(copies, key=lambda path: len(copies[path]), default=Path())
     table = rated(scores, sheet, ratings)
     plain = cast(pd.DataFrame, table[table["condition"] == ""])
     if plain.empty:

@@ -69,11 +69,11 @@ def _require_enough(scores: pd.DataFrame, n: int) -> None:
     # Nobody can judge without references, such as the sound of a silent control.
     known: Any = scores[scores["references"].str.len() > 0]
     counts = known.groupby(["what", "kind"])["score"].count().to_dict()
-    if min(counts.values()) < n:
+    if min(counts.values(), default=0) < n:
+        got = [f"{own} {kind} for {what}" for (what, kind), own in counts.items()]
         raise ResultsError(
             f"expected {n} captions with scores of each point and kind, got "
-            f"{', '.join(f'{own} {kind} for {what}' for (what, kind), own in counts.items())}. "
-            "Choose fewer of each kind, or have more judged."
+            f"{', '.join(got) or 'none'}. Choose fewer of each kind, or have more judged."
         )
 
 

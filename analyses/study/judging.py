@@ -5,7 +5,6 @@ be read inside the model, and which words of an answer name sounds. Each text is
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,16 +84,21 @@ def with_events(
     answers to "hear" then count marked words alone. `cases` are those of `captions`, and `own` the
     words in its config. An answer that was not judged has no such tokens, and no such share.
     """
-    made = dict(tables)
-    given: Any = scores[scores["what"] == "events"]
-    for name, of_analysis in given.groupby("condition"):
-        known = of_analysis[of_analysis["status"] == "judged"]
-        keys = zip(*(known[key] for key in KEYS), strict=True)
-        words = dict(zip(keys, known["words"], strict=True))
+    made, judged = dict(tables), set(scores[scores["what"] == "events"]["condition"])
+    if "distribution_shift" in judged:
+        words = marked_words(scores, "distribution_shift")
+        made["distribution_shift"] = retagged(tables["distribution_shift"], words)
+    if "captions" in judged:
         events = {case.id: case.events(own) for case in cases}
-        again = retagged if name == "distribution_shift" else partial(_refound, events=events)
-        made[name] = again(tables[name], words)
+        made["captions"] = _refound(tables["captions"], marked_words(scores, "captions"), events)
     return made
+
+
+def marked_words(scores: pd.DataFrame, analysis: str) -> dict[Any, tuple[str, ...]]:
+    """Words that name sounds in an analysis's answers, by sample, kind and question, if judged."""
+    fits = (scores["what"] == "events") & (scores["condition"] == analysis)
+    known: Any = scores[fits & (scores["status"] == "judged")]
+    return dict(zip(zip(*(known[key] for key in KEYS), strict=True), known["words"], strict=True))
 
 
 def _refound(
