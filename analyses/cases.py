@@ -50,6 +50,7 @@ class Case:
         video_captions: Reference captions of the video.
         prefilled_prompt: The prompt as one model embedded and prefilled it; see `prefilled`.
         prefilled_from: The `prompt` that it was made of; after a change of `prompt` it is not used.
+        twin: The factual sample with the same picture, as in the manifest; None without one.
         answers: Plain answers to `prefilled_prompt`, by longest answer and end tokens.
     """
 
@@ -61,6 +62,7 @@ class Case:
     video_captions: tuple[str, ...] = ()
     prefilled_prompt: PrefilledPrompt | None = None
     prefilled_from: Prompt | EmbeddedPrompt | None = None
+    twin: str | None = None
     answers: dict[tuple[int, frozenset[int]], Generation] = field(default_factory=dict)
 
     @property
@@ -150,7 +152,7 @@ def read_cases(
         video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
         prompt = Prompt(words[question], video, audio, system=system, rope=rope)
         captions = sample.audio_captions, sample.video_captions
-        return Case(prompt, sample.id, sample.kind, question, *captions)
+        return Case(prompt, sample.id, sample.kind, question, *captions, twin=sample.twin)
 
     return [case(sample, question) for sample in chosen for question in questions]
 
@@ -222,7 +224,8 @@ def tabulate(
 
     Returns:
         The table. `table.attrs["skipped"]` lists each skipped case id with its reason,
-        `table.attrs["n_cases"]` counts all cases, and "model" is the name of the model.
+        `table.attrs["n_cases"]` counts all cases, "model" is the name of the model, and "twins" has
+        the twin of each sample that has one, for `plots.twins.paired`.
     """
     cases, skipped, rows = as_cases(given), {}, []
     for case in cases:
@@ -231,6 +234,7 @@ def tabulate(
         except Skip as reason:
             skipped[case.id] = str(reason)
     table = pd.DataFrame(rows, columns=[*KEYS, *columns])
-    name = omni.model.cfg.model_name
-    table.attrs = {"model": name, "n_cases": len(cases), "skipped": skipped}
+    twins = {case.sample: case.twin for case in cases if case.twin is not None}
+    counts = {"n_cases": len(cases), "skipped": skipped, "twins": twins}
+    table.attrs = {"model": omni.model.cfg.model_name, **counts}
     return table

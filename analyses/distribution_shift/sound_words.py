@@ -36,13 +36,31 @@ def retagged(
     """The table with other words that name sounds, such as those that a judge has found.
 
     `words` of an answer are by sample, kind and question. Of an answer without an entry no token
-    counts: it is missing wherever such tokens are. `events` has the word that a token is part of.
+    counts: it is missing wherever such tokens are. `events` has the word that a token is part of;
+    `attrs["unmatched"]` lists, by sample and question, words that no token is part of.
     """
-    parts = []
+    parts, unmatched = [], {}
     groups: Any = table.groupby(list(KEYS), sort=False)
     for key, rows in groups:
-        named = Events({word: (word,) for word in map(str.lower, words.get(key, ()))})
-        parts.append(rows.assign(events=token_events(rows["token_text"].tolist(), named)))
+        named = marked(words.get(key, ()))
+        events = token_events(rows["token_text"].tolist(), named)
+        parts.append(rows.assign(events=events))
+        if lost := set(named.names).difference(*events):
+            unmatched[f"{key[0]}/{key[2]}"] = sorted(lost)
     made = pd.concat(parts)
-    made.attrs = table.attrs
+    made.attrs = {**table.attrs, "unmatched": unmatched}
     return made
+
+
+def marked(words: Sequence[str]) -> Events:
+    """Words that a judge marked, each an event of its own."""
+    return Events({word: (word,) for word in map(str.lower, words)})
+
+
+def marked_share(events: Events, text: str, words: Sequence[str] | None) -> float:
+    """As `Events.share`, by those words of a text that a judge marked; NaN if it did not judge."""
+    if words is None or not events.names:
+        return float("nan")
+    characters = zip(token_events(text, events), token_events(text, marked(words)), strict=True)
+    found = {event for named, by_judge in characters if by_judge for event in named}
+    return len(found) / len(events.names)

@@ -47,6 +47,7 @@ class Study:
         system: System prompt of the model and of the base; empty for each family's own.
         wording: Other words for a question, by its name.
         judge: `name`, `url` and settings, as in `judge.load_judge`.
+        ratings: Filled sheets of people who rated the judge's captions; in a file, relative to it.
         questions: Of each analysis, where they are not the paper's.
         configs: Of each analysis, where its fields are not the defaults.
     """
@@ -64,6 +65,7 @@ class Study:
     device: str = "cpu"
     dtype: str = ""
     judge: Mapping[str, Any] = field(default_factory=lambda: {"name": "lexical"})
+    ratings: tuple[Path, ...] = ()
     questions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -139,13 +141,14 @@ def read_study(path: Path) -> Study:
         if not isinstance(config, dict):
             raise ResultsError(f"expected {name} as a table in {path}, got {config!r}.")
     questions = {name: c.pop("questions") for name, c in configs.items() if "questions" in c}
-    lists = {name: values[name] for name in ("analyses", "kinds") if name in values}
+    lists = {name: values[name] for name in ("analyses", "kinds", "ratings") if name in values}
     for name, words in (lists | questions).items():
         if not words or not fits(words, Sequence[str]):
             raise ResultsError(f"expected a list of words in {path}, got {words!r} for {name}.")
     values = {name: tuples(value) for name, value in values.items()}
     if isinstance(values["data"], str):
         values["data"] = path.parent / values["data"]
+    values["ratings"] = tuple(path.parent / name for name in values.get("ratings", ()))
     if wrong := mismatch(Study, values, str(path)):
         raise ResultsError(f"{wrong} Correct it.")
     words_of = {name: tuple(words) for name, words in questions.items()}

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pandas as pd
 
 from analyses.cases import KEYS, Case
-from analyses.distribution_shift import retagged
+from analyses.distribution_shift.sound_words import marked_share, retagged
 from analyses.judge.judgement import Judge
 from analyses.judge.lookup import load_judge
 from analyses.judge.points import items
@@ -67,26 +67,64 @@ def judge_study(
         todo += items(cut, samples, first_only=first_only)
     if "logit_lens" in tables and judge.prompt_version("recall"):
         todo += items(_tokens(tables["logit_lens"]), samples, ("recall",), first_only)
-    if "distribution_shift" in tables and judge.prompt_version("events"):
-        answers = tables["distribution_shift"].drop_duplicates(subset=[*KEYS])
-        todo += items(answers.rename(columns={"answer": "caption"}), samples, ("events",))
+    if judge.prompt_version("events"):
+        for name, texts in _answers(tables).items():
+            todo += items(texts.assign(condition=name), samples, ("events",))
     scores = judge_items(todo, judge, out / "judgements.jsonl", progress)
     scores.attrs["model"] = tables["captions"].attrs["model"]
     results.write_table(scores_path(out, judge.name), scores, "scores")
     return scores
 
 
-def with_events(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """What `distribution_shift` made, with the judge's word on which tokens name sounds.
+def with_events(
+    tables: Mapping[str, pd.DataFrame],
+    scores: pd.DataFrame,
+    cases: Sequence[Case],
+    own: Mapping[str, Sequence[str]],
+) -> dict[str, pd.DataFrame]:
+    """The tables, with the judge's word on which words of an answer name sounds, if it has one.
 
-    As it is if no answer was given to the judge. An answer that it did not judge has no such token.
+    Those are tokens of `distribution_shift`; in `captions`, `heard_found` and `seen_found` of the
+    answers to "hear" then count marked words alone. `cases` are those of `captions`, and `own` the
+    words in its config. An answer that was not judged has no such tokens, and no such share.
     """
-    marked: Any = scores[scores["what"] == "events"]
-    if marked.empty:
-        return table
-    known = marked[marked["status"] == "judged"]
-    keys = zip(*(known[name] for name in KEYS), strict=True)
-    return retagged(table, dict(zip(keys, known["words"], strict=True)))
+    made, judged = dict(tables), set(scores[scores["what"] == "events"]["condition"])
+    if "distribution_shift" in judged:
+        words = marked_words(scores, "distribution_shift")
+        made["distribution_shift"] = retagged(tables["distribution_shift"], words)
+    if "captions" in judged:
+        events = {case.id: case.events(own) for case in cases}
+        made["captions"] = _refound(tables["captions"], marked_words(scores, "captions"), events)
+    return made
+
+
+def marked_words(scores: pd.DataFrame, analysis: str) -> dict[Any, tuple[str, ...]]:
+    """Words that name sounds in an analysis's answers, by sample, kind and question, if judged."""
+    fits = (scores["what"] == "events") & (scores["condition"] == analysis)
+    known: Any = scores[fits & (scores["status"] == "judged")]
+    return dict(zip(zip(*(known[key] for key in KEYS), strict=True), known["words"], strict=True))
+
+
+def _refound(
+    captions: pd.DataFrame, words: Mapping[Any, Sequence[str]], events: Mapping[str, Any]
+) -> pd.DataFrame:
+    made = captions.copy()
+    hear: Any = captions[captions["question"] == "hear"]
+    for i, row in hear.to_dict("index").items():
+        judged = words.get(tuple(row[key] for key in KEYS))
+        for name, named in events[f"{row['sample']}/hear"].items():
+            made.loc[i, f"{name}_found"] = marked_share(named, row["caption"], judged)
+    return made
+
+
+def _answers(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """By analysis, the answers in which words name sounds; equal ones are judged once."""
+    captions: Any = tables["captions"]
+    found = {"captions": captions[captions["question"] == "hear"]}
+    if "distribution_shift" in tables:
+        once = tables["distribution_shift"].drop_duplicates(subset=[*KEYS])
+        found["distribution_shift"] = once.rename(columns={"answer": "caption"})
+    return {name: texts for name, texts in found.items() if len(texts)}
 
 
 def of_other_clips(condition: str) -> str:

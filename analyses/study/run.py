@@ -63,8 +63,8 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
         "system": study.system or None,
         "wording": dict(study.wording),
     }
-    # Neither who judges it, nor how much of it is done, makes a study another.
-    only: Any = dict(judge={}, limit=0, base="", analyses=("captions",))
+    # Neither who judges or rates it, nor how much of it is done, makes a study another.
+    only: Any = dict(judge={}, ratings=(), limit=0, base="", analyses=("captions",))
     rest = replace(study, data=Path(study.data.name), **only)
     recipe = results.make_recipe("study", rest, facts)
     results.require_same(out, recipe)
@@ -83,8 +83,7 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     }
     tables = {path.name: table for path, table in runs.execute_all(stages, progress).items()}
     scores = judge_study(judge, tables, cases["captions"], out, progress, first_only)
-    if NEEDS_BASE in tables:
-        tables[NEEDS_BASE] = with_events(tables[NEEDS_BASE], scores)
+    tables = with_events(tables, scores, cases["captions"], configs["captions"].own)
     findings = check(tables, scores)
     return StudyResult(tables, scores, findings, report.write(study, out, tables, scores, findings))
 

@@ -14,7 +14,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from analyses.cases import KEYS, Case
 from analyses.distribution_shift import Config, headline, plot, retagged, run
 from analyses.distribution_shift.divergence import compare, places
-from analyses.distribution_shift.sound_words import token_events
+from analyses.distribution_shift.sound_words import marked_share, token_events
 from analyses.distribution_shift.table import COLUMNS, SHIFTS, shift_of
 from analyses.text.events import Events
 from analyses.text.vocabulary import SharedVocabulary, shared_vocabulary
@@ -321,3 +321,30 @@ def test_events_of_a_judge_replace_those_of_the_table() -> None:
     assert two == [()] * len(answer)  # nobody judged it
     none = retagged(table, {("two", "factual", "hear"): []})
     assert set(none["events"]) == {()} and len(none) == len(table)
+    assert made.attrs["unmatched"] == none.attrs["unmatched"] == {}
+    lost = {
+        ("one", "factual", "hear"): ["barks", "808", "truck"],
+        ("two", "factual", "hear"): ["x"],
+    }
+    expected = {"one/hear": ["808", "truck"], "two/hear": ["x"]}
+    assert retagged(table, lost).attrs["unmatched"] == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "share"),
+    [
+        (["barks"], 1 / 3),
+        (["dog"], 1 / 3),
+        (["Fire", "engine"], 1 / 3),  # one phrase, an ambulance's; neither a fire nor an engine
+        (["engine"], 1 / 3),
+        (["barks", "siren"], 2 / 3),
+        (["loudly", "lawn"], 0.0),
+        ([], 0.0),
+        (None, float("nan")),
+    ],
+)
+def test_marked_words_alone_name_what_is_heard(words: list[str] | None, share: float) -> None:
+    events = Events.of(["A dog barks while sirens wail in the rain"])
+    text = "On a lawn a dog barks loudly; it rains. A fire engine drives by, a siren is heard."
+    assert marked_share(events, text, words) == pytest.approx(share, nan_ok=True)
+    assert np.isnan(marked_share(Events.of(["nothing"]), text, words))

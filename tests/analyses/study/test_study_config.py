@@ -29,6 +29,12 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert one.data == tmp_path / "clips" / "x.jsonl"
 
 
+def test_ratings_are_files_beside_the_study(tmp_path: Path) -> None:
+    one = read(tmp_path, FINE + 'ratings = ["anna.csv", "people/otto.csv"]')
+    assert one.ratings == (tmp_path / "anna.csv", tmp_path / "people" / "otto.csv")
+    assert read(tmp_path, FINE).ratings == ()
+
+
 FINE = 'model = "m"\nbase = "b"\ndata = "x.jsonl"\n'
 
 
@@ -41,6 +47,8 @@ FINE = 'model = "m"\nbase = "b"\ndata = "x.jsonl"\n'
         (FINE + "dtype = 16", "expected dtype like"),
         (FINE + "limit = true", "expected limit like 0"),
         (FINE + "kinds = 3", "got 3 for kinds"),
+        (FINE + 'ratings = "anna.csv"', "got 'anna.csv' for ratings"),
+        (FINE + "ratings = [1]", r"got \[1\] for ratings"),
         (FINE + 'analyses = ["knockout"]', "captions among them"),
         (FINE + 'analyses = ["captions", "taste"]', "expected analyses among"),
         (FINE + "[knockout]\nwidht = 3", "expected fields among"),
