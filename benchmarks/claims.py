@@ -52,7 +52,7 @@ def rates(scenario: Scenario, n_studies: int, n: int, seed: int = 0) -> Counter[
         tables, scores = scenario.make(np.random.default_rng([seed, number]), n)
         for table in tables.values():
             table.attrs |= MODEL
-        counts[check(tables, scores, claims)[0].verdict] += 1
+        counts[check(tables, scores, claims=claims)[0].verdict] += 1
     return counts
 
 

@@ -11,8 +11,12 @@ import numpy as np
 import pandas as pd
 
 from analyses import fidelity
+from analyses.judge.agreement import fairness
 from analyses.logit_lens.recall import ANY_LAYER, recall
+from analyses.plots import published
 from analyses.plots.curves import simultaneous_bands
+from analyses.plots.statistics import POOL
+from analyses.plots.twins import paired
 from analyses.study.effect import FEWEST, SMALLEST, Effect, Observed, Untestable, effect
 from analyses.study.evidence import Evidence
 from analyses.study.judging import ANSWER, conditions, of_other_clips
@@ -53,14 +57,13 @@ def more_than_video(evidence: Evidence) -> Observed:
 
 
 def _fidelities(evidence: Evidence, what: str, question: str) -> list[pd.Series]:
-    return [evidence.fidelity(what, kind, question) for kind in ("factual", "counterfactual")]
+    """Of factual clips, and of counterfactual ones, which are drawn together with their twins."""
+    own, other = (evidence.fidelity(what, kind, question) for kind in POOL)
+    return [own, paired(other, evidence.twins)]
 
 
 def _fall(evidence: Evidence, what: str, question: str) -> float | None:
-    own, other = (
-        evidence.published(f"{what}_fidelity", kind, question)
-        for kind in ("factual", "counterfactual")
-    )
+    own, other = (evidence.published(f"{what}_fidelity", kind, question) for kind in POOL)
     return None if own is None or other is None else own - other
 
 
@@ -132,6 +135,30 @@ def latent(evidence: Evidence) -> Observed:
 def _recalled(lens: pd.DataFrame, of: str) -> pd.Series:
     found: Any = recall(lens, of)
     return found[found["layer"] == ANY_LAYER].set_index("sample")["recall"]
+
+
+def judge_is_fair(evidence: Evidence) -> Observed:
+    """Spearman's rho of the judge's scores and people's, over untouched answers."""
+    if not evidence.ratings:
+        raise Untestable("needs people's ratings: `python -m analyses agreement sheet`")
+    points = {
+        row["what"]: row for row in fairness(evidence.scores, evidence.ratings).to_dict("records")
+    }
+    judge = {"model": evidence.scores["judge"].iloc[0]}
+    effects = [
+        Effect(
+            f"{what}: rho",
+            points[what],
+            above=0.5,
+            unit="",
+            digits=3,
+            published=published.number(f"spearman_{what}", judge, "", ""),
+        )
+        for what in ("audio", "video")
+    ]
+    return Observed(
+        ", ".join(f"{what} {points[what]['mean']:.3f}" for what in points), tuple(effects)
+    )
 
 
 def knocked_out(key: str, question: str, sign: int) -> Callable[[Evidence], Observed]:

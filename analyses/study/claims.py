@@ -11,13 +11,14 @@ one that does not must fail; the others are of how the model works inside.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from analyses.study import answers, inside
 from analyses.study.effect import Observed, Untestable, Verdict
 from analyses.study.evidence import Evidence
-from hooked_omni.errors import ResultsError
+from hooked_omni.errors import FileError, ResultsError
 
 
 @dataclass(frozen=True)
@@ -165,20 +166,23 @@ CLAIMS: tuple[Claim, ...] = (
         sentence="The judge's ranks agree with people's.",
         published="rho = 0.816 audio, 0.732 video",
         source="supplement B.1",
-        measure=inside.no_people,
+        measure=answers.judge_is_fair,
     ),
 )
 """In the order of the paper's argument."""
 
 
 def check(
-    tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame, claims: Sequence[Claim] = CLAIMS
+    tables: Mapping[str, pd.DataFrame],
+    scores: pd.DataFrame,
+    ratings: Sequence[Path] = (),
+    claims: Sequence[Claim] = CLAIMS,
 ) -> list[Finding]:
-    """Every claim against the tables of a study and its judge's scores."""
-    given, found = Evidence(tables, scores), []
+    """Every claim against the tables of a study, its judge's scores, and people's ratings."""
+    given, found = Evidence(tables, scores, ratings), []
     for claim in claims:
         try:
             found.append(Finding(claim, claim.measure(given)))
-        except (Untestable, ResultsError) as reason:
+        except (Untestable, ResultsError, FileError) as reason:
             found.append(Finding(claim, None, str(reason)))
     return found

@@ -1,7 +1,8 @@
 """What are claims checked against: which rows, of which clips and which question?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,10 +15,16 @@ from analyses.study.effect import FEWEST, Untestable
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The tables of a study, and its judge's scores."""
+    """The tables of a study, its judge's scores, and the files in which people rated the same."""
 
     tables: Mapping[str, pd.DataFrame]
     scores: pd.DataFrame
+    ratings: Sequence[Path] = ()
+
+    @property
+    def twins(self) -> dict[str, str]:
+        """The factual twin of each sample that has one."""
+        return self.tables.get("captions", pd.DataFrame()).attrs.get("twins", {})
 
     def table(self, name: str, kind: str = "counterfactual", question: str = "hear") -> Any:
         """Rows of one panel of an analysis; kind "all" is factual and counterfactual together."""

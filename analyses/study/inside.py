@@ -135,8 +135,3 @@ def _attention(evidence: Evidence, segment: str, column: str) -> pd.DataFrame:
     if own.empty:
         raise Untestable(f"attention_share: no rows of {segment}")
     return own.pivot_table(column, "sample", "layer")
-
-
-def no_people(_: Evidence) -> Observed:
-    """Nobody has rated here what the judge did."""
-    raise Untestable("needs people's ratings: `python -m analyses agreement sheet`")

@@ -84,7 +84,7 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     tables = {path.name: table for path, table in runs.execute_all(stages, progress).items()}
     scores = judge_study(judge, tables, cases["captions"], out, progress, first_only)
     tables = with_events(tables, scores, cases["captions"], configs["captions"].own)
-    findings = check(tables, scores)
+    findings = check(tables, scores, study.ratings)
     return StudyResult(tables, scores, findings, report.write(study, out, tables, scores, findings))
 
 
