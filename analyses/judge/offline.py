@@ -91,7 +91,7 @@ def _things(captions: Sequence[str], at_least: int) -> Events:
     # A row of the table begins with the names of what makes the sound.
     names = [row[:3] for row in sounds().values()]
     alike = {word: [word, *(n for row in names if word in row for n in row)] for word in chosen}
-    return Events({word: tuple(dict.fromkeys(alike[word])) for word in chosen})
+    return Events({w: tuple(dict.fromkeys(alike[w])) for w in chosen}, reading="things")
 
 
 def _lemmas(text: str) -> list[str]:
