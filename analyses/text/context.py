@@ -22,6 +22,11 @@ _PHRASE = re.compile(_INNER + _ARTICLE, re.I)
 _ALSO = re.compile(
     rf"(?:^|[,.;:!?]|\bbut\b)\s*(?:(?:{_ARTICLE})?\w+\s*(?:,\s*and\b|,|\band\b)\s*)+$", re.I
 )
+_AFTER_NOUN = re.compile(
+    rf"(?:^|[.!?;,]|\band\b)\s*{_ARTICLE}\s*\w+(?:\s\w+)?\s+(?:without|instead of|rather than)$",
+    re.I,
+)
+_ONE_NOUN = re.compile(rf"\s+(?:{_ARTICLE}\s*)?\w+(?:\s+(?!\w+s\b)\w+)?", re.I)
 _PRONOUN = re.compile(r"\b(?:i|we|you|it|there|he|she|they|one)\b", re.I)
 # "There is a dog, but it is not barking": the subject is what was only seen until then.
 _SEEN = re.compile(
@@ -94,6 +99,9 @@ def _scope(text: str, denial: re.Match[str], limit: int) -> int:
     end = _listed("ends").search(text, denial.end(), limit)
     stop = end.start() if end else limit
     opens = re.search(r"(?:^|[.!?;\n])\s*$", text[max(0, denial.start() - 9) : denial.start()])
+    if _AFTER_NOUN.search(text[max(0, denial.start() - 40) : denial.end()]):
+        noun = _ONE_NOUN.match(text, denial.end(), stop)  # "a dog without a collar barks"
+        return noun.end() if noun else stop
     joins = list(_JOINS.finditer(text, denial.end(), stop))
     limits = [*(join.start() for join in joins), stop][1:]
     closes = max((found.start() for found in _OR.finditer(text, denial.end(), stop + 4)), default=0)

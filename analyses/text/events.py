@@ -154,7 +154,7 @@ class Events:
                 made += self._inside(first, start)
                 i += 1
                 continue
-            entry, n_words = self._longest(spoken[i:])
+            entry, n_words = self._longest(spoken[i : i + self._most_words])
             stop = spoken[i + n_words - 1][1] + len(spoken[i + n_words - 1][0]) if entry else 0
             for event in self._events_of.get(entry, ()):
                 made.append(Match(event, text[start:stop], entry, start, stop))
@@ -162,7 +162,7 @@ class Events:
         return made
 
     def _longest(self, spoken: Sequence[tuple[str, int]]) -> tuple[str, int]:
-        for n_words in range(min(self._most_words, len(spoken)), 0, -1):
+        for n_words in range(len(spoken), 0, -1):
             *before, (last, _) = spoken[:n_words]
             head = "".join(f"{word.lower()} " for word, _ in before)
             for form in base_forms(last.lower()):
