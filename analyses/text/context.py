@@ -66,6 +66,8 @@ def other_sense(text: str) -> bytes:
 
 def sounds_beside(text: str, start: int, stop: int) -> bool:
     """Whether a word for sound itself stands beside these characters: "sound of", "clinks"."""
+    if _listed("sounds itself").fullmatch(text, start, stop):
+        return True
     while stop < len(text) and text[stop].isspace():
         stop += 1
     before = _listed("sounds before").finditer(text, max(0, start - 40), start)
