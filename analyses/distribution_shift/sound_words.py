@@ -32,7 +32,8 @@ def retagged(
     parts = []
     groups: Any = table.groupby(list(KEYS), sort=False)
     for key, rows in groups:
-        named = Events({word: (word,) for word in map(str.lower, words.get(key, ()))})
+        marked = map(str.lower, words.get(key, ()))
+        named = Events({word: (word,) for word in marked}, reading="words")  # it read the answer
         parts.append(rows.assign(events=token_events(rows["token_text"].tolist(), named)))
     made = pd.concat(parts)
     made.attrs = table.attrs

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analyses.judge.judgement import Item, JudgeError, Judgement, OnJudgement, What
+from analyses.text import context
 from analyses.text.events import Events, base_forms, sounds
 from data_prep.organism.evaluation.scoring import score
 from data_prep.organism.world.things import THINGS, Thing
 from data_prep.pairing.embedding import embed, instruction
-from hooked_omni.files import digest
+from hooked_omni.files import digest, file_hash
 
 _CHUNK = 256
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -61,7 +62,8 @@ class Lexical(_Offline):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"judge": self.name, "version": 1, "table": digest(dict(sounds()))}
+        lists = file_hash(Path(context.__file__).with_suffix(".txt"))
+        return {"judge": self.name, "version": 2, "table": digest(dict(sounds())), "context": lists}
 
     def judge(self, item: Item) -> Judgement:
         text = item.text or ""
@@ -91,7 +93,7 @@ def _things(captions: Sequence[str], at_least: int) -> Events:
     # A row of the table begins with the names of what makes the sound.
     names = [row[:3] for row in sounds().values()]
     alike = {word: [word, *(n for row in names if word in row for n in row)] for word in chosen}
-    return Events({word: tuple(dict.fromkeys(alike[word])) for word in chosen})
+    return Events({w: tuple(dict.fromkeys(alike[w])) for w in chosen}, reading="things")
 
 
 def _lemmas(text: str) -> list[str]:

@@ -17,6 +17,7 @@ import httpx
 from data_prep.captioning.caption_manifest import NoCaptionError
 from data_prep.captioning.question import DEFAULT, Question, description
 from hooked_omni.errors import ManifestError
+from hooked_omni.redaction import keep_secret, redacted
 
 # Worth another try; anything else of 400 and above stays as it is.
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
@@ -91,11 +92,13 @@ class Server:
         except httpx.HTTPError as error:
             reason = f"connection lost: {error or type(error).__name__}"
             raise NoCaptionError(reason, retry=True) from error
-        return read
+        return redacted(read)
 
     @cached_property
     def _client(self) -> httpx.Client:
         key = os.environ.get(self.key_variable)
+        keep_secret(key)
+        keep_secret(self.url)
         headers = {"Content-Type": "application/json"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -119,7 +122,7 @@ def _refused(response: httpx.Response) -> NoCaptionError:
     if response.status_code in _PASSING:
         after = response.headers.get("retry-after", "")
         return NoCaptionError(reason, True, float(after) if after.isdecimal() else 0.0)
-    return NoCaptionError(f"{reason}: {response.read()[:200].decode(errors='replace')}")
+    return NoCaptionError(f"{reason}: {redacted(response.read())[:200].decode(errors='replace')}")
 
 
 def _text(answer: bytes) -> str:
