@@ -22,7 +22,10 @@ _VERSION = "4"
 
 def write_bundle(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
     """Write a file whole or not at all; `FileError` if that, or the facts, cannot be written."""
-    kept = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    kept = {  # spans may share memory, which a file does not
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     metadata = {"format": _FORMAT, "version": _VERSION, "facts": to_json(facts, f"{path}'s facts")}
     metadata["checksum"] = _checksum(kept, metadata["facts"])
     return write_whole(path, save(kept, metadata=metadata))
@@ -70,7 +73,7 @@ def _checksum(tensors: dict[str, Tensor], facts: str) -> str:
     """Of every name, dtype, shape and number, and of the facts."""
     parts = []
     for name, tensor in sorted(tensors.items()):
-        numbers = tensor.reshape(-1).view(torch.uint8).numpy()
+        numbers = tensor.reshape(-1).view(torch.uint8).numpy().data
         kind = str(tensor.dtype), list(tensor.shape)
         parts.append((name, *kind, hashlib.sha256(numbers).hexdigest()))
     return digest(facts, parts)

@@ -110,7 +110,7 @@ class EmbeddedPrompt:
             raise PromptError(f"expected one whole prompt, got {wrong}. Take what `embed` gives.")
 
     def _faults(self) -> Iterator[str]:
-        shape, device = getattr(self.embeds, "shape", ()), getattr(self.embeds, "device", None)
+        shape, device = (getattr(self.embeds, name, ()) for name in ("shape", "device"))
         if len(shape) != 3 or 0 in shape:
             yield f"embeds of shape {tuple(shape)}"
         rows, layers = shape[:2], getattr(self.deepstack, "shape", ())[:1]

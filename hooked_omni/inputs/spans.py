@@ -51,8 +51,8 @@ def faults(
     large, and by how much each must exceed the one before. No `device` is the host's.
     """
     kind, at, own = (getattr(value, n, None) for n in ("dtype", "device", "shape"))
-    fits = bool(own) and kind in dtypes and at == (device or torch.device("cpu"))
-    if not fits or own != (own[:1] if shape is None else shape):
+    fits = kind in dtypes and at == (device or torch.device("cpu"))
+    if not own or not fits or own != (own[:1] if shape is None else shape):
         yield f"{name} as {type(value).__name__}, {kind}, {own}, {at}, not {shape or 'one row'}"
     elif not bool(value.isfinite().all()):
         yield f"NaN or infinity in {name}"
