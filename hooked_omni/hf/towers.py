@@ -93,9 +93,9 @@ class Towers:
             inputs = self.family.prepare(self.processor, prompt, video, audio)
         except HookedOmniError:
             raise
-        except (ValueError, RuntimeError, IndexError) as error:
+        except (AssertionError, ValueError, RuntimeError, IndexError) as error:
             raise MediaError(
-                f"expected a clip that the processor of {self.family.name} takes, got: {error}. "
+                f"expected a clip that the processor of {self.family.name} takes, got {error!r}. "
                 "Change the media settings, such as size_factor and sampling_rate."
             ) from error
         self._require_all(inputs, video, audio)
