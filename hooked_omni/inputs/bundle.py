@@ -31,7 +31,7 @@ def write_bundle(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) 
     return write_whole(path, save(kept, metadata=metadata))
 
 
-def read_bundle(path: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_bundle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts as they were written; `BundleError` for any other file."""
     try:
         if not path.is_file():
@@ -46,17 +46,15 @@ def read_bundle(path: Path, device: torch.device | str) -> tuple[dict[str, Tenso
         raise BundleError(
             f"expected a whole safetensors file, got {path} ({error}). Embed the prompt again."
         ) from error
-    text = metadata.get("facts", "")
-    if _checksum(tensors, text) != metadata.get("checksum"):
+    if _checksum(tensors, metadata.get("facts", "")) != metadata.get("checksum"):
         raise BundleError(
             f"expected the content that was written to {path}, with its checksum, got another. "
             "The file is damaged, or was changed: embed the prompt again."
         )
     try:
-        facts = parse_json(text, f"the facts of {path}")
+        return tensors, parse_json(metadata.get("facts", ""), f"the facts of {path}")
     except FileError as error:
         raise BundleError(f"{error} Or embed the prompt again.") from error
-    return {name: tensor.to(device) for name, tensor in tensors.items()}, facts
 
 
 def _require_version(path: Path, metadata: dict[str, str]) -> None:

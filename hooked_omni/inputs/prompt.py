@@ -110,7 +110,8 @@ class EmbeddedPrompt:
             raise PromptError(f"expected one whole prompt, got {wrong}. Take what `embed` gives.")
 
     def _faults(self) -> Iterator[str]:
-        shape, device = (getattr(self.embeds, name, ()) for name in ("shape", "device"))
+        shape: Any = getattr(self.embeds, "shape", ())
+        device: Any = getattr(self.embeds, "device", None)
         if len(shape) != 3 or 0 in shape:
             yield f"embeds of shape {tuple(shape)}"
         rows, layers = shape[:2], getattr(self.deepstack, "shape", ())[:1]
@@ -233,27 +234,25 @@ class EmbeddedPrompt:
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "EmbeddedPrompt":
         """Read a file written by `save`; `BundleError` for any other."""
-        tensors, facts = read_bundle(Path(path), device)
-        own = {name: tensors.pop(name, None) for name in (*_TENSORS, "frames")}
+        tensors, facts = read_bundle(Path(path))
+        frames, own = tensors.pop("frames", None), {n: tensors.pop(n, None) for n in _TENSORS}
         parts: dict[str, dict[str, Tensor]] = {"span": {}, "seconds": {}}
         for name, tensor in tensors.items():
             kind, _, span = name.partition(".")
-            parts.setdefault(kind, {})[span] = tensor.cpu()
-        frames = own.pop("frames")
+            parts.setdefault(kind, {})[span] = tensor
         try:
             if len(parts) > 2 or own["tokens"] is None:
                 raise PromptError(f"expected spans and tokens, got {sorted(parts)} and no others.")
-            own_frames = None if frames is None else frames.cpu()
             n_pos = own["tokens"].shape[-1:].numel()
-            spans = Spans(parts["span"], n_pos, parts["seconds"], own_frames)
+            spans = Spans(parts["span"], n_pos, parts["seconds"], frames)
             prompt = cls(**own, spans=spans, facts=facts)  # pyright: ignore[reportArgumentType]
-            every, mask = torch.arange(n_pos), prompt.mask
-            real = every >= 0 if mask is None else mask[0].cpu() > 0
+            every = torch.arange(n_pos)
+            real = every >= 0 if prompt.mask is None else prompt.mask[0] > 0
             due = {"padding": every[~real], "prompt": every[real]}
             for name, at in spans.positions.items():
                 if not (torch.equal(at, due[name]) if name in due else bool(real[at].all())):
                     raise SpanError(f"expected {name!r} where its mask has it, got {at.tolist()}.")
-            return prompt
+            return prompt.to(device)
         except (PromptError, SpanError) as error:
             raise BundleError(f"In {path}: {error} Or embed the prompt again.") from error
 

@@ -238,7 +238,7 @@ DAMAGED: dict[str, tuple[Change, str]] = {
 
 def rewritten(source: Path, target: Path, change: Change) -> Path:
     """The bundle as if it had been written so, its checksum included."""
-    tensors, facts = read_bundle(source, "cpu")
+    tensors, facts = read_bundle(source)
     change(tensors, facts)
     return write_bundle(target, tensors, facts)
 
