@@ -12,7 +12,7 @@ class MediaSettings:
 
     Sizes are in pixels per frame, except `total_pixels`, for the whole clip (90 % of a context of
     128 000 tokens). Heights and widths are multiples of `size_factor`, frame counts of
-    `frame_factor`.
+    `frame_factor`. Of a sound only the first `sound_seconds` are heard; None for all of it.
     """
 
     fps: float = 2.0
@@ -24,10 +24,11 @@ class MediaSettings:
     size_factor: int = 28
     frame_factor: int = 2
     sampling_rate: int = 16_000
+    sound_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not (math.isfinite(value) and value > 0):
+            if value is not None and not (math.isfinite(value) and value > 0):
                 raise MediaError(f"expected {name} > 0, got {value}. Give a positive number.")
         ordered = [
             ("frame_factor", self.frame_factor, "max_frames", self.max_frames),
