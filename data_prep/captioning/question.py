@@ -1,8 +1,10 @@
 """With which words and frames is a clip described, and which answers are descriptions?"""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -59,10 +61,9 @@ def description(answer: str) -> str:
     """
     text = answer.rpartition("</think>")[2].strip()
     fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, re.S)
-    try:
+    read: Any = None
+    with suppress(FileError):
         read = parse_json(fenced[1] if fenced else text, "the answer")
-    except FileError:
-        read = None
     kinds = {name: type(value) for name, value in read.items()} if isinstance(read, dict) else {}
     if kinds != _KINDS or not all(isinstance(name, str) for name in read["seen"]):
         raise NoCaptionError(f"no JSON of the form requested: {text[:60]!r}", retry=True)

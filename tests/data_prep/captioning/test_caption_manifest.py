@@ -312,12 +312,13 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
     [
         ("c.json", '{"0": "A cat.", "1": ["A dog.", " ", "A  dog."]}'),
         ("c.json", '\ufeff[{"id": 0, "caption": "A cat."}, {"id": 1, "captions": ["A dog."]}]'),
-        ("c.csv", '\ufeffid,caption\r\n0,A cat.\r\n1,"A\ndog."\r\n1,A dog.\r\n1,\r\n'),
+        ("c.csv", 'id,caption\n0,A cat.\n1,"A\ndog."\n'),
+        ("c.csv", 'id,caption\r\n0,A cat.\r\n1,"A\ndog."\r\n1,A dog.\r\n1,\r\n'),
     ],
 )
 def test_captions_from_a_file(clips: Path, out: Path, name: str, text: str) -> None:
     path = clips.with_name(name)
-    path.write_bytes(text.encode())
+    path.write_bytes(text.encode("utf-16" if "\r" in text else "utf-8"))
     missing = captions.run(clips, out, path)
     assert missing == {str(i): f"no caption in {name}" for i in range(2, N_CLIPS)}
     assert (written(out)["0"], written(out)["1"]) == (("A cat.",), ("A dog.",))
@@ -329,6 +330,16 @@ def test_captions_from_a_file(clips: Path, out: Path, name: str, text: str) -> N
     [
         ("c.csv", b"id,text\n0,a\n", ManifestError, "'caption'.* missing"),
         ("c.csv", b"id,caption\n0\n", ManifestError, "line 2, got 1"),
+        ("c.csv", b"id,caption,caption\n0,a,b\n", ManifestError, "missing or doubled"),
+        ("c.csv", b"id,caption\n0,a, b\n", ManifestError, "expected 2 cells in .* got 3"),
+        ("c.csv", b'id,caption\n0,"A dog barks\n1,A cat\n2,b\n', ManifestError, "unexpected end"),
+        ("c.csv", b'id,caption\n0,"A dog barks\n1,A cat"\n2,b\n', ManifestError, "like a row"),
+        ("c.csv", b'id,caption,x\n0,"A dog\n1,A cat",v\n2,b,v\n', ManifestError, "like a row"),
+        ("c.csv", b'id,caption\n0,"A dog" barks\n', ManifestError, "',' expected after"),
+        ("c.csv", b"id,caption\n0,A \0dog\n", FileError, "line 2, got a zero byte"),
+        ("c.csv", "id,caption\n0,A dog\n".encode("utf-32"), FileError, "zero byte"),
+        ("c.csv", b"id,caption\n0,caf\xe9\n", FileError, "line 2, got byte 0xe9"),
+        ("c.json", b'{"0": "a", "0": "b"}', FileError, "more than once"),
         ("c.json", b"{", FileError, "c.json"),
         ("c.json", b"3", ManifestError, "got '3'"),
         ("c.json", b'{"0": 3}', ManifestError, "for '0' in .*got '3'"),
@@ -441,10 +452,11 @@ def test_what_is_no_description_is_refused(answer: str) -> None:
 def test_a_refusal_in_any_words_is_no_caption(vision: VisionServer, clips: Path) -> None:
     ways = (str, partial(caption_json, visible=False), caption_json)
     ways = (*ways, lambda words: caption_json(words, "dog", "grass", "犬"))
+    one = server(vision, tries=len(ways), backoff=1e-6)
     for words in REFUSALS:
         vision.faults["0"] = [f"say {way(words)}" for way in ways]
         with pytest.raises(captions.NoCaptionError):
-            server(vision, tries=len(ways), backoff=1e-6).caption(clips.with_name("0.mp4"))
+            one.caption(clips.with_name("0.mp4"))
     assert vision.seen == Counter({"0": len(ways) * len(REFUSALS)})
     assert len(REFUSALS) >= 30
 
