@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer import modules
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
 from data_prep.pairing import embedding
@@ -304,7 +304,7 @@ def limited(folder: Path, max_seq_length: int | None, n_positions: int = 40) -> 
     bert = BertConfig(vocab_size=len(tokens), hidden_size=8, num_hidden_layers=1)
     bert.num_attention_heads, bert.max_position_embeddings = 2, n_positions
     BertModel(bert).save_pretrained(folder / "bert")
-    BertTokenizerFast(tokens).save_pretrained(folder / "bert")
+    BertTokenizer(tokens).save_pretrained(folder / "bert")
     read = modules.Transformer(str(folder / "bert"), max_seq_length=max_seq_length)
     SentenceTransformer(modules=[read, modules.Pooling(8)]).save(str(folder / "st"))
     return str(folder / "st")
