@@ -8,7 +8,7 @@ organisms' small world, where each thing has one noun and one verb, and is exact
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from analyses.judge.judgement import Item, JudgeError, Judgement, OnJudgement, W
 from analyses.text.events import Events, base_forms, sounds
 from data_prep.organism.evaluation.scoring import score
 from data_prep.organism.world.things import THINGS, Thing
-from data_prep.pairing.embedding import embed, instruction
+from data_prep.pairing.embedding import embed, fingerprint, instruction
 from hooked_omni.files import digest
 
 _CHUNK = 256
@@ -149,8 +149,12 @@ class Embedding(_Offline):
     def facts(self) -> dict[str, Any]:
         return {"judge": self.name, "version": 1, "instruction": instruction(self.model)}
 
+    @cached_property
+    def _made_by(self) -> list[str]:
+        return fingerprint(self.model)
+
     def key(self, item: Item) -> Sequence[Any]:
-        return self.facts, _files(Path(self.model)), item.what, item.text, item.references
+        return self.facts, self._made_by, item.what, item.text, item.references
 
     def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
         """Judge items, some hundred at a time; points that no comparison decides are refused."""
@@ -215,10 +219,3 @@ def _require_fidelity(item: Item, judge: str) -> None:
             f"expected 'audio' or 'video' for the judge {judge!r}, got {item.what!r}. Let another "
             "judge do this, such as 'lexical'."
         )
-
-
-def _files(folder: Path) -> list[str]:
-    """A folder's files: another model of the same name is another judge."""
-    files = sorted(folder.rglob("*")) if folder.is_dir() else []
-    stats = ((path, path.stat()) for path in files if path.is_file())
-    return [f"{path.relative_to(folder)} {s.st_size} {s.st_mtime_ns}" for path, s in stats]

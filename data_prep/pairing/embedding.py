@@ -5,7 +5,7 @@ clips are files on disk, keyed by model and captions: a stopped run goes on wher
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from jaxtyping import Float
 from rich.progress import track
 
 from hooked_omni.errors import ManifestError, UnknownModelError
-from hooked_omni.files import digest, write_whole
+from hooked_omni.files import digest, file_hash, write_whole
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 # Qwen3-Embedding takes an instruction, in its own form. The paper does not say which it used: this
 # is ours, the same for both sides, since pictures and sounds are compared as equals.
 _QWEN_TASK = "Retrieve semantically similar text."
 _CHUNK = 256  # clips to a file
+_OF_MODEL = (".json", ".safetensors", ".bin", ".txt", ".model")
 
 Embeddings = Float[np.ndarray, "clip d_model"]
 
@@ -61,9 +62,9 @@ def embed(
     prompt = instruction(model, instruct)
     loaded = cache(lambda: _load(model, device))
     parts = [captions[start : start + _CHUNK] for start in range(0, len(captions), _CHUNK)]
-    done = []
+    done, made_by = [], fingerprint(model)
     for part in track(parts, "embedding captions", disable=len(parts) < 2):
-        key = digest(_fingerprint(model), prompt, part)
+        key = digest(made_by, prompt, part)
         path = cache_folder / f"{key}.npz" if cache_folder else None
         means = _read(path, len(part))
         if means is None:
@@ -111,16 +112,12 @@ def _load(model: str, device: str | None) -> Any:
         ) from error
 
 
-def _fingerprint(model: str) -> list[str]:
-    """A folder's files, not its place: another model at the same path is another model."""
-    return [Path(model).name, *sorted(_files(Path(model)))] if Path(model).is_dir() else [model]
-
-
-def _files(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        if path.is_file() and path.suffix in (".json", ".safetensors", ".bin", ".txt", ".model"):
-            seen = path.stat()
-            yield f"{path.relative_to(folder).as_posix()} {seen.st_size} {seen.st_mtime_ns}"
+def fingerprint(model: str) -> list[str]:
+    """Contents of a folder's files, not its place: another model at the same path is another."""
+    folder = Path(model)
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix in _OF_MODEL)
+    hashes = sorted(f"{file.relative_to(folder).as_posix()} {file_hash(file)}" for file in files)
+    return [folder.name, *hashes] if folder.is_dir() else [model]
 
 
 def _read(path: Path | None, n_clips: int) -> Embeddings | None:

@@ -191,9 +191,8 @@ def _hooked(model: HookedDecoder) -> bool:
 def _made_of(model: HookedDecoder, prompt: EmbeddedPrompt) -> str:
     """Hash of all that a pass reads."""
     read = (prompt.embeds, prompt.position_ids, prompt.mask, prompt.deepstack)
-    hashes = [None if tensor is None else tensor_hash(tensor) for tensor in read]
-    frequencies = tensor_hash(model.rotary.inv_freq)
-    return model_hash({"decoder": model}, repr(model.cfg), frequencies, hashes)
+    tensors = [t if t is None else tensor_hash(t) for t in (*read, model.rotary.inv_freq)]
+    return model_hash({"decoder": model}, repr((model.cfg, tensors)))
 
 
 def prompt_pass(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analyses.running.identity import KeptPrompts, model_facts, sizes_digest
+from analyses.running.identity import KeptPrompts, model_facts, clips_digest
 from analyses.running.request import CaseSelection
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni import HookedOmni, Prompt
@@ -28,12 +28,12 @@ def test_a_clip_that_was_replaced_is_noticed(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"1234")
     samples = [Sample("x", video="a.mp4", audio="b.wav"), Sample("y", video="gone.mp4")]
     manifest = write_manifest(tmp_path / "data.jsonl", samples)
-    before = sizes_digest(manifest)
+    before = clips_digest(manifest)
     moved = tmp_path / "elsewhere"
     shutil.copytree(tmp_path, moved)
-    assert sizes_digest(moved / "data.jsonl") == before == CaseSelection(manifest).facts()["clips"]
+    assert clips_digest(moved / "data.jsonl") == before == CaseSelection(manifest).facts()["clips"]
     (tmp_path / "b.wav").write_bytes(b"12345")
-    assert sizes_digest(manifest) != before
+    assert clips_digest(manifest) != before
 
 
 def test_prompts_embed_once(omni: HookedOmni, data: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -33,7 +33,7 @@ def test_a_run_leaves_a_table_figures_and_last_of_all_run_json(finished: Path) -
     assert made["analysis"] == "attention_share" and made["schema"] == results.SCHEMA
     assert made["config"]["max_new_tokens"] == 4 and made["config"]["sinks"] == "kept"
     facts = made["facts"]
-    assert facts["model"]["name"] == "random-omni" and len(facts["model"]["weights"]) == 16
+    assert facts["model"]["name"] == "random-omni" and len(facts["model"]["weights"]) == 32
     assert facts["rope"] == "model" and facts["questions"] == ["hear"]
     assert facts["data"][0]["file"] == "data.jsonl" and len(facts["data"][0]["sha256"]) == 64
     assert "last prompt position" in made["G"]
