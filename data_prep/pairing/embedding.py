@@ -62,7 +62,7 @@ def embed(
     prompt = instruction(model, instruct)
     loaded = cache(lambda: _load(model, device))
     parts = [captions[start : start + _CHUNK] for start in range(0, len(captions), _CHUNK)]
-    done, made_by = [], fingerprint(model)
+    done, made_by = [], fingerprint(model) if cache_folder else []
     for part in track(parts, "embedding captions", disable=len(parts) < 2):
         key = digest(made_by, prompt, part)
         path = cache_folder / f"{key}.npz" if cache_folder else None
