@@ -18,7 +18,7 @@ def tensor_hash(tensor: Tensor) -> str:
     whole = xxhash.xxh3_128(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     if not tensor.is_meta:
         raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        whole.update((raw if raw.device.type == "cpu" else word_sums(raw)).numpy())
+        whole.update((raw if raw.device.type == "cpu" else word_sums(raw)).numpy().data)
     return whole.hexdigest()
 
 

@@ -156,7 +156,8 @@ def test_shards_with_a_part_that_changed_are_not_merged(omni: HookedOmni, tmp_pa
 def test_a_model_that_is_edited_during_a_run_is_noticed(
     omni: HookedOmni, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    weight, compute = omni.model.blocks[0].mlp.up_proj.weight, attention_share.run
+    weight: Any = omni.hf.model.language_model.layers[0].mlp.up_proj.weight
+    compute = attention_share.run
     kept = weight.data.clone()
 
     def editing(*args: Any) -> pd.DataFrame:
