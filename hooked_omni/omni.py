@@ -100,7 +100,7 @@ class HookedOmni:
         One changed number of a weight or a buffer is another hash, as is another kernel or setting.
         """
         towers = self.hf if self.towers is None else self.towers.hf
-        processor, tokenizer = self.processor, getattr(self.processor, "tokenizer", None)
+        processor, tokenizer = self.processor, self.model.tokenizer
         inputs = [getattr(one, "chat_template", None) for one in (processor, tokenizer)]
         if hasattr(processor, "to_json_string"):
             inputs.append(processor.to_json_string())

@@ -18,7 +18,7 @@ from torch import Tensor
 from analyses.cases import Case
 from data_prep.manifest import read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
-from hooked_omni.errors import BundleError
+from hooked_omni.errors import BundleError, FileError
 from hooked_omni.files import digest, file_hash
 from hooked_omni.fingerprint import tensor_hash
 
@@ -70,7 +70,9 @@ def _prompt(prompt: Prompt) -> dict[str, Any]:
 
 
 def _content(path: str | Path | None) -> str | None:
-    return file_hash(path) if path is not None and Path(path).is_file() else None
+    with suppress(FileError):  # none, or one that is skipped for that
+        return None if path is None else file_hash(path)
+    return None
 
 
 class KeptPrompts(HookedOmni):

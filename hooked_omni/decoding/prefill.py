@@ -172,8 +172,7 @@ def one_prompt(model: HookedDecoder, prompt: Input) -> EmbeddedPrompt:
 
 def prefill_state(model: HookedDecoder, prompt: EmbeddedPrompt) -> PrefillState | None:
     """What this model's pass over the prompt left; None once hooks stand, or after an edit."""
-    state = _of_model(model, prompt)
-    return None if state is None or _hooked(model) else state
+    return None if _hooked(model) else _of_model(model, prompt)
 
 
 def _of_model(model: HookedDecoder, prompt: EmbeddedPrompt) -> PrefillState | None:
@@ -206,8 +205,8 @@ def prompt_pass(
     window = range(n_pos)
     # A hook for generated positions alone would open the prompt's attention for nothing.
     acting = [hook for hook in hooks if reaches(hook, window)]
-    state = prefill_state(model, prompt)
-    if state is not None and not acting:
+    state = None if acting else prefill_state(model, prompt)
+    if state is not None:
         cache = state.keys_values
         enough = capacity <= prompt.n_pos
         return state.final, cache if enough else _grown(model, cache, n_pos, capacity)
