@@ -8,7 +8,7 @@ organisms' small world, where each thing has one noun and one verb, and is exact
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,8 +151,12 @@ class Embedding(_Offline):
     def facts(self) -> dict[str, Any]:
         return {"judge": self.name, "version": 2, "instruction": instruction(self.model)}
 
+    @cached_property
+    def _made_by(self) -> list[str]:
+        return fingerprint(self.model)
+
     def key(self, item: Item) -> Sequence[Any]:
-        return self.facts, fingerprint(self.model), item.what, item.text, item.references
+        return self.facts, self._made_by, item.what, item.text, item.references
 
     def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
         """Judge items, some hundred at a time; points that no comparison decides are refused."""

@@ -5,8 +5,8 @@ clips are files on disk, keyed by model and captions: a stopped run goes on wher
 """
 
 import io
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from rich.progress import track
 from tokenizers import Tokenizer
 
 from hooked_omni.errors import ManifestError, UnknownModelError
-from hooked_omni.files import digest, write_whole
+from hooked_omni.files import digest, file_hash, write_whole
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 # Qwen3-Embedding takes an instruction, in its own form. The paper does not say which it used: this
 # is ours, the same for both sides, since pictures and sounds are compared as equals.
 _QWEN_TASK = "Retrieve semantically similar text."
 _CHUNK = 256  # clips to a file
+_OF_MODEL = (".json", ".safetensors", ".bin", ".txt", ".model")
 
 Embeddings = Float[np.ndarray, "clip d_model"]
 
@@ -59,11 +60,11 @@ def embed(
             f"expected at least one caption for each of {len(captions)} clips, got none for clips "
             f"{bare[:5]}. Leave them out, or caption them first."
         )
-    prompt, files = instruction(model, instruct), fingerprint(model)
+    prompt = instruction(model, instruct)
     parts = [captions[start : start + _CHUNK] for start in range(0, len(captions), _CHUNK)]
-    done = []
+    done, made_by = [], fingerprint(model) if cache_folder else []
     for part in track(parts, "embedding captions", disable=len(parts) < 2):
-        key = digest("read whole", files, prompt, part)
+        key = digest("read whole", made_by, prompt, part)
         path = cache_folder / f"{key}.npz" if cache_folder else None
         means = _read(path, len(part))
         if means is None:
@@ -73,7 +74,7 @@ def embed(
                     f"off: {'; '.join(list(cut.values())[:3])}. Shorten them, leave them out, or "
                     "take a model that reads more."
                 )
-            means = _means(_load(model, device, *files), part, prompt)
+            means = _means(_load(model, device, *fingerprint(model)), part, prompt)
             if path is not None:
                 file = io.BytesIO()
                 np.savez(file, means=means)
@@ -144,15 +145,22 @@ def _load(model: str, device: str | None, *files: str) -> Any:
 
 
 def fingerprint(model: str) -> list[str]:
-    """A folder's files, not its place: another model at the same path is another model."""
-    return [Path(model).name, *sorted(_files(Path(model)))] if Path(model).is_dir() else [model]
+    """Contents of a folder's files, not its place: another model at the same path is another."""
+    folder = Path(model)
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix in _OF_MODEL)
+    hashes = sorted(f"{file.relative_to(folder).as_posix()} {_content(file)}" for file in files)
+    return [folder.name, *hashes] if folder.is_dir() else [model]
 
 
-def _files(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        if path.is_file() and path.suffix in (".json", ".safetensors", ".bin", ".txt", ".model"):
-            seen = path.stat()
-            yield f"{path.relative_to(folder).as_posix()} {seen.st_size} {seen.st_mtime_ns}"
+def _content(path: Path) -> str:
+    """Hash of a file, read again only if it seems to be another: weights are gigabytes."""
+    seen = path.stat()
+    return _read_content(path, seen.st_size, seen.st_mtime_ns, seen.st_ino)
+
+
+@cache
+def _read_content(path: Path, *seen: int) -> str:
+    return file_hash(path)
 
 
 def _read(path: Path | None, n_clips: int) -> Embeddings | None:
