@@ -4,6 +4,7 @@ Nothing heavy is imported until a command runs.
 """
 
 import ast
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 
 from analyses.judge.commands import app as agreement
 from analyses.running.progress import progress_bars, say
+from hooked_omni.inputs.media import MEMORY
 
 ANALYSES: dict[str, tuple[str, bool]] = {
     "captions": ("reference captions, for what is named", False),
@@ -34,6 +36,17 @@ app = typer.Typer(
 
 def _option(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, **more)
+
+
+@app.callback()
+def reading(
+    media_gb: Annotated[
+        float | None, _option("Most memory that reading a clip may take, in GB; default: 1.")
+    ] = None,
+) -> None:
+    """Options of every command."""
+    if media_gb is not None:
+        os.environ[MEMORY] = str(media_gb)
 
 
 def _question(name: str) -> str:

@@ -1,5 +1,6 @@
 """Which steps lead from clips on disk to counterfactual pairs? Heavy imports wait for a command."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from data_prep.console import bar, say
 from data_prep.importers.commands import app as importing
 from data_prep.importers.commands import import_audiocaps
 from data_prep.organism.commands import app as organism
+from hooked_omni.inputs.media import MEMORY
 
 
 class _InOrder(TyperGroup):
@@ -30,6 +32,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def reading(
+    media_gb: Annotated[
+        float | None,
+        typer.Option(help="Most memory that reading a clip may take, in GB; default: 1."),
+    ] = None,
+) -> None:
+    """Options of every command."""
+    if media_gb is not None:
+        os.environ[MEMORY] = str(media_gb)
+
+
 app.add_typer(importing, name="import", help="1. Make a manifest of clips and captions on disk.")
 app.add_typer(organism, name="organism", help="Small models whose bias is known, and their world.")
 

@@ -5,11 +5,14 @@ torchvision, av, decord, librosa, soundfile, jaxtyping, safetensors, pillow, acc
 Install this package there with `pip install --no-deps`.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from hooked_omni.inputs.media import MEMORY
 
 app = typer.Typer(
     help="Compare a model with Hugging Face's, or embed a clip and a question into a file.",
@@ -17,6 +20,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def reading(
+    media_gb: Annotated[
+        float | None,
+        typer.Option(help="Most memory that reading a clip may take, in GB; default: 1."),
+    ] = None,
+) -> None:
+    """Options of every command."""
+    if media_gb is not None:
+        os.environ[MEMORY] = str(media_gb)
+
 
 Model = Annotated[str, typer.Argument(help="Hub name, folder, or a shipped name.")]
 Clip = Annotated[Path | None, typer.Option(help="Video file.")]

@@ -50,7 +50,7 @@ PAPER = MediaSettings()
 """As the paper's pipeline samples."""
 
 
-def require_memory(n_bytes: float, path: Path) -> None:
+def require_memory(n_bytes: int | float, path: Path) -> None:
     """Refuse, with a `MediaError`, a clip that would take more memory than is allowed.
 
     The limit changes no number, so it is no field of `MediaSettings`, which name a result.
@@ -61,7 +61,9 @@ def require_memory(n_bytes: float, path: Path) -> None:
     except ValueError:
         allowed = math.nan
     if not allowed > 0:
-        raise MediaError(f"expected GB above 0 in {MEMORY}, got {text!r}. Give a number, such as 1.")
+        raise MediaError(
+            f"expected GB above 0 in {MEMORY}, got {text!r}. Give a number, such as 1."
+        )
     if n_bytes > allowed * 1e9:
         raise MediaError(
             f"expected a clip that takes at most {allowed:g} GB of memory to read, got "

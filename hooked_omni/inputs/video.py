@@ -164,7 +164,7 @@ def _decoded_frames(
 
 
 def _thumbnail(gray: np.ndarray) -> Float[np.ndarray, " point"]:
-    """At most 32 x 32 points of a picture's gray, or of one color: enough to tell frames apart, small to keep."""
+    """At most 32 x 32 points of a gray picture, or of one color: enough to tell frames apart."""
     down, right = (-(-side // 32) for side in gray.shape)
     return gray[::down, ::right].astype(np.float32).ravel()
 
