@@ -4,7 +4,6 @@ Nothing heavy is imported until a command runs.
 """
 
 import ast
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 
 from analyses.judge.commands import app as agreement
 from analyses.running.progress import progress_bars, say
-from hooked_omni.inputs.media import MEMORY
+from hooked_omni.command_line import reading
 
 ANALYSES: dict[str, tuple[str, bool]] = {
     "captions": ("reference captions, for what is named", False),
@@ -38,15 +37,7 @@ def _option(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, **more)
 
 
-@app.callback()
-def reading(
-    media_gb: Annotated[
-        float | None, _option("Most memory that reading a clip may take, in GB; default: 1.")
-    ] = None,
-) -> None:
-    """Options of every command."""
-    if media_gb is not None:
-        os.environ[MEMORY] = str(media_gb)
+app.callback()(reading)
 
 
 def _question(name: str) -> str:

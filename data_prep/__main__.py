@@ -1,6 +1,5 @@
 """Which steps lead from clips on disk to counterfactual pairs? Heavy imports wait for a command."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ from data_prep.console import bar, say
 from data_prep.importers.commands import app as importing
 from data_prep.importers.commands import import_audiocaps
 from data_prep.organism.commands import app as organism
-from hooked_omni.inputs.media import MEMORY
+from hooked_omni.command_line import reading
 
 
 class _InOrder(TyperGroup):
@@ -34,16 +33,7 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def reading(
-    media_gb: Annotated[
-        float | None,
-        typer.Option(help="Most memory that reading a clip may take, in GB; default: 1."),
-    ] = None,
-) -> None:
-    """Options of every command."""
-    if media_gb is not None:
-        os.environ[MEMORY] = str(media_gb)
+app.callback()(reading)
 
 
 app.add_typer(importing, name="import", help="1. Make a manifest of clips and captions on disk.")

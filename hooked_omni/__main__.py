@@ -5,14 +5,13 @@ torchvision, av, decord, librosa, soundfile, jaxtyping, safetensors, pillow, acc
 Install this package there with `pip install --no-deps`.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hooked_omni.inputs.media import MEMORY
+from hooked_omni.command_line import reading
 
 app = typer.Typer(
     help="Compare a model with Hugging Face's, or embed a clip and a question into a file.",
@@ -22,16 +21,7 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def reading(
-    media_gb: Annotated[
-        float | None,
-        typer.Option(help="Most memory that reading a clip may take, in GB; default: 1."),
-    ] = None,
-) -> None:
-    """Options of every command."""
-    if media_gb is not None:
-        os.environ[MEMORY] = str(media_gb)
+app.callback()(reading)
 
 
 Model = Annotated[str, typer.Argument(help="Hub name, folder, or a shipped name.")]
