@@ -103,35 +103,26 @@ def _through_soundfile(
         file = soundfile.SoundFile(path)
     except soundfile.LibsndfileError:
         return native
+    n_decoded, most_off = native.shape[-1], TOLERANCE * rate
     promised, cut = file.frames, re.search(r"^data : (\d+) \(should be", file.extra_info, re.M)
+    advice = "damaged or cut off. Fetch it again."
     if file.format == "MP3" and not _counts_frames(path):
-        # The promise is a guess: librosa reads to it, but not beyond it.
-        if promised < native.shape[-1] - TOLERANCE * rate:
+        # The promise is a guess, which librosa never reads beyond.
+        promised = n_decoded
+        advice = "librosa guesses its length. Remux it: ffmpeg -i a.mp3 -c copy b.mp3"
+    own, own_rate = native, rate
+    if promised <= n_decoded + most_off:  # else a false header may ask for any memory
+        try:
+            own, own_rate = librosa.load(file, sr=None, mono=False)
+        except soundfile.SoundFileRuntimeError as error:
             raise MediaError(
-                f"expected an MP3 that says its length, got {path}, of which librosa, the paper's "
-                f"reader, hears {promised} of {native.shape[-1]} samples. Remux it: "
-                "ffmpeg -i a.mp3 -c copy b.mp3"
-            )
-        promised = native.shape[-1]
-    elif promised > native.shape[-1] + TOLERANCE * rate:
-        raise MediaError(
-            f"expected {promised} samples in {path}, got {native.shape[-1]}: damaged or cut off. "
-            "Fetch it again."
-        )
-    try:
-        own, own_rate = librosa.load(file, sr=None, mono=False)
-    except soundfile.SoundFileRuntimeError as error:
-        raise MediaError(
-            f"expected whole sound in {path}, got damage ({error}). Get the file again."
-        ) from error
+                f"expected whole sound in {path}, got damage ({error}). Get the file again."
+            ) from error
     # A header that says 2**32 - 1 was written to a pipe, before the length was known.
     cut = cut is not None and int(cut[1]) != 2**32 - 1
-    short = min(own.shape[-1], promised) < max(promised, native.shape[-1]) - TOLERANCE * rate
+    short = min(own.shape[-1], promised) < max(promised, n_decoded) - most_off
     if cut or short or own_rate != rate:
-        raise MediaError(
-            f"expected {promised} samples in {path}, got {own.shape[-1]}: damaged or cut off. "
-            "Fetch it again."
-        )
+        raise MediaError(f"expected {promised} samples in {path}, got {own.shape[-1]}: {advice}")
     return own
 
 
