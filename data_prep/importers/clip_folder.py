@@ -99,13 +99,18 @@ def measured(path: Path, root: Path) -> tuple[str, float]:
     """
     relative = below(path, root)
     with opened(existing(path), "video") as (container, stream):
-        # Headers may have the longest track's length, or that of frames an edit list hides.
-        packets = (packet for packet in container.demux(stream) if packet.size)
+        packets = [packet for packet in container.demux(stream) if packet.size]
         spans = [frame_span(packet) for packet in packets if not packet.is_discard]
+        promised = None if stream.duration is None else stream.duration * stream.time_base
     if not spans:
         raise MediaError(f"expected frames in {path}, got none. Skip the clip.")
     starts, ends = zip(*spans, strict=True)
-    return relative, round(float(max(ends) - min(starts)), 6)
+    seconds = max(ends) - min(starts)
+    # AVI has no times of frames. Matroska has the longest track's length alone, and MP4 that of
+    # frames which an edit list hides as well.
+    if promised is not None and len(spans) == len(packets):
+        seconds = promised
+    return relative, round(float(seconds), 6)
 
 
 def below(path: Path, root: Path) -> str:

@@ -104,7 +104,7 @@ def decoded(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, list
 
 
 def frame_span(packet: Any) -> tuple[Fraction, Fraction]:
-    """When a packet's frame starts and ends, in seconds; AVI has times of decoding alone."""
+    """When a packet's frame starts and ends, in seconds, by its decoding without another time."""
     start = (packet.dts or 0) if packet.pts is None else packet.pts
     return start * packet.time_base, (start + (packet.duration or 0)) * packet.time_base
 
