@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
+from data_prep.figure_text import drawn
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import digest, write_whole
 
@@ -103,10 +104,9 @@ def _write_json(path: Path, made: Mapping[str, Any]) -> None:
 
 def write_figure(path: Path, figure: Figure, dpi: int) -> None:
     """Write `path.png` and `path.pdf`."""
-    for ending in ("png", "pdf"):
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format=ending, dpi=dpi)
-        write_whole(path.with_name(f"{path.name}.{ending}"), drawn.getvalue())
+    endings = ("png", "pdf")
+    for ending, data in zip(endings, drawn(figure, endings, dpi), strict=True):
+        write_whole(path.with_name(f"{path.name}.{ending}"), data)
 
 
 def load(folder: Path) -> pd.DataFrame:

@@ -1,9 +1,14 @@
 """How are the frames and the sound of a clip sampled?"""
 
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from hooked_omni.errors import MediaError
+
+MEMORY = "HOOKED_OMNI_MEDIA_GB"
+"""Environment variable: the most memory, in GB, that reading a clip may take; 1 without it."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +49,25 @@ class MediaSettings:
 
 PAPER = MediaSettings()
 """As the paper's pipeline samples."""
+
+
+def require_memory(n_bytes: int | float, path: Path) -> None:
+    """Refuse, with a `MediaError`, a clip that would take more memory than is allowed.
+
+    The limit changes no number, so it is no field of `MediaSettings`, which name a result.
+    """
+    text = os.environ.get(MEMORY, "1")
+    try:
+        allowed = float(text)
+    except ValueError:
+        allowed = math.nan
+    if not allowed > 0:
+        raise MediaError(
+            f"expected GB above 0 in {MEMORY}, got {text!r}. Give a number, such as 1."
+        )
+    if n_bytes > allowed * 1e9:
+        raise MediaError(
+            f"expected a clip that takes at most {allowed:g} GB of memory to read, got "
+            f"{n_bytes / 1e9:.2f} GB or more for {path}. Cut or scale it, or allow more: "
+            f"--media-gb before the command, or {MEMORY}."
+        )

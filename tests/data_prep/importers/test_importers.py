@@ -3,6 +3,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import datasets
 import datasets.config
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from data_prep.importers.audiocaps import read_audiocaps
 from data_prep.importers.authors import read_authors, write_authors
 from data_prep.importers.avhbench import read_avhbench
-from data_prep.importers.clip_folder import find_clips
+from data_prep.importers.clip_folder import find_clips, measured
 from data_prep.importers.huggingface import read_huggingface
 from data_prep.importers.separate_audio import match_sounds
 from data_prep.importers.vggsound import read_vggsound
@@ -354,3 +355,30 @@ def test_a_dataset_that_does_not_fit_is_refused(tmp_path, monkeypatch):
         read_huggingface(saved(tmp_path / "twice", id=["a", "a"]), tmp_path)
     with pytest.raises(ManifestError, match="a folder or a name, got 'no/such'"):
         read_huggingface("no/such", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm.mkv", ".mp4", ".mov", ".avi"])
+@pytest.mark.parametrize(("picture", "sound"), [(2.0, 5.0), (5.0, 2.0), (2.0, 0.0)])
+def test_seconds_are_those_of_the_picture(tmp_path, suffix, picture, sound):
+    path = tmp_path / f"clip{suffix}"
+    times = [index / 10 for index in range(round(10 * picture))]
+    options = {"live": "1"} if suffix == ".webm.mkv" else {}  # a header without any length
+    hertz = 440.0 if sound else None
+    write_clip(path, times=times, seconds=sound, audio_hz=hertz, options=options)
+    assert measured(path, tmp_path)[1] == pytest.approx(picture, abs=0.01)
+
+
+def test_frames_that_an_edit_list_hides_do_not_count(tmp_path):
+    whole, cut = write_clip(tmp_path / "whole.mp4", seconds=3.0), tmp_path / "cut.mp4"
+    with av.open(str(whole)) as read, av.open(str(cut), "w") as written:
+        track = written.add_stream_from_template(read.streams.video[0])
+        for packet in read.demux(video=0):
+            if packet.pts is not None:
+                second = int(1 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = (
+                    packet.pts - second,
+                    packet.dts - second,
+                    track,
+                )
+                written.mux(packet)
+    assert measured(cut, tmp_path)[1] == pytest.approx(2.0, abs=0.01)
