@@ -13,6 +13,7 @@ import typer
 
 from analyses.judge.commands import app as agreement
 from analyses.running.progress import progress_bars, say
+from hooked_omni.command_line import reading
 
 ANALYSES: dict[str, tuple[str, bool]] = {
     "captions": ("reference captions, for what is named", False),
@@ -34,6 +35,9 @@ app = typer.Typer(
 
 def _option(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, **more)
+
+
+app.callback()(reading)
 
 
 def _question(name: str) -> str:

@@ -15,11 +15,13 @@ from matplotlib.figure import Figure
 from analyses import fidelity
 from analyses.cases import KEYS, Case, Cases, embedded, plain_answer, tabulate
 from analyses.judge.points import POINTS
+from analyses.plots import figures
 from analyses.plots.statistics import require_rows
 from analyses.text.events import Events
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
 
+_MOST_LISTED = 10
 _COLUMNS = (
     *("caption", "n_tokens", "ended", "heard_found", "seen_found", "events", "heard", "seen"),
 )
@@ -68,13 +70,35 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
 
 
 def plot(table: pd.DataFrame) -> Figure:
-    """Share of the reference events that the answers name, by kind and question."""
-    return fidelity.plot(_by_words(table))
+    """Share of the reference events that the answers name, by kind and question.
+
+    The answers themselves, without references to compare them with.
+    """
+    if _compared(table):
+        return fidelity.plot(_by_words(table))
+    figure, (axes,) = figures.panels(1, width=8.0)
+    axes.set_axis_off()
+    axes.text(0, 1, "\n".join(_answers(table)), va="top", wrap=True)
+    return figure
 
 
 def headline(table: pd.DataFrame) -> list[str]:
     """How much of what is heard and seen the answers name."""
-    return fidelity.headline(_by_words(table))
+    return fidelity.headline(_by_words(table)) if _compared(table) else _answers(table)
+
+
+def _compared(table: pd.DataFrame) -> bool:
+    """Whether any answer has reference captions that name a sound event."""
+    require_rows(table)
+    return bool(table[["heard_found", "seen_found"]].notna().any(axis=None))
+
+
+def _answers(table: pd.DataFrame) -> list[str]:
+    """The first answers, where there is nothing to compare them with."""
+    rows: Any = table.head(_MOST_LISTED).to_dict("records")
+    lines = [f"{row['sample']}, {row['question']}: {row['caption']}" for row in rows]
+    more = [f"and {len(table) - len(lines)} more, in the table"] * (len(table) > len(lines))
+    return [*lines, *more, "No reference captions name a sound event: nothing is compared."]
 
 
 def _by_words(table: pd.DataFrame) -> pd.DataFrame:

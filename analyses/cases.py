@@ -49,7 +49,8 @@ class Case:
         audio_captions: Reference captions of the audio.
         video_captions: Reference captions of the video.
         prefilled_prompt: The prompt as one model embedded and prefilled it; see `prefilled`.
-        prefilled_from: The `prompt` that it was made of; after a change of `prompt` it is not used.
+        prefilled_from: The `prompt` that it was made of, and the model's `content_hash`; after a
+            change of either it is not used.
         twin: The factual sample with the same picture, as in the manifest; None without one.
         answers: Plain answers to `prefilled_prompt`, by longest answer and end tokens.
     """
@@ -61,7 +62,7 @@ class Case:
     audio_captions: tuple[str, ...] = ()
     video_captions: tuple[str, ...] = ()
     prefilled_prompt: PrefilledPrompt | None = None
-    prefilled_from: Prompt | EmbeddedPrompt | None = None
+    prefilled_from: tuple[Prompt | EmbeddedPrompt, str] | None = None
     twin: str | None = None
     answers: dict[tuple[int, frozenset[int]], Generation] = field(default_factory=dict)
 
@@ -176,7 +177,8 @@ def prefilled(omni: HookedOmni, case: Case) -> Case:
         kept |= {names.resid_post(layer): "audio" for layer in range(n_layers)}
     prompt = prefill(omni.model, prompt, kept)
     answers = case.answers if prompt is case.prefilled_prompt else {}
-    return replace(case, prefilled_prompt=prompt, prefilled_from=case.prompt, answers=answers)
+    source = case.prompt, omni.content_hash()
+    return replace(case, prefilled_prompt=prompt, prefilled_from=source, answers=answers)
 
 
 def plain_answer(
@@ -199,8 +201,9 @@ def embedded(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
         Skip: If the clip cannot be read, or lacks one of the spans that it `needs`.
     """
     known, prompt = case.prefilled_prompt, case.prompt
-    if known is not None and known.state and case.prefilled_from is prompt:
-        prompt = known if known.state.model is omni.model else prompt
+    if known is not None and known.state and known.state.model is omni.model:
+        given, model = case.prefilled_from or (None, None)
+        prompt = known if given is prompt and model == omni.content_hash() else prompt
     if isinstance(prompt, Prompt):
         try:
             prompt = omni.embed(prompt)

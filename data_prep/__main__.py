@@ -11,6 +11,7 @@ from data_prep.console import bar, say
 from data_prep.importers.commands import app as importing
 from data_prep.importers.commands import import_audiocaps
 from data_prep.organism.commands import app as organism
+from hooked_omni.command_line import reading
 
 
 class _InOrder(TyperGroup):
@@ -30,6 +31,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+app.callback()(reading)
+
+
 app.add_typer(importing, name="import", help="1. Make a manifest of clips and captions on disk.")
 app.add_typer(organism, name="organism", help="Small models whose bias is known, and their world.")
 

@@ -30,8 +30,19 @@ def write_clip(
     samples: Float[np.ndarray, " sample"] | None = None,
     sampling_rate: int = 16_000,
 ) -> Path:
-    """Write an mp4 of RGB frames and, if given, mono sound from -1 to 1."""
-    path = Path(path)
+    """Write an mp4 of RGB frames and, if given, mono sound from -1 to 1.
+
+    Raises:
+        MediaError: For what H.264 and AAC cannot hold: no frames, sides of odd length, NaN.
+    """
+    path, (n_frames, *sides, _) = Path(path), frames.shape
+    if n_frames == 0 or any(side % 2 for side in sides) or not fps > 0:
+        raise MediaError(
+            f"expected frames with sides of even length and a rate above 0, got {n_frames} of "
+            f"{sides[1]} x {sides[0]} at {fps} a second for {path}. Crop them."
+        )
+    if samples is not None and not np.isfinite(samples).all():
+        raise MediaError(f"expected finite samples, got NaN or infinity for {path}. Correct them.")
     with whole_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=Fraction(fps))
         video.height, video.width = frames.shape[1:3]

@@ -1,7 +1,8 @@
 """What has already been worked out, so that a stopped run can go on?
 
-One JSON object a line, `{"key": ..., "value": ...}`, forced to disk as soon as it is known. A line
-cut off by a kill or a full disk is skipped by the reader, and worked out again.
+One JSON object a line, `{"key": ..., "value": ..., "checksum": ...}`, forced to disk as soon as it
+is known. A line cut off by a kill or a full disk, or changed in any way, is skipped by the reader,
+and worked out again.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hooked_omni.errors import FileError
+from hooked_omni.files import digest
 
 
 class Journal:
@@ -50,7 +52,8 @@ class Journal:
         Raises:
             FileError: If the disk is full or the folder cannot be written to.
         """
-        line = json.dumps({"key": key, "value": value}).encode() + b"\n"
+        entry = {"key": key, "value": value, "checksum": digest(key, value)}
+        line = json.dumps(entry).encode() + b"\n"
         with self._lock:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +80,7 @@ def _written(descriptor: int, data: bytes) -> bool:
 def _entry(line: bytes) -> tuple[str, Any] | None:
     try:
         read = json.loads(line)
-        return str(read["key"]), read["value"]
-    except (ValueError, KeyError, TypeError):
+        key, value = read["key"], read["value"]
+        return (key, value) if read["checksum"] == digest(key, value) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None

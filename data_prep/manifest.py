@@ -181,7 +181,7 @@ def file_name(sample_id: str) -> str:
     """
     readable = re.sub(r"[^A-Za-z0-9_]+", "-", sample_id).strip("-")[:80]
     # Ids may differ in letters that are left out, or in case alone.
-    return f"{readable}-{hashlib.sha256(sample_id.encode()).hexdigest()[:8]}".removeprefix("-")
+    return f"{readable}-{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}".removeprefix("-")
 
 
 def rebased(sample: Sample, old: Path, new: Path) -> Sample:

@@ -13,49 +13,63 @@ from pathlib import Path
 from hooked_omni.errors import FileError, ManifestError
 
 
-def rows(path: Path, encoding: str | None = None) -> Iterator[tuple[str, list[str]]]:
+def rows(
+    path: Path, encoding: str | None = None, delimiters: str = ",", spanning: bool = False
+) -> Iterator[tuple[str, list[str]]]:
     """Where each row that is not blank ends ("FILE, line N"), and its cells.
+
+    Cells are separated by that of the `delimiters` which is most frequent in the first line. With
+    `spanning`, lines inside a cell may look like rows, as lists of captions do.
 
     Raises:
         FileError: If the file cannot be read.
-        ManifestError: If a quote is never closed.
+        ManifestError: If a quote is never closed, or seems to be closed by another row's.
     """
-    reader = csv.reader(io.StringIO(_text(path, encoding), newline=""), strict=True)
+    lines = list(io.StringIO(_text(path, encoding), newline=""))
+    delimiter = max(delimiters, key=lines[0].count) if lines else ","
+    reader, start = csv.reader(lines, delimiter=delimiter, strict=True), 0
     try:
         for cells in reader:
+            inner, start = lines[start + 1 : reader.line_num], reader.line_num
+            if not spanning and any(line.count(delimiter) >= len(cells) - 1 for line in inner):
+                raise csv.Error(f"a quote over {len(inner) + 1} lines, one of them like a row")
             if any(cell.strip() for cell in cells):
                 yield f"{path}, line {reader.line_num}", cells
     except csv.Error as error:
         raise ManifestError(
             f"expected comma-separated values in {path}, line {reader.line_num}, got: {error}. "
-            f"Put texts with quotes or commas in quotes, and double the quotes inside."
+            f"Put texts with quotes or commas in quotes, on one line, and double the quotes inside."
         ) from error
 
 
-def named_rows(
+def titled(
     path: Path, columns: Sequence[str], encoding: str | None = None
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a file whose first row names its columns; more than `columns` may be there.
+) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
+    """The names in a file's first row, more than `columns` maybe, and the `rows` after it.
 
     Raises:
-        ManifestError: For a missing column, or a row of another width.
+        ManifestError: For a missing column, and one of any name that is there twice.
     """
     table = rows(path, encoding)
-    _, header = next(table, ("", []))
-    header = [name.strip() for name in header]
-    lacking = [name for name in columns if header.count(name) != 1]
+    header = [name.strip() for name in next(table, ("", []))[1]]
+    names = dict.fromkeys([*columns, *filter(None, header)])
+    lacking = [name for name in names if header.count(name) != 1]
     if lacking:
         raise ManifestError(
             f"expected the columns {list(columns)} once each in {path}, line 1, got {header}: "
             f"{lacking} missing or doubled. Name them in the first row, separated by commas."
         )
-    for where, cells in table:
-        if len(cells) != len(header):
-            raise ManifestError(
-                f"expected {len(header)} cells in {where}, got {len(cells)}. Put texts that "
-                f"contain commas in quotes."
-            )
-        yield where, dict(zip(header, cells, strict=True))
+    return header, table
+
+
+def named(header: Sequence[str], cells: Sequence[str], where: str) -> dict[str, str]:
+    """A row's cells by column; a `ManifestError` for a row of another width."""
+    if len(cells) != len(header):
+        raise ManifestError(
+            f"expected {len(header)} cells in {where}, got {len(cells)}. Put texts that contain "
+            f"commas in quotes."
+        )
+    return dict(zip(header, cells, strict=True))
 
 
 def whole_seconds(text: str, where: str, name: str) -> int:
@@ -82,17 +96,21 @@ def _text(path: Path, encoding: str | None) -> str:
         raise FileError(
             f"expected a file at {path}, got: {error.strerror}. Check the path."
         ) from error
-    named = encoding or _marked(data)
+    codec = encoding or _marked(data)
     try:
-        return data.decode(named).removeprefix("\ufeff")
+        text = data.decode(codec).removeprefix("\ufeff")
     except LookupError as error:
-        raise FileError(f"expected an encoding such as 'latin-1', got {named!r}.") from error
+        raise FileError(f"expected an encoding such as 'latin-1', got {codec!r}.") from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise FileError(
-            f"expected {named} in {path}, line {line}, got byte 0x{data[error.start]:02x}. Save "
+            f"expected {codec} in {path}, line {line}, got byte 0x{data[error.start]:02x}. Save "
             f"the file as UTF-8, or name its encoding, such as latin-1."
         ) from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise FileError(f"expected text in {path}, line {line}, got a zero byte. Save it again.")
+    return text
 
 
 def _marked(data: bytes) -> str:

@@ -4,9 +4,14 @@ Every message has three parts: what was expected, what came, and what to do. Eac
 builtin parent that fits it, so `except ValueError` works without knowing this package.
 """
 
+from hooked_omni.redaction import redacted
+
 
 class HookedOmniError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error this project raises on purpose; its message holds no secret."""
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class MediaError(HookedOmniError, ValueError):

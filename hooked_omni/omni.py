@@ -12,6 +12,7 @@ from torch import nn
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
+from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
 from hooked_omni.hf.loading import file_source, float_dtype, load_towers, read_config
 from hooked_omni.hf.towers import Towers
@@ -92,6 +93,23 @@ class HookedOmni:
     def embed_inputs(self, **inputs: Any) -> EmbeddedPrompt:
         """The decoder's inputs for a processor's whole output; see `Towers.embed_inputs`."""
         return self._require_towers().embed_inputs(**inputs)
+
+    def content_hash(self, portable: bool = False) -> str:
+        """Hash of all that makes numbers: decoder, towers, processor; `portable` as `model_hash`.
+
+        One changed number of a weight or a buffer is another hash, as is another kernel or setting.
+        """
+        towers = self.hf if self.towers is None else self.towers.hf
+        processor, tokenizer = self.processor, self.model.tokenizer
+        inputs = [getattr(one, "chat_template", None) for one in (processor, tokenizer)]
+        if hasattr(processor, "to_json_string"):
+            inputs.append(processor.to_json_string())
+        if backend := getattr(tokenizer, "backend_tokenizer", None):
+            # Padding and truncation stand before these, and are set anew by each call.
+            inputs.append(backend.to_str().partition('"added_tokens"')[2])
+        inputs.append(tensor_hash(self.model.rotary.inv_freq.cpu()))
+        modules = {"decoder": self.model, "hf": self.hf, "towers": towers}
+        return model_hash(modules, repr(inputs), portable=portable)
 
     def _require_towers(self) -> Towers:
         if self.towers is None:

@@ -53,14 +53,5 @@ def retagged(
 
 
 def marked(words: Sequence[str]) -> Events:
-    """Words that a judge marked, each an event of its own."""
-    return Events({word: (word,) for word in map(str.lower, words)})
-
-
-def marked_share(events: Events, text: str, words: Sequence[str] | None) -> float:
-    """As `Events.share`, by those words of a text that a judge marked; NaN if it did not judge."""
-    if words is None or not events.names:
-        return float("nan")
-    characters = zip(token_events(text, events), token_events(text, marked(words)), strict=True)
-    found = {event for named, by_judge in characters if by_judge for event in named}
-    return len(found) / len(events.names)
+    """Words that a judge marked, each an event of its own: it read the answer."""
+    return Events({word: (word,) for word in map(str.lower, words)}, reading="words")

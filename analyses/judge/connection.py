@@ -4,6 +4,7 @@ Settings of a request; the model as inspect-ai opens it; whether a server is the
 and has the model; and what the errors of several packages mean.
 """
 
+import asyncio
 import math
 import os
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from typing import Any
 import httpx
 from inspect_ai.model import GenerateConfig, Model, get_model
 from inspect_ai.model._openai import OpenAIResponseError
-from openai import APIResponseValidationError
+from openai import APIResponseValidationError, DefaultAsyncHttpxClient
 from tenacity import RetryError
 
 from analyses.judge.judgement import JudgeDownError, JudgeError
 from hooked_omni.errors import UnknownModelError
+from hooked_omni.redaction import redacted
 
 KEY_VARIABLE = "JUDGE_API_KEY"
 """Environment variable with the key of a server that is given by its address."""
@@ -83,7 +85,8 @@ def open_model(name: str, url: str | None, settings: Settings) -> Model:
         more = {"client_timeout": settings.timeout}
     if url is not None:
         name, key = f"{_SERVICE}{name}", os.environ.get(KEY_VARIABLE, "none")
-        more |= {"base_url": url, "api_key": key}
+        client = DefaultAsyncHttpxClient(event_hooks={"response": [_redact]})
+        more |= {"base_url": url, "api_key": key, "http_client": client}
     try:
         return get_model(name, config=config, memoize=False, **more)
     except Exception as error:  # a package, a key or a model that is not there, each its own
@@ -92,6 +95,13 @@ def open_model(name: str, url: str | None, settings: Settings) -> Model:
             f"or openai/MODEL, got {name!r} ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]})."
         ) from error
+
+
+async def _redact(response: Any) -> None:
+    """Take a key that the server echoes out of its answer, before anyone keeps the answer."""
+    response._content = await asyncio.to_thread(redacted, await response.aread())
+    for name, value in response.headers.items():
+        response.headers[name] = redacted(value)
 
 
 def require_server(url: str, name: str) -> None:
@@ -134,4 +144,4 @@ def error_text(error: Exception) -> str:
     """The message of the server, or of the package; without the request that it may repeat."""
     response = getattr(error.__cause__ or error, "response", None)
     text = getattr(response, "text", "") or str(error)
-    return " ".join(text.split())[:200] or type(error).__name__
+    return redacted(" ".join(text.split()))[:200] or type(error).__name__

@@ -19,6 +19,7 @@ from analyses.judge.judgement import Item, JudgeDownError, JudgeError, Judgement
 from analyses.judge.logs import Logs
 from analyses.judge.messages import chat_messages, judge_prompt
 from analyses.judge.reply import UnreadableError, read_reply, schema
+from hooked_omni.redaction import keep_secret
 
 _FEWEST_FAILURES = 5  # in a row, before a judge counts as down
 
@@ -30,6 +31,7 @@ class LanguageModelJudge:
         self, name: str, url: str | None, settings: connection.Settings, logs: Path | None = None
     ) -> None:
         self.name, self.url, self.settings, self._logs = name, url, settings, logs
+        keep_secret(url)
         self._schema = settings.structured
         self._failures = self._answers = 0
         self._last_error = ""
@@ -102,7 +104,7 @@ class LanguageModelJudge:
                 return Judgement(reason=reason, missing=True, tries=attempt + 1), None
             self._failures, self._answers = 0, self._answers + 1
             try:
-                read = read_reply(output.completion, item)
+                read = await asyncio.to_thread(read_reply, output.completion, item)
                 return Judgement(read.score, read.reason, read.words, tries=attempt + 1), output
             except UnreadableError as error:
                 complaint = str(error)

@@ -8,16 +8,17 @@ organisms' small world, where each thing has one noun and one verb, and is exact
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from analyses.judge.judgement import Item, JudgeError, Judgement, OnJudgement, What
+from analyses.text import context
 from analyses.text.events import Events, base_forms, sounds
 from data_prep.organism.evaluation.scoring import score
 from data_prep.organism.world.things import THINGS, Thing
-from data_prep.pairing.embedding import embed, instruction
-from hooked_omni.files import digest
+from data_prep.pairing.embedding import embed, fingerprint, instruction, too_long
+from hooked_omni.files import digest, file_hash
 
 _CHUNK = 256
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -61,7 +62,8 @@ class Lexical(_Offline):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"judge": self.name, "version": 1, "table": digest(dict(sounds()))}
+        lists = file_hash(Path(context.__file__).with_suffix(".txt"))
+        return {"judge": self.name, "version": 2, "table": digest(dict(sounds())), "context": lists}
 
     def judge(self, item: Item) -> Judgement:
         text = item.text or ""
@@ -91,7 +93,7 @@ def _things(captions: Sequence[str], at_least: int) -> Events:
     # A row of the table begins with the names of what makes the sound.
     names = [row[:3] for row in sounds().values()]
     alike = {word: [word, *(n for row in names if word in row for n in row)] for word in chosen}
-    return Events({word: tuple(dict.fromkeys(alike[word])) for word in chosen})
+    return Events({w: tuple(dict.fromkeys(alike[w])) for w in chosen}, reading="things")
 
 
 def _lemmas(text: str) -> list[str]:
@@ -147,10 +149,14 @@ class Embedding(_Offline):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"judge": self.name, "version": 1, "instruction": instruction(self.model)}
+        return {"judge": self.name, "version": 2, "instruction": instruction(self.model)}
+
+    @cached_property
+    def _made_by(self) -> list[str]:
+        return fingerprint(self.model)
 
     def key(self, item: Item) -> Sequence[Any]:
-        return self.facts, _files(Path(self.model)), item.what, item.text, item.references
+        return self.facts, self._made_by, item.what, item.text, item.references
 
     def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
         """Judge items, some hundred at a time; points that no comparison decides are refused."""
@@ -161,7 +167,17 @@ class Embedding(_Offline):
             self._judge(open_items[start : start + _CHUNK], on_judgement)
 
     def _judge(self, items: Sequence[tuple[Item, int]], on_judgement: OnJudgement) -> None:
-        fits = [(item, before) for item, before in items if (item.text or "").strip()]
+        texts = [text for item, _ in items for text in (item.text or "", *item.references)]
+        cut = too_long(texts, self.model)
+        fits = []
+        for item, before in items:
+            if long := [cut[text] for text in (item.text, *item.references) if text in cut]:
+                reason = f"longer than the judge reads: {long[0]}"
+                on_judgement(item, Judgement(reason=reason, missing=True, tries=before + 1))
+            elif (item.text or "").strip():
+                fits.append((item, before))
+            else:
+                on_judgement(item, Judgement(0.0, "the caption is empty", tries=before + 1))
         if fits:
             given = embed([[item.text or ""] for item, _ in fits], self.model)
             true = embed([list(item.references) for item, _ in fits], self.model)
@@ -169,9 +185,6 @@ class Embedding(_Offline):
                 reason = f"cosine {cosine:.4f} with the references"
                 score = min(max(float(cosine), 0.0), 1.0)
                 on_judgement(item, Judgement(score, reason, tries=before + 1))
-        for item, before in items:
-            if not (item.text or "").strip():
-                on_judgement(item, Judgement(0.0, "the caption is empty", tries=before + 1))
 
 
 @dataclass(frozen=True)
@@ -215,10 +228,3 @@ def _require_fidelity(item: Item, judge: str) -> None:
             f"expected 'audio' or 'video' for the judge {judge!r}, got {item.what!r}. Let another "
             "judge do this, such as 'lexical'."
         )
-
-
-def _files(folder: Path) -> list[str]:
-    """A folder's files: another model of the same name is another judge."""
-    files = sorted(folder.rglob("*")) if folder.is_dir() else []
-    stats = ((path, path.stat()) for path in files if path.is_file())
-    return [f"{path.relative_to(folder)} {s.st_size} {s.st_mtime_ns}" for path, s in stats]

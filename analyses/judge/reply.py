@@ -2,17 +2,22 @@
 
 A reply counts if it holds one JSON object with a reason, in any language, and a score or words.
 Accepted around it: prose, code fences, and a thinking block, which is cut off first. Not accepted,
-and requested again: no such object, several that differ, half of one, a thinking block that never
-ends, a score that is no JSON number from 0 to 1, and words that the caption does not have.
+and requested again: no such object, several that differ, one inside anything else, an object that
+is no JSON beside it, a thinking block that never ends, a score that is no JSON number from 0 to 1,
+and words that the caption does not have.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from analyses.judge.judgement import Item, Judgement
+from hooked_omni.errors import FileError
+from hooked_omni.files import parse_json
 
+_LONGEST, _DEEPEST = 100_000, 32  # characters of an answer, and brackets within brackets
+_OPENS = re.compile(r"\{|\[(?=[^\[\]{}()]*[\[{])")  # not a list of prose, such as [0, 1)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|["\[\]{}]', re.DOTALL)
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
@@ -37,14 +42,16 @@ def read_reply(reply: str, item: Item) -> Judgement:
     answer = reply.rpartition("</think>")[2]
     if "<think>" in answer:
         raise UnreadableError("the thinking never ended")
+    if len(answer) > _LONGEST:
+        raise UnreadableError(f"it was longer than {_LONGEST} characters")
     found = [one for one in _objects(answer) if name in one]
     if not found:
         raise UnreadableError(f"it had no whole JSON object with {name!r}")
     if any(one != found[0] for one in found):
         raise UnreadableError(f"it had {len(found)} JSON objects that differ")
     reason = found[0].get("reason")
-    if not isinstance(reason, str) or not reason.strip():
-        raise UnreadableError("the reason was missing")
+    if not isinstance(reason, str) or not reason.strip() or re.search("[\ud800-\udfff]", reason):
+        raise UnreadableError("the reason was missing, or no text")
     if name == "words":
         return Judgement(reason=reason.strip(), words=_words(found[0]["words"], item))
     return Judgement(_score(found[0]["score"]), reason.strip())
@@ -70,24 +77,31 @@ def _words(words: Any, item: Item) -> tuple[str, ...]:
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Every outermost JSON object in a text, one after the other."""
-    decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
-    start = text.find("{")
-    while start >= 0:
+    """Every outermost JSON object in a text, one after the other; one that is no JSON is an error.
+
+    Linear in the length: each outermost bracket is followed to its end once, and parsed once.
+    """
+    stop = 0
+    while opening := _OPENS.search(text, stop):
+        stop = _end(text, opening.start())
+        part = text[opening.start() : stop]
+        if '"' not in part:  # {braces} of prose
+            continue
         try:
-            value, stop = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            value, stop = None, start + 1
+            value = parse_json(part, "a reply")
+        except FileError as error:
+            raise UnreadableError("it had an object that is no JSON") from error
         if isinstance(value, dict):
             yield value
-        start = text.find("{", stop)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key twice")
-    return dict(pairs)
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON number")
+def _end(text: str, start: int) -> int:
+    """Where the bracket at `start` is closed again; the end of the text if it never is."""
+    depth = 0
+    for token in _TOKEN.finditer(text, start):
+        depth += (token[0] in "[{") - (token[0] in "]}")
+        if token[0] == '"' or depth > _DEEPEST:
+            break
+        if depth == 0:
+            return token.end()
+    return len(text)

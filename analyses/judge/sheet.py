@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from data_prep.table import rows
 from hooked_omni.errors import ResultsError
-from hooked_omni.files import digest, read_text, write_whole
+from hooked_omni.files import digest, write_whole
 
 KEYS = ("sample", "kind", "question", "condition", "what")
 """What tells two judged captions apart."""
@@ -116,9 +117,10 @@ def read_ratings(path: Path, sheet: Path) -> dict[str, float]:
     """One person's ratings, 0 to 1, by id, in a filled copy of the empty `sheet`.
 
     Raises:
-        ResultsError: For a missing column, and, with row numbers as a spreadsheet shows them,
-            ratings that are no number from 0 to 1 or missing, ids that the sheet does not have or
-            that are there twice, and rows of the sheet that are gone.
+        ManifestError: For a quote that is never closed.
+        ResultsError: For a missing column, a row too long, and, with row numbers as a spreadsheet
+            shows them, ratings that are no number from 0 to 1 or missing, ids that the sheet does
+            not have or that are there twice, and rows of the sheet that are gone.
     """
     expected = [row["id"] for _, row in _rows(sheet)]
     wrong: list[str] = []
@@ -171,15 +173,18 @@ def _unformulated(text: str) -> str:
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
     """Rows of a sheet, numbered as a spreadsheet does: the header is row 1."""
-    text = read_text(path)
-    head = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in head else ",")
-    absent = {"id", "rating"} - set(reader.fieldnames or ())
-    if absent:
+    table = rows(path, delimiters=",;\t", spanning=True)
+    header = [name.strip() for name in next(table, ("", []))[1]]
+    if header.count("id") != 1 or header.count("rating") != 1:
         raise ResultsError(
-            f"expected the columns id and rating in {path}, got {reader.fieldnames}. Send the "
+            f"expected the columns id and rating in {path}, once each, got {header}. Send the "
             "sheet back with all its columns."
         )
-    rows = defaultdict(str)
-    for number, row in enumerate(reader, 2):
-        yield number, rows | {str(k): v for k, v in row.items() if isinstance(v, str)}
+    for number, (where, cells) in enumerate(table, 2):
+        # Some spreadsheets leave out what is empty at the end of a row.
+        if any(cells[len(header) :]):
+            raise ResultsError(
+                f"expected {len(header)} cells in {where}, got {len(cells)}. Put texts with "
+                "commas in quotes."
+            )
+        yield number, defaultdict(str, zip(header, cells, strict=False))

@@ -1,7 +1,7 @@
 """What does the lens read at each layer and position, and how likely are the reference words?"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ def _reference_words(events: Events) -> dict[str, str]:
     for event, spelled in events.caption_words.items():
         for word in spelled:
             words.setdefault(word, event)
-            for match in events.matches(word):
+            for match in replace(events, reading="words").matches(word):
                 words.setdefault(match.entry, event)
     return words
 

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from data_prep.figure_text import label as as_written
+
 COLORS = {"audio": "tab:orange", "video": "tab:blue", "text": "tab:gray", "both": "tab:gray"}
 
 
@@ -38,7 +40,8 @@ def panels(n_panels: int, width: float = 5.2) -> tuple[Figure, list[Axes]]:
 def curve(axes: Axes, band: pd.DataFrame, x: str, color: str, label: str, style: str = "-") -> None:
     """One curve of `statistics.mean_band`, over the column `x`."""
     band = band.sort_values(x)
-    axes.plot(band[x], band["mean"], style, color=color, label=f"{label} ({counted(band)})")
+    label = as_written(f"{label} ({counted(band)})")
+    axes.plot(band[x], band["mean"], style, color=color, label=label)
     axes.fill_between(band[x], band["low"], band["high"], color=color, alpha=0.2, linewidth=0)
 
 

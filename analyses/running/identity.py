@@ -3,8 +3,9 @@
 A name does not say so: a folder may hold another checkpoint today. What is compared are hashes.
 """
 
-import hashlib
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,40 +13,66 @@ from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 
+from analyses.cases import Case
 from data_prep.manifest import read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
-from hooked_omni.errors import BundleError
+from hooked_omni.errors import BundleError, FileError
 from hooked_omni.files import digest, file_hash
-
-_N_SAMPLED = 64
+from hooked_omni.fingerprint import tensor_hash
 
 
 def model_facts(omni: HookedOmni) -> dict[str, Any]:
-    """What a result must say of its model: name, weights, frame rate, what computes it, ..."""
+    """What a result must say of its model: weights, config, frame rate, what computes it, ...
+
+    Neither the device nor the checkpoint's place: other machines may go on with a folder.
+    """
+    name, config = omni.model.cfg.model_name, asdict(omni.model.cfg)
+    del config["model_name"], config["device"]
     return {
-        "name": omni.model.cfg.model_name,
+        "name": Path(name).name if Path(name).exists() else name,
         "revision": getattr(omni.hf.config, "_commit_hash", None),
         "family": omni.family.name,
         "dtype": str(omni.model.cfg.dtype).removeprefix("torch."),
-        "device": omni.model.cfg.device.type,
-        "weights": _weights_hash(omni),
+        "config": config,
+        "weights": omni.content_hash(portable=True),
         "media": asdict(omni.media),
-        "torch": str(torch.__version__),
+        "torch": str(torch.__version__).partition("+")[0],
         "transformers": transformers.__version__,
     }
 
 
-def sizes_digest(manifest: Path) -> str:
-    """Digest of the clips' sizes in bytes, by their paths in the manifest.
-
-    A clip that was replaced under the same name is noticed by its size: contents would take long to
-    read. Folders on other machines agree. A clip that is not there has no size.
-    """
+def clips_digest(manifest: Path) -> str:
+    """Digest of the clips' contents by their paths in the manifest; None for one not there."""
     samples = read_manifest(manifest)
     paths = sorted({p for sample in samples for p in (sample.video, sample.audio) if p})
-    files = ((path, manifest.parent / path) for path in paths)
-    return digest([[path, file.stat().st_size if file.is_file() else None] for path, file in files])
+    return digest([[path, _content(manifest.parent / path)] for path in paths])
+
+
+def case_mark(case: Case, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table of a case says of whose it is; shards of a run agree."""
+    run = {**recipe, "facts": {**recipe["facts"], "shard": None}}
+    read = _prompt(case.prompt) if isinstance(case.prompt, Prompt) else _embedded(case.prompt)
+    return {"cases": {case.id: digest(run, case.keys, case.captions, read)}}
+
+
+def _embedded(prompt: EmbeddedPrompt) -> str:
+    """All that a model reads of it."""
+    read = {**vars(prompt), "facts": None, "state": None}
+    plain = lambda one: tensor_hash(one.cpu()) if isinstance(one, Tensor) else vars(one)  # noqa: E731
+    return json.dumps(read, default=plain)
+
+
+def _prompt(prompt: Prompt) -> dict[str, Any]:
+    """Its fields, with the contents of clips for their names."""
+    return asdict(prompt) | {n: _content(getattr(prompt, n)) for n in ("video", "audio")}
+
+
+def _content(path: str | Path | None) -> str | None:
+    with suppress(FileError):  # none, or one that is skipped for that
+        return None if path is None else file_hash(path)
+    return None
 
 
 class KeptPrompts(HookedOmni):
@@ -58,34 +85,21 @@ class KeptPrompts(HookedOmni):
     def __init__(self, omni: HookedOmni, folder: Path) -> None:
         vars(self).update(vars(omni))
         self.folder = folder
-        self.made_by = {**model_facts(omni), "hooked_omni": version("hooked-omni")}
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         """The kept prompt, or a new one; see `HookedOmni.embed`."""
-        parts = asdict(replace(prompt, media=prompt.media or self.media))
-        for name in ("video", "audio"):
-            path = parts[name]
-            if path is not None and not Path(path).is_file():
-                return super().embed(prompt)  # which says what is wrong with it
-            parts[name] = None if path is None else file_hash(path)
-        key = json.dumps({"prompt": parts, "made_by": self.made_by}, sort_keys=True, default=str)
-        path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
-        if path.is_file():
-            try:
-                return EmbeddedPrompt.load(path, self.model.cfg.device)
-            except BundleError:
-                path.unlink()  # damaged, or of another format: made again
+        if any(p is not None and not Path(p).is_file() for p in (prompt.video, prompt.audio)):
+            return super().embed(prompt)  # which says what is wrong with it
+        made_by = [str(torch.__version__), transformers.__version__, version("hooked-omni")]
+        fields = _prompt(replace(prompt, media=prompt.media or self.media))
+        key = digest(fields, self.content_hash(), made_by)
+        path = self.folder / f"{key}.safetensors"
+        with suppress(BundleError):  # none, damaged, or of another format: made again
+            kept = EmbeddedPrompt.load(path, self.model.cfg.device)
+            if kept.facts.get("kept_as") == key:
+                return kept
         self.folder.mkdir(parents=True, exist_ok=True)
         embedded = super().embed(prompt)
+        embedded = replace(embedded, facts={**embedded.facts, "kept_as": key})
         embedded.save(path)
         return embedded
-
-
-def _weights_hash(omni: HookedOmni) -> str:
-    """Of some numbers, evenly spread: training changes them all, and reading all takes long."""
-    digest = hashlib.sha256()
-    for name, tensor in omni.hf.named_parameters():
-        flat = tensor.detach().flatten()
-        some = flat[:: max(len(flat) // _N_SAMPLED, 1)][: 2 * _N_SAMPLED].float().cpu().numpy()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode() + some.tobytes())
-    return digest.hexdigest()[:16]

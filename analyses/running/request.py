@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from analyses.cases import Case, read_cases, worded
 from analyses.running import runs
-from analyses.running.identity import KeptPrompts, sizes_digest
+from analyses.running.identity import KeptPrompts, clips_digest
 from analyses.running.type_check import config_from_json
 from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.errors import MediaError, ResultsError
@@ -84,7 +84,7 @@ class CaseSelection:
         files = [f for f in (self.data, *self.clips, self.audio) if f is not None]
         return {
             "data": [{"file": f.name, "sha256": file_hash(f)} for f in files],
-            "clips": None if self.data is None else sizes_digest(self.data),
+            "clips": None if self.data is None else clips_digest(self.data),
             "questions": [self.text] if self.text else list(self.questions),
             "kinds": None if self.kinds is None else list(self.kinds),
             "rope": self.rope,

@@ -5,10 +5,11 @@ Files are written under another name and renamed, so that a killed run leaves wh
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import pairwise
@@ -20,10 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
+from data_prep.figure_text import drawn
 from hooked_omni.errors import ResultsError
-from hooked_omni.files import write_whole
+from hooked_omni.files import digest, write_whole
 
-SCHEMA = 2
+SCHEMA = 3
 """Of folders and tables; one more whenever a reader of the old ones would misread the new ones."""
 
 _ATTRS = b"PANDAS_ATTRS"
@@ -43,7 +45,7 @@ def make_recipe(name: str, config: Any, facts: Mapping[str, Any]) -> dict[str, A
 def write_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     """Mark the folder as one of this recipe, before anything is computed; as `require_same`."""
     require_same(folder, recipe)
-    write_whole(folder / "recipe.json", json.dumps(recipe, indent=2).encode())
+    _write_json(folder / "recipe.json", recipe)
 
 
 def require_same(folder: Path, recipe: Mapping[str, Any]) -> None:
@@ -91,49 +93,58 @@ def save(
     (folder / "run.json").unlink(missing_ok=True)
     write_table(folder / f"{name}.parquet", table, name)
     write_figure(folder / name, figure, dpi=200)
-    write_whole(folder / "run.json", json.dumps(made, indent=2, ensure_ascii=False).encode())
+    _write_json(folder / "run.json", made)
     return folder
+
+
+def _write_json(path: Path, made: Mapping[str, Any]) -> None:
+    sealed = {**made, "checksum": digest(made)}
+    write_whole(path, json.dumps(sealed, indent=2, ensure_ascii=False).encode())
 
 
 def write_figure(path: Path, figure: Figure, dpi: int) -> None:
     """Write `path.png` and `path.pdf`."""
-    for ending in ("png", "pdf"):
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format=ending, dpi=dpi)
-        write_whole(path.with_name(f"{path.name}.{ending}"), drawn.getvalue())
+    endings = ("png", "pdf")
+    for ending, data in zip(endings, drawn(figure, endings, dpi), strict=True):
+        write_whole(path.with_name(f"{path.name}.{ending}"), data)
 
 
 def load(folder: Path) -> pd.DataFrame:
     """The table of a finished run; a `ResultsError` for an unfinished or damaged one."""
     made = read_run(folder)
-    table = read_table(folder / f"{made['analysis']}.parquet")
-    if len(table) != made["rows"]:
-        raise ResultsError(
-            f"expected {made['rows']} rows as run.json says, got {len(table)} in {folder}. Give "
-            "the same command again."
-        )
-    return table
+    return gather({folder / f"{made['analysis']}.parquet": {"cases": made.get("cases")}})
 
 
-def write_table(path: Path, table: pd.DataFrame, name: str) -> None:
-    """Write one Parquet file, with `table.attrs`, the schema's number and the analysis's name."""
+def write_table(path: Path, table: pd.DataFrame, name: str, **attrs: Any) -> None:
+    """Write one Parquet file, with `table.attrs`, `attrs`, the schema's number and the analysis.
+
+    A SHA-256 of all its bytes stands before the footer, where Parquet's readers do not look.
+    """
     whole, buffer = table.copy(), io.BytesIO()
-    whole.attrs = {**table.attrs, "schema": SCHEMA, "analysis": name}
+    whole.attrs = {**table.attrs, "schema": SCHEMA, "analysis": name, **attrs}
     whole.to_parquet(buffer)
-    write_whole(path, buffer.getvalue())
+    data = buffer.getvalue()
+    at = _footer(data)
+    write_whole(path, data[:at] + hashlib.sha256(data).digest() + data[at:])
+
+
+def _footer(data: bytes) -> int:
+    """Where a Parquet file's footer begins."""
+    return max(len(data) - 8 - int.from_bytes(data[-8:-4], "little"), 0)
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """A table written by `write_table`; raises as `gather`."""
-    return gather([path])
+    return gather({path: {}})
 
 
-def gather(paths: Sequence[Path]) -> pd.DataFrame:
+def gather(marks: Mapping[Path, Mapping[str, Any]]) -> pd.DataFrame:
     """Tables of one run as one, in this order; counts in `attrs` are added up, dicts joined.
 
-    A missing or damaged file, and one of another version, is a `ResultsError`.
+    `marks` are what each table's `attrs` must say of whose it is. A missing or changed file, one of
+    another version and another's is a `ResultsError`.
     """
-    tables = [_arrow(path) for path in paths]
+    tables = [_arrow(path, mark) for path, mark in marks.items()]
     attrs: dict[str, Any] = {}
     for table in tables:
         for key, value in json.loads(table.schema.metadata[_ATTRS]).items():
@@ -186,20 +197,34 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ResultsError(f"expected JSON in {path}, got {error}. Delete the folder.") from error
     _require_schema(made.get("schema") if isinstance(made, dict) else None, path)
+    if made.pop("checksum", None) != digest(made):
+        raise ResultsError(
+            f"expected {path} as it was written, got other values than its checksum is of. Delete "
+            "it, and give the same command again."
+        )
     return made
 
 
-def _arrow(path: Path) -> pa.Table:
+def _arrow(path: Path, mark: Mapping[str, Any]) -> pa.Table:
     try:
-        table = pq.read_table(path)
-        metadata = table.schema.metadata or {}
-        attrs = json.loads(metadata.get(_ATTRS, b"{}"))
+        data = path.read_bytes()
+        at = _footer(data)
+        whole = data[: max(at - 32, 0)] + data[at:]
+        if data[max(at - 32, 0) : at] != hashlib.sha256(whole).digest():
+            raise ValueError("other bytes than its checksum is of")
+        table = pq.read_table(pa.BufferReader(whole))
+        attrs = json.loads((table.schema.metadata or {}).get(_ATTRS, b"{}"))
     except (OSError, ValueError) as error:
         raise ResultsError(
             f"expected a whole table at {path}, got {error}. Delete it, and give the same command "
             "again."
         ) from error
     _require_schema(attrs.get("schema"), path)
+    if wrong := {name: attrs.get(name) for name in mark if attrs.get(name) != mark[name]}:
+        raise ResultsError(
+            f"expected a table of this run with {dict(mark)!s:.150}, got {wrong!s:.150} in {path}. "
+            "Delete it, and give the same command again."
+        )
     return table
 
 

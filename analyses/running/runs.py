@@ -9,6 +9,7 @@ import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 
 from analyses.cases import Case, Skip, as_cases, prefilled
 from analyses.running import results
-from analyses.running.identity import model_facts
+from analyses.running.identity import case_mark, model_facts
 from analyses.running.progress import ProgressCallback, no_progress
 from data_prep.manifest import file_name
 from hooked_omni import HookedOmni
@@ -51,13 +52,12 @@ class Run:
     shard: tuple[int, int] = (1, 1)
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def all_facts(self) -> dict[str, Any]:
+    def all_facts(self, facts_of: Callable[[HookedOmni], Any]) -> dict[str, Any]:
         """Model, base and shard among the facts."""
-        base = None if self.base is None else model_facts(self.base)
         return {
             **self.facts,
-            "model": model_facts(self.omni),
-            "base": base,
+            "model": facts_of(self.omni),
+            "base": None if self.base is None else facts_of(self.base),
             "shard": f"{self.shard[0]}/{self.shard[1]}",
         }
 
@@ -87,27 +87,32 @@ def execute_all(
             question.
     """
     cases = {out: shard_of(as_cases(run.cases), run.shard) for out, run in runs.items()}
+    facts_of = cache(model_facts)
     recipes = {
-        out: results.make_recipe(run.name, run.config, run.all_facts()) for out, run in runs.items()
+        out: results.make_recipe(run.name, run.config, run.all_facts(facts_of))
+        for out, run in runs.items()
     }
     for out, recipe in recipes.items():
         results.require_same(out, recipe)
     every = _each_once(cases)
+    marks = {
+        out: {part_path(out, one.id): case_mark(one, recipes[out]) for one in own}
+        for out, own in cases.items()
+    }
     with ExitStack() as locks:
         for out, recipe in recipes.items():
             locks.enter_context(exclusive(out))
             results.write_recipe(out, recipe)
         for done, (case, folders) in enumerate(every):
             progress(title, done, len(every))
-            left = {out: runs[out] for out in folders if not part_path(out, case.id).is_file()}
+            parts = {out: part_path(out, case.id) for out in folders}
+            left = {out: runs[out] for out, p in parts.items() if not _is_done(p, marks[out][p])}
             if left:
-                _compute(case, left)
+                _compute(case, left, marks)
         progress(title, len(every), len(every))
+        facts_of = cache(model_facts)  # again: a model that was edited meanwhile is noticed
         for out, run in runs.items():
-            ids = [case.id for case in cases[out]]
-            table = results.gather([part_path(out, case_id) for case_id in ids])
-            table.attrs["cases"] = ids
-            finish(out, run.name, table, run.config, run.all_facts())
+            finish(out, run.name, results.gather(marks[out]), run.config, run.all_facts(facts_of))
     return {out: results.load(out) for out in runs}
 
 
@@ -131,7 +136,15 @@ def _content(case: Case) -> tuple[Any, ...]:
     return case.prompt, case.kind, case.audio_captions, case.video_captions
 
 
-def _compute(case: Case, left: Mapping[Path, Run]) -> None:
+def _is_done(path: Path, mark: Mapping[str, Any]) -> bool:
+    """Whether a part is there, whole, and of this very case and run."""
+    with suppress(ResultsError):
+        results.gather({path: mark})
+        return True
+    return False
+
+
+def _compute(case: Case, left: Mapping[Path, Run], marks: Mapping[Path, Any]) -> None:
     """The tables of one case in all runs that lack it."""
     with suppress(Skip):  # each analysis skips it by itself, and says why
         case = prefilled(next(iter(left.values())).omni, case)
@@ -142,7 +155,8 @@ def _compute(case: Case, left: Mapping[Path, Run]) -> None:
         except Exception as error:
             error.add_note(f"This was {run.name} of case {case.id!r}.")
             raise
-        results.write_table(part_path(out, case.id), table, run.name)
+        path, device = part_path(out, case.id), run.omni.model.cfg.device.type
+        results.write_table(path, table, run.name, **marks[out][path], devices={device: True})
 
 
 def finish(out: Path, name: str, table: pd.DataFrame, config: Any, facts: dict[str, Any]) -> None:

@@ -36,14 +36,12 @@ def merge_shards(out: Path, shards: Sequence[Path]) -> pd.DataFrame:
                 f"expected shards of one run, got {ordered[0]} and {folder} of different ones: "
                 "model, data or config differ (see their run.json)."
             )
-    listed = [made[folder]["cases"] for folder in ordered]
-    places = [(k % n, k // n) for k in range(sum(map(len, listed)))]
-    ids = [listed[shard][i] for shard, i in places]
-    parts = [part_path(ordered[shard], listed[shard][i]) for shard, i in places]
+    listed = [list(made[folder]["cases"].items()) for folder in ordered]
+    places = [(k % n, listed[k % n][k // n]) for k in range(sum(map(len, listed)))]
+    marks = {part_path(ordered[i], case[0]): {"cases": dict([case])} for i, case in places}
     with exclusive(out):
         results.require_same(out, recipe)
-        table = results.gather(parts)
-        table.attrs["cases"] = ids
+        table = results.gather(marks)
         config = config_from_json(analysis(recipe["analysis"]).Config, json.dumps(recipe["config"]))
         finish(out, recipe["analysis"], table, config, recipe["facts"])
     return results.load(out)

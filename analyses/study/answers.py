@@ -81,7 +81,7 @@ def names_the_seen(evidence: Evidence) -> Observed:
     own = 100 * (said * more).sum(1)
     others = 100 * ((said.sum(0) - said) / (len(said) - 1) * more).sum(1)
     constant = 100 * float(np.nanmax(said @ np.nanmean(more, axis=0)))
-    shares = [100 * table[f"{name}_found"].mean() for name in ("seen", "heard")]
+    shares = [100 * np.nanmean((said * _shares(n, vocabulary)).sum(1)) for n in (seen, heard)]
     means = "seen {:.1f} %, heard {:.1f} % of the events".format(*shares)
     prose = "It then names {:.0f} % of what is seen, and {:.0f} % of what sounds.".format(*shares)
     controls = f"{np.nanmean(others):.1f} by answers to other clips, {constant:.1f} by one for all"

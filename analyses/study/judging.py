@@ -5,19 +5,21 @@ be read inside the model, and which words of an answer name sounds. Each text is
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
 
 from analyses.cases import KEYS, Case
-from analyses.distribution_shift.sound_words import marked_share, retagged
+from analyses.distribution_shift.sound_words import marked, retagged
 from analyses.judge.judgement import Judge
 from analyses.judge.lookup import load_judge
 from analyses.judge.points import items
 from analyses.judge.record import judge_items
 from analyses.running import results
 from analyses.running.progress import ProgressCallback
+from analyses.text.events import Events
 from data_prep.manifest import file_name
 from hooked_omni.errors import ResultsError
 
@@ -77,24 +79,21 @@ def judge_study(
 
 
 def with_events(
-    tables: Mapping[str, pd.DataFrame],
-    scores: pd.DataFrame,
-    cases: Sequence[Case],
-    own: Mapping[str, Sequence[str]],
+    tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame, own: Mapping[str, Sequence[str]]
 ) -> dict[str, pd.DataFrame]:
     """The tables, with the judge's word on which words of an answer name sounds, if it has one.
 
-    Those are tokens of `distribution_shift`; in `captions`, `heard_found` and `seen_found` of the
-    answers to "hear" then count marked words alone. `cases` are those of `captions`, and `own` the
-    words in its config. An answer that was not judged has no such tokens, and no such share.
+    Those are tokens of `distribution_shift`; in `captions`, `events`, `heard_found` and
+    `seen_found` of the answers to "hear" then count marked words alone. `own` are the words in the
+    config of `captions`. An answer that was not judged has no such tokens, and no such share.
     """
     made, judged = dict(tables), set(scores[scores["what"] == "events"]["condition"])
     if "distribution_shift" in judged:
         words = marked_words(scores, "distribution_shift")
         made["distribution_shift"] = retagged(tables["distribution_shift"], words)
     if "captions" in judged:
-        events = {case.id: case.events(own) for case in cases}
-        made["captions"] = _refound(tables["captions"], marked_words(scores, "captions"), events)
+        words, every = marked_words(scores, "captions"), replace(Events.every(own), reading="words")
+        made["captions"] = _refound(tables["captions"], words, every)
     return made
 
 
@@ -106,14 +105,20 @@ def marked_words(scores: pd.DataFrame, analysis: str) -> dict[Any, tuple[str, ..
 
 
 def _refound(
-    captions: pd.DataFrame, words: Mapping[Any, Sequence[str]], events: Mapping[str, Any]
+    captions: pd.DataFrame, words: Mapping[Any, Sequence[str]], every: Events
 ) -> pd.DataFrame:
-    made = captions.copy()
-    hear: Any = captions[captions["question"] == "hear"]
-    for i, row in hear.to_dict("index").items():
-        judged = words.get(tuple(row[key] for key in KEYS))
-        for name, named in events[f"{row['sample']}/hear"].items():
-            made.loc[i, f"{name}_found"] = marked_share(named, row["caption"], judged)
+    rows: list[Any] = captions.to_dict("records")
+    for row in rows:
+        if row["question"] == "hear":
+            judged = words.get(tuple(row[key] for key in KEYS))
+            named = every.named(row["caption"] or "", marked(judged or ()))
+            row["events"] = tuple(sorted(named))
+            for name in ("heard", "seen"):
+                known = row[name] if judged is not None else ()
+                shares = [float(event in named) for event in known]
+                row[f"{name}_found"] = sum(shares) / len(shares) if shares else float("nan")
+    made = pd.DataFrame(rows, columns=captions.columns)
+    made.attrs = captions.attrs
     return made
 
 

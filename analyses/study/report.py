@@ -4,6 +4,7 @@
 every headline sentence, and all that is missing, with why. Nothing is computed here.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -65,7 +66,7 @@ def checklist(findings: Sequence[Finding]) -> list[str]:
     for number, one in enumerate(findings, 1):
         theirs = f"{one.claim.published} ({one.claim.source})"
         texts = (str(number), one.claim.sentence, theirs, one.ours, one.verdict, one.size)
-        cells = (" ".join(text.split()).replace("|", "\\|") for text in texts)
+        cells = (as_text(text) for text in texts)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -80,6 +81,14 @@ def in_brief(model: str, findings: Sequence[Finding]) -> str:
     head = f"{model} watched and listened to clips, some with the sound of another clip."
     tail = f"Of {counts.total()} claims of a model that trusts its eyes, {verdicts}."
     return " ".join([head, *prose, tail])
+
+
+def as_text(value: object) -> str:
+    """A line of Markdown that reads as what was given: no markup, link, or hidden character."""
+    line = " ".join(str(value).split())
+    line = "".join(c if c.isprintable() else f"U+{ord(c):04X}" for c in line)
+    line = re.sub(r"([\\`*_\[\]<>|#&~$@]|:(?=//)|(?<=www)\.)", r"\\\1", line, flags=re.I)
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", line)
 
 
 def _headline(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
@@ -107,17 +116,19 @@ def _lines(
     findings: Sequence[Finding],
 ) -> Iterator[str]:
     groups = tables["captions"].groupby("kind")
-    counts = ", ".join(f"{group['sample'].nunique()} {kind}" for kind, group in groups)
+    counts = ", ".join(f"{group['sample'].nunique()} {as_text(kind)}" for kind, group in groups)
     judge: Any = scores.attrs["judge"]
     every = [results.read_json(out / name / "run.json") for name in tables]
     versions = ", ".join(f"{name} {number}" for name, number in every[0]["versions"].items())
     configs = [made["config"] for made in every]
     limits = sorted({c["max_new_tokens"] for c in configs if "max_new_tokens" in c})
-    yield f"# What {study.model} sees and hears\n"
-    yield in_brief(study.model, findings) + "\n"
-    yield f"Samples: {counts}, of {study.data.name}. Base: {study.base or 'none'}. "
-    yield f"Judge: {judge['name']}. Greedy answers of up to {', '.join(map(str, limits))} tokens. "
-    yield f"Versions: {versions}.\n"
+    yield f"# What {as_text(study.model)} sees and hears\n"
+    yield as_text(in_brief(study.model, findings)) + "\n"
+    data, base = as_text(study.data.name), as_text(study.base or "none")
+    yield f"Samples: {counts}, of {data}. Base: {base}. "
+    yield f"Judge: {as_text(judge['name'])}. "
+    yield f"Greedy answers of up to {', '.join(map(str, limits))} tokens. "
+    yield f"Versions: {as_text(versions)}.\n"
     yield _CLAIMS_HEAD
     yield from checklist(findings)
     for name in tables:
@@ -125,7 +136,7 @@ def _lines(
         yield f"\n## {title}\n"
         if (out / "figures" / f"{file}.png").is_file():
             yield f"![{title}](figures/{file}.png)\n"
-        yield from (f"* {line}" for line in _headline(name, tables[name], scores))
+        yield from (f"* {as_text(line)}" for line in _headline(name, tables[name], scores))
     yield "\n## What is missing\n"
     yield from _missing(tables, scores)
     yield "\nTables: a folder each, with `run.json`; scores: `scores/`; judgements with the judge's"
@@ -137,11 +148,11 @@ def _missing(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> Iterat
     for name, table in tables.items():
         skipped = table.attrs.get("skipped", {})
         yield f"* {name}: {len(skipped)} of {table.attrs['n_cases']} cases skipped."
-        yield from _first(f"  * {case}: {reason}" for case, reason in skipped.items())
+        yield from _first(f"{case}: {reason}" for case, reason in skipped.items())
     gone: Any = scores[scores["status"] == "missing"]
     yield f"* judgements: {len(gone)} of {len(scores)} missing."
     yield from _first(
-        f"  * {row['sample']}, {row['question']}, {row['condition'] or 'untouched'}, "
+        f"{row['sample']}, {row['question']}, {row['condition'] or 'untouched'}, "
         f"{row['what']}: {row['reason']}"
         for row in gone.to_dict("records")
     )
@@ -149,6 +160,6 @@ def _missing(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> Iterat
 
 def _first(lines: Iterator[str]) -> Iterator[str]:
     every = list(lines)
-    yield from every[:_MOST_LISTED]
+    yield from (f"  * {as_text(line)}" for line in every[:_MOST_LISTED])
     if len(every) > _MOST_LISTED:
         yield f"  * and {len(every) - _MOST_LISTED} more, in the tables"

@@ -14,7 +14,7 @@ import pandas as pd
 from analyses.cases import Case
 from analyses.judge.points import POINTS
 from analyses.running import results, runs
-from analyses.running.identity import sizes_digest
+from analyses.running.identity import clips_digest
 from analyses.running.progress import ProgressCallback, no_progress
 from analyses.study import report
 from analyses.study.claims import Finding, check
@@ -57,14 +57,16 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     judge, first_only = require_judge(study.judge, out)
     facts = {
         "data": [{"file": study.data.name, "sha256": file_hash(study.data)}],
-        "clips": sizes_digest(study.data),
+        "clips": clips_digest(study.data),
         "kinds": list(study.kinds) or None,
         "rope": study.rope,
         "system": study.system or None,
         "wording": dict(study.wording),
     }
-    # Neither who judges or rates it, nor how much of it is done, makes a study another.
-    only: Any = dict(judge={}, ratings=(), limit=0, base="", analyses=("captions",))
+    # Neither who judges or rates it, nor how much of it is done, nor where, makes a study another;
+    # which models they are is in the folder of each analysis.
+    only: Any = dict(judge={}, ratings=(), limit=0, base="", device="", analyses=("captions",))
+    only["model"] = Path(study.model).name
     rest = replace(study, data=Path(study.data.name), **only)
     recipe = results.make_recipe("study", rest, facts)
     results.require_same(out, recipe)
@@ -83,7 +85,7 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     }
     tables = {path.name: table for path, table in runs.execute_all(stages, progress).items()}
     scores = judge_study(judge, tables, cases["captions"], out, progress, first_only)
-    tables = with_events(tables, scores, cases["captions"], configs["captions"].own)
+    tables = with_events(tables, scores, configs["captions"].own)
     findings = check(tables, scores, study.ratings)
     return StudyResult(tables, scores, findings, report.write(study, out, tables, scores, findings))
 

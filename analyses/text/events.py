@@ -2,7 +2,8 @@
 
 A sound event is a row of `sounds.txt`: words for a sound, its source and its imitation, in English
 and as far as listed in other languages. Reference captions name events; a text, or a token that a
-lens reads, is searched for the words of these. No model and no statistics.
+lens reads, is searched for the words of these. Words count where they name a sound that is there,
+as far as `context.py` can tell. No model and no statistics.
 """
 
 import re
@@ -10,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Literal
 
+from analyses.text.context import UNSPACED, denied, other_sense, sounds_beside, whole_words
 from hooked_omni.errors import ResultsError
 
-# Chinese, Japanese and Korean are written without spaces: words are looked for inside a run.
-_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORDS = re.compile(rf"[{_UNSPACED}]+|[^\W\d_{_UNSPACED}]+")
+_MARKED = "\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0900-\u0dff"  # letters with signs on them
+_WORDS = re.compile(rf"[{UNSPACED}]+|(?:[^\W\d_{UNSPACED}]|[{_MARKED}])+")
 _VOWELS = "aeiou"
 _TAKES_ES = ("s", "x", "z", "ch", "sh", "o")
 
@@ -52,10 +54,13 @@ class Events:
     Attributes:
         words: Entries that name each event.
         caption_words: Words of the captions by which each event was found there.
+        reading: Which words of a text count: as "sounds", those that are not denied and mean a
+            sound; as "things", those that are not denied; as "words", all.
     """
 
     words: Mapping[str, tuple[str, ...]]
     caption_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reading: Literal["sounds", "things", "words"] = "sounds"
 
     @classmethod
     def of(
@@ -119,9 +124,15 @@ class Events:
         known = text is not None and self.names
         return len(self.found(text or "")) / len(self.names) if known else float("nan")
 
-    def named(self, text: str) -> frozenset[str]:
-        """The events found in `text`, and its words of several rows as events by themselves."""
+    def named(self, text: str, marked: "Events | None" = None) -> frozenset[str]:
+        """The events found in `text`, and its words of several rows as events by themselves.
+
+        With `marked`, those alone whose words are, or touch, words of these.
+        """
         matches = self.matches(text)
+        if marked is not None:
+            spans = [(match.start, match.stop) for match in marked.matches(text)]
+            matches = [m for m in matches if any(m.start < b and a < m.stop for a, b in spans)]
         return frozenset(
             name
             for match in matches
@@ -131,22 +142,33 @@ class Events:
 
     def matches(self, text: str) -> tuple[Match, ...]:
         """Every word of `text` that names an event, and why; the longest phrase counts."""
+        every = self._mentions(text)
+        if self.reading == "words" or not every:
+            return tuple(every)
+        there = [match for match in every if not denied(text)[match.start]]
+        if self.reading == "things":
+            return tuple(there)
+        meant = [match for match in there if not other_sense(text)[match.start]]
+        plain = {m.event for m in meant if (m.event, m.entry) not in _asking()}
+        return tuple(m for m in meant if m.event in plain or sounds_beside(text, m.start, m.stop))
+
+    def _mentions(self, text: str) -> list[Match]:
         spoken, made, i = list(_spoken(text)), [], 0
         while i < len(spoken):
             first, start = spoken[i]
-            if re.match(rf"[{_UNSPACED}]", first):
+            if re.match(rf"[{UNSPACED}]", first):
                 made += self._inside(first, start)
                 i += 1
                 continue
-            entry, n_words = self._longest(spoken[i:])
+            entry, n_words = self._longest(spoken[i : i + self._most_words])
             stop = spoken[i + n_words - 1][1] + len(spoken[i + n_words - 1][0]) if entry else 0
             for event in self._events_of.get(entry, ()):
                 made.append(Match(event, text[start:stop], entry, start, stop))
             i += n_words
-        return tuple(made)
+        return made
 
     def _longest(self, spoken: Sequence[tuple[str, int]]) -> tuple[str, int]:
-        for n_words in range(min(self._most_words, len(spoken)), 0, -1):
+        for n_words in range(len(spoken), 0, -1):
             *before, (last, _) = spoken[:n_words]
             head = "".join(f"{word.lower()} " for word, _ in before)
             for form in base_forms(last.lower()):
@@ -155,6 +177,11 @@ class Events:
         return "", 1
 
     def _inside(self, run: str, offset: int) -> Iterator[Match]:
+        if self.reading == "sounds":
+            for i, stop in whole_words(run, self._unspaced):
+                for event in self._events_of.get(run[i:stop], ()):
+                    yield Match(event, run[i:stop], run[i:stop], offset + i, offset + stop)
+            return
         i = 0
         while i < len(run):
             sizes = range(len(run), i, -1)
@@ -169,7 +196,15 @@ class Events:
         for event, words in self.words.items():
             for word in words:
                 index.setdefault(" ".join(w for w, _ in _spoken(word)), []).append(event)
+        if self.reading == "sounds":  # a fire truck is no fire, though no one asks for sirens
+            for word in (word for words in sounds().values() for word in words if " " in word):
+                index.setdefault(word, [])
         return index
+
+    @cached_property
+    def _unspaced(self) -> frozenset[str]:
+        table = (word for words in sounds().values() for word in words)
+        return frozenset(w for w in (*self._events_of, *table) if re.match(f"[{UNSPACED}]", w))
 
     @cached_property
     def _most_words(self) -> int:
@@ -188,9 +223,20 @@ def _meant(matches: Sequence[tuple[int, Match]]) -> dict[str, set[str]]:
 @cache
 def sounds() -> Mapping[str, tuple[str, ...]]:
     """The table: words by event."""
+    return {name: tuple(w.removesuffix("?") for w in words) for name, words in _rows()}
+
+
+@cache
+def _asking() -> frozenset[tuple[str, str]]:
+    """Events and words of the table that count beside a word for sound alone."""
+    return frozenset((name, w[:-1]) for name, words in _rows() for w in words if w.endswith("?"))
+
+
+@cache
+def _rows() -> Sequence[tuple[str, list[str]]]:
     lines = Path(__file__).with_name("sounds.txt").read_text(encoding="utf-8").splitlines()
     rows = (line.partition(":") for line in lines if line and not line.startswith("#"))
-    return {name: tuple(word.strip() for word in words.split(",")) for name, _, words in rows}
+    return [(name, [word.strip() for word in words.split(",")]) for name, _, words in rows]
 
 
 def base_forms(word: str) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data_prep.table import named_rows
+from data_prep.table import named, titled
 from hooked_omni.errors import ManifestError
 from hooked_omni.files import parse_json, read_text
 
@@ -21,8 +21,9 @@ def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
         ManifestError: If it holds anything else.
     """
     if path.suffix.lower() == ".csv":
-        table = named_rows(path, ("id", "caption"))
-        rows: Iterable[tuple[str, Any]] = [(row["id"].strip(), row["caption"]) for _, row in table]
+        header, table = titled(path, ("id", "caption"))
+        named_rows = (named(header, cells, where) for where, cells in table)
+        rows: Iterable[tuple[str, Any]] = [(r["id"].strip(), r["caption"]) for r in named_rows]
     else:
         rows = _json_rows(path)
     captions: dict[str, list[str]] = defaultdict(list)

@@ -6,9 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from data_prep.captioning.caption_manifest import NoCaptionError
 from data_prep.captioning.question import DEFAULT, Question, description
 from hooked_omni.errors import UnknownModelError
 
@@ -34,14 +36,14 @@ class Local:
         """What the clip shows, decoded greedily.
 
         Raises:
-            NoCaptionError: If the answer is no description.
+            NoCaptionError: If the answer is no description, or cut off.
         """
         frames = [{"type": "image", "image": image} for image in self.question.images(clip)]
-        content = [*frames, {"type": "text", "text": self.question.prompt}]
+        words = {"type": "text", "text": f"{self.question.prompt}\n{self.question.form}"}
         with self._lock:
             model, processor = self._loaded
             inputs = processor.apply_chat_template(
-                [{"role": "user", "content": content}],
+                [{"role": "user", "content": [*frames, words]}],
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
@@ -49,7 +51,10 @@ class Local:
             ).to(model.device)
             most = self.question.max_tokens
             tokens = model.generate(**inputs, max_new_tokens=most, do_sample=False)
+            ends = np.ravel(model.generation_config.eos_token_id)
         new = tokens[0, inputs["input_ids"].shape[1] :]
+        if len(new) >= most and new[-1].item() not in ends:
+            raise NoCaptionError(f"cut off after {most} tokens")
         return description(processor.decode(new, skip_special_tokens=True))
 
     @cached_property

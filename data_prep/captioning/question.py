@@ -1,12 +1,16 @@
 """With which words and frames is a clip described, and which answers are descriptions?"""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from data_prep.captioning.caption_manifest import NoCaptionError
+from hooked_omni.errors import FileError
+from hooked_omni.files import parse_json
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.video import read_video
 
@@ -15,7 +19,20 @@ PROMPT = (
     "seen: people, animals, objects, actions, and the place. Do not guess what can be heard."
 )
 _MEDIA = MediaSettings(fps=1.0, max_frames=16, max_pixels=384 * 28 * 28)
-_SORRY = r"(i['\u2019]?m sorry|i am sorry|i can(no|['\u2019])t|as an ai\b|sorry,)"
+
+# A refusal can have any words, in any language: the model has to say whether it is one, after it
+# has written it, and to name something that is in the picture and in the description.
+FORM = (
+    'Answer with one JSON object and nothing else. Its keys: "seen", a list of short names of what '
+    'is there to see, empty if there is no image, picture, video or frame; "caption", the '
+    'description, with at least one of these names in it; "visible", true if the caption '
+    "describes what these frames show, and false if it does not, for whatever reason."
+)
+_FIELDS = {"seen": {"type": "array", "items": {"type": "string"}}}
+_FIELDS |= {"caption": {"type": "string"}, "visible": {"type": "boolean"}}
+SCHEMA = dict(type="object", properties=_FIELDS, required=[*_FIELDS], additionalProperties=False)
+_WORDS = re.compile(r"[^\W\d_]{3,}|[\u3041-\ud7ff]+")  # in Chinese, a letter can be a word
+_KINDS = {"seen": list, "caption": str, "visible": bool}
 
 
 @dataclass(frozen=True)
@@ -24,7 +41,8 @@ class Question:
 
     prompt: str = PROMPT
     media: MediaSettings = _MEDIA
-    max_tokens: int = 256  # longest answer
+    max_tokens: int = 512  # longest answer; one that needs more is no caption
+    form: str = FORM
 
     def images(self, clip: Path) -> list[Image.Image]:
         """The frames of a clip."""
@@ -36,19 +54,29 @@ DEFAULT = Question()
 
 
 def description(answer: str) -> str:
-    """The answer as one line, without a model's thoughts.
+    """The caption in a model's answer, on one line; a thinking block and a code fence are cut off.
 
     Raises:
-        NoCaptionError: If it describes nothing; another try may.
+        NoCaptionError: If it is not of the form requested, or describes nothing; another try may.
     """
-    text = re.sub(r"<think>.*?(</think>|$)", " ", answer, flags=re.S)
-    text = " ".join(text.rsplit("</think>", 1)[-1].split())
-    letters = sum(character.isalpha() for character in text)
-    words = text.lower().split()
-    if letters < 3 or letters < len(text) / 2 or "\ufffd" in text:
-        raise NoCaptionError(f"no words in the answer {text[:60]!r}", retry=True)
-    if re.match(_SORRY, text, re.I):
-        raise NoCaptionError(f"a refusal: {text[:60]!r}", retry=True)
+    text = answer.rpartition("</think>")[2].strip()
+    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, re.S)
+    read: Any = None
+    with suppress(FileError):
+        read = parse_json(fenced[1] if fenced else text, "the answer")
+    kinds = {name: type(value) for name, value in read.items()} if isinstance(read, dict) else {}
+    if kinds != _KINDS or not all(isinstance(name, str) for name in read["seen"]):
+        raise NoCaptionError(f"no JSON of the form requested: {text[:60]!r}", retry=True)
+    caption = " ".join(read["caption"].split())
+    if not read["visible"]:
+        raise NoCaptionError(f"nothing to see, by the model's own word: {caption[:60]!r}", True)
+    letters, words = sum(map(str.isalpha, caption)), caption.casefold().split()
+    if letters < 3 or letters < len(caption) / 2 or caption[0] in "{[<`" or "\ufffd" in caption:
+        raise NoCaptionError(f"no words in the answer {caption[:60]!r}", retry=True)
     if len(words) >= 12 and len(set(words)) < len(words) / 4:
-        raise NoCaptionError(f"the same words over and over: {text[:60]!r}", retry=True)
-    return text
+        raise NoCaptionError(f"the same words over and over: {caption[:60]!r}", retry=True)
+    names = set(_WORDS.findall(" ".join(read["seen"]).casefold())) - set(_WORDS.findall(FORM))
+    if not any(name in caption.casefold() for name in names):
+        reason = f"it names nothing that was seen, {read['seen']!r:.60}, in {caption[:60]!r}"
+        raise NoCaptionError(reason, retry=True)
+    return caption

@@ -15,12 +15,19 @@ from typing import Any
 import httpx
 
 from data_prep.captioning.caption_manifest import NoCaptionError
-from data_prep.captioning.question import DEFAULT, Question, description
+from data_prep.captioning.question import DEFAULT, SCHEMA, Question, description
 from hooked_omni.errors import ManifestError
+from hooked_omni.files import parse_json
+from hooked_omni.redaction import keep_secret, redacted
 
 # Worth another try; anything else of 400 and above stays as it is.
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+_ENDS = (None, "stop", "eos_token")  # of an answer that is whole
 _MOST_BYTES = 4 * 2**20  # of an answer
+
+
+_SCHEMA = {"name": "caption", "strict": True, "schema": SCHEMA}
+_FORM = {"response_format": {"type": "json_schema", "json_schema": _SCHEMA}}
 
 
 @dataclass(frozen=True)
@@ -61,17 +68,19 @@ class Server:
             "max_tokens": self.question.max_tokens,
             "temperature": 0,
         }
-        body = json.dumps(request).encode()
         for attempt in range(1, self.tries + 1):
+            # Servers refuse a schema, or fail on it, in ways of their own: every second has none.
+            form = _FORM if attempt % 2 else {}
             try:
-                return description(_text(self._answer(body)))
+                return description(_text(self._answer(json.dumps(request | form).encode())))
             except NoCaptionError as error:
-                if not error.retry:
+                if not (error.retry or form):
                     raise
                 if attempt == self.tries:
                     raise NoCaptionError(f"{error} ({self.tries} tries)") from error
-                wait = min(60.0, self.backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-                time.sleep(min(60.0, max(wait, error.seconds)))
+                if error.retry:
+                    wait = min(60.0, self.backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+                    time.sleep(min(60.0, max(wait, error.seconds)))
         raise AssertionError
 
     def _answer(self, body: bytes) -> bytes:
@@ -91,11 +100,13 @@ class Server:
         except httpx.HTTPError as error:
             reason = f"connection lost: {error or type(error).__name__}"
             raise NoCaptionError(reason, retry=True) from error
-        return read
+        return redacted(read)
 
     @cached_property
     def _client(self) -> httpx.Client:
         key = os.environ.get(self.key_variable)
+        keep_secret(key)
+        keep_secret(self.url)
         headers = {"Content-Type": "application/json"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -111,7 +122,7 @@ def _content(clip: Path, question: Question) -> list[dict[str, Any]]:
         image.save(file, "JPEG", quality=90)
         url = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
         content.append({"type": "image_url", "image_url": {"url": url}})
-    return [*content, {"type": "text", "text": question.prompt}]
+    return [*content, {"type": "text", "text": f"{question.prompt}\n{question.form}"}]
 
 
 def _refused(response: httpx.Response) -> NoCaptionError:
@@ -119,20 +130,23 @@ def _refused(response: httpx.Response) -> NoCaptionError:
     if response.status_code in _PASSING:
         after = response.headers.get("retry-after", "")
         return NoCaptionError(reason, True, float(after) if after.isdecimal() else 0.0)
-    return NoCaptionError(f"{reason}: {response.read()[:200].decode(errors='replace')}")
+    return NoCaptionError(f"{reason}: {redacted(response.read())[:200].decode(errors='replace')}")
 
 
 def _text(answer: bytes) -> str:
-    """The words of a chat completion."""
+    """The words of a chat completion that is whole."""
     try:
-        message = json.loads(answer)["choices"][0]["message"]
-        content = message["content"]
-    except (ValueError, LookupError, TypeError) as error:
+        choice = parse_json(answer.decode(), "the answer")["choices"][0]
+        message, end = choice["message"], choice.get("finish_reason")
+        content, refusal = message["content"], message.get("refusal")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         start = answer[:60].decode(errors="replace")
         raise NoCaptionError(f"no chat completion in the answer {start!r}", retry=True) from error
+    if end not in _ENDS:
+        raise NoCaptionError(f"cut off: the answer ended by {end!r:.60}")
     if isinstance(content, list):  # some servers answer in parts
         parts = [part.get("text", "") for part in content if isinstance(part, dict)]
-        content = " ".join(str(part) for part in parts)
-    if not isinstance(content, str):
+        content = "".join(str(part) for part in parts)
+    if refusal or not isinstance(content, str):
         raise NoCaptionError(f"no text in the answer: {str(message)[:60]!r}", retry=True)
     return content

@@ -11,7 +11,7 @@ from typing import Any
 
 from data_prep.manifest import Sample, inside
 from hooked_omni.errors import ManifestError, MediaError
-from hooked_omni.inputs.container import existing, opened
+from hooked_omni.inputs.container import existing, frame_span, opened
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi")
 SOUNDS = (".wav", ".flac", ".m4a", ".mp3", ".aac", ".ogg", ".opus")
@@ -91,19 +91,26 @@ def files_by_stem(folder: Path, root: Path, suffixes: tuple[str, ...]) -> dict[s
     return files
 
 
-def measured(path: Path, root: Path) -> tuple[str, float | None]:
+def measured(path: Path, root: Path) -> tuple[str, float]:
     """The path of a clip relative to `root`, and the length of its picture in seconds.
 
     Raises:
-        MediaError: If it cannot be opened, or shows nothing.
+        MediaError: If it cannot be read to its end, or shows nothing.
     """
     relative = below(path, root)
     with opened(existing(path), "video") as (container, stream):
-        if stream.duration is not None:
-            return relative, round(float(stream.duration * stream.time_base), 6)
-        # Matroska and WebM have the length of the whole clip alone.
-        length = container.duration
-    return relative, None if length is None else length / 1_000_000
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        spans = [frame_span(packet) for packet in packets if not packet.is_discard]
+        promised = None if stream.duration is None else stream.duration * stream.time_base
+    if not spans:
+        raise MediaError(f"expected frames in {path}, got none. Skip the clip.")
+    starts, ends = zip(*spans, strict=True)
+    seconds = max(ends) - min(starts)
+    # AVI has no times of frames. Matroska has the longest track's length alone, and MP4 that of
+    # frames which an edit list hides as well.
+    if promised is not None and len(spans) == len(packets):
+        seconds = promised
+    return relative, round(float(seconds), 6)
 
 
 def below(path: Path, root: Path) -> str:

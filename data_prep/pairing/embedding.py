@@ -5,23 +5,25 @@ clips are files on disk, keyed by model and captions: a stopped run goes on wher
 """
 
 import io
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from rich.progress import track
+from tokenizers import Tokenizer
 
 from hooked_omni.errors import ManifestError, UnknownModelError
-from hooked_omni.files import digest, write_whole
+from hooked_omni.files import digest, file_hash, write_whole
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 # Qwen3-Embedding takes an instruction, in its own form. The paper does not say which it used: this
 # is ours, the same for both sides, since pictures and sounds are compared as equals.
 _QWEN_TASK = "Retrieve semantically similar text."
 _CHUNK = 256  # clips to a file
+_OF_MODEL = (".json", ".safetensors", ".bin", ".txt", ".model")
 
 Embeddings = Float[np.ndarray, "clip d_model"]
 
@@ -48,7 +50,7 @@ def embed(
         device: Such as "cuda"; None lets sentence-transformers choose.
 
     Raises:
-        ManifestError: If a clip has no caption.
+        ManifestError: If a clip has no caption, or one that is longer than the model reads.
         UnknownModelError: If the model cannot be loaded.
     """
     captions = [[text for text in own if text.strip()] for own in captions]
@@ -59,15 +61,20 @@ def embed(
             f"{bare[:5]}. Leave them out, or caption them first."
         )
     prompt = instruction(model, instruct)
-    loaded = cache(lambda: _load(model, device))
     parts = [captions[start : start + _CHUNK] for start in range(0, len(captions), _CHUNK)]
-    done = []
+    done, made_by = [], fingerprint(model) if cache_folder else []
     for part in track(parts, "embedding captions", disable=len(parts) < 2):
-        key = digest(_fingerprint(model), prompt, part)
+        key = digest("read whole", made_by, prompt, part)
         path = cache_folder / f"{key}.npz" if cache_folder else None
         means = _read(path, len(part))
         if means is None:
-            means = _means(loaded(), part, prompt)
+            if cut := too_long([text for own in part for text in own], model, instruct, device):
+                raise ManifestError(
+                    f"expected captions that {model} reads whole, got {len(cut)} that it would cut "
+                    f"off: {'; '.join(list(cut.values())[:3])}. Shorten them, leave them out, or "
+                    "take a model that reads more."
+                )
+            means = _means(_load(model, device, *fingerprint(model)), part, prompt)
             if path is not None:
                 file = io.BytesIO()
                 np.savez(file, means=means)
@@ -81,6 +88,27 @@ def instruction(model: str, instruct: str | None = None) -> str:
     if instruct is None:
         instruct = _QWEN_TASK if "qwen3-embedding" in model.lower() else ""
     return f"Instruct: {instruct}\nQuery:" if instruct else ""
+
+
+def too_long(
+    texts: Sequence[str], model: str, instruct: str | None = None, device: str | None = None
+) -> dict[str, str]:
+    """Each text that is longer than the model reads, instruction included, and by how much.
+
+    The model's own tokenizer reads it as it will, and without a limit: what differs was cut off.
+    """
+    loaded, prompt = _load(model, device, *fingerprint(model)), instruction(model, instruct)
+    most = getattr(getattr(loaded[0], "config", None), "max_position_embeddings", None) or np.inf
+    cut = {}
+    for text in texts:
+        whole, read = (
+            loaded.preprocess([text], prompt=prompt, processing_kwargs={"text": options})
+            for options in ({"truncation": False, "verbose": False}, {})
+        )
+        n_whole, n_read = whole["input_ids"].numel(), min(read["input_ids"].numel(), most)
+        if n_whole > n_read:
+            cut[text] = f"{n_whole} tokens, of which it reads {n_read}, in {text[:60]!r}"
+    return cut
 
 
 def _means(model: Any, captions: Sequence[Sequence[str]], prompt: str) -> Embeddings:
@@ -97,30 +125,42 @@ def _means(model: Any, captions: Sequence[Sequence[str]], prompt: str) -> Embedd
     return means / lengths
 
 
-def _load(model: str, device: str | None) -> Any:
+@lru_cache(maxsize=1)
+def _load(model: str, device: str | None, *files: str) -> Any:
     # Takes seconds, and is not needed when all is cached.
     from sentence_transformers import SentenceTransformer
 
     try:
-        return SentenceTransformer(model, device=device)
+        loaded = SentenceTransformer(model, device=device)
     except Exception as error:  # whatever hub, tokenizer and weights raise: the way out is the same
         raise UnknownModelError(
             f"expected a sentence-transformers model, got {model!r}, which does not load "
             f"({type(error).__name__}: {str(error)[:300]}). Give a folder that holds one, or a "
             f"name on the Hugging Face hub and a network."
         ) from error
+    if isinstance(loaded.tokenizer, Tokenizer):
+        # Of static embeddings, which have no limit; one that was saved with it would cut unseen.
+        loaded.tokenizer.no_truncation()
+    return loaded
 
 
-def _fingerprint(model: str) -> list[str]:
-    """A folder's files, not its place: another model at the same path is another model."""
-    return [Path(model).name, *sorted(_files(Path(model)))] if Path(model).is_dir() else [model]
+def fingerprint(model: str) -> list[str]:
+    """Contents of a folder's files, not its place: another model at the same path is another."""
+    folder = Path(model)
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix in _OF_MODEL)
+    hashes = sorted(f"{file.relative_to(folder).as_posix()} {_content(file)}" for file in files)
+    return [folder.name, *hashes] if folder.is_dir() else [model]
 
 
-def _files(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        if path.is_file() and path.suffix in (".json", ".safetensors", ".bin", ".txt", ".model"):
-            seen = path.stat()
-            yield f"{path.relative_to(folder).as_posix()} {seen.st_size} {seen.st_mtime_ns}"
+def _content(path: Path) -> str:
+    """Hash of a file, read again only if it seems to be another: weights are gigabytes."""
+    seen = path.stat()
+    return _read_content(path, seen.st_size, seen.st_mtime_ns, seen.st_ino)
+
+
+@cache
+def _read_content(path: Path, *seen: int) -> str:
+    return file_hash(path)
 
 
 def _read(path: Path | None, n_clips: int) -> Embeddings | None:

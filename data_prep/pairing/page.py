@@ -5,7 +5,6 @@ its captions. Complete in itself but for the clips, which it plays from where th
 """
 
 import base64
-import io
 import json
 import os
 from collections import Counter
@@ -18,6 +17,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from data_prep.figure_text import drawn, label
 from data_prep.manifest import OWN_CAPTIONS, Sample, read_facts, read_manifest
 from data_prep.pairing.matrix import read_matrix
 from hooked_omni.files import write_whole
@@ -88,7 +88,7 @@ def _histogram(samples: list[Sample]) -> str | None:
     for kind in sorted({kind for kind, _ in found}):
         own = [similarity for other, similarity in found if other == kind]
         color = _COLORS.get(kind, _OTHER)
-        axes.hist(own, edges, color=color, alpha=0.75, label=f"{kind} ({len(own)})")
+        axes.hist(own, edges, color=color, alpha=0.75, label=label(f"{kind} ({len(own)})"))
         axes.axvline(float(np.mean(own)), color=color, linewidth=1, linestyle="--")
     axes.set(xlabel="cosine similarity of picture and sound", ylabel="samples")
     axes.legend(frameon=False, loc="best")
@@ -121,9 +121,7 @@ def _matrix(manifest: Path, samples: list[Sample]) -> str | None:
 
 
 def _png(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=144)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(drawn(figure, ['png'], 144)[0]).decode()}"
 
 
 def _listed(facts: dict[str, Any]) -> list[tuple[str, str]]:

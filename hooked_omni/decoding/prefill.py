@@ -20,6 +20,7 @@ from hooked_omni.decoder.decoder import HookedDecoder
 from hooked_omni.decoder.hooked_runs import Input, NamesFilter
 from hooked_omni.decoder.key_value_cache import KeyValueCache
 from hooked_omni.errors import HookError, PromptError
+from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hooks.activation_cache import ActivationCache, Keep
 from hooked_omni.hooks.interventions import Hook, reaches
 from hooked_omni.inputs.prompt import EmbeddedPrompt
@@ -36,7 +37,7 @@ class PrefillState:
     final: Final  # what is unembedded at the last position
     activations: ActivationCache  # of the named hook points, at the positions in `kept`
     kept: Mapping[str, Int[Tensor, " kept"]]  # positions by hook name
-    marks: tuple[int | Tensor, ...]  # of the prompt's tensors: versions, or copies if uncounted
+    made_of: str  # hash of the model, and of the prompt's tensors
 
     def holds(self, wanted: Mapping[str, Int[Tensor, " n"]]) -> bool:
         """Whether `activations` has all these names at these positions."""
@@ -54,8 +55,9 @@ class PrefillState:
 class PrefilledPrompt(EmbeddedPrompt):
     """A prompt with what one model's pass over it left (`state`, None for none); see `prefill`.
 
-    Copies by `to` and `dataclasses.replace` carry nothing of it, and it is not used after an edit
-    in place of the prompt. Weights changed in place are not noticed: prefill again.
+    Copies by `to` and `dataclasses.replace` carry nothing of it. It is not used after an edit in
+    place of the prompt, nor once any number of the model is another: each use hashes both, which
+    takes about as long as reading the weights once, as a new token does.
     """
 
     state: PrefillState | None = field(init=False, default=None, repr=False)
@@ -144,12 +146,12 @@ def _pass(
         (name, Keep(activations, None, at if len(at) < prompt.n_pos else None))
         for name, at in kept.items()
     ]
+    made_of = _made_of(model, prompt)
     with model.hooks(hooks):
         context = model.context(prompt, window, cache)
         final = model.run_pass(prompt.embeds[:, first:], context, window)
-    marks = tuple(t.clone() if t.is_inference() else t._version for t in _tensors(prompt))
     kept_cache = ActivationCache(activations, model)
-    return PrefillState(model, cache, final[:, -1:].clone(), kept_cache, dict(kept), marks)
+    return PrefillState(model, cache, final[:, -1:].clone(), kept_cache, dict(kept), made_of)
 
 
 def one_prompt(model: HookedDecoder, prompt: Input) -> EmbeddedPrompt:
@@ -170,8 +172,7 @@ def one_prompt(model: HookedDecoder, prompt: Input) -> EmbeddedPrompt:
 
 def prefill_state(model: HookedDecoder, prompt: EmbeddedPrompt) -> PrefillState | None:
     """What this model's pass over the prompt left; None once hooks stand, or after an edit."""
-    state = _of_model(model, prompt)
-    return None if state is None or _hooked(model) else state
+    return None if _hooked(model) else _of_model(model, prompt)
 
 
 def _of_model(model: HookedDecoder, prompt: EmbeddedPrompt) -> PrefillState | None:
@@ -179,19 +180,18 @@ def _of_model(model: HookedDecoder, prompt: EmbeddedPrompt) -> PrefillState | No
     state = prompt.state if isinstance(prompt, PrefilledPrompt) else None
     if state is None or state.model is not model:
         return None
-    marks = zip(_tensors(prompt), state.marks, strict=True)
-    same = all(torch.equal(t, m) if isinstance(m, Tensor) else t._version == m for t, m in marks)
-    return state if same else None
+    return state if state.made_of == _made_of(model, prompt) else None
 
 
 def _hooked(model: HookedDecoder) -> bool:
     return any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def _tensors(prompt: EmbeddedPrompt) -> list[Tensor]:
-    """All that a pass reads of a prompt."""
+def _made_of(model: HookedDecoder, prompt: EmbeddedPrompt) -> str:
+    """Hash of all that a pass reads."""
     read = (prompt.embeds, prompt.position_ids, prompt.mask, prompt.deepstack)
-    return [tensor for tensor in read if tensor is not None]
+    tensors = [t if t is None else tensor_hash(t) for t in (*read, model.rotary.inv_freq)]
+    return model_hash({"decoder": model}, repr((model.cfg, tensors)))
 
 
 def prompt_pass(
@@ -205,8 +205,8 @@ def prompt_pass(
     window = range(n_pos)
     # A hook for generated positions alone would open the prompt's attention for nothing.
     acting = [hook for hook in hooks if reaches(hook, window)]
-    state = prefill_state(model, prompt)
-    if state is not None and not acting:
+    state = None if acting else prefill_state(model, prompt)
+    if state is not None:
         cache = state.keys_values
         enough = capacity <= prompt.n_pos
         return state.final, cache if enough else _grown(model, cache, n_pos, capacity)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_omni.errors import PromptError
-from hooked_omni.families.family import Times
+from hooked_omni.families.family import Received, Times
 
 
 def n_audio_tokens(mel: Int[Tensor, " clip"], pool: int = 2) -> Int[Tensor, " clip"]:
@@ -98,6 +98,16 @@ def check_omni(hf_model: Any, inputs: Mapping[str, Any], n_tokens: Count = _one_
         )
     check_video(hf_model, inputs)
     check_audio(hf_model, inputs, n_tokens)
+
+
+def received(hf_model: Any, inputs: Mapping[str, Any]) -> Received:
+    """What the towers of a Qwen family get of one clip."""
+    mask, grid, frames = inputs.get("feature_attention_mask"), inputs.get("video_grid_thw"), ()
+    if grid is not None:
+        config = hf_model.config.vision_config
+        sizes = (config.temporal_patch_size, config.patch_size, config.patch_size)
+        frames = tuple(n * size for n, size in zip(grid[0].tolist(), sizes, strict=True))
+    return 0.0 if mask is None else int(mask.sum()) / 100, frames  # mel frames of 10 ms
 
 
 def times(

@@ -16,6 +16,8 @@ from hooked_omni.inputs.video import Video
 Masks = dict[str, Bool[Tensor, " pos"]]
 Times = tuple[dict[str, Tensor], Tensor | None]
 """Start second of each token of a modality, and the grid step of each video token."""
+Received = tuple[float, tuple[int, ...]]
+"""Seconds of sound that the towers get; number of frames, and height and width if kept as read."""
 
 
 _NAMES = {
@@ -108,6 +110,7 @@ class Family:
         on_disk: Where a checkpoint's decoder is.
         times: From the model, its inputs and the number of tokens of each modality to their times.
         check_inputs: Refuses inputs that the model would silently misread.
+        received: From the model and its inputs to what the towers get, which must be what was read.
         prepare: From a prompt, its frames and its sound to model inputs.
         media_tokens: Placeholder token of each modality.
         unwrap: From any model of the family to the part with towers and decoder.
@@ -121,6 +124,7 @@ class Family:
         frames_per_step: Sampled frames in a step of the video grid.
         remote: How a model is loaded and called whose code is not in transformers.
         config_key: A key that its `config.json` has and another family of its `model_types` lacks.
+        own_reading: What the model's own code does to every clip; every bundle's facts say so.
     """
 
     name: str
@@ -129,6 +133,7 @@ class Family:
     on_disk: OnDisk
     times: Callable[[Any, Mapping[str, Any], dict[str, int]], Times]
     check_inputs: Callable[[Any, Mapping[str, Any]], None]
+    received: Callable[[Any, Mapping[str, Any]], Received]
     prepare: Callable[[Any, Prompt, Video | None, Audio | None], dict[str, Any]]
     hf_class: str = ""
     tensor_name: Callable[[str], str] = tensor_name
@@ -146,3 +151,4 @@ class Family:
     frames_per_step: int = 2
     remote: Remote | None = None
     config_key: str | None = None
+    own_reading: str | None = None

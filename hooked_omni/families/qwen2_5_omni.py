@@ -20,6 +20,7 @@ QWEN2_5_OMNI = Family(
     on_disk=qwen.ON_DISK,
     times=partial(checks.times, audio_seconds=lambda model, tokens: tokens / _TOKENS_PER_SECOND),
     check_inputs=checks.check_omni,
+    received=checks.received,
     prepare=partial(processing.prepare_omni, system=SYSTEM, default_fps=2.0),
     unwrap=lambda model: getattr(model, "thinker", model),
     base="qwen2.5-vl",

@@ -36,6 +36,7 @@ QWEN2_5_VL = Family(
     on_disk=qwen.ON_DISK,
     times=checks.times,
     check_inputs=_check_inputs,
+    received=checks.received,
     prepare=partial(processing.prepare_video, system=SYSTEM, metadata=_metadata),
     hears=False,
 )

@@ -44,6 +44,7 @@ QWEN2_AUDIO = Family(
     on_disk=replace(qwen.ON_DISK, reference=_reference),
     times=partial(checks.times, audio_seconds=lambda model, tokens: tokens / _TOKENS_PER_SECOND),
     check_inputs=checks.check_audio,
+    received=checks.received,
     prepare=_prepare,
     sees=False,
 )

@@ -41,6 +41,7 @@ QWEN3_OMNI = Family(
     on_disk=qwen.ON_DISK,
     times=partial(checks.times, audio_seconds=_audio_seconds),
     check_inputs=partial(checks.check_omni, n_tokens=_n_audio_tokens),
+    received=checks.received,
     prepare=partial(processing.prepare_omni, system="", default_fps=1.0),
     unwrap=lambda model: getattr(model, "thinker", model),
     base="qwen3-vl",

@@ -49,6 +49,7 @@ QWEN3_VL = Family(
     on_disk=qwen.ON_DISK,
     times=checks.times,
     check_inputs=checks.check_vl,
+    received=checks.received,
     prepare=partial(processing.prepare_video, system="", metadata=_metadata),
     hears=False,
     media=qwen.PATCHES_OF_16,

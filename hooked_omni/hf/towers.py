@@ -13,13 +13,15 @@ import torch
 import transformers
 from torch import nn
 
-from hooked_omni.errors import MediaError, PromptError
+from hooked_omni.errors import HookedOmniError, MediaError, PromptError
 from hooked_omni.families import family_of
 from hooked_omni.hf.capture import embedded
 from hooked_omni.inputs.audio import Audio, read_audio
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.inputs.video import Video, read_video
+
+_HALF_A_TOKEN = 0.02  # seconds of sound: less than that is lost to rounding
 
 
 class Towers:
@@ -81,9 +83,22 @@ class Towers:
         silence = replace(audio, samples=0 * audio.samples)
         muted = omni.embed_media(prompt, video, silence)
         ```
+
+        Raises:
+            MediaError: If the towers would get less than this, more, or something else.
+            PromptError: For a prompt that this model does not take.
         """
         prompt = replace(prompt, media=prompt.media or self.media)
-        inputs = self.family.prepare(self.processor, prompt, video, audio)
+        try:
+            inputs = self.family.prepare(self.processor, prompt, video, audio)
+        except HookedOmniError:
+            raise
+        except (AssertionError, ValueError, RuntimeError, IndexError) as error:
+            raise MediaError(
+                f"expected a clip that the processor of {self.family.name} takes, got {error!r}. "
+                "Change the media settings, such as size_factor and sampling_rate."
+            ) from error
+        self._require_all(inputs, video, audio)
         return embedded(
             self.hf,
             self.family,
@@ -108,11 +123,32 @@ class Towers:
             "model": getattr(self.hf, "name_or_path", "") or type(self.hf).__name__,
             "revision": getattr(self.hf.config, "_commit_hash", None),
             "family": self.family.name,
+            "own_reading": self.family.own_reading,
             "dtype": str(self.hf.get_input_embeddings().weight.dtype),
             "transformers": transformers.__version__,
             "torch": str(torch.__version__),
             "hooked_omni": _own_version(),
         }
+
+    def _require_all(
+        self, inputs: dict[str, Any], video: Video | None, audio: Audio | None
+    ) -> None:
+        """Refuse inputs that are less than what was read, more, or something else."""
+        heard, seen = self.family.received(self.hf, inputs)
+        seconds = 0.0 if audio is None else len(audio.samples) / audio.sampling_rate
+        if abs(heard - seconds) >= _HALF_A_TOKEN or (audio and seconds < 2 * _HALF_A_TOKEN):
+            raise MediaError(
+                f"expected {self.family.name} to hear the whole sound, of {seconds} s, 0.04 at "
+                f"least, got {heard} s: its processor takes 16000 samples a second, and cuts off "
+                "what is too long. Set sound_seconds in the media settings, or cut the clip."
+            )
+        shape = () if video is None else (len(video.frames), *video.frames.shape[2:])
+        if seen != shape[: max(len(seen), 1)]:
+            raise MediaError(
+                f"expected {self.family.name} to see the frames as read, {shape} (number, height, "
+                f"width), got {seen}: its processor repeats, drops or resizes others. Leave "
+                "min_frames, max_frames, frame_factor and size_factor as its family has them."
+            )
 
     def _read_sound(self, prompt: Prompt, media: MediaSettings) -> Audio | None:
         source = prompt.audio
@@ -126,13 +162,23 @@ class Towers:
                 "This family does not hear: leave `audio` out."
             )
         try:
-            return read_audio(source, media)
+            return _beginning(read_audio(source, media), media.sound_seconds)
         except MediaError as error:
             if source != prompt.video:
                 raise
             raise MediaError(
                 f"{error} For the picture alone, pass use_audio_in_video=False."
             ) from error
+
+
+def _beginning(audio: Audio, seconds: float | None) -> Audio:
+    """Its first `seconds`, with a note if there is more; None for all."""
+    if seconds is None or seconds >= audio.seconds:
+        return audio
+    n = round(seconds * audio.sampling_rate)
+    note = f"{audio.seconds - seconds:.3f} s of sound after {seconds:g} s left out: sound_seconds"
+    own = dict(samples=audio.samples[:n], seconds=n / audio.sampling_rate)
+    return replace(audio, **own, notes=(*audio.notes, note))
 
 
 def _own_version() -> str:

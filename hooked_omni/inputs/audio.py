@@ -27,6 +27,8 @@ from hooked_omni.inputs.container import (
 )
 from hooked_omni.inputs.media import PAPER, MediaSettings
 
+_AUDIBLE = 1e-6  # power, -60 dB of full scale
+
 
 @dataclass(frozen=True)
 class Audio:
@@ -56,6 +58,7 @@ def read_audio(path: str | Path, settings: MediaSettings = PAPER) -> Audio:
         if picture_tracks(container) and abs(late) > TOLERANCE:
             notes.append(f"the sound starts {float(late):.3f} s into the clip; sample 0 is there")
         is_sound_file = not picture_tracks(container)
+    notes += _cancelling(native, rate)
     if is_sound_file:
         native = _through_soundfile(path, native, rate)
     if not np.isfinite(native).all():
@@ -100,19 +103,51 @@ def _through_soundfile(
         file = soundfile.SoundFile(path)
     except soundfile.LibsndfileError:
         return native
+    n_decoded, most_off = native.shape[-1], TOLERANCE * rate
     promised, cut = file.frames, re.search(r"^data : (\d+) \(should be", file.extra_info, re.M)
-    try:
-        own, own_rate = librosa.load(file, sr=None, mono=False)
-    except soundfile.SoundFileRuntimeError as error:
-        raise MediaError(
-            f"expected whole sound in {path}, got damage ({error}). Get the file again."
-        ) from error
+    advice = "damaged or cut off. Fetch it again."
+    if file.format == "MP3" and not _counts_frames(path):
+        # The promise is a guess, which librosa never reads beyond.
+        promised = n_decoded
+        advice = "librosa guesses its length. Remux it: ffmpeg -i a.mp3 -c copy b.mp3"
+    own, own_rate = native, rate
+    if promised <= n_decoded + most_off:  # else a false header may ask for any memory
+        try:
+            own, own_rate = librosa.load(file, sr=None, mono=False)
+        except soundfile.SoundFileRuntimeError as error:
+            raise MediaError(
+                f"expected whole sound in {path}, got damage ({error}). Get the file again."
+            ) from error
     # A header that says 2**32 - 1 was written to a pipe, before the length was known.
     cut = cut is not None and int(cut[1]) != 2**32 - 1
-    short = min(own.shape[-1], promised) < max(promised, native.shape[-1]) - TOLERANCE * rate
+    short = min(own.shape[-1], promised) < max(promised, n_decoded) - most_off
     if cut or short or own_rate != rate:
-        raise MediaError(
-            f"expected {promised} samples in {path}, got {own.shape[-1]}: damaged or cut off. "
-            "Fetch it again."
-        )
+        raise MediaError(f"expected {promised} samples in {path}, got {own.shape[-1]}: {advice}")
     return own
+
+
+def _counts_frames(path: Path) -> bool:
+    """Whether an MP3 has a header with its number of frames: Xing's, LAME's (Info) or VBRI's."""
+    with path.open("rb") as file:
+        start = file.read(10)
+        size = sum(byte << 7 * (3 - place) for place, byte in enumerate(start[6:]))
+        file.seek(10 + size if start[:3] == b"ID3" else 0)
+        found = re.search(rb"(Xing|Info|VBRI)...(.)", file.read(256), re.S)
+    return found is not None and (found[1] == b"VBRI" or found[2][0] & 1 == 1)
+
+
+def _cancelling(native: Float[np.ndarray, "channel sample"], rate: int) -> list[str]:
+    """A note if channels of opposite phase are lost in the mean over them, for some seconds."""
+    n_channels, n_lost, n_heard = len(native), 0, 0
+    for start in range(0, native.shape[1], rate):
+        second = native[:, start : start + rate].astype(np.float64)
+        power, mixed = (second**2).mean(), (second.mean(axis=0) ** 2).mean()
+        n_heard += power > _AUDIBLE
+        # Channels of no relation would have 1 / n_channels of the power.
+        n_lost += power > _AUDIBLE and mixed < power / n_channels / 4
+    if not n_lost:
+        return []
+    return [
+        f"the {n_channels} channels cancel each other when mixed to mono, as models hear them: in "
+        f"{n_lost} of {n_heard} s with sound, less than a quarter of the power is left"
+    ]

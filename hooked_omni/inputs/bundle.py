@@ -1,10 +1,10 @@
 """How is an embedded prompt kept in a file?
 
 One safetensors file: the tensors under their names, spans as `span.NAME`, the start times of a
-span's positions as `seconds.NAME`, and the facts as JSON in the header.
+span's positions as `seconds.NAME`, and in the header the facts as JSON and a checksum of all.
 """
 
-import json
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +13,51 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hooked_omni.errors import BundleError
-from hooked_omni.files import write_whole
+from hooked_omni.errors import BundleError, FileError
+from hooked_omni.files import digest, parse_json, to_json, write_whole
 
 _FORMAT = "hooked_omni.EmbeddedPrompt"
-_VERSION = "3"
+_VERSION = "4"
 
 
 def write_bundle(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
-    """Write a file whole or not at all."""
-    kept = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    metadata = {"format": _FORMAT, "version": _VERSION, "facts": json.dumps(facts)}
+    """Write a file whole or not at all; `FileError` if that, or the facts, cannot be written."""
+    kept = {  # spans may share memory, which a file does not
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    metadata = {"format": _FORMAT, "version": _VERSION, "facts": to_json(facts, f"{path}'s facts")}
+    metadata["checksum"] = _checksum(kept, metadata["facts"])
     return write_whole(path, save(kept, metadata=metadata))
 
 
-def read_bundle(path: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts of one prompt; `BundleError` for a damaged, foreign or older file."""
-    if not path.is_file():
-        raise BundleError(
-            f"expected a saved EmbeddedPrompt, got no file at {path}. Check the path."
-        )
+def read_bundle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts as they were written; `BundleError` for any other file."""
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        if not path.is_file():
+            raise BundleError(
+                f"expected a saved EmbeddedPrompt, got no file at {path}. Check the path."
+            )
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
+            _require_version(path, metadata)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise BundleError(
             f"expected a whole safetensors file, got {path} ({error}). Embed the prompt again."
         ) from error
-    facts = _read_facts(path, metadata)
-    if missing := {"embeds", "position_ids", "tokens"} - tensors.keys():
-        raise BundleError(f"expected {sorted(missing)} in {path}, got none. Embed it again.")
-    _require_one_prompt(path, tensors)
-    return tensors, facts
+    if _checksum(tensors, metadata.get("facts", "")) != metadata.get("checksum"):
+        raise BundleError(
+            f"expected the content that was written to {path}, with its checksum, got another. "
+            "The file is damaged, or was changed: embed the prompt again."
+        )
+    try:
+        return tensors, parse_json(metadata.get("facts", ""), f"the facts of {path}")
+    except FileError as error:
+        raise BundleError(f"{error} Or embed the prompt again.") from error
 
 
-def _read_facts(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+def _require_version(path: Path, metadata: dict[str, str]) -> None:
     kind, version = metadata.get("format"), metadata.get("version")
     if kind != _FORMAT or version != _VERSION:
         old = kind == _FORMAT and str(version).isdecimal() and int(str(version)) < int(_VERSION)
@@ -56,35 +65,13 @@ def _read_facts(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
             f"expected {_FORMAT} version {_VERSION}, got {kind!r} version {version!r} in {path}"
             f"{', which an older hooked_omni wrote' if old else ''}. Embed the prompt again."
         )
-    try:
-        facts = json.loads(metadata["facts"])
-        if not isinstance(facts, dict):
-            raise ValueError(f"{facts!r}, which is no object")
-    except (KeyError, ValueError) as error:
-        raise BundleError(
-            f"expected facts as JSON in {path}, got {error!r}. Embed it again."
-        ) from error
-    return facts
 
 
-def _require_one_prompt(path: Path, tensors: dict[str, Tensor]) -> None:
-    embeds, n_pos = tensors["embeds"].shape, tensors["tokens"].shape[-1]
-    expected = {"tokens": (1, n_pos), "mask": (1, n_pos), "position_ids": (3, 1, n_pos)}
-    fits = {
-        name: tensors[name].shape == shape for name, shape in expected.items() if name in tensors
-    }
-    fits["embeds"] = embeds[:-1] == (1, n_pos)
-    for name, tensor in tensors.items():
-        kind, _, span = name.partition(".")
-        if kind == "span":
-            fits[name] = not len(tensor) or int(tensor.max()) < n_pos
-        elif kind in ("seconds", "frames"):
-            of = tensors.get(f"span.{span or 'video'}")
-            fits[name] = of is not None and of.shape == tensor.shape
-        elif kind == "deepstack":
-            fits[name] = tensor.shape[1:] == embeds
-    if wrong := sorted(name for name, whole in fits.items() if not whole):
-        raise BundleError(
-            f"expected parts of one prompt of {n_pos} positions in {path}, got {wrong} of another "
-            "size. Embed the prompt again."
-        )
+def _checksum(tensors: dict[str, Tensor], facts: str) -> str:
+    """Of every name, dtype, shape and number, and of the facts."""
+    parts = []
+    for name, tensor in sorted(tensors.items()):
+        numbers = tensor.reshape(-1).view(torch.uint8).numpy().data
+        kind = str(tensor.dtype), list(tensor.shape)
+        parts.append((name, *kind, hashlib.sha256(numbers).hexdigest()))
+    return digest(facts, parts)

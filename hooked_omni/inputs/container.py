@@ -15,11 +15,16 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from hooked_omni.errors import MediaError
+from hooked_omni.inputs.media import require_memory
 
 # Sound files and their muxers round; a hole or a missing end is longer than four AAC packets.
 TOLERANCE = Fraction(1, 10)  # seconds
 # Formats whose length FFmpeg guesses from the bit rate, or that `_through_soundfile` checks.
 UNPROMISED = {"aac", "ac3", "amr", "dts", "eac3", "loas", "mp3", "wav"}
+# What reading takes at most, in bytes. A sound is held as 16 bits and as float, in two copies each,
+# and resampled to 16 kHz in three. Of each picture a thumbnail is kept and compared, and decoders
+# hold up to 16 pictures of 1.5 bytes a pixel.
+_PER_VALUE, _PER_PICTURE, _PER_PIXEL = 12, 3 * 4 * 32**2, 24
 
 
 def existing(path: str | Path) -> Path:
@@ -74,21 +79,48 @@ def picture_tracks(container: Any) -> list[Any]:
 
 
 def decoded(path: Path, container: Any, stream: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """Each packet of `stream` with the frames it completes; refuses a file that ends early."""
-    ends: dict[int, Fraction] = {}
+    """Each packet of `stream` with the frames it completes; refuses a file that ends early.
+
+    One that takes too much memory is refused by its header, or where that is wrong, on the way.
+    """
+    ends, n_decoded = dict[int, Fraction](), 0
+    require_memory(_memory(stream.codec_context, _promised_samples(container, stream)), path)
     for packet in container.demux():
         # A WAV written to a pipe claims 4 GiB, so its last packet always counts as corrupt.
         if packet.is_corrupt and container.format.name != "wav":
             raise _damaged(path, packet, "packet")
         if packet.size and packet.pts is not None:
-            end = (packet.pts + (packet.duration or 0)) * packet.time_base
+            end = frame_span(packet)[1]
             ends[packet.stream.index] = max(end, ends.get(packet.stream.index, end))
         if packet.stream.index == stream.index:
             frames = packet.decode()
             if any(frame.is_corrupt for frame in frames):
                 raise _damaged(path, packet, "frame")
+            for frame in frames:
+                n_decoded += frame.samples if stream.type == "audio" else 1
+                require_memory(_memory(frame, n_decoded), path)
             yield packet, frames
     _check_length(path, container, stream, ends)
+
+
+def frame_span(packet: Any) -> tuple[Fraction, Fraction]:
+    """When a packet's frame starts and ends, in seconds, by its decoding without another time."""
+    start = (packet.dts or 0) if packet.pts is None else packet.pts
+    return start * packet.time_base, (start + (packet.duration or 0)) * packet.time_base
+
+
+def _promised_samples(container: Any, stream: Any) -> float:
+    """How many samples of sound the header promises; 0 where it is a guess, or no sound."""
+    if stream.type != "audio" or container.format.name in UNPROMISED:
+        return 0.0
+    return float((stream.duration or 0) * stream.time_base) * stream.codec_context.sample_rate
+
+
+def _memory(source: Any, n: int | float) -> float:
+    """Bytes that reading takes with `n` samples, or pictures, like those of a frame or codec."""
+    if hasattr(source, "width"):
+        return float(_PER_PIXEL * source.width * source.height + _PER_PICTURE * n)
+    return _PER_VALUE * n * (source.layout.nb_channels + 16_000 / max(1, source.sample_rate))
 
 
 def _check_length(path: Path, container: Any, stream: Any, ends: dict[int, Fraction]) -> None:

@@ -4,6 +4,7 @@ An `EmbeddedPrompt` is what the decoder gets for a `Prompt`: embeddings, rotary 
 spans, in one file that needs no towers and no clip.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +13,16 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from hooked_omni.errors import BundleError, PromptError, SpanError
+from hooked_omni.errors import BundleError, FileError, PromptError, SpanError
+from hooked_omni.files import parse_json, to_json
 from hooked_omni.inputs.bundle import read_bundle, write_bundle
 from hooked_omni.inputs.media import MediaSettings
-from hooked_omni.inputs.spans import Spans
+from hooked_omni.inputs.spans import FLOATS, Spans, faults
 
 _TENSORS = ("embeds", "position_ids", "mask", "tokens", "deepstack")
+_INTS = (torch.int32, torch.int64)
+_EXACT = 2**24  # rotary angles are computed in fp32, in which larger ids are rounded
+_ROPES = ("model", "paper-scripts")
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Prompt:
                 raise PromptError(
                     f"expected one file as {name!r}, got {source!r}. Make a prompt for each clip."
                 )
-        if self.rope not in ("model", "paper-scripts"):
+        if self.rope not in _ROPES:
             raise PromptError(f"expected rope 'model' or 'paper-scripts', got {self.rope!r}.")
 
     @property
@@ -86,6 +91,10 @@ class EmbeddedPrompt:
         facts: How this was made: model, family, prompt, media settings, versions.
         deepstack: What the model adds to the residual stream after its first blocks, zero where it
             adds nothing; None for a model that adds nothing anywhere.
+
+    Raises:
+        PromptError: When made of parts of different prompts, of numbers that are NaN, infinite or
+            out of range, of a mask with holes, or of facts that JSON does not keep as they are.
     """
 
     embeds: Float[Tensor, "batch pos d_model"]
@@ -95,6 +104,42 @@ class EmbeddedPrompt:
     spans: Spans
     facts: dict[str, Any]
     deepstack: Float[Tensor, "layer batch pos d_model"] | None = None
+
+    def __post_init__(self) -> None:
+        if wrong := next(self._faults(), None):
+            raise PromptError(f"expected one whole prompt, got {wrong}. Take what `embed` gives.")
+
+    def _faults(self) -> Iterator[str]:
+        shape: Any = getattr(self.embeds, "shape", ())
+        device: Any = getattr(self.embeds, "device", None)
+        if len(shape) != 3 or 0 in shape:
+            yield f"embeds of shape {tuple(shape)}"
+        rows, layers = shape[:2], getattr(self.deepstack, "shape", ())[:1]
+        parts = {
+            "embeds": (shape, FLOATS),
+            "position_ids": ((3, *rows), (*_INTS, *FLOATS), (0, _EXACT)),
+            "tokens": (rows, _INTS, (-_EXACT, _EXACT)),
+            "mask": (rows, _INTS, (0, 2, 0)),
+            "deepstack": ((*layers, *shape), FLOATS),
+        }
+        for name, (size, dtypes, *limits) in parts.items():
+            value = getattr(self, name)
+            if value is not None or name not in ("mask", "deepstack"):
+                yield from faults(name, value, size, dtypes, *limits, device=device)
+        if self.mask is not None and not bool(self.mask[:, -1].all()):
+            yield "a mask that ends in padding"
+        spans = self.spans
+        if not isinstance(spans, Spans) or spans.n_prompt != rows[1] or (rows[0] > 1 and [*spans]):
+            yield f"spans of other than these {rows[1]} positions, or of a batch"
+        elif [int(at) for at in spans.positions.get("last", ())] not in ([], [rows[1] - 1]):
+            yield f"a last position other than {rows[1] - 1}"
+        try:
+            same = parse_json(to_json(self.facts, "facts"), "facts") == self.facts
+        except (FileError, RecursionError):
+            same = False
+        prompt = self.facts.get("prompt", {}) if same and isinstance(self.facts, dict) else None
+        if not isinstance(prompt, dict) or prompt.get("rope", "model") not in _ROPES:
+            yield f"facts that JSON does not keep as they are, or a rope that is not in {_ROPES}"
 
     @property
     def n_pos(self) -> int:
@@ -168,11 +213,15 @@ class EmbeddedPrompt:
         return replace(self, **moved)
 
     def save(self, path: str | Path) -> Path:
-        """Write one prompt, not a batch (`BundleError`), to a file, or nothing (`FileError`)."""
+        """Write one prompt, not a batch (`BundleError`), to a file, or nothing (`FileError`).
+
+        `PromptError` for one that was edited in place to what no prompt may be.
+        """
         if self.embeds.shape[0] != 1:
             raise BundleError(
                 f"expected one prompt, got a batch of {self.embeds.shape[0]}. Save each alone."
             )
+        replace(self)  # checks it again
         tensors = {
             **{name: getattr(self, name) for name in _TENSORS},
             "frames": self.spans.frames,
@@ -185,19 +234,27 @@ class EmbeddedPrompt:
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "EmbeddedPrompt":
         """Read a file written by `save`; `BundleError` for any other."""
-        tensors, facts = read_bundle(Path(path), device)
-        spans: dict[str, dict[str, Tensor]] = {"span": {}, "seconds": {}}
+        tensors, facts = read_bundle(Path(path))
+        frames, own = tensors.pop("frames", None), {n: tensors.pop(n, None) for n in _TENSORS}
+        parts: dict[str, dict[str, Tensor]] = {"span": {}, "seconds": {}}
         for name, tensor in tensors.items():
             kind, _, span = name.partition(".")
-            if kind in spans:
-                spans[kind][span] = tensor.cpu()
-        frames = tensors["frames"].cpu() if "frames" in tensors else None
-        n_pos = tensors["tokens"].shape[-1]
-        return cls(
-            **{name: tensors.get(name) for name in _TENSORS},  # pyright: ignore[reportArgumentType]
-            spans=Spans(spans["span"], n_pos, spans["seconds"], frames),
-            facts=facts,
-        )
+            parts.setdefault(kind, {})[span] = tensor
+        try:
+            if len(parts) > 2 or own["tokens"] is None:
+                raise PromptError(f"expected spans and tokens, got {sorted(parts)} and no others.")
+            n_pos = own["tokens"].shape[-1:].numel()
+            spans = Spans(parts["span"], n_pos, parts["seconds"], frames)
+            prompt = cls(**own, spans=spans, facts=facts)  # pyright: ignore[reportArgumentType]
+            every = torch.arange(n_pos)
+            real = every >= 0 if prompt.mask is None else prompt.mask[0] > 0
+            due = {"padding": every[~real], "prompt": every[real]}
+            for name, at in spans.positions.items():
+                if not (torch.equal(at, due[name]) if name in due else bool(real[at].all())):
+                    raise SpanError(f"expected {name!r} where its mask has it, got {at.tolist()}.")
+            return prompt.to(device)
+        except (PromptError, SpanError) as error:
+            raise BundleError(f"In {path}: {error} Or embed the prompt again.") from error
 
 
 class NoSpans(Spans):

@@ -20,6 +20,7 @@ A span is a named set of positions, not a slice: omni models interleave audio an
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,6 +31,35 @@ from hooked_omni.errors import SpanError
 _TIMED = re.compile(r"(audio|video)@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)s")
 _FRAME = re.compile(r"(?:video\.)?frame ?(\d+)")
 _GENERATED = "generated"
+_MEDIA = ("audio", "video", "image", "padding")
+_APART = ((*_MEDIA, "text"), (*_MEDIA, "question", "system", "markup"))
+_INT64, _LONGEST = (torch.int64,), 10**7  # seconds of a clip
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def faults(
+    name: str,
+    value: Any,
+    shape: tuple[int, ...] | None,
+    dtypes: tuple[torch.dtype, ...],
+    limits: tuple[int, ...] = (),
+    device: torch.device | None = None,
+) -> Iterator[str]:
+    """What is wrong with a tensor of finite numbers, in words.
+
+    A `shape` of None is any with one axis. `limits` are the least number, the first that is too
+    large, and by how much each must exceed the one before. No `device` is the host's.
+    """
+    kind, at, own = (getattr(value, n, None) for n in ("dtype", "device", "shape"))
+    fits = kind in dtypes and at == (device or torch.device("cpu"))
+    if not own or not fits or own != (own[:1] if shape is None else shape):
+        yield f"{name} as {type(value).__name__}, {kind}, {own}, {at}, not {shape or 'one row'}"
+    elif not bool(value.isfinite().all()):
+        yield f"NaN or infinity in {name}"
+    elif limits and value.numel() and not limits[0] <= value.min() <= value.max() < limits[1]:
+        yield f"{name} of {value.min()} to {value.max()}, not from {limits[0]} to below {limits[1]}"
+    elif bool((value.diff() < limits[2]).any()) if limits[2:] else False:
+        yield f"{name} out of order or twice"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +78,38 @@ class Spans(Mapping[str, Tensor]):
         seconds: Start time of each `audio` and each `video` position, in the order of
             `positions`, in seconds of the clip.
         frames: Temporal grid step of each `video` position, counted from 0.
+
+    Raises:
+        SpanError: When made of names that cannot be looked up; of positions that are not sorted,
+            unique and of the prompt; of times or steps that run backwards or belong to none.
     """
 
     positions: dict[str, Int[Tensor, " _"]]
     n_prompt: int
     seconds: dict[str, Float[Tensor, " _"]] = field(default_factory=dict)
     frames: Int[Tensor, " _"] | None = None
+
+    def __post_init__(self) -> None:
+        if wrong := next(self._faults(), None):
+            raise SpanError(f"expected spans of one prompt, got {wrong}. Take those of `embed`.")
+
+    def _faults(self) -> Iterator[str]:
+        for name, at in self.positions.items():
+            text = name if isinstance(name, str) else ""
+            special = text == _GENERATED or _TIMED.fullmatch(text) or _FRAME.fullmatch(text)
+            if special or "+" in text or not text or text != text.strip():
+                yield f"a span named {name!r}"
+            yield from faults(f"span {name!r}", at, None, _INT64, (0, self.n_prompt, 1))
+        for name, row in self.seconds.items():
+            size = (len(self.positions.get(name, ())),)
+            yield from faults(f"seconds of {name!r}", row, size, FLOATS, (0, _LONGEST, 0))
+        if self.frames is not None:
+            n = len(self.positions.get("video", ()))
+            yield from faults("frames", self.frames, (n,), _INT64, (0, n, 0))
+        for names in _APART:
+            places = [self.positions[name] for name in names if name in self.positions]
+            if places and len(torch.cat(places).unique()) < sum(map(len, places)):
+                yield f"positions of two of {names}"
 
     def __getitem__(self, name: str) -> Int[Tensor, " n"]:
         """Sorted positions of `name` in the prompt; `SpanError` for an unknown or empty span."""

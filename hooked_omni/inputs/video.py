@@ -22,12 +22,22 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from hooked_omni.errors import MediaError
-from hooked_omni.inputs.container import decoded, existing, opened, track_notes
-from hooked_omni.inputs.media import PAPER, MediaSettings
+from hooked_omni.inputs.container import (
+    decoded,
+    existing,
+    frame_span,
+    opened,
+    track_notes,
+)
+from hooked_omni.inputs.media import PAPER, MediaSettings, require_memory
 
 MAX_ASPECT = 200
 # decord cannot seek in these: it fails, or hangs for good on a cut-off file.
 UNSEEKABLE = {"mpeg", "mpegts"}
+# Some pictures narrower than this, such as 72 pixels, decord opens and cannot copy.
+_NARROW = 80
+# Bytes that decord holds while it reads, and one resized picture takes, beside the sampled frames.
+_PER_PIXEL = 50
 
 
 @dataclass(frozen=True)
@@ -70,9 +80,10 @@ def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
             f"frame_seconds has the times of those it gave"
         )
     shape = resized_shape(frames.shape[2], frames.shape[3], len(indices), settings)
-    frames = resize(frames, list(shape), InterpolationMode.BICUBIC, antialias=True)
+    # One at a time: resizing takes 12 bytes a pixel of the clip's own size.
+    each = [resize(f[None], list(shape), InterpolationMode.BICUBIC, antialias=True) for f in frames]
     return Video(
-        frames=frames.float(),
+        frames=torch.cat(each).float(),
         fps=len(indices) / len(times) * native_fps,
         seconds=float(end - times[0]),
         frame_seconds=tuple(float(times[index] - origin) for index in given),
@@ -125,34 +136,35 @@ def _decoded_frames(
             f"expected a container that decord can seek in, got {container.format.name} in {path}. "
             f"Remux it: ffmpeg -i clip.ts -c copy clip.mp4"
         )
-    packets, thumbnails, turns = [], [], 0
+    spans, thumbnails, turns, timed = [], [], 0, bool(stream.average_rate)
     for packet, frames in decoded(path, container, stream):
-        packets += [packet] if packet.size else []
+        if packet.size:
+            spans.append(frame_span(packet))
+            timed = timed and packet.pts is not None
         for frame in frames:
             thumbnails.append(_thumbnail(frame.to_ndarray(format="gray")))
             turns = round(frame.rotation / 90)
-    if len(packets) < 2:
+    if len(spans) < 2:
         raise MediaError(
-            f"expected at least 2 frames in {path}, got {len(packets)}: a still image is no video."
+            f"expected at least 2 frames in {path}, got {len(spans)}: a still image is no video."
         )
-    if any(packet.pts is None for packet in packets) or not stream.average_rate:
+    if not timed:
         raise MediaError(
             f"expected a frame rate and a presentation time for every frame of {path}, got none, "
             f"and decord would mix the frames up. Remux or re-encode it as MP4."
         )
-    if len(thumbnails) != len(packets):
+    if len(thumbnails) != len(spans):
         raise MediaError(
-            f"expected {len(packets)} frames in {path}, got {len(thumbnails)}: the others are "
+            f"expected {len(spans)} frames in {path}, got {len(thumbnails)}: the others are "
             f"hidden by an edit list (a clip cut without re-encoding), or damaged, and decord "
             f"would shift and repeat frames. Re-encode the clip."
         )
-    times = sorted(packet.pts * packet.time_base for packet in packets)
-    end = max((packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets)
-    return times, end, np.stack(thumbnails), turns
+    times, ends = zip(*sorted(spans), strict=True)
+    return list(times), max(ends), np.stack(thumbnails), turns
 
 
 def _thumbnail(gray: np.ndarray) -> Float[np.ndarray, " point"]:
-    """At most 32 x 32 points of a gray picture: enough to tell frames apart, small to keep."""
+    """At most 32 x 32 points of a gray picture, or of one color: enough to tell frames apart."""
     down, right = (-(-side // 32) for side in gray.shape)
     return gray[::down, ::right].astype(np.float32).ravel()
 
@@ -168,8 +180,9 @@ def frames_given(
     """
     given = []
     for index, frame in zip(indices, frames, strict=True):
-        gray = 0.299 * frame[0] + 0.587 * frame[1] + 0.114 * frame[2]
-        distances = np.abs(thumbnails - _thumbnail(gray)).mean(axis=1)
+        red, green, blue = (_thumbnail(channel) for channel in frame)
+        gray = 0.299 * red + 0.587 * green + 0.114 * blue
+        distances = np.abs(thumbnails - gray).mean(axis=1)
         nearest = int(distances.argmin())
         # Colors may be converted a little differently; equal frames are as good as the right one.
         given.append(nearest if distances[nearest] + 0.5 < distances[index] else index)
@@ -198,12 +211,16 @@ def _sampled(
         if len(reader) != len(times) or not 0 < native_fps < math.inf:
             raise RuntimeError(f"{len(reader)} of {len(times)} frames at {native_fps} per second")
         indices = sampled_indices(len(times), native_fps, settings)
+        require_memory((_PER_PIXEL + 3 * len(indices)) * math.prod(size), path)
         batch = reader.get_batch(indices)
         starts = reader.get_frame_timestamp(indices)[:, 0]
     except (decord.DECORDError, RuntimeError) as error:
+        advice = "Re-encode it as H.264 in MP4"
+        if min(size) < _NARROW:
+            advice = f"Scale it to {_NARROW} pixels or more each way"
         raise MediaError(
-            f"expected a video that decord can read, got {path} ({str(error).splitlines()[0]}). "
-            f"Re-encode it as H.264 in MP4."
+            f"expected a video that decord can read, got {path}, {size[1]} x {size[0]} "
+            f"({str(error).splitlines()[0]}). {advice}."
         ) from error
     # Another picture track, or a container whose clock decord misreads, is found here.
     due = [float(times[index] - times[0]) for index in indices]

@@ -192,6 +192,62 @@ def test_nothing_is_used_of_a_prompt_that_was_edited_in_place(omni, prompt, what
         assert again is not full and prefill_state(omni.model, again) is not None
 
 
+def _replaced(model: Any) -> None:
+    part = model.blocks[3].mlp.down_proj
+    part.weight = torch.nn.Parameter(part.weight.detach() * 2)
+
+
+def _loaded(model: Any) -> None:
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["blocks.2.attn.k_proj.bias"][5] += 1
+    model.load_state_dict(state)
+
+
+def _swapped(model: Any) -> None:
+    heads = model.blocks[1].attn.q_proj.weight.data.view(4, 16, 64)
+    heads[[0, 1]] = heads[[1, 0]]
+
+
+EDITS: dict[str, Any] = {
+    "through data": lambda model: model.blocks[0].mlp.up_proj.weight.data[7, 3:4].add_(1e-3),
+    "through a view": lambda model: model.blocks[1].attn.W_Q.detach()[2, :, 4].mul_(0.5),
+    "one head": lambda model: model.blocks[3].attn.W_O.data[1].zero_(),
+    "two heads swapped": _swapped,
+    "a parameter replaced": _replaced,
+    "a state loaded": _loaded,
+    "epsilon": lambda model: setattr(model.blocks[2].ln2, "eps", 1e-2),
+    "rotary frequencies": lambda model: model.rotary.inv_freq[1:2].mul_(1.01),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_nothing_is_used_of_a_model_that_was_edited(prompt, name):
+    own = load("random-omni")
+    full = prefill(own.model, prompt)
+    assert prefill_state(own.model, full) is not None
+    EDITS[name](own.model)
+    assert prefill_state(own.model, full) is None and prefill(own.model, full) is not full
+    bits_equal(*(own.model.generate(p, unstopped(2)).logits for p in (full, prompt)))
+
+
+def test_nothing_is_used_after_an_edit_of_hugging_faces_side_until_it_is_undone(omni, prompt):
+    full = prefill(omni.model, prompt)
+    weight = omni.hf.model.language_model.layers[0].self_attn.v_proj.weight
+    kept = weight.data.clone()
+    weight.data[1, 1] = 0.5
+    assert prefill_state(omni.model, full) is None
+    weight.data.copy_(kept)
+    assert prefill_state(omni.model, full) is not None
+    omni.model.double()
+    assert prefill_state(omni.model, full) is None
+    omni.model.float()
+    assert prefill_state(omni.model, full) is not None
+    kept = full.embeds.data[0, 0].clone()
+    full.embeds.data[0, 0] += 1  # which no counter of versions sees
+    assert prefill_state(omni.model, full) is None
+    full.embeds.data[0, 0] = kept
+
+
 def test_spans_that_are_not_there_and_batches_are_refused(omni, clips, as_installed):
     with pytest.raises(SpanError, match="'audio'"):
         prefill(omni.model, omni.embed_inputs(**clips["omni", "video"]), names.EMBED, "audio")

@@ -309,3 +309,79 @@ def test_settings_that_cannot_be_meant(field, value, message):
     with pytest.raises(MediaError) as caught:
         MediaSettings(**{field: value})
     assert message in str(caught.value)
+
+
+def mp3(path: Path, wave: np.ndarray, header: bool) -> Path:
+    """MP3 of a variable bit rate, with or without a header that says how long it is."""
+    options = {"write_xing": str(int(header)), "id3v2_version": "0"}
+    with av.open(str(path), "w", format="mp3", options=options) as container:
+        coding = {"global_quality": "1062", "flags": "+qscale"}
+        stream = container.add_stream("libmp3lame", rate=44_100, layout="mono", options=coding)
+        for at in range(0, len(wave), 1152):
+            frame = av.AudioFrame.from_ndarray(wave[None, at : at + 1152], "fltp", "mono")
+            frame.sample_rate, frame.pts = 44_100, at
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_mp3_whose_length_is_a_guess(tmp_path):
+    noise = 0.5 * np.random.default_rng(0).standard_normal(44_100 * 2).astype(np.float32)
+    silence = np.zeros(44_100 * 2, np.float32)
+    whole = mp3(tmp_path / "a.mp3", np.concatenate([silence, noise]), header=False)
+    np.testing.assert_array_equal(read_audio(whole).samples, librosa.load(whole, sr=16_000)[0])
+    short = mp3(tmp_path / "b.mp3", np.concatenate([noise, silence]), header=False)
+    assert len(librosa.load(short, sr=None)[0]) < 44_100 * 2  # of four seconds
+    assert "Remux it: ffmpeg -i a.mp3 -c copy b.mp3" in refusal(read_audio, short)
+    cut = mp3(tmp_path / "c.mp3", np.concatenate([silence, noise]), header=True)
+    assert read_audio(cut).seconds == pytest.approx(4)
+    cut.write_bytes(cut.read_bytes()[:-9_000])
+    assert "cut off" in refusal(read_audio, cut)
+
+
+@pytest.mark.parametrize(
+    ("gains", "lost"),
+    [
+        ((1, 1), False),
+        ((1, 0), False),
+        ((1, -0.2), False),
+        ((1, -1), True),
+        ((1, -0.8), True),
+        ((1, 0, 0, 0, 0, 0), False),
+        ((1, -1, 0, 0, 0.01, -0.01), True),
+    ],
+)
+def test_channels_that_cancel_are_noted(tmp_path, gains, lost):
+    tone = 0.3 * np.sin(np.arange(44_100 * 2) / 20)
+    soundfile.write(tmp_path / "a.wav", tone[:, None] * np.array(gains), 44_100)
+    notes = read_audio(tmp_path / "a.wav").notes
+    assert ["in 2 of 2 s with sound" in note for note in notes] == [True] * lost
+
+
+def test_channels_of_no_relation_do_not_cancel(tmp_path):
+    noise = 0.1 * np.random.default_rng(0).standard_normal((44_100, 2))
+    soundfile.write(tmp_path / "a.wav", noise, 44_100)
+    assert read_audio(tmp_path / "a.wav").notes == ()
+
+
+def test_memory_has_a_limit(tmp_path, monkeypatch):
+    long, promised = tmp_path / "long.flac", "or more for"
+    soundfile.write(long, np.zeros(8_000 * 3_600, np.int16), 8_000)
+    assert "at most 1 GB of memory to read, got 1.04 GB" in refusal(read_audio, long)
+    clip = write_clip(tmp_path / "clip.mp4", seconds=4.0)
+    for read, gigabytes in ((read_audio, "0.001"), (read_video, "0.0002"), (read_video, "0.00001")):
+        monkeypatch.setenv("HOOKED_OMNI_MEDIA_GB", gigabytes)
+        text = refusal(read, clip)
+        assert promised in text and "--media-gb" in text and "HOOKED_OMNI_MEDIA_GB" in text
+    aac = write_clip(tmp_path / "clip.aac", fps=0, seconds=4.0)  # says no length
+    assert promised in refusal(read_audio, aac)
+    monkeypatch.setenv("HOOKED_OMNI_MEDIA_GB", "much")
+    assert "got 'much'" in refusal(read_audio, clip)
+    monkeypatch.setenv("HOOKED_OMNI_MEDIA_GB", "inf")
+    assert read_audio(clip).seconds == pytest.approx(4, abs=0.1)
+
+
+def test_narrow_picture_is_to_be_scaled(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", width=72, height=48, seconds=0.4, audio_hz=None)
+    assert "72 x 48" in refusal(read_video, clip)
+    assert refusal(read_video, clip).endswith("Scale it to 80 pixels or more each way.")

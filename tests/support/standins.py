@@ -451,9 +451,11 @@ def internvl(hears: bool, seed: int = 0) -> tuple[Any, Any]:
     hf = scrambled(InternVLChat(len(tokenizer), hears), seed)
 
     def whisper(samples: np.ndarray, sampling_rate: int, return_tensors: str) -> dict[str, Any]:
-        n = len(samples) // 640
-        loud = torch.tensor(samples[: n * 640]).view(n, 640).abs().mean(1)
-        return {"input_features": loud[None], "audio_len_after_cnn": 2 * n, "audio_token_num": n}
+        samples = samples[:480_000]
+        halved = (len(samples) // 160 - 1) // 2 + 1
+        n = (halved - 2) // 2 + 1
+        loud = torch.tensor([np.abs(part).mean() for part in np.array_split(samples, max(n, 1))])
+        return {"input_features": loud[None], "audio_len_after_cnn": halved, "audio_token_num": n}
 
     return hf, (tokenizer, whisper) if hears else tokenizer
 

@@ -173,6 +173,12 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
             )
 
 
+def _received(hf_model: Any, inputs: Mapping[str, Any]) -> tuple[float, tuple[int, ...]]:
+    tiles, halved = inputs.get("pixel_values"), inputs.get("audio_len_after_cnn", 0)
+    seconds = int(torch.as_tensor(halved).sum()) / 50  # of 100 mel frames a second
+    return seconds, () if tiles is None else (len(tiles),)
+
+
 def _times(hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]) -> Times:
     seconds, frames = {}, None
     if n_tokens.get("audio"):
@@ -240,12 +246,14 @@ INTERNVL2 = Family(
     media_tokens=_media_tokens,
     times=_times,
     check_inputs=_check_inputs,
+    received=_received,
     prepare=_prepare,
     hears=False,
     media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1),
     correct_words=question_after_clip,
     call=_call,
     frames_per_step=1,
+    own_reading="every frame is resized to one square tile",
     remote=Remote(load=_load_vl, processor=InternVLProcessor, text_model=_as_llama, needs=_NEEDS),
 )
 

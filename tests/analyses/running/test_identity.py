@@ -1,14 +1,16 @@
 """Models, clips and prompts are known by their content, not by their names."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analyses.running.identity import KeptPrompts, model_facts, sizes_digest
+from analyses.cases import Case, embedded, plain_answer, prefilled
+from analyses.running.identity import KeptPrompts, clips_digest, model_facts
 from analyses.running.request import CaseSelection
 from data_prep.manifest import Sample, write_manifest
-from hooked_omni import HookedOmni, Prompt
+from hooked_omni import HookedOmni, Prompt, load
 
 
 def test_weights_tell_models_of_one_name_apart(omni: HookedOmni) -> None:
@@ -28,12 +30,14 @@ def test_a_clip_that_was_replaced_is_noticed(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"1234")
     samples = [Sample("x", video="a.mp4", audio="b.wav"), Sample("y", video="gone.mp4")]
     manifest = write_manifest(tmp_path / "data.jsonl", samples)
-    before = sizes_digest(manifest)
+    before = clips_digest(manifest)
     moved = tmp_path / "elsewhere"
     shutil.copytree(tmp_path, moved)
-    assert sizes_digest(moved / "data.jsonl") == before == CaseSelection(manifest).facts()["clips"]
-    (tmp_path / "b.wav").write_bytes(b"12345")
-    assert sizes_digest(manifest) != before
+    assert clips_digest(moved / "data.jsonl") == before == CaseSelection(manifest).facts()["clips"]
+    seen = (tmp_path / "b.wav").stat()
+    (tmp_path / "b.wav").write_bytes(b"1243")  # of the same size, and time
+    os.utime(tmp_path / "b.wav", ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    assert clips_digest(manifest) != before
 
 
 def test_prompts_embed_once(omni: HookedOmni, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -56,3 +60,42 @@ def test_prompts_embed_once(omni: HookedOmni, data: Path, tmp_path: Path, monkey
         bundle.write_bytes(b"damage")
     assert kept.embed(prompt).embeds.equal(first.embeds)
     assert len(made) == 7
+
+
+def test_a_kept_prompt_is_of_its_model_clip_and_words(
+    data: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    omni, made, embed = load("random-omni"), [], HookedOmni.embed
+    monkeypatch.setattr(HookedOmni, "embed", lambda self, p: made.append(p) or embed(self, p))
+    clip = Path(shutil.copy(data.parent / "0.mp4", tmp_path / "clip.mp4"))
+    kept, prompt = KeptPrompts(omni, tmp_path / "kept"), Prompt("What now?", video=clip)
+    first = kept.embed(prompt)
+    towers: Any = omni.towers
+    weight = towers.hf.model.visual.blocks[1].mlp.down_proj.weight
+    before = weight.data.clone()
+    weight.data[3, 5] += 0.5
+    assert not kept.embed(prompt).embeds.equal(first.embeds) and len(made) == 2
+    weight.data.copy_(before)
+    assert kept.embed(prompt).embeds.equal(first.embeds) and len(made) == 2
+    (path, other) = sorted((tmp_path / "kept").iterdir(), key=lambda p: p.stat().st_mtime_ns)
+    shutil.copy(other, path)  # a bundle under another's name
+    assert kept.embed(prompt).embeds.equal(first.embeds) and len(made) == 3
+    sound = clip.read_bytes()
+    clip.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    kept.embed(prompt)
+    assert len(made) == 4
+    kept.processor.chat_template = str(kept.processor.chat_template).replace("assistant", "model")
+    assert kept.embed(prompt).n_pos != first.n_pos and len(made) == 5
+
+
+def test_a_prefilled_case_is_not_used_of_edited_towers(data: Path) -> None:
+    omni = load("random-omni")
+    case = prefilled(omni, Case(Prompt("What now?", video=data.parent / "0.mp4"), "a"))
+    assert embedded(omni, case) is case.prefilled_prompt
+    answer = plain_answer(omni, case, embedded(omni, case), 2)
+    towers: Any = omni.towers
+    towers.hf.model.visual.patch_embed.proj.weight.data[0] += 0.5
+    prompt = embedded(omni, case)
+    assert prompt is not case.prefilled_prompt
+    assert prompt.embeds.equal(omni.embed(case.prompt).embeds)  # pyright: ignore
+    assert plain_answer(omni, case, prompt, 2) is not answer

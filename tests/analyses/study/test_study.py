@@ -62,7 +62,7 @@ def test_a_study_leaves_tables_scores_figures_and_a_page(done: StudyResult) -> N
     out = done.report.parent
     page = (out / "report.md").read_text()
     for one in done.findings:
-        assert f"| {one.ours} | {one.verdict} |" in page
+        assert f"| {report.as_text(one.ours)} | {one.verdict} |" in page
     for name in done.tables:
         assert (out / name / "run.json").is_file()
         pd.testing.assert_frame_equal(results.load(out / name), done.tables[name])

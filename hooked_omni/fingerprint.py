@@ -1,0 +1,59 @@
+"""Is it still the same tensor, the same model? Hashes of all that makes their numbers."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor, nn
+
+_CHUNK = 1 << 22  # words
+# Of TransformerLens, about hooks that come and go.
+_BOOKKEEPING = ("is_caching", "context_level")
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """XXH3 of dtype, shape and bytes; on an accelerator of sums made there: copying is slow."""
+    whole = xxhash.xxh3_128(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    if not tensor.is_meta:
+        raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        whole.update((raw if raw.device.type == "cpu" else word_sums(raw)).numpy().data)
+    return whole.hexdigest()
+
+
+def word_sums(raw: Tensor) -> Tensor:
+    """Sums modulo 2^64, on the CPU, of 32-bit words times odd numbers that go with their places.
+
+    One changed word changes one of them for certain, several but for a chance of about 2^-32.
+    """
+    words = nn.functional.pad(raw, (0, -len(raw) % 4)).view(torch.int32)
+    rng = torch.Generator(raw.device).manual_seed(0)
+    odd = torch.randint(1 << 62, (_CHUNK,), generator=rng, device=raw.device) * 2 + 1
+    return torch.stack([(w.long() * odd[: len(w)]).sum() for w in words.split(_CHUNK)]).cpu()
+
+
+def model_hash(modules: Mapping[str, nn.Module], *also: str, portable: bool = False) -> str:
+    """Hash of parameters, buffers, numbers, kernels and kinds of modules, and of `also`.
+
+    Tensors that modules share are read once; `portable` ones on the CPU, to be equal everywhere.
+    """
+    places = list(_places(modules))
+    tensors = {id(tensor): tensor for _, tensor in places if tensor is not None}
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        one = (lambda tensor: tensor_hash(tensor.cpu())) if portable else tensor_hash
+        hashes = dict(zip(tensors, pool.map(one, tensors.values()), strict=True))
+    found = [(place, hashes.get(id(tensor))) for place, tensor in places]
+    return xxhash.xxh3_128(repr((found, also)).encode()).hexdigest()
+
+
+def _places(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Any, Tensor | None]]:
+    """Every module with its own numbers, and every tensor with its name."""
+    for prefix, whole in modules.items():
+        for name, module in whole.named_modules(prefix=prefix):
+            own = {k: v for k, v in vars(module).items() if type(v) in (int, float, bool)}
+            own = {k: v for k, v in own.items() if k[0] != "_" and k not in _BOOKKEEPING}
+            kernel = getattr(vars(module).get("config"), "_attn_implementation", None)
+            yield (name, type(module).__name__, own, kernel), None
+            for key, tensor in {**module._parameters, **module._buffers}.items():
+                yield f"{name}.{key}", tensor
