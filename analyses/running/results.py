@@ -20,14 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from hooked_omni.errors import ResultsError
-from hooked_omni.files import write_whole
+from hooked_omni.errors import FileError, ResultsError
+from hooked_omni.files import parse_object, read_text, remove, to_json, write_whole
 
 SCHEMA = 2
 """Of folders and tables; one more whenever a reader of the old ones would misread the new ones."""
 
 _ATTRS = b"PANDAS_ATTRS"
 _PACKAGES = ("hooked-omni", "torch", "transformers", "transformer-lens", "pandas")
+_RUN = dict(analysis=str, rows=int, n_cases=int, cases=list, skipped=dict, config=dict, facts=dict)
 _G = (
     "generated positions: every position after the prompt. The last prompt position, from which "
     "the first new token is chosen, is not one of them."
@@ -43,7 +44,8 @@ def make_recipe(name: str, config: Any, facts: Mapping[str, Any]) -> dict[str, A
 def write_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     """Mark the folder as one of this recipe, before anything is computed; as `require_same`."""
     require_same(folder, recipe)
-    write_whole(folder / "recipe.json", json.dumps(recipe, indent=2).encode())
+    path = folder / "recipe.json"
+    write_whole(path, to_json(recipe, str(path), indent=2).encode())
 
 
 def require_same(folder: Path, recipe: Mapping[str, Any]) -> None:
@@ -88,10 +90,11 @@ def save(
         "commit": _commit(),
         "versions": {package: version(package) for package in _PACKAGES},
     }
-    (folder / "run.json").unlink(missing_ok=True)
+    remove(folder / "run.json")
     write_table(folder / f"{name}.parquet", table, name)
     write_figure(folder / name, figure, dpi=200)
-    write_whole(folder / "run.json", json.dumps(made, indent=2, ensure_ascii=False).encode())
+    path = folder / "run.json"
+    write_whole(path, to_json(made, str(path), indent=2).encode())
     return folder
 
 
@@ -176,17 +179,20 @@ def read_run(folder: Path) -> dict[str, Any]:
             f"expected a finished run in {folder}, got one without run.json. Give the same command "
             "again: it goes on where it was."
         )
-    return read_json(folder / "run.json")
+    return read_json(folder / "run.json", **_RUN)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A `run.json` or `recipe.json`; damage, or another version's, is a `ResultsError`."""
+def read_json(path: Path, **kinds: type) -> dict[str, Any]:
+    """A `run.json` or `recipe.json` with these keys of these types.
+
+    Damage, or another version's, is a `ResultsError`.
+    """
     try:
-        made = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"expected JSON in {path}, got {error}. Delete the folder.") from error
-    _require_schema(made.get("schema") if isinstance(made, dict) else None, path)
-    return made
+        text = read_text(path)
+        _require_schema(parse_object(text, str(path)).get("schema"), path)
+        return parse_object(text, str(path), **kinds)
+    except FileError as error:
+        raise ResultsError(f"{error} If it was not you who changed it, delete {path}.") from error
 
 
 def _arrow(path: Path) -> pa.Table:

@@ -1,6 +1,5 @@
 """How do the shards of a run, made on several machines, become one result?"""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from analyses.running import results
-from analyses.running.runs import analysis, exclusive, finish, part_path
-from analyses.running.type_check import config_from_json
+from analyses.running.runs import analysis, finish, part_path
+from analyses.running.type_check import make_config
 from hooked_omni.errors import ResultsError
+from hooked_omni.files import exclusive
 
 
 def merge_shards(out: Path, shards: Sequence[Path]) -> pd.DataFrame:
@@ -38,13 +38,19 @@ def merge_shards(out: Path, shards: Sequence[Path]) -> pd.DataFrame:
             )
     listed = [made[folder]["cases"] for folder in ordered]
     places = [(k % n, k // n) for k in range(sum(map(len, listed)))]
-    ids = [listed[shard][i] for shard, i in places]
-    parts = [part_path(ordered[shard], listed[shard][i]) for shard, i in places]
+    of_one = [len(cases) for cases in listed] == [len(places[i::n]) for i in range(n)]
+    ids = [listed[shard][i] for shard, i in places] if of_one else []
+    if not of_one or len({str(one) for one in ids}) < len(ids):
+        raise ResultsError(
+            f"expected shards of the same cases, each in one shard, got {[*map(len, listed)]} of "
+            "them. Give every shard the same --limit."
+        )
+    parts = [part_path(ordered[shard], str(listed[shard][i])) for shard, i in places]
     with exclusive(out):
         results.require_same(out, recipe)
         table = results.gather(parts)
         table.attrs["cases"] = ids
-        config = config_from_json(analysis(recipe["analysis"]).Config, json.dumps(recipe["config"]))
+        config = make_config(analysis(recipe["analysis"]).Config, recipe["config"])
         finish(out, recipe["analysis"], table, config, recipe["facts"])
     return results.load(out)
 
