@@ -37,9 +37,9 @@ class Journal:
             raise FileError(f"expected a journal at {path}, got {error}.") from error
         self._cut = bool(written) and not written.endswith(b"\n")
         for line in written.split(b"\n"):
-            with suppress(ValueError):
+            with suppress(ValueError, KeyError):
                 entry = parse_object(line.decode(), str(path), key=str)
-                if fits(entry.get("value")):
+                if fits(entry["value"]):
                     self._values[entry["key"]] = entry["value"]
 
     def __contains__(self, key: str) -> bool:

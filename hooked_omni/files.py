@@ -68,7 +68,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = (folder / ".lock").open("a")
     except (OSError, ValueError) as error:
         raise FileError(
             f"expected a folder to write to at {folder}, got: {error}. Choose another one."
@@ -112,7 +112,7 @@ def read_text(path: Path) -> str:
         ) from error
     except (OSError, ValueError) as error:  # a null byte in a path is no OSError
         why = getattr(error, "strerror", None) or error
-        raise FileError(f"expected a file at {str(path)!r}, got: {why}. Check it.") from error
+        raise FileError(f"expected a file at {path}, got: {why}. Check it.") from error
 
 
 def parse_json(text: str, where: str) -> Any:
@@ -177,7 +177,7 @@ def _require_plain(value: Any) -> None:
             elif isinstance(one, list):
                 below += one
             elif isinstance(one, str):
-                one.isascii() or one.encode()
+                one.encode()
             elif isinstance(one, int) and not -_LARGEST <= one < _LARGEST:
                 raise ValueError("an integer of more than 64 bits")
             elif isinstance(one, float) and not math.isfinite(one):

@@ -74,8 +74,7 @@ class KeptPrompts(HookedOmni):
             try:
                 return EmbeddedPrompt.load(path, self.model.cfg.device)
             except BundleError:
-                path.unlink()  # damaged, or of another format: made again
-        self.folder.mkdir(parents=True, exist_ok=True)
+                pass  # damaged, or of another format: made again
         embedded = super().embed(prompt)
         embedded.save(path)
         return embedded

@@ -104,8 +104,9 @@ def prepare(
 
     `config` is a JSON object, or a JSON file; `shard` is "i/n".
     """
-    is_text = config is None or config.lstrip().startswith("{")
-    text = config if is_text else read_text(Path(config))
+    text = config
+    if config is not None and not config.lstrip().startswith("{"):
+        text = read_text(Path(config))
     made = config_from_json(runs.analysis(name).Config, text)
     numbers = _SHARD.fullmatch(shard)
     if numbers is None:

@@ -20,7 +20,7 @@ from data_prep.journal import Journal
 from data_prep.manifest import OWN_CAPTIONS, Sample, read_manifest, rebased, write_manifest
 from data_prep.pairing.assignment import Forbidden, assign_in_blocks
 from data_prep.pairing.embedding import MODEL, embed, instruction
-from data_prep.pairing.loudness import Loudness, measure
+from data_prep.pairing.loudness import Loudness, is_measured, measure
 from data_prep.pairing.matrix import write_matrix
 from hooked_omni.command_line import say
 from hooked_omni.errors import ManifestError, MediaError
@@ -155,7 +155,7 @@ def _usable(
     samples: Sequence[Sample], config: Config, kept: Path
 ) -> tuple[list[Sample], list[Loudness], dict[str, str]]:
     """Clips that can be paired, their loudness if it matters, and why the others cannot."""
-    journal = Journal(kept / "sounds.jsonl")
+    journal = Journal(kept / "sounds.jsonl", is_measured)
     clips, sounds, left_out = [], [], {}
     for clip in track(samples, "reading clips", disable=not config.needs_sound):
         try:
