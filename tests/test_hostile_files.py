@@ -57,9 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     line=files(SAMPLE),
 )
 def test_manifests(folder: Path, header: bytes, line: bytes) -> None:
-    for i, text in enumerate(
-        (b'{"schema": 1}\n' + line, header + b"\n" + json.dumps(SAMPLE).encode())
-    ):
+    whole = b'{"schema": 1}\n', json.dumps(SAMPLE).encode()
+    for i, text in enumerate((whole[0] + line, header + b"\n" + whole[1])):
         (folder / "m.jsonl").write_bytes(text)
         assert ends(analyses, "knockout", "--data", folder / "m.jsonl", *NO_MODEL, folder / "o")[0]
         ends(data_prep, "show", folder / "m.jsonl", folder / f"{i}.html")
@@ -79,11 +78,11 @@ def test_configs(folder: Path, text: bytes) -> None:
 
 @few
 @given(
-    captions=files({"a": "A dog.", "b": ["A cat.", "A bird."]}),
-    rows=files([{"id": "a", "caption": "A dog."}]),
+    by_id=files({"a": "A dog.", "b": ["A cat.", "A bird."]}),
+    listed=files([{"id": "a", "caption": "A dog."}]),
 )
-def test_files_of_captions(folder: Path, captions: bytes, rows: bytes) -> None:
-    for text, name in ((captions, "c.json"), (rows, "c.json"), (captions, "c.csv")):
+def test_files_of_captions(folder: Path, by_id: bytes, listed: bytes) -> None:
+    for text, name in ((by_id, "c.json"), (listed, "c.json"), (by_id, "c.csv")):
         (folder / name).write_bytes(text)
         out = folder / "captioned.jsonl"
         ends(data_prep, "captions", folder / "good.jsonl", out, "--file", folder / name)
@@ -114,10 +113,8 @@ width = 3
 def test_studies(folder: Path, line: int, value: Any, cut: int) -> None:
     lines = STUDY.split("\n")
     key = lines[line].partition(" =")[0]
-    in_toml = (
-        json.dumps(value).replace("NaN", "nan").replace("Infinity", "inf").replace(": ", " = ")
-    )
-    lines[line] = f"{key} = {in_toml}"
+    in_toml = json.dumps(value).replace("NaN", "nan").replace("Infinity", "inf")
+    lines[line] = f"{key} = {in_toml.replace(': ', ' = ')}"
     for text in ("\n".join(lines).encode(), STUDY.encode()[:cut] + b"\xff[" * (cut % 3)):
         (folder / "study.toml").write_bytes(text)
         assert ends(analyses, "study", "--config", folder / "study.toml", "--out", folder / "s")[0]

@@ -22,11 +22,12 @@ _SCALARS = st.one_of(
     ),
     st.text(max_size=8),
 )
+_KEYS = st.text(max_size=5)
 values = st.recursive(
     _SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda one: st.lists(one, max_size=3) | st.dictionaries(_KEYS, one, max_size=3),
     max_leaves=5,
-)  # fmt: skip
+)
 
 
 @st.composite
