@@ -11,18 +11,16 @@ from typing import Any
 
 import pytest
 
-from analyses.__main__ import main as analyses
 from analyses.judge.lookup import load_judge
 from analyses.judge.record import judge_items
 from analyses.running import results
-from data_prep.__main__ import main as data_prep
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni.command_line import StopSignals, run_command
 from hooked_omni.errors import FileError
 from hooked_omni.files import exclusive, remove, whole_file
 from tests.support.clips import write_clip
 from tests.support.forked import start
-from tests.support.hostile import ends
+from tests.support.hostile import analyses, data_prep, ends
 from tests.support.judge_server import JudgeServer, captions
 from tests.support.killed import (
     merged,

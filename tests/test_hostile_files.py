@@ -11,16 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analyses.__main__ import ANALYSES
-from analyses.__main__ import main as analyses
 from analyses.judge.lookup import load_judge
 from analyses.judge.record import judge_items
 from analyses.running import results, runs
-from data_prep.__main__ import main as data_prep
 from data_prep.captioning import caption_manifest
 from data_prep.journal import Journal
 from data_prep.manifest import Sample, write_manifest
 from tests.support.clips import write_clip
-from tests.support.hostile import ends, few, files, values
+from tests.support.figures import no_figures
+from tests.support.hostile import analyses, data_prep, ends, few, files, values
 from tests.support.judge_server import captions
 from tests.support.killed import small_run
 
@@ -62,7 +61,6 @@ def test_manifests(folder: Path, header: bytes, line: bytes) -> None:
         (folder / "m.jsonl").write_bytes(text)
         assert ends(analyses, "knockout", "--data", folder / "m.jsonl", *NO_MODEL, folder / "o")[0]
         ends(data_prep, "show", folder / "m.jsonl", folder / f"{i}.html")
-        ends(data_prep, "check", folder / "m.jsonl")
         ends(data_prep, "captions", folder / "m.jsonl", folder / "c.jsonl", "--file", "none.json")
 
 
@@ -148,7 +146,9 @@ def test_folders_of_runs(run: Path) -> None:
         ends(analyses, "merge", run / "whole", run / "1", run / "2")
         shutil.rmtree(run / "whole", ignore_errors=True)
 
-    any_run_json()
+    with pytest.MonkeyPatch.context() as patch:
+        no_figures(patch)
+        any_run_json()
 
 
 JUDGEMENT = {"score": 0.1, "reason": "so", "words": ["a"], "missing": False, "tries": 1}

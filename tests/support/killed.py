@@ -7,8 +7,8 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -68,11 +68,18 @@ class Stops:
         return self.caught >= self.tried // 2 and self.equal and not self.lost + self.doubled
 
 
+@contextmanager
+def _undrawn() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        no_figures(patch)
+        yield
+
+
 def small_run(out: Path, shard: tuple[int, int] = (1, 1)) -> None:
     """24 cases of one analysis, or a shard of them."""
-    no_figures(pytest.MonkeyPatch())
     run = Run("attention_share", attention_share.Config(max_new_tokens=4), _OMNI, _CASES)
-    execute(replace(run, shard=shard), out)
+    with _undrawn():
+        execute(replace(run, shard=shard), out)
 
 
 def small_shard(out: Path) -> None:
@@ -82,14 +89,14 @@ def small_shard(out: Path) -> None:
 
 def merged(out: Path) -> list[str]:
     """Contents of `small_run`'s three shards, the second of them in `out`, merged in any order."""
-    no_figures(pytest.MonkeyPatch())
     folders = [out.with_name("shard 1"), out, out.with_name("shard 3")]
     for i in (0, 2):
         small_run(folders[i], (i + 1, 3))
     found = []
     for i, order in enumerate(permutations(folders)):
         whole = out.with_name(f"merged {i}")
-        merge_shards(whole, order)
+        with _undrawn():
+            merge_shards(whole, order)
         found.append(of_run(whole))
         shutil.rmtree(whole)
     assert all(one == found[0] for one in found)
@@ -98,16 +105,16 @@ def merged(out: Path) -> list[str]:
 
 def small_analysis(name: str, data: Path, out: Path) -> None:
     """Any analysis of a manifest."""
-    no_figures(pytest.MonkeyPatch())
     config = runs.analysis(name).Config(**_CONFIGS.get(name, {"max_new_tokens": 4}))
     base = load("random-vl") if name == "distribution_shift" else None
-    execute(Run(name, config, _OMNI, read_cases(data), base), out)
+    with _undrawn():
+        execute(Run(name, config, _OMNI, read_cases(data), base), out)
 
 
 def small_study(data: Path, out: Path) -> None:
     """All stages of `study_of(data)`, on a sample of each kind, with answers of four tokens."""
-    no_figures(pytest.MonkeyPatch())
-    run_study(replace(study_of(data), limit=1, max_new_tokens=4), out)
+    with _undrawn():
+        run_study(replace(study_of(data), limit=1, max_new_tokens=4), out)
 
 
 def judged_study(data: Path, done: Path, out: Path) -> None:
