@@ -109,7 +109,7 @@ width = 3
 @few
 @given(line=st.integers(0, STUDY.count("\n") - 1), value=values, cut=st.integers(0, 400))
 def test_studies(folder: Path, line: int, value: Any, cut: int) -> None:
-    lines = STUDY.split("\n")
+    lines: list[str] = [*STUDY.split("\n")]
     key = lines[line].partition(" =")[0]
     in_toml = json.dumps(value).replace("NaN", "nan").replace("Infinity", "inf")
     lines[line] = f"{key} = {in_toml.replace(': ', ' = ')}"
@@ -169,7 +169,7 @@ def test_journals_of_judgements(tmp_path: Path) -> None:
         table = judge_items(items, judge, path)
         assert set(table["status"]) == {"judged"} and table["score"].between(0, 1).all()
         read = table["reason"] != expected["reason"]  # a valid judgement, by another hand
-        if not read.any() and score not in (0, 1, 0.5):
+        if not any(read) and score not in (0, 1, 0.5):
             pd.testing.assert_frame_equal(table, expected)
 
     any_line()

@@ -157,6 +157,13 @@ def test_damage_is_seen(copy: Path) -> None:
         results.load(copy)
 
 
+def test_shards_of_other_limits_are_refused(data: Path, tmp_path: Path, capsys: Any) -> None:
+    for i, limit in ((1, 2), (2, 4)):
+        assert run(tmp_path / str(i), data, "--shard", f"{i}/2", "--limit", limit) == 0
+    assert command("merge", tmp_path / "whole", tmp_path / "1", tmp_path / "2") == 1
+    assert "shards of the same cases" in capsys.readouterr().err
+
+
 def test_two_runs_never_write_to_one_folder(copy: Path, data: Path) -> None:
     with exclusive(copy):
         assert run(copy, data) == 1

@@ -116,7 +116,7 @@ def same(out: Path, other: Path) -> None:
 
 def test_a_study_that_is_killed_ends_as_an_undisturbed_one(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    more = dict(marker="report.md", contents=of_study)
+    more: Any = dict(marker="report.md", contents=of_study)
     assert stopped_at_random(small_study, data, out=out, n=3, **more).harmless
 
 
