@@ -15,8 +15,8 @@ from analyses.__main__ import app as _analyses
 from data_prep.__main__ import app as _data_prep
 from hooked_omni.command_line import run_command
 
-few = settings(max_examples=100, derandomize=True, deadline=None, database=None)
-"""The same hundred examples every time."""
+few = settings(max_examples=30, derandomize=True, deadline=None, database=None)
+"""The same examples every time."""
 
 _SCALARS = st.one_of(
     st.none(),
