@@ -3,7 +3,7 @@
 Nothing heavy is imported until a command runs.
 """
 
-from hooked_omni.command_line import StopSignals, run_command, say
+from hooked_omni.endings import StopSignals, run_command, say
 
 if __name__ == "__main__":
     StopSignals().__enter__()  # before what takes long to import, to the end of the process

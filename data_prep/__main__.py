@@ -1,6 +1,6 @@
 """Which steps lead from clips on disk to counterfactual pairs? Heavy imports wait for a command."""
 
-from hooked_omni.command_line import StopSignals, run_command, say
+from hooked_omni.endings import StopSignals, run_command, say
 
 if __name__ == "__main__":
     StopSignals().__enter__()  # before what takes long to import, to the end of the process

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from hooked_omni.command_line import say
+from hooked_omni.endings import say
 
 
 def say_reasons(reasons: Mapping[str, str], label: str) -> None:

@@ -5,7 +5,7 @@ torchvision, av, decord, librosa, soundfile, jaxtyping, safetensors, pillow, acc
 Install this package there with `pip install --no-deps`.
 """
 
-from hooked_omni.command_line import StopSignals, run_command
+from hooked_omni.endings import StopSignals, run_command
 
 if __name__ == "__main__":
     StopSignals().__enter__()  # before what takes long to import, to the end of the process

@@ -74,7 +74,8 @@ class KeptPrompts(HookedOmni):
             try:
                 return EmbeddedPrompt.load(path, self.model.cfg.device)
             except BundleError:
-                pass  # damaged, or of another format: made again
+                path.unlink()  # damaged, or of another format: made again
+        self.folder.mkdir(parents=True, exist_ok=True)
         embedded = super().embed(prompt)
         embedded.save(path)
         return embedded

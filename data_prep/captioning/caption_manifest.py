@@ -20,7 +20,7 @@ from data_prep.clips import clip_hash
 from data_prep.console import say_reasons
 from data_prep.journal import Journal
 from data_prep.manifest import Sample, read_manifest, rebased, write_manifest
-from hooked_omni.command_line import say
+from hooked_omni.endings import say
 from hooked_omni.errors import HookedOmniError, MediaError
 from hooked_omni.files import digest
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from data_prep.console import bar, say_reasons
-from hooked_omni.command_line import say
+from hooked_omni.endings import say
 
 _BAR = bar("looking at clips")
 

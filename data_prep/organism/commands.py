@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from data_prep.console import bar
-from hooked_omni.command_line import say
+from hooked_omni.endings import say
 
 app = typer.Typer(
     help="A synthetic audio-visual world, and small models whose bias is known.",

@@ -22,7 +22,7 @@ from data_prep.pairing.assignment import Forbidden, assign_in_blocks
 from data_prep.pairing.embedding import MODEL, embed, instruction
 from data_prep.pairing.loudness import Loudness, is_measured, measure
 from data_prep.pairing.matrix import write_matrix
-from hooked_omni.command_line import say
+from hooked_omni.endings import say
 from hooked_omni.errors import ManifestError, MediaError
 
 # Peak of the whole matrix while it is solved, by `benchmarks.pairs`: under 4 GiB at `WHOLE`.

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from analyses.__main__ import app as _analyses
 from data_prep.__main__ import app as _data_prep
-from hooked_omni.command_line import run_command
+from hooked_omni.endings import run_command
 
 few = settings(max_examples=30, derandomize=True, deadline=None, database=None)
 """The same examples every time."""

@@ -29,7 +29,7 @@ from analyses.study.run import run_study
 from data_prep.__main__ import main as data_prep
 from data_prep.captioning import caption_manifest
 from hooked_omni import load
-from hooked_omni.command_line import run_command
+from hooked_omni.endings import run_command
 from hooked_omni.files import file_hash
 from tests.support.figures import no_figures
 from tests.support.judge_server import MODEL, captions

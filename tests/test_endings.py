@@ -15,7 +15,7 @@ from analyses.judge.lookup import load_judge
 from analyses.judge.record import judge_items
 from analyses.running import results
 from data_prep.manifest import Sample, write_manifest
-from hooked_omni.command_line import StopSignals, run_command
+from hooked_omni.endings import StopSignals, run_command
 from hooked_omni.errors import FileError
 from hooked_omni.files import exclusive, remove, whole_file
 from tests.support.clips import write_clip
