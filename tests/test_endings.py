@@ -52,6 +52,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_table(number: Any, tmp_path: 
 def test_captions_that_are_stopped_go_on(number: Any, tmp_path: Path) -> None:
     """While a pool of threads waits for a model."""
     world = tmp_path / "world"
+    world.mkdir()
     for i in range(4):
         write_clip(world / f"{i}.mp4", seconds=0.3, fps=4, audio_hz=100.0 * (i + 2))
     write_manifest(world / "clips.jsonl", [Sample(str(i), video=f"{i}.mp4") for i in range(4)])

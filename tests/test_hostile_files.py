@@ -61,7 +61,6 @@ def test_manifests(folder: Path, header: bytes, line: bytes) -> None:
         (folder / "m.jsonl").write_bytes(text)
         assert ends(analyses, "knockout", "--data", folder / "m.jsonl", *NO_MODEL, folder / "o")[0]
         ends(data_prep, "show", folder / "m.jsonl", folder / f"{i}.html")
-        ends(data_prep, "captions", folder / "m.jsonl", folder / "c.jsonl", "--file", "none.json")
 
 
 @few
