@@ -3,6 +3,11 @@
 Nothing heavy is imported until a command runs.
 """
 
+from hooked_omni.endings import StopSignals, run_command, say
+
+if __name__ == "__main__":
+    StopSignals().__enter__()  # before what takes long to import, to the end of the process
+
 import ast
 import sys
 from collections.abc import Callable
@@ -12,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from analyses.judge.commands import app as agreement
-from analyses.running.progress import progress_bars, say
+from analyses.running.progress import progress_bars
 from hooked_omni.command_line import reading
 
 ANALYSES: dict[str, tuple[str, bool]] = {
@@ -159,20 +164,12 @@ def study(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command, or list them; the project's own errors are one red message."""
+    """Run a command, as `run_command`, or list them."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         _list_questions()
         return
-    try:
-        app(arguments)
-    except Exception as error:
-        # By name, so that the help page need not import the package.
-        if not any(kind.__module__ == "hooked_omni.errors" for kind in type(error).__mro__):
-            raise
-        notes = " ".join(getattr(error, "__notes__", []))
-        say(f"{type(error).__name__}: {error} {notes}".rstrip(), "red")
-        sys.exit(1)
+    run_command(app, arguments, "python -m analyses")
 
 
 def _list_questions() -> None:

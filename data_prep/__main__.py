@@ -1,13 +1,17 @@
 """Which steps lead from clips on disk to counterfactual pairs? Heavy imports wait for a command."""
 
-import sys
+from hooked_omni.endings import StopSignals, run_command, say
+
+if __name__ == "__main__":
+    StopSignals().__enter__()  # before what takes long to import, to the end of the process
+
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from data_prep.console import bar, say
+from data_prep.console import bar
 from data_prep.importers.commands import app as importing
 from data_prep.importers.commands import import_audiocaps
 from data_prep.organism.commands import app as organism
@@ -164,15 +168,14 @@ def check_clips(manifest: Manifest) -> None:
 
     from data_prep.check import problems
 
-    table, finished = Table("sample", "problem"), False
+    table = Table("sample", "problem")
     try:
         for name, problem in problems(manifest, bar("decoding")):
             table.add_row(Text(name), Text(problem))
-        finished = True
     finally:
         if table.rows:
             Console().print(table)
-    say(f"{len(table.rows)} problems" if finished else "stopped")
+    say(f"{len(table.rows)} problems")
     if table.rows:
         raise typer.Exit(1)
 
@@ -191,15 +194,8 @@ def show_samples(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; the project's own errors are one red message, not a traceback."""
-    try:
-        app(arguments)
-    except Exception as error:
-        # By name, so that the help page need not import the package.
-        if not any(kind.__module__ == "hooked_omni.errors" for kind in type(error).__mro__):
-            raise
-        say(str(error), "red")
-        sys.exit(1)
+    """Run a command, as `run_command`."""
+    run_command(app, arguments, "python -m data_prep")
 
 
 if __name__ == "__main__":

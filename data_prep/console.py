@@ -6,10 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-
-def say(text: str, style: str = "") -> None:
-    """Print a line as it is."""
-    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+from hooked_omni.endings import say
 
 
 def say_reasons(reasons: Mapping[str, str], label: str) -> None:

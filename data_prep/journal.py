@@ -1,18 +1,19 @@
 """What has already been worked out, so that a stopped run can go on?
 
 One JSON object a line, `{"key": ..., "value": ..., "checksum": ...}`, forced to disk as soon as it
-is known. A line cut off by a kill or a full disk, or changed in any way, is skipped by the reader,
-and worked out again.
+is known. A line cut off by a kill or a full disk, changed in any way, or that holds anything else,
+is skipped by the reader, and worked out again. Of several lines with one key, the last counts.
 """
 
-import json
 import os
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hooked_omni.errors import FileError
-from hooked_omni.files import digest
+from hooked_omni.files import digest, parse_object, to_json
 
 
 class Journal:
@@ -25,7 +26,8 @@ class Journal:
         ['A dog runs.']
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fits: Callable[[Any], bool] = lambda value: True) -> None:
+        """`fits` says whether a value that was read is one that could have been put."""
         self.path = path
         self._values: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -35,9 +37,11 @@ class Journal:
             raise FileError(f"expected a journal at {path}, got {error}.") from error
         self._cut = bool(written) and not written.endswith(b"\n")
         for line in written.split(b"\n"):
-            entry = _entry(line)
-            if entry is not None:
-                self._values[entry[0]] = entry[1]
+            with suppress(ValueError, KeyError):
+                entry = parse_object(line.decode(), str(path), key=str)
+                same = entry["checksum"] == digest(entry["key"], entry["value"])
+                if same and fits(entry["value"]):
+                    self._values[entry["key"]] = entry["value"]
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -50,10 +54,11 @@ class Journal:
         """Write `value` down; it is on disk when this returns.
 
         Raises:
-            FileError: If the disk is full or the folder cannot be written to.
+            FileError: If the disk is full or the folder cannot be written to, and for a value that
+                JSON cannot hold.
         """
         entry = {"key": key, "value": value, "checksum": digest(key, value)}
-        line = json.dumps(entry).encode() + b"\n"
+        line = to_json(entry, str(self.path)).encode() + b"\n"
         with self._lock:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,12 +80,3 @@ def _written(descriptor: int, data: bytes) -> bool:
     if not whole:
         raise OSError("the disk took only part of a line")
     return whole
-
-
-def _entry(line: bytes) -> tuple[str, Any] | None:
-    try:
-        read = json.loads(line)
-        key, value = read["key"], read["value"]
-        return (key, value) if read["checksum"] == digest(key, value) else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None

@@ -160,6 +160,7 @@ def inside(root: str | Path, path: str | Path, where: str = "a path") -> Path:
     try:
         base = root.resolve()
         leaves = relative.is_absolute() or not (base / relative).resolve().is_relative_to(base)
+        (base / relative).exists()  # raises for a name that is too long, or a forbidden folder
     except (OSError, RuntimeError, ValueError) as error:
         raise ManifestError(
             f"expected a path in {where}, got {str(path)!r} ({error}). Correct it."

@@ -5,7 +5,11 @@ torchvision, av, decord, librosa, soundfile, jaxtyping, safetensors, pillow, acc
 Install this package there with `pip install --no-deps`.
 """
 
-import sys
+from hooked_omni.endings import StopSignals, run_command
+
+if __name__ == "__main__":
+    StopSignals().__enter__()  # before what takes long to import, to the end of the process
+
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,15 +127,8 @@ def _prompt(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; the project's own errors are one message, not a traceback."""
-    try:
-        app(arguments, prog_name="python -m hooked_omni")
-    except Exception as error:
-        # By name, so that the help page need not import the package.
-        if not any(kind.__module__ == "hooked_omni.errors" for kind in type(error).__mro__):
-            raise
-        typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
-        sys.exit(1)
+    """Run a command, as `run_command`."""
+    run_command(app, arguments, "python -m hooked_omni")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.running.progress import say
+from hooked_omni.endings import say
 
 _HELP = "Does the judge agree with people, and with another judge?"
 app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False)

@@ -14,6 +14,7 @@ from inspect_ai.scorer import Score
 
 from analyses.judge.judgement import Item, Judgement
 from analyses.judge.messages import chat_messages
+from hooked_omni.files import whole_file
 
 _PER_FILE = 500
 
@@ -59,7 +60,6 @@ class Logs:
     def _write(self) -> None:
         if self._folder is None or not self._samples:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._files += 1
         n = len(self._samples)
         name = f"{self._started:%Y-%m-%dT%H-%M-%S}_judge_{self._files:04d}"
@@ -77,4 +77,5 @@ class Logs:
             status="success", eval=spec, results=done, stats=log.EvalStats(), samples=self._samples
         )
         self._samples = []
-        log.write_eval_log(whole, self._folder / f"{name}.eval")
+        with whole_file(self._folder / f"{name}.eval") as partial:
+            log.write_eval_log(whole, partial)

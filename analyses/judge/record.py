@@ -7,7 +7,7 @@ judge are judged once. What is missing is counted, never taken for 0, and judged
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ import pandas as pd
 
 from analyses.judge.judgement import Item, Judge, Judgement
 from analyses.running.progress import ProgressCallback, no_progress
+from analyses.running.type_check import mismatch, tuples
 from data_prep.journal import Journal
 from hooked_omni.files import digest
 
@@ -44,10 +45,10 @@ def judge_items(
         JudgeDownError: If the judge stops answering. Its judgements so far are in the journal.
         JudgeError: If it cannot be used.
     """
-    kept, keys = Journal(journal), [digest(*judge.key(item)) for item in items]
+    kept, keys = Journal(journal, _is_judgement), [digest(*judge.key(item)) for item in items]
     open_items: dict[str, Item] = {}
     for key, item in zip(keys, items, strict=True):
-        if not item.lacks and _of(kept.get(key)).missing:
+        if not item.lacks and _of(kept.get(key), item).missing:
             open_items.setdefault(key, item)
     key_of = {id(item): key for key, item in open_items.items()}
     count, n = itertools.count(1), len(open_items)
@@ -58,9 +59,10 @@ def judge_items(
         progress(judge.name, next(count), n)
 
     if open_items:
-        tries = ((item, _of(kept.get(key)).tries) for key, item in open_items.items())
+        tries = ((item, _of(kept.get(key), item).tries) for key, item in open_items.items())
         judge.judge_all(tries, on_judgement)
-    return _table(items, [_of(kept.get(key)) for key in keys], judge)
+    judgements = [_of(kept.get(key), item) for key, item in zip(keys, items, strict=True)]
+    return _table(items, judgements, judge)
 
 
 def missing(table: pd.DataFrame) -> pd.DataFrame:
@@ -68,9 +70,18 @@ def missing(table: pd.DataFrame) -> pd.DataFrame:
     return cast(pd.DataFrame, table[table["status"] == "missing"]).reset_index(drop=True)
 
 
-def _of(kept: dict[str, Any] | None) -> Judgement:
-    """A judgement from the journal; without one it is missing, after no try."""
-    if kept is None:
+def _is_judgement(value: Any) -> bool:
+    """Whether a value from a journal is what `asdict` makes of a judgement."""
+    if not isinstance(value, dict) or value.keys() != {one.name for one in fields(Judgement)}:
+        return False
+    typed = {name: tuples(one) for name, one in value.items()}
+    return not mismatch(Judgement, typed, "") and 0 <= (value["score"] or 0) <= 1
+
+
+def _of(kept: dict[str, Any] | None, item: Item) -> Judgement:
+    """The item's judgement from the journal; without one it is missing, after no try."""
+    scored = kept is not None and kept["score"] is not None
+    if kept is None or not (kept["missing"] or scored == (item.what != "events")):
         return Judgement(reason="not judged yet", missing=True, tries=0)
     return Judgement(**{**kept, "words": tuple(kept["words"])})
 

@@ -1,4 +1,4 @@
-"""How far is it? Bars and messages on stderr."""
+"""How far is it? Bars on the standard error stream."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,8 +36,3 @@ def progress_bars() -> Iterator[ProgressCallback]:
     finally:
         if theirs:
             transformers.logging.enable_progress_bar()
-
-
-def say(text: str, style: str = "") -> None:
-    """Print a line as it is: no markup, no wrapping."""
-    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)

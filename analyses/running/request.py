@@ -17,7 +17,7 @@ from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.errors import MediaError, ResultsError
 from hooked_omni.files import file_hash, read_text
 
-_SHARD = re.compile(r"(\d+)/(\d+)")
+_SHARD = re.compile(r"(\d{1,9})/(\d{1,9})")
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,11 @@ def prepare(
 ) -> runs.Run:
     """A run of an analysis; what is cheap to get wrong is checked before a model is loaded.
 
-    `config` is JSON, or a JSON file; `shard` is "i/n".
+    `config` is a JSON object, or a JSON file; `shard` is "i/n".
     """
-    text = read_text(Path(config)) if config and config.endswith(".json") else config
+    text = config
+    if config is not None and not config.lstrip().startswith("{"):
+        text = read_text(Path(config))
     made = config_from_json(runs.analysis(name).Config, text)
     numbers = _SHARD.fullmatch(shard)
     if numbers is None:

@@ -22,14 +22,15 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from data_prep.figure_text import drawn
-from hooked_omni.errors import ResultsError
-from hooked_omni.files import digest, write_whole
+from hooked_omni.errors import FileError, ResultsError
+from hooked_omni.files import digest, parse_object, read_text, remove, to_json, write_whole
 
 SCHEMA = 3
 """Of folders and tables; one more whenever a reader of the old ones would misread the new ones."""
 
 _ATTRS = b"PANDAS_ATTRS"
 _PACKAGES = ("hooked-omni", "torch", "transformers", "transformer-lens", "pandas")
+_RUN = dict(analysis=str, rows=int, n_cases=int, cases=dict, skipped=dict, config=dict, facts=dict)
 _G = (
     "generated positions: every position after the prompt. The last prompt position, from which "
     "the first new token is chosen, is not one of them."
@@ -90,7 +91,7 @@ def save(
         "commit": _commit(),
         "versions": {package: version(package) for package in _PACKAGES},
     }
-    (folder / "run.json").unlink(missing_ok=True)
+    remove(folder / "run.json")
     write_table(folder / f"{name}.parquet", table, name)
     write_figure(folder / name, figure, dpi=200)
     _write_json(folder / "run.json", made)
@@ -99,7 +100,7 @@ def save(
 
 def _write_json(path: Path, made: Mapping[str, Any]) -> None:
     sealed = {**made, "checksum": digest(made)}
-    write_whole(path, json.dumps(sealed, indent=2, ensure_ascii=False).encode())
+    write_whole(path, to_json(sealed, str(path), indent=2).encode())
 
 
 def write_figure(path: Path, figure: Figure, dpi: int) -> None:
@@ -187,16 +188,21 @@ def read_run(folder: Path) -> dict[str, Any]:
             f"expected a finished run in {folder}, got one without run.json. Give the same command "
             "again: it goes on where it was."
         )
-    return read_json(folder / "run.json")
+    return read_json(folder / "run.json", **_RUN)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A `run.json` or `recipe.json`; damage, or another version's, is a `ResultsError`."""
+def read_json(path: Path, **kinds: type) -> dict[str, Any]:
+    """A `run.json` or `recipe.json` with these keys of these types.
+
+    Damage, or another version's, is a `ResultsError`.
+    """
     try:
-        made = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"expected JSON in {path}, got {error}. Delete the folder.") from error
-    _require_schema(made.get("schema") if isinstance(made, dict) else None, path)
+        text = read_text(path)
+        made = parse_object(text, str(path))
+        _require_schema(made.get("schema"), path)
+        parse_object(text, str(path), **kinds)
+    except FileError as error:
+        raise ResultsError(f"{error} If it was not you who changed it, delete {path}.") from error
     if made.pop("checksum", None) != digest(made):
         raise ResultsError(
             f"expected {path} as it was written, got other values than its checksum is of. Delete "

@@ -5,14 +5,14 @@ given the same command again, computes only what is missing; its tables are thos
 never disturbed, since all tables are put together from the parts.
 """
 
-import fcntl
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -24,6 +24,7 @@ from analyses.running.progress import ProgressCallback, no_progress
 from data_prep.manifest import file_name
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
+from hooked_omni.files import exclusive
 
 
 @runtime_checkable
@@ -68,8 +69,8 @@ def execute(run: Run, out: Path, progress: ProgressCallback = no_progress) -> pd
     `progress` is called with the analysis's name, and how many cases are done of how many.
 
     Raises:
-        ResultsError: For a folder of another run, or one that another process writes to, for no
-            cases, and if every case is skipped.
+        FileError: For a folder that cannot be written to, or that another process writes to.
+        ResultsError: For a folder of another run, no cases, and if every case is skipped.
     """
     return execute_all({out: run}, progress, run.name)[out]
 
@@ -171,8 +172,12 @@ def finish(out: Path, name: str, table: pd.DataFrame, config: Any, facts: dict[s
 
 
 def analysis(name: str) -> Analysis:
-    """The file that answers this question."""
-    return cast(Analysis, import_module(f"analyses.{name}"))
+    """The file that answers this question; a `ResultsError` if there is none."""
+    known = (find_spec(f"analyses.{name}") if name.isidentifier() else None) is not None
+    found = import_module(f"analyses.{name}") if known else None
+    if not isinstance(found, Analysis):
+        raise ResultsError(f"expected the name of an analysis, got {name!r}. Is it our folder?")
+    return found
 
 
 def shard_of(cases: Sequence[Case], shard: tuple[int, int]) -> list[Case]:
@@ -190,19 +195,3 @@ def shard_of(cases: Sequence[Case], shard: tuple[int, int]) -> list[Case]:
 def part_path(folder: Path, case_id: str) -> Path:
     """Where a case's own table lies."""
     return folder / "parts" / f"{file_name(case_id)}.parquet"
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Lock a folder, so that no other process writes to it; a killed process lets go of it."""
-    results.require_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ResultsError(
-                f"expected no other run that writes to {folder}, got one. Wait for it, or choose "
-                "another folder."
-            ) from error
-        yield

@@ -1,6 +1,5 @@
 """How do the shards of a run, made on several machines, become one result?"""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from analyses.running import results
-from analyses.running.runs import analysis, exclusive, finish, part_path
-from analyses.running.type_check import config_from_json
+from analyses.running.runs import analysis, finish, part_path
+from analyses.running.type_check import make_config
 from hooked_omni.errors import ResultsError
+from hooked_omni.files import exclusive
 
 
 def merge_shards(out: Path, shards: Sequence[Path]) -> pd.DataFrame:
@@ -37,12 +37,22 @@ def merge_shards(out: Path, shards: Sequence[Path]) -> pd.DataFrame:
                 "model, data or config differ (see their run.json)."
             )
     listed = [list(made[folder]["cases"].items()) for folder in ordered]
-    places = [(k % n, listed[k % n][k // n]) for k in range(sum(map(len, listed)))]
-    marks = {part_path(ordered[i], case[0]): {"cases": dict([case])} for i, case in places}
+    places = [(k % n, k // n) for k in range(sum(map(len, listed)))]
+    of_one = [len(cases) for cases in listed] == [len(places[i::n]) for i in range(n)]
+    cases = [listed[shard][i] for shard, i in places] if of_one else []
+    if not of_one or len(dict(cases)) < len(cases):
+        raise ResultsError(
+            f"expected shards of the same cases, each in one shard, got {[*map(len, listed)]} of "
+            "them. Give every shard the same --limit."
+        )
+    marks = {
+        part_path(ordered[shard], case[0]): {"cases": dict([case])}
+        for (shard, _), case in zip(places, cases, strict=True)
+    }
     with exclusive(out):
         results.require_same(out, recipe)
         table = results.gather(marks)
-        config = config_from_json(analysis(recipe["analysis"]).Config, json.dumps(recipe["config"]))
+        config = make_config(analysis(recipe["analysis"]).Config, recipe["config"])
         finish(out, recipe["analysis"], table, config, recipe["facts"])
     return results.load(out)
 

@@ -3,7 +3,6 @@
 Python does not look, and a wrong one would be noticed only hours later.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -11,15 +10,12 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hooked_omni.errors import ResultsError
+from hooked_omni.files import parse_json
 
 
 def config_from_json(kind: type, text: str | None) -> Any:
-    """A `Config` from JSON, as `make_config`; its defaults without a text."""
-    try:
-        values = json.loads(text) if text else {}
-    except ValueError as error:
-        raise ResultsError(f"expected a config as JSON, got {text!r} ({error}).") from error
-    return make_config(kind, values)
+    """A `Config` from JSON, as `make_config`; its defaults without a text, else a `FileError`."""
+    return make_config(kind, parse_json(text, "the config") if text is not None else {})
 
 
 def make_config(kind: type, values: Any) -> Any:

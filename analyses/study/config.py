@@ -4,7 +4,6 @@ A study is a model, its vision-only base, a manifest, a judge, and which analyse
 questions: TOML, in which every key is checked before anything is loaded.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,7 +13,7 @@ from analyses.cases import QUESTIONS, Case, read_cases, worded
 from analyses.running import runs
 from analyses.running.type_check import fits, make_config, mismatch, tuples
 from hooked_omni.errors import ResultsError
-from hooked_omni.files import read_text
+from hooked_omni.files import parse_toml, read_text
 
 STAGES: Mapping[str, tuple[str, ...]] = {
     "captions": ("see", "hear", "both"),
@@ -120,14 +119,11 @@ def read_study(path: Path) -> Study:
     """A study file.
 
     Raises:
-        FileError: If it cannot be read.
-        ResultsError: For what is no TOML, an unknown key, a value of another type, or anything else
-            that would stop the study later and can be known now.
+        FileError: If it cannot be read, or is no TOML.
+        ResultsError: For an unknown key, a value of another type, or anything else that would stop
+            the study later and can be known now.
     """
-    try:
-        values: dict[str, Any] = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ResultsError(f"expected a study as TOML in {path}, got {error}.") from error
+    values = parse_toml(read_text(path), str(path))
     configs = {name: values.pop(name) for name in _EVERY if name in values}
     known = {one.name for one in fields(Study)} - {"questions", "configs"}
     unknown = sorted(values.keys() - known)

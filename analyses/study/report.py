@@ -19,7 +19,7 @@ from analyses.study.claims import Finding
 from analyses.study.config import Study
 from analyses.study.judging import conditions
 from hooked_omni.errors import ResultsError
-from hooked_omni.files import write_whole
+from hooked_omni.files import remove, write_whole
 
 _FIGURES = {
     "captions": ("figure2_fidelity", "Fidelity"),
@@ -51,7 +51,7 @@ def write(
     for name, table in tables.items():
         path = out / "figures" / _FIGURES[name][0]
         for ending in ("png", "pdf"):
-            path.with_name(f"{path.name}.{ending}").unlink(missing_ok=True)
+            remove(path.with_name(f"{path.name}.{ending}"))
         with suppress(ResultsError):  # nothing to draw; the page says why
             source, own = _source(name, table, scores)
             results.write_figure(path, source.plot(own), dpi=150)

@@ -17,9 +17,10 @@ from rich.progress import track
 
 from data_prep.captioning.caption_file import read_captions
 from data_prep.clips import clip_hash
-from data_prep.console import say, say_reasons
+from data_prep.console import say_reasons
 from data_prep.journal import Journal
 from data_prep.manifest import Sample, read_manifest, rebased, write_manifest
+from hooked_omni.endings import say
 from hooked_omni.errors import HookedOmniError, MediaError
 from hooked_omni.files import digest
 
@@ -94,7 +95,7 @@ def _from_file(path: Path, samples: Iterable[Sample]) -> Captions:
 
 
 def _from_model(source: Captioner, samples: Iterable[Sample], out: Path) -> Captions:
-    journal = Journal(out.with_name(f"{out.stem}.captions.jsonl"))
+    journal = Journal(out.with_name(f"{out.stem}.captions.jsonl"), _are_captions)
     sharing: dict[str, list[str]] = defaultdict(list)
     clips, missing = {}, {}
     for sample in samples:
@@ -116,6 +117,11 @@ def _from_model(source: Captioner, samples: Iterable[Sample], out: Path) -> Capt
         else:
             captions |= dict.fromkeys(names, tuple(journal.get(key)))
     return captions, missing
+
+
+def _are_captions(value: Any) -> bool:
+    texts = value if isinstance(value, list) else []
+    return len(texts) > 0 and all(isinstance(one, str) and one.strip() for one in texts)
 
 
 def _fill(journal: Journal, clips: dict[str, Path], source: Captioner) -> dict[str, str]:

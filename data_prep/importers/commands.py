@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from data_prep.console import bar, say, say_reasons
+from data_prep.console import bar, say_reasons
+from hooked_omni.endings import say
 
 _BAR = bar("looking at clips")
 

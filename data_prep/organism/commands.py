@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from data_prep.console import bar, say
+from data_prep.console import bar
+from hooked_omni.endings import say
 
 app = typer.Typer(
     help="A synthetic audio-visual world, and small models whose bias is known.",

@@ -169,6 +169,7 @@ def _read(path: Path | None, n_clips: int) -> Embeddings | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             means = file["means"]
+            whole = means.ndim == 2 and len(means) == n_clips and np.isfinite(means).all()
     except Exception:  # numpy, zipfile and zlib raise their own each for a damaged file
         return None
-    return means if len(means) == n_clips and np.isfinite(means).all() else None
+    return means if whole else None

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,12 @@ class Loudness:
     decibels: float  # -200 for digital silence
 
 
+def is_measured(value: Any) -> bool:
+    """Whether a value from a journal is one that `measure` puts there."""
+    numbers = isinstance(value, list) and [type(one) for one in value]
+    return numbers in ([float] * 2, [int] * 2, [int, float], [float, int]) and value[0] >= 0
+
+
 def measure(path: Path, journal: Journal) -> Loudness:
     """Length and loudness of the first sound track of a file.
 
@@ -34,7 +41,7 @@ def measure(path: Path, journal: Journal) -> Loudness:
         raise MediaError(f"expected a file with sound, got none at {path}. Check the path.")
     key = digest("loudness", 1, clip_hash(path))
     known = journal.get(key)
-    if not isinstance(known, list) or len(known) != 2:
+    if known is None:
         audio = read_audio(path)
         power = float(np.mean(np.square(audio.samples, dtype=np.float64)))
         decibels = 10 * math.log10(power) if power > 10 ** (SILENCE / 10) else SILENCE

@@ -16,13 +16,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from rich.progress import track
 
-from data_prep.console import say, say_reasons
+from data_prep.console import say_reasons
 from data_prep.journal import Journal
 from data_prep.manifest import OWN_CAPTIONS, Sample, read_manifest, rebased, write_manifest
 from data_prep.pairing.assignment import Forbidden, assign_in_blocks
 from data_prep.pairing.embedding import MODEL, embed, instruction
-from data_prep.pairing.loudness import Loudness, measure
+from data_prep.pairing.loudness import Loudness, is_measured, measure
 from data_prep.pairing.matrix import write_matrix
+from hooked_omni.endings import say
 from hooked_omni.errors import ManifestError, MediaError
 from hooked_omni.inputs.container import opened
 
@@ -160,7 +161,7 @@ def _usable(
     samples: Sequence[Sample], config: Config, kept: Path
 ) -> tuple[list[Sample], list[Loudness], dict[str, str]]:
     """Clips that can be paired, their loudness if it matters, and why the others cannot."""
-    journal = Journal(kept / "sounds.jsonl")
+    journal = Journal(kept / "sounds.jsonl", is_measured)
     clips, sounds, left_out = [], [], {}
     for clip in track(samples, "reading clips", disable=not config.needs_sound):
         try:

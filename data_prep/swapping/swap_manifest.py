@@ -4,10 +4,8 @@ Samples whose sound is another file's become files of their own, and so do the c
 run goes on where it was: whole files are recognized.
 """
 
-import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from data_prep.manifest import (
     write_manifest,
 )
 from data_prep.swapping.swap_clip import CONTROLS, swap
-from hooked_omni.errors import FileError, ManifestError, MediaError
+from hooked_omni.errors import ManifestError, MediaError
+from hooked_omni.files import exclusive
 
 # Key in `extra` that marks a file made here, and of what.
 _MARK = "swapped_from"
@@ -60,7 +59,7 @@ def run(
     samples = unique(zip(places, given + added, strict=True))
     clips = f"{out.stem}.clips"
     kept, left_out = [], {}
-    with only_run(inside(out.parent, clips, "the folder of the new clips")):
+    with exclusive(inside(out.parent, clips, "the folder of the new clips")):
         for sample in progress(samples):
             try:
                 kept.append(_swapped(sample, out.parent, clips, seed))
@@ -112,27 +111,3 @@ def _swapped(sample: Sample, root: Path, clips: str, seed: int) -> Sample:
     if control == "noise":
         made["seed"] = seed
     return replace(sample, video=target, audio=None, extra={**sample.extra, _MARK: made})
-
-
-@contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep other runs out of it; the lock ends with the process.
-
-    Raises:
-        FileError: If the folder cannot be made, or another run writes to it.
-    """
-    with ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FileError(
-                f"expected no other run to write to {folder}, got one. Wait for it to end."
-            ) from error
-        except OSError as error:
-            raise FileError(
-                f"expected to make the folder {folder}, got: {error}. Choose another one."
-            ) from error
-        yield

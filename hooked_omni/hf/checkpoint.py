@@ -4,7 +4,6 @@ Headers of safetensors files have names, shapes and types: what is wrong is foun
 read. The decoder alone is read straight to its device, without the towers.
 """
 
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -17,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
-from hooked_omni.errors import CheckpointError
+from hooked_omni.errors import CheckpointError, FileError
 from hooked_omni.families import Family
 from hooked_omni.families.family import Conversion, as_stored, unchanged
 from hooked_omni.families.skeleton import HEAD, find_decoder
+from hooked_omni.files import parse_object, read_text
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
@@ -51,8 +51,9 @@ def stored_tensors(name: str | Path, source: dict[str, Any], what: str) -> dict[
     index = _file(name, _INDEX, source)
     if index is not None:
         try:
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            found_in = parse_object(read_text(index), str(index), weight_map=dict)["weight_map"]
+            shards = sorted({str(shard) for shard in found_in.values()})
+        except FileError as error:
             raise _not_whole(what, name, f"an index that is damaged ({error!r})") from error
     else:
         shards = [_SINGLE]
@@ -95,7 +96,7 @@ def _header(file: Path, what: str, name: str | Path) -> dict[str, StoredTensor]:
             length = int.from_bytes(stream.read(8), "little")
             if length > file.stat().st_size:
                 raise ValueError("cut off inside its header")
-            header = json.loads(stream.read(length))
+            header = parse_object(stream.read(length).decode(), str(file))
         header.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if file.stat().st_size != 8 + length + end:

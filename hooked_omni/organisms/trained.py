@@ -10,7 +10,7 @@ from typing import Any
 import transformers
 
 from hooked_omni.errors import CheckpointError, FileError
-from hooked_omni.files import file_hash, parse_json, read_text
+from hooked_omni.files import file_hash, parse_object, read_text
 
 CARD = "card.json"
 _FOLDER = Path(__file__).parent
@@ -43,8 +43,8 @@ def require_whole(folder: Path) -> None:
     if not card.is_file():
         return
     try:
-        expected = dict(parse_json(read_text(card), str(card))["sha256"])
-    except (FileError, ValueError, KeyError, TypeError) as error:
+        expected = parse_object(read_text(card), str(card), sha256=dict)["sha256"]
+    except FileError as error:
         raise CheckpointError(
             f"expected hashes in {card}, got damage ({error!r}). Fetch it again."
         ) from error
@@ -53,7 +53,7 @@ def require_whole(folder: Path) -> None:
         found = file_hash(path) if path.is_file() else "no file"
         if found != digest:
             raise CheckpointError(
-                f"expected {path} with SHA-256 {digest[:16]}..., as its card says, got "
+                f"expected {path} with SHA-256 {str(digest)[:16]}..., as its card says, got "
                 f"{found[:16]}. Fetch or train it again, or save your change to a folder without "
                 f"{CARD}."
             )

@@ -86,7 +86,7 @@ def test_one_command_makes_pairs_of_a_folder_and_a_table(tmp_path, capsys):
 def test_help_imports_nothing_heavy_and_steps_without_a_model_no_torch():
     code = """
 import sys, data_prep.__main__
-print({"torch", "hooked_omni", "av"} & {*sys.modules})
+print({"torch", "hooked_omni.inputs", "av"} & {*sys.modules})
 import data_prep.captioning.caption_manifest, data_prep.importers.audiocaps
 import data_prep.importers.clip_folder, data_prep.pairing.page, data_prep.swapping.swap_manifest
 print("torch" in sys.modules)
@@ -124,7 +124,7 @@ def test_an_error_of_the_project_is_one_message(tmp_path, capsys):
         assert run(name, tmp_path / "bad.jsonl", *rest) == 1
         captured = capsys.readouterr()
         assert captured.out == "" and "Traceback" not in captured.err
-        assert captured.err.startswith("expected JSON in") and "line 2" in captured.err
+        assert captured.err.startswith("FileError: expected JSON in") and "line 2" in captured.err
 
 
 def test_nothing_usable_is_an_error(tmp_path, capsys):

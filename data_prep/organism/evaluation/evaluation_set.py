@@ -12,7 +12,7 @@ from data_prep.organism.world.dataset import write_clips
 from data_prep.organism.world.things import Clip, Thing, clips, derangement
 from hooked_omni import Prompt
 from hooked_omni.errors import ManifestError
-from hooked_omni.files import parse_json, read_text
+from hooked_omni.files import parse_object, read_text
 
 CASES = (
     *[(kind, question) for kind in ("factual", "counterfactual") for question in QUESTIONS],
@@ -60,7 +60,7 @@ def write_evaluation_set(folder: Path, split: str, per_thing: int) -> Evaluation
             f"expected 'validation' or 'test', got {split!r}: models were trained on the others."
         )
     path = folder / "recipe.json"
-    recipe = parse_json(read_text(path), str(path))["recipe"]
+    recipe = parse_object(read_text(path), str(path), recipe=dict)["recipe"]
     things = tuple(Thing(one["noun"], one["verb"], tuple(one["color"])) for one in recipe["things"])
     chosen = clips(things, split, per_thing, recipe["seed"])
     where = folder / "world" / split / "clips"

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from data_prep.manifest import write_manifest
@@ -21,9 +22,9 @@ from data_prep.organism.training.models import MEDIA, processors
 from data_prep.organism.world.captions import QUESTIONS
 from data_prep.organism.world.dataset import sample_of, write_clips
 from data_prep.organism.world.things import Clip, Thing, clips
-from hooked_omni.errors import ManifestError
+from hooked_omni.errors import FileError, ManifestError
 from hooked_omni.families.qwen2_5_omni import QWEN2_5_OMNI
-from hooked_omni.files import whole_file
+from hooked_omni.files import write_whole
 from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import read_video
@@ -62,8 +63,15 @@ def prepare(
     else:
         for job in todo:
             _make(job)
-    kept = [load_file(_kept(folder, thing.noun)) for thing in things]
-    if any(len(one["mel"]) != per_thing for one in kept):
+    try:
+        kept = [load_file(_kept(folder, thing.noun)) for thing in things]
+        whole = all(len(one["mel"]) == len(one["patches"]) == per_thing for one in kept)
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise FileError(
+            f"expected whole tensors of clips in {folder}, got {error!r:.120}. Delete it, and give "
+            "the same command again."
+        ) from error
+    if not whole:
         raise ManifestError(
             f"expected {per_thing} clips of each thing in {folder}, got "
             f"{[len(one['mel']) for one in kept]}. Choose another folder."
@@ -96,8 +104,8 @@ def _make(job: tuple[Path, list[Clip], Sequence[Thing]]) -> None:
         patches.append(_raw(inputs["pixel_values_videos"], processor))
         n_mel = int(inputs["feature_attention_mask"].sum())
         mel.append(inputs["input_features"][0, :, :n_mel])
-    with whole_file(_kept(folder, part[0].noun)) as partial:
-        save_file({"patches": torch.stack(patches), "mel": torch.stack(mel)}, partial)
+    made = {"patches": torch.stack(patches), "mel": torch.stack(mel)}
+    write_whole(_kept(folder, part[0].noun), save(made))
 
 
 def _scales(processor: Any, n_values: int) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from data_prep.organism.world.captions import SYSTEM, vocabulary
 from data_prep.organism.world.things import Thing
 from hooked_omni.families.qwen2_5_omni import SYSTEM as LONG_SYSTEM
+from hooked_omni.files import write_whole
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.organisms.random_weights import SPECIAL_TOKENS
 
@@ -142,8 +143,7 @@ def save_model(hf: Any, processor: Any, folder: Path) -> None:
     processor.save_pretrained(folder)
     path = folder / "model.safetensors"
     halved = {name: tensor.to(torch.float16) for name, tensor in load_file(path).items()}
-    save_file(halved, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # others may read what is installed
+    write_whole(path, save(halved, metadata={"format": "pt"}))
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -72,7 +72,7 @@ def parse_recipe(text: str, seed: int) -> TrainingRecipe:
     """
     default = TrainingRecipe(seed=seed)
     try:
-        given = json.loads(text)
+        given = parse_json(text, "the recipe")
         known = {one.name for one in fields(TrainingRecipe)} - {"seed"}
         if not isinstance(given, dict) or given.keys() - known:
             raise ValueError(f"other keys than {sorted(known)}")

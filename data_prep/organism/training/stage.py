@@ -4,6 +4,7 @@ AdamW with a warm-up and a cosine. Every batch is drawn from (seed, stage, step)
 optimizer and step are all that a checkpoint needs for the rest to be the same to the bit.
 """
 
+import io
 import math
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hooked_omni.errors import ResultsError
-from hooked_omni.files import whole_file
+from hooked_omni.files import write_whole
 
 Log = Callable[[str], None]
 
@@ -82,17 +83,18 @@ def _resume(stage: Stage, folder: Path, optimizer: torch.optim.Optimizer) -> int
         return 0
     try:
         kept = torch.load(path, weights_only=True)
+        stage.model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+        return int(kept["step"])
     except Exception as error:  # torch, zipfile and pickle raise their own each
         raise ResultsError(
-            f"expected a whole checkpoint, got {path} ({str(error).splitlines()[0]:.120}). Delete "
+            f"expected a whole checkpoint, got {path} ({error!r:.120}). Delete "
             "it, and the stage starts again."
         ) from error
-    stage.model.load_state_dict(kept["model"])
-    optimizer.load_state_dict(kept["optimizer"])
-    return kept["step"]
 
 
 def _save(stage: Stage, folder: Path, optimizer: torch.optim.Optimizer, step: int) -> None:
     state = {"step": step, "model": stage.model.state_dict(), "optimizer": optimizer.state_dict()}
-    with whole_file(_path(stage, folder)) as partial:
-        torch.save(state, partial)
+    whole = io.BytesIO()
+    torch.save(state, whole)  # to a full disk, torch raises errors of its own
+    write_whole(_path(stage, folder), whole.getvalue())

@@ -52,7 +52,7 @@ def test_each_question_says_what_it_needs(capsys: pytest.CaptureFixture[str]) ->
         (("--shard", "first"), "expected a shard as i/n, such as 1/4, got 'first'"),
         (("--config", '{"tokens": 3}'), "expected tokens like False in the config, got 3"),
         (("--config", '{"token": true}'), "in the config, got ['token']"),
-        (("--config", "{"), "expected a config as JSON"),
+        (("--config", "{"), "expected JSON in the config"),
         (("--config", "none.json"), "expected a file at none.json"),
         (("--ask", "What?"), "expected --clip with --audio and --ask, got --data"),
         (("--rope", "none"), "expected rope 'model' or 'paper-scripts', got 'none'"),

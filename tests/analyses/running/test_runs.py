@@ -15,7 +15,8 @@ from analyses.running import results, runs
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.errors import FileError, ResultsError
-from tests.support.killed import killed_at_random, small_run
+from hooked_omni.files import exclusive
+from tests.support.killed import small_run, stopped_at_random
 from tests.support.running import assert_same, command
 from tests.support.running import run_attention_share as run
 
@@ -60,7 +61,7 @@ def test_the_same_command_again_changes_no_table(copy: Path, data: Path, finishe
 
 def test_a_run_that_is_killed_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    killed_at_random(small_run, out=out, marker="run.json", n_kills=4, same=assert_same)
+    assert stopped_at_random(small_run, out=out, marker="run.json", n=4).harmless
 
 
 def test_only_the_missing_is_run(copy: Path, data: Path, finished: Path, monkeypatch: Any) -> None:
@@ -156,8 +157,15 @@ def test_damage_is_seen(copy: Path) -> None:
         results.load(copy)
 
 
+def test_shards_of_other_limits_are_refused(data: Path, tmp_path: Path, capsys: Any) -> None:
+    for i, limit in ((1, 2), (2, 4)):
+        assert run(tmp_path / str(i), data, "--shard", f"{i}/2", "--limit", limit) == 0
+    assert command("merge", tmp_path / "whole", tmp_path / "1", tmp_path / "2") == 1
+    assert "shards of the same cases" in capsys.readouterr().err
+
+
 def test_two_runs_never_write_to_one_folder(copy: Path, data: Path) -> None:
-    with runs.exclusive(copy):
+    with exclusive(copy):
         assert run(copy, data) == 1
     assert run(copy, data) == 0
 

@@ -22,7 +22,7 @@ from hooked_omni import load
 from hooked_omni.errors import ResultsError, UnknownModelError
 from tests.support.figures import no_figures
 from tests.support.judge_server import MODEL, JudgeServer
-from tests.support.killed import killed_at_random, small_study, study_of
+from tests.support.killed import of_study, small_study, stopped_at_random, study_of
 from tests.support.running import command
 
 
@@ -116,7 +116,8 @@ def same(out: Path, other: Path) -> None:
 
 def test_a_study_that_is_killed_ends_as_an_undisturbed_one(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    killed_at_random(small_study, data, out=out, marker="report.md", n_kills=3, same=same)
+    more: Any = dict(marker="report.md", contents=of_study)
+    assert stopped_at_random(small_study, data, out=out, n=3, **more).harmless
 
 
 def test_only_gaps_are_run(done: StudyResult, study: Study, copy: Path, monkeypatch: Any) -> None:

@@ -55,7 +55,7 @@ FINE = 'model = "m"\nbase = "b"\ndata = "x.jsonl"\n'
         (FINE + "[knockout]\nstep = 'x'\nmax_new_tokens = 1.5", "expected max_new_tokens like"),
         (FINE + "[taste]\nx = 1", r"got \['taste'\]"),
         (FINE + "knockout = 3", "expected knockout as a table"),
-        ("model = ", "expected a study as TOML"),
+        ("model = ", "expected TOML in"),
         (FINE + '[captions]\nquestions = [["see"]]', "expected a list of words"),
         (FINE + "kinds = [1]", "expected a list of words .* for kinds"),
         (FINE + "limit = -1", "expected a limit of at least 0"),

@@ -10,6 +10,7 @@ from data_prep.check import problems
 from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
 from data_prep.swapping import swap_manifest
 from hooked_omni.errors import FileError, ManifestError
+from hooked_omni.files import exclusive
 from hooked_omni.inputs.audio import read_audio
 from tests.support.clips import write_clip
 
@@ -107,7 +108,7 @@ def test_new_clips_are_not_written_through_a_link_that_leads_out(tmp_path, pair)
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path, pair):
     manifest, refused = manifest_of(pair), pytest.raises(FileError, match="no other run")
-    with swap_manifest.only_run(tmp_path / "o.clips"), refused:
+    with exclusive(tmp_path / "o.clips"), refused:
         swap_manifest.run(manifest, tmp_path / "o.jsonl")
     swap_manifest.run(manifest, tmp_path / "o.jsonl")
 
