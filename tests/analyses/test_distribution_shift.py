@@ -14,8 +14,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from analyses.cases import KEYS, Case
 from analyses.distribution_shift import Config, headline, plot, retagged, run
 from analyses.distribution_shift.divergence import compare, places
-from analyses.distribution_shift.sound_words import marked_share, token_events
+from analyses.distribution_shift.sound_words import token_events
 from analyses.distribution_shift.table import COLUMNS, SHIFTS, shift_of
+from analyses.study.judging import with_events
 from analyses.text.events import Events
 from analyses.text.vocabulary import SharedVocabulary, shared_vocabulary
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
@@ -344,7 +345,14 @@ def test_events_of_a_judge_replace_those_of_the_table() -> None:
     ],
 )
 def test_marked_words_alone_name_what_is_heard(words: list[str] | None, share: float) -> None:
-    events = Events.of(["A dog barks while sirens wail in the rain"])
     text = "On a lawn a dog barks loudly; it rains. A fire engine drives by, a siren is heard."
-    assert marked_share(events, text, words) == pytest.approx(share, nan_ok=True)
-    assert np.isnan(marked_share(Events.of(["nothing"]), text, words))
+    heard = Events.of(["A dog barks while sirens wail in the rain"]).names
+    answer = dict(sample="s", kind="factual", question="hear", caption=text, events=("train",))
+    answer |= dict(heard=heard, seen=(), heard_found=0.9, seen_found=0.9)
+    known = dict(sample="s", kind="factual", question="hear", condition="captions", what="events")
+    status = dict(status="missing" if words is None else "judged", words=tuple(words or ()))
+    captions = pd.DataFrame([answer, answer | dict(question="see")])
+    made = with_events({"captions": captions}, pd.DataFrame([known | status]), {})["captions"]
+    assert made["heard_found"].tolist() == pytest.approx([share, 0.9], nan_ok=True)
+    assert np.isnan(made["seen_found"][0]) and made["events"][1] == ("train",)
+    assert len({*made["events"][0]} & {*heard}) == (0 if words is None else round(3 * share))
