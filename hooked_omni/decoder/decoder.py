@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_omni.decoder.attention import CausalContext
@@ -21,8 +21,9 @@ from hooked_omni.decoder.rotary import Rotary
 from hooked_omni.decoder.shared_prefix import RowsContext, SharedPrefix
 from hooked_omni.decoder.text import TextTokens
 from hooked_omni.decoder.weights import WeightViews
-from hooked_omni.errors import HookError, PromptError
+from hooked_omni.errors import HookError, NotFiniteError, PromptError
 from hooked_omni.hooks.hook_point import ForwardState, HookPoint
+from hooked_omni.hooks.turns import in_turn
 from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
 from hooked_omni.inputs.spans import Spans
 
@@ -46,6 +47,8 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
             point.current = self.current
         self.eval()
 
+    @torch.compiler.disable  # a compiled graph would round otherwise, and miss later hooks
+    @in_turn
     def forward(
         self,
         input: Input,
@@ -64,6 +67,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
 
         Raises:
             HookError: If a hook cannot act on this run, lies after the stop, or makes a NaN.
+            NotFiniteError: For NaN or infinity that no hook made.
             PromptError: As `as_prompt`.
         """
         if return_type not in ("logits", "loss", "both", None):
@@ -77,7 +81,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         final = self.run_pass(prompt.embeds, self.context(prompt, window), window, stop)
         if stop is not None or return_type is None:
             return final if stop is not None else None
-        logits = self.unembed(final)
+        logits = self.logits_of(final, None if prompt.mask is None else prompt.mask != 0)
         if return_type == "logits":
             return logits
         of_text = isinstance(input, EmbeddedPrompt)
@@ -124,29 +128,59 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         context.deepstack = prompt.deepstack_at(window)
         return context
 
+    @torch.compiler.disable
+    @in_turn
     def run_pass(
         self, embeds: Resid, context: Context, window: range, stop: int | None = None
     ) -> Resid:
-        """What the unembedding reads, or the residual stream before layer `stop`; refuses NaN."""
-        before = self.current.window, self.current.edits
-        self.current.window, self.current.edits = window, []
+        """What the unembedding reads, or the residual stream before layer `stop`.
+
+        Raises:
+            HookError: For NaN or infinity after an edit, at a position that is no padding.
+            NotFiniteError: For the same without an edit.
+        """
+        now, real = self.current, context.real
+        before = now.window, now.edits, now.watched, now.real
+        now.window, now.edits, now.watched = window, [], []
+        now.real = None if real is None else real[:, window.start : window.stop]
         try:
-            return self._run_blocks(embeds, context, stop)
+            final = self._run_blocks(embeds, context, stop)
+            now.watch(final)
+            self._require_finite(torch.cat(now.watched))
+            return final
         finally:  # a hook may run the model itself
-            self.current.window, self.current.edits = before
+            now.window, now.edits, now.watched, now.real = before
 
     def _run_blocks(self, embeds: Resid, context: Context, stop: int | None) -> Resid:
         resid = self.hook_embed(embeds)
         for layer, block in enumerate(islice(self.blocks, stop)):
             resid = block(context.enter(layer, resid), context)
         resid = context.leave(resid)
-        final = self.ln_final(resid) if stop is None else resid
-        if self.current.edits and bool(final.isnan().any()):
+        return self.ln_final(resid) if stop is None else resid
+
+    def logits_of(
+        self, final: Float[Tensor, "*pos d_model"], real: Bool[Tensor, "*pos"] | None = None
+    ) -> Float[Tensor, "*pos d_vocab"]:
+        """Logits; `NotFiniteError` for NaN or infinity among those of `real` positions."""
+        logits = self.unembed(final)
+        self._require_finite(logits.detach() if real is None else logits.detach()[real])
+        return logits
+
+    def _require_finite(self, numbers: Tensor) -> None:
+        if bool(torch.stack(numbers.aminmax()).isfinite().all()):
+            return
+        weights = [n for n, p in self.named_parameters() if not bool(p.isfinite().all())]
+        edits = sorted(set(self.current.edits))
+        if edits:
             raise HookError(
-                f"expected numbers after the edits, got NaN in the final residual stream. Edited "
-                f"here: {sorted(set(self.current.edits))}. Check what these hooks return."
+                f"expected numbers after the edits, got NaN or infinity. Edited here: {edits}; "
+                f"weights with some: {weights[:3]}. Check what these hooks return."
             )
-        return final
+        raise NotFiniteError(
+            f"expected numbers, got NaN or infinity. Weights with some: {weights[:3]}. If there "
+            "are any, load the checkpoint again; if none, check the prompt's embeddings and "
+            "position ids, and whether float16 is too narrow: load as bfloat16 or float32."
+        )
 
     def as_prompt(self, input: Input) -> EmbeddedPrompt:
         """`input` as this decoder's input: checked, on its device, plain text embedded.
@@ -174,6 +208,14 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
                 f"expected vision features for {self.cfg.n_deepstack} blocks, got some for "
                 f"{layers}. Embed the prompt with this model."
             )
+        if (mask := prompt.mask) is not None:
+            known = bool(((mask == 0) | (mask == 1)).all()) and bool((mask != 0).any(-1).all())
+            if mask.shape != came.shape[:2] or not known:
+                raise PromptError(
+                    f"expected a mask {tuple(came.shape[:2])} of 1 for each position and 0 for "
+                    f"padding, not padding alone, got {tuple(mask.shape)} of "
+                    f"{mask.unique()[:5].tolist()}. Embed the prompt again."
+                )
         return prompt if came.device == self.cfg.device else prompt.to(self.cfg.device)
 
     def _embedded(self, input: Int[Tensor, "batch pos"]) -> EmbeddedPrompt:
@@ -200,6 +242,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
             facts={"text_only": True},
         )
 
+    @in_turn
     def _apply(self, fn: Any, recurse: bool = True) -> "HookedDecoder":
         moved = super()._apply(fn, recurse)
         self._follow_weights()
