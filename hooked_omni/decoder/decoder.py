@@ -171,15 +171,10 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
             return
         weights = [n for n, p in self.named_parameters() if not bool(p.isfinite().all())]
         edits = sorted(set(self.current.edits))
-        if edits:
-            raise HookError(
-                f"expected numbers after the edits, got NaN or infinity. Edited here: {edits}; "
-                f"weights with some: {weights[:3]}. Check what these hooks return."
-            )
-        raise NotFiniteError(
-            f"expected numbers, got NaN or infinity. Weights with some: {weights[:3]}. If there "
-            "are any, load the checkpoint again; if none, check the prompt's embeddings and "
-            "position ids, and whether float16 is too narrow: load as bfloat16 or float32."
+        raise (HookError if edits else NotFiniteError)(
+            f"expected numbers, got NaN or infinity. Edited here: {edits}; weights with some: "
+            f"{weights[:3]}. Check what these hooks return, load these weights again, or check the "
+            "prompt's embeddings and position ids. If all is well there, float16 is too narrow."
         )
 
     def as_prompt(self, input: Input) -> EmbeddedPrompt:
@@ -208,14 +203,6 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
                 f"expected vision features for {self.cfg.n_deepstack} blocks, got some for "
                 f"{layers}. Embed the prompt with this model."
             )
-        if (mask := prompt.mask) is not None:
-            known = bool(((mask == 0) | (mask == 1)).all()) and bool((mask != 0).any(-1).all())
-            if mask.shape != came.shape[:2] or not known:
-                raise PromptError(
-                    f"expected a mask {tuple(came.shape[:2])} of 1 for each position and 0 for "
-                    f"padding, not padding alone, got {tuple(mask.shape)} of "
-                    f"{mask.unique()[:5].tolist()}. Embed the prompt again."
-                )
         return prompt if came.device == self.cfg.device else prompt.to(self.cfg.device)
 
     def _embedded(self, input: Int[Tensor, "batch pos"]) -> EmbeddedPrompt:

@@ -53,7 +53,7 @@ class HookedRuns(HookedRootModule):
     def reset_hooks(self, *args: Any, **kwargs: Any) -> None:
         """As in TransformerLens; `HookError` for hooks of another thread that still runs."""
         self.current.turns.inherit()
-        with self.current.turns.call():
+        with self.current.turns.block(whole=True):
             super().reset_hooks(*args, **kwargs)
 
     @in_turn

@@ -92,7 +92,7 @@ def generate(
     prompt = one_prompt(model, prompt)
     hooks = as_hooks(fwd_hooks, prompt.spans)
     total = prompt.n_pos + decoding.max_new_tokens - 1
-    model.require_runnable(hooks, range(total), prompt.spans)
+    model.require_runnable([*model.active_hooks(), *hooks], range(total), prompt.spans)
     final, cache = prompt_pass(model, prompt, hooks, prompt.n_pos, total)
     with model.hooks(hooks):
         return decode(model, prompt, model.logits_of(final)[:, -1], cache, decoding, [0])[0]

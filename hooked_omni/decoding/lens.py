@@ -98,6 +98,7 @@ def read_lens(
             reader.read_layer(layer, state.activations[name][0], rows)
         return read
     window = range(prompt.n_pos)  # all of it, so that every bit is as in the model's own pass
+    model.require_runnable(model.active_hooks(), window, prompt.spans)
     with model.hooks((name, reader) for name in layers):
         model.run_pass(prompt.embeds, model.context(prompt, window), window)
     return read

@@ -40,7 +40,7 @@ def forced_logits(
     prompt, text = one_prompt(model, prompt), _text(model, tokens)
     window = range(prompt.n_pos, prompt.n_pos + text.shape[1] - 1)
     hooks = as_hooks(fwd_hooks, prompt.spans)
-    model.require_runnable(hooks, range(window.stop), prompt.spans)
+    model.require_runnable([*model.active_hooks(), *hooks], range(window.stop), prompt.spans)
     final, cache = prompt_pass(model, prompt, hooks, prompt.n_pos, window.stop)
     if window:
         with model.hooks([hook for hook in hooks if reaches(hook, window)]):

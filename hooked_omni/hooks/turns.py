@@ -1,8 +1,7 @@
 """Whose turn is it? One thread at a time runs a model, or has hooks on it.
 
-Calls of several threads wait for each other. Hooks that stay between a thread's calls, and `with
-model.hooks(...)` blocks, are that thread's own: waiting for their end might never end, so another
-thread's call is refused meanwhile.
+Calls wait for each other. Hooks that stay between a thread's calls may never end: meanwhile,
+another thread's call is refused.
 """
 
 import functools
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
+import torch
+
 from hooked_omni.errors import HookError
 
 P = ParamSpec("P")
@@ -19,12 +20,12 @@ R = TypeVar("R")
 
 
 class Turns:
-    """Which thread a model belongs to now. A copy belongs to nobody; hooks cannot be copied."""
+    """Which thread a model belongs to now; a copy of a model belongs to none."""
 
     def __init__(self) -> None:
         self.lock, self.process = threading.RLock(), os.getpid()
         self.owner: threading.Thread | None = None
-        self.unfinished = 0  # the owner's calls and blocks
+        self.unfinished = 0  # calls and blocks of the owner
         self.points: set[Any] = set()  # on which hooks have been put
 
     def __reduce__(self) -> Any:
@@ -36,32 +37,36 @@ class Turns:
         return Turns, ()
 
     @contextmanager
-    def call(self) -> Iterator[None]:
-        """Until the end of a call, others wait; `HookError` while another thread's hooks stay."""
-        with self._lock(), self.block():
-            yield
+    def block(self, whole: bool = False) -> Iterator[None]:
+        """This thread's alone until the end; other threads wait if it is one `whole` call.
 
-    @contextmanager
-    def block(self) -> Iterator[None]:
-        """Until the end of the block, others' calls are refused; errors as `call`."""
-        with self._lock():
+        Raises:
+            HookError: While another thread's block or hooks stand.
+        """
+        if self.process != os.getpid():
+            self._enter_fork()
+        lock = self.lock
+        with lock:
             self._take()
             self.unfinished += 1
+            if whole:
+                lock.acquire()
         try:
             yield
         finally:
             self.unfinished -= 1
+            if whole:
+                lock.release()
 
     def inherit(self) -> None:
-        """Take over what a thread left that has ended, or that is not in this forked process."""
+        """Take over what a thread left that has ended, or that a forked process lacks."""
         if self.owner is not None and not self.owner.is_alive():
             self.owner, self.unfinished = threading.current_thread(), 0
 
     def _take(self) -> None:
         thread = threading.current_thread()
-        if self.owner is thread:
-            return
-        if self.unfinished or any(point.hooked for point in self.points):
+        in_use = self.unfinished or any(point.hooked for point in self.points)
+        if self.owner is not thread and in_use:
             raise HookError(
                 f"expected a model without hooks of another thread, got some of {self.owner}: they "
                 "would act here too. Pass hooks to each call, or load a model for each thread; "
@@ -69,11 +74,14 @@ class Turns:
             )
         self.owner = thread
 
-    def _lock(self) -> threading.RLock:  # pyright: ignore[reportInvalidTypeForm]
-        if self.process != os.getpid():
-            # Forked: the lock may be held by a thread that does not exist here.
-            self.lock, self.process = threading.RLock(), os.getpid()
-        return self.lock
+    def _enter_fork(self) -> None:
+        if (threads := torch.get_num_threads()) > 1:
+            raise HookError(
+                f"expected one torch thread in a forked process, got {threads}, which would wait "
+                "for threads that were not forked. Call `torch.set_num_threads(1)` there."
+            )
+        # The lock may be held by a thread that is not in this process.
+        self.lock, self.process = threading.RLock(), os.getpid()
 
 
 def in_turn(run: Callable[P, R]) -> Callable[P, R]:
@@ -82,7 +90,7 @@ def in_turn(run: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(run)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         model: Any = args[0] if args else kwargs["model"]
-        with model.current.turns.call():
+        with model.current.turns.block(whole=True):
             return run(*args, **kwargs)
 
     return called
