@@ -21,7 +21,7 @@ from hooked_omni.decoder.rotary import Rotary
 from hooked_omni.decoder.shared_prefix import RowsContext, SharedPrefix
 from hooked_omni.decoder.text import TextTokens
 from hooked_omni.decoder.weights import WeightViews
-from hooked_omni.errors import HookError, NotFiniteError, PromptError
+from hooked_omni.errors import CheckpointError, HookError, NotFiniteError, PromptError
 from hooked_omni.hooks.hook_point import ForwardState, HookPoint
 from hooked_omni.hooks.turns import in_turn
 from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
@@ -181,9 +181,15 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         """`input` as this decoder's input: checked, on its device, plain text embedded.
 
         Raises:
+            CheckpointError: If parts of the model were moved or retyped.
             PromptError: For a prompt of another width or dtype, and for unknown tokens.
         """
-        weight = self.embed.weight
+        weight, block = self.embed.weight, next(self.blocks[-1].parameters())
+        kinds = {(w.dtype, w.device) for w in (weight, block, self.unembed.weight)}
+        if len(kinds) > 1 or weight.is_meta:
+            raise CheckpointError(
+                f"expected weights of one dtype on one device, got {kinds}. Move the whole model."
+            )
         if (self.cfg.dtype, self.cfg.device) != (weight.dtype, weight.device):
             self._follow_weights()  # they are shared: the Hugging Face model was moved
         if isinstance(input, str | list):

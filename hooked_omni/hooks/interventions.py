@@ -170,7 +170,8 @@ def require_reach(
             raise HookError(
                 f"expected a run that reaches {function.where.name!r}{reads}, got one over "
                 f"positions {window.start} to {window.stop - 1} of a prompt of "
-                f"{function.where.n_prompt}: it would do nothing. Use `generate` or `score`, or generate more tokens."
+                f"{function.where.n_prompt}: it would do nothing. Use `generate` or "
+                "`score`, or generate more tokens."
             )
         few = name.endswith(_ON_KV_HEADS)
         there = n_key_value_heads if few else n_heads
