@@ -163,11 +163,11 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
     ) -> Float[Tensor, "*pos d_vocab"]:
         """Logits; `NotFiniteError` for NaN or infinity among those of `real` positions."""
         logits = self.unembed(final)
-        self._require_finite(logits.detach() if real is None else logits.detach()[real])
+        self._require_finite(logits if real is None else logits[real])
         return logits
 
     def _require_finite(self, numbers: Tensor) -> None:
-        if bool(torch.stack(numbers.aminmax()).isfinite().all()):
+        if bool(torch.stack(numbers.detach().aminmax()).isfinite().all()):
             return
         weights = [n for n, p in self.named_parameters() if not bool(p.isfinite().all())]
         edits = sorted(set(self.current.edits))

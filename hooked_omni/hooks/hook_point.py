@@ -50,7 +50,6 @@ class ForwardState:
 
     def watch(self, tensor: Float[Tensor, "row pos *rest"]) -> None:
         """Have numbers checked when the pass ends: what reads them may hide a NaN."""
-        tensor = tensor.detach()
         if self.real is not None:
             tensor = tensor[self.real.expand(tensor.shape[:2])]
         small = tensor.numel() <= _KEPT_WHOLE
