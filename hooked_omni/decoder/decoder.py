@@ -47,7 +47,6 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
             point.current = self.current
         self.eval()
 
-    @torch.compiler.disable  # a compiled graph would round otherwise, and miss later hooks
     @in_turn
     def forward(
         self,
@@ -128,7 +127,6 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         context.deepstack = prompt.deepstack_at(window)
         return context
 
-    @torch.compiler.disable
     @in_turn
     def run_pass(
         self, embeds: Resid, context: Context, window: range, stop: int | None = None

@@ -85,7 +85,7 @@ class Turns:
 
 
 def in_turn(run: Callable[P, R]) -> Callable[P, R]:
-    """`run(model, ...)` as one call of that model."""
+    """`run(model, ...)` as one call of that model, never compiled."""
 
     @functools.wraps(run)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -93,4 +93,6 @@ def in_turn(run: Callable[P, R]) -> Callable[P, R]:
         with model.current.turns.block(whole=True):
             return run(*args, **kwargs)
 
-    return called
+    # A compiled graph would round otherwise, and miss hooks that come after it.
+    uncompiled: Any = torch.compiler.disable(called)
+    return uncompiled

@@ -105,6 +105,6 @@ def test_an_edit_that_makes_infinity_is_named(omni, prompt):
 def test_half_precision_that_overflows():
     omni = load("random-omni", dtype="float16")
     prompt = omni.embed_inputs(**processed(omni, "text"))
-    for weight in omni.model.blocks[1].mlp.parameters():
+    for weight in omni.model.get_submodule("blocks.1.mlp").parameters():
         weight.data.fill_(6e4)  # a half goes up to 65504
     require_refused(omni, prompt, ["forward", "generate"])

@@ -120,6 +120,7 @@ def test_a_mask_is_no_list_of_layers(as_installed, prompt, mask):
     """Its True would count as layer 1, its False as layer 0."""
     with pytest.raises(HookError, match="expected layers counted from 0"):
         knockout(query="last", key="video", layers=mask)
+    fine: Any
     for fine in (np.arange(2), torch.arange(2)):
         assert len(knockout(query="last", key="video", layers=fine)(prompt.spans)) == 2
 

@@ -30,7 +30,7 @@ def model(omni: HookedOmni) -> Any:
     omni.model.reset_hooks()
 
 
-def calls(model: HookedTransformer) -> dict[str, Callable[[], Tensor]]:
+def calls(model: HookedTransformer) -> dict[str, Callable[[], Any]]:
     later, four = steer(torch.ones(64), span="generated"), unstopped(4)
     name = names.resid_post(2)
     return {
@@ -190,7 +190,7 @@ def test_a_forked_process_has_one_torch_thread(model):
     plain = model(TOKENS).detach()
     torch.set_num_threads(2)
     try:
-        torch.randn(400, 400) @ torch.randn(400, 400)
+        torch.mm(torch.randn(400, 400), torch.randn(400, 400))
         process = forked.start(child)
         process.join(60)
     finally:
