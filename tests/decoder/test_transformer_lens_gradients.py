@@ -112,8 +112,8 @@ def test_every_kind_of_hook_has_the_same_gradient(models, clips, family):
         for hook in (retain, multiply, note):
             gradients: dict[str, Tensor] = {}
             hooks = [(n, hook) for n in points]
-            backward = {"bwd_hooks": hooks} if hook is note else {"fwd_hooks": hooks}
-            with model.hooks(**backward):
+            forward, backward = ([], hooks) if hook is note else (hooks, [])
+            with model.hooks(forward, backward):
                 metric(model(prompt)).backward()
             for name, gradient in zip(points, alone, strict=True):
                 ours = gradients[name] if hook is note else found["kept", name].grad
