@@ -166,11 +166,11 @@ def require_reach(
                 "itself."
             )
         if not function.reaches(window):
-            reads = "" if function.keys is None else f" reading {function.keys.name!r}"
+            read = "" if function.keys is None else f" to reading {function.keys.name!r}"
             raise HookError(
-                f"expected a run that reaches {function.where.name!r}{reads}, got one over "
+                f"expected a run that reaches {function.where.name!r}, got one over "
                 f"positions {window.start} to {window.stop - 1} of a prompt of "
-                f"{function.where.n_prompt}: it would do nothing. Use `generate` or "
+                f"{function.where.n_prompt}: it would do nothing{read}. Use `generate` or "
                 "`score`, or generate more tokens."
             )
         few = name.endswith(_ON_KV_HEADS)
