@@ -42,6 +42,10 @@ class HookError(HookedOmniError, ValueError):
     """A hook that would do nothing, or something other than requested."""
 
 
+class NotFiniteError(HookedOmniError, ArithmeticError):
+    """NaN or infinity in what a model computes."""
+
+
 class UnknownModelError(HookedOmniError, ValueError):
     """A model whose family is not known here."""
 

@@ -65,11 +65,15 @@ class CausalContext:
 
     def attend(self, attn: Attends, q: Heads, k: KVHeads, v: KVHeads) -> Heads:
         """Weighted values of every head; fires the layer's score and pattern hooks."""
+        opened = attn.hook_attn_scores.hooked or attn.hook_pattern.hooked
+        fused = attn.cfg.attn_implementation == "sdpa" and not opened
+        if fused:  # its kernel may make zeros of a query or key that is NaN
+            attn.hook_pattern.current.watch(q)
+            attn.hook_pattern.current.watch(k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if self.cache is not None:
             k, v = self.cache.append(attn.layer, k, v)
-        opened = attn.hook_attn_scores.hooked or attn.hook_pattern.hooked
-        if attn.cfg.attn_implementation == "sdpa" and not opened:
+        if fused:
             # The kernel's own causal mask is for queries that are all the positions there are.
             whole = self.window.start == 0 or len(self.window) == 1
             mask = None if whole and self.real is None else self.allowed()

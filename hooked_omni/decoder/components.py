@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hooked_omni.decoder.attention import Angles, Attends, Heads, KVHeads
+from hooked_omni.decoder.attention import Angles, Attends, Heads, KVHeads, Real
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.experts import MixtureOfExperts
 from hooked_omni.decoder.rotary import rotate
@@ -31,6 +31,7 @@ class Context(Protocol):
 
     cos: Angles
     sin: Angles
+    real: Real
     deepstack: Float[Tensor, "layer batch pos d_model"] | None
 
     def enter(self, layer: int, resid: Resid) -> Float[Tensor, "computed pos d_model"]: ...

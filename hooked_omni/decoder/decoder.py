@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_omni.decoder.attention import CausalContext
@@ -21,8 +21,9 @@ from hooked_omni.decoder.rotary import Rotary
 from hooked_omni.decoder.shared_prefix import RowsContext, SharedPrefix
 from hooked_omni.decoder.text import TextTokens
 from hooked_omni.decoder.weights import WeightViews
-from hooked_omni.errors import HookError, PromptError
+from hooked_omni.errors import CheckpointError, HookError, NotFiniteError, PromptError
 from hooked_omni.hooks.hook_point import ForwardState, HookPoint
+from hooked_omni.hooks.turns import in_turn
 from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
 from hooked_omni.inputs.spans import Spans
 
@@ -46,6 +47,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
             point.current = self.current
         self.eval()
 
+    @in_turn
     def forward(
         self,
         input: Input,
@@ -64,6 +66,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
 
         Raises:
             HookError: If a hook cannot act on this run, lies after the stop, or makes a NaN.
+            NotFiniteError: For NaN or infinity that no hook made.
             PromptError: As `as_prompt`.
         """
         if return_type not in ("logits", "loss", "both", None):
@@ -77,7 +80,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         final = self.run_pass(prompt.embeds, self.context(prompt, window), window, stop)
         if stop is not None or return_type is None:
             return final if stop is not None else None
-        logits = self.unembed(final)
+        logits = self.logits_of(final, None if prompt.mask is None else prompt.mask != 0)
         if return_type == "logits":
             return logits
         of_text = isinstance(input, EmbeddedPrompt)
@@ -124,37 +127,67 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         context.deepstack = prompt.deepstack_at(window)
         return context
 
+    @in_turn
     def run_pass(
         self, embeds: Resid, context: Context, window: range, stop: int | None = None
     ) -> Resid:
-        """What the unembedding reads, or the residual stream before layer `stop`; refuses NaN."""
-        before = self.current.window, self.current.edits
-        self.current.window, self.current.edits = window, []
+        """What the unembedding reads, or the residual stream before layer `stop`.
+
+        Raises:
+            HookError: For NaN or infinity after an edit, at a position that is no padding.
+            NotFiniteError: For the same without an edit.
+        """
+        now, real = self.current, context.real
+        before = now.window, now.edits, now.watched, now.real
+        now.window, now.edits, now.watched = window, [], []
+        now.real = None if real is None else real[:, window.start : window.stop]
         try:
-            return self._run_blocks(embeds, context, stop)
+            final = self._run_blocks(embeds, context, stop)
+            now.watch(final)
+            self._require_finite(torch.cat(now.watched))
+            return final
         finally:  # a hook may run the model itself
-            self.current.window, self.current.edits = before
+            now.window, now.edits, now.watched, now.real = before
 
     def _run_blocks(self, embeds: Resid, context: Context, stop: int | None) -> Resid:
         resid = self.hook_embed(embeds)
         for layer, block in enumerate(islice(self.blocks, stop)):
             resid = block(context.enter(layer, resid), context)
         resid = context.leave(resid)
-        final = self.ln_final(resid) if stop is None else resid
-        if self.current.edits and bool(final.isnan().any()):
-            raise HookError(
-                f"expected numbers after the edits, got NaN in the final residual stream. Edited "
-                f"here: {sorted(set(self.current.edits))}. Check what these hooks return."
-            )
-        return final
+        return self.ln_final(resid) if stop is None else resid
+
+    def logits_of(
+        self, final: Float[Tensor, "*pos d_model"], real: Bool[Tensor, "*pos"] | None = None
+    ) -> Float[Tensor, "*pos d_vocab"]:
+        """Logits; `NotFiniteError` for NaN or infinity among those of `real` positions."""
+        logits = self.unembed(final)
+        self._require_finite(logits if real is None else logits[real])
+        return logits
+
+    def _require_finite(self, numbers: Tensor) -> None:
+        if bool(torch.stack(numbers.detach().aminmax()).isfinite().all()):
+            return
+        weights = [n for n, p in self.named_parameters() if not bool(p.isfinite().all())]
+        edits = sorted(set(self.current.edits))
+        raise (HookError if edits else NotFiniteError)(
+            f"expected numbers, got NaN or infinity. Edited here: {edits}; weights with some: "
+            f"{weights[:3]}. Check what these hooks return, load these weights again, or check the "
+            "prompt's embeddings and position ids. If all is well there, float16 is too narrow."
+        )
 
     def as_prompt(self, input: Input) -> EmbeddedPrompt:
         """`input` as this decoder's input: checked, on its device, plain text embedded.
 
         Raises:
+            CheckpointError: If parts of the model were moved or retyped.
             PromptError: For a prompt of another width or dtype, and for unknown tokens.
         """
-        weight = self.embed.weight
+        weight, block = self.embed.weight, next(self.blocks[-1].parameters())
+        kinds = {(w.dtype, w.device) for w in (weight, block, self.unembed.weight)}
+        if len(kinds) > 1 or weight.is_meta:
+            raise CheckpointError(
+                f"expected weights of one dtype on one device, got {kinds}. Move the whole model."
+            )
         if (self.cfg.dtype, self.cfg.device) != (weight.dtype, weight.device):
             self._follow_weights()  # they are shared: the Hugging Face model was moved
         if isinstance(input, str | list):
@@ -200,6 +233,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
             facts={"text_only": True},
         )
 
+    @in_turn
     def _apply(self, fn: Any, recurse: bool = True) -> "HookedDecoder":
         moved = super()._apply(fn, recurse)
         self._follow_weights()

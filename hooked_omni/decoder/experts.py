@@ -52,6 +52,7 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Resid) -> Resid:
         logits = self.hook_router_logits(self.gate(x))
+        self.hook_router_logits.current.watch(logits)  # an expert at -inf is never chosen
         weights = nn.functional.softmax(logits, dim=-1, dtype=torch.float32)
         weights = self.hook_expert_weights(weights)
         kept, best = weights.topk(self.chosen_of.n_active, dim=-1)

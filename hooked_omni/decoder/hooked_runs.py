@@ -14,8 +14,9 @@ from hooked_omni import names
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import HookError
 from hooked_omni.hooks.activation_cache import ActivationCache, Keep
-from hooked_omni.hooks.hook_point import HookFunction
+from hooked_omni.hooks.hook_point import ForwardState, HookFunction
 from hooked_omni.hooks.interventions import Condition, Hook, HookName, as_hooks, require_reach
+from hooked_omni.hooks.turns import in_turn
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 from hooked_omni.inputs.spans import Spans
 
@@ -27,6 +28,7 @@ class HookedRuns(HookedRootModule):
     """Hooks by name, and runs with them; `forward` is the decoder's."""
 
     cfg: DecoderConfig
+    current: ForwardState
 
     @contextmanager
     def hooks(
@@ -37,16 +39,24 @@ class HookedRuns(HookedRootModule):
         clear_contexts: bool = False,
     ) -> Iterator["HookedRuns"]:
         """Hooks that live as long as the `with` block; errors as `named`."""
-        forward: list[Any] = self._spelled_out(fwd_hooks)
-        backward: list[Any] = self._spelled_out(bwd_hooks)
-        with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
-            yield self
+        with self.current.turns.block():
+            forward: list[Any] = self._spelled_out(fwd_hooks)
+            backward: list[Any] = self._spelled_out(bwd_hooks)
+            with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
+                yield self
 
     def add_hook(self, name: Any, hook: HookFunction, *args: Any, **kwargs: Any) -> None:
         """As in TransformerLens; the hook stays until `reset_hooks`. Errors as `named`."""
         for one, function in self._spelled_out([(name, hook)]):
             super().add_hook(one, function, *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
+    def reset_hooks(self, *args: Any, **kwargs: Any) -> None:
+        """As in TransformerLens; `HookError` for hooks of another thread that still runs."""
+        self.current.turns.inherit()
+        with self.current.turns.block(whole=True):
+            super().reset_hooks(*args, **kwargs)
+
+    @in_turn
     def run_with_hooks(
         self,
         input: Input,
@@ -67,6 +77,7 @@ class HookedRuns(HookedRootModule):
         with self.hooks(forward, backward, reset_hooks_end, clear_contexts):
             return self(input, **how)
 
+    @in_turn
     def run_with_cache(  # pyright: ignore[reportIncompatibleMethodOverride]  # a cache, not a dict
         self,
         input: Input,
@@ -142,18 +153,22 @@ class HookedRuns(HookedRootModule):
         """Whether any hook waits for gradients."""
         return any(point.bwd_hooks for point in self.hook_dict.values())
 
+    @in_turn
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Whether `attn.hook_result` is live, `[batch, pos, head, d_model]`."""
         self.cfg.use_attn_result = use_attn_result
 
+    @in_turn
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
         """Whether `attn.hook_q_input`, `hook_k_input` and `hook_v_input` are live."""
         self.cfg.use_split_qkv_input = use_split_qkv_input
 
+    @in_turn
     def set_use_attn_in(self, use_attn_in: bool) -> None:
         """Whether `attn.hook_attn_in` is live, `[batch, pos, head, d_model]`."""
         self.cfg.use_attn_in = use_attn_in
 
+    @in_turn
     def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
         """Whether `hook_mlp_in` is live, `[batch, pos, d_model]`."""
         self.cfg.use_hook_mlp_in = use_hook_mlp_in
@@ -161,14 +176,15 @@ class HookedRuns(HookedRootModule):
     @contextmanager
     def every_hook_point(self) -> Iterator[None]:
         """All hook points are live as long as the `with` block."""
-        before = {flag: getattr(self.cfg, flag) for flag in names.FLAGS}
-        try:
-            for flag in before:
-                setattr(self.cfg, flag, True)
-            yield
-        finally:
-            for flag, value in before.items():
-                setattr(self.cfg, flag, value)
+        with self.current.turns.block():
+            before = {flag: getattr(self.cfg, flag) for flag in names.FLAGS}
+            try:
+                for flag in before:
+                    setattr(self.cfg, flag, True)
+                yield
+            finally:
+                for flag, value in before.items():
+                    setattr(self.cfg, flag, value)
 
     def _spelled_out(
         self, hooks: Iterable[Hook], stop: int | None = None

@@ -46,14 +46,14 @@ class Batch:
         capacity = n_shared if rows > 1 else total
         final, cache = prompt_pass(model, prompt, self.on_prompt, n_shared, capacity)
         if rows == 1:
-            return model.unembed(final)[:, -1], cache
+            return model.logits_of(final)[:, -1], cache
         shared = SharedPrefix(model.cfg, cache, n_shared, self._first_layers(model), total)
         if n_shared < prompt.n_pos:
             window = range(n_shared, prompt.n_pos)
             with model.hooks(self.row_hooks(model, list(range(rows)), shared)):
                 last = prompt.embeds[:, n_shared:].repeat(rows, 1, 1)
                 final = model.run_pass(last, model.context(prompt, window, shared), window)
-        return model.unembed(final)[:, -1].expand(rows, -1), shared
+        return model.logits_of(final)[:, -1].expand(rows, -1), shared
 
     def _first_layers(self, model: HookedDecoder) -> list[int]:
         n_layers = model.cfg.n_layers

@@ -21,6 +21,7 @@ from hooked_omni.decoding.prefill import one_prompt, prompt_pass
 from hooked_omni.decoding.sampling import Sampling, with_sampling
 from hooked_omni.errors import PromptError
 from hooked_omni.hooks.interventions import Condition, as_hooks
+from hooked_omni.hooks.turns import in_turn
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 
 
@@ -82,6 +83,7 @@ class Generation:
     logits: Float[Tensor, "n d_vocab"] | None = None
 
 
+@in_turn
 @torch.no_grad()
 def generate(
     model: HookedDecoder, prompt: Input, decoding: Decoding = Decoding(), fwd_hooks: Condition = ()
@@ -90,10 +92,10 @@ def generate(
     prompt = one_prompt(model, prompt)
     hooks = as_hooks(fwd_hooks, prompt.spans)
     total = prompt.n_pos + decoding.max_new_tokens - 1
-    model.require_runnable(hooks, range(total), prompt.spans)
+    model.require_runnable([*model.active_hooks(), *hooks], range(total), prompt.spans)
     final, cache = prompt_pass(model, prompt, hooks, prompt.n_pos, total)
     with model.hooks(hooks):
-        return decode(model, prompt, model.unembed(final)[:, -1], cache, decoding, [0])[0]
+        return decode(model, prompt, model.logits_of(final)[:, -1], cache, decoding, [0])[0]
 
 
 def decode(
@@ -131,7 +133,7 @@ def decode(
         window = range(prompt.n_pos + step, prompt.n_pos + step + 1)
         context = model.context(prompt, window, cache)
         final = model.run_pass(model.embed(chosen[:, None]), context, window)
-        logits = model.unembed(final)[:, -1]
+        logits = model.logits_of(final)[:, -1]
     return [
         Generation(
             tokens=torch.tensor(own, dtype=torch.long),

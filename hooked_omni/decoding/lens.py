@@ -20,6 +20,7 @@ from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoding.prefill import one_prompt, prefill_state
 from hooked_omni.errors import PromptError
 from hooked_omni.hooks.hook_point import LiveHook
+from hooked_omni.hooks.turns import in_turn
 
 LensKind = Literal["norm", "raw"]
 LENSES: tuple[LensKind, ...] = ("norm", "raw")
@@ -44,9 +45,10 @@ def lens_logits(
     model: HookedDecoder, resid: Float[Tensor, "pos d_model"], kind: LensKind = "norm"
 ) -> Float[Tensor, "pos d_vocab"]:
     """Logits of a residual stream."""
-    return model.unembed(model.ln_final(resid) if kind == "norm" else resid)
+    return model.logits_of(model.ln_final(resid) if kind == "norm" else resid)
 
 
+@in_turn
 @torch.no_grad()
 def read_lens(
     model: HookedDecoder,
@@ -96,6 +98,7 @@ def read_lens(
             reader.read_layer(layer, state.activations[name][0], rows)
         return read
     window = range(prompt.n_pos)  # all of it, so that every bit is as in the model's own pass
+    model.require_runnable(model.active_hooks(), window, prompt.spans)
     with model.hooks((name, reader) for name in layers):
         model.run_pass(prompt.embeds, model.context(prompt, window), window)
     return read

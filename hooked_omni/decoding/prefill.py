@@ -23,6 +23,7 @@ from hooked_omni.errors import HookError, PromptError
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hooks.activation_cache import ActivationCache, Keep
 from hooked_omni.hooks.interventions import Hook, reaches
+from hooked_omni.hooks.turns import in_turn
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 
 Final = Float[Tensor, "1 1 d_model"]
@@ -63,6 +64,7 @@ class PrefilledPrompt(EmbeddedPrompt):
     state: PrefillState | None = field(init=False, default=None, repr=False)
 
 
+@in_turn
 @torch.no_grad()
 def prefill(
     model: HookedDecoder,

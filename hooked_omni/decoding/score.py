@@ -15,8 +15,10 @@ from hooked_omni.decoding.conditions import batches
 from hooked_omni.decoding.prefill import one_prompt, prompt_pass
 from hooked_omni.errors import PromptError
 from hooked_omni.hooks.interventions import Condition, as_hooks, reaches
+from hooked_omni.hooks.turns import in_turn
 
 
+@in_turn
 @torch.no_grad()
 def forced_logits(
     model: HookedDecoder, prompt: Input, tokens: Int[Tensor, " n"], fwd_hooks: Condition = ()
@@ -38,15 +40,16 @@ def forced_logits(
     prompt, text = one_prompt(model, prompt), _text(model, tokens)
     window = range(prompt.n_pos, prompt.n_pos + text.shape[1] - 1)
     hooks = as_hooks(fwd_hooks, prompt.spans)
-    model.require_runnable(hooks, range(window.stop), prompt.spans)
+    model.require_runnable([*model.active_hooks(), *hooks], range(window.stop), prompt.spans)
     final, cache = prompt_pass(model, prompt, hooks, prompt.n_pos, window.stop)
     if window:
         with model.hooks([hook for hook in hooks if reaches(hook, window)]):
             context = model.context(prompt, window, cache)
             final = torch.cat([final, model.run_pass(text[:, :-1], context, window)], dim=1)
-    return model.unembed(final)[0]
+    return model.logits_of(final)[0]
 
 
+@in_turn
 @torch.no_grad()
 def score(
     model: HookedDecoder,
@@ -76,7 +79,7 @@ def score(
             with model.hooks(batch.row_hooks(model, rows, cache)):
                 final = model.run_pass(embeds, model.context(prompt, window, cache), window)
             for position, token in enumerate(tokens[1:]):
-                after = model.unembed(final[:, position]).float().log_softmax(-1)
+                after = model.logits_of(final[:, position]).float().log_softmax(-1)
                 logprobs.append(after[:, token, None])
         scores |= dict(zip(batch.members, torch.cat(logprobs, 1).unbind(), strict=True))
     return [scores[i] for i in range(len(conditions))]

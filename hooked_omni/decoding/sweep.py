@@ -17,8 +17,10 @@ from hooked_omni.decoding.generate import Decoding, Generation, decode
 from hooked_omni.decoding.prefill import one_prompt
 from hooked_omni.errors import PromptError
 from hooked_omni.hooks.interventions import Condition
+from hooked_omni.hooks.turns import in_turn
 
 
+@in_turn
 @torch.no_grad()
 def generate_many(
     model: HookedDecoder,

@@ -79,7 +79,7 @@ def knockout(
         queries, keys = SpanPositions(spans, query), SpanPositions(spans, key)
         _require_cuttable(spans, queries, keys)
 
-        edit = SpanHook(queries, _Cut(keys, chosen_heads), chosen_heads)
+        edit = SpanHook(queries, _Cut(keys, chosen_heads), chosen_heads, keys)
         return [(name, edit) for name in at_layers("attn.hook_attn_scores", chosen_layers)]
 
     return hooks
@@ -131,7 +131,7 @@ def scale_attention(
             touched = pairs.any(-1, keepdim=True)
             return torch.where(touched, scaled / scaled.sum(-1, keepdim=True), pattern)
 
-        edit = SpanHook(queries, scale, chosen_heads)
+        edit = SpanHook(queries, scale, chosen_heads, keys)
         return [(name, edit) for name in at_layers("attn.hook_pattern", chosen_layers)]
 
     return hooks
@@ -178,11 +178,10 @@ def _require_cuttable(
     spans: Spans, queries: SpanPositions, keys: SpanPositions, keeps_some: bool = False
 ) -> None:
     last_query = spans.n_prompt if queries.after else int(queries.prompt.max())
-    first_key = int(keys.prompt.min()) if len(keys.prompt) else spans.n_prompt
-    if first_key > last_query:
+    if keys.first > last_query:
         raise HookError(
             f"expected {keys.name!r} to start before {queries.name!r} ends, got it from position "
-            f"{first_key} on, after {last_query}: a causal model never reads forward. Swap them."
+            f"{keys.first} on, after {last_query}: a causal model never reads forward. Swap them."
         )
     unread = torch.zeros(spans.n_prompt + 1, dtype=torch.bool)
     unread[keys.prompt] = True
@@ -190,11 +189,10 @@ def _require_cuttable(
     padding = spans.positions.get("padding", torch.zeros(0, dtype=torch.long))
     unread[padding] = True
     first_free = int((~unread).nonzero()[0]) if not unread.all() else spans.n_prompt + 1
-    first_query = int(queries.prompt.min()) if len(queries.prompt) else spans.n_prompt
-    if first_query < first_free and not keeps_some:
+    if queries.first < first_free and not keeps_some:
         raise HookError(
             f"expected every {queries.name!r} position to keep something to read, got position "
-            f"{first_query} with nothing left when {keys.name!r} is cut. Leave out the first "
+            f"{queries.first} with nothing left when {keys.name!r} is cut. Leave out the first "
             "positions."
         )
 

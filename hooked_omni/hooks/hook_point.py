@@ -19,6 +19,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_omni.errors import HookError
+from hooked_omni.hooks.turns import Turns
+
+_KEPT_WHOLE = 2**14  # numbers, such as those of a decode step: one check for all layers is faster
 
 HookFunction = Callable[..., Tensor | None]
 """A TransformerLens hook, `fn(activation, hook=hook_point)`."""
@@ -41,6 +44,16 @@ class ForwardState:
 
     window: range = range(0)  # absolute positions in the blocks
     edits: list[str] = field(default_factory=list)  # hook points where a hook edited
+    real: Bool[Tensor, "batch pos"] | None = None  # positions that are no padding; None for all
+    watched: list[Tensor] = field(default_factory=list)  # must be finite at the end of the pass
+    turns: Turns = field(default_factory=Turns)
+
+    def watch(self, tensor: Float[Tensor, "row pos *rest"]) -> None:
+        """Have numbers checked when the pass ends: what reads them may hide a NaN."""
+        if self.real is not None:
+            tensor = tensor[self.real.expand(tensor.shape[:2])]
+        small = tensor.numel() <= _KEPT_WHOLE
+        self.watched += [tensor.reshape(-1)] if small else [t.view(1) for t in tensor.aminmax()]
 
 
 class HookPoint(tl.HookPoint):
@@ -85,7 +98,9 @@ class HookPoint(tl.HookPoint):
     ) -> tl.LensHandle:
         """As in TransformerLens; a forward hook works on a copy, and its edit is checked."""
         called = hook if dir == "bwd" else self._checked(hook)
-        handle = super().add_hook(called, dir, *args, **kwargs)
+        with self.current.turns.block():
+            self.current.turns.points.add(self)
+            handle = super().add_hook(called, dir, *args, **kwargs)
         handle.user_hook = hook
         return handle
 

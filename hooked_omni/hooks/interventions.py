@@ -27,10 +27,19 @@ _ON_KV_HEADS = (
 
 
 class SpanPositions:
-    """A span's positions, split at the end of the prompt so that each step finds its own fast."""
+    """A span's positions, split at the end of the prompt so that each step finds its own fast.
+
+    Padding, which nothing reads, is left out; `SpanError` if no position is left.
+    """
 
     def __init__(self, spans: Spans, name: str) -> None:
         mask = spans.mask(name, range(spans.n_prompt + 1))
+        mask[spans.positions.get("padding", [])] = False
+        if not mask.any():
+            raise SpanError(
+                f"expected {name!r} to have positions that are no padding, got none among the "
+                f"{spans.n_prompt} of the prompt: it would do nothing. Leave it out."
+            )
         self.spans, self.name, self.n_prompt = spans, name, spans.n_prompt
         self.after = bool(mask[-1])  # every generated position, or none
         self.prompt = mask[:-1].nonzero()[:, 0]
@@ -55,10 +64,17 @@ class SpanPositions:
         same = (other.n_prompt, other.after) == (self.n_prompt, self.after)
         return same and torch.equal(other.prompt, self.prompt)
 
-    def reaches(self, window: range) -> bool:
-        """Whether any position of `window` is in the span."""
-        inside = (self.prompt >= window.start) & (self.prompt < window.stop)
-        return bool(inside.any()) or (self.after and window.stop > self.n_prompt)
+    def last(self, window: range) -> int:
+        """The last position of `window` in the span; -1 if there is none."""
+        if self.after and window.stop > self.n_prompt:
+            return window.stop - 1
+        inside = self.prompt[(self.prompt >= window.start) & (self.prompt < window.stop)]
+        return int(inside[-1]) if len(inside) else -1
+
+    @property
+    def first(self) -> int:
+        """The first position in the span."""
+        return int(self.prompt[0]) if len(self.prompt) else self.n_prompt
 
     def within(self, window: range, device: torch.device) -> Int[Tensor, " n"]:
         """Positions of the span in `window`, counted from its start."""
@@ -87,11 +103,17 @@ class SpanHook(LiveHook):
         act: From the activation, the index of those positions in it and the hook point to the
             edited activation, or None to have only looked.
         heads: Heads it acts on; None for all, and where an activation has none.
+        keys: Positions whose scores or weights it acts on; None for all.
     """
 
     where: SpanPositions
     act: Callable[[Tensor, Int[Tensor, " n"], HookPoint], Tensor | None]
     heads: tuple[int, ...] | None = None
+    keys: SpanPositions | None = None
+
+    def reaches(self, window: range) -> bool:
+        """Whether it acts on any position of `window`, and on a key that this one may read."""
+        return self.where.last(window) >= (0 if self.keys is None else self.keys.first)
 
     def __call__(self, tensor: Tensor, hook: HookPoint) -> Tensor | None:
         index = self.where.within(hook.window, tensor.device)
@@ -136,17 +158,20 @@ def require_reach(
     for name, function in hooks:
         if not isinstance(function, SpanHook):
             continue
-        if not function.where.fits(spans):
+        fits = function.keys is None or function.keys.fits(spans)
+        if not (fits and function.where.fits(spans)):
             raise HookError(
                 f"expected hooks made from this prompt's spans, got {function.where.name!r} of "
                 f"another prompt, of {function.where.n_prompt} positions. Pass the intervention "
                 "itself."
             )
-        if not function.where.reaches(window):
+        if not function.reaches(window):
+            read = "" if function.keys is None else f" to reading {function.keys.name!r}"
             raise HookError(
-                f"expected a run that reaches {function.where.name!r}, got one over positions "
-                f"{window.start} to {window.stop - 1} of a prompt of {function.where.n_prompt}: "
-                "it would do nothing. Use `generate` or `score`, or generate more tokens."
+                f"expected a run that reaches {function.where.name!r}, got one over "
+                f"positions {window.start} to {window.stop - 1} of a prompt of "
+                f"{function.where.n_prompt}: it would do nothing{read}. Use `generate` or "
+                "`score`, or generate more tokens."
             )
         few = name.endswith(_ON_KV_HEADS)
         there = n_key_value_heads if few else n_heads
@@ -160,7 +185,7 @@ def require_reach(
 
 def reaches(hook: Hook, window: range) -> bool:
     """Whether a hook may act on any position of `window`; the user's own may always."""
-    return not isinstance(hook[1], SpanHook) or hook[1].where.reaches(window)
+    return not isinstance(hook[1], SpanHook) or hook[1].reaches(window)
 
 
 def at_layers(at: str, layers: tuple[int, ...] | None) -> list[HookName]:
@@ -179,7 +204,8 @@ def numbers(what: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
     if isinstance(given, int | str):
         raise HookError(f"expected a list of {what}, got {given!r}. Write [3], not 3.")
     listed = list(given)
-    whole = all(hasattr(n, "__index__") and not isinstance(n, bool) for n in listed)
+    kinds = "".join(str(getattr(n, "dtype", type(n))) for n in listed)
+    whole = all(hasattr(n, "__index__") for n in listed) and "bool" not in kinds  # True is no 1
     chosen = tuple(sorted({int(n) for n in listed})) if whole else tuple(listed)
     if not whole or not chosen or min(chosen) < 0:
         raise HookError(f"expected {what} counted from 0, got {chosen}. None means all {what}.")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedTransformer, names
 from hooked_omni.errors import HookError
-from tests.support.models import CLIP_OF, look
+from tests.support.models import CLIP_OF, left_padded, look
 
 POSITION = 20
 STEPS = (1e-2, 2e-3, 3e-4)  # a large step may change which experts read, a small one rounds
@@ -81,6 +81,43 @@ def test_the_gradient_at_every_hook_point_is_the_slope_of_edits_there(subject):
         push = direction(name, value.detach())
         moved += abs(require_slope(model, prompt, name, push, gradient)) > 1e-3
     assert moved > 0.9 * len(kept)
+
+
+@pytest.mark.parametrize("family", CLIP_OF)
+def test_every_kind_of_hook_has_the_same_gradient(models, clips, family):
+    omni: HookedOmni = models[family]
+    inputs = clips[family, CLIP_OF[family]]
+    inputs = left_padded(omni, inputs, 4) if family == "audio" else inputs
+    model, prompt, found = omni.model, omni.embed_inputs(**inputs), {}
+
+    def keep(tensor: Tensor, hook: Any) -> None:
+        found["kept", hook.name] = tensor
+
+    def retain(tensor: Tensor, hook: Any) -> None:
+        tensor.retain_grad()
+        keep(tensor, hook)
+
+    def multiply(tensor: Tensor, hook: Any) -> Tensor:
+        product = tensor * torch.ones_like(tensor, requires_grad=True)
+        retain(product, hook)
+        return product
+
+    def note(gradient: Tensor, hook: Any) -> None:
+        gradients[hook.name] = gradient.clone()
+
+    with model.every_hook_point():
+        points = [name for name in model.hook_dict if not name.endswith("expert_indices")]
+        logits = model.run_with_hooks(prompt, fwd_hooks=[(n, keep) for n in points])
+        alone = torch.autograd.grad(metric(logits), [found["kept", n] for n in points])
+        for hook in (retain, multiply, note):
+            gradients: dict[str, Tensor] = {}
+            hooks = [(n, hook) for n in points]
+            forward, backward = ([], hooks) if hook is note else (hooks, [])
+            with model.hooks(forward, backward):
+                metric(model(prompt)).backward()
+            for name, gradient in zip(points, alone, strict=True):
+                ours = gradients[name] if hook is note else found["kept", name].grad
+                torch.testing.assert_close(ours, gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
 INNER = ("ln1.hook_scale", "attn.hook_result", "attn.hook_q_input", "attn.hook_attn_in")
