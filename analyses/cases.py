@@ -112,8 +112,8 @@ def worded(wording: Mapping[str, str]) -> dict[str, str]:
     """`QUESTIONS` in other words; a `ResultsError` for the words of an unknown question."""
     if unknown := sorted(wording.keys() - QUESTIONS.keys()):
         raise ResultsError(
-            f"expected words for questions among {sorted(QUESTIONS)}, got some for {unknown}. "
-            "Correct the name."
+            f"expected words for questions among {sorted(QUESTIONS)}, got some for {unknown}. Name "
+            "the question, as in hear='What sounds?'."
         )
     return {**QUESTIONS, **wording}
 

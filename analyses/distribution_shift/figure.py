@@ -132,4 +132,6 @@ def headline(table: pd.DataFrame) -> list[str]:
     kl = _published(table, {"kl_divergence": "KL"})
     numbers = [f"{v} % {name}" for name, v in theirs.items()] + [f"KL {v}" for v in kl.values()]
     note = f"All clips, {published.title(table.attrs)}: {', '.join(numbers)}."
+    system = "; ".join(table.attrs.get("system", ()))
+    lines += [f"System prompt: {system}."] if system else []
     return [*lines, note] if numbers else lines

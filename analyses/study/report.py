@@ -18,6 +18,8 @@ from analyses.running import results, runs
 from analyses.study.claims import Finding
 from analyses.study.config import Study
 from analyses.study.judging import conditions
+from data_prep.manifest import read_facts
+from data_prep.pairing.embedding import unlike_the_paper
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import remove, write_whole
 
@@ -129,6 +131,8 @@ def _lines(
     yield f"Judge: {as_text(judge['name'])}. "
     yield f"Greedy answers of up to {', '.join(map(str, limits))} tokens. "
     yield f"Versions: {as_text(versions)}.\n"
+    if note := unlike_the_paper(read_facts(study.data)):
+        yield f"Note: {as_text(note)}.\n"
     yield _CLAIMS_HEAD
     yield from checklist(findings)
     for name in tables:
@@ -149,6 +153,11 @@ def _missing(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> Iterat
         skipped = table.attrs.get("skipped", {})
         yield f"* {name}: {len(skipped)} of {table.attrs['n_cases']} cases skipped."
         yield from _first(f"{case}: {reason}" for case, reason in skipped.items())
+        unmatched = table.attrs.get("unmatched", {})
+        yield from _first(
+            f"{case}: the judge's {', '.join(words)} match no token"
+            for case, words in unmatched.items()
+        )
     gone: Any = scores[scores["status"] == "missing"]
     yield f"* judgements: {len(gone)} of {len(scores)} missing."
     yield from _first(

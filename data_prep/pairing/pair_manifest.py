@@ -20,7 +20,7 @@ from data_prep.console import say_reasons
 from data_prep.journal import Journal
 from data_prep.manifest import OWN_CAPTIONS, Sample, read_manifest, rebased, write_manifest
 from data_prep.pairing.assignment import Forbidden, assign_in_blocks
-from data_prep.pairing.embedding import MODEL, embed, instruction
+from data_prep.pairing.embedding import MODEL, embed, instruction, unlike_the_paper
 from data_prep.pairing.loudness import Loudness, is_measured, measure
 from data_prep.pairing.matrix import write_matrix
 from hooked_omni.endings import say
@@ -140,6 +140,8 @@ def run(
         "clips left out"
     )
     say_reasons(left_out, "left out")
+    if note := unlike_the_paper(made):
+        say(f"note: {note}")
     return samples
 
 

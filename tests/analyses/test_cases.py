@@ -16,6 +16,7 @@ from analyses.running.results import gather, write_table
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni import HookedOmni, Prompt, load, names
 from hooked_omni.decoding.prefill import PrefilledPrompt
+from hooked_omni.errors import ResultsError
 from hooked_omni.hf.towers import Towers
 from hooked_omni.inputs.media import MediaSettings
 from tests.support.clips import write_clip
@@ -190,3 +191,15 @@ def test_twins_travel_from_the_manifest_into_every_table(tmp_path: Path) -> None
         write_table(tmp_path / f"{i}", tabulate(lambda _: [{"x": 1}], [case], ["x"]), "any")
     whole = gather([tmp_path / f"{i}" for i in range(len(cases))])
     assert len(whole) == 6 and whole.attrs["twins"] == {"dog+rain": "dog"}
+
+
+def test_other_words_and_another_system_prompt(tmp_path: Path) -> None:
+    samples = [Sample("a", video="a.mp4")]
+    manifest = write_manifest(tmp_path / "m.jsonl", samples)
+    (case,) = read_cases(manifest, wording={"hear": "What sounds?"}, system="Be brief.")
+    prompt: Any = case.prompt
+    assert (prompt.text, prompt.system, case.question) == ("What sounds?", "Be brief.", "hear")
+    with pytest.raises(
+        ResultsError, match=r"expected words for questions among .* for \['smell'\]"
+    ):
+        read_cases(manifest, wording={"smell": "What smells?"})

@@ -20,6 +20,11 @@ def test_the_studies_that_are_shipped_can_be_read() -> None:
     paper = read_study(STUDIES / "paper.toml")
     assert paper.config("knockout").width == 9 and paper.judge["name"] == "Qwen/Qwen3-32B"
     assert {paper.config(name).max_new_tokens for name in ("captions", "knockout")} == {50}
+    assert paper.judge["first_only"] is True and paper.rope == "paper-scripts"
+    assert paper.questions["attention_share"] == ("both",) and not paper.system
+    assert not any(words.endswith(".") for words in paper.wording.values())
+    careful = read_study(STUDIES / "paper-careful.toml")
+    assert careful.system and careful.rope == "model" and not careful.wording
     organisms = read_study(STUDIES / "organisms.toml")
     assert organisms.base == "organism-base" and organisms.judge == {"name": "truth"}
 
