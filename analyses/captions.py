@@ -90,7 +90,7 @@ def headline(table: pd.DataFrame) -> list[str]:
 def _compared(table: pd.DataFrame) -> bool:
     """Whether any answer has reference captions that name a sound event."""
     require_rows(table)
-    return bool(table[["heard_found", "seen_found"]].notna().any(axis=None))
+    return bool(table[["heard_found", "seen_found"]].notna().to_numpy().any())
 
 
 def _answers(table: pd.DataFrame) -> list[str]:

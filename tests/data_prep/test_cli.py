@@ -186,7 +186,7 @@ def test_a_run_killed_at_random_moments_and_repeated_ends_as_an_undisturbed_one(
     began = time.perf_counter()
     start(main, arguments).join()
     seconds, undisturbed = time.perf_counter() - began, outputs(folder)
-    assert len(undisturbed) == N_PAIRS + 2
+    assert len(undisturbed) == N_PAIRS + 3
     clear(folder)
     for _ in range(n_kills):
         if (folder / "out.jsonl").exists():
