@@ -180,6 +180,7 @@ def test_only_variants_go_through_the_towers_after_kept_prompts(
 
 
 def test_twins_travel_from_the_manifest_into_every_table(tmp_path: Path) -> None:
+    omni = load("random-omni")
     samples = [
         Sample("dog", video="dog.mp4"),
         Sample("dog+rain", "counterfactual", video="dog.mp4", audio="rain.mp4", twin="dog"),
@@ -188,7 +189,8 @@ def test_twins_travel_from_the_manifest_into_every_table(tmp_path: Path) -> None
     cases = read_cases(write_manifest(tmp_path / "m.jsonl", samples), ("see", "hear"))
     assert [case.twin for case in cases] == [None, None, "dog", "dog", None, None]
     for i, case in enumerate(cases):
-        write_table(tmp_path / f"{i}", tabulate(lambda _: [{"x": 1}], [case], ["x"]), "any")
+        table = tabulate(omni, lambda _: [{"x": 1}], [case], ["x"])
+        write_table(tmp_path / f"{i}", table, "any")
     whole = gather([tmp_path / f"{i}" for i in range(len(cases))])
     assert len(whole) == 6 and whole.attrs["twins"] == {"dog+rain": "dog"}
 
