@@ -191,7 +191,7 @@ def test_twins_travel_from_the_manifest_into_every_table(tmp_path: Path) -> None
     for i, case in enumerate(cases):
         table = tabulate(omni, lambda _: [{"x": 1}], [case], ["x"])
         write_table(tmp_path / f"{i}", table, "any")
-    whole = gather([tmp_path / f"{i}" for i in range(len(cases))])
+    whole = gather({tmp_path / f"{i}": {} for i in range(len(cases))})
     assert len(whole) == 6 and whole.attrs["twins"] == {"dog+rain": "dog"}
 
 
