@@ -62,6 +62,8 @@ def _command(name: str) -> Callable[..., None]:
         audio: Annotated[Path | None, _option("With --clip: in place of the clip's sound.")] = None,
         ask: Annotated[str | None, _option("With --clip: your own question.")] = None,
         questions: Annotated[str, _option("Of see, hear and both; with commas.")] = "hear",
+        wording: Annotated[list[str] | None, _option("Other words: 'hear=What sounds?'.")] = None,
+        system: Annotated[str | None, _option("System prompt; default: the family's.")] = None,
         kinds: Annotated[str | None, _option("Kinds of samples; default: all.")] = None,
         config: Annotated[str | None, _option("Its Config: JSON, or a JSON file.")] = None,
         limit: Annotated[int | None, _option("The first so many cases.", min=1)] = None,
@@ -82,9 +84,9 @@ def _command(name: str) -> Callable[..., None]:
             raise typer.BadParameter("expected --data, a manifest, or --clip, one of them")
         wanted_kinds = None if kinds is None else tuple(kinds.split(","))
         wanted = tuple(questions.split(","))
-        selection = request.CaseSelection(
-            data, tuple(clip or ()), audio, ask, wanted, wanted_kinds, limit, rope
-        )
+        words = {key: text for key, _, text in (own.partition("=") for own in wording or ())}
+        given = data, tuple(clip or ()), audio, ask, wanted, wanted_kinds, limit, rope
+        selection = request.CaseSelection(*given, words, system)
         models = request.ModelOptions(model, base, device, dtype, prompts)
         results.require_folder(out)
         _execute(request.prepare(name, selection, config, shard, models), out)

@@ -17,11 +17,14 @@ from analyses.cases import KEYS, Case, Cases, embedded, plain_answer, tabulate
 from analyses.judge.points import POINTS
 from analyses.plots import figures
 from analyses.plots.statistics import require_rows
+from analyses.text.events import Events
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
 
 _MOST_LISTED = 10
-_COLUMNS = ("caption", "n_tokens", "ended", "heard_found", "seen_found")
+_COLUMNS = (
+    *("caption", "n_tokens", "ended", "heard_found", "seen_found", "events", "heard", "seen"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,22 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
         One row per case with `sample`, `kind`, `question`, `caption`, `n_tokens`, `ended` (whether
         the model ended it, rather than the limit), and `heard_found` and `seen_found`: the share of
         the events in the audio (video) captions that the answer names, 0 to 1; NaN without any, and
-        for a model without a tokenizer, whose `caption` is None.
+        for a model without a tokenizer, whose `caption` is None. `events`, `heard` and `seen` list
+        the events of the answer, and of the audio and video captions.
     """
+    every = Events.every(config.own)
 
     def rows(case: Case) -> Iterator[dict[str, Any]]:
         answer = plain_answer(omni, case, embedded(omni, case), config.max_new_tokens)
         ended = int(answer.tokens[-1]) in omni.model.cfg.eos_tokens
         events = case.events(config.own)
         found = {f"{name}_found": named.share(answer.text) for name, named in events.items()}
-        yield dict(caption=answer.text, n_tokens=len(answer.tokens), ended=ended, **found)
+        named = {name: tuple(sorted(own.names)) for name, own in events.items()}
+        own = every.named(answer.text or "")
+        row = dict(caption=answer.text, n_tokens=len(answer.tokens), ended=ended, **found)
+        yield row | dict(events=tuple(sorted(own)), **named)
 
-    return tabulate(rows, cases, _COLUMNS)
+    return tabulate(omni, rows, cases, _COLUMNS)
 
 
 def plot(table: pd.DataFrame) -> Figure:
@@ -101,4 +109,6 @@ def _by_words(table: pd.DataFrame) -> pd.DataFrame:
         about = table["question"].map(lambda q, what=what: what in POINTS.get(q, (what,)))
         scores = dict(condition="", what=what, judge="words", score=table[column])
         parts.append(table[[*KEYS]].assign(**scores)[about])
-    return pd.concat(parts, ignore_index=True)
+    scores = pd.concat(parts, ignore_index=True)
+    scores.attrs = table.attrs
+    return scores

@@ -51,6 +51,7 @@ class Case:
         prefilled_prompt: The prompt as one model embedded and prefilled it; see `prefilled`.
         prefilled_from: The `prompt` that it was made of, and the model's `content_hash`; after a
             change of either it is not used.
+        twin: The factual sample with the same picture, as in the manifest; None without one.
         answers: Plain answers to `prefilled_prompt`, by longest answer and end tokens.
     """
 
@@ -62,6 +63,7 @@ class Case:
     video_captions: tuple[str, ...] = ()
     prefilled_prompt: PrefilledPrompt | None = None
     prefilled_from: tuple[Prompt | EmbeddedPrompt, str] | None = None
+    twin: str | None = None
     answers: dict[tuple[int, frozenset[int]], Generation] = field(default_factory=dict)
 
     @property
@@ -106,21 +108,38 @@ def as_cases(given: Cases) -> list[Case]:
     return cases
 
 
+def worded(wording: Mapping[str, str]) -> dict[str, str]:
+    """`QUESTIONS` in other words; a `ResultsError` for the words of an unknown question."""
+    if unknown := sorted(wording.keys() - QUESTIONS.keys()):
+        raise ResultsError(
+            f"expected words for questions among {sorted(QUESTIONS)}, got some for {unknown}. Name "
+            "the question, as in hear='What sounds?'."
+        )
+    return {**QUESTIONS, **wording}
+
+
 def read_cases(
     manifest: str | Path,
     questions: Sequence[str] = ("hear",),
     kinds: Sequence[str] | None = None,
     rope: Literal["model", "paper-scripts"] = "model",
+    wording: Mapping[str, str] | None = None,
+    system: str | None = None,
 ) -> list[Case]:
     """A case for every sample of a manifest and each of `questions` (names in `QUESTIONS`).
+
+    `wording` has other words for a question; `system` is a system prompt in place of the family's.
 
     Raises:
         FileError, ManifestError: For a manifest that cannot be read, or is wrong.
         ResultsError: For an unknown question, or no sample of these kinds.
     """
-    unknown = [question for question in questions if question not in QUESTIONS]
+    words = worded(wording or {})
+    unknown = [question for question in questions if question not in words]
     if unknown or not questions:
-        raise ResultsError(f"expected questions among {sorted(QUESTIONS)}, got {unknown}.")
+        raise ResultsError(
+            f"expected questions among {sorted(words)}, got {unknown}. Correct them."
+        )
     samples = read_manifest(manifest)
     chosen = [s for s in samples if kinds is None or s.kind in kinds]
     if not chosen:
@@ -132,9 +151,9 @@ def read_cases(
 
     def case(sample: Sample, question: str) -> Case:
         video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
-        prompt = Prompt(QUESTIONS[question], video=video, audio=audio, rope=rope)
+        prompt = Prompt(words[question], video, audio, system=system, rope=rope)
         captions = sample.audio_captions, sample.video_captions
-        return Case(prompt, sample.id, sample.kind, question, *captions)
+        return Case(prompt, sample.id, sample.kind, question, *captions, twin=sample.twin)
 
     return [case(sample, question) for sample in chosen for question in questions]
 
@@ -197,15 +216,19 @@ def embedded(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
 
 
 def tabulate(
-    rows_of: Callable[[Case], Iterable[dict[str, Any]]], given: Cases, columns: Sequence[str]
+    omni: HookedOmni,
+    rows_of: Callable[[Case], Iterable[dict[str, Any]]],
+    given: Cases,
+    columns: Sequence[str],
 ) -> pd.DataFrame:
     """One tidy table over all cases; each row begins with sample, kind and question.
 
     `rows_of` raises `Skip` for a case that it cannot measure; `columns` are the rows' own.
 
     Returns:
-        The table. `table.attrs["skipped"]` lists each skipped case id with its reason, and
-        `table.attrs["n_cases"]` counts all cases.
+        The table. `table.attrs["skipped"]` lists each skipped case id with its reason,
+        `table.attrs["n_cases"]` counts all cases, "model" is the name of the model, and "twins" has
+        the twin of each sample that has one, for `plots.twins.paired`.
     """
     cases, skipped, rows = as_cases(given), {}, []
     for case in cases:
@@ -214,5 +237,7 @@ def tabulate(
         except Skip as reason:
             skipped[case.id] = str(reason)
     table = pd.DataFrame(rows, columns=[*KEYS, *columns])
-    table.attrs = {"n_cases": len(cases), "skipped": skipped}
+    twins = {case.sample: case.twin for case in cases if case.twin is not None}
+    counts = {"n_cases": len(cases), "skipped": skipped, "twins": twins}
+    table.attrs = {"model": omni.model.cfg.model_name, **counts}
     return table

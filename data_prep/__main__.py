@@ -129,11 +129,14 @@ def pair_clips(
     block: Annotated[
         int | None, typer.Option(help="Pair within blocks of so many clips, to save memory.")
     ] = None,
+    twins: Annotated[
+        bool, typer.Option("--twins", help="Factual samples: the same pictures, own sound.")
+    ] = False,
 ) -> None:
     """3. Give pictures the least similar sounds: factual and counterfactual samples."""
     from data_prep.pairing import pair_manifest as pairing
 
-    config = pairing.Config(k, match_durations, match_loudness, exclude_silent, seed, block)
+    config = pairing.Config(k, match_durations, match_loudness, exclude_silent, seed, block, twins)
     pairing.run(manifest, out, config, model or pairing.MODEL, instruct, device)
 
 

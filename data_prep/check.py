@@ -15,10 +15,14 @@ _APART = 0.5  # seconds
 def problems(
     manifest: Path, progress: Callable[[list[Sample]], Iterable[Sample]] = iter
 ) -> Iterator[tuple[str, str]]:
-    """Ids of broken samples, each with a problem: of its picture, its sound, or between the two."""
+    """Ids of broken samples, each with a problem: of picture, sound, the two, or its twin."""
     seen: dict[tuple[str, str], float | str] = {}
-    for sample in progress(read_manifest(manifest)):
+    samples = read_manifest(manifest)
+    known = {None, *(sample.id for sample in samples)}
+    for sample in progress(samples):
         lengths = {}
+        if sample.twin not in known:
+            yield sample.id, f"no twin {sample.twin!r} in the manifest"
         for track, path in (("video", sample.video), ("audio", sample.audio or sample.video)):
             if path is None:
                 yield sample.id, f"no {track}: the manifest names no file"

@@ -42,6 +42,7 @@ class Sample:
         audio_id: The clip that the sound is from, if not `id`.
         similarity: Cosine of the two clips' embedded captions.
         seconds: Length of the picture.
+        twin: Id of the factual sample with the same picture, with which this one is compared.
         extra: Further keys of the line.
     """
 
@@ -55,6 +56,7 @@ class Sample:
     audio_id: str | None = None
     similarity: float | None = None
     seconds: float | None = None
+    twin: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -107,7 +109,7 @@ def unique(samples: Iterable[tuple[str, Sample]]) -> list[Sample]:
     """The samples, each given with where it stands.
 
     Raises:
-        ManifestError: For an id that comes twice, with both places.
+        ManifestError: For an id that comes twice, with both places, and for a wrong twin.
     """
     places, kept = dict[str, str](), []
     for where, sample in samples:
@@ -116,6 +118,16 @@ def unique(samples: Iterable[tuple[str, Sample]]) -> list[Sample]:
                 f"expected each id once, got {sample.id!r} in {first} and in {where}. Rename one."
             )
         kept.append(sample)
+    kinds = {sample.id: sample.kind for sample in kept}
+    for sample in kept:
+        # One that is not there is for `check`: a part of a manifest is a manifest too.
+        kind = kinds.get(sample.twin or "", "factual")
+        if sample.twin is not None and (sample.kind == "factual" or kind != "factual"):
+            raise ManifestError(
+                f"expected a factual sample as twin of one that is not, got {sample.twin!r} "
+                f"({kind}) as twin of {sample.id!r} ({sample.kind}) in {places[sample.id]}. "
+                f"Correct the field 'twin', or take it out."
+            )
     return kept
 
 

@@ -18,7 +18,7 @@ from analyses import attention_share, captions, distribution_shift, knockout, lo
 from analyses.cases import Case, prefilled, read_cases
 from analyses.knockout.figure import measured
 from analyses.logit_lens.recall import recall
-from analyses.plots.statistics import paired_permutation
+from analyses.plots.curves import paired_permutation
 from data_prep.organism.evaluation.scoring import score
 from data_prep.organism.world.dataset import write_world
 from data_prep.organism.world.things import THINGS

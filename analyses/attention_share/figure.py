@@ -9,26 +9,33 @@ from matplotlib.figure import Figure
 from analyses.attention_share.table import MODALITIES
 from analyses.cases import KEYS
 from analyses.plots import figures, published
-from analyses.plots.statistics import in_words, mean_band
+from analyses.plots.statistics import in_words, mean_band, pooled
 from hooked_omni.errors import ResultsError
 
 _LABELS = {"audio": "audio", "video": "video", "text": "query text"}
-_PUBLISHED = "figure4_attention_share_qwen2_5_omni_3b"
+_PUBLISHED = "figure4_attention_share"
 
 
 def plot(table: pd.DataFrame) -> Figure:
     """Mean over samples per layer, with 95 % bands; audio, video and text add up to 100 %.
 
-    One panel for each kind and question. Samples without all the segments that others have are
-    left out, as the title says: their 100 % is another. For a model of 36 layers, the paper's
-    certain points for Qwen2.5-Omni-3B are drawn underneath.
+    One panel for each kind and question, and for all kinds together. Samples without all the
+    segments that others have are left out, as the title says: their 100 % is another. The paper's
+    certain points for this model and question are drawn underneath.
     """
-    complete = percents(table)
+    complete = pooled(percents(table))
     groups = figures.by_panel(complete)
     figure, panels = figures.panels(len(groups))
     for axes, (kind, question, group) in zip(panels, groups, strict=True):
         axes.set_title(f"What generated tokens attend to\n{kind}, question {question!r}")
         _panel(axes, group)
+        points = published.points(_PUBLISHED, table.attrs, question, kind)
+        colors = points["segment"].map(figures.COLORS)
+        if len(points):
+            title = published.title(table.attrs)
+            where = points["layer"], points["share_percent"]
+            axes.scatter(*where, c=colors, alpha=0.35, zorder=0, label=title)
+        axes.legend(frameon=False, loc="upper center")
     left_out = len(set(table["sample"]) - set(complete["sample"]))
     if left_out:
         figure.suptitle(f"{left_out} samples without all of audio, video and text left out")
@@ -41,17 +48,12 @@ def _panel(axes: Axes, group: pd.DataFrame) -> None:
     for segment in [s for s in MODALITIES if s in set(bands["segment"])]:
         band = bands[bands["segment"] == segment]
         figures.curve(axes, band, "layer", figures.COLORS[segment], _LABELS[segment])
-    if bands["layer"].nunique() == 36:
-        points = published.points(_PUBLISHED)
-        colors = points["segment"].map(lambda segment: figures.COLORS.get(segment, "black"))
-        axes.scatter(points["layer"], points["share_percent"], c=colors, alpha=0.35, zorder=0)
     figures.layer_axis(axes)
-    axes.legend(frameon=False, loc="upper center")
 
 
 def headline(table: pd.DataFrame) -> list[str]:
     """What Figure 4 shows, with this table's numbers: where each segment peaks, where it ends."""
-    lines, complete = [], percents(table)
+    lines, complete = [], pooled(percents(table))
     n_layers = max(complete["layer"]) + 1
     late = range(n_layers - max(n_layers // 3, 1), n_layers)
     for kind, question, group in figures.by_panel(complete):
@@ -67,9 +69,12 @@ def headline(table: pd.DataFrame) -> list[str]:
                 f"{int(peak['layer'])}, {in_words(peak)}; in the last third "
                 f"of the layers, from {late[0]} on, it gets {in_words(ends.loc[segment])}."
             )
-    points = published.points(_PUBLISHED).to_dict("records")
-    theirs = ", ".join("{segment} {share_percent} % in {layer}".format(**p) for p in points)
-    return [*lines, f"Published for Qwen2.5-Omni-3B, 36 layers: {theirs}."]
+        points = published.points(_PUBLISHED, table.attrs, question, kind).to_dict("records")
+        theirs = ", ".join("{segment} {share_percent} % in {layer}".format(**p) for p in points)
+        lines += (
+            [f"{kind}, {question}, {published.title(table.attrs)}: {theirs}."] if points else []
+        )
+    return lines
 
 
 def percents(table: pd.DataFrame) -> pd.DataFrame:

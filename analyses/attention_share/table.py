@@ -88,7 +88,7 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
 
         A clip without sound has no rows for audio. An answer of one token is skipped.
     """
-    table = tabulate(lambda case: _rows(omni, case, config), cases, COLUMNS)
+    table = tabulate(omni, lambda case: _rows(omni, case, config), cases, COLUMNS)
     return table.astype({"head": "Int64", "step": "Int64"})
 
 

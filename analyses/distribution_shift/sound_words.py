@@ -1,8 +1,9 @@
 """Which tokens of an answer are part of a word that names a sound?"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
 from analyses.cases import KEYS
@@ -21,20 +22,36 @@ def token_events(texts: Sequence[str], events: Events) -> list[tuple[str, ...]]:
     return named
 
 
+def first_pieces(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of those tokens with which a word that names a sound begins."""
+    before: Any = table.groupby(list(KEYS), sort=False)["events"].shift()
+    spaced = table["token_text"].str.match(r"\s")
+    same = [own == last for own, last in zip(table["events"], before, strict=True)]
+    return cast(pd.DataFrame, table[(table["events"].str.len() > 0) & (spaced | ~np.array(same))])
+
+
 def retagged(
     table: pd.DataFrame, words: Mapping[tuple[str, str, str], Sequence[str]]
 ) -> pd.DataFrame:
     """The table with other words that name sounds, such as those that a judge has found.
 
     `words` of an answer are by sample, kind and question. Of an answer without an entry no token
-    counts: it is missing wherever such tokens are. `events` has the word that a token is part of.
+    counts: it is missing wherever such tokens are. `events` has the word that a token is part of;
+    `attrs["unmatched"]` lists, by sample and question, words that no token is part of.
     """
-    parts = []
+    parts, unmatched = [], {}
     groups: Any = table.groupby(list(KEYS), sort=False)
     for key, rows in groups:
-        marked = map(str.lower, words.get(key, ()))
-        named = Events({word: (word,) for word in marked}, reading="words")  # it read the answer
-        parts.append(rows.assign(events=token_events(rows["token_text"].tolist(), named)))
+        named = marked(words.get(key, ()))
+        events = token_events(rows["token_text"].tolist(), named)
+        parts.append(rows.assign(events=events))
+        if lost := set(named.names).difference(*events):
+            unmatched[f"{key[0]}/{key[2]}"] = sorted(lost)
     made = pd.concat(parts)
-    made.attrs = table.attrs
+    made.attrs = {**table.attrs, "unmatched": unmatched}
     return made
+
+
+def marked(words: Sequence[str]) -> Events:
+    """Words that a judge marked, each an event of its own: it read the answer."""
+    return Events({word: (word,) for word in map(str.lower, words)}, reading="words")

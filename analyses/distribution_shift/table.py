@@ -7,7 +7,7 @@ from typing import Any, cast
 import pandas as pd
 import torch
 
-from analyses.cases import Case, Cases, Skip, embedded, plain_answer, tabulate
+from analyses.cases import Case, Cases, Skip, as_cases, embedded, plain_answer, tabulate
 from analyses.distribution_shift.divergence import compare, places
 from analyses.distribution_shift.sound_words import token_events
 from analyses.text.events import Events
@@ -18,6 +18,8 @@ from hooked_omni.decoding.prefill import prefill
 from hooked_omni.decoding.score import forced_logits
 from hooked_omni.errors import MediaError, PromptError, ResultsError
 
+OWN_SYSTEM = "each model's own"
+"""Stands for the families' system prompts, which may differ, and KL and ranks with them."""
 SHIFTS = ("unshifted", "marginal", "shifted")
 COLUMNS = (
     *("step", "token_id", "token_text", "events", "logprob", "base_logprob", "base_rank", "shift"),
@@ -65,6 +67,8 @@ def run(
           everything else is renormalized over the tokens that both have.
         * `answer`: its text.
 
+        `attrs` hold "base", its name, and "system", the system prompts that both were given.
+
     Raises:
         ResultsError: For two models with different words, or an embedded case without its prompt
             for the base.
@@ -99,7 +103,12 @@ def run(
                 **{name: value[step].item() for name, value in measured.items()},
             )
 
-    return tabulate(rows, cases, COLUMNS)
+    cases = as_cases(cases)
+    table = tabulate(omni, rows, cases, COLUMNS)
+    prompts = [case.prompt for case in cases if isinstance(case.prompt, Prompt)]
+    systems = {prompt.system or OWN_SYSTEM: "model and base" for prompt in prompts}
+    table.attrs |= {"base": base.model.cfg.model_name, "system": systems}
+    return table
 
 
 def _base_prompt(

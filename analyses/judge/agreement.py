@@ -20,6 +20,8 @@ from hooked_omni.errors import ResultsError
 
 Ranked = Float[np.ndarray, " item"]
 
+_MOST_LISTED = 8
+
 
 def rated(scores: pd.DataFrame, sheet: Path, filled: Sequence[Path]) -> pd.DataFrame:
     """Ratings of people, each of whom has filled a copy of the empty `sheet`.
@@ -49,6 +51,47 @@ def rated(scores: pd.DataFrame, sheet: Path, filled: Sequence[Path]) -> pd.DataF
     for name, by_id in ratings.items():
         table[name] = [by_id[one] for one in table["id"]]
     return table.assign(people=table[names].mean(axis=1)).reset_index(drop=True)
+
+
+def fairness(scores: pd.DataFrame, ratings: Sequence[Path]) -> pd.DataFrame:
+    """How far a study's judge agrees with people, over untouched answers, as in the paper.
+
+    `ratings` are filled copies of one sheet of these `scores`, a file for each person. The table is
+    as `with_people` has it; `attrs["raters"]` counts people, and `attrs["others"]` rated captions
+    that are no untouched answers, and left out.
+
+    Raises:
+        ResultsError: For a file that is missing, people who did not rate the same captions, and,
+            with row numbers, what is no rating, and captions that are not in the scores.
+        FileError: For a file that is no text.
+    """
+    require_scores(scores)
+    if gone := [str(path) for path in ratings if not path.is_file()]:
+        raise ResultsError(
+            f"expected people's ratings, got no file at {', '.join(gone)}. Make a sheet (`python "
+            "-m analyses agreement sheet`), and save there what comes back, a file for each person."
+        )
+    known = set(identified(scores)["id"])
+    copies = {path: read_ratings(path, path) for path in ratings}
+    for path, by_id in copies.items():
+        others = [f"row {row}, id {one!r}" for row, one in enumerate(by_id, 2) if one not in known]
+        if others:
+            raise ResultsError(
+                f"expected ratings of captions in these scores, got {len(others)} of others in "
+                f"{path}: {'; '.join(others[:_MOST_LISTED])}. Give what was rated for this study."
+            )
+    # Whoever left rows out is measured by who did not.
+    sheet = max(copies, key=lambda path: len(copies[path]), default=Path())
+    table = rated(scores, sheet, ratings)
+    plain = cast(pd.DataFrame, table[table["condition"] == ""])
+    if plain.empty:
+        raise ResultsError(
+            f"expected ratings of untouched answers, got {len(table)} of other captions. Make the "
+            "sheet with --only untouched."
+        )
+    points = with_people(plain)
+    points.attrs = {"raters": len(ratings), "others": len(table) - len(plain)}
+    return points
 
 
 def joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:

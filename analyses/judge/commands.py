@@ -17,14 +17,21 @@ Scores = Annotated[Path, typer.Argument(help="Table of scores (Parquet), as the 
 def sheet(
     scores: Scores,
     out: Annotated[Path, typer.Option(help="CSV to write; the HTML page lies beside it.")],
-    n: Annotated[int, typer.Option(min=1, help="Captions of each point.")] = 200,
+    n: Annotated[int | None, typer.Option(min=1, help="Captions of each point [200].")] = None,
     seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
+    only: Annotated[str | None, typer.Option(help="untouched: no answers under knockouts.")] = None,
+    per_kind: Annotated[
+        int | None, typer.Option(min=1, help="In place of --n: so many of each point and kind.")
+    ] = None,
 ) -> None:
     """Make a sheet for people to rate: CSV, and an HTML form that needs no network."""
     from analyses.judge.sheet import choose, write_sheet
     from analyses.running.results import read_table
 
-    chosen = choose(read_table(scores), n, seed)
+    if only not in (None, "untouched") or (n is not None and per_kind is not None):
+        raise typer.BadParameter("expected --only untouched, and --n or --per-kind, one of them")
+    wanted = per_kind or n or 200
+    chosen = choose(read_table(scores), wanted, seed, only is not None, per_kind is not None)
     page = out.with_suffix(".html")
     write_sheet(chosen, out, page)
     say(f"{len(chosen)} captions on {out} and {page}: one copy for each person")

@@ -28,29 +28,54 @@ _STRATA = ("what", "kind", "question", "condition")
 _MOST_LISTED = 8
 
 
-def choose(scores: pd.DataFrame, n: int = 200, seed: int = 0) -> pd.DataFrame:
+def choose(
+    scores: pd.DataFrame,
+    n: int = 200,
+    seed: int = 0,
+    untouched: bool = False,
+    by_kind: bool = False,
+) -> pd.DataFrame:
     """Captions for people to rate: `n` of each point that was judged, or all, if fewer.
 
+    With `untouched` only plain answers are chosen, made under no knockout; with `by_kind`, `n` of
+    each kind of sample, and no fewer.
+
     Returns:
-        The chosen rows, shuffled, with the columns of `scores` and `id`. Without scores to choose
-        from it is a `ResultsError`.
+        The chosen rows, shuffled, with the columns of `scores` and `id`. Without (enough) scores to
+        choose from it is a `ResultsError`.
     """
     require_scores(scores)
+    if untouched:
+        scores = cast(pd.DataFrame, scores[scores["condition"] == ""])
     scored = cast(pd.DataFrame, scores[scores["score"].notna()])
     if scored.empty or n < 1:
         raise ResultsError(
             f"expected scores, and at least one caption to choose, got {len(scores)} rows with "
             f"{len(scored)} scores, and n = {n}. Judge the captions first."
         )
+    if by_kind:
+        _require_enough(scores, n)
     rng = np.random.default_rng(seed)
     scored = identified(scored).assign(third=np.floor(scored["score"] * 2.999))
     chosen: list[int] = []
-    for _, part in cast(Any, scored.groupby("what", sort=True)):
+    for _, part in cast(Any, scored.groupby([*_STRATA[: 1 + by_kind]], sort=True)):
         groups = part.groupby([*_STRATA, "third"], sort=True).indices.values()
         piles = [list(part.index[rng.permutation(places)]) for places in groups]
         chosen += _in_turn(piles, n)
     shuffled = rng.permutation(np.asarray(chosen))
     return scored.loc[shuffled].drop(columns="third").reset_index(drop=True)
+
+
+def _require_enough(scores: pd.DataFrame, n: int) -> None:
+    # Nobody can judge without references, such as the sound of a silent control.
+    known: Any = scores[scores["references"].str.len() > 0]
+    counts = known.groupby(["what", "kind"])["score"].count().to_dict()
+    if min(counts.values(), default=0) < n:
+        got = [f"{own} {kind} for {what}" for (what, kind), own in counts.items()]
+        raise ResultsError(
+            f"expected {n} captions with scores of each point and kind, got "
+            f"{', '.join(got) or 'none'}. Choose fewer of each kind, or have more judged."
+        )
 
 
 def require_scores(table: pd.DataFrame) -> None:

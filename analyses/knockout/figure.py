@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from analyses.cases import KEYS
 from analyses.plots import figures, published
-from analyses.plots.statistics import in_words, mean_band, paired_permutation, require_rows
+from analyses.plots.curves import paired_permutation
+from analyses.plots.statistics import in_words, mean_band, require_rows
 
 _PANELS = {
     ("factual", "see"): "A",
@@ -28,7 +29,7 @@ _MOVED = {
     "caption_change": ("the log-probability of the untouched caption", "nats a token"),
 }
 """What each measure is, and its unit, in sentences."""
-_PUBLISHED = "figure6_knockout_qwen2_5_omni_3b"
+_PUBLISHED = "figure6_knockout"
 _ROWS = {
     "right": "{what}, %",
     "word_change": "change in log p of the\nreference words, nats a word",
@@ -41,7 +42,7 @@ def plot(table: pd.DataFrame) -> Figure:
 
     The first row shows `audio_fidelity` or `video_fidelity` (0 to 1, from a judge), whichever the
     question is about, where the table has such columns; else the share of reference events that
-    the caption names. For a model of 36 layers, published points are drawn underneath.
+    the caption names. The paper's points for this model are drawn underneath.
     """
     changes = measured(table)
     groups = sorted(figures.by_panel(changes), key=lambda panel: _PANELS.get(panel[:2], "Z"))
@@ -54,7 +55,8 @@ def plot(table: pd.DataFrame) -> Figure:
         for axes, row in zip(column, rows, strict=True):
             _panel(axes, group, row)
             if row == "right":
-                _underneath(axes, letter, table)
+                points = published.points(_PUBLISHED, table.attrs, question, kind)
+                _underneath(axes, points, published.title(table.attrs))
             axes.legend(frameon=False, fontsize="small")
         figures.layer_axis(column[-1], "center of the window, layer")
     for axes, row in zip(every[:, 0], rows, strict=True):
@@ -110,14 +112,11 @@ def _panel(axes: Axes, group: Any, row: str) -> None:
     axes.axhline(baseline["mean"].iloc[0], color="black", ls="--", lw=1, label="untouched")
 
 
-def _underneath(axes: Axes, letter: str, table: pd.DataFrame) -> None:
-    if set(table["n_layers"]) != {36}:
-        return
-    points: Any = published.points(_PUBLISHED)
-    for arrow, own in points[points["panel"] == letter].groupby("knockout"):
+def _underneath(axes: Axes, points: pd.DataFrame, title: str) -> None:
+    for arrow, own in points.groupby("knockout"):
         color = figures.COLORS["audio" if str(arrow).endswith("A") else "video"]
         points_of = own["center_layer"], own["fidelity_percent"]
-        label = f"published: {str(arrow).replace('!->', ' !-> ')}"
+        label = f"{title}: {str(arrow).replace('!->', ' !-> ')}"
         axes.scatter(*points_of, color=color, alpha=0.35, zorder=0, label=label)
         axes.axhline(own["baseline_percent"].iloc[0], color="gray", linestyle=":", zorder=0)
 

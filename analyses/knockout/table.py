@@ -86,7 +86,7 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
 
         Cases without a span of `config.keys`, or with an answer of one token, are skipped.
     """
-    table = tabulate(lambda case: _rows(omni, case, config), cases, COLUMNS)
+    table = tabulate(omni, lambda case: _rows(omni, case, config), cases, COLUMNS)
     return table.astype(dict.fromkeys(("center", "first_layer", "last_layer"), "Int64"))
 
 

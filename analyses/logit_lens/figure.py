@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from analyses.cases import KEYS
 from analyses.logit_lens.recall import ANY_LAYER, recall
 from analyses.plots import figures, published
-from analyses.plots.statistics import in_words, mean_band
+from analyses.plots.statistics import in_words, mean_band, pooled
 
 _PUBLISHED = "latent_audio_recall"
 
@@ -18,23 +18,24 @@ _PUBLISHED = "latent_audio_recall"
 def plot(table: pd.DataFrame) -> Figure:
     """A row of panels for each lens: recall, log-probability of reference words, recall in time.
 
-    Dotted: the same for the events of other samples, which is chance. For a model of 36 layers, the
-    paper's number for Qwen2.5-Omni-3B stands in the first panel.
+    Dotted: the same for the events of other samples, which is chance. The paper's number for this
+    model stands in the first panel.
     """
     lenses = list(dict.fromkeys(table["lens"]))
     figure, rows = figures.grid(len(lenses), 3, (15.0, 3.8 * len(lenses)))
-    heard, chance, words = recall(table), recall(table, "chance"), _word_curves(table)
+    heard, chance = pooled(recall(table)), pooled(recall(table, "chance"))
+    words = pooled(_word_curves(table))
     for (left, middle, right), lens in zip(rows, lenses, strict=True):
         left.set(ylabel="sound events recalled, %", ylim=(0, 100), title=f"lens: {lens}")
         middle.set(ylabel="log p of reference words, nats", title="best position, mean over events")
         _curves(left, heard.query("lens == @lens"), "recall", "-", "")
         _curves(left, chance.query("lens == @lens"), "recall", ":", ", by chance")
         _curves(middle, words.query("lens == @lens"), "logprob", "-", "")
-        if len(set(table["layer"])) == 36:
-            theirs = published.number(_PUBLISHED)
-            left.axhline(theirs, color="black", ls="--", lw=1, alpha=0.5, zorder=0)
-            note = f"published, all layers, judged: {theirs} %"
-            left.annotate(note, (0, theirs), va="bottom", fontsize="small")
+        for (kind, question), _ in table.groupby(["kind", "question"], sort=False):
+            theirs = published.number(_PUBLISHED, table.attrs, question, kind)
+            if theirs is not None:
+                label = f"{published.title(table.attrs)}, {kind}, all layers, judged"
+                left.axhline(theirs, color="black", ls="--", lw=1, alpha=0.5, zorder=0, label=label)
         _heat(figure, right, table.query("lens == @lens"))
         for axes in (left, middle):
             figures.layer_axis(axes)
@@ -82,7 +83,7 @@ def _heat(figure: Figure, axes: Axes, table: pd.DataFrame) -> None:
 
 def headline(table: pd.DataFrame) -> list[str]:
     """How much of what is heard can be read inside the model, by kind, question and lens."""
-    heard, chance = recall(table), recall(table, "chance")
+    heard, chance = pooled(recall(table)), pooled(recall(table, "chance"))
     lines = []
     for kind, question, panel in figures.by_panel(heard):
         for lens, part in panel.groupby("lens", sort=False):
@@ -102,5 +103,8 @@ def headline(table: pd.DataFrame) -> list[str]:
                 f"{title}: {in_words(anywhere)} of the sound events that the captions name can be "
                 f"read off in some layer{note}; in the best one, {best['layer']}, {in_words(best)}."
             )
-    theirs = published.number(_PUBLISHED)
-    return [*lines, f"Published for Qwen2.5-Omni-3B, all layers, judged: {theirs} %."]
+        theirs = published.number(_PUBLISHED, table.attrs, question, kind)
+        if theirs is not None:
+            source = f"{kind}, {question}, {published.title(table.attrs)}"
+            lines.append(f"{source}: {theirs} %, all layers, judged.")
+    return lines

@@ -99,7 +99,7 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
             for row in _word_rows(readout, places, words, config.words_everywhere):
                 yield row | same | dict(token_text=described(row["token_id"])["token_text"])
 
-    return tabulate(rows, cases, COLUMNS).astype({"k": "Int64"})
+    return tabulate(omni, rows, cases, COLUMNS).astype({"k": "Int64"})
 
 
 def _reference_words(events: Events) -> dict[str, str]:

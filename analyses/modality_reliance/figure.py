@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from analyses.cases import KEYS
 from analyses.modality_reliance.table import MODALITIES
 from analyses.plots import figures
-from analyses.plots.statistics import in_words, mean_band, paired_permutation, require_rows
+from analyses.plots.curves import paired_permutation
+from analyses.plots.statistics import in_words, mean_band, require_rows
 
 
 def plot(table: pd.DataFrame) -> Figure:

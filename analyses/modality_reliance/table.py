@@ -86,7 +86,7 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
         for those of the picture; one with neither is skipped, as are embedded prompts.
     """
     edits = _edits(omni, config)
-    table = tabulate(lambda case: _rows(omni, case, config, edits), cases, COLUMNS)
+    table = tabulate(omni, lambda case: _rows(omni, case, config, edits), cases, COLUMNS)
     return table.astype({"step": "Int64"})
 
 

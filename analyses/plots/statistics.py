@@ -1,4 +1,4 @@
-"""How sure is a mean, and do two curves differ?
+"""How sure is a mean?
 
 Every band and every test resamples whole samples, the same ones at every point of every curve, so
 that what a sample has in common with itself is kept. A number that is missing is counted and
@@ -6,7 +6,7 @@ stated, never averaged as zero and never dropped in silence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,11 @@ from hooked_omni.errors import ResultsError
 
 Values = Float[np.ndarray, "sample point"]
 
+POOL = ("factual", "counterfactual")
+"""The kinds of clips that are the paper's whole set, "all"."""
+
 _STRATA = ("kind", "question")
-_LEVEL, _N_RESAMPLES = 0.95, 2000
-_MOST_EXACT = 13  # samples: 8192 sign flips
+_LEVEL, N_RESAMPLES = 0.95, 2000
 
 
 def mean_band(
@@ -26,7 +28,7 @@ def mean_band(
     value: str,
     by: Sequence[str],
     level: float = _LEVEL,
-    n_resamples: int = _N_RESAMPLES,
+    n_resamples: int = N_RESAMPLES,
     rng: np.random.Generator | int = 0,
 ) -> pd.DataFrame:
     """Mean over samples at each point, with a bootstrap confidence band.
@@ -51,9 +53,9 @@ def mean_band(
     """
     rng, rows = np.random.default_rng(rng), []
     for part in _strata(table, by):
-        values, points = _by_sample(part, value, by)
-        mean, n = _mean(values)
-        means = _resampled(values, n_resamples, rng)
+        values, points = by_sample(part, value, by)
+        mean, n = mean_of(values)
+        means = resampled(values, n_resamples, rng)
         low, high = _percentiles(means, n, level)
         band = dict(mean=mean, low=low, high=high, n=n, missing=len(values) - n)
         rows.append(points.assign(**band))
@@ -76,86 +78,16 @@ def contrast(groups: Sequence[pd.Series], of: Callable[..., Any]) -> dict[str, A
         two, and where the number is not defined for some draw; all is NaN without numbers.
     """
     values = pd.concat(list(groups), axis=1).to_numpy(float)
-    mean, n = _mean(values)
+    mean, n = mean_of(values)
     point = dict(mean=np.nan, low=np.nan, high=np.nan, n=int(n.min()))
     point["missing"] = sum(map(len, groups)) - int(n.sum())
     if point["n"] > 0:
         point["mean"] = float(of(*mean))
     if point["n"] > 1:
-        means = _resampled(values, _N_RESAMPLES, np.random.default_rng(0))
+        means = resampled(values, N_RESAMPLES, np.random.default_rng(0))
         tail = 50 * (1 - _LEVEL)
         point["low"], point["high"] = np.percentile(of(*means.T), [tail, 100 - tail]).tolist()
     return point
-
-
-def paired_permutation(
-    first: pd.DataFrame,
-    second: pd.DataFrame,
-    value: str,
-    by: Sequence[str],
-    correction: Literal["max", "holm", "none"] = "max",
-    n_resamples: int = 10_000,
-    rng: np.random.Generator | int = 0,
-) -> pd.DataFrame:
-    """Do two curves differ anywhere? Signs of each sample's differences are flipped at random.
-
-    All assignments of signs are tried for up to 13 samples (exact), else `n_resamples` random ones,
-    with the observed one among them, so that p is never 0.
-
-    Args:
-        first: Tidy rows with `sample`.
-        second: The other curve; samples are paired by name, and by "question" where both have it.
-        value: The column to compare.
-        by: The columns that make a point of the curve, such as ["layer"].
-        correction: For looking at many points. "max": compared with the largest statistic over all
-            points (Westfall and Young), which takes their correlation into account. "holm": valid
-            for any dependence, but p is then at least (points / resamples). "none".
-        n_resamples: Random assignments.
-        rng: A generator, or a seed.
-
-    Returns:
-        One row per point: the columns of `by`, then `difference` (mean of first - second), `p`
-        (two-sided), `p_corrected`, `n` (pairs) and `missing` (samples in either curve without a
-        pair of numbers here). `attrs` hold "correction", "exact" and "assignments". No pair at all,
-        or several rows of one sample at one point, are a `ResultsError`.
-    """
-    if correction not in ("max", "holm", "none"):
-        raise ResultsError(f"expected correction 'max', 'holm' or 'none', got {correction!r}.")
-    differences, points = _differences(first, second, value, by)
-    difference, n = _mean(differences)
-    if not n.any():
-        raise ResultsError(
-            f"expected samples with {value!r} in both curves, got none. Compare tables of the same "
-            "samples."
-        )
-    filled = np.where(np.isfinite(differences), differences, 0.0)
-    signs, exact = _signs(len(filled), n_resamples, np.random.default_rng(rng))
-    # Flipping signs leaves the root of the sum of squares as it is: dividing by it makes points of
-    # different spread comparable.
-    spread = np.sqrt((filled**2).sum(0))
-    scale = np.where(spread > 0, spread, 1.0)
-    observed = np.abs(filled.sum(0)) / scale
-    flipped = np.abs(signs @ filled) / scale
-    reached = observed * (1 - 1e-12)  # sums in another order differ in the last digits
-    p = corrected = (flipped >= reached).mean(0)
-    if correction == "max":
-        corrected = (flipped.max(1)[:, None] >= reached).mean(0)
-    elif correction == "holm":
-        corrected = holm(p)
-    unknown = np.where(n > 0, 0.0, np.nan)
-    tested = dict(difference=difference, p=p + unknown, p_corrected=corrected + unknown, n=n)
-    result = points.assign(**tested, missing=len(filled) - n)
-    result.attrs |= dict(correction=correction, exact=exact, assignments=len(signs))
-    return result
-
-
-def holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """Holm's correction: the chance of any false alarm among all tests stays below the level."""
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(stepped, 1.0)
-    return corrected
 
 
 def in_words(point: Mapping[str, Any] | pd.Series, unit: str = "%", digits: int = 1) -> str:
@@ -173,6 +105,19 @@ def in_words(point: Mapping[str, Any] | pd.Series, unit: str = "%", digits: int 
     return f"{mean}{' ' + unit if unit else ''}{band}, n = {n}{missing}"
 
 
+def pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """The table, and its factual and counterfactual rows once more as the kind "all".
+
+    As it is if it has only one of the two: half of the paper's set is not the whole.
+    """
+    both = table[table["kind"].isin(POOL)]
+    if both["kind"].nunique() < len(POOL):
+        return table
+    whole = pd.concat([table, both.assign(kind="all")], ignore_index=True)
+    whole.attrs = table.attrs
+    return whole
+
+
 def require_rows(table: pd.DataFrame) -> None:
     """Refuse a table without rows, as a `ResultsError`."""
     if table.empty:
@@ -186,14 +131,14 @@ def _strata(table: pd.DataFrame, by: Sequence[str]) -> list[pd.DataFrame]:
     return [part for _, part in table.groupby(strata, sort=False)] if strata else [table]
 
 
-def _mean(values: Values) -> tuple[Float[np.ndarray, " point"], Int[np.ndarray, " point"]]:
+def mean_of(values: Values) -> tuple[Float[np.ndarray, " point"], Int[np.ndarray, " point"]]:
     """Mean over the samples with a number at each point, NaN without one, and how many they are."""
     known = np.isfinite(values)
     n = known.sum(0)
     return np.divide(np.where(known, values, 0.0).sum(0), n, out=_nan(len(n)), where=n > 0), n
 
 
-def _resampled(
+def resampled(
     values: Values, n_resamples: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "resample point"]:
     """Means over samples drawn with replacement, the same ones at every point."""
@@ -204,7 +149,7 @@ def _resampled(
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 
-def _by_sample(table: pd.DataFrame, value: str, by: Sequence[str]) -> tuple[Values, pd.DataFrame]:
+def by_sample(table: pd.DataFrame, value: str, by: Sequence[str]) -> tuple[Values, pd.DataFrame]:
     """Numbers by sample and point, NaN where there is none; and the points."""
     samples, names = pd.factorize(table["sample"])
     points = table.groupby(list(by), sort=False, dropna=False)
@@ -220,36 +165,6 @@ def _by_sample(table: pd.DataFrame, value: str, by: Sequence[str]) -> tuple[Valu
     values[samples, where] = table[value].astype("Float64").to_numpy(float, na_value=np.nan)
     first = np.unique(where, return_index=True)[1]
     return values, pd.DataFrame(table.iloc[first][list(by)]).reset_index(drop=True)
-
-
-def _differences(
-    first: pd.DataFrame, second: pd.DataFrame, value: str, by: Sequence[str]
-) -> tuple[Values, pd.DataFrame]:
-    both = "question" in first and "question" in second and "question" not in by
-    unit = ["sample", "question"] if both else ["sample"]
-    named = []
-    for number, table in enumerate((first, second)):
-        unique = table[unit].astype(str).agg("/".join, axis=1)
-        named.append(table.assign(sample=unique, curve=number)[["sample", "curve", *by, value]])
-    values, points = _by_sample(pd.concat(named, ignore_index=True), value, ["curve", *by])
-    pairs = points.assign(column=range(len(points)))
-    sides = [pairs[pairs["curve"] == number].drop(columns="curve") for number in (0, 1)]
-    joined = sides[0].merge(sides[1], on=list(by), how="inner", suffixes=("", "_second"))
-    if joined.empty:
-        raise ResultsError(f"expected curves with points {list(by)} in common, got none.")
-    columns = joined["column"].to_numpy(), joined["column_second"].to_numpy()
-    return values[:, columns[0]] - values[:, columns[1]], pd.DataFrame(joined[list(by)])
-
-
-def _signs(
-    n: int, n_resamples: int, rng: np.random.Generator
-) -> tuple[Float[np.ndarray, "assignment sample"], bool]:
-    if n <= _MOST_EXACT:
-        numbers = np.arange(2**n)[:, None] >> np.arange(n)
-        return 1.0 - 2.0 * (numbers & 1), True
-    drawn = rng.integers(0, 2, (n_resamples + 1, n)) * 2.0 - 1.0
-    drawn[0] = 1.0  # the observed one
-    return drawn, False
 
 
 def _percentiles(means: Values, n: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

@@ -4,11 +4,12 @@ From words on the command line to a run: cases of a manifest or of single clips,
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from analyses.cases import QUESTIONS, Case, read_cases
+from analyses.cases import Case, read_cases, worded
 from analyses.running import runs
 from analyses.running.identity import KeptPrompts, clips_digest
 from analyses.running.type_check import config_from_json
@@ -24,7 +25,8 @@ class CaseSelection:
     """Cases of a manifest, `data`, or of `clips`.
 
     For clips, `audio` is a sound in place of their own, and `text` the user's own question in place
-    of `questions`. `kinds` are of samples, `limit` is for the first cases; None for all.
+    of `questions`. `kinds` are of samples, `limit` is for the first cases; None for all. `wording`
+    and `system` are as in `read_cases`.
     """
 
     data: Path | None = None
@@ -35,6 +37,8 @@ class CaseSelection:
     kinds: tuple[str, ...] | None = None
     limit: int | None = None
     rope: str = "model"
+    wording: Mapping[str, str] = field(default_factory=dict)
+    system: str | None = None
 
     def cases(self) -> list[Case]:
         """The cases; options of clips are refused with a manifest, and the other way around."""
@@ -45,7 +49,8 @@ class CaseSelection:
                     "expected --clip with --audio and --ask, got --data. A manifest says which "
                     "sounds go with which pictures; --questions chooses the questions."
                 )
-            found = read_cases(self.data, self.questions, self.kinds, rope)
+            words = self.wording, self.system
+            found = read_cases(self.data, self.questions, self.kinds, rope, *words)
         else:
             if self.kinds is not None:
                 raise ResultsError("expected --data with --kinds, got --clip: clips have no kind.")
@@ -56,15 +61,20 @@ class CaseSelection:
         missing = [str(p) for p in (*self.clips, self.audio) if p and not p.is_file()]
         if missing:
             raise MediaError(f"expected a media file, got no file at {missing[0]}.")
-        unknown = [q for q in self.questions if q not in QUESTIONS]
+        words = worded(self.wording)
+        unknown = [q for q in self.questions if q not in words]
         if unknown:
             raise ResultsError(
-                f"expected questions among {sorted(QUESTIONS)}, got {unknown}. Your own words go "
+                f"expected questions among {sorted(words)}, got {unknown}. Your own words go "
                 "into --ask."
             )
-        texts = {"own": self.text} if self.text else {q: QUESTIONS[q] for q in self.questions}
+        texts = {"own": self.text} if self.text else {q: words[q] for q in self.questions}
         return [
-            Case(Prompt(text, video=c, audio=self.audio, rope=rope), str(c), question=question)
+            Case(
+                Prompt(text, c, self.audio, system=self.system, rope=rope),
+                str(c),
+                question=question,
+            )
             for c in self.clips
             for question, text in texts.items()
         ]
@@ -78,6 +88,8 @@ class CaseSelection:
             "questions": [self.text] if self.text else list(self.questions),
             "kinds": None if self.kinds is None else list(self.kinds),
             "rope": self.rope,
+            "system": self.system,
+            "wording": dict(self.wording),
         }
 
 

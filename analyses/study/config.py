@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from analyses.cases import QUESTIONS, Case, read_cases
+from analyses.cases import QUESTIONS, Case, read_cases, worded
 from analyses.running import runs
 from analyses.running.type_check import fits, make_config, mismatch, tuples
 from hooked_omni.errors import ResultsError
@@ -17,7 +17,7 @@ from hooked_omni.files import parse_toml, read_text
 
 STAGES: Mapping[str, tuple[str, ...]] = {
     "captions": ("see", "hear", "both"),
-    "attention_share": ("hear",),
+    "attention_share": ("both",),
     "logit_lens": ("hear",),
     "knockout": ("see", "hear"),
     "distribution_shift": ("hear",),
@@ -43,7 +43,10 @@ class Study:
         limit: How many samples of each kind, the first ones; 0 for all.
         max_new_tokens: Longest answer, in tokens, in every analysis.
         rope: As in `Prompt`.
+        system: System prompt of the model and of the base; empty for each family's own.
+        wording: Other words for a question, by its name.
         judge: `name`, `url` and settings, as in `judge.load_judge`.
+        ratings: Filled sheets of people who rated the judge's captions; in a file, relative to it.
         questions: Of each analysis, where they are not the paper's.
         configs: Of each analysis, where its fields are not the defaults.
     """
@@ -56,9 +59,12 @@ class Study:
     limit: int = 0
     max_new_tokens: int = 50
     rope: str = "model"
+    system: str = ""
+    wording: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     dtype: str = ""
     judge: Mapping[str, Any] = field(default_factory=lambda: {"name": "lexical"})
+    ratings: tuple[Path, ...] = ()
     questions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -69,6 +75,7 @@ class Study:
                 f"expected analyses among {[*_EVERY]}, captions among them, got "
                 f"{list(self.analyses)}."
             )
+        worded(self.wording)
         words = [word for given in self.questions.values() for word in given]
         if self.limit < 0 or set(words) - set(QUESTIONS):
             raise ResultsError(
@@ -96,7 +103,8 @@ class Study:
         """Cases of an analysis; raises as `read_cases`."""
         questions = self.questions.get(name, STAGES.get(name, ("hear",)))
         rope: Any = self.rope
-        every = read_cases(self.data, questions, self.kinds or None, rope)
+        words = self.wording, self.system or None
+        every = read_cases(self.data, questions, self.kinds or None, rope, *words)
         if not self.limit:
             return every
         kept: dict[str, dict[str, None]] = {}
@@ -129,13 +137,14 @@ def read_study(path: Path) -> Study:
         if not isinstance(config, dict):
             raise ResultsError(f"expected {name} as a table in {path}, got {config!r}.")
     questions = {name: c.pop("questions") for name, c in configs.items() if "questions" in c}
-    lists = {name: values[name] for name in ("analyses", "kinds") if name in values}
+    lists = {name: values[name] for name in ("analyses", "kinds", "ratings") if name in values}
     for name, words in (lists | questions).items():
         if not words or not fits(words, Sequence[str]):
             raise ResultsError(f"expected a list of words in {path}, got {words!r} for {name}.")
     values = {name: tuples(value) for name, value in values.items()}
     if isinstance(values["data"], str):
         values["data"] = path.parent / values["data"]
+    values["ratings"] = tuple(path.parent / name for name in values.get("ratings", ()))
     if wrong := mismatch(Study, values, str(path)):
         raise ResultsError(f"{wrong} Correct it.")
     words_of = {name: tuple(words) for name, words in questions.items()}

@@ -5,21 +5,26 @@ be read inside the model, and which words of an answer name sounds. Each text is
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
 
 from analyses.cases import KEYS, Case
-from analyses.distribution_shift import retagged
+from analyses.distribution_shift.sound_words import marked, retagged
 from analyses.judge.judgement import Judge
 from analyses.judge.lookup import load_judge
 from analyses.judge.points import items
 from analyses.judge.record import judge_items
 from analyses.running import results
 from analyses.running.progress import ProgressCallback
+from analyses.text.events import Events
 from data_prep.manifest import file_name
 from hooked_omni.errors import ResultsError
+
+ANSWER = "answer"
+"""The condition under which recall is of the answer itself."""
 
 UNTOUCHED = "untouched"
 """The condition of the baseline in a batch of knockouts; a plain caption has none, ""."""
@@ -64,25 +69,72 @@ def judge_study(
         todo += items(cut, samples, first_only=first_only)
     if "logit_lens" in tables and judge.prompt_version("recall"):
         todo += items(_tokens(tables["logit_lens"]), samples, ("recall",), first_only)
-    if "distribution_shift" in tables and judge.prompt_version("events"):
-        answers = tables["distribution_shift"].drop_duplicates(subset=[*KEYS])
-        todo += items(answers.rename(columns={"answer": "caption"}), samples, ("events",))
+    if judge.prompt_version("events"):
+        for name, texts in _answers(tables).items():
+            todo += items(texts.assign(condition=name), samples, ("events",))
     scores = judge_items(todo, judge, out / "judgements.jsonl", progress)
+    scores.attrs["model"] = tables["captions"].attrs["model"]
     results.write_table(scores_path(out, judge.name), scores, "scores")
     return scores
 
 
-def with_events(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """What `distribution_shift` made, with the judge's word on which tokens name sounds.
+def with_events(
+    tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame, own: Mapping[str, Sequence[str]]
+) -> dict[str, pd.DataFrame]:
+    """The tables, with the judge's word on which words of an answer name sounds, if it has one.
 
-    As it is if no answer was given to the judge. An answer that it did not judge has no such token.
+    Those are tokens of `distribution_shift`; in `captions`, `events`, `heard_found` and
+    `seen_found` of the answers to "hear" then count marked words alone. `own` are the words in the
+    config of `captions`. An answer that was not judged has no such tokens, and no such share.
     """
-    marked: Any = scores[scores["what"] == "events"]
-    if marked.empty:
-        return table
-    known = marked[marked["status"] == "judged"]
-    keys = zip(*(known[name] for name in KEYS), strict=True)
-    return retagged(table, dict(zip(keys, known["words"], strict=True)))
+    made, judged = dict(tables), set(scores[scores["what"] == "events"]["condition"])
+    if "distribution_shift" in judged:
+        words = marked_words(scores, "distribution_shift")
+        made["distribution_shift"] = retagged(tables["distribution_shift"], words)
+    if "captions" in judged:
+        words, every = marked_words(scores, "captions"), replace(Events.every(own), reading="words")
+        made["captions"] = _refound(tables["captions"], words, every)
+    return made
+
+
+def marked_words(scores: pd.DataFrame, analysis: str) -> dict[Any, tuple[str, ...]]:
+    """Words that name sounds in an analysis's answers, by sample, kind and question, if judged."""
+    fits = (scores["what"] == "events") & (scores["condition"] == analysis)
+    known: Any = scores[fits & (scores["status"] == "judged")]
+    return dict(zip(zip(*(known[key] for key in KEYS), strict=True), known["words"], strict=True))
+
+
+def _refound(
+    captions: pd.DataFrame, words: Mapping[Any, Sequence[str]], every: Events
+) -> pd.DataFrame:
+    rows: list[Any] = captions.to_dict("records")
+    for row in rows:
+        if row["question"] == "hear":
+            judged = words.get(tuple(row[key] for key in KEYS))
+            named = every.named(row["caption"] or "", marked(judged or ()))
+            row["events"] = tuple(sorted(named))
+            for name in ("heard", "seen"):
+                known = row[name] if judged is not None else ()
+                shares = [float(event in named) for event in known]
+                row[f"{name}_found"] = sum(shares) / len(shares) if shares else float("nan")
+    made = pd.DataFrame(rows, columns=captions.columns)
+    made.attrs = captions.attrs
+    return made
+
+
+def _answers(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """By analysis, the answers in which words name sounds; equal ones are judged once."""
+    captions: Any = tables["captions"]
+    found = {"captions": captions[captions["question"] == "hear"]}
+    if "distribution_shift" in tables:
+        once = tables["distribution_shift"].drop_duplicates(subset=[*KEYS])
+        found["distribution_shift"] = once.rename(columns={"answer": "caption"})
+    return {name: texts for name, texts in found.items() if len(texts)}
+
+
+def of_other_clips(condition: str) -> str:
+    """The condition of the same tokens with other clips' references, which is chance."""
+    return f"{condition}, other clips"
 
 
 def scores_path(out: Path, judge: str) -> Path:

@@ -5,6 +5,7 @@ every headline sentence, and all that is missing, with why. Nothing is computed 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from analyses.running import results, runs
 from analyses.study.claims import Finding
 from analyses.study.config import Study
 from analyses.study.judging import conditions
+from data_prep.manifest import read_facts
+from data_prep.pairing.embedding import unlike_the_paper
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import remove, write_whole
 
@@ -31,9 +34,10 @@ _FIGURES = {
 _CLAIMS_HEAD = """\
 ## The paper's claims
 
-arXiv 2604.02605, for Qwen2.5-Omni-3B. A claim agrees if our 95 % band (over samples, by
-bootstrap) lies wholly on its side, or, of a knockout, if a permutation test corrected
-over the windows gives p < 0.05; else it differs.
+arXiv 2604.02605. *Direction*: our 95 % band (over samples, by bootstrap; of a knockout, over
+all windows at once) lies wholly beyond the smallest effect of interest (agrees), wholly short
+of it (differs), or on both sides (undecided). *Size*: whether our band contains the paper's
+number for this model, question and kind of clips, where it has one.
 """
 _MOST_LISTED = 20
 
@@ -60,13 +64,25 @@ def write(
 
 def checklist(findings: Sequence[Finding]) -> list[str]:
     """The claims as lines of a Markdown table."""
-    lines = ["| | claim | published | ours | |", "|---|---|---|---|---|"]
+    lines = ["| | claim | published | ours | direction | size |", "|---|---|---|---|---|---|"]
     for number, one in enumerate(findings, 1):
         theirs = f"{one.claim.published} ({one.claim.source})"
-        texts = (str(number), one.claim.sentence, theirs, one.ours, one.verdict)
+        texts = (str(number), one.claim.sentence, theirs, one.ours, one.verdict, one.size)
         cells = (as_text(text) for text in texts)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def in_brief(model: str, findings: Sequence[Finding]) -> str:
+    """What was found, in one paragraph for any reader."""
+    counts = Counter(one.verdict for one in findings if one.claim.of_bias)
+    says = {"agrees": "hold for it", "differs": "do not", "undecided": "are undecided"}
+    says["not testable here"] = "could not be tested"
+    verdicts = ", ".join(f"{counts[v]} {words}" for v, words in says.items() if counts[v])
+    prose = [one.observed.prose for one in findings if one.observed and one.observed.prose]
+    head = f"{model} watched and listened to clips, some with the sound of another clip."
+    tail = f"Of {counts.total()} claims of a model that trusts its eyes, {verdicts}."
+    return " ".join([head, *prose, tail])
 
 
 def as_text(value: object) -> str:
@@ -109,11 +125,14 @@ def _lines(
     configs = [made["config"] for made in every]
     limits = sorted({c["max_new_tokens"] for c in configs if "max_new_tokens" in c})
     yield f"# What {as_text(study.model)} sees and hears\n"
+    yield as_text(in_brief(study.model, findings)) + "\n"
     data, base = as_text(study.data.name), as_text(study.base or "none")
     yield f"Samples: {counts}, of {data}. Base: {base}. "
     yield f"Judge: {as_text(judge['name'])}. "
     yield f"Greedy answers of up to {', '.join(map(str, limits))} tokens. "
     yield f"Versions: {as_text(versions)}.\n"
+    if note := unlike_the_paper(read_facts(study.data)):
+        yield f"Note: {as_text(note)}.\n"
     yield _CLAIMS_HEAD
     yield from checklist(findings)
     for name in tables:
@@ -134,6 +153,11 @@ def _missing(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> Iterat
         skipped = table.attrs.get("skipped", {})
         yield f"* {name}: {len(skipped)} of {table.attrs['n_cases']} cases skipped."
         yield from _first(f"{case}: {reason}" for case, reason in skipped.items())
+        unmatched = table.attrs.get("unmatched", {})
+        yield from _first(
+            f"{case}: the judge's {', '.join(words)} match no token"
+            for case, words in unmatched.items()
+        )
     gone: Any = scores[scores["status"] == "missing"]
     yield f"* judgements: {len(gone)} of {len(scores)} missing."
     yield from _first(

@@ -60,10 +60,12 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
         "clips": clips_digest(study.data),
         "kinds": list(study.kinds) or None,
         "rope": study.rope,
+        "system": study.system or None,
+        "wording": dict(study.wording),
     }
-    # Neither who judges it, nor how much of it is done, nor where, makes a study another; which
-    # models they are is in the folder of each analysis.
-    only: Any = dict(judge={}, limit=0, base="", device="", analyses=("captions",))
+    # Neither who judges or rates it, nor how much of it is done, nor where, makes a study another;
+    # which models they are is in the folder of each analysis.
+    only: Any = dict(judge={}, ratings=(), limit=0, base="", device="", analyses=("captions",))
     only["model"] = Path(study.model).name
     rest = replace(study, data=Path(study.data.name), **only)
     recipe = results.make_recipe("study", rest, facts)
@@ -83,9 +85,8 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     }
     tables = {path.name: table for path, table in runs.execute_all(stages, progress).items()}
     scores = judge_study(judge, tables, cases["captions"], out, progress, first_only)
-    if NEEDS_BASE in tables:
-        tables[NEEDS_BASE] = with_events(tables[NEEDS_BASE], scores)
-    findings = check(tables, scores)
+    tables = with_events(tables, scores, configs["captions"].own)
+    findings = check(tables, scores, study.ratings)
     return StudyResult(tables, scores, findings, report.write(study, out, tables, scores, findings))
 
 

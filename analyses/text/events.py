@@ -124,9 +124,15 @@ class Events:
         known = text is not None and self.names
         return len(self.found(text or "")) / len(self.names) if known else float("nan")
 
-    def named(self, text: str) -> frozenset[str]:
-        """The events found in `text`, and its words of several rows as events by themselves."""
+    def named(self, text: str, marked: "Events | None" = None) -> frozenset[str]:
+        """The events found in `text`, and its words of several rows as events by themselves.
+
+        With `marked`, those alone whose words are, or touch, words of these.
+        """
         matches = self.matches(text)
+        if marked is not None:
+            spans = [(match.start, match.stop) for match in marked.matches(text)]
+            matches = [m for m in matches if any(m.start < b and a < m.stop for a, b in spans)]
         return frozenset(
             name
             for match in matches

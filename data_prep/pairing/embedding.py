@@ -5,7 +5,7 @@ clips are files on disk, keyed by model and captions: a stopped run goes on wher
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hooked_omni.errors import ManifestError, UnknownModelError
 from hooked_omni.files import digest, file_hash, write_whole
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+PAPERS = "Qwen/Qwen3-Embedding-8B"
 # Qwen3-Embedding takes an instruction, in its own form. The paper does not say which it used: this
 # is ours, the same for both sides, since pictures and sounds are compared as equals.
 _QWEN_TASK = "Retrieve semantically similar text."
@@ -88,6 +89,15 @@ def instruction(model: str, instruct: str | None = None) -> str:
     if instruct is None:
         instruct = _QWEN_TASK if "qwen3-embedding" in model.lower() else ""
     return f"Instruct: {instruct}\nQuery:" if instruct else ""
+
+
+def unlike_the_paper(made: Mapping[str, Any]) -> str:
+    """What a manifest's header says of another embedder than the paper's; empty for the same."""
+    while made.get("by") != "pairs" and isinstance(made.get("from"), Mapping):
+        made = made["from"]
+    model = str(made.get("model", PAPERS))
+    same = made.get("by") != "pairs" or Path(model).name == Path(PAPERS).name
+    return "" if same else f"pairs were chosen by {model}, in the paper by {PAPERS}"
 
 
 def too_long(

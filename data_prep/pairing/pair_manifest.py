@@ -2,7 +2,8 @@
 
 Algorithm 1 of the paper: cosine similarity of each clip's video captions to each clip's audio
 captions, the assignment of sounds to pictures that minimizes the sum, and of these pairs the `k`
-least similar: the counterfactual samples. `k` other clips keep their own sound: the factual ones.
+least similar: the counterfactual samples. `k` other clips keep their own sound: the factual ones;
+or, for matched twins, the same `k` clips do.
 """
 
 import os
@@ -19,11 +20,12 @@ from data_prep.console import say_reasons
 from data_prep.journal import Journal
 from data_prep.manifest import OWN_CAPTIONS, Sample, read_manifest, rebased, write_manifest
 from data_prep.pairing.assignment import Forbidden, assign_in_blocks
-from data_prep.pairing.embedding import MODEL, embed, instruction
+from data_prep.pairing.embedding import MODEL, embed, instruction, unlike_the_paper
 from data_prep.pairing.loudness import Loudness, is_measured, measure
 from data_prep.pairing.matrix import write_matrix
 from hooked_omni.endings import say
 from hooked_omni.errors import ManifestError, MediaError
+from hooked_omni.inputs.container import opened
 
 # Peak of the whole matrix while it is solved, by `benchmarks.pairs`: under 4 GiB at `WHOLE`.
 CELL_BYTES = 14
@@ -40,6 +42,7 @@ class Config:
     exclude_silent: float | None = None  # leave out sounds below this many dB of full scale
     seed: int = 0  # which clips are factual, and which share a block
     block: int | None = None  # clips in a random block; None is one block of all, the optimum
+    twins: bool = False  # the factual samples are the counterfactual ones' own clips
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -114,6 +117,9 @@ def run(
     counterfactual, factual = choose(similarity, config.k, config.seed)
     own = np.sum(e_video * e_audio, axis=1)
     samples = [_swapped(clips[i], clips[chosen[i]], similarity[i]) for i in counterfactual]
+    if config.twins:
+        factual = counterfactual
+        samples = [replace(one, twin=clips[i].id) for one, i in zip(samples, factual, strict=True)]
     samples += [replace(clips[i], similarity=_rounded(own[i])) for i in factual]
     picked = np.concatenate([counterfactual, factual])
     heard = np.concatenate([chosen[counterfactual], factual])
@@ -134,6 +140,8 @@ def run(
         "clips left out"
     )
     say_reasons(left_out, "left out")
+    if note := unlike_the_paper(made):
+        say(f"note: {note}")
     return samples
 
 
@@ -180,6 +188,8 @@ def _loudness(clip: Sample, folder: Path, config: Config, journal: Journal) -> L
     for path in (clip.video, clip.audio):
         if path is not None and not (folder / path).is_file():
             raise MediaError(f"no file at {path}")
+    if config.twins:
+        _require_own_sound(clip, folder)
     unmeasured = config.match_durations is not None and clip.seconds is None
     if not (config.needs_sound or unmeasured):
         return Loudness(clip.seconds or 0.0, 0.0)
@@ -192,11 +202,22 @@ def _loudness(clip: Sample, folder: Path, config: Config, journal: Journal) -> L
     return sound if clip.seconds is None else replace(sound, seconds=clip.seconds)
 
 
+def _require_own_sound(clip: Sample, folder: Path) -> None:
+    """A twin is a picture with the sound that was recorded with it."""
+    if clip.video is None:
+        raise MediaError("no picture, which twins share")
+    if clip.audio_id not in (None, _video_id(clip)):
+        raise MediaError(f"no sound of its own for a twin, but that of {clip.audio_id!r}")
+    with opened(folder / (clip.audio or clip.video), "audio"):
+        pass
+
+
 def _enough(n_clips: int, config: Config, left_out: dict[str, str]) -> None:
-    if n_clips < 2 * config.k:
+    n_needed = config.k if config.twins else 2 * config.k
+    if n_clips < n_needed:
         some = "".join(f"; {name}: {reason}" for name, reason in list(left_out.items())[:3])
         raise ManifestError(
-            f"expected at least {2 * config.k} clips for {config.k} counterfactual and as many "
+            f"expected at least {n_needed} clips for {config.k} counterfactual and as many "
             f"factual samples, got {n_clips} ({len(left_out)} left out{some}). "
             f"Ask for fewer (k), or add clips."
         )

@@ -91,7 +91,8 @@ def _facts(
 def _control(sample: Sample, control: str) -> Sample:
     # No caption describes silence or noise.
     captions = () if control in ("silence", "noise") else sample.audio_captions
-    return replace(sample, id=f"{sample.id}+{control}", kind=control, audio_captions=captions)
+    made = {"id": f"{sample.id}+{control}", "kind": control, "twin": sample.id}
+    return replace(sample, audio_captions=captions, **made)
 
 
 def _swapped(sample: Sample, root: Path, clips: str, seed: int) -> Sample:

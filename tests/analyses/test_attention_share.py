@@ -16,7 +16,6 @@ from analyses.attention_share import Config
 from analyses.attention_share.sinks import SinkWatch, outlying
 from analyses.attention_share.table import COLUMNS
 from analyses.cases import Case
-from analyses.plots import published
 from analyses.text.pieces import pieces, words
 from hooked_omni import EmbeddedPrompt, HookedOmni, Spans, knockout, names
 from hooked_omni.decoder.attention import CausalContext
@@ -300,7 +299,7 @@ def test_a_figure_of_percentages(known: HookedOmni) -> None:
     cases = [Case(asked(known, heard, "bus"), heard, kind) for heard, kind in kinds.items()]
     table = attention_share.run(known, cases)
     panels = attention_share.plot(table).axes
-    assert ["counterfactual" in axes.get_title() for axes in panels] == [False, True]
+    assert ["counterfactual" in axes.get_title() for axes in panels] == [False, True, False]
     lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in panels[0].get_lines()}
     assert set(lines) == {"audio (n = 2)", "video (n = 2)", "query text (n = 2)"}
     assert np.stack(list(lines.values())).sum(0).tolist() == pytest.approx([100.0] * 8)
@@ -326,22 +325,34 @@ def test_a_hundred_percent_needs_all_three(tables: Tables) -> None:
         attention_share.headline(table.query("segment == 'audio'"))
 
 
-def test_published_points_stand_under_a_model_of_36_layers() -> None:
+@pytest.mark.parametrize(
+    ("model", "question"),
+    [("Qwen/Qwen2.5-Omni-3B", "both"), ("x", "both"), ("qwen2.5-omni-3b", "see")],
+)
+def test_published_points_stand_under_their_model_question_and_pool(
+    model: str, question: str
+) -> None:
     rows = [
-        dict(sample="a", kind="factual", question="hear", layer=layer, segment=s, share=0.3)
+        dict(sample=kind, kind=kind, question=question, layer=layer, segment=s, share=0.3)
+        for kind in ("factual", "counterfactual")
         for layer in range(36)
         for s in ("audio", "video", "text")
     ]
     whole = pd.DataFrame(rows).assign(percent=100 / 3, head=None, step=None)
-    axes = attention_share.plot(whole).axes[0]
-    points = [c for c in axes.collections if type(c).__name__ == "PathCollection"]
-    n_points = sum(len(np.asarray(c.get_offsets())) for c in points)
-    assert n_points == len(published.points("figure4_attention_share_qwen2_5_omni_3b"))
+    whole.attrs = {"model": model}
+    counts = {}
+    for axes in attention_share.plot(whole).axes:
+        points = [c for c in axes.collections if type(c).__name__ == "PathCollection"]
+        kind = axes.get_title().split("\n")[1].split(",")[0]
+        counts[kind] = sum(len(np.asarray(c.get_offsets())) for c in points)
+        texts = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert ("published, Qwen2.5-Omni-3B" in texts) == bool(counts[kind])
+    fits = model != "x" and question == "both"
+    assert counts == {"factual": 0, "counterfactual": 0, "all": 7 * fits}
 
 
 def test_the_headline_names_each_peak(tables: Tables) -> None:
     said = attention_share.headline(tables[False, False])
     assert said[0].startswith("factual, hear: audio gets most of its attention in layer 2, 64.2 %")
     assert said[1].startswith("factual, hear: video gets most of its attention in layer 5, 34.6 %")
-    assert all("n = 1" in sentence for sentence in said[:-1])
-    assert "audio 44.0 % in 0" in said[-1]
+    assert all("n = 1" in sentence for sentence in said)

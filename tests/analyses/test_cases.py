@@ -10,10 +10,13 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from analyses import attention_share, distribution_shift, knockout, logit_lens, modality_reliance
-from analyses.cases import Case, embedded, plain_answer, prefilled
+from analyses.cases import Case, embedded, plain_answer, prefilled, read_cases, tabulate
 from analyses.running.identity import KeptPrompts
+from analyses.running.results import gather, write_table
+from data_prep.manifest import Sample, write_manifest
 from hooked_omni import HookedOmni, Prompt, load, names
 from hooked_omni.decoding.prefill import PrefilledPrompt
+from hooked_omni.errors import ResultsError
 from hooked_omni.hf.towers import Towers
 from hooked_omni.inputs.media import MediaSettings
 from tests.support.clips import write_clip
@@ -174,3 +177,31 @@ def test_only_variants_go_through_the_towers_after_kept_prompts(
     assert len(given) == 3 + 2  # intact once, muted and blank twice
     for table in tables:
         assert_frame_equal(table, alone["reliance"][0], check_exact=True)
+
+
+def test_twins_travel_from_the_manifest_into_every_table(tmp_path: Path) -> None:
+    omni = load("random-omni")
+    samples = [
+        Sample("dog", video="dog.mp4"),
+        Sample("dog+rain", "counterfactual", video="dog.mp4", audio="rain.mp4", twin="dog"),
+        Sample("cat+dog", "counterfactual", video="cat.mp4", audio="dog.mp4"),
+    ]
+    cases = read_cases(write_manifest(tmp_path / "m.jsonl", samples), ("see", "hear"))
+    assert [case.twin for case in cases] == [None, None, "dog", "dog", None, None]
+    for i, case in enumerate(cases):
+        table = tabulate(omni, lambda _: [{"x": 1}], [case], ["x"])
+        write_table(tmp_path / f"{i}", table, "any")
+    whole = gather({tmp_path / f"{i}": {} for i in range(len(cases))})
+    assert len(whole) == 6 and whole.attrs["twins"] == {"dog+rain": "dog"}
+
+
+def test_other_words_and_another_system_prompt(tmp_path: Path) -> None:
+    samples = [Sample("a", video="a.mp4")]
+    manifest = write_manifest(tmp_path / "m.jsonl", samples)
+    (case,) = read_cases(manifest, wording={"hear": "What sounds?"}, system="Be brief.")
+    prompt: Any = case.prompt
+    assert (prompt.text, prompt.system, case.question) == ("What sounds?", "Be brief.", "hear")
+    with pytest.raises(
+        ResultsError, match=r"expected words for questions among .* for \['smell'\]"
+    ):
+        read_cases(manifest, wording={"smell": "What smells?"})

@@ -16,6 +16,7 @@ from analyses.distribution_shift import Config, headline, plot, retagged, run
 from analyses.distribution_shift.divergence import compare, places
 from analyses.distribution_shift.sound_words import token_events
 from analyses.distribution_shift.table import COLUMNS, SHIFTS, shift_of
+from analyses.study.judging import with_events
 from analyses.text.events import Events
 from analyses.text.vocabulary import SharedVocabulary, shared_vocabulary
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
@@ -266,21 +267,28 @@ def test_rows_are_documented(hearing: pd.DataFrame) -> None:
 
 
 def test_a_figure_of_shares_beside_the_papers(hearing: pd.DataFrame) -> None:
-    every, events, divergence = plot(hearing).axes
+    published = hearing.copy()
+    published.attrs |= {"model": "Qwen/Qwen2.5-Omni-3B", "base": "Qwen/Qwen2.5-VL-3B-Instruct"}
+    every, events, divergence = plot(published).axes
     titles = [axes.get_title() for axes in (every, events)]
-    assert titles == ["all tokens", "tokens that name sound events"]
+    assert titles == ["all tokens", "words that name sound events"]
     heights = [bar.get_height() for bar in events.patches]  # pyright: ignore[reportAttributeAccessIssue]
     assert heights[:3] == [100.0, 0.0, 0.0] and heights[3] == 0.0
     assert heights[-3:] == pytest.approx([66.06, 19.3, 14.63])
     assert sum(heights[3:6]) == pytest.approx(100)
+    assert sum(heights[6:9]) == pytest.approx(100)
     ticks = [label.get_text().replace("\n", " ") for label in events.get_xticklabels()]
-    own = ["factual, hear (n = 2)", "counterfactual, hear (n = 2)"]
-    assert ticks == [*own, "published, Qwen2.5-Omni-3B"]
-    assert len(divergence.patches) == 3
+    own = ["factual, hear (n = 2)", "counterfactual, hear (n = 2)", "all, hear (n = 4)"]
+    assert ticks == [*own, "published"]
+    assert len(divergence.patches) == 4
+    assert len(plot(hearing).axes[2].patches) == 3  # of another model, nothing is published
 
 
 def test_sentences_with_numbers(hearing: pd.DataFrame) -> None:
-    factual, counterfactual, theirs = headline(hearing)
+    published = hearing.copy()
+    published.attrs |= {"model": "Qwen/Qwen2.5-Omni-3B", "base": "Qwen/Qwen2.5-VL-3B-Instruct"}
+    factual, counterfactual, whole, theirs = headline(published)
+    assert "50.0 % [0.0, 100.0], n = 4 unshifted" in whole
     assert "100.0 % [100.0, 100.0], n = 2 unshifted" in factual
     assert "0.0 % [0.0, 0.0], n = 2 unshifted" in counterfactual
     assert "KL(base || model) is" in counterfactual and "66.06 % unshifted" in theirs
@@ -314,3 +322,37 @@ def test_events_of_a_judge_replace_those_of_the_table() -> None:
     assert two == [()] * len(answer)  # nobody judged it
     none = retagged(table, {("two", "factual", "hear"): []})
     assert set(none["events"]) == {()} and len(none) == len(table)
+    assert made.attrs["unmatched"] == none.attrs["unmatched"] == {}
+    lost = {
+        ("one", "factual", "hear"): ["barks", "808", "truck"],
+        ("two", "factual", "hear"): ["x"],
+    }
+    expected = {"one/hear": ["808", "truck"], "two/hear": ["x"]}
+    assert retagged(table, lost).attrs["unmatched"] == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "share"),
+    [
+        (["barks"], 1 / 3),
+        (["dog"], 1 / 3),
+        (["Fire", "engine"], 1 / 3),  # one phrase, an ambulance's; neither a fire nor an engine
+        (["engine"], 1 / 3),
+        (["barks", "siren"], 2 / 3),
+        (["loudly", "lawn"], 0.0),
+        ([], 0.0),
+        (None, float("nan")),
+    ],
+)
+def test_marked_words_alone_name_what_is_heard(words: list[str] | None, share: float) -> None:
+    text = "On a lawn a dog barks loudly; it rains. A fire engine drives by, a siren is heard."
+    heard = Events.of(["A dog barks while sirens wail in the rain"]).names
+    answer = dict(sample="s", kind="factual", question="hear", caption=text, events=("train",))
+    answer |= dict(heard=heard, seen=(), heard_found=0.9, seen_found=0.9)
+    known = dict(sample="s", kind="factual", question="hear", condition="captions", what="events")
+    status = dict(status="missing" if words is None else "judged", words=tuple(words or ()))
+    captions = pd.DataFrame([answer, answer | dict(question="see")])
+    made = with_events({"captions": captions}, pd.DataFrame([known | status]), {})["captions"]
+    assert made["heard_found"].tolist() == pytest.approx([share, 0.9], nan_ok=True)
+    assert np.isnan(made["seen_found"][0]) and made["events"][1] == ("train",)
+    assert len({*made["events"][0]} & {*heard}) == (0 if words is None else round(3 * share))

@@ -88,11 +88,14 @@ def test_missing_scores_are_counted_and_not_averaged() -> None:
         [row(sample=f"s{i}", score=score) for i, score in enumerate((1.0, 0.5, None))]
         + [row(sample="s0", condition="generated !-> video @ 0-2", score=0.0)]
     ).astype({"score": float})
-    first = "factual, hear: audio fidelity is 75.0 % [50.0, 100.0], n = 2, 1 missing."
-    assert fidelity.headline(scores)[0].startswith(first)
+    first = "factual, hear: audio fidelity is 75.0 % [50.0, 100.0], n = 2, 1 missing"
+    assert fidelity.headline(scores) == [f"{first}."]
+    scores.attrs["model"] = "Qwen/Qwen2.5-Omni-3B"
+    assert fidelity.headline(scores) == [f"{first} (published, Qwen2.5-Omni-3B: 53.0 %)."]
 
 
 def test_factual_clips_come_first() -> None:
     rows = [row(kind=kind) for kind in ("silence", "counterfactual", "factual")]
-    kinds = [line.partition(",")[0] for line in fidelity.headline(pd.DataFrame(rows))[:3]]
-    assert kinds == ["factual", "counterfactual", "silence"]
+    rows = [{**one, "sample": one["kind"]} for one in rows]
+    kinds = [line.partition(",")[0] for line in fidelity.headline(pd.DataFrame(rows))]
+    assert kinds == ["factual", "counterfactual", "all", "silence"]

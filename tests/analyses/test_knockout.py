@@ -186,7 +186,7 @@ def test_windows_of_the_paper_and_of_other_depths() -> None:
         windows = chosen_windows(knockout.Config(**more), n_layers)
         return [(w.start + w.stop - 1) // 2 for w in windows]
 
-    points = published.points("figure6_knockout_qwen2_5_omni_3b")
+    points = published.points("figure6_knockout", {"model": "Qwen2.5-Omni-3B"}, "hear", "factual")
     assert centers(36) == sorted(set(points["center_layer"])) == list(range(4, 31, 2))
     assert {len(w) for w in chosen_windows(knockout.Config(), 36)} == {9}
     assert centers(28) == list(range(3, 25, 2))
@@ -265,13 +265,13 @@ def test_a_judges_fidelity_takes_the_place_of_words(panels: Any) -> None:
     assert heights == [{75.0}, {25.0}, {75.0}, {25.0}]
 
 
-def test_published_points_under_36_layers(panels: Any) -> None:
-    panels_of = knockout.plot(panels.assign(n_layers=36)).axes[:4]
-    drawn = [c for axes in panels_of for c in axes.collections]
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-Omni-3B", "another/of-36-layers"])
+def test_published_points_under_their_model(panels: Any, name: str) -> None:
+    table = panels.assign(n_layers=36)
+    table.attrs = {**table.attrs, "model": name}
+    drawn = [c for axes in knockout.plot(table).axes[:4] for c in axes.collections]
     points = [c.get_offsets() for c in drawn if str(c.get_label()).startswith("published")]
-    assert sum(len(np.asarray(each)) for each in points) == len(
-        published.points("figure6_knockout_qwen2_5_omni_3b")
-    )
+    assert sum(len(np.asarray(each)) for each in points) == (112 if "Omni" in name else 0)
 
 
 def test_the_headline(panels: Any) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.check import problems
 from data_prep.manifest import (
     Sample,
     file_name,
@@ -25,6 +26,7 @@ FULL = Sample(
     audio_id="b",
     similarity=-0.25,
     seconds=9.9,
+    twin="a",
     extra={"output_text": "x", "nested": {"z": [1, None, True]}, "a": 0.1},
 )
 HEADER = '{"schema": 1}\n'
@@ -42,6 +44,32 @@ def test_a_manifest_reads_back_as_written(tmp_path):
     assert read_manifest(path) == samples
     assert read_facts(path) == {"a": 1, "by": "test"}
     assert path.read_text().split("\n")[2] == '{"id": "plain", "kind": "factual"}'
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [Sample("a", twin="a")],
+        [Sample("a", twin="b"), Sample("b", twin="a")],
+        [Sample("a", "silence", twin="a")],
+        [Sample("c", "counterfactual", twin="d"), Sample("d", "counterfactual", twin="a")],
+        [Sample("c", "noise", twin="d"), Sample("d", "counterfactual")],
+    ],
+)
+def test_a_twin_is_a_factual_sample_of_one_that_is_not(tmp_path, samples):
+    place = rf"as twin of '{samples[0].id}' \({samples[0].kind}\) in sample 1"
+    with pytest.raises(ManifestError, match=f"expected a factual sample as twin.*{place}"):
+        write_manifest(tmp_path / "m.jsonl", samples)
+    lines = [f'{{"id": "{s.id}", "kind": "{s.kind}", "twin": "{s.twin}"}}' for s in samples]
+    with pytest.raises(ManifestError, match=r"line 2\. Correct the field 'twin'"):
+        read_manifest(written(tmp_path, HEADER + "\n".join(lines).replace('"None"', "null")))
+
+
+def test_a_part_of_a_manifest_may_lack_a_twin_and_check_says_so(tmp_path):
+    path = write_manifest(tmp_path / "m.jsonl", [FULL, Sample("b", "noise", twin="c")])
+    assert read_manifest(path)[1].twin == "c"
+    found = [problem for _, problem in problems(path) if "twin" in problem]
+    assert found == ["no twin 'a' in the manifest", "no twin 'c' in the manifest"]
 
 
 def test_equal_samples_give_equal_bytes(tmp_path):

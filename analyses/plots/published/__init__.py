@@ -1,23 +1,56 @@
 """Numbers published in arXiv 2604.02605, to draw under our own curves.
 
-Figures 4 and 6 were read off the published plots (within half a percentage point); `scalars` is
-from the text.
+Each is of a model (and its base), a question and a kind of clips ("all" for the whole set); what
+the paper does not state is empty, and fits anything. Figures 4 and 6 were read off the published
+plots (within half a percentage point); `scalars` is from the text.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
-__all__ = ["number", "points"]
+__all__ = ["number", "points", "title"]
+
+_TITLES = {
+    "qwen2.5-omni-3b": "Qwen2.5-Omni-3B",
+    "minicpm-o-2_6": "MiniCPM-o 2.6",
+    "videollama2.1-7b-av": "VideoLLaMA 2.1-AV",
+    "internomni": "InternOmni",
+}
 
 
-def points(name: str) -> pd.DataFrame:
-    """One published table, by file name without its ending."""
-    return pd.read_csv(Path(__file__).with_name(f"{name}.csv"))
+def points(name: str, of: Mapping[str, Any], question: str, kind: str) -> pd.DataFrame:
+    """The rows of a published table that are of this model, question and kind; none for others.
+
+    Args:
+        name: The table: its file name without the ending.
+        of: `table.attrs`: "model", and "base" where one is compared with. The last part of a
+            checkpoint's name counts, such as "Qwen2.5-Omni-3B".
+        question: As in our tables, such as "hear".
+        kind: As in our tables, or "all" for factual and counterfactual clips together.
+    """
+    published = pd.read_csv(Path(__file__).with_name(f"{name}.csv"))
+    fits = published["model"] == _short(of.get("model"))
+    for column, own in (("question", question), ("kind", kind)):
+        fits &= published[column].isna() | (published[column] == own)
+    if "base" in published:
+        base = _short(of.get("base"))
+        fits &= published["base"].map(lambda b: pd.isna(b) or base.startswith(str(b)))
+    return cast(pd.DataFrame, published[fits]).reset_index(drop=True)
 
 
-def number(quantity: str, model: str = "qwen2.5-omni-3b") -> float:
-    """One number of `scalars.csv`, in the unit that stands there."""
-    scalars: Any = points("scalars").set_index(["model", "quantity"])["value"]
-    return float(scalars[model, quantity])
+def number(quantity: str, of: Mapping[str, Any], question: str, kind: str) -> float | None:
+    """One number of `scalars.csv`, in the unit that stands there; None if the paper has none."""
+    own: Any = points("scalars", of, question, kind).query("quantity == @quantity")
+    return None if own.empty else float(own["value"].iloc[0])
+
+
+def title(of: Mapping[str, Any]) -> str:
+    """The paper's name of a model, for legends: "published, Qwen2.5-Omni-3B"."""
+    return f"published, {_TITLES.get(_short(of.get('model')), 'another model')}"
+
+
+def _short(name: Any) -> str:
+    return str(name or "").rstrip("/").rpartition("/")[2].lower()

@@ -83,6 +83,7 @@ def _swapped(picture: Sample, sound: Sample) -> Sample:
         audio_captions=sound.audio_captions,
         video_id=picture.id,
         audio_id=sound.id,
+        twin=picture.id,
         extra={
             **picture.extra,
             "heard": sound.extra["noun"],

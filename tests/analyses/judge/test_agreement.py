@@ -10,7 +10,15 @@ import pytest
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
-from analyses.judge.agreement import between_raters, joined, rated, spearman, with_people, worst
+from analyses.judge.agreement import (
+    between_raters,
+    fairness,
+    joined,
+    rated,
+    spearman,
+    with_people,
+    worst,
+)
 from analyses.judge.commands import app
 from analyses.judge.sheet import choose, identified, read_ratings, write_sheet
 from analyses.running.results import write_table
@@ -73,6 +81,40 @@ def test_the_choice_is_even_and_repeatable() -> None:
     assert len(choose(scores(), 1000)) == 2 * 2 * 39
     with pytest.raises(ResultsError, match="Judge the captions first"):
         choose(scores(1))
+
+
+def with_knockouts() -> pd.DataFrame:
+    """Most are of knockouts, or of a lens; the sound of silence has no reference captions."""
+    plain = scores()
+    cuts = [plain.assign(condition=f"generated !-> video @ {i}-{i + 2}") for i in range(2)]
+    lens = plain[plain["what"] == "audio"].assign(what="recall", condition="raw")
+    silent: Any = plain[plain["kind"] == "factual"].assign(kind="silence")
+    mute = silent["what"] == "audio"
+    silent.loc[mute, "references"] = pd.Series([()] * int(mute.sum()), silent.index[mute])
+    silent.loc[mute, "score"] = np.nan
+    return pd.concat([plain, *cuts, lens, silent], ignore_index=True)
+
+
+def test_untouched_captions_as_many_of_each_kind() -> None:
+    given: Any = with_knockouts()
+    for seed in range(5):
+        chosen = choose(given, 10, seed, untouched=True, by_kind=True)
+        assert set(chosen["condition"]) == {""} and chosen["id"].is_unique
+        counts = chosen.groupby(["what", "kind"]).size().to_dict()
+        of_video = {("video", kind): 10 for kind in ("factual", "counterfactual", "silence")}
+        assert counts == of_video | {("audio", kind): 10 for kind in ("factual", "counterfactual")}
+    assert set(choose(given, 10, by_kind=True)["what"]) == {"audio", "video", "recall"}
+    assert len(choose(given, 10, untouched=True)) == 20
+    enough = choose(given, 39, untouched=True, by_kind=True)
+    assert len(enough) == 5 * 39
+    few = r"expected 40 captions .* got 39 counterfactual for audio, 39 factual for audio, .*"
+    with pytest.raises(ResultsError, match=few):
+        choose(given, 40, untouched=True, by_kind=True)
+    unjudged = given.assign(score=given["score"].where(given["kind"] != "factual"))
+    with pytest.raises(ResultsError, match="0 factual for audio"):
+        choose(unjudged, 1, untouched=True, by_kind=True)
+    with pytest.raises(ResultsError, match="Judge the captions first"):
+        choose(given[given["condition"] != ""], 1, untouched=True)
 
 
 def test_the_sheet_shows_no_score_and_runs_no_caption(sheet: Path) -> None:
@@ -225,6 +267,61 @@ def test_sheets_of_other_scores_and_people_twice(sheet: Path) -> None:
         rated(scores(5), sheet, [anna])
 
 
+def test_fairness_is_of_untouched_answers(tmp_path: Path) -> None:
+    given: Any = with_knockouts()
+    sheet = tmp_path / "sheet.csv"
+    write_sheet(choose(given[given["kind"] != "silence"], 60), sheet, tmp_path / "sheet.html")
+    names = identified(given).set_index("id")
+
+    def rows(noise: float) -> Any:
+        def rated_rows(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+            rng, scores = np.random.default_rng(9), names["score"]
+            marks = (float(np.clip(scores[r["id"]] + noise * rng.normal(), 0, 1)) for r in rows)
+            return [r | {"rating": f"{m:.2f}"} for r, m in zip(rows, marks, strict=True)]
+
+        return rated_rows
+
+    anna, otto = sheet.with_name("anna.csv"), sheet.with_name("otto.csv")
+    for path, noise in ((anna, 0.0), (otto, 0.0)):
+        pd.DataFrame(rows(noise)(rows_of(sheet))).to_csv(path, index=False)
+    points = fairness(given, [anna, otto])
+    own = names.loc[[row["id"] for row in rows_of(sheet)]]
+    plain = own[own["condition"] == ""]["what"].value_counts()
+    assert points["mean"].tolist() == [1.0, 1.0]
+    assert dict(zip(points["what"], points["n"], strict=True)) == plain.to_dict()
+    assert points.attrs == {"raters": 2, "others": len(own) - int(plain.sum())}
+    # Somebody who rated the opposite moves rho; the other judge's scores of them do too.
+    pd.DataFrame(rows(1.0)(rows_of(sheet))).to_csv(otto, index=False)
+    noisy = fairness(given, [anna, otto])
+    assert (noisy["low"] <= noisy["mean"]).all() and (noisy["mean"] < 1).all()
+
+
+def test_ratings_that_do_not_fit_the_study_are_refused(sheet: Path) -> None:
+    anna, given = fill(sheet, "anna"), scores()
+    otto = fill(sheet, "otto", lambda rows: rows[:4] + rows[5:])
+    with pytest.raises(ResultsError, match=r"no file at .*eve.csv, .*max.csv. Make a sheet"):
+        fairness(given, [sheet.with_name("eve.csv"), anna, sheet.with_name("max.csv")])
+    for both in ([anna, otto], [otto, anna]):  # whoever is named first
+        with pytest.raises(ResultsError, match=r"otto.csv, got row 6 of the sheet, id '\w+': gone"):
+            fairness(given, both)
+    strange = pd.read_csv(anna)["id"].tolist()[3]
+    others: Any = given[identified(given)["id"] != strange]
+    extra = fill(sheet, "extra", lambda rows: [*rows, rows[0] | {"id": "nobody"}])
+    of_other = rf"got 1 of others in .*anna.csv: row 5, id '{strange}'\. Give what was rated"
+    with pytest.raises(ResultsError, match=of_other):
+        fairness(others, [anna])
+    for both in ([anna, extra], [extra, anna]):
+        with pytest.raises(ResultsError, match=r"in .*extra.csv: row 62, id 'nobody'\. Give"):
+            fairness(given, both)
+    with pytest.raises(ResultsError, match="a name for each person"):
+        fairness(given, [])
+    cut = given.assign(condition="x")
+    write_sheet(choose(cut, 9), sheet, sheet.with_suffix(".html"))
+    pd.DataFrame([r | {"rating": "1"} for r in rows_of(sheet)]).to_csv(anna, index=False)
+    with pytest.raises(ResultsError, match="ratings of untouched answers, got 18 of other"):
+        fairness(cut, [anna])
+
+
 def printed(*words: object) -> str:
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0
@@ -242,6 +339,10 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "audio: rho = 0." in of_people and "2 people among themselves" in of_people
     assert pd.read_csv(out)["references"].tolist() == ["A dog barks\nBarking"] * 10
     assert "rho = 1.000" in printed("judges", table, table)
+    paper = ("sheet", table, "--out", sheet, "--only", "untouched", "--per-kind")
+    assert "120 captions on" in printed(*paper, 30)
+    for wrong in ((*paper, 30, "--n", 9), ("sheet", table, "--out", sheet, "--only", "all")):
+        assert CliRunner().invoke(app, [str(word) for word in wrong]).exit_code == 2
 
 
 def test_a_table_of_another_kind(sheet: Path) -> None:

@@ -7,13 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.plots import statistics
+from analyses.plots import curves, statistics
+from analyses.plots.curves import holm
 from analyses.plots.figures import counted
-from analyses.plots.statistics import holm, in_words
+from analyses.plots.statistics import in_words, pooled
 from hooked_omni.errors import ResultsError
 
 mean_band: Any = statistics.mean_band  # columns of a frame have no types to check
-paired_permutation: Any = statistics.paired_permutation
+paired_permutation: Any = curves.paired_permutation
+simultaneous_bands: Any = curves.simultaneous_bands
 
 
 def curve(values: np.ndarray, **columns: str) -> pd.DataFrame:
@@ -196,3 +198,33 @@ def test_an_unknown_correction_is_refused():
 def test_holm():
     assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+
+
+def test_simultaneous_bands_miss_anywhere_as_rarely_as_they_say():
+    nothing, misses = curve(np.zeros((60, 8))), 0
+    for seed in range(200):
+        noise = draws(seed, 60, 8) * np.arange(1, 9) + draws(seed + 1000, 60, 1)
+        bands = simultaneous_bands(curve(noise), nothing, "share", ["layer"])
+        misses += bool(((bands["low"] > 0) | (bands["high"] < 0)).any())
+    assert 2 <= misses <= 20  # 10 are expected
+
+
+def test_simultaneous_bands_are_of_pairs():
+    shared = draws(0, 40, 3)
+    first, second = curve(shared + 1), curve(shared)
+    bands = simultaneous_bands(first, second[second["sample"] != "s0"], "share", ["layer"])
+    assert bands["mean"].tolist() == pytest.approx([1.0] * 3)
+    np.testing.assert_allclose(bands["high"] - bands["low"], 0, atol=1e-12)
+    assert set(bands["n"]) == {39} and set(bands["missing"]) == {1}
+
+
+def test_the_pool_is_both_kinds_together():
+    table = pd.concat([curve(draws(k, 2, 1), kind=kind) for k, kind in enumerate("abc")])
+    assert pooled(table.assign(kind="factual"))["kind"].unique().tolist() == ["factual"]
+    named = table.replace({"kind": {"a": "factual", "b": "counterfactual", "c": "silence"}})
+    named.attrs = {"model": "m"}
+    whole = pooled(named)
+    assert whole["kind"].value_counts().to_dict() == dict(
+        factual=2, counterfactual=2, silence=2, all=4
+    )
+    assert whole.attrs == {"model": "m"}

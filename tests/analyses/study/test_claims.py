@@ -1,5 +1,6 @@
 """The paper's claims against tables in which the answer is planted: with the bias, and without."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 
 from analyses.plots.statistics import contrast
 from analyses.study.claims import CLAIMS, Finding, check
-from analyses.study.judging import conditions
+from analyses.study.judging import ANSWER, conditions, of_other_clips
 from analyses.study.report import checklist
+from benchmarks.claims import SCENARIOS, Scenario, rates
 
 N, LAYERS = 20, 12
 KINDS = ("factual", "counterfactual")
+THINGS = ("dog", "siren", "bell", "drum")
 
 
 def case(i: int, kind: str, question: str) -> dict[str, Any]:
@@ -26,9 +29,11 @@ def tables(biased: bool) -> dict[str, pd.DataFrame]:
     for kind in KINDS:
         for i in range(N):
             wrong = kind == "counterfactual" and names[i]
-            told = dict(heard_found=float(not wrong), seen_found=float(wrong))
-            captions.append({**case(i, kind, "hear"), **told})
-            captions.append({**case(i, kind, "see"), "heard_found": 0.0, "seen_found": 1.0})
+            seen, heard = THINGS[i % 4], THINGS[(i + 1) % 4]
+            found = dict(heard_found=float(not wrong), seen_found=float(wrong))
+            found |= dict(events=(seen if wrong else heard,), seen=(seen,), heard=(heard,))
+            captions.append({**case(i, kind, "hear"), **found})
+            captions.append({**case(i, kind, "see"), **found, "events": (seen,)})
             for question in ("see", "hear"):
                 knockouts += list(cuts(case(i, kind, question)))
             for layer in range(LAYERS):
@@ -40,10 +45,11 @@ def tables(biased: bool) -> dict[str, pd.DataFrame]:
                 audio = 30.0 if layer == 0 else 5.0
                 for segment, percent in (("audio", audio), ("video", 20.0), ("text", 80 - audio)):
                     row = dict(layer=layer, segment=segment, percent=percent, share=percent / 100)
-                    shares.append({**case(i, kind, "hear"), "head": None, "step": None, **row})
+                    row |= dict(per_key=percent / 10, head=None, step=None)
+                    shares.append({**case(i, kind, "both"), **row})
             for events in (("dog",), ()):
                 rank = 1 if wrong or not events or kind == "factual" else 9
-                row = dict(events=events, base_rank=rank, kl_base_model=0.5, caption="a dog")
+                row = dict(events=events, base_rank=rank, kl_base_model=0.5, token_text=" dog")
                 row["shift"] = "unshifted" if rank == 1 else "shifted"
                 shift.append({**case(i, kind, "hear"), **row})
     made = dict(captions=captions, knockout=knockouts, logit_lens=lens)
@@ -100,24 +106,24 @@ def test_every_claim_of_the_bias_tells_the_two_models_apart() -> None:
 
 
 def test_the_numbers_are_the_planted_ones() -> None:
-    one = found(True)
-    assert one["audio collapses"].ours.startswith(
-        "100.0 % -> 25.0 %; falls by 75.0 %, below half by 25.0 points ["
+    one = {name: found.ours for name, found in found(True).items()}
+    falls = "100.0 % -> 25.0 %; falls by 75.0 points ["
+    assert one["audio collapses"].startswith(falls)
+    assert one["audio collapses"].endswith("claimed over 5: agrees")
+    assert "audio falls by more: 75.0 points [" in one["video holds"]
+    assert one["the picture is named"].startswith("seen 75.0 %, heard 25.0 % of the events")
+    assert one["heard, not said"].startswith(
+        "100.0 % can be read (by words, lens raw), 25.0 % is said; by chance 50.0 %; read - said 75"
     )
-    assert one["video holds"].ours.startswith("audio falls by more: 75.0 points [")
-    assert one["the picture is named"].ours.startswith("seen 75.0 %, heard 25.0 % of the events")
-    assert "difference 50.0 points" in one["the picture is named"].ours
-    assert one["heard, not said"].ours.startswith(
-        "100.0 % can be read (by words, lens raw), 25.0 % is said; difference 75.0 points"
-    )
-    assert one["heard, not said"].ours.endswith("by chance 50.0 %")
-    assert one["late video suppresses"].ours.startswith("25.0 % -> 100.0 % in layers 8 to 10; p")
-    assert one["audio is needed"].ours.startswith("25.0 % -> 0.0 % in layers 8 to 10")
-    assert one["video carries seeing"].ours.startswith("100.0 % -> 0.0 % in layers 8 to 10")
-    assert one["as the base would"].ours.startswith("75.0 %; mean over answers 75.0 % [")
-    assert one["close to the base"].ours.startswith("0.500 nats [0.500, 0.500], n = 20")
-    assert one["audio is read early"].ours.startswith("30.0 % in layers 0 to 0, 5.0 % after")
-    assert one["video is read late"].ours.startswith("video - audio: 15.0 points [15.0, 15.0]")
+    assert one["late video suppresses"].startswith("25.0 % -> 100.0 % in layers 8 to 10; gains")
+    assert one["audio is needed"].startswith("25.0 % -> 0.0 % in layers 8 to 10; loses")
+    assert one["video carries seeing"].startswith("100.0 % -> 0.0 % in layers 8 to 10")
+    assert one["as the base would"].startswith("75.0 %; counterfactual: of 20 words")
+    assert "all: of 40 words (mean over answers 87.5 %) 87.5 % [" in one["as the base would"]
+    assert one["the base's rank"].startswith("1; counterfactual: median of 20 words 1.0 [")
+    assert one["close to the base"].startswith("0.500 nats; mean over tokens 0.500 nats [0.500")
+    assert one["audio is read early"].startswith("30.0 % in layers 0 to 0, 5.0 % after")
+    assert one["video is read late"].startswith("video 20.0 %, audio 5.0 %; video - audio 15.0")
 
 
 @pytest.mark.parametrize(
@@ -128,11 +134,13 @@ def test_the_numbers_are_the_planted_ones() -> None:
         ("knockout", "late video suppresses"),
         ("distribution_shift", "as the base would"),
         ("attention_share", "audio is read early"),
+        ("attention_share", "video is read late"),
     ],
 )
 def test_what_was_not_measured_is_not_testable(table: str, claim: str) -> None:
     one = found(True, without=table)[claim]
-    assert one.verdict == "not testable here" and "0 counterfactual samples" in one.ours
+    assert one.verdict == "not testable here"
+    assert re.search(r": 0 (factual and )?counterfactual samples for question", one.ours)
 
 
 def test_scores_that_are_missing_are_not_zeros() -> None:
@@ -143,7 +151,7 @@ def test_scores_that_are_missing_are_not_zeros() -> None:
     ours = checked(made, given)
     # Of counterfactual 5 to 19, numbers 8, 12 and 16 are right.
     assert ours["audio collapses"].ours.startswith("100.0 % -> 20.0 %;")
-    assert ours["audio collapses"].ours.endswith("n = 15, 5 missing")
+    assert "n = 15, 5 missing" in ours["audio collapses"].ours
     assert "n = 15, 5 missing" in ours["late video suppresses"].ours
     assert ours["late video suppresses"].ours.startswith("20.0 % -> 100.0 %")
     given.loc[given["kind"] == "counterfactual", "score"] = np.nan
@@ -152,23 +160,43 @@ def test_scores_that_are_missing_are_not_zeros() -> None:
     assert ours["late video suppresses"].verdict == "not testable here"
 
 
-def test_a_small_drop_is_no_collapse() -> None:
+def test_a_drop_below_the_smallest_of_interest_differs() -> None:
     made, given = biased()
     wrong = (given["what"] == "audio") & (given["score"] == 0)
-    given.loc[wrong, "score"] = 0.9
+    given.loc[wrong, "score"] = 0.97
     one = checked(made, given)["audio collapses"]
-    assert one.verdict == "differs" and "falls by 7.5 %" in one.ours
+    assert one.verdict == "differs" and "falls by 2.2 points" in one.ours
 
 
-def judged_recall(question: str, score: float) -> pd.DataFrame:
-    rows = [case(i, "counterfactual", question) for i in range(N)]
-    return pd.DataFrame(rows).assign(condition="raw", what="recall", score=score)
-
-
-def test_the_judges_recall_is_preferred_to_words() -> None:
+def test_a_band_on_both_sides_is_undecided() -> None:
     made, given = biased()
-    one = checked(made, pd.concat([given, judged_recall("hear", 0.6)]))
-    assert "60.0 % can be read (judged, lens raw)" in one["heard, not said"].ours
+    own = (given["what"] == "audio") & (given["condition"] == "")
+    given.loc[own, "score"] = np.arange(own.sum()) % 2  # half of everything, by chance
+    ours = checked(made, given)
+    assert ours["audio collapses"].verdict == "undecided"
+    assert ours["video holds"].verdict == "undecided"
+
+
+def recalled(condition: str, question: str, score: float) -> pd.DataFrame:
+    rows = [case(i, "counterfactual", question) for i in range(N)]
+    return pd.DataFrame(rows).assign(condition=condition, what="recall", score=score)
+
+
+def judged(read: float, said: float, chance: float, question: str = "hear") -> list[pd.DataFrame]:
+    scores = {"raw": read, ANSWER: said, of_other_clips("raw"): chance}
+    return [recalled(condition, question, score) for condition, score in scores.items()]
+
+
+def test_the_judges_recall_is_preferred_to_words_and_compared_with_recall() -> None:
+    made, given = biased()
+    one = checked(made, pd.concat([given, *judged(0.6, 0.3, 0.1)]))["heard, not said"]
+    assert one.ours.startswith(
+        "60.0 % can be read (judged, lens raw), 30.0 % is said; by chance 10"
+    )
+    assert one.verdict == "agrees"
+    # A fidelity that fell for what the answer made up is no recall that fell.
+    same = checked(made, pd.concat([given, *judged(0.6, 0.6, 0.1)]))["heard, not said"]
+    assert same.verdict == "differs"
 
 
 def test_a_contrast_is_of_means_and_its_band_of_their_spread() -> None:
@@ -189,10 +217,10 @@ def test_one_lucky_answer_is_no_collapse() -> None:
     given.loc[given["what"] == "audio", "score"] = 0.0
     given.loc[given["sample"] == "factual 0", "score"] = 1.0
     ours = checked(made, given)["audio collapses"]
-    assert ours.verdict == "differs" and ours.ours.startswith("5.0 % -> 0.0 %")
+    assert ours.verdict == "undecided" and ours.ours.startswith("5.0 % -> 0.0 %")
     given.loc[given["sample"] == "factual 0", "score"] = 0.0
     ours = checked(made, given)
-    assert ours["audio collapses"].verdict == "not testable here"
+    assert ours["audio collapses"].verdict == "differs"
     assert ours["audio is needed"].verdict == "not testable here"  # nothing can fall from 0 %
 
 
@@ -207,7 +235,7 @@ def test_a_window_of_few_samples_decides_nothing() -> None:
 
 def test_other_questions_and_other_spans_are_not_read_for_hearing() -> None:
     made, given = biased()
-    both = pd.concat([given, judged_recall("hear", 0.1), judged_recall("see", 1.0)])
+    both = pd.concat([given, *judged(0.1, 0.5, 0.0), *judged(1.0, 0.0, 0.0, "see")])
     ours = checked(made, both)["heard, not said"]
     assert ours.verdict == "differs" and ours.ours.startswith("10.0 % can be read")
     made["logit_lens"]["span"] = "video"
@@ -220,9 +248,38 @@ def test_what_any_clip_would_show_is_not_heard() -> None:
     lens = made["logit_lens"]
     lens["events"] = lens["events"].map(lambda own: own and ("dog", "siren"))  # whatever is played
     ours = checked(made, given)["heard, not said"]
-    assert ours.verdict == "differs" and ours.ours.endswith("by chance 100.0 %")
+    assert ours.verdict == "differs" and "by chance 100.0 %" in ours.ours
 
 
 def test_cells_of_the_checklist_stay_cells() -> None:
     for line in checklist(list(found(True).values())):
-        assert line.replace("\\|", "").count("|") == 6
+        assert line.replace("\\|", "").count("|") == 7
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: f"{one.claim}: {one.truth}")
+def test_claims_decide_what_is_planted(scenario: Scenario) -> None:
+    """Nine in ten of the paper's studies agree, and one in twenty without the effect: in small."""
+    found = rates(scenario, n_studies=1, n=250, seed=1)
+    assert found["agrees"] == int(scenario.agrees), found
+
+
+def test_published_numbers_are_of_one_model_question_and_pool() -> None:
+    made, given = biased()
+    for name, base in (("Qwen/Qwen2.5-Omni-3B", "Qwen/Qwen2.5-VL-3B-Instruct"), ("x/Other-3B", "")):
+        for table in made.values():
+            table.attrs |= {"model": name, "base": base}
+        sizes = {n: one.size for n, one in checked(made, given).items() if one.size != "-"}
+        if base:
+            assert sizes["audio collapses"] == "published 29.8: outside our band"
+            assert sizes["late video suppresses"].startswith("published 13.6")
+            assert set(sizes) >= {"heard, not said", "as the base would", "close to the base"}
+        else:
+            assert not sizes
+
+
+def test_half_of_the_set_is_not_the_whole() -> None:
+    made, given = biased()
+    shares = made["attention_share"]
+    made["attention_share"] = shares[shares["kind"] == "counterfactual"]
+    one = checked(made, given)["audio is read early"]
+    assert one.verdict == "not testable here" and "factual and counterfactual" in one.ours

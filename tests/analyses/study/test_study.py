@@ -141,7 +141,9 @@ def served(server: JudgeServer, **more: Any) -> dict[str, Any]:
     return dict(name=MODEL, url=server.url, connections=2, retries=0, **more)
 
 
-def test_a_served_judge_scores_them_all(study: Study, server: JudgeServer, copy: Path) -> None:
+def test_a_served_judge_scores_them_all(
+    done: StudyResult, study: Study, server: JudgeServer, copy: Path
+) -> None:
     found = run_study(replace(study, judge=served(server)), copy)
     assert len(list((copy / "scores").iterdir())) == 2
     assert set(found.scores["judge"]) == {MODEL} and set(found.scores["score"].dropna()) == {0.5}
@@ -150,6 +152,14 @@ def test_a_served_judge_scores_them_all(study: Study, server: JudgeServer, copy:
     # This server says that the first word of each answer names a sound.
     for _, rows in found.tables["distribution_shift"].groupby(["sample", "question"]):
         assert rows["events"].iloc[0] == (rows["answer"].iloc[0].split()[0],)
+    # That word alone counts in an answer about the sound.
+    before: Any = done.tables["captions"]
+    after: Any = found.tables["captions"]
+    hear = after["question"] == "hear"
+    pd.testing.assert_frame_equal(before[~hear], after[~hear])
+    assert before[hear]["heard_found"].max() > 0 == after[hear]["heard_found"].max()
+    assert found.tables["distribution_shift"].attrs["unmatched"] == {}
+    assert before.equals(results.load(copy / "captions"))
     n_requests = server.seen.total()
     assert n_requests <= len(found.scores)
     run_study(replace(study, judge=served(server)), copy)

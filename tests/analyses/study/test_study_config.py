@@ -20,6 +20,11 @@ def test_the_studies_that_are_shipped_can_be_read() -> None:
     paper = read_study(STUDIES / "paper.toml")
     assert paper.config("knockout").width == 9 and paper.judge["name"] == "Qwen/Qwen3-32B"
     assert {paper.config(name).max_new_tokens for name in ("captions", "knockout")} == {50}
+    assert paper.judge["first_only"] is True and paper.rope == "paper-scripts"
+    assert paper.questions["attention_share"] == ("both",) and not paper.system
+    assert not any(words.endswith(".") for words in paper.wording.values())
+    careful = read_study(STUDIES / "paper-careful.toml")
+    assert careful.system and careful.rope == "model" and not careful.wording
     organisms = read_study(STUDIES / "organisms.toml")
     assert organisms.base == "organism-base" and organisms.judge == {"name": "truth"}
 
@@ -27,6 +32,12 @@ def test_the_studies_that_are_shipped_can_be_read() -> None:
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     one = read(tmp_path, 'model = "m"\nbase = "b"\ndata = "clips/x.jsonl"\n')
     assert one.data == tmp_path / "clips" / "x.jsonl"
+
+
+def test_ratings_are_files_beside_the_study(tmp_path: Path) -> None:
+    one = read(tmp_path, FINE + 'ratings = ["anna.csv", "people/otto.csv"]')
+    assert one.ratings == (tmp_path / "anna.csv", tmp_path / "people" / "otto.csv")
+    assert read(tmp_path, FINE).ratings == ()
 
 
 FINE = 'model = "m"\nbase = "b"\ndata = "x.jsonl"\n'
@@ -41,6 +52,8 @@ FINE = 'model = "m"\nbase = "b"\ndata = "x.jsonl"\n'
         (FINE + "dtype = 16", "expected dtype like"),
         (FINE + "limit = true", "expected limit like 0"),
         (FINE + "kinds = 3", "got 3 for kinds"),
+        (FINE + 'ratings = "anna.csv"', "got 'anna.csv' for ratings"),
+        (FINE + "ratings = [1]", r"got \[1\] for ratings"),
         (FINE + 'analyses = ["knockout"]', "captions among them"),
         (FINE + 'analyses = ["captions", "taste"]', "expected analyses among"),
         (FINE + "[knockout]\nwidht = 3", "expected fields among"),

@@ -167,6 +167,7 @@ def test_the_world_command_writes_clips_and_pairs(tmp_path: Path) -> None:
     assert not done.value.code
     samples = read_manifest(tmp_path / "pairs.jsonl")
     assert Counter(sample.kind for sample in samples) == {"factual": 12, "counterfactual": 12}
+    originals = {(sample.id, sample.video) for sample in samples if sample.kind == "factual"}
     for sample in samples:
         assert (tmp_path / str(sample.video)).is_file()
         said = " ".join(sample.audio_captions)
@@ -174,6 +175,7 @@ def test_the_world_command_writes_clips_and_pairs(tmp_path: Path) -> None:
             assert (tmp_path / str(sample.audio)).is_file()
             assert sample.extra["noun"] not in said.split()
             assert sample.extra["heard"] in said.split()
+            assert (sample.twin, sample.video) in originals
         assert all(sample.extra["noun"] in text.split() for text in sample.video_captions)
     with pytest.raises(ManifestError, match="same world"):
         dataset.write_world(tmp_path, 2, 0, "test")

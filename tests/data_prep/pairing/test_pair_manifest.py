@@ -232,9 +232,43 @@ def test_another_folder_moves_the_paths(tmp_path: Path) -> None:
         pairs.run(manifest, tmp_path / "other" / "pairs.jsonl", Config(k=2), model=MODEL)
 
 
+def test_twins_are_the_same_pictures_with_their_own_sound(tmp_path: Path) -> None:
+    for name in CAPTIONS:
+        write_clip(tmp_path / f"{name}.mp4", seconds=0.3, audio_hz=None if name == "car" else 300.0)
+    write_clip(tmp_path / "apart.mp4", seconds=0.3, audio_hz=300.0)
+    samples = [
+        Sample(name, video=f"{name}.mp4", audio_captions=own, video_captions=own)
+        for name, own in CAPTIONS.items()
+    ]
+    samples[3] = replace(samples[3], audio="apart.mp4")  # its own sound, in a file of its own
+    samples[4] = replace(samples[4], audio="dog.mp4", audio_id="dog")
+    samples[5] = replace(samples[5], video=None, audio="apart.mp4")
+    samples[6] = replace(samples[6], video="gone.mp4")
+    manifest, out = write_manifest(tmp_path / "clips.jsonl", samples), tmp_path / "pairs.jsonl"
+    written = pairs.run(manifest, out, Config(k=3, twins=True), model=MODEL)
+    assert read_manifest(out) == written and read_facts(out)["config"]["twins"] is True
+    counterfactual, factual = written[:3], written[3:]
+    given = {one.id: one for one in samples}
+    for swapped, own in zip(counterfactual, factual, strict=True):
+        assert (swapped.twin, swapped.video, own.twin) == (own.id, own.video, None)
+        assert replace(own, similarity=None) == given[own.id]
+        assert (swapped.audio or swapped.video) != (own.audio or own.video)
+    left_out = read_facts(out)["left_out"]
+    assert "no picture" in left_out.pop("baby") and "no file at gone.mp4" in left_out.pop("train")
+    assert "that of 'dog'" in left_out.pop("typing")
+    assert "expected audio in car.mp4" in left_out.pop("car")
+    assert not left_out
+    # By default no picture comes twice, and nobody has a twin.
+    plain = pairs.run(manifest, tmp_path / "plain.jsonl", Config(k=2), model=MODEL)
+    assert {one.twin for one in plain} == {None}
+    assert len({one.video_id or one.id for one in plain}) == 4
+
+
 @pytest.mark.parametrize(
     "config, changes, message",
     [
+        (Config(k=9, twins=True), {}, r"at least 9 .*got 0 \(8 left out; dog: no picture"),
+        (Config(k=2, twins=True), {"audio_id": "x"}, r"at least 2 .*got 0 \(8 left out"),
         (Config(k=5), {}, r"at least 10 clips.*got 8 \(0 left out\)"),
         (Config(k=2, block=1), {}, "at least 2 clips, got 1"),
         (Config(k=2), {"video_id": "v"}, "8 of them can be paired with no other"),

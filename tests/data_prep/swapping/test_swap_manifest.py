@@ -39,6 +39,7 @@ def test_all_samples_of_a_manifest_are_swapped(tmp_path, pair):
     assert swapped.extra["swapped_from"] == made
     assert (silence.id, silence.kind, silence.audio_captions) == ("f+silence", "silence", ())
     assert (own.kind, own.audio_captions) == ("self", ("low",))
+    assert silence.twin == own.twin == "f"
     assert not read_audio(tmp_path / str(silence.video)).samples.any()
     assert list(problems(out)) == []
 
