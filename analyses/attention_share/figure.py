@@ -3,7 +3,6 @@
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses.attention_share.table import MODALITIES
@@ -27,8 +26,12 @@ def plot(table: pd.DataFrame) -> Figure:
     groups = figures.by_panel(complete)
     figure, panels = figures.panels(len(groups), "attention of\ngenerated tokens, %")
     for axes, (kind, question, group) in zip(panels, groups, strict=True):
-        n = _panel(axes, group)
-        axes.set_title(f"{kind}, question {question!r}\n{n}")
+        bands: Any = mean_band(group, "percent", by=["segment", "layer"])
+        axes.set_title(f"{kind}, question {question!r}\n{figures.counted(bands)}")
+        for i, segment in enumerate(s for s in MODALITIES if s in set(bands["segment"])):
+            band = bands[bands["segment"] == segment]
+            figures.curve(axes, band, "layer", figures.COLORS[segment], _LABELS[segment], i)
+        figures.layer_axis(axes)
         points = published.points(_PUBLISHED, table.attrs, question, kind)
         for segment, own in points.groupby("segment"):
             title = f"{published.title(table.attrs)}: {segment}"
@@ -40,16 +43,6 @@ def plot(table: pd.DataFrame) -> Figure:
     panels[0].set_ylim(0, 100)
     figures.legend(figure)
     return figure
-
-
-def _panel(axes: Axes, group: pd.DataFrame) -> str:
-    """Draw the curves; what they rest on."""
-    bands: Any = mean_band(group, "percent", by=["segment", "layer"])
-    for i, segment in enumerate(s for s in MODALITIES if s in set(bands["segment"])):
-        band = bands[bands["segment"] == segment]
-        figures.curve(axes, band, "layer", figures.COLORS[segment], _LABELS[segment], i)
-    figures.layer_axis(axes)
-    return figures.counted(bands)
 
 
 def headline(table: pd.DataFrame) -> list[str]:

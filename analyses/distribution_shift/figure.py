@@ -74,9 +74,8 @@ def _bars(
         for m in measures
     }
     for x, (kind, question, group) in enumerate(figures.by_panel(bands)):
-        points = group.set_index("measure")
         for name, offset in offsets.items():
-            figures.bar(axes, x + offset, points.loc[name], **looks[name])
+            figures.bar(axes, x + offset, group.set_index("measure").loc[name], **looks[name])
         ticks.append(f"{kind}, {question}\n{figures.counted(group)}".replace(", up", ",\nup"))
     for name, number in theirs.items():
         axes.bar(len(ticks) + offsets[name], number, alpha=0.35, **looks[name] | dict(label=None))

@@ -50,16 +50,15 @@ def plot(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _curves(axes: Axes, table: pd.DataFrame, value: str, note: str, alpha: float = 1) -> None:
+def _curves(axes: Axes, table: pd.DataFrame, value: str, note: str, alpha: float = 1.0) -> None:
     """A line for each kind, in the color of what the lens reads; what they rest on as the title."""
     layers: Any = table.query("layer != @ANY_LAYER")
     if layers[value].isna().all():
         return
     bands = mean_band(layers, value, by=["kind", "question", "layer"])
     for kind, _, band in figures.by_panel(bands):
-        label = f"{kind}{note}"
-        place = figures.place(kind)
-        figures.curve(axes, band, "layer", figures.COLORS["audio"], label, place, alpha)
+        style = (figures.COLORS["audio"], f"{kind}{note}", figures.place(kind), alpha)
+        figures.curve(axes, band, "layer", *style)
     axes.set_title(figures.counted(bands))
 
 

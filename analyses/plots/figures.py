@@ -22,28 +22,26 @@ COLORS = {
     **{"unshifted": "#8C8C8C", "marginal": "#BDBDBD", "shifted": "#E6E6E6", "kl": "white"},
     "other": "#56B4E9",
 }
-"""Of Okabe and Ito, whom the color-blind can tell apart, and grays for what is no modality."""
+"""Of Okabe and Ito, which the color-blind can tell apart, and grays for what is no modality."""
 
 WIDTH = 6.3
 """Inches of a page's text; a single column is half of it."""
 
-_KINDS, _QUESTIONS = (*POOL, "all"), ("see", "hear", "both")
+_ORDER = (*POOL, "all", "see", "hear", "both")
 # The first is the widest, so that it is seen under the others where lines coincide.
 _LINES = (("-", "o", 8.0, 2.0), ("--", "s", 5.0, 1.3), (":", "^", 3.0, 1.3), ("-.", "D", 6.5, 1.0))
 
 
-def place(kind: str) -> int:
-    """Where clips of a kind stand: factual first, then counterfactual, then all."""
-    return _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
+def place(name: str) -> int:
+    """Where a kind of clips stands, factual first, then counterfactual, then all; or a question."""
+    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
 
 
 def by_panel(table: pd.DataFrame) -> list[tuple[str, str, Any]]:
     """Kind, question and rows of each panel, in the paper's order: factual, see first."""
     groups: Any = table.groupby(["kind", "question"], sort=False)
     panels = [(str(kind), str(question), rows) for (kind, question), rows in groups]
-    last = len(_QUESTIONS)
-    order = {question: i for i, question in enumerate(_QUESTIONS)}
-    return sorted(panels, key=lambda panel: (place(panel[0]), order.get(panel[1], last)))
+    return sorted(panels, key=lambda panel: (place(panel[0]), place(panel[1])))
 
 
 def grid(n_rows: int, n_columns: int, size: tuple[float, float], **share: Any) -> Any:
@@ -68,7 +66,13 @@ def panels(n_panels: int, ylabel: str, n_columns: int = 2) -> tuple[Figure, list
 
 
 def curve(
-    axes: Axes, band: pd.DataFrame, x: str, color: str, label: str, line: int = 0, alpha: float = 1
+    axes: Axes,
+    band: pd.DataFrame,
+    x: str,
+    color: str,
+    label: str,
+    line: int = 0,
+    alpha: float = 1.0,
 ) -> None:
     """One curve of `statistics.mean_band`, over the column `x`.
 
