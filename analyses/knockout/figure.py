@@ -45,7 +45,7 @@ def plot(table: pd.DataFrame) -> Figure:
     is about, where the table has such columns; else the share of reference events that the caption
     names. The paper's points for this model are drawn underneath.
     """
-    changes = pooled(measured(table))
+    changes: Any = pooled(measured(table))
     groups = figures.by_panel(changes)
     columns = [column for column in _COLUMNS if changes[column].notna().any()]
     size = (figures.WIDTH, 1.3 + 1.4 * len(groups))

@@ -64,7 +64,8 @@ def headline(table: pd.DataFrame) -> list[str]:
 
 def _per_token(table: pd.DataFrame) -> Any:
     """Change of each answer in nats a token, by case and variant; the intact clip left out."""
-    rows: Any = pooled(table[table["variant"] != "intact"])
+    cut: Any = table[table["variant"] != "intact"]
+    rows: Any = pooled(cut)
     require_rows(rows)
     grouped = rows.groupby([*KEYS, "variant"], sort=False, as_index=False)
     answers = grouped.agg(change=("change", "sum"), n_tokens=("n_tokens", "first"))

@@ -84,7 +84,7 @@ def curve(
     more |= dict(marker=marker, markersize=size, fillstyle="none")
     more |= dict(markevery=-(-len(band) // 9), clip_on=False)
     axes.plot(band[x], band["mean"], style, **more)
-    shade = dict(color=color, alpha=0.2 * alpha, linewidth=0)
+    shade: Any = dict(color=color, alpha=0.2 * alpha, linewidth=0)
     axes.fill_between(band[x], band["low"], band["high"], **shade)
 
 

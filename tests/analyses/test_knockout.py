@@ -272,7 +272,7 @@ def test_one_legend_tells_lines_apart_that_coincide(panels: Any) -> None:
     assert texts == ["untouched", "G !-> V", "G !-> A"]
     assert all(axes.get_legend() is None for axes in figure.axes)
     _, video, audio = figure.axes[0].get_lines()
-    looks = [(one.get_linestyle(), one.get_marker()) for one in (video, audio)]
+    looks: Any = [(one.get_linestyle(), one.get_marker()) for one in (video, audio)]
     assert len({look[0] for look in looks}) == len({look[1] for look in looks}) == 2
     # What is under the other is wider, and so seen.
     assert video.get_linewidth() > audio.get_linewidth()

@@ -175,7 +175,7 @@ def test_a_model_without_a_tokenizer(omni: HookedOmni, monkeypatch: pytest.Monke
 
 def test_a_column_of_panels_for_each_lens(table: pd.DataFrame) -> None:
     figure = plot(table)
-    n = table["lens"].nunique()
+    n = len(set(table["lens"]))
     recalls, words, heat = (figure.axes[i * n] for i in range(3))
     assert recalls.get_title() == "hear, lens: norm\nn = 2 to 4"
     lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in recalls.get_lines()}
