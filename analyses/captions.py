@@ -76,7 +76,7 @@ def plot(table: pd.DataFrame) -> Figure:
     """
     if _compared(table):
         return fidelity.plot(_by_words(table))
-    figure, (axes,) = figures.panels(1, width=8.0)
+    figure, (axes,) = figures.panels(1, "")
     axes.set_axis_off()
     axes.text(0, 1, "\n".join(_answers(table)), va="top", wrap=True)
     return figure

@@ -11,16 +11,13 @@ from typing import Any, cast
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from analyses.cases import KEYS
 from analyses.plots import figures, published
-from analyses.plots.statistics import POOL, in_words, mean_band, pooled
+from analyses.plots.statistics import in_words, mean_band, pooled
 from hooked_omni.errors import ResultsError
 
 _MODALITIES = ("audio", "video")
-_KINDS = (*POOL, "all")
 
 
 def plain(scores: pd.DataFrame) -> pd.DataFrame:
@@ -47,35 +44,30 @@ def plot(scores: pd.DataFrame) -> Figure:
     """
     bands: Any = _bands(scores)
     questions = list(dict.fromkeys(bands["question"]))
-    figure, panels = figures.panels(len(questions), width=4.4)
-    drawn = False
+    ylabel = f"fidelity, %\n(judge: {scores['judge'].iloc[0]})"
+    figure, panels = figures.panels(len(questions), ylabel)
     for axes, question in zip(panels, questions, strict=True):
-        drawn |= _panel(axes, bands[bands["question"] == question], scores.attrs)
+        _panel(axes, bands[bands["question"] == question], scores.attrs)
         axes.set_title(f"question: {question}")
-    panels[0].set(ylabel=f"fidelity, % (judge: {scores['judge'].iloc[0]})", ylim=(0, 100))
-    bars = [Patch(color=figures.COLORS[w], alpha=0.6, label=w) for w in _MODALITIES]
-    theirs = Line2D([], [], color="black", ls=":", label=published.title(scores.attrs))
-    figure.legend(
-        handles=[*bars, *[theirs] * drawn], loc="outside lower center", ncols=3, frameon=False
-    )
+    panels[0].set_ylim(0, 100)
+    figures.legend(figure)
     return figure
 
 
-def _panel(axes: Axes, bands: Any, of: Mapping[str, Any]) -> bool:
-    """Draw the bars; whether the paper has a number beside any."""
-    ticks, kinds, drawn = [], list(dict.fromkeys(bands["kind"])), False
+def _panel(axes: Axes, bands: Any, of: Mapping[str, Any]) -> None:
+    ticks, kinds = [], list(dict.fromkeys(bands["kind"]))
     for x, kind in enumerate(kinds):
         own = bands[bands["kind"] == kind].to_dict("records")
         for place, band in enumerate(own):
             at, what = x + 0.36 * (place - (len(own) - 1) / 2), band["what"]
-            figures.bar(axes, at, band, width=0.34, color=figures.COLORS[what], alpha=0.6)
+            style = dict(width=0.34, color=figures.COLORS[what], alpha=0.6, label=what)
+            figures.bar(axes, at, band, **style)
             theirs = published.number(f"{what}_fidelity", of, band["question"], kind)
             if theirs is not None:
-                drawn = True
-                axes.hlines(theirs, at - 0.17, at + 0.17, color="black", linestyle=":")
-        ticks.append(f"{kind}\n{figures.counted(bands[bands['kind'] == kind])}")
+                line: Any = dict(color="black", linestyle=":", label=published.title(of))
+                axes.hlines(theirs, at - 0.17, at + 0.17, **line)
+        ticks.append(figures.tick(kind, bands[bands["kind"] == kind]))
     axes.set_xticks(range(len(kinds)), ticks)
-    return drawn
 
 
 def headline(scores: pd.DataFrame) -> list[str]:
@@ -96,7 +88,6 @@ def _bands(scores: pd.DataFrame) -> pd.DataFrame:
         raise ResultsError("expected scores of answers, got none. Judge the captions first.")
     percent = pooled(own.assign(percent=100 * own["score"]))
     bands: Any = mean_band(percent, "percent", by=["kind", "question", "what"])
-    last = bands["kind"].map(lambda kind: _KINDS.index(kind) if kind in _KINDS else len(_KINDS))
-    bands = bands.loc[last.sort_values(kind="stable").index]
+    bands = bands.sort_values("kind", key=lambda kinds: kinds.map(figures.place), kind="stable")
     # What a question is not about is not judged.
     return bands[bands["n"] > 0].reset_index(drop=True)

@@ -17,6 +17,8 @@ from data_prep.console import say
 
 # For the whole process: legends and ticks ask for it when they are made, whoever makes them.
 matplotlib.rcParams["text.parse_math"] = False
+# Text stays text in a PDF, in fonts that printers take.
+matplotlib.rcParams["pdf.fonttype"] = 42
 
 
 def label(name: str) -> str:

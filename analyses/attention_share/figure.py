@@ -3,7 +3,6 @@
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses.attention_share.table import MODALITIES
@@ -25,30 +24,25 @@ def plot(table: pd.DataFrame) -> Figure:
     """
     complete = pooled(percents(table))
     groups = figures.by_panel(complete)
-    figure, panels = figures.panels(len(groups))
+    figure, panels = figures.panels(len(groups), "attention of\ngenerated tokens, %")
     for axes, (kind, question, group) in zip(panels, groups, strict=True):
-        axes.set_title(f"What generated tokens attend to\n{kind}, question {question!r}")
-        _panel(axes, group)
+        bands: Any = mean_band(group, "percent", by=["segment", "layer"])
+        axes.set_title(f"{kind}, question {question!r}\n{figures.counted(bands)}")
+        for i, segment in enumerate(s for s in MODALITIES if s in set(bands["segment"])):
+            band = bands[bands["segment"] == segment]
+            figures.curve(axes, band, "layer", figures.COLORS[segment], _LABELS[segment], i)
+        figures.layer_axis(axes)
         points = published.points(_PUBLISHED, table.attrs, question, kind)
-        colors = points["segment"].map(figures.COLORS)
-        if len(points):
-            title = published.title(table.attrs)
-            where = points["layer"], points["share_percent"]
-            axes.scatter(*where, c=colors, alpha=0.35, zorder=0, label=title)
-        axes.legend(frameon=False, loc="upper center")
+        for segment, own in points.groupby("segment"):
+            title = f"{published.title(table.attrs)}: {segment}"
+            where = own["layer"], own["share_percent"]
+            axes.scatter(*where, c=figures.COLORS[str(segment)], marker="x", label=title)
     left_out = len(set(table["sample"]) - set(complete["sample"]))
     if left_out:
         figure.suptitle(f"{left_out} samples without all of audio, video and text left out")
-    panels[0].set(ylabel="share of attention, %", ylim=(0, 100))
+    panels[0].set_ylim(0, 100)
+    figures.legend(figure)
     return figure
-
-
-def _panel(axes: Axes, group: pd.DataFrame) -> None:
-    bands: Any = mean_band(group, "percent", by=["segment", "layer"])
-    for segment in [s for s in MODALITIES if s in set(bands["segment"])]:
-        band = bands[bands["segment"] == segment]
-        figures.curve(axes, band, "layer", figures.COLORS[segment], _LABELS[segment])
-    figures.layer_axis(axes)
 
 
 def headline(table: pd.DataFrame) -> list[str]:

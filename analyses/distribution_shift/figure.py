@@ -1,6 +1,6 @@
 """How many tokens would the base have chosen too, next to the published shares?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ from analyses.distribution_shift.table import SHIFTS
 from analyses.plots import figures, published
 from analyses.plots.statistics import contrast, in_words, pooled, require_rows
 
-_COLORS = {"unshifted": "tab:blue", "marginal": "tab:orange", "shifted": "tab:red"}
+_HATCHES = {"unshifted": "", "marginal": "//", "shifted": ".."}
 
 
 def plot(table: pd.DataFrame) -> Figure:
@@ -21,17 +21,17 @@ def plot(table: pd.DataFrame) -> Figure:
     Means over tokens, as the paper's, with bands over samples; of a word for a sound, the first
     token alone. The paper's numbers for this model and base stand beside, paler.
     """
-    bands = token_bands(table).query("over == 'tokens'")
-    figure, ((left, middle, right),) = figures.grid(1, 3, (13.0, 3.8))
-    left.set_title("all tokens")
-    _bars(left, bands.query("tokens == 'all'"), {})
-    middle.set_title("words that name sound events")
+    bands = token_bands(table).query("over == 'tokens'").replace("kl_base_model", "kl")
+    figure, ((first,), (second,), (third,)) = figures.grid(3, 1, (figures.WIDTH, 7.4))
+    first.set(title="all tokens", ylabel="tokens, %", ylim=(0, 100))
+    _bars(first, bands.query("tokens == 'all'"), SHIFTS, {})
+    second.set(title="words that name sound events", ylabel="words, %", ylim=(0, 100))
     theirs = {f"audio_tokens_{shift}": shift for shift in SHIFTS}
-    _bars(middle, bands.query("tokens == 'events'"), _published(table, theirs))
-    figure.legend(*middle.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    right.set(title="divergence, all tokens", ylabel="KL(base || model), nats")
-    kl = bands.query("tokens == 'all' and measure == 'kl_base_model'")
-    _divergences(right, kl, _published(table, {"kl_divergence": "kl"}))
+    _bars(second, bands.query("tokens == 'events'"), SHIFTS, _published(table, theirs))
+    third.set(title="divergence, all tokens", ylabel="KL(base || model),\nnats")
+    theirs = _published(table, {"kl_divergence": "kl"})
+    _bars(third, bands.query("tokens == 'all'"), ["kl"], theirs)
+    figures.legend(figure)
     return figure
 
 
@@ -62,40 +62,25 @@ def token_bands(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _bars(axes: Axes, bands: pd.DataFrame, theirs: Mapping[str, float]) -> None:
-    axes.set(ylabel="tokens, %", ylim=(0, 100))
-    ticks = []
-    for x, (kind, question, group) in enumerate(figures.by_panel(bands)):
-        points = group.set_index("measure")
-        own = {shift: points.loc[shift] for shift in SHIFTS}
-        _stack(axes, x, own, label=x == 0)
-        ticks.append(f"{kind},\n{question}\n({figures.counted(group)})")
-    if theirs:
-        same = {shift: dict(mean=v, low=v, high=v) for shift, v in theirs.items()}
-        _stack(axes, len(ticks), same, alpha=0.35)
-        ticks.append("published")
-    axes.set_xticks(range(len(ticks)), ticks, fontsize="small")
-
-
-def _stack(
-    axes: Axes, x: int, points: Mapping[str, Any], label: bool = False, **style: Any
+def _bars(
+    axes: Axes, bands: pd.DataFrame, measures: Sequence[str], theirs: Mapping[str, float]
 ) -> None:
-    below = 0.0
-    for shift, point in points.items():
-        style |= dict(bottom=below, color=_COLORS[shift], label=shift if label else None)
-        figures.bar(axes, x, point, **style)
-        below += point["mean"]
-
-
-def _divergences(axes: Axes, bands: pd.DataFrame, theirs: Mapping[str, float]) -> None:
-    ticks = []
-    for x, point in enumerate(bands.to_dict("records")):
-        figures.bar(axes, x, point, color="tab:gray")
-        ticks.append(f"{point['kind']},\n{point['question']}\n(n = {point['n']})")
-    for number in theirs.values():
-        axes.bar(len(ticks), number, color="tab:gray", alpha=0.35)
-        ticks.append("published")
-    axes.set_xticks(range(len(ticks)), ticks, fontsize="small")
+    """A bar for each measure, side by side, so that no band covers another."""
+    ticks, width = [], 0.8 / len(measures)
+    offsets = {m: width * (i - (len(measures) - 1) / 2) for i, m in enumerate(measures)}
+    looks: Any = {
+        m: dict(color=figures.COLORS[m], edgecolor="black", width=width)
+        | (dict(hatch=_HATCHES[m], label=m) if m in _HATCHES else {})
+        for m in measures
+    }
+    for x, (kind, question, group) in enumerate(figures.by_panel(bands)):
+        for name, offset in offsets.items():
+            figures.bar(axes, x + offset, group.set_index("measure").loc[name], **looks[name])
+        ticks.append(f"{kind}, {question}\n{figures.counted(group)}".replace(", up", ",\nup"))
+    for name, number in theirs.items():
+        axes.bar(len(ticks) + offsets[name], number, alpha=0.35, **looks[name] | dict(label=None))
+    ticks += ["published"] * bool(theirs)
+    axes.set_xticks(range(len(ticks)), ticks)
 
 
 def _published(table: pd.DataFrame, names: Mapping[str, str]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from analyses.cases import KEYS
 from analyses.plots import figures, published
 from analyses.plots.curves import paired_permutation
-from analyses.plots.statistics import in_words, mean_band, require_rows
+from analyses.plots.statistics import in_words, mean_band, pooled, require_rows
 
 _PANELS = {
     ("factual", "see"): "A",
@@ -30,44 +30,47 @@ _MOVED = {
 }
 """What each measure is, and its unit, in sentences."""
 _PUBLISHED = "figure6_knockout"
-_ROWS = {
+_COLUMNS = {
     "right": "{what}, %",
-    "word_change": "change in log p of the\nreference words, nats a word",
-    "caption_change": "change in log p of the\nbaseline caption, nats a token",
+    "word_change": "log p of reference\nwords, change,\nnats a word",
+    "caption_change": "log p of baseline\ncaption, change,\nnats a token",
 }
 
 
 def plot(table: pd.DataFrame) -> Figure:
     """Panels A to D and any others, with 95 % bands; measures without a number are left out.
 
-    The first row shows `audio_fidelity` or `video_fidelity` (0 to 1, from a judge), whichever the
-    question is about, where the table has such columns; else the share of reference events that
-    the caption names. The paper's points for this model are drawn underneath.
+    A row for each kind and question, and for all kinds together; a column for each measure. The
+    first shows `audio_fidelity` or `video_fidelity` (0 to 1, from a judge), whichever the question
+    is about, where the table has such columns; else the share of reference events that the caption
+    names. The paper's points for this model are drawn underneath.
     """
-    changes = measured(table)
-    groups = sorted(figures.by_panel(changes), key=lambda panel: _PANELS.get(panel[:2], "Z"))
-    rows = [row for row in _ROWS if changes[row].notna().any()]
-    size = (max(6.4, 4.2 * len(groups)), 0.8 + 2.6 * len(rows))
-    figure, every = figures.grid(len(rows), len(groups), size, sharex="col", sharey="row")
-    for column, (kind, question, group) in zip(every.T, groups, strict=True):
+    changes: Any = pooled(measured(table))
+    groups = figures.by_panel(changes)
+    columns = [column for column in _COLUMNS if changes[column].notna().any()]
+    size = (figures.WIDTH, 1.3 + 1.4 * len(groups))
+    figure, every = figures.grid(len(groups), len(columns), size, sharex=True, sharey="col")
+    for row, (kind, question, group) in zip(every, groups, strict=True):
         letter = _PANELS.get((kind, question), "")
-        column[0].set_title(f"{letter}{': ' * bool(letter)}{kind}, {question}")
-        for axes, row in zip(column, rows, strict=True):
-            _panel(axes, group, row)
-            if row == "right":
+        row[0].set_ylabel(f"{letter}{': ' * bool(letter)}{kind},\n{question}")
+        for axes, column in zip(row, columns, strict=True):
+            _panel(axes, group, column)
+            if column == "right":
                 points = published.points(_PUBLISHED, table.attrs, question, kind)
                 _underneath(axes, points, published.title(table.attrs))
-            axes.legend(frameon=False, fontsize="small")
-        figures.layer_axis(column[-1], "center of the window, layer")
-    for axes, row in zip(every[:, 0], rows, strict=True):
-        axes.set_ylabel(_ROWS[row].format(what=_what(table)))
+    for axes, column in zip(every[0], columns, strict=True):
+        measure = _COLUMNS[column].format(what=_what(table))
+        axes.set_title(f"{measure}\n{axes.get_title()}", fontsize="medium")
+        figures.layer_axis(axes, "")
+    every[-1, len(columns) // 2].set_xlabel("center of the window, layer")
+    figures.legend(figure)
     return figure
 
 
 def headline(table: pd.DataFrame) -> list[str]:
     """Where a knockout changes most what is named, and how likely the right words are."""
     lines = []
-    for kind, question, group in figures.by_panel(measured(table)):
+    for kind, question, group in figures.by_panel(pooled(measured(table))):
         where, baseline = f"{kind}, {question}", group[group["key"] == "none"]
         if group["right"].notna().any():
             start = mean_band(baseline, "right", by=["key"]).iloc[0]
@@ -103,13 +106,18 @@ def measured(table: pd.DataFrame) -> Any:
     ).drop(columns=["words", "per_token"])
 
 
-def _panel(axes: Axes, group: Any, row: str) -> None:
-    cut = group[group["key"] != "none"]
-    for key, own in cut.groupby("key", sort=False):
-        band = mean_band(own, row, by=_WINDOW)
-        figures.curve(axes, band, "center", figures.COLORS.get(str(key), "tab:green"), _arrow(own))
-    baseline = mean_band(group[group["key"] == "none"], row, by=["key"])
-    axes.axhline(baseline["mean"].iloc[0], color="black", ls="--", lw=1, label="untouched")
+def _panel(axes: Axes, group: Any, measure: str) -> None:
+    """A line for each key, the baseline with its band; what they rest on as the title."""
+    baseline = mean_band(group[group["key"] == "none"], measure, by=["key"])
+    level = baseline.iloc[0]
+    axes.axhspan(level["low"], level["high"], color="black", alpha=0.1, linewidth=0)
+    axes.axhline(level["mean"], color="black", ls=":", zorder=3, label="untouched")
+    bands = [baseline]
+    for i, (key, own) in enumerate(group[group["key"] != "none"].groupby("key", sort=False)):
+        bands.append(mean_band(own, measure, by=_WINDOW))
+        color = figures.COLORS.get(str(key).partition("@")[0], figures.COLORS["other"])
+        figures.curve(axes, bands[-1], "center", color, _arrow(own), i)
+    axes.set_title(figures.counted(pd.concat(bands)), fontsize="medium")
 
 
 def _underneath(axes: Axes, points: pd.DataFrame, title: str) -> None:
@@ -117,8 +125,9 @@ def _underneath(axes: Axes, points: pd.DataFrame, title: str) -> None:
         color = figures.COLORS["audio" if str(arrow).endswith("A") else "video"]
         points_of = own["center_layer"], own["fidelity_percent"]
         label = f"{title}: {str(arrow).replace('!->', ' !-> ')}"
-        axes.scatter(*points_of, color=color, alpha=0.35, zorder=0, label=label)
-        axes.axhline(own["baseline_percent"].iloc[0], color="gray", linestyle=":", zorder=0)
+        axes.scatter(*points_of, color=color, marker="x", s=14, zorder=0, label=label)
+        level, label = own["baseline_percent"].iloc[0], f"{title}: untouched"
+        axes.axhline(level, color="black", ls="-.", lw=0.6, zorder=0, label=label)
 
 
 def _strongest(cut: Any, baseline: Any, row: str) -> str:

@@ -16,41 +16,50 @@ _PUBLISHED = "latent_audio_recall"
 
 
 def plot(table: pd.DataFrame) -> Figure:
-    """A row of panels for each lens: recall, log-probability of reference words, recall in time.
+    """A column for each question and lens: recall, log p of reference words, recall in time.
 
-    Dotted: the same for the events of other samples, which is chance. The paper's number for this
+    Pale: the same for the events of other samples, which is chance. The paper's number for this
     model stands in the first panel.
     """
-    lenses = list(dict.fromkeys(table["lens"]))
-    figure, rows = figures.grid(len(lenses), 3, (15.0, 3.8 * len(lenses)))
+    every: Any = table.groupby(["question", "lens"], sort=False)
+    size = (max(1, len(every) / 2) * figures.WIDTH, 7.5)
+    figure, rows = figures.grid(3, len(every), size, sharey="row")
     heard, chance = pooled(recall(table)), pooled(recall(table, "chance"))
     words = pooled(_word_curves(table))
-    for (left, middle, right), lens in zip(rows, lenses, strict=True):
-        left.set(ylabel="sound events recalled, %", ylim=(0, 100), title=f"lens: {lens}")
-        middle.set(ylabel="log p of reference words, nats", title="best position, mean over events")
-        _curves(left, heard.query("lens == @lens"), "recall", "-", "")
-        _curves(left, chance.query("lens == @lens"), "recall", ":", ", by chance")
-        _curves(middle, words.query("lens == @lens"), "logprob", "-", "")
-        for (kind, question), _ in table.groupby(["kind", "question"], sort=False):
+    heat = None
+    for (first, second, third), ((question, lens), own) in zip(rows.T, every, strict=True):
+        same = "question == @question and lens == @lens"
+        _curves(first, heard.query(same), "recall", "")
+        _curves(first, chance.query(same), "recall", ", by chance", alpha=0.45)
+        first.set(ylim=(0, 100), title=f"{question}, lens: {lens}\n{first.get_title()}")
+        _curves(second, words.query(same), "logprob", "")
+        for kind, _, _ in figures.by_panel(own):
             theirs = published.number(_PUBLISHED, table.attrs, question, kind)
             if theirs is not None:
                 label = f"{published.title(table.attrs)}, {kind}, all layers, judged"
-                left.axhline(theirs, color="black", ls="--", lw=1, alpha=0.5, zorder=0, label=label)
-        _heat(figure, right, table.query("lens == @lens"))
-        for axes in (left, middle):
-            figures.layer_axis(axes)
-            if axes.get_lines():
-                axes.legend(frameon=False, fontsize="small")
+                first.axhline(theirs, color="black", ls="-.", lw=1, zorder=0, label=label)
+        heat = _heat(third, own) or heat
+        figures.layer_axis(first)
+        figures.layer_axis(second)
+    rows[0, 0].set_ylabel("sound events\nrecalled, %")
+    rows[1, 0].set_ylabel("log p of reference words,\nnats, best position")
+    rows[2, 0].set_ylabel("layer")
+    if heat:
+        figure.colorbar(heat, ax=rows[2], label="positions that name\nwhat is heard, %")
+    figures.legend(figure)
     return figure
 
 
-def _curves(axes: Axes, table: pd.DataFrame, value: str, style: str, note: str) -> None:
+def _curves(axes: Axes, table: pd.DataFrame, value: str, note: str, alpha: float = 1.0) -> None:
+    """A line for each kind, in the color of what the lens reads; what they rest on as the title."""
     layers: Any = table.query("layer != @ANY_LAYER")
     if layers[value].isna().all():
         return
     bands = mean_band(layers, value, by=["kind", "question", "layer"])
-    for i, (kind, question, band) in enumerate(figures.by_panel(bands)):
-        figures.curve(axes, band, "layer", f"C{i}", f"{kind}, {question}{note}", style)
+    for kind, _, band in figures.by_panel(bands):
+        style = (figures.COLORS["audio"], f"{kind}{note}", figures.place(kind), alpha)
+        figures.curve(axes, band, "layer", *style)
+    axes.set_title(figures.counted(bands))
 
 
 def _word_curves(table: pd.DataFrame) -> pd.DataFrame:
@@ -61,24 +70,22 @@ def _word_curves(table: pd.DataFrame) -> pd.DataFrame:
     return best.groupby(keys, sort=False, as_index=False)["logprob"].mean()
 
 
-def _heat(figure: Figure, axes: Axes, table: pd.DataFrame) -> None:
+def _heat(axes: Axes, table: pd.DataFrame) -> Any:
     """How many positions of each second name something that is heard."""
     top: Any = table[(table["measure"] == "top") & (table["heard"].str.len() > 0)]
     top = top.dropna(subset=["second"])
     n = len(top[["sample", "question"]].drop_duplicates())
-    axes.set(title=f"positions that name what is heard, % (n = {n})")
-    axes.set(xlabel="second of the clip", ylabel="layer")
+    axes.set(title=f"n = {n}", xlabel="second of the clip")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if top.empty:
-        return
+        return None
     pairs = zip(top["events"], top["heard"], strict=True)
     hits = [0.0 if set(heard).isdisjoint(events) else 100.0 for events, heard in pairs]
     top = top.assign(hit=hits, second=top["second"].astype(int))
     once = ["sample", "question", "layer", "second", "position"]
     named = top.groupby(once, as_index=False)["hit"].max()
     share = named.pivot_table("hit", index="layer", columns="second")
-    drawn = axes.pcolormesh(share.columns, share.index, share, cmap="magma", vmin=0, vmax=100)
-    figure.colorbar(drawn, ax=axes)
+    return axes.pcolormesh(share.columns, share.index, share, cmap="magma", vmin=0, vmax=100)
 
 
 def headline(table: pd.DataFrame) -> list[str]:

@@ -10,20 +10,20 @@ from analyses.cases import KEYS
 from analyses.modality_reliance.table import MODALITIES
 from analyses.plots import figures
 from analyses.plots.curves import paired_permutation
-from analyses.plots.statistics import in_words, mean_band, require_rows
+from analyses.plots.statistics import in_words, mean_band, pooled, require_rows
 
 
 def plot(table: pd.DataFrame) -> Figure:
     """Mean change per variant in nats a token, with 95 % bands and every sample as a dot.
 
-    One panel for each kind and question.
+    One panel for each kind and question, and for all kinds together.
     """
     groups = figures.by_panel(_per_token(table))
-    figure, panels = figures.panels(len(groups), width=4.8)
+    ylabel = "change in log p of\nthe answer, nats a token"
+    figure, panels = figures.panels(len(groups), ylabel, n_columns=1)
     for axes, (kind, question, group) in zip(panels, groups, strict=True):
         _panel(axes, group)
         axes.set_title(f"{kind}, {question}")
-    panels[0].set_ylabel("change in log p of the answer,\nnats a token")
     return figure
 
 
@@ -35,8 +35,8 @@ def _panel(axes: Axes, changes: Any) -> None:
         band, color = bands[bands["variant"] == name], figures.COLORS[MODALITIES[name]]
         own = changes[changes["variant"] == name]["change"]
         figures.bar(axes, x, band.iloc[0], color=color, alpha=0.5, width=0.6)
-        axes.scatter([x] * len(own), own, color=color, s=8, alpha=0.6)
-        labels.append(f"{name}\n{figures.counted(band)}".replace(", ", ",\n"))
+        axes.scatter([x - 0.2] * len(own), own, color=color, s=8, alpha=0.6)
+        labels.append(figures.tick(name.replace(" ", "\n", 1), band))
     axes.axhline(0, color="black", linewidth=1)
     axes.set_xticks(range(len(order)), labels)
 
@@ -64,7 +64,8 @@ def headline(table: pd.DataFrame) -> list[str]:
 
 def _per_token(table: pd.DataFrame) -> Any:
     """Change of each answer in nats a token, by case and variant; the intact clip left out."""
-    rows: Any = table[table["variant"] != "intact"]
+    cut: Any = table[table["variant"] != "intact"]
+    rows: Any = pooled(cut)
     require_rows(rows)
     grouped = rows.groupby([*KEYS, "variant"], sort=False, as_index=False)
     answers = grouped.agg(change=("change", "sum"), n_tokens=("n_tokens", "first"))

@@ -44,18 +44,18 @@ def mean_band(
             table must have one row per sample and point all the same.
         level: Of the band: percentiles of the means of resampled samples.
         n_resamples: How often samples are drawn, with replacement.
-        rng: A generator, or a seed.
+        rng: A generator, or a seed, with which a band is the same whatever else the table holds.
 
     Returns:
         One row per point: the columns of `by`, then `mean`, `low`, `high`, `n` (samples with a
         number) and `missing` (samples of the same kind and question without one). The band is NaN
         for fewer than two samples. Several rows of a sample at one point are a `ResultsError`.
     """
-    rng, rows = np.random.default_rng(rng), []
+    rows = []
     for part in _strata(table, by):
         values, points = by_sample(part, value, by)
         mean, n = mean_of(values)
-        means = resampled(values, n_resamples, rng)
+        means = resampled(values, n_resamples, np.random.default_rng(rng))
         low, high = _percentiles(means, n, level)
         band = dict(mean=mean, low=low, high=high, n=n, missing=len(values) - n)
         rows.append(points.assign(**band))
@@ -77,7 +77,7 @@ def contrast(groups: Sequence[pd.Series], of: Callable[..., Any]) -> dict[str, A
         A point as `mean_band` has it; `n` is the smallest group's. The band is NaN for fewer than
         two, and where the number is not defined for some draw; all is NaN without numbers.
     """
-    values = pd.concat(list(groups), axis=1).to_numpy(float)
+    values = pd.concat(list(groups), axis=1).sort_index().to_numpy(float)
     mean, n = mean_of(values)
     point = dict(mean=np.nan, low=np.nan, high=np.nan, n=int(n.min()))
     point["missing"] = sum(map(len, groups)) - int(n.sum())
@@ -151,7 +151,7 @@ def resampled(
 
 def by_sample(table: pd.DataFrame, value: str, by: Sequence[str]) -> tuple[Values, pd.DataFrame]:
     """Numbers by sample and point, NaN where there is none; and the points."""
-    samples, names = pd.factorize(table["sample"])
+    samples, names = pd.factorize(table["sample"], sort=True)
     points = table.groupby(list(by), sort=False, dropna=False)
     where = points.ngroup().to_numpy()
     twice = pd.MultiIndex.from_arrays([samples, where]).duplicated()

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analyses import fidelity
+from analyses.plots import figures
 from analyses.running import results, runs
 from analyses.study.claims import Finding
 from analyses.study.config import Study
@@ -117,8 +118,9 @@ def _lines(
     scores: pd.DataFrame,
     findings: Sequence[Finding],
 ) -> Iterator[str]:
-    groups = tables["captions"].groupby("kind")
-    counts = ", ".join(f"{group['sample'].nunique()} {as_text(kind)}" for kind, group in groups)
+    n_samples: Any = tables["captions"].groupby("kind", sort=False)["sample"].nunique()
+    kinds = sorted(n_samples.index, key=figures.place)
+    counts = ", ".join(f"{n_samples[kind]} {as_text(kind)}" for kind in kinds)
     judge: Any = scores.attrs["judge"]
     every = [results.read_json(out / name / "run.json") for name in tables]
     versions = ", ".join(f"{name} {number}" for name, number in every[0]["versions"].items())

@@ -22,8 +22,8 @@ from data_prep.manifest import OWN_CAPTIONS, Sample, read_facts, read_manifest
 from data_prep.pairing.matrix import read_matrix
 from hooked_omni.files import write_whole
 
-# Orange and blue: distinct also without red and green.
-_COLORS = {"counterfactual": "#c2410c", "factual": "#1d6fb8"}
+# Distinct also without red and green, and none of those that a modality has in `analyses`.
+_COLORS = {"factual": "#1f2937", "counterfactual": "#9333ea"}
 _OTHER = "#6b7280"
 
 
@@ -85,7 +85,7 @@ def _histogram(samples: list[Sample]) -> str | None:
     axes = figure.subplots()
     values = [similarity for _, similarity in found]
     edges = np.linspace(min(values) - 0.01, max(values) + 0.01, 33).tolist()
-    for kind in sorted({kind for kind, _ in found}):
+    for kind in sorted({kind for kind, _ in found}, key=lambda kind: (kind != "factual", kind)):
         own = [similarity for other, similarity in found if other == kind]
         color = _COLORS.get(kind, _OTHER)
         axes.hist(own, edges, color=color, alpha=0.75, label=label(f"{kind} ({len(own)})"))

@@ -299,12 +299,13 @@ def test_a_figure_of_percentages(known: HookedOmni) -> None:
     cases = [Case(asked(known, heard, "bus"), heard, kind) for heard, kind in kinds.items()]
     table = attention_share.run(known, cases)
     panels = attention_share.plot(table).axes
-    assert ["counterfactual" in axes.get_title() for axes in panels] == [False, True, False]
+    own = ["factual, question 'hear'\nn = 2", "counterfactual, question 'hear'\nn = 1"]
+    assert [axes.get_title() for axes in panels] == [*own, "all, question 'hear'\nn = 3"]
     lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in panels[0].get_lines()}
-    assert set(lines) == {"audio (n = 2)", "video (n = 2)", "query text (n = 2)"}
+    assert set(lines) == {"audio", "video", "query text"}
     assert np.stack(list(lines.values())).sum(0).tolist() == pytest.approx([100.0] * 8)
-    assert int(lines["audio (n = 2)"].argmax()) == 2
-    assert int(lines["video (n = 2)"].argmax()) == 5
+    assert int(lines["audio"].argmax()) == 2
+    assert int(lines["video"].argmax()) == 5
 
 
 def test_a_clip_without_audio_rows(omni: HookedOmni, clips: Any, prompt: EmbeddedPrompt) -> None:
@@ -314,7 +315,7 @@ def test_a_clip_without_audio_rows(omni: HookedOmni, clips: Any, prompt: Embedde
     assert set(own["segment"]) == set(CONFIG.segments) - {"audio"}
     figure = attention_share.plot(table)
     assert figure.get_suptitle() == "1 samples without all of audio, video and text left out"
-    assert "(n = 1)" in str(figure.axes[0].get_lines()[0].get_label())
+    assert figure.axes[0].get_title().endswith("\nn = 1")
 
 
 def test_a_hundred_percent_needs_all_three(tables: Tables) -> None:
@@ -340,14 +341,15 @@ def test_published_points_stand_under_their_model_question_and_pool(
     ]
     whole = pd.DataFrame(rows).assign(percent=100 / 3, head=None, step=None)
     whole.attrs = {"model": model}
-    counts = {}
-    for axes in attention_share.plot(whole).axes:
+    counts, figure = {}, attention_share.plot(whole)
+    for axes in figure.axes:
         points = [c for c in axes.collections if type(c).__name__ == "PathCollection"]
-        kind = axes.get_title().split("\n")[1].split(",")[0]
+        kind = axes.get_title().split(",")[0]
         counts[kind] = sum(len(np.asarray(c.get_offsets())) for c in points)
-        texts = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert ("published, Qwen2.5-Omni-3B" in texts) == bool(counts[kind])
     fits = model != "x" and question == "both"
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    theirs = [f"published, Qwen2.5-Omni-3B: {name}" for name in ("audio", "video")]
+    assert texts == ["audio", "video", "query text", *theirs * fits]
     assert counts == {"factual": 0, "counterfactual": 0, "all": 7 * fits}
 
 

@@ -14,8 +14,12 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from analyses.cases import KEYS, Case
 from analyses.distribution_shift import Config, headline, plot, retagged, run
 from analyses.distribution_shift.divergence import compare, places
+from analyses.distribution_shift.figure import token_bands
 from analyses.distribution_shift.sound_words import token_events
 from analyses.distribution_shift.table import COLUMNS, SHIFTS, shift_of
+from analyses.plots.statistics import in_words
+from analyses.study import inside
+from analyses.study.evidence import Evidence
 from analyses.study.judging import with_events
 from analyses.text.events import Events
 from analyses.text.vocabulary import SharedVocabulary, shared_vocabulary
@@ -278,10 +282,43 @@ def test_a_figure_of_shares_beside_the_papers(hearing: pd.DataFrame) -> None:
     assert sum(heights[3:6]) == pytest.approx(100)
     assert sum(heights[6:9]) == pytest.approx(100)
     ticks = [label.get_text().replace("\n", " ") for label in events.get_xticklabels()]
-    own = ["factual, hear (n = 2)", "counterfactual, hear (n = 2)", "all, hear (n = 4)"]
+    own = ["factual, hear n = 2", "counterfactual, hear n = 2", "all, hear n = 4"]
     assert ticks == [*own, "published"]
     assert len(divergence.patches) == 4
     assert len(plot(hearing).axes[2].patches) == 3  # of another model, nothing is published
+
+
+def test_both_ends_of_every_band_stand_apart(hearing: pd.DataFrame) -> None:
+    figure, bands = plot(hearing), token_bands(hearing).query("over == 'tokens'")
+    for axes, tokens in zip(figure.axes[:2], ("all", "events"), strict=True):
+        ends = {tuple(np.asarray(line.get_data(), float).T.flat) for line in axes.get_lines()}
+        places = [x for x, *_ in ends]
+        assert len(set(places)) == len(places) == 9  # no band on another
+        of_classes: Any = bands[(bands["tokens"] == tokens) & bands["measure"].isin(SHIFTS)]
+        expected = sorted(zip(of_classes["low"], of_classes["high"], strict=True))
+        assert sorted((low, high) for _, low, _, high in ends) == expected
+        low, high = axes.get_ylim()
+        assert all(low <= end <= high for band in expected for end in band)
+        assert all(line.get_marker() == "_" for line in axes.get_lines())
+
+
+def test_a_quantity_has_one_band_on_a_page(hearing: pd.DataFrame) -> None:
+    parts = [hearing.assign(sample=hearing["sample"] + str(i)) for i in range(6)]
+    rng = np.random.default_rng(0)
+    table = pd.concat(parts, ignore_index=True)
+    table["kl_base_model"] *= rng.random(len(table))
+    rows: Any = token_bands(table).query("kind == 'all' and over == 'tokens'").set_index("measure")
+    turned = table.sort_values("sample", ascending=False, kind="stable")
+    evidence = Evidence({"distribution_shift": turned}, table)
+    (of_claim,) = inside.divergence(evidence).effects
+    assert dict(of_claim.point) == {
+        name: rows.query("tokens == 'all'").loc["kl_base_model", name] for name in of_claim.point
+    }
+    said = [line for line in headline(table) if line.startswith("all, hear: KL")]
+    assert in_words(of_claim.point, "nats", 3) in said[0]
+    assert of_claim.point["low"] < of_claim.point["mean"] < of_claim.point["high"]
+    *_, share = inside.unshifted(evidence).effects
+    assert in_words(share.point) + " unshifted" in said[0]
 
 
 def test_sentences_with_numbers(hearing: pd.DataFrame) -> None:

@@ -1,13 +1,17 @@
 """Answers are the model's own, what they name is counted right, and scores join the right rows."""
 
+import io
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
-from analyses import captions, fidelity
+from analyses import captions, fidelity, knockout
 from analyses.cases import Case
+from analyses.plots import figures
 from analyses.study.judging import UNTOUCHED, conditions
 from hooked_omni import HookedOmni, HookedTransformer, load
 from hooked_omni.decoding.generate import Generation
@@ -92,6 +96,34 @@ def test_missing_scores_are_counted_and_not_averaged() -> None:
     assert fidelity.headline(scores) == [f"{first}."]
     scores.attrs["model"] = "Qwen/Qwen2.5-Omni-3B"
     assert fidelity.headline(scores) == [f"{first} (published, Qwen2.5-Omni-3B: 53.0 %)."]
+
+
+def test_a_band_is_the_same_in_every_figure() -> None:
+    """Of the same samples, whatever else a table holds, and in whatever order."""
+    rng, known = np.random.default_rng(0), []
+    for kind in ("silence", "counterfactual", "factual"):
+        names = rng.permutation(30)
+        values = dict(zip(names, rng.random(30), strict=True))
+        known += [row(sample=f"{kind}{i}", kind=kind, score=values[i]) for i in names]
+    scores = pd.DataFrame(known)
+    cut: Any = dict(key="none", query="generated", center=None, n_layers=8, video_fidelity=None)
+    table = scores.sort_values("score").rename(columns={"score": "audio_fidelity"})
+    logprobs = dict.fromkeys(("heard_logprob", "seen_logprob", "caption_logprob"), np.nan)
+    found = knockout.headline(table.assign(**cut, **logprobs, n_scored=1))
+    for line, other in zip(fidelity.headline(scores), found, strict=True):
+        assert line.partition("fidelity is ")[2] == other.partition("fidelity: ")[2]
+
+
+def test_no_color_stands_for_two_things() -> None:
+    assert len(set(figures.COLORS.values())) == len(figures.COLORS)
+    scores = pd.DataFrame([row(sample=str(i), score=i % 2) for i in range(4)])
+    figure = fidelity.plot(scores)
+    (bar,) = figure.axes[0].patches
+    assert to_hex(bar.get_facecolor()) == figures.COLORS["audio"].lower()
+    assert figure.get_figwidth() == figures.WIDTH
+    file = io.BytesIO()
+    figure.savefig(file, format="pdf")
+    assert b"/Type3" not in file.getvalue() and b"/CIDFontType2" in file.getvalue()
 
 
 def test_factual_clips_come_first() -> None:

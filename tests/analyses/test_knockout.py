@@ -245,31 +245,52 @@ def test_bad_configs(model: HookedOmni, as_installed: None) -> None:
 
 
 def test_panels_in_the_papers_form(panels: Any) -> None:
-    figure = knockout.plot(panels)
-    titles = [axes.get_title() for axes in figure.axes[:4]]
-    assert [title[:2] for title in titles] == ["A:", "B:", "C:", "D:"]
-    lines = {
-        str(line.get_label()).partition(" (")[0]: np.asarray(line.get_ydata(), float)
-        for line in figure.axes[3].get_lines()
-    }
+    figure = knockout.plot(panels.sample(frac=1, random_state=0))
+    rows = ["A: factual see", "B: factual hear", "C: counterfactual see", "D: counterfactual hear"]
+    labels = [axes.get_ylabel().replace(",\n", " ") for axes in figure.axes[::3]]
+    assert labels == [*rows, "all see", "all hear"]
+    lines, whole = (
+        {str(line.get_label()): np.asarray(line.get_ydata(), float) for line in axes.get_lines()}
+        for axes in (figure.axes[9], figure.axes[15])
+    )
     assert lines["G !-> V"].tolist() == [0, 0, 0, 0, 0, 100, 0, 0]
     assert lines["G !-> A"].tolist() == [0.0] * 8
     assert set(lines["untouched"]) == {0.0}
-    assert not any(axes.collections[2:] for axes in figure.axes[:4])  # bands alone
+    assert whole["G !-> A"].tolist() == [50.0] * 8 and whole["G !-> V"][5] == 100
+    # Three bands, the baseline's among them, and nothing that is published of another model.
+    assert all(len(axes.collections) + len(axes.patches) == 3 for axes in figure.axes)
+    (level,) = figure.axes[15].patches
+    (start,) = [line for line in knockout.headline(panels) if "all, hear: untouched" in line]
+    ends: Any = level.get_extents().transformed(figure.axes[15].transData.inverted())
+    assert f"50.0 % [{ends.y0:.1f}, {ends.y1:.1f}], n = 4" in start
+
+
+def test_one_legend_tells_lines_apart_that_coincide(panels: Any) -> None:
+    figure = knockout.plot(panels)
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["untouched", "G !-> V", "G !-> A"]
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    _, video, audio = figure.axes[0].get_lines()
+    looks: Any = [(one.get_linestyle(), one.get_marker()) for one in (video, audio)]
+    assert len({look[0] for look in looks}) == len({look[1] for look in looks}) == 2
+    # What is under the other is wider, and so seen.
+    assert video.get_linewidth() > audio.get_linewidth()
+    assert video.get_markersize() > audio.get_markersize() and video.get_fillstyle() == "none"
 
 
 def test_a_judges_fidelity_takes_the_place_of_words(panels: Any) -> None:
     figure = knockout.plot(panels.assign(audio_fidelity=0.25, video_fidelity=0.75))
-    assert figure.axes[0].get_ylabel() == "fidelity, %"
-    heights = [set(np.asarray(a.get_lines()[0].get_ydata(), float)) for a in figure.axes[:4]]
-    assert heights == [{75.0}, {25.0}, {75.0}, {25.0}]
+    assert figure.axes[0].get_title() == "fidelity, %\nn = 2"
+    heights = [set(np.asarray(a.get_lines()[0].get_ydata(), float)) for a in figure.axes[::3]]
+    assert heights == [{75.0}, {25.0}] * 3
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen2.5-Omni-3B", "another/of-36-layers"])
 def test_published_points_under_their_model(panels: Any, name: str) -> None:
     table = panels.assign(n_layers=36)
     table.attrs = {**table.attrs, "model": name}
-    drawn = [c for axes in knockout.plot(table).axes[:4] for c in axes.collections]
+    drawn = [c for axes in knockout.plot(table).axes[::3] for c in axes.collections]
     points = [c.get_offsets() for c in drawn if str(c.get_label()).startswith("published")]
     assert sum(len(np.asarray(each)) for each in points) == (112 if "Omni" in name else 0)
 
@@ -286,5 +307,5 @@ def test_the_headline(panels: Any) -> None:
 def test_missing_numbers_are_counted(panels: Any) -> None:
     holed = panels.copy()
     holed.loc[holed["sample"] == "dog over bus", ["heard_found", "seen_found"]] = np.nan
-    labels = [str(line.get_label()) for line in knockout.plot(holed).axes[3].get_lines()]
-    assert "G !-> V (n = 1, up to 1 missing)" in labels
+    titles = [axes.get_title().splitlines()[-1] for axes in knockout.plot(holed).axes[9:12]]
+    assert titles == ["n = 1, up to 1 missing", "n = 2", "n = 2"]

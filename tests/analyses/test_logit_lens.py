@@ -13,6 +13,7 @@ from analyses.cases import KEYS, Case
 from analyses.logit_lens import Config, headline, plot, run
 from analyses.logit_lens.recall import ANY_LAYER, recall
 from analyses.logit_lens.table import COLUMNS
+from analyses.plots import figures
 from analyses.text.vocabulary import first_tokens, text_of
 from hooked_omni import HookedOmni
 from hooked_omni.errors import ResultsError
@@ -172,15 +173,22 @@ def test_a_model_without_a_tokenizer(omni: HookedOmni, monkeypatch: pytest.Monke
         run(omni, [omni.model.as_prompt(torch.arange(3)[None])])
 
 
-def test_a_row_of_panels_for_each_lens(table: pd.DataFrame) -> None:
+def test_a_column_of_panels_for_each_lens(table: pd.DataFrame) -> None:
     figure = plot(table)
-    recalls, words, heat = (figure.axes[i] for i in range(3))
-    assert recalls.get_title() == "lens: norm"
+    n = len(set(table["lens"]))
+    recalls, words, heat = (figure.axes[i * n] for i in range(3))
+    assert recalls.get_title() == "hear, lens: norm\nn = 2 to 4"
     lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in recalls.get_lines()}
-    assert lines["factual, hear (n = 2)"].tolist() == [0.0] * 3 + [100.0] * 5
-    assert lines["counterfactual, hear, by chance (n = 2)"].tolist() == [0.0] * 8
-    assert len(words.get_lines()) == 3  # factual, counterfactual, and all
-    assert "(n = 4)" in heat.get_title()
+    assert lines["factual"].tolist() == [0.0] * 3 + [100.0] * 5
+    assert lines["counterfactual, by chance"].tolist() == [0.0] * 8
+    drawn = words.get_lines()
+    assert [line.get_label() for line in drawn] == ["factual", "counterfactual", "all"]
+    # Kinds differ in line and marker, not in color.
+    looks = ("linestyle", "marker", "markersize")
+    assert [len({getattr(x, f"get_{look}")() for x in drawn}) for look in looks] == [3] * 3
+    assert {line.get_color() for line in drawn} == {figures.COLORS["audio"]}
+    assert heat.get_title() == "n = 4"
+    assert figure.axes[-1].get_ylabel() == "positions that name\nwhat is heard, %"
     drawn = np.asarray(heat.collections[0].get_array()).reshape(8, -1)
     assert (drawn[:TOLD_AT] == 0).all() and (drawn[TOLD_AT:] == 100).all()
 

@@ -229,6 +229,15 @@ def test_the_headline(made_up: pd.DataFrame) -> None:
 
 
 def test_the_figure(made_up: pd.DataFrame) -> None:
+    both = pd.concat(
+        [made_up.assign(kind="counterfactual", sample=made_up["sample"] + "b"), made_up]
+    )
+    panels = modality_reliance.plot(both).axes
+    titles = [panel.get_title() for panel in panels]
+    assert titles == ["factual, hear", "counterfactual, hear", "all, hear"]
+    assert [panel.get_xticklabels()[0].get_text()[-2:] for panel in panels] == ["12", "12", "24"]
+    said = modality_reliance.headline(both)
+    assert [line.partition(",")[0] for line in said[::3]] == ["factual", "counterfactual", "all"]
     axes = modality_reliance.plot(made_up).axes[0]
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert labels == ["mute\nn = 12", "blank\nn = 12"]
