@@ -54,7 +54,7 @@ def plot(scores: pd.DataFrame) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, bands: Any, of: Mapping[str, Any]) -> None:
+def _panel(axes: Axes, bands: Any, of: Mapping[Any, Any]) -> None:
     ticks, kinds = [], list(dict.fromkeys(bands["kind"]))
     for x, kind in enumerate(kinds):
         own = bands[bands["kind"] == kind].to_dict("records")

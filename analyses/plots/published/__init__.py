@@ -21,7 +21,7 @@ _TITLES = {
 }
 
 
-def points(name: str, of: Mapping[str, Any], question: str, kind: str) -> pd.DataFrame:
+def points(name: str, of: Mapping[Any, Any], question: str, kind: str) -> pd.DataFrame:
     """The rows of a published table that are of this model, question and kind; none for others.
 
     Args:
@@ -41,13 +41,13 @@ def points(name: str, of: Mapping[str, Any], question: str, kind: str) -> pd.Dat
     return cast(pd.DataFrame, published[fits]).reset_index(drop=True)
 
 
-def number(quantity: str, of: Mapping[str, Any], question: str, kind: str) -> float | None:
+def number(quantity: str, of: Mapping[Any, Any], question: str, kind: str) -> float | None:
     """One number of `scalars.csv`, in the unit that stands there; None if the paper has none."""
     own: Any = points("scalars", of, question, kind).query("quantity == @quantity")
     return None if own.empty else float(own["value"].iloc[0])
 
 
-def title(of: Mapping[str, Any]) -> str:
+def title(of: Mapping[Any, Any]) -> str:
     """The paper's name of a model, for legends: "published, Qwen2.5-Omni-3B"."""
     return f"published, {_TITLES.get(_short(of.get('model')), 'another model')}"
 
