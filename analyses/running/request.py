@@ -62,7 +62,9 @@ class CaseSelection:
                 f"expected questions among {sorted(QUESTIONS)}, got {unknown}. Your own words go "
                 "into --ask."
             )
-        texts = {"own": self.text} if self.text else {q: QUESTIONS[q] for q in self.questions}
+        texts = (
+            {q: QUESTIONS[q] for q in self.questions} if self.text is None else {"own": self.text}
+        )
         return [
             Case(Prompt(text, video=c, audio=self.audio, rope=rope), str(c), question=question)
             for c in self.clips
@@ -75,7 +77,7 @@ class CaseSelection:
         return {
             "data": [{"file": f.name, "sha256": file_hash(f)} for f in files],
             "clips": None if self.data is None else clips_digest(self.data),
-            "questions": [self.text] if self.text else list(self.questions),
+            "questions": list(self.questions) if self.text is None else [self.text],
             "kinds": None if self.kinds is None else list(self.kinds),
             "rope": self.rope,
         }
