@@ -97,7 +97,7 @@ def _decoded_sound(
 
 def _through_soundfile(
     path: Path, native: Float[np.ndarray, "channel sample"], rate: int
-) -> Float[np.ndarray, "*channel sample"]:
+) -> Float[np.ndarray, "*channel read"]:
     """The same sound as librosa reads it: a sound file keeps its precision beyond 16 bits."""
     try:
         file = soundfile.SoundFile(path)
