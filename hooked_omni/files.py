@@ -26,6 +26,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.parent / f".part-{os.getpid()}-{path.name}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a device would be replaced by a file
+            raise OSError("what is there is no file")
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())

@@ -108,6 +108,7 @@ class HookedOmni:
             # Padding and truncation stand before these, and are set anew by each call.
             inputs.append(backend.to_str().partition('"added_tokens"')[2])
         inputs.append(tensor_hash(self.model.rotary.inv_freq.cpu()))
+        inputs.append(_numbers(towers.config.to_dict()))  # positions follow from them at every call
         modules = {"decoder": self.model, "hf": self.hf, "towers": towers}
         return model_hash(modules, repr(inputs), portable=portable)
 
@@ -119,6 +120,12 @@ class HookedOmni:
                 "EmbeddedPrompt.load(path)."
             )
         return self.towers
+
+
+def _numbers(config: dict[Any, Any]) -> dict[str, Any]:
+    """Numbers of a config and its parts: words there name places, versions and built modules."""
+    parts = {str(k): _numbers(v) if isinstance(v, dict) else v for k, v in config.items()}
+    return {k: v for k, v in sorted(parts.items()) if isinstance(v, int | float | dict)}
 
 
 def load(

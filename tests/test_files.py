@@ -123,3 +123,12 @@ def test_json_comes_back(old):
     for wrong in (float("nan"), object(), "\ud800", {"a": {1, 2}}):
         with pytest.raises(FileError, match="JSON can hold in it"):
             to_json(wrong, "it")
+
+
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/null"), tmp_path):
+        with pytest.raises(FileError, match="what is there is no file"):
+            write_whole(path, b"x")
+    assert pipe.is_fifo() and Path("/dev/null").is_char_device()

@@ -48,6 +48,8 @@ SETTINGS: dict[str, Any] = {
     "towers.hf.model.visual.blocks.0.mlp.act_fn": nn.GELU(),
     "towers.hf.model.visual.config._attn_implementation": "eager",
     "towers.hf.model.audio_tower.training": True,
+    "towers.hf.config.position_id_per_seconds": 30,
+    "towers.hf.config.audio_config.d_model": 7,
     "towers.hf.model.language_model.rotary_emb.inv_freq": torch.linspace(0, 1, 8),
     "processor.video_processor.image_mean": (0.5, 0.5, 0.4),
     "processor.feature_extractor.hop_length": 161,

@@ -68,7 +68,8 @@ class CaseSelection:
                 f"expected questions among {sorted(words)}, got {unknown}. Your own words go "
                 "into --ask."
             )
-        texts = {"own": self.text} if self.text else {q: words[q] for q in self.questions}
+        own = None if self.text is None else {"own": self.text}
+        texts = own or {q: words[q] for q in self.questions}
         return [
             Case(
                 Prompt(text, c, self.audio, system=self.system, rope=rope),
@@ -85,7 +86,7 @@ class CaseSelection:
         return {
             "data": [{"file": f.name, "sha256": file_hash(f)} for f in files],
             "clips": None if self.data is None else clips_digest(self.data),
-            "questions": [self.text] if self.text else list(self.questions),
+            "questions": list(self.questions) if self.text is None else [self.text],
             "kinds": None if self.kinds is None else list(self.kinds),
             "rope": self.rope,
             "system": self.system,

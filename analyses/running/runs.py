@@ -96,10 +96,8 @@ def execute_all(
     for out, recipe in recipes.items():
         results.require_same(out, recipe)
     every = _each_once(cases)
-    marks = {
-        out: {part_path(out, one.id): case_mark(one, recipes[out]) for one in own}
-        for out, own in cases.items()
-    }
+    mark = lambda out: {part_path(out, o.id): case_mark(o, recipes[out]) for o in cases[out]}  # noqa: E731
+    marks = {out: mark(out) for out in cases}
     with ExitStack() as locks:
         for out, recipe in recipes.items():
             locks.enter_context(exclusive(out))
@@ -111,9 +109,9 @@ def execute_all(
             if left:
                 _compute(case, left, marks)
         progress(title, len(every), len(every))
-        facts_of = cache(model_facts)  # again: a model that was edited meanwhile is noticed
+        facts_of = cache(model_facts)  # again: what was edited or replaced meanwhile is noticed
         for out, run in runs.items():
-            finish(out, run.name, results.gather(marks[out]), run.config, run.all_facts(facts_of))
+            finish(out, run.name, results.gather(mark(out)), run.config, run.all_facts(facts_of))
     return {out: results.load(out) for out in runs}
 
 

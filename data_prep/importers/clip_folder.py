@@ -11,7 +11,7 @@ from typing import Any
 
 from data_prep.manifest import Sample, inside
 from hooked_omni.errors import ManifestError, MediaError
-from hooked_omni.inputs.container import existing, frame_span, opened
+from hooked_omni.inputs.container import existing, frame_span, opened, own_length
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi")
 SOUNDS = (".wav", ".flac", ".m4a", ".mp3", ".aac", ".ogg", ".opus")
@@ -101,13 +101,12 @@ def measured(path: Path, root: Path) -> tuple[str, float]:
     with opened(existing(path), "video") as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.size]
         spans = [frame_span(packet) for packet in packets if not packet.is_discard]
-        promised = None if stream.duration is None else stream.duration * stream.time_base
+        promised = own_length(container, stream)
     if not spans:
         raise MediaError(f"expected frames in {path}, got none. Skip the clip.")
     starts, ends = zip(*spans, strict=True)
     seconds = max(ends) - min(starts)
-    # AVI has no times of frames. Matroska has the longest track's length alone, and MP4 that of
-    # frames which an edit list hides as well.
+    # AVI has no times of frames; MP4's length is also of frames that an edit list hides.
     if promised is not None and len(spans) == len(packets):
         seconds = promised
     return relative, round(float(seconds), 6)

@@ -67,9 +67,6 @@ class CausalContext:
         """Weighted values of every head; fires the layer's score and pattern hooks."""
         opened = attn.hook_attn_scores.hooked or attn.hook_pattern.hooked
         fused = attn.cfg.attn_implementation == "sdpa" and not opened
-        if fused:  # its kernel may make zeros of a query or key that is NaN
-            attn.hook_pattern.current.watch(q)
-            attn.hook_pattern.current.watch(k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if self.cache is not None:
             k, v = self.cache.append(attn.layer, k, v)

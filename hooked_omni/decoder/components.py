@@ -111,6 +111,8 @@ class Attention(nn.Module):
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         q = self.hook_rot_q(rotate(self.q_norm(q), context.cos, context.sin))
         k = self.hook_rot_k(rotate(self.k_norm(k), context.cos, context.sin))
+        for read in (q, k):  # the fused kernel makes zeros of NaN, a softmax of an infinite key
+            self.hook_pattern.current.watch(read)
         z = self.hook_z(context.attend(self, q, k, v))
         out = self.o_proj(z.flatten(2))
         if not self.hook_result.hooked:

@@ -210,7 +210,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         return prompt if came.device == self.cfg.device else prompt.to(self.cfg.device)
 
     def _embedded(self, input: Int[Tensor, "batch pos"]) -> EmbeddedPrompt:
-        if input.ndim != 2 or input.is_floating_point() or not input.numel():
+        if input.ndim != 2 or input.dtype not in (torch.int32, torch.int64) or not input.numel():
             raise PromptError(
                 f"expected an EmbeddedPrompt or tokens [batch, pos], got {input.dtype} of shape "
                 f"{tuple(input.shape)}. Use `embed_inputs` for model inputs."

@@ -4,6 +4,7 @@ The model runs until its decoder is called, and stops there. The decoder's input
 are: nothing is computed a second time, so nothing can differ.
 """
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,9 +31,11 @@ def captured_inputs(
     hf_model: nn.Module, family: Family, inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Keyword arguments with which `hf_model` calls its decoder on `inputs`."""
+    own_thread = threading.get_ident()
 
     def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _Captured({**kwargs, **({"inputs_embeds": args[0]} if args else {})})
+        if threading.get_ident() == own_thread:  # another one may run the model to its end
+            raise _Captured({**kwargs, **({"inputs_embeds": args[0]} if args else {})})
 
     handle = find_decoder(hf_model).register_forward_pre_hook(stop, with_kwargs=True)
     try:

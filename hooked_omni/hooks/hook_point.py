@@ -68,6 +68,11 @@ class HookPoint(tl.HookPoint):
         # There are hundreds of hook points in a pass, and most have nothing to call.
         if not self.hooked and not self._backward_pre_hooks:
             return x
+        if len(self._forward_hooks) + len(self._forward_pre_hooks) > len(self.fwd_hooks):
+            raise HookError(
+                f"expected hooks put on {self.name!r} by `add_hook`, or passed to a run, got "
+                "PyTorch's own, whose edits could open the future or be lost. Use one of the two."
+            )
         if self._backward_hooks:
             if not torch.is_grad_enabled() or not x.is_floating_point():
                 why = "numbers that are no integers" if torch.is_grad_enabled() else "gradients"
@@ -163,7 +168,7 @@ def _edit(function: HookFunction, copy: Tensor, tensor: Tensor, hook: Any) -> Te
             f"expected the hook on {hook.name!r} to return a tensor or None, got "
             f"{type(edited).__name__}. Return the edited activation."
         )
-    for what in ("shape", "dtype", "device"):
+    for what in ("layout", "shape", "dtype", "device"):
         expected, came = getattr(tensor, what), getattr(edited, what)
         if expected != came:
             expected, came = (tuple(v) if what == "shape" else v for v in (expected, came))

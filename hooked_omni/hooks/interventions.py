@@ -201,7 +201,7 @@ def numbers(what: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
     """Layers or heads, each once and in order; None for all."""
     if given is None:
         return None
-    if isinstance(given, int | str):
+    if isinstance(given, str) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
         raise HookError(f"expected a list of {what}, got {given!r}. Write [3], not 3.")
     listed = list(given)
     kinds = "".join(str(getattr(n, "dtype", type(n))) for n in listed)

@@ -97,7 +97,7 @@ def _decoded_sound(
 
 def _through_soundfile(
     path: Path, native: Float[np.ndarray, "channel sample"], rate: int
-) -> Float[np.ndarray, "*channel sample"]:
+) -> Float[np.ndarray, "*channel read"]:
     """The same sound as librosa reads it: a sound file keeps its precision beyond 16 bits."""
     try:
         file = soundfile.SoundFile(path)
@@ -132,7 +132,9 @@ def _counts_frames(path: Path) -> bool:
         start = file.read(10)
         size = sum(byte << 7 * (3 - place) for place, byte in enumerate(start[6:]))
         file.seek(10 + size if start[:3] == b"ID3" else 0)
-        found = re.search(rb"(Xing|Info|VBRI)...(.)", file.read(256), re.S)
+        # In the first frame, which other tags and zeros may come before.
+        header = rb"\xff[\xe0-\xff].{11,34}(Xing|Info|VBRI)...(.)"
+        found = re.search(header, file.read(2**16), re.S)
     return found is not None and (found[1] == b"VBRI" or found[2][0] & 1 == 1)
 
 

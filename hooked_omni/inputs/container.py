@@ -4,6 +4,7 @@ FFmpeg reads a file to its end before anything else does: a missing end, a damag
 length that the header promises and the data do not hold is an error with a reason.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -30,7 +31,7 @@ _PER_VALUE, _PER_PICTURE, _PER_PIXEL = 12, 3 * 4 * 32**2, 24
 def existing(path: str | Path) -> Path:
     """Absolute, so that FFmpeg cannot take a name such as `concat:a` for a protocol."""
     path = Path(path).expanduser().absolute()
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  # Path's raises for a name that is too long
         raise MediaError(f"expected a media file, got no file at {path}. Check the path.")
     if not path.is_file():
         raise MediaError(f"expected a media file, got a directory or device: {path}. Name a file.")
@@ -125,21 +126,35 @@ def _memory(source: Any, n: int | float) -> float:
 
 def _check_length(path: Path, container: Any, stream: Any, ends: dict[int, Fraction]) -> None:
     """Compare what was decoded with the header: its index of byte positions, and its duration."""
+    if container.format.name == "ogg":  # it promises no length, but marks a stream's last page
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 2**16))  # a page has up to 65 307 bytes
+            page = b"OggS" + file.read().rpartition(b"OggS")[2]
+        sizes = page[27 : 27 + sum(page[26:27])]
+        if len(page) != 27 + len(sizes) + sum(sizes) or not page[5] & 4:
+            raise MediaError(f"expected a whole last page in {path}, got none. Fetch it again.")
     expected = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if expected > (size := path.stat().st_size):
         raise MediaError(f"expected {expected} bytes in {path}, got {size}. Fetch it again.")
     if container.format.name in UNPROMISED or not ends:
         return
-    if stream.duration is not None:
-        promised = ((stream.start_time or 0) + stream.duration) * stream.time_base
+    if (own := own_length(container, stream)) is not None:
+        promised = (stream.start_time or 0) * stream.time_base + own
         end = ends.get(stream.index, Fraction(0))
-    else:  # Matroska and WebM promise only that the longest track is this long.
+    else:
         promised = Fraction((container.start_time or 0) + (container.duration or 0), av.time_base)
         end = max(ends.values())
     if end < promised - TOLERANCE:
         raise MediaError(
             f"expected {float(promised):.3f} s in {path}, got {float(end):.3f} s. Fetch it again."
         )
+
+
+def own_length(container: Any, stream: Any) -> Fraction | None:
+    """Seconds that the header promises of this track; Matroska and WebM know the longest alone."""
+    if stream.duration is None or container.format.name == "matroska,webm":
+        return None
+    return stream.duration * stream.time_base
 
 
 def _damaged(path: Path, packet: Any, what: str) -> MediaError:

@@ -9,7 +9,7 @@ import torch
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, load, names, prefill, prove, read_lens
 from hooked_omni.decoding.score import forced_logits
-from hooked_omni.errors import HookedOmniError, HookError, NotFiniteError
+from hooked_omni.errors import HookedOmniError, HookError, NotFiniteError, PromptError
 from tests.support.models import CLIP_OF, left_padded, look, processed
 from tests.support.runs import unstopped
 
@@ -108,3 +108,25 @@ def test_half_precision_that_overflows():
     for weight in omni.model.get_submodule("blocks.1.mlp").parameters():
         weight.data.fill_(6e4)  # a half goes up to 65504
     require_refused(omni, prompt, ["forward", "generate"])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_infinite_key_is_not_a_key_that_is_not_read(attention):
+    """Its scores of -inf are finite weights of zero: a knockout that nobody made."""
+    model = load("random-omni", attn_implementation=attention).model
+
+    def cut(tensor: torch.Tensor, hook: Any) -> None:
+        tensor[:, 2, :, 0] = -torch.inf
+
+    key, query = (names.in_block(f"attn.hook_rot_{of}", 3) for of in "kq")
+    hooks = [(query, lambda tensor, hook: tensor.abs() + 1), (key, cut)]
+    tokens = torch.arange(2, 6)[None]
+    for more in ([], [(names.pattern(3), look)]):
+        with pytest.raises(HookError, match=r"got NaN or infinity.*hook_rot_k"):
+            model.run_with_hooks(tokens, fwd_hooks=[*hooks, *more])
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int16])
+def test_tokens_of_a_type_that_no_embedding_reads(omni, as_installed, kind):
+    with pytest.raises(PromptError, match=f"got {kind}"):
+        omni.model(torch.ones(1, 3, dtype=kind))

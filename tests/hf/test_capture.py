@@ -1,6 +1,8 @@
 """A clip and a question become what the Hugging Face model itself hands to its decoder."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,10 +10,12 @@ import torch
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, prove
 from hooked_omni.errors import MediaError, PromptError
+from hooked_omni.families.skeleton import find_decoder
 from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.video import read_video
 from tests.support.clips import write_clip
+from tests.support.models import processed
 from tests.support.places import SHARED
 
 pytestmark = pytest.mark.usefixtures("numbers_alone")
@@ -117,3 +121,31 @@ def test_frames_are_sampled_at_the_given_rate(omni, clip):
     assert prompt.facts["video"]["frames"] == 12
     assert prompt.facts["prompt"]["media"]["fps"] == 4.0
     np.testing.assert_allclose(prompt.spans.seconds["video"].unique(), np.arange(6) / 2)
+
+
+def test_a_clip_is_embedded_while_another_thread_runs_the_model(omni, clips):
+    """The end at the decoder's call is for the thread that embeds alone."""
+    text, clip = processed(omni, "text"), clips["omni", "audio in video"]
+    entered, embedded = threading.Event(), threading.Event()
+    decoder: Any = find_decoder(omni.hf)
+
+    def wait(*_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            entered.set()  # within the call that embeds, whose hook stands now
+            assert embedded.wait(30)
+
+    def run() -> None:
+        assert entered.wait(30)
+        try:
+            logits.append(omni.hf(**text).logits)
+        finally:
+            embedded.set()
+
+    logits: list[torch.Tensor] = []
+    alone, expected = omni.embed_inputs(**clip), omni.hf(**text).logits
+    handle, thread = decoder.register_forward_pre_hook(wait), threading.Thread(target=run)
+    thread.start()
+    assert torch.equal(omni.embed_inputs(**clip).embeds, alone.embeds)
+    thread.join(30)
+    handle.remove()
+    assert len(logits) == 1 and torch.equal(logits[0], expected)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -166,3 +167,30 @@ def test_layers_of_a_place_that_has_none(refused):
     """They would be forgotten without a word."""
     for at in (names.EMBED, names.FINAL_NORM, names.resid_post(1)):
         refused("layers", ablate, at, span="audio", layers=[3])
+
+
+@pytest.mark.parametrize(
+    "given", [torch.tensor(1), np.array(1), np.int64(1), 1.5, torch.ones(1, 2)]
+)
+def test_layers_and_heads_that_are_no_list(as_installed, given):
+    for options in ({"layers": given}, {"heads": given}):
+        with pytest.raises(HookError, match=r"expected a list of (layers|heads), got .*\[3\]"):
+            steer(torch.ones(16), span="audio", at="attn.hook_z", **options)
+
+
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_of_pytorch_on_a_hook_point(omni, prompt, kind):
+    """Their zeros of scores would open the future, and what they do in place would be lost."""
+    for name in (names.attn_scores(1), names.pattern(1), names.resid_post(1)):
+        point = omni.model.hook_dict[name]
+        handle = getattr(point, kind)(lambda module, given, *made: given[0] * 0)
+        for run in (omni.model, omni.model.generate, omni.model.lens):
+            with pytest.raises(HookError, match=f"hooks put on '{name}' by `add_hook`"):
+                run(prompt)
+        handle.remove()
+
+
+def test_an_edit_in_another_layout(omni, prompt):
+    sparse = (names.resid_post(1), lambda tensor, hook: tensor.to_sparse())
+    with pytest.raises(HookError, match="to return layout"):
+        omni.model.run_with_hooks(prompt, fwd_hooks=[sparse])

@@ -385,3 +385,33 @@ def test_narrow_picture_is_to_be_scaled(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", width=72, height=48, seconds=0.4, audio_hz=None)
     assert "72 x 48" in refusal(read_video, clip)
     assert refusal(read_video, clip).endswith("Scale it to 80 pixels or more each way.")
+
+
+@pytest.mark.parametrize(
+    "before", [bytes(400), b"APETAGEX" + bytes(90), b"\xff\xfb" * 3 + bytes(700)]
+)
+def test_a_cut_mp3_whose_header_is_not_at_once(tmp_path, before):
+    wave = 0.5 * np.random.default_rng(0).standard_normal(44_100 * 2).astype(np.float32)
+    whole = before + mp3(tmp_path / "a.mp3", wave, header=True).read_bytes()
+    (tmp_path / "b.mp3").write_bytes(whole)
+    assert read_audio(tmp_path / "b.mp3").seconds == pytest.approx(2)
+    (tmp_path / "b.mp3").write_bytes(whole[: len(whole) * 2 // 3])
+    assert "cut off" in refusal(read_audio, tmp_path / "b.mp3")
+
+
+@pytest.mark.parametrize("kind", ["VORBIS", "OPUS"])
+def test_a_cut_ogg_is_refused(tmp_path, kind):
+    """It says nowhere how long it is, but which page is the last."""
+    path = tmp_path / "a.ogg"
+    tone = 0.3 * np.sin(np.arange(48_000 * 3) / 20)
+    soundfile.write(path, tone, 48_000, format="OGG", subtype=kind)
+    whole = path.read_bytes()
+    assert read_audio(path).seconds == pytest.approx(3, abs=0.1)
+    for n in (len(whole) // 2, len(whole) * 9 // 10, len(whole) - 1, whole.rfind(b"OggS")):
+        path.write_bytes(whole[:n])
+        assert "expected" in refusal(read_audio, path)
+
+
+def test_a_path_that_is_too_long_is_no_file(tmp_path):
+    for read in (read_audio, read_video):
+        assert "got no file" in refusal(read, tmp_path / ("a" * 300))

@@ -12,10 +12,11 @@ import pytest
 from analyses import attention_share, knockout, modality_reliance
 from analyses.__main__ import ANALYSES
 from analyses.running import results
+from analyses.running.request import CaseSelection
 from analyses.running.summary import sentences
 from analyses.running.type_check import make_config, mismatch
 from data_prep.manifest import write_manifest
-from hooked_omni.errors import ResultsError
+from hooked_omni.errors import PromptError, ResultsError
 from tests.support.places import ROOT
 from tests.support.running import CONFIG, command
 from tests.support.running import run_attention_share as run
@@ -140,3 +141,9 @@ def test_values_that_fit() -> None:
     made = make_config(knockout.Config, {"windows": [[0, 2]], "own": {"dog": ["woof"]}})
     assert made.windows == ((0, 2),) and made.own == {"dog": ["woof"]}
     assert mismatch(modality_reliance.Config, {"shift_seconds": 1}, "it") is None  # an int fits
+
+
+def test_no_words_are_no_question(data: Path) -> None:
+    """They are not as if `--ask` was left out."""
+    with pytest.raises(PromptError, match="expected a question, got ''"):
+        CaseSelection(clips=(data.parent / "0.mp4",), text="").cases()

@@ -6,11 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from analyses import captions
 from analyses.cases import Case, embedded, plain_answer, prefilled
 from analyses.running.identity import KeptPrompts, clips_digest, model_facts
 from analyses.running.request import CaseSelection
+from analyses.running.runs import Run, execute
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni import HookedOmni, Prompt, load
+from hooked_omni.errors import ResultsError
 
 
 def test_weights_tell_models_of_one_name_apart(omni: HookedOmni) -> None:
@@ -99,3 +104,19 @@ def test_a_prefilled_case_is_not_used_of_edited_towers(data: Path) -> None:
     assert prompt is not case.prefilled_prompt
     assert prompt.embeds.equal(omni.embed(case.prompt).embeds)  # pyright: ignore
     assert plain_answer(omni, case, prompt, 2) is not answer
+
+
+def test_a_clip_that_is_replaced_during_a_run_is_noticed(
+    omni: HookedOmni, data: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    clip, compute = Path(shutil.copy(data.parent / "0.mp4", tmp_path / "a.mp4")), captions.run
+
+    def replacing(*args: Any) -> Any:
+        shutil.copy(data.parent / "1.mp4", clip)
+        return compute(*args)
+
+    monkeypatch.setattr(captions, "run", replacing)
+    case = Case(Prompt("What now?", video=clip), "a")
+    with pytest.raises(ResultsError, match="expected a table of this run"):
+        execute(Run("captions", captions.Config(max_new_tokens=2), omni, [case]), tmp_path / "out")
+    assert not (tmp_path / "out" / "run.json").exists()

@@ -17,6 +17,7 @@ from data_prep.importers.separate_audio import match_sounds
 from data_prep.importers.vggsound import read_vggsound
 from data_prep.manifest import Sample, read_manifest, write_manifest
 from hooked_omni.errors import FileError, ManifestError
+from hooked_omni.inputs.video import read_video
 from tests.support.clips import write_clip
 from tests.support.places import SHARED
 
@@ -379,3 +380,12 @@ def test_frames_that_an_edit_list_hides_do_not_count(tmp_path):
                 packet.stream = track
                 written.mux(packet)
     assert measured(cut, tmp_path)[1] == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_short_picture_in_matroska_has_its_own_length(tmp_path):
+    """FFmpeg gives so short a track the length of the longest one."""
+    for n in (2, 3):
+        path = tmp_path / f"{n}.mkv"
+        write_clip(path, times=[index / 10 for index in range(n)], seconds=5.0)
+        assert measured(path, tmp_path)[1] == pytest.approx(n / 10, abs=0.01)
+        assert read_video(path).seconds == pytest.approx(n / 10, abs=0.01)
