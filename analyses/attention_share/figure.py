@@ -27,7 +27,8 @@ def plot(table: pd.DataFrame) -> Figure:
     groups = figures.by_panel(complete)
     figure, panels = figures.panels(len(groups))
     for axes, (kind, question, group) in zip(panels, groups, strict=True):
-        axes.set_title(f"What generated tokens attend to\n{kind}, question {question!r}")
+        name = figures.as_written(f"{kind}, question {question!r}")
+        axes.set_title(f"What generated tokens attend to\n{name}")
         _panel(axes, group)
     left_out = len(set(table["sample"]) - set(complete["sample"]))
     if left_out:

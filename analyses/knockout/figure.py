@@ -50,7 +50,8 @@ def plot(table: pd.DataFrame) -> Figure:
     figure, every = figures.grid(len(rows), len(groups), size, sharex="col", sharey="row")
     for column, (kind, question, group) in zip(every.T, groups, strict=True):
         letter = _PANELS.get((kind, question), "")
-        column[0].set_title(f"{letter}{': ' * bool(letter)}{kind}, {question}")
+        name = figures.as_written(f"{kind}, {question}")
+        column[0].set_title(f"{letter}{': ' * bool(letter)}{name}")
         for axes, row in zip(column, rows, strict=True):
             _panel(axes, group, row)
             if row == "right":

@@ -21,7 +21,7 @@ def plot(table: pd.DataFrame) -> Figure:
     figure, panels = figures.panels(len(groups), width=4.8)
     for axes, (kind, question, group) in zip(panels, groups, strict=True):
         _panel(axes, group)
-        axes.set_title(f"{kind}, {question}")
+        axes.set_title(figures.as_written(f"{kind}, {question}"))
     panels[0].set_ylabel("change in log p of the answer,\nnats a token")
     return figure
 
