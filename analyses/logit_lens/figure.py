@@ -40,7 +40,7 @@ def plot(table: pd.DataFrame) -> Figure:
             figures.layer_axis(axes)
             if axes.get_lines():
                 axes.legend(frameon=False, fontsize="small")
-    if not heard["recall"].notna().any():
+    if heard["recall"].isna().to_numpy().all():
         figure.suptitle("No reference captions name a sound event: there is nothing to recall.")
     return figure
 
