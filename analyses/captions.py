@@ -96,7 +96,8 @@ def _compared(table: pd.DataFrame) -> bool:
 def _answers(table: pd.DataFrame) -> list[str]:
     """The first answers, where there is nothing to compare them with."""
     rows: Any = table.head(_MOST_LISTED).to_dict("records")
-    lines = [f"{row['sample']}, {row['question']}: {row['caption']}" for row in rows]
+    texts = (f"{row['sample']}, {row['question']}: {row['caption']}" for row in rows)
+    lines = [" ".join(text.split()) for text in texts]
     more = [f"and {len(table) - len(lines)} more, in the table"] * (len(table) > len(lines))
     return [*lines, *more, "No reference captions name a sound event: nothing is compared."]
 

@@ -283,7 +283,7 @@ def main(n_studies: int, n: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--studies", type=int, default=400)
     parser.add_argument("--n", type=int, default=250, help="clips of each kind")
     parser.add_argument("--seed", type=int, default=0)

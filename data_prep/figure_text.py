@@ -21,8 +21,13 @@ matplotlib.rcParams["text.parse_math"] = False
 matplotlib.rcParams["pdf.fonttype"] = 42
 
 
-def label(name: str) -> str:
-    """A label that stands in the legend, with a space of no width before `_`."""
+def label(name: str, most: int = 40) -> str:
+    """A label that stands in the legend, on one line of `most` letters, both ends kept.
+
+    Before `_` stands a space of no width.
+    """
+    name = " ".join(name.split())
+    name = name if len(name) <= most else f"{name[: most // 2]}\u2026{name[1 - most // 2 :]}"
     return f"\u200b{name}" if name.startswith("_") else name
 
 

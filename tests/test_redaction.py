@@ -1,5 +1,6 @@
 """A key that a server echoes is nowhere: in no error, no log, no file, in no spelling."""
 
+import asyncio
 import base64
 import json
 import zipfile
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import numpy as np
 import pytest
 
+from analyses.judge import connection
 from analyses.judge.lookup import load_judge
 from analyses.judge.record import judge_items
-from data_prep.captioning import caption_manifest
+from data_prep.captioning import caption_manifest, server
 from data_prep.captioning.question import Question
 from data_prep.captioning.server import Server
 from data_prep.clips import write_clip
@@ -85,6 +88,16 @@ def test_name_and_password_of_an_address_are_secret() -> None:
     assert str(HookedOmniError("pass-word1")) == "[key]"
 
 
+def test_a_key_in_another_encoding_or_in_parts(key: str) -> None:
+    for codec in ("utf-8", "utf-16", "utf-16-be", "utf-32", "utf-8-sig"):
+        reply = httpx.Response(200, content=json.dumps({"reason": KEY}).encode(codec))
+        asyncio.run(connection._redact(reply))
+        assert reply.json() == {"reason": "[key]"}
+    parts = [{"type": "text", "text": text} for text in ("A dog, ", KEY[:7], KEY[7:])]
+    answer = {"choices": [{"message": {"content": parts}, "finish_reason": "stop"}]}
+    assert server._text(json.dumps(answer).encode()) == "A dog, [key]"
+
+
 class EchoServer(JudgeServer):
     """A server that repeats what it was sent: in a header, and in replies or in errors."""
 
@@ -111,9 +124,9 @@ class EchoServer(JudgeServer):
 def echo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str) -> Iterator[EchoServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "cache"))
-    server = EchoServer()
-    yield server
-    server.stop()
+    echo = EchoServer()
+    yield echo
+    echo.stop()
 
 
 def everything(folder: Path, capfd: Any) -> bytes:
@@ -156,8 +169,8 @@ def test_a_captioning_server_that_echoes_its_key(
     manifest = write_manifest(tmp_path / "clips.jsonl", samples)
     media = MediaSettings(fps=1.0, min_frames=2, max_frames=2, min_pixels=784, max_pixels=3136)
     question = Question(media=media, max_tokens=12)
-    server = Server(echo.url, "vl", question, backoff=0.01, tries=2, workers=1)
-    caption_manifest.run(manifest, tmp_path / "captioned.jsonl", server)
+    captioner = Server(echo.url, "vl", question, backoff=0.01, tries=2, workers=1)
+    caption_manifest.run(manifest, tmp_path / "captioned.jsonl", captioner)
     assert echo.sent[0] == f"Bearer {KEY}"
     found = everything(tmp_path, capfd)
     assert not leaks(found) and (b"[key]" in found or status == 500)

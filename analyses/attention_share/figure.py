@@ -27,7 +27,8 @@ def plot(table: pd.DataFrame) -> Figure:
     figure, panels = figures.panels(len(groups), "attention of\ngenerated tokens, %")
     for axes, (kind, question, group) in zip(panels, groups, strict=True):
         bands: Any = mean_band(group, "percent", by=["segment", "layer"])
-        axes.set_title(f"{kind}, question {question!r}\n{figures.counted(bands)}")
+        name = figures.as_written(f"{kind}, question {question!r}")
+        axes.set_title(f"{name}\n{figures.counted(bands)}")
         for i, segment in enumerate(s for s in MODALITIES if s in set(bands["segment"])):
             band = bands[bands["segment"] == segment]
             figures.curve(axes, band, "layer", figures.COLORS[segment], _LABELS[segment], i)

@@ -49,9 +49,9 @@ def token_bands(table: pd.DataFrame) -> pd.DataFrame:
     for kind, question, group in figures.by_panel(pooled(table)):
         samples = group["sample"].unique()
         for tokens, part in (("all", group), ("events", first_pieces(group))):
-            measures = {shift: 100.0 * (part["shift"] == shift) for shift in SHIFTS}
+            measures: dict[str, Any] = {shift: 100.0 * (part["shift"] == shift) for shift in SHIFTS}
             measures |= {name: 1.0 * part[name] for name in ("kl_base_model", "base_rank")}
-            n = 1.0 * part.groupby("sample").size()
+            n: Any = 1.0 * part.groupby("sample").size()
             for measure, values in measures.items():
                 known = dict(kind=kind, question=question, tokens=tokens, measure=measure)
                 sums = values.groupby(part["sample"]).sum()

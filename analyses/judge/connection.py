@@ -5,6 +5,7 @@ and has the model; and what the errors of several packages mean.
 """
 
 import asyncio
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -99,7 +100,9 @@ def open_model(name: str, url: str | None, settings: Settings) -> Model:
 
 async def _redact(response: Any) -> None:
     """Take a key that the server echoes out of its answer, before anyone keeps the answer."""
-    response._content = await asyncio.to_thread(redacted, await response.aread())
+    body = await response.aread()
+    text = body.decode(json.detect_encoding(body), "replace")  # as the client's `json` would
+    response._content = (await asyncio.to_thread(redacted, text)).encode()
     for name, value in response.headers.items():
         response.headers[name] = redacted(value)
 

@@ -44,7 +44,7 @@ def read_reply(reply: str, item: Item) -> Judgement:
         raise UnreadableError("the thinking never ended")
     if len(answer) > _LONGEST:
         raise UnreadableError(f"it was longer than {_LONGEST} characters")
-    found = [one for one in _objects(answer) if name in one]
+    found = list(_objects(answer, name))
     if not found:
         raise UnreadableError(f"it had no whole JSON object with {name!r}")
     if any(one != found[0] for one in found):
@@ -76,23 +76,27 @@ def _words(words: Any, item: Item) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words))
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Every outermost JSON object in a text, one after the other; one that is no JSON is an error.
+def _objects(text: str, name: str) -> Iterator[dict[str, Any]]:
+    """Every outermost JSON object with a field of that name, one after the other.
+
+    One that is no JSON, and such a field anywhere else in brackets, is an error.
 
     Linear in the length: each outermost bracket is followed to its end once, and parsed once.
     """
-    stop = 0
+    stop, named = 0, re.compile(rf"\b{name}['\"]?\s*[:=]")
     while opening := _OPENS.search(text, stop):
         stop = _end(text, opening.start())
         part = text[opening.start() : stop]
-        if '"' not in part:  # {braces} of prose
+        if '"' not in part and not named.search(part):  # {braces} of prose
             continue
         try:
             value = parse_json(part, "a reply")
         except FileError as error:
             raise UnreadableError("it had an object that is no JSON") from error
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name in value:
             yield value
+        elif named.search(part):
+            raise UnreadableError(f"it had {name!r} inside something else")
 
 
 def _end(text: str, start: int) -> int:

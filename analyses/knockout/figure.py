@@ -52,7 +52,8 @@ def plot(table: pd.DataFrame) -> Figure:
     figure, every = figures.grid(len(groups), len(columns), size, sharex=True, sharey="col")
     for row, (kind, question, group) in zip(every, groups, strict=True):
         letter = _PANELS.get((kind, question), "")
-        row[0].set_ylabel(f"{letter}{': ' * bool(letter)}{kind},\n{question}")
+        name = figures.as_written(kind)
+        row[0].set_ylabel(f"{letter}{': ' * bool(letter)}{name},\n{question}")
         for axes, column in zip(row, columns, strict=True):
             _panel(axes, group, column)
             if column == "right":

@@ -47,6 +47,8 @@ def plot(table: pd.DataFrame) -> Figure:
     if heat:
         figure.colorbar(heat, ax=rows[2], label="positions that name\nwhat is heard, %")
     figures.legend(figure)
+    if heard["recall"].isna().to_numpy().all():
+        figure.suptitle("No reference captions name a sound event: there is nothing to recall.")
     return figure
 
 

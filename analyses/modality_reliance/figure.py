@@ -23,7 +23,7 @@ def plot(table: pd.DataFrame) -> Figure:
     figure, panels = figures.panels(len(groups), ylabel, n_columns=1)
     for axes, (kind, question, group) in zip(panels, groups, strict=True):
         _panel(axes, group)
-        axes.set_title(f"{kind}, {question}")
+        axes.set_title(figures.as_written(f"{kind}, {question}"))
     return figure
 
 

@@ -110,7 +110,7 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
 
     As it is if it has only one of the two: half of the paper's set is not the whole.
     """
-    both = table[table["kind"].isin(POOL)]
+    both: Any = table[table["kind"].isin(POOL)]
     if both["kind"].nunique() < len(POOL):
         return table
     whole = pd.concat([table, both.assign(kind="all")], ignore_index=True)

@@ -55,7 +55,7 @@ def _rank(evidence: Evidence, kind: str, **more: Any) -> Effect:
 
 def _sound_words(evidence: Evidence, kind: str) -> Any:
     """The first token of each word that names a sound: the later ones follow from it."""
-    table = first_pieces(evidence.table("distribution_shift", kind))
+    table: Any = first_pieces(evidence.table("distribution_shift", kind))
     n = table["sample"].nunique()
     if n < FEWEST:
         raise Untestable(f"distribution_shift: {n} answers name a sound event, {FEWEST} needed")
@@ -88,7 +88,7 @@ def early_audio(evidence: Evidence) -> Observed:
     )
     first = max(round(share.shape[1] / 12), 1)  # 3 of 36 layers, as in the figure
     early, late = share.iloc[:, :first].mean(axis=1), share.iloc[:, first:].mean(axis=1)
-    theirs = evidence.curve("figure4_attention_share", "all", "both")
+    theirs: Any = evidence.curve("figure4_attention_share", "all", "both")
     known = theirs[(theirs["segment"] == "audio") & (theirs["layer"] < first)]["share_percent"]
     published = float(known.mean()) if len(known) == first else None
     return Observed(

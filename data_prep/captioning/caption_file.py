@@ -43,7 +43,9 @@ def _json_rows(path: Path) -> Iterable[tuple[str, Any]]:
     if isinstance(read, dict):
         return read.items()
     names = ("video_captions", "captions", "caption")
-    if not isinstance(read, list) or not all(isinstance(row, dict) and "id" in row for row in read):
+    if not isinstance(read, list) or not all(
+        isinstance(row, dict) and type(row.get("id")) in (str, int) for row in read
+    ):
         raise ManifestError(
             f"expected id -> captions, or a list of objects with id, in {path}, got "
             f"{str(read)[:60]!r}. Correct it."

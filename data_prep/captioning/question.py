@@ -24,14 +24,16 @@ _MEDIA = MediaSettings(fps=1.0, max_frames=16, max_pixels=384 * 28 * 28)
 # has written it, and to name something that is in the picture and in the description.
 FORM = (
     'Answer with one JSON object and nothing else. Its keys: "seen", a list of short names of what '
-    'is there to see, empty if there is no image, picture, video or frame; "caption", the '
-    'description, with at least one of these names in it; "visible", true if the caption '
-    "describes what these frames show, and false if it does not, for whatever reason."
+    "is there to see, empty if there are no images, pictures, photos, videos, clips, frames or "
+    'media files; "caption", the description, with at least one of these names in it; "visible", '
+    "true if the caption describes what these frames show, and false if it does not, for whatever "
+    "reason."
 )
 _FIELDS = {"seen": {"type": "array", "items": {"type": "string"}}}
 _FIELDS |= {"caption": {"type": "string"}, "visible": {"type": "boolean"}}
 SCHEMA = dict(type="object", properties=_FIELDS, required=[*_FIELDS], additionalProperties=False)
 _WORDS = re.compile(r"[^\W\d_]{3,}|[\u3041-\ud7ff]+")  # in Chinese, a letter can be a word
+_ABSENT = re.compile(r"\b(?:no|not|none|nothing|unknown|un\w+able|error)\b")  # in place of a thing
 _KINDS = {"seen": list, "caption": str, "visible": bool}
 
 
@@ -75,8 +77,9 @@ def description(answer: str) -> str:
         raise NoCaptionError(f"no words in the answer {caption[:60]!r}", retry=True)
     if len(words) >= 12 and len(set(words)) < len(words) / 4:
         raise NoCaptionError(f"the same words over and over: {caption[:60]!r}", retry=True)
-    names = set(_WORDS.findall(" ".join(read["seen"]).casefold())) - set(_WORDS.findall(FORM))
-    if not any(name in caption.casefold() for name in names):
+    things = [name.casefold() for name in read["seen"] if not _ABSENT.search(name.casefold())]
+    names, form = set(_WORDS.findall(" ".join(things))), set(_WORDS.findall(FORM))
+    if not any(n in caption.casefold() and not {n, f"{n}s"} & form for n in names):
         reason = f"it names nothing that was seen, {read['seen']!r:.60}, in {caption[:60]!r}"
         raise NoCaptionError(reason, retry=True)
     return caption

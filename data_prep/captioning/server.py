@@ -149,4 +149,4 @@ def _text(answer: bytes) -> str:
         content = "".join(str(part) for part in parts)
     if refusal or not isinstance(content, str):
         raise NoCaptionError(f"no text in the answer: {str(message)[:60]!r}", retry=True)
-    return content
+    return redacted(content)  # parts may have split a key

@@ -112,9 +112,10 @@ def _matrix(manifest: Path, samples: list[Sample]) -> str | None:
         axes.axvline(border - 0.5, color="white", linewidth=1)
     starts, ends = [0, *borders], [*borders, len(kinds)]
     middles = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
-    names = [kinds[start] for start in starts]
-    axes.set_xticks(middles, names)
-    axes.set_yticks(middles, names, rotation=90, va="center")
+    names = [label(kinds[start], 16) for start in starts]
+    few = len(names) < 4
+    axes.set_xticks(middles, names, rotation=0 if few else 90)
+    axes.set_yticks(middles, names, rotation=90 if few else 0, va="center")
     axes.tick_params(length=0)
     axes.set(xlabel="sound of sample", ylabel="picture of sample")
     return _png(figure)

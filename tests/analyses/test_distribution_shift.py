@@ -389,7 +389,7 @@ def test_marked_words_alone_name_what_is_heard(words: list[str] | None, share: f
     known = dict(sample="s", kind="factual", question="hear", condition="captions", what="events")
     status = dict(status="missing" if words is None else "judged", words=tuple(words or ()))
     captions = pd.DataFrame([answer, answer | dict(question="see")])
-    made = with_events({"captions": captions}, pd.DataFrame([known | status]), {})["captions"]
+    made: Any = with_events({"captions": captions}, pd.DataFrame([known | status]), {})["captions"]
     assert made["heard_found"].tolist() == pytest.approx([share, 0.9], nan_ok=True)
     assert np.isnan(made["seen_found"][0]) and made["events"][1] == ("train",)
     assert len({*made["events"][0]} & {*heard}) == (0 if words is None else round(3 * share))

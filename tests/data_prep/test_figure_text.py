@@ -22,6 +22,13 @@ def test_labels_are_text() -> None:
     assert drawn(axes.figure, ["png"], 50)[0].startswith(b"\x89PNG")  # pyright: ignore[reportArgumentType]
 
 
+def test_long_labels_are_one_short_line() -> None:
+    assert label("a\nb\t c") == "a b c"
+    long = label("very long kind\n" * 20 + "(n = 7)")
+    assert len(long) == 40 and long.startswith("very long") and long.endswith(" (n = 7)")
+    assert len(label("kind" * 20, 16)) == 16 and label("k" * 40) == "k" * 40
+
+
 def test_characters_without_a_font_are_printed_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

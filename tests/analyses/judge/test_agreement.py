@@ -292,7 +292,7 @@ def test_fairness_is_of_untouched_answers(tmp_path: Path) -> None:
     assert points.attrs == {"raters": 2, "others": len(own) - int(plain.sum())}
     # Somebody who rated the opposite moves rho; the other judge's scores of them do too.
     pd.DataFrame(rows(1.0)(rows_of(sheet))).to_csv(otto, index=False)
-    noisy = fairness(given, [anna, otto])
+    noisy: Any = fairness(given, [anna, otto])
     assert (noisy["low"] <= noisy["mean"]).all() and (noisy["mean"] < 1).all()
 
 

@@ -170,7 +170,7 @@ def test_a_drop_below_the_smallest_of_interest_differs() -> None:
 
 def test_a_band_on_both_sides_is_undecided() -> None:
     made, given = biased()
-    own = (given["what"] == "audio") & (given["condition"] == "")
+    own: Any = (given["what"] == "audio") & (given["condition"] == "")
     given.loc[own, "score"] = np.arange(own.sum()) % 2  # half of everything, by chance
     ours = checked(made, given)
     assert ours["audio collapses"].verdict == "undecided"
@@ -279,7 +279,7 @@ def test_published_numbers_are_of_one_model_question_and_pool() -> None:
 
 def test_half_of_the_set_is_not_the_whole() -> None:
     made, given = biased()
-    shares = made["attention_share"]
+    shares: Any = made["attention_share"]
     made["attention_share"] = shares[shares["kind"] == "counterfactual"]
     one = checked(made, given)["audio is read early"]
     assert one.verdict == "not testable here" and "factual and counterfactual" in one.ours

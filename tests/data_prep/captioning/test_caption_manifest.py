@@ -342,6 +342,8 @@ def test_captions_from_a_file(clips: Path, out: Path, name: str, text: str) -> N
         ("c.json", b'{"0": "a", "0": "b"}', FileError, "more than once"),
         ("c.json", b"{", FileError, "c.json"),
         ("c.json", b"3", ManifestError, "got '3'"),
+        ("c.json", b'[{"id": null, "caption": "A cat."}]', ManifestError, "objects with id"),
+        ("c.json", b'[{"id": [0], "caption": "A cat."}]', ManifestError, "objects with id"),
         ("c.json", b'{"0": 3}', ManifestError, "for '0' in .*got '3'"),
         ("c.json", b'{"0": [null]}', ManifestError, "for '0' in"),
     ],
@@ -452,6 +454,8 @@ def test_what_is_no_description_is_refused(answer: str) -> None:
 def test_a_refusal_in_any_words_is_no_caption(vision: VisionServer, clips: Path) -> None:
     ways = (str, partial(caption_json, visible=False), caption_json)
     ways = (*ways, lambda words: caption_json(words, "dog", "grass", "犬"))
+    ways = (*ways, lambda words: caption_json(words, "no image", "images", "media file", "unknown"))
+    ways = (*ways, lambda words: caption_json(words, f"nothing: {words}", f"not available {words}"))
     one = server(vision, tries=len(ways), backoff=1e-6)
     for words in REFUSALS:
         vision.faults["0"] = [f"say {way(words)}" for way in ways]
