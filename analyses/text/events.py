@@ -145,10 +145,10 @@ class Events:
         every = self._mentions(text)
         if self.reading == "words" or not every:
             return tuple(every)
-        there = [match for match in every if not denied(text)[match.start]]
+        there = [match for match in every if match.start not in denied(text)]
         if self.reading == "things":
             return tuple(there)
-        meant = [match for match in there if not other_sense(text)[match.start]]
+        meant = [match for match in there if match.start not in other_sense(text)]
         plain = {m.event for m in meant if (m.event, m.entry) not in _asking()}
         return tuple(m for m in meant if m.event in plain or sounds_beside(text, m.start, m.stop))
 
