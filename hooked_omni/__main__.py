@@ -1,8 +1,8 @@
 """Prove a model's numbers, or embed a clip into a file: `python -m hooked_omni --help`.
 
 `embed` also runs in an environment for older code: transformers 4.40 or newer with torch,
-torchvision, av, decord, librosa, soundfile, jaxtyping, safetensors, pillow, accelerate and typer.
-Install this package there with `pip install --no-deps`.
+torchvision, av, decord, librosa, soundfile, jaxtyping, safetensors, xxhash, pillow, accelerate and
+typer. Install this package there with `pip install --no-deps`.
 """
 
 from hooked_omni.endings import StopSignals, run_command

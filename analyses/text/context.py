@@ -21,7 +21,7 @@ _NO_TWO = re.compile(r"((?:^|[.!?;\n]\s*)no\s\w+\s)and\b", re.I)  # "No dogs and
 _ITEM = rf"\s*{_ARTICLE}?(?:\w+\s+)?\w+\s*"  # of a list that ends with "or"
 # "There is a dog, but it is not barking": the subject is what was only seen until then.
 _SEEN = re.compile(
-    rf"\b(?:there|seen?|visible|shown?|shows)\b(?:(?!\w*ing\b)[^.!?;\n])*?"
+    r"\b(?:there|seen?|visible|shown?|shows)\b(?:(?!\w*ing\b)[^.!?;\n])*?"
     r"\b(?:but|yet|al?though)\s*(?:it\s*|they\s*)?$",
     re.I,
 )
