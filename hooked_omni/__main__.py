@@ -15,18 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
-from hooked_omni.command_line import reading
+from hooked_omni.command_line import new_app
 
-app = typer.Typer(
+app = new_app(
     help="Compare a model with Hugging Face's, or embed a clip and a question into a file.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
 )
-
-
-app.callback()(reading)
-
 
 Model = Annotated[str, typer.Argument(help="Hub name, folder, or a shipped name.")]
 Clip = Annotated[Path | None, typer.Option(help="Video file.")]
