@@ -14,8 +14,6 @@ def new_app(**settings: Any) -> typer.Typer:
 
     @app.callback()
     def reading(media_gb: Annotated[float | None, typer.Option(help=_HELP)] = None) -> None:
-        from hooked_omni.inputs.media import MEMORY  # a help page needs no inputs
-
         if media_gb is not None:
             from hooked_omni.inputs.media import MEMORY  # a help page need not import it
 
