@@ -18,7 +18,7 @@ _JOIN = r"(?:[,:、](?:\s*and\b)?|\band\b)"
 _ARTICLE = r"(?:\b(?:the|an?|any|some|his|her|their|its|my|your|our|no|der|die|das|le|la|el)\s+)"
 _NOUNS = re.compile(rf"(?:\s*{_ARTICLE}?\w+\s*{_JOIN}\s*)*", re.I)
 _NO_TWO = re.compile(r"((?:^|[.!?;\n]\s*)no\s\w+\s)and\b", re.I)  # "No dogs and cats are heard"
-_ITEM = rf"\s*{_ARTICLE}?(?:\w+\s+)?\w+\s*"  # of a list that ends with "or"
+_ITEM = rf"\s*{_ARTICLE}?+(?:\w+\s+)?\w+\s*"  # of a list that ends with "or"
 # "There is a dog, but it is not barking": the subject is what was only seen until then.
 _SEEN = re.compile(
     r"\b(?:there|seen?|visible|shown?|shows)\b(?:(?!\w*ing\b)[^.!?;\n])*?"
