@@ -18,7 +18,7 @@ import typer
 
 from analyses.judge.commands import app as agreement
 from analyses.running.progress import progress_bars
-from hooked_omni.command_line import reading
+from hooked_omni.command_line import new_app
 
 ANALYSES: dict[str, tuple[str, bool]] = {
     "captions": ("reference captions, for what is named", False),
@@ -30,19 +30,14 @@ ANALYSES: dict[str, tuple[str, bool]] = {
 }
 """Each analysis: what it needs, and whether it compares with a base model."""
 
-app = typer.Typer(
+app = new_app(
     help="Questions about what an audio-visual language model sees and hears. Without a command: "
     "the list of questions. A run that was stopped goes on where it was.",
-    pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
 def _option(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, **more)
-
-
-app.callback()(reading)
 
 
 def _question(name: str) -> str:

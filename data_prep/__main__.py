@@ -15,7 +15,7 @@ from data_prep.console import bar
 from data_prep.importers.commands import app as importing
 from data_prep.importers.commands import import_audiocaps
 from data_prep.organism.commands import app as organism
-from hooked_omni.command_line import reading
+from hooked_omni.command_line import new_app
 
 
 class _InOrder(TyperGroup):
@@ -26,19 +26,13 @@ class _InOrder(TyperGroup):
         return ["build", "import", "captions", "pairs", "swap", "check", "show", "organism"]
 
 
-app = typer.Typer(
+app = new_app(
     cls=_InOrder,
     help="From clips on disk to factual and counterfactual samples: import, captions, pairs, swap. "
     "Each step reads a manifest (JSON Lines, one sample a line) and writes the next one; a step "
     "that was stopped goes on where it was.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
 )
-
-
-app.callback()(reading)
-
 
 app.add_typer(importing, name="import", help="1. Make a manifest of clips and captions on disk.")
 app.add_typer(organism, name="organism", help="Small models whose bias is known, and their world.")

@@ -9,6 +9,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hooked_omni.errors import FileError, ManifestError
 
@@ -43,14 +44,14 @@ def rows(
 
 
 def titled(
-    path: Path, columns: Sequence[str], encoding: str | None = None
+    path: Path, columns: Sequence[str], **how: Any
 ) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
-    """The names in a file's first row, more than `columns` maybe, and the `rows` after it.
+    """The names in a file's first row, more than `columns` maybe, and the `rows` after it, read so.
 
     Raises:
         ManifestError: For a missing column, and one of any name that is there twice.
     """
-    table = rows(path, encoding)
+    table = rows(path, **how)
     header = [name.strip() for name in next(table, ("", []))[1]]
     names = dict.fromkeys([*columns, *filter(None, header)])
     lacking = [name for name in names if header.count(name) != 1]

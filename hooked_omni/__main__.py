@@ -1,8 +1,8 @@
 """Prove a model's numbers, or embed a clip into a file: `python -m hooked_omni --help`.
 
 `embed` also runs in an environment for older code: transformers 4.40 or newer with torch,
-torchvision, av, decord, librosa, soundfile, jaxtyping, safetensors, pillow, accelerate and typer.
-Install this package there with `pip install --no-deps`.
+torchvision, av, decord, librosa, soundfile, jaxtyping, safetensors, xxhash, pillow, accelerate and
+typer. Install this package there with `pip install --no-deps`.
 """
 
 from hooked_omni.endings import StopSignals, run_command
@@ -15,18 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
-from hooked_omni.command_line import reading
+from hooked_omni.command_line import new_app
 
-app = typer.Typer(
+app = new_app(
     help="Compare a model with Hugging Face's, or embed a clip and a question into a file.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
 )
-
-
-app.callback()(reading)
-
 
 Model = Annotated[str, typer.Argument(help="Hub name, folder, or a shipped name.")]
 Clip = Annotated[Path | None, typer.Option(help="Video file.")]

@@ -166,25 +166,19 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _require_plain(value: Any) -> None:
+def _require_plain(value: Any, level: int = 1) -> None:
     """A `ValueError` for what JSON or TOML can spell, and numbers, texts or Python cannot hold."""
-    level, depth = [value], 0
-    while level:
-        if (depth := depth + 1) > _DEEPEST:
-            raise ValueError(f"more than {_DEEPEST} levels")
-        below: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                below += [*one, *one.values()]
-            elif isinstance(one, list):
-                below += one
-            elif isinstance(one, str):
-                one.encode()
-            elif isinstance(one, int) and not -_LARGEST <= one < _LARGEST:
-                raise ValueError("an integer of more than 64 bits")
-            elif isinstance(one, float) and not math.isfinite(one):
-                raise ValueError(f"{one}, which is no finite number")
-        level = below
+    if level > _DEEPEST:
+        raise ValueError(f"more than {_DEEPEST} levels")
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        raise ValueError("an integer of more than 64 bits")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value}, which is no finite number")
+    inner = [*value, *value.values()] if isinstance(value, dict) else value
+    for one in inner if isinstance(inner, list) else ():
+        _require_plain(one, level + 1)
 
 
 def to_json(value: Any, where: str, indent: int | None = None) -> str:

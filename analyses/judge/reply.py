@@ -7,17 +7,18 @@ is no JSON beside it, a thinking block that never ends, a score that is no JSON 
 and words that the caption does not have.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from analyses.judge.judgement import Item, Judgement
-from hooked_omni.errors import FileError
 from hooked_omni.files import parse_json
 
-_LONGEST, _DEEPEST = 100_000, 32  # characters of an answer, and brackets within brackets
+_LONGEST = 100_000  # characters of an answer
 _OPENS = re.compile(r"\{|\[(?=[^\[\]{}()]*[\[{])")  # not a list of prose, such as [0, 1)
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|["\[\]{}]', re.DOTALL)
+_FLAT = r'[\[{](?:[^\[\]{}"]%s)*+[\]}]'
+_PROSE = re.compile(_FLAT % ("|" + _FLAT % ("|" + _FLAT % "")))  # {brackets} without a text
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
@@ -81,31 +82,21 @@ def _objects(text: str, name: str) -> Iterator[dict[str, Any]]:
 
     One that is no JSON, and such a field anywhere else in brackets, is an error.
 
-    Linear in the length: each outermost bracket is followed to its end once, and parsed once.
+    Linear in the length: each outermost bracket is parsed to its end once, and checked once.
     """
     stop, named = 0, re.compile(rf"\b{name}['\"]?\s*[:=]")
     while opening := _OPENS.search(text, stop):
-        stop = _end(text, opening.start())
-        part = text[opening.start() : stop]
-        if '"' not in part and not named.search(part):  # {braces} of prose
+        start = opening.start()
+        prose = _PROSE.match(text, start)
+        if prose and not named.search(prose[0]):
+            stop = prose.end()
             continue
         try:
-            value = parse_json(part, "a reply")
-        except FileError as error:
+            _, stop = json.JSONDecoder().raw_decode(text, start)
+            value = parse_json(text[start:stop], "a reply")
+        except (ValueError, RecursionError) as error:
             raise UnreadableError("it had an object that is no JSON") from error
         if isinstance(value, dict) and name in value:
             yield value
-        elif named.search(part):
+        elif named.search(text[start:stop]):
             raise UnreadableError(f"it had {name!r} inside something else")
-
-
-def _end(text: str, start: int) -> int:
-    """Where the bracket at `start` is closed again; the end of the text if it never is."""
-    depth = 0
-    for token in _TOKEN.finditer(text, start):
-        depth += (token[0] in "[{") - (token[0] in "]}")
-        if token[0] == '"' or depth > _DEEPEST:
-            break
-        if depth == 0:
-            return token.end()
-    return len(text)

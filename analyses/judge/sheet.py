@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from data_prep.table import rows
+from data_prep.table import titled
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import digest, write_whole
 
@@ -117,10 +117,10 @@ def read_ratings(path: Path, sheet: Path) -> dict[str, float]:
     """One person's ratings, 0 to 1, by id, in a filled copy of the empty `sheet`.
 
     Raises:
-        ManifestError: For a quote that is never closed.
-        ResultsError: For a missing column, a row too long, and, with row numbers as a spreadsheet
-            shows them, ratings that are no number from 0 to 1 or missing, ids that the sheet does
-            not have or that are there twice, and rows of the sheet that are gone.
+        ManifestError: For a quote that is never closed, and a missing column.
+        ResultsError: For a row too long, and, with row numbers as a spreadsheet shows them, ratings
+            that are no number from 0 to 1 or missing, ids that the sheet does not have or that are
+            there twice, and rows of the sheet that are gone.
     """
     expected = [row["id"] for _, row in _rows(sheet)]
     wrong: list[str] = []
@@ -173,13 +173,7 @@ def _unformulated(text: str) -> str:
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
     """Rows of a sheet, numbered as a spreadsheet does: the header is row 1."""
-    table = rows(path, delimiters=",;\t", spanning=True)
-    header = [name.strip() for name in next(table, ("", []))[1]]
-    if header.count("id") != 1 or header.count("rating") != 1:
-        raise ResultsError(
-            f"expected the columns id and rating in {path}, once each, got {header}. Send the "
-            "sheet back with all its columns."
-        )
+    header, table = titled(path, ("id", "rating"), delimiters=",;\t", spanning=True)
     for number, (where, cells) in enumerate(table, 2):
         # Some spreadsheets leave out what is empty at the end of a row.
         if any(cells[len(header) :]):

@@ -162,23 +162,16 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
     Equal lists are one object: a lens has millions of rows, and few lists.
     """
-    lists = {f.name for f in table.schema if pa.types.is_list(f.type)}
-    frame = table.drop_columns(sorted(lists)).to_pandas()
-    for i, name in enumerate(table.column_names):
-        if name in lists:
-            frame.insert(i, name, _tuples(table[name]))
+    lists = [f.name for f in table.schema if pa.types.is_list(f.type)]
+    frame, known = table.drop_columns(lists).to_pandas(), dict[tuple[Any, ...], tuple[Any, ...]]()
+    for name in lists:
+        column = table[name].combine_chunks()
+        values, ends = column.values.to_pylist(), column.offsets.to_pylist()
+        rows = (tuple(values[start:end]) for start, end in pairwise(ends))
+        pairs = zip(rows, column.is_valid().to_pylist(), strict=True)
+        made = [known.setdefault(r, r) if ok else None for r, ok in pairs]
+        frame.insert(table.column_names.index(name), name, pd.Series(made, dtype=object))
     return frame
-
-
-def _tuples(column: pa.ChunkedArray) -> pd.Series:
-    known: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-    rows: list[tuple[Any, ...] | None] = []
-    for chunk in column.chunks:
-        values, ends = chunk.values.to_pylist(), chunk.offsets.to_pylist()
-        own = (tuple(values[start:end]) for start, end in pairwise(ends))
-        valid = chunk.is_valid().to_pylist()
-        rows += [known.setdefault(o, o) if ok else None for o, ok in zip(own, valid, strict=True)]
-    return pd.Series(rows, dtype=object)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

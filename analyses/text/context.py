@@ -2,7 +2,7 @@
 
 Not where it is denied ("no dog", "the dog is not barking"), where it means something else ("hot
 dog"), or where it is a part of another word of a script without spaces. What decides is a list of
-words, `context.txt`, and the order of words in a clause; no model and no statistics.
+words, `context.txt`, and the order of words in a clause, much as in NegEx (Chapman et al., 2001).
 """
 
 import re
@@ -13,66 +13,50 @@ from pathlib import Path
 UNSPACED = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 """Scripts that leave no spaces between words: words are looked for inside a run of these."""
 
-_OR = re.compile(r"\bn?or\b", re.I)
 _FURTHEST = 200  # characters before a predicate in which its subject is looked for
-_JOINS = re.compile(r"[,:、](?:\s*and\b)?|\band\b", re.I)
-_ARTICLE = r"\b(?:the|an?|any|some|his|her|their|its|my|your|our|these|no|der|die|das|le|la|el)\s"
-_INNER = "".join(rf"(?<!\b{p}\s)" for p in ("of", "in", "on", "at", "by", "or", "from", "with"))
-_PHRASE = re.compile(_INNER + _ARTICLE, re.I)
-_ALSO = re.compile(
-    rf"(?:^|[,.;:!?]|\bbut\b)\s*(?:(?:{_ARTICLE})?\w+\s*(?:,\s*and\b|,|\band\b)\s*)+$", re.I
-)
-_AFTER_NOUN = re.compile(
-    rf"(?:^|[.!?;,]|\band\b)\s*{_ARTICLE}\s*\w+(?:\s\w+)?\s+(?:without|instead of|rather than)$",
-    re.I,
-)
-_ONE_NOUN = re.compile(rf"\s+(?:{_ARTICLE}\s*)?\w+(?:\s+(?!\w+s\b)\w+)?", re.I)
-_PRONOUN = re.compile(r"\b(?:i|we|you|it|there|he|she|they|one)\b", re.I)
+_JOIN = r"(?:[,:、](?:\s*and\b)?|\band\b)"
+_ARTICLE = r"(?:\b(?:the|an?|any|some|his|her|their|its|my|your|our|no|der|die|das|le|la|el)\s+)"
+_NOUNS = re.compile(rf"(?:\s*{_ARTICLE}?\w+\s*{_JOIN}\s*)*", re.I)
+_NO_TWO = re.compile(r"((?:^|[.!?;\n]\s*)no\s\w+\s)and\b", re.I)  # "No dogs and cats are heard"
+_ITEM = rf"\s*{_ARTICLE}?+(?:\w+\s+)?\w+\s*"  # of a list that ends with "or"
 # "There is a dog, but it is not barking": the subject is what was only seen until then.
 _SEEN = re.compile(
-    r"\b(?:there|seen?|visible|shown?|shows|present|stands?|sits?|lies|runs|looks)\b"
-    r"(?:(?!\w*(?<!stand)(?<!sitt)(?<!ly)(?<!runn)ing\b)[^.!?;\n])*?"
-    r"(?:,|\b(?:but|and|yet|although|though))\s*(?:but|and)?\s*(?:(?:it|they)\s*)?$",
+    r"\b(?:there|seen?|visible|shown?|shows)\b(?:(?!\w*ing\b)[^.!?;\n])*?"
+    r"\b(?:but|yet|al?though)\s*(?:it\s*|they\s*)?$",
     re.I,
 )
 
 
 @lru_cache(maxsize=4096)
-def denied(text: str) -> bytes:
-    """For each character of a text, 1 where what stands there is denied."""
-    made = bytearray(len(text))
-    said = _listed("affirmed").sub(lambda match: "_" * len(match[0]), text)
+def denied(text: str) -> frozenset[int]:
+    """Where in a text stands what it denies, in characters."""
+    places = _marked("silent", text)
+    said = _NO_TWO.sub(r"\1or ", text)
+    said = _listed("affirmed").sub(lambda match: "_" * len(match[0]), said)
     found = list(_listed("predicate", "denied").finditer(said))
     limits = [*(match.start() for match in found), len(said)][1:]
     for match, limit in zip(found, limits, strict=True):
         predicate = _listed("predicate").match(said, match.start())
+        end = _ends().search(said, match.end(), limit)
         start = _subject(said, match.start()) if predicate else match.start()
-        stop = _scope(said, match, limit)
-        made[start:stop] = b"\1" * (stop - start)
-    for match in _listed("silent").finditer(said):
-        made[match.start() : match.end()] = b"\1" * len(match[0])
-    return bytes(made)
+        places.update(range(start, end.start() if end else limit))
+    return frozenset(places)
 
 
 @lru_cache(maxsize=4096)
-def other_sense(text: str) -> bytes:
-    """For each character of a text, 1 where it is of a word that is no sound here."""
-    made = bytearray(len(text))
-    for match in _listed("other").finditer(text):
-        start, stop = match.span(match.lastindex or 0)
-        made[start:stop] = b"\1" * (stop - start)
-    return bytes(made)
+def other_sense(text: str) -> frozenset[int]:
+    """Where in a text stands a word that is no sound there, in characters."""
+    return frozenset(_marked("other", text))
 
 
 def sounds_beside(text: str, start: int, stop: int) -> bool:
     """Whether a word for sound itself stands beside these characters: "sound of", "clinks"."""
-    if _listed("sounds itself").fullmatch(text, start, stop):
-        return True
-    while stop < len(text) and text[stop].isspace():
-        stop += 1
-    before = _listed("sounds before").finditer(text, max(0, start - 40), start)
-    after = _listed("sounds after").match(text, stop)
-    return after is not None or any(match.end() == start for match in before)
+    before, after = text[max(0, start - 40) : start], text[stop:].lstrip()
+    return bool(
+        _listed("sounds itself").fullmatch(text, start, stop)
+        or any(match.end() == len(before) for match in _listed("sounds before").finditer(before))
+        or _listed("sounds after").match(after)
+    )
 
 
 def whole_words(run: str, entries: Iterable[str]) -> Iterator[tuple[int, int]]:
@@ -82,13 +66,8 @@ def whole_words(run: str, entries: Iterable[str]) -> Iterator[tuple[int, int]]:
     character must be of the list `neighbours`, or longer: 狗 is whole in 狗在叫, not in 热狗.
     """
     known, common = {*entries}, {word for _, words in _rows("neighbours") for word in words.split()}
-    longest, i, segments = max(map(len, known | common)), 0, [""]
-    while i < len(run):
-        sizes = range(min(longest, len(run) - i), 1, -1)
-        size = next((s for s in sizes if run[i : i + s] in known | common), 1)
-        segments.append(run[i : i + size])
-        i += size
-    stop = 0
+    longest_first = sorted(map(re.escape, known | common), key=len, reverse=True)
+    segments, stop = ["", *re.findall("|".join([*longest_first, "."]), run)], 0
     for before, word, after in zip(segments, segments[1:], [*segments[2:], ""], strict=False):
         stop += len(word)
         beside = {before, after} - common - {""}
@@ -96,55 +75,32 @@ def whole_words(run: str, entries: Iterable[str]) -> Iterator[tuple[int, int]]:
             yield stop - len(word), stop
 
 
-def _scope(text: str, denial: re.Match[str], limit: int) -> int:
-    """Where a denial ends: with its clause, but not at a comma or "and" of its list."""
-    end = _listed("ends").search(text, denial.end(), limit)
-    stop = end.start() if end else limit
-    opens = re.search(r"(?:^|[.!?;\n])\s*$", text[max(0, denial.start() - 9) : denial.start()])
-    if _AFTER_NOUN.search(text[max(0, denial.start() - 40) : denial.end()]):
-        noun = _ONE_NOUN.match(text, denial.end(), stop)  # "a dog without a collar barks"
-        return noun.end() if noun else stop
-    joins = list(_JOINS.finditer(text, denial.end(), stop))
-    limits = [*(join.start() for join in joins), stop][1:]
-    closes = max((found.start() for found in _OR.finditer(text, denial.end(), stop + 4)), default=0)
-    for join, following in zip(joins, limits, strict=True):
-        subjects = opens is not None and join[0].lower() == "and"  # "No dogs and cats are heard"
-        part = text[join.end() : following].strip()
-        if not _goes_on(part, closes > join.end() - 4, subjects):
-            return join.start()
-    return stop
-
-
-def _goes_on(part: str, closed: bool, subjects: bool) -> bool:
-    """Whether a part is one more of a list: "no dog, cat or bird", not "no dog, a cat meows"."""
-    if _listed("listed").match(part):
-        return True
-    if not subjects and _listed("verbs").search(part):
-        return False
-    rest = _listed("places", "verbs").search(part)
-    words = part[: rest.start() if rest else len(part)]
-    if not words or (not closed and _listed("begins").match(part)):
-        return False
-    items = (re.sub(r"^\s*\w+ing\b(?=.)", "", item) for item in _OR.split(words))
-    return all(len(item.split()) <= 1 + closed for item in items)
-
-
 def _subject(text: str, stop: int) -> int:
-    """Where the subject of the predicate at `stop` begins; `stop` for one without a noun."""
+    """Where the subject of the predicate at `stop` begins: with its clause, or after an "and"."""
     furthest = max(0, stop - _FURTHEST)
     if seen := _SEEN.search(text, furthest, stop):
-        phrases = _PHRASE.finditer(text, furthest, seen.end())
-        return max((phrase.start() for phrase in phrases), default=stop)
-    edges = [
-        *_listed("ends", "says").finditer(text, furthest, stop),
-        *_JOINS.finditer(text, furthest, stop),
-    ]
-    start = max((edge.end() for edge in edges), default=furthest)
-    if _PRONOUN.search(text, start, stop):
-        return stop
-    start = max((phrase.start() for phrase in _PHRASE.finditer(text, start, stop)), default=start)
-    also = _ALSO.search(text[furthest:start])
-    return furthest + also.start() if also else start
+        nouns = re.finditer(_ARTICLE, text[: seen.end()], re.I)
+        return max((noun.start() for noun in nouns), default=stop)
+    edges = _listed("ends", "says").finditer(text, furthest, stop)
+    clause = max((edge.end() for edge in edges), default=furthest)
+    nouns = _NOUNS.match(text, clause, stop)  # "The dog and the cat are not heard"
+    joins = re.compile(_JOIN, re.I).finditer(text, nouns.end() if nouns else clause, stop)
+    return max((join.end() for join in joins), default=clause)
+
+
+@cache
+def _ends() -> re.Pattern[str]:
+    """Where a denial ends: with its clause, or at a comma or "and" that is not of its list."""
+    begins, places = _listed("begins").pattern, _listed("places").pattern
+    word = rf"(?!{begins})(?:\w+ing\s+)?\w+\s*(?=$|[^\w\s]|(?:and|n?or)\b|{places})"
+    more = rf"{_listed('listed').pattern}|{word}|(?:{_ITEM},){{0,9}}{_ITEM},?\s*n?or\b"
+    return re.compile(rf"{_listed('ends').pattern}|{_JOIN}(?!\s*(?:{more}))", re.I)
+
+
+def _marked(name: str, text: str) -> set[int]:
+    """Where words of a list stand, or what is marked in them."""
+    found = _listed(name).finditer(text)
+    return {i for match in found for i in range(*match.span(match.lastindex or 0))}
 
 
 @cache

@@ -145,11 +145,11 @@ class Events:
         every = self._mentions(text)
         if self.reading == "words" or not every:
             return tuple(every)
-        there = [match for match in every if not denied(text)[match.start]]
+        there = [match for match in every if match.start not in denied(text)]
         if self.reading == "things":
             return tuple(there)
-        meant = [match for match in there if not other_sense(text)[match.start]]
-        plain = {m.event for m in meant if (m.event, m.entry) not in _asking()}
+        meant = [match for match in there if match.start not in other_sense(text)]
+        plain = {m.event for m in meant if f"{m.entry}?" not in _rows().get(m.event, ())}
         return tuple(m for m in meant if m.event in plain or sounds_beside(text, m.start, m.stop))
 
     def _mentions(self, text: str) -> list[Match]:
@@ -223,20 +223,15 @@ def _meant(matches: Sequence[tuple[int, Match]]) -> dict[str, set[str]]:
 @cache
 def sounds() -> Mapping[str, tuple[str, ...]]:
     """The table: words by event."""
-    return {name: tuple(w.removesuffix("?") for w in words) for name, words in _rows()}
+    return {name: tuple(w.removesuffix("?") for w in words) for name, words in _rows().items()}
 
 
 @cache
-def _asking() -> frozenset[tuple[str, str]]:
-    """Events and words of the table that count beside a word for sound alone."""
-    return frozenset((name, w[:-1]) for name, words in _rows() for w in words if w.endswith("?"))
-
-
-@cache
-def _rows() -> Sequence[tuple[str, list[str]]]:
+def _rows() -> Mapping[str, list[str]]:
+    """The table as it is written: a word with ? counts beside a word for sound alone."""
     lines = Path(__file__).with_name("sounds.txt").read_text(encoding="utf-8").splitlines()
     rows = (line.partition(":") for line in lines if line and not line.startswith("#"))
-    return [(name, [word.strip() for word in words.split(",")]) for name, _, words in rows]
+    return {name: [word.strip() for word in words.split(",")] for name, _, words in rows}
 
 
 def base_forms(word: str) -> list[str]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_prep.captioning.caption_manifest import NoCaptionError
 from hooked_omni.errors import FileError
-from hooked_omni.files import parse_json
+from hooked_omni.files import parse_object
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.video import read_video
 
@@ -63,11 +63,10 @@ def description(answer: str) -> str:
     """
     text = answer.rpartition("</think>")[2].strip()
     fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, re.S)
-    read: Any = None
+    read = dict[str, Any]()
     with suppress(FileError):
-        read = parse_json(fenced[1] if fenced else text, "the answer")
-    kinds = {name: type(value) for name, value in read.items()} if isinstance(read, dict) else {}
-    if kinds != _KINDS or not all(isinstance(name, str) for name in read["seen"]):
+        read = parse_object(fenced[1] if fenced else text, "the answer", **_KINDS)
+    if len(read) != len(_KINDS) or not all(isinstance(name, str) for name in read["seen"]):
         raise NoCaptionError(f"no JSON of the form requested: {text[:60]!r}", retry=True)
     caption = " ".join(read["caption"].split())
     if not read["visible"]:

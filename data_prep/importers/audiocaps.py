@@ -48,7 +48,7 @@ def _grouped(
     captions: dict[tuple[str, int], list[str]] = {}
     missing: dict[str, str] = {}
     first: dict[str, str] = {}
-    header, table = titled(csv, _COLUMNS, encoding)
+    header, table = titled(csv, _COLUMNS, encoding=encoding)
     in_order, label, kept = tuple(header[:4]) == _COLUMNS, "", list[str]()
     for where, cells in table:
         line = where.rpartition(" ")[2]

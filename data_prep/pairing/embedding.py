@@ -156,20 +156,18 @@ def _load(model: str, device: str | None, *files: str) -> Any:
 
 def fingerprint(model: str) -> list[str]:
     """Contents of a folder's files, not its place: another model at the same path is another."""
-    folder = Path(model)
-    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix in _OF_MODEL)
-    hashes = sorted(f"{file.relative_to(folder).as_posix()} {_content(file)}" for file in files)
+    folder, hashes = Path(model), []
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.suffix in _OF_MODEL:
+            seen = file.stat()
+            content = _content(file, seen.st_size, seen.st_mtime_ns, seen.st_ino)
+            hashes.append(f"{file.relative_to(folder).as_posix()} {content}")
     return [folder.name, *hashes] if folder.is_dir() else [model]
 
 
-def _content(path: Path) -> str:
-    """Hash of a file, read again only if it seems to be another: weights are gigabytes."""
-    seen = path.stat()
-    return _read_content(path, seen.st_size, seen.st_mtime_ns, seen.st_ino)
-
-
 @cache
-def _read_content(path: Path, *seen: int) -> str:
+def _content(path: Path, *seen: int) -> str:
+    """Hash of a file, read again only if it seems to be another: weights are gigabytes."""
     return file_hash(path)
 
 

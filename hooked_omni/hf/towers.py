@@ -194,9 +194,8 @@ def _clip_facts(prompt: Prompt, video: Video | None, audio: Audio | None) -> dic
     if video is not None:
         n_frames, _, height, width = video.frames.shape
         facts["video"] = dict(frames=n_frames, height=height, width=width, fps=video.fps)
+        facts["video"] |= dict(seconds=video.seconds, notes=list(video.notes))
     if audio is not None:
         facts["audio"] = dict(samples=len(audio.samples), sampling_rate=audio.sampling_rate)
-    for name, clip in (("video", video), ("audio", audio)):
-        if clip is not None:
-            facts[name] |= dict(seconds=clip.seconds, notes=list(clip.notes))
+        facts["audio"] |= dict(seconds=audio.seconds, notes=list(audio.notes))
     return facts

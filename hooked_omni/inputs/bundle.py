@@ -4,7 +4,6 @@ One safetensors file: the tensors under their names, spans as `span.NAME`, the s
 span's positions as `seconds.NAME`, and in the header the facts as JSON and a checksum of all.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from hooked_omni.errors import BundleError, FileError
 from hooked_omni.files import digest, parse_json, to_json, write_whole
+from hooked_omni.fingerprint import tensor_hash
 
 _FORMAT = "hooked_omni.EmbeddedPrompt"
 _VERSION = "4"
@@ -69,9 +69,4 @@ def _require_version(path: Path, metadata: dict[str, str]) -> None:
 
 def _checksum(tensors: dict[str, Tensor], facts: str) -> str:
     """Of every name, dtype, shape and number, and of the facts."""
-    parts = []
-    for name, tensor in sorted(tensors.items()):
-        numbers = tensor.reshape(-1).view(torch.uint8).numpy().data
-        kind = str(tensor.dtype), list(tensor.shape)
-        parts.append((name, *kind, hashlib.sha256(numbers).hexdigest()))
-    return digest(facts, parts)
+    return digest(facts, [(name, tensor_hash(one)) for name, one in sorted(tensors.items())])

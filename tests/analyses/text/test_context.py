@@ -219,5 +219,5 @@ def test_tokens_and_the_lens_read_with_the_same_matcher() -> None:
 def test_the_reading_of_a_long_text_is_linear() -> None:
     for part in ("no dog, ", "not ", "a dog, ", "the dog is not barking and ", "but it is not "):
         start, text = time.process_time(), part * 1000
-        assert len(denied(text)) == len(other_sense(text)) == len(text)
+        assert max(denied(text) | other_sense(text), default=0) < len(text)
         assert time.process_time() - start < 2  # seconds; for a caption, a millisecond

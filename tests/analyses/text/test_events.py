@@ -2,7 +2,7 @@
 
 import pytest
 
-from analyses.text.events import Events, Match, _asking, base_forms, sounds
+from analyses.text.events import Events, Match, _rows, base_forms, sounds
 from hooked_omni.errors import ResultsError
 
 CAPTIONS = (
@@ -45,7 +45,7 @@ def test_each_word_of_the_table_names_its_row() -> None:
     for name, words in sounds().items():
         assert len(words) == len(set(words))
         for word in words:
-            asks = (name, word) in _asking()
+            asks = f"{word}?" in _rows()[name]
             assert name in every.found(f"the sound of {word}" if asks else word), word
             assert not asks or name not in every.found(word), word
 
