@@ -55,6 +55,15 @@ def user_message(item: Item, complaint: str = "") -> str:
     return f"{data}{again or 'Judge it. ' + _AGAIN}"
 
 
+def n_tokens(item: Item) -> int:
+    """About how many tokens a judge reads for an item, rather too many: one for every two bytes.
+
+    Lists of a model's tokens have 2.7 bytes or more to one of Qwen's, and English has 4.
+    """
+    complaint = " " * 100  # of a second request
+    return len((judge_prompt(item.what).text + user_message(item, complaint)).encode()) // 2
+
+
 def fenced(item: Item) -> str:
     """References and text as one line of JSON; `json.loads` gives them back letter by letter."""
     text = item.text or ""

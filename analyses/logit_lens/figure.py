@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analyses.cases import KEYS
+from analyses.logit_lens.judged import bars, judged, sentences
 from analyses.logit_lens.recall import ANY_LAYER, recall
 from analyses.plots import figures, published
 from analyses.plots.statistics import in_words, mean_band, pooled
@@ -15,17 +16,19 @@ from analyses.plots.statistics import in_words, mean_band, pooled
 _PUBLISHED = "latent_audio_recall"
 
 
-def plot(table: pd.DataFrame) -> Figure:
+def plot(table: pd.DataFrame, scores: pd.DataFrame | None = None) -> Figure:
     """A row of panels for each lens: recall, log-probability of reference words, recall in time.
 
-    Dotted: the same for the events of other samples, which is chance. The paper's number for this
-    model stands in the first panel.
+    Dotted: the same for the events of other samples, which is chance. A fourth panel has the recall
+    of a judge that gave any in `scores`. The paper's number for this model stands in that panel,
+    since it was judged too, else in the first.
     """
-    lenses = list(dict.fromkeys(table["lens"]))
-    figure, rows = figures.grid(len(lenses), 3, (15.0, 3.8 * len(lenses)))
+    lenses, by_judge = list(dict.fromkeys(table["lens"])), _judged(scores)
+    n = 3 + (by_judge is not None)
+    figure, rows = figures.grid(len(lenses), n, (5.0 * n, 3.8 * len(lenses)))
     heard, chance = pooled(recall(table)), pooled(recall(table, "chance"))
     words = pooled(_word_curves(table))
-    for (left, middle, right), lens in zip(rows, lenses, strict=True):
+    for (left, middle, right, *more), lens in zip(rows, lenses, strict=True):
         left.set(ylabel="sound events recalled, %", ylim=(0, 100), title=f"lens: {lens}")
         middle.set(ylabel="log p of reference words, nats", title="best position, mean over events")
         _curves(left, heard.query("lens == @lens"), "recall", "-", "")
@@ -35,13 +38,23 @@ def plot(table: pd.DataFrame) -> Figure:
             theirs = published.number(_PUBLISHED, table.attrs, question, kind)
             if theirs is not None:
                 label = f"{published.title(table.attrs)}, {kind}, all layers, judged"
-                left.axhline(theirs, color="black", ls="--", lw=1, alpha=0.5, zorder=0, label=label)
+                line: Any = dict(color="black", ls="--", lw=1, alpha=0.5, zorder=0, label=label)
+                (more or [left])[0].axhline(theirs, **line)
         _heat(figure, right, table.query("lens == @lens"))
         for axes in (left, middle):
             figures.layer_axis(axes)
             if axes.get_lines():
                 axes.legend(frameon=False, fontsize="small")
+        for axes in more:
+            bars(axes, by_judge, lens)
+            axes.legend(frameon=False, fontsize="small")
     return figure
+
+
+def _judged(scores: pd.DataFrame | None) -> Any:
+    """A judge's recall, or None without any."""
+    table = None if scores is None else judged(scores)
+    return None if table is None or not table["recall"].count() else table
 
 
 def _curves(axes: Axes, table: pd.DataFrame, value: str, style: str, note: str) -> None:
@@ -81,8 +94,8 @@ def _heat(figure: Figure, axes: Axes, table: pd.DataFrame) -> None:
     figure.colorbar(drawn, ax=axes)
 
 
-def headline(table: pd.DataFrame) -> list[str]:
-    """How much of what is heard can be read inside the model, by kind, question and lens."""
+def headline(table: pd.DataFrame, scores: pd.DataFrame | None = None) -> list[str]:
+    """How much of what is heard can be read inside the model, by words and as a judge finds."""
     heard, chance = pooled(recall(table)), pooled(recall(table, "chance"))
     lines = []
     for kind, question, panel in figures.by_panel(heard):
@@ -107,4 +120,5 @@ def headline(table: pd.DataFrame) -> list[str]:
         if theirs is not None:
             source = f"{kind}, {question}, {published.title(table.attrs)}"
             lines.append(f"{source}: {theirs} %, all layers, judged.")
-    return lines
+    by_judge = _judged(scores)
+    return lines if by_judge is None else lines + sentences(by_judge)
