@@ -58,10 +58,10 @@ def user_message(item: Item, complaint: str = "") -> str:
 def n_tokens(item: Item) -> int:
     """About how many tokens a judge reads for an item, rather too many: one for every two bytes.
 
-    Lists of a model's tokens have 2.7 bytes or more to one of Qwen's, and English has 4.
+    Lists of a model's own tokens have 2.7 to 3.5 bytes to a token of Qwen's, instructions 3.7.
     """
-    complaint = " " * 100  # of a second request
-    return len((judge_prompt(item.what).text + user_message(item, complaint)).encode()) // 2
+    message = user_message(item, " " * 100)  # of a second request
+    return len(judge_prompt(item.what).text.encode()) // 3 + len(message.encode()) // 2
 
 
 def fenced(item: Item) -> str:

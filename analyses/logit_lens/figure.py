@@ -54,7 +54,7 @@ def plot(table: pd.DataFrame, scores: pd.DataFrame | None = None) -> Figure:
 def _judged(scores: pd.DataFrame | None) -> Any:
     """A judge's recall, or None without any."""
     table = None if scores is None else judged(scores)
-    return None if table is None or not table["recall"].count() else table
+    return None if table is None or table["recall"].dropna().empty else table
 
 
 def _curves(axes: Axes, table: pd.DataFrame, value: str, style: str, note: str) -> None:

@@ -73,7 +73,7 @@ class JudgeServer:
         self.refuses: set[str] = set()
         self.context: int | None = None  # tokens, of three bytes each
         self.says_context = True
-        self.too_long = 400, "This model's maximum context length is exceeded"
+        self.too_long: tuple[int, str] = 400, "This model's maximum context length is exceeded"
         self.recalls = False  # the share of the references of which a word of five letters is there
         self.slow = 0.0
         self.busy = self.most_busy = 0

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from openai import APIStatusError
 
-from analyses.cases import Case
+from analyses.cases import KEYS, Case
 from analyses.judge.connection import is_too_long
 from analyses.judge.judgement import JudgeDownError, JudgeError
 from analyses.logit_lens import headline, plot
@@ -29,7 +29,7 @@ from tests.support.places import ROOT
 SOUNDS = ("barking", "siren", "thunder", "piano", "drill", "violin") * 2
 KINDS = ("factual", "counterfactual")
 N_LAYERS = 6
-Judged = Callable[..., pd.DataFrame]
+Judged = Callable[..., Any]
 
 
 def cases(n: int) -> list[Case]:
@@ -58,8 +58,8 @@ def tables(n: int = 2, noise: int = 3, said: str = "a picture") -> dict[str, pd.
                 row = dict(span="audio", lens="raw", layer=layer, position=position, second=0.0)
                 row |= dict(measure="top", token_text=text, events=(), heard=(), seen=())
                 rows.append(case.keys | row)
-    made = dict(captions=pd.DataFrame(captions), logit_lens=pd.DataFrame(rows))
-    made["logit_lens"] = made["logit_lens"].reindex(columns=[*case.keys, *COLUMNS])
+    lens = pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
+    made: Any = dict(captions=pd.DataFrame(captions), logit_lens=lens)
     for table in made.values():
         table.attrs = dict(model="m", n_cases=len(captions), skipped={}, twins={})
     return made
@@ -132,39 +132,39 @@ def test_tokens_come_once_and_the_commonest_first(judged_by: Judged, server: Jud
 
 
 def test_lists_are_cut_to_the_servers_context(judged_by: Judged, server: JudgeServer) -> None:
-    server.context = 12_000
-    scores = judged_by(tables(noise=1500))
+    server.context = 11_000
+    scores = judged_by(tables(noise=600))
     assert set(scores["status"]) == {"judged"} and set(read(scores, "raw")["score"]) == {1.0}
     lists = [own for own in tokens(server) if len(own) > 1]
-    assert {len(own) for own in lists} <= {*range(300, 1400)}
+    assert {len(own) for own in lists} <= {*range(150, 500)}
     assert scores.attrs["cut"][0].startswith("factual 0, hear, raw: the judge read the ")
-    assert scores.attrs["cut"][0].endswith(" commonest of 1502 tokens")
+    assert scores.attrs["cut"][0].endswith(" commonest of 602 tokens")
     assert len(scores.attrs["cut"]) == 4
     pairs = read(scores, "raw"), read(scores, "raw, other clips")
     assert pairs[0]["text"].tolist() == pairs[1]["text"].tolist()
     server.context = 32_768
-    assert judged_by(tables(noise=1500)).attrs["cut"] == []
+    assert judged_by(tables(noise=600)).attrs["cut"] == []
 
 
 def test_a_setting_stands_for_a_context_that_is_not_said(
     judged_by: Judged, server: JudgeServer
 ) -> None:
-    server.context, server.says_context = 12_000, False
-    made = tables(noise=1500)
+    server.context, server.says_context = 11_000, False
+    made = tables(3, noise=600)
     scores = judged_by(made, connections=1)  # refusals in a row are no judge that went down
     gone = scores[scores["status"] == "missing"]
-    assert set(gone["condition"]) == {"raw", "raw, other clips"} and len(gone) == 8
+    assert set(gone["condition"]) == {"raw", "raw, other clips"} and len(gone) == 12
     assert gone["reason"].str.startswith("too long for the judge: ").all()
     assert gone["reason"].str.contains("maximum context length").all()
     assert gone["score"].isna().all()
-    again = judged_by(made, context=12_000)
-    assert set(again["status"]) == {"judged"} and len(again.attrs["cut"]) == 4
+    again = judged_by(made, context=11_000)
+    assert set(again["status"]) == {"judged"} and len(again.attrs["cut"]) == 6
 
 
 def test_a_refusal_that_inspect_knows_is_one_too(judged_by: Judged, server: JudgeServer) -> None:
-    server.context, server.says_context = 12_000, False
+    server.context, server.says_context = 11_000, False
     server.too_long = 400, "the input length of 9999 is no more than 2048"
-    scores = judged_by(tables(noise=1500), connections=1)
+    scores = judged_by(tables(noise=600), connections=1)
     gone = scores[scores["status"] == "missing"]
     assert len(gone) == 8 and gone["reason"].str.contains("input length of 9999").all()
 
@@ -188,19 +188,19 @@ def test_a_refusal_that_inspect_knows_is_one_too(judged_by: Judged, server: Judg
 )
 def test_servers_say_it_in_their_own_words(status: int, text: str, too_long: bool) -> None:
     request = httpx.Request("POST", "http://127.0.0.1/v1")
-    response = httpx.Response(status, json={"error": {"message": text}}, request=request)
+    response: Any = httpx.Response(status, json={"error": {"message": text}}, request=request)
     assert is_too_long(APIStatusError(text, response=response, body=None)) == too_long
 
 
 def test_any_other_refusal_still_counts(judged_by: Judged, server: JudgeServer) -> None:
-    server.context, server.says_context = 12_000, False
+    server.context, server.says_context = 11_000, False
     server.too_long = 400, "max_tokens: at most 4096"
     with pytest.raises(JudgeDownError, match="max_tokens: at most 4096"):
-        judged_by(tables(noise=1500), connections=1)
+        judged_by(tables(3, noise=600), connections=1)
 
 
 def test_a_caption_that_is_too_long_is_missing(judged_by: Judged, server: JudgeServer) -> None:
-    made, server.context = tables(), 12_000
+    made, server.context = tables(), 11_000
     made["captions"].loc[0, "caption"] = "a dog and " * 5000
     scores = judged_by(made)
     gone = scores[scores["status"] == "missing"]
@@ -254,9 +254,9 @@ def test_figure_and_sentences_have_the_judges_recall(judged_by: Judged, tmp_path
     made = tables()
     made["logit_lens"].attrs["model"] = "Qwen/Qwen2.5-Omni-3B"
     scores = judged_by(made, last=4)
-    table = judged(scores)
+    table: Any = judged(scores)
     assert len(table) == 4 * 3 and table["chance"].isna().sum() == 4
-    drawn = plot(made["logit_lens"], scores).axes[3]
+    drawn: Any = plot(made["logit_lens"], scores).axes[3]
     ticks = [tick.get_text() for tick in drawn.get_xticklabels()]
     assert sorted(ticks) == ["answer", "raw", "raw\nlayers 2-5"]
     heights = [round(bar.get_height()) for bar in drawn.patches]
