@@ -96,7 +96,7 @@ def judge_study(
 
     As of `judge_items`; `attrs["cut"]` says of which tokens there were too many for the judge.
     """
-    first_only, cut = reading.first_only, []
+    first_only, unread = reading.first_only, []
     samples = list({case.sample: case for case in cases}.values())
     todo = items(tables["captions"], samples, first_only=first_only)
     if "knockout" in tables:
@@ -104,13 +104,13 @@ def judge_study(
         cut = cut.assign(condition=conditions(cut))
         todo += items(cut, samples, first_only=first_only)
     if "logit_lens" in tables and judge.prompt_version("recall"):
-        of_recall, cut = _recall(judge, tables, samples, reading)
+        of_recall, unread = _recall(judge, tables, samples, reading)
         todo += of_recall
     if judge.prompt_version("events"):
         for name, texts in _answers(tables).items():
             todo += items(texts.assign(condition=name), samples, ("events",))
     scores = judge_items(todo, judge, out / "judgements.jsonl", progress)
-    scores.attrs |= {"model": tables["captions"].attrs["model"], "cut": cut}
+    scores.attrs |= {"model": tables["captions"].attrs["model"], "cut": unread}
     results.write_table(scores_path(out, judge.name), scores, "scores")
     return scores
 
