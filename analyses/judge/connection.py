@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,12 @@ KEY_VARIABLE = "JUDGE_API_KEY"
 
 NO_ACCESS, REFUSED = (401, 403), (400, 422)
 """Statuses of a key that is not accepted, and of a request that is not understood."""
+
+_TOO_LONG = re.compile(
+    r"context.{0,20}(length|size|window|limit)|(prompt|input|request|payload|content).{0,40}too la?"
+    r"(rge|ong)|input length|tokens.{0,60}(exceed|longer|<=)|exceed.{0,60}tokens",
+    re.IGNORECASE,
+)
 
 _SAMPLING = ("temperature", "top_p", "top_k", "presence_penalty", "max_tokens", "seed")
 _SERVICE = "openai-api/judge/"
@@ -46,6 +53,8 @@ class Settings:
         replies: Requests in one run until a reply can be read.
         retries: inspect-ai's retries of a failed request, with waits of 3, 6, 12, ... s.
         timeout: Seconds for one request.
+        context: Tokens that the model can read and write at once, where the server does not say;
+            where it does, the smaller number holds. None: not known.
         cache: How long inspect-ai keeps replies, as it writes it ("4W").
         structured: Whether to request a JSON schema; not from a server that refuses it.
         seed: Of the server's sampling.
@@ -60,14 +69,15 @@ class Settings:
     replies: int = 3
     retries: int = 5
     timeout: float = 600.0
+    context: int | None = None
     cache: str = "4W"
     structured: bool = True
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("connections", "replies", "timeout"):
-            if not getattr(self, name) > 0:
-                raise JudgeError(f"expected {name} > 0, got {getattr(self, name)}.")
+        for name in ("connections", "replies", "timeout", "context"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise JudgeError(f"expected {name} > 0, got {value}.")
 
 
 def open_model(name: str, url: str | None, settings: Settings) -> Model:
@@ -107,8 +117,12 @@ async def _redact(response: Any) -> None:
         response.headers[name] = redacted(value)
 
 
-def require_server(url: str, name: str) -> None:
-    """Look for the model in the server's list; `JudgeError` or `JudgeDownError` without it."""
+def require_server(url: str, name: str) -> int | None:
+    """Look for the model in the server's list; `JudgeError` or `JudgeDownError` without it.
+
+    Returns:
+        Its context in tokens, where the server says (`max_model_len`: vLLM, SGLang); else None.
+    """
     headers = {"Authorization": f"Bearer {os.environ.get(KEY_VARIABLE, 'none')}"}
     try:
         response = httpx.get(f"{url.rstrip('/')}/models", headers=headers, timeout=30.0)
@@ -123,13 +137,16 @@ def require_server(url: str, name: str) -> None:
             f"{KEY_VARIABLE}."
         )
     try:
-        listed = [str(model["id"]) for model in response.json()["data"]]
+        listed = {str(model["id"]): model for model in response.json()["data"]}
     except (ValueError, LookupError, TypeError):
-        return  # a server that does not list its models
+        return None  # a server that does not list its models
     if response.status_code < 400 and listed and name not in listed:
         raise JudgeError(
-            f"expected one of the models of {url}, {listed[:10]}, got {name!r}. Name one of them."
+            f"expected one of the models of {url}, {[*listed][:10]}, got {name!r}. Name one of "
+            "them."
         )
+    context = listed.get(name, {}).get("max_model_len")
+    return context if type(context) is int else None
 
 
 def root_cause(error: Exception) -> Exception:
@@ -141,6 +158,12 @@ def root_cause(error: Exception) -> Exception:
 def http_status(error: Exception) -> int | None:
     """The HTTP status of an error, if it has one."""
     return getattr(root_cause(error), "status_code", None)
+
+
+def is_too_long(error: Exception) -> bool:
+    """Whether the server refused a request as longer than its context."""
+    refused = http_status(error) in (*REFUSED, 413)
+    return refused and _TOO_LONG.search(error_text(error)) is not None
 
 
 def error_text(error: Exception) -> str:

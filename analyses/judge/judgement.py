@@ -31,7 +31,7 @@ class Item:
         condition: Under what the text was made, such as a knockout; "" for none.
         what: The point.
         text: The caption; for "recall" the tokens, one to a line; None if there is none.
-        references: What is truly heard, or seen.
+        references: What is truly heard, or seen; for chance, in another clip.
         others: What is true of the other modality; only judges that match words look at it.
     """
 
@@ -100,6 +100,10 @@ class Judge(Protocol):
 
     def prompt_version(self, what: What) -> str:
         """Version of the prompt; "" for a judge without one."""
+        ...
+
+    def fitted(self, item: Item) -> Item:
+        """An item of tokens without the last of them that would be too many to read at once."""
         ...
 
     def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:

@@ -6,10 +6,12 @@ no judgement is requested again and then missing, and a judge that has gone down
 """
 
 import asyncio
+import math
+from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from inspect_ai.model import CachePolicy, GenerateConfig, Model, ModelOutput, ResponseSchema
 from inspect_ai.util import JSONSchema
@@ -17,11 +19,12 @@ from inspect_ai.util import JSONSchema
 from analyses.judge import connection
 from analyses.judge.judgement import Item, JudgeDownError, JudgeError, Judgement, OnJudgement, What
 from analyses.judge.logs import Logs
-from analyses.judge.messages import chat_messages, judge_prompt
+from analyses.judge.messages import chat_messages, judge_prompt, n_tokens
 from analyses.judge.reply import UnreadableError, read_reply, schema
-from hooked_omni.redaction import keep_secret
+from hooked_omni.redaction import keep_secret, redacted
 
 _FEWEST_FAILURES = 5  # in a row, before a judge counts as down
+_ROOM, _REPLY = 1024, 8192  # tokens: the least for a text, and for a reply without max_tokens
 
 
 class LanguageModelJudge:
@@ -35,18 +38,39 @@ class LanguageModelJudge:
         self._schema = settings.structured
         self._failures = self._answers = 0
         self._last_error = ""
+        self._most = math.inf  # tokens of a request, where it is known
 
     @property
     def facts(self) -> dict[str, Any]:
         """What decides the scores; address and key do not."""
         decisive = asdict(self.settings)
-        for name in ("connections", "replies", "retries", "timeout", "cache"):
+        for name in ("connections", "replies", "retries", "timeout", "cache", "context"):
             del decisive[name]
         return {"model": self.name, **decisive}
 
     def require(self) -> None:
-        if self.url is not None:
-            connection.require_server(self.url, self.name)
+        told = connection.require_server(self.url, self.name) if self.url is not None else None
+        context = min(filter(None, (told, self.settings.context)), default=math.inf)
+        reply = self.settings.max_tokens or _REPLY
+        fixed = reply + max(n_tokens(Item("", "", "", "", what, "")) for what in get_args(What))
+        if context < fixed + _ROOM:
+            raise JudgeError(
+                f"expected a context of {fixed + _ROOM} tokens for {self.name} (instructions "
+                f"{fixed - reply}, a text with its references {_ROOM}, the reply {reply}), got "
+                f"{context}. Start it with a larger one (vLLM: --max-model-len), or set max_tokens."
+            )
+        self._most = context - reply
+
+    def fitted(self, item: Item) -> Item:
+        if n_tokens(item) <= self._most:
+            return item
+        tokens = (item.text or "").split("\n")
+
+        def first(n: int) -> Item:
+            return replace(item, text="\n".join(tokens[:n]))
+
+        most = bisect(range(1, len(tokens)), self._most, key=lambda n: n_tokens(first(n)))
+        return first(most) if most else item  # its references alone are too long
 
     def key(self, item: Item) -> Sequence[Any]:
         return self.facts, item.what, judge_prompt(item.what).digest, item.text, item.references
@@ -93,6 +117,8 @@ class LanguageModelJudge:
         self, model: Model, item: Item, before: int
     ) -> tuple[Judgement, ModelOutput | None]:
         complaint, output = "", None
+        if (n := n_tokens(item)) > self._most:
+            return _too_long(f"about {n} tokens, of which it reads {self._most}", before), None
         for attempt in range(before, before + self.settings.replies):
             try:
                 output = await self._reply(model, item, complaint, attempt)
@@ -100,8 +126,12 @@ class LanguageModelJudge:
                 if isinstance(connection.root_cause(error), connection.MALFORMED):
                     complaint = "it was no chat completion"
                     continue
+                if connection.is_too_long(error):
+                    return _too_long(connection.error_text(error), attempt + 1), None
                 reason = self._failed(error)
                 return Judgement(reason=reason, missing=True, tries=attempt + 1), None
+            if output.stop_reason == "model_length":  # inspect-ai's for such an error
+                return _too_long(redacted(output.completion)[:200], attempt + 1), None
             self._failures, self._answers = 0, self._answers + 1
             try:
                 read = await asyncio.to_thread(read_reply, output.completion, item)
@@ -158,6 +188,10 @@ class LanguageModelJudge:
             f"of them: {why}. Start it again, and give the same command again: what is judged is "
             "kept."
         )
+
+
+def _too_long(why: str, tries: int) -> Judgement:
+    return Judgement(reason=f"too long for the judge: {why}", missing=True, tries=tries)
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:

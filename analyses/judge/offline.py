@@ -40,6 +40,9 @@ class _Offline:
     def prompt_version(self, what: What) -> str:
         return ""
 
+    def fitted(self, item: Item) -> Item:
+        return item
+
     def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
         for item, before in items:
             on_judgement(item, replace(self.judge(item), tries=before + 1))

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analyses.cases import KEYS
+from analyses.logit_lens.judged import bars, judged, sentences
 from analyses.logit_lens.recall import ANY_LAYER, recall
 from analyses.plots import figures, published
 from analyses.plots.statistics import in_words, mean_band, pooled
@@ -15,19 +16,22 @@ from analyses.plots.statistics import in_words, mean_band, pooled
 _PUBLISHED = "latent_audio_recall"
 
 
-def plot(table: pd.DataFrame) -> Figure:
+def plot(table: pd.DataFrame, scores: pd.DataFrame | None = None) -> Figure:
     """A column for each question and lens: recall, log p of reference words, recall in time.
 
-    Pale: the same for the events of other samples, which is chance. The paper's number for this
-    model stands in the first panel.
+    Pale: the same for the events of other samples, which is chance. A fourth row has the recall of
+    a judge that gave any in `scores`. The paper's number for this model stands in that row, since
+    it was judged too, else in the first.
     """
+    by_judge = _judged(scores)
     every: Any = table.groupby(["question", "lens"], sort=False)
-    size = (max(1, len(every) / 2) * figures.WIDTH, 7.5)
-    figure, rows = figures.grid(3, len(every), size, sharey="row")
+    n_rows = 3 + (by_judge is not None)
+    size = (max(1, len(every) / 2) * figures.WIDTH, 2.5 * n_rows)
+    figure, rows = figures.grid(n_rows, len(every), size, sharey="row")
     heard, chance = pooled(recall(table)), pooled(recall(table, "chance"))
     words = pooled(_word_curves(table))
     heat = None
-    for (first, second, third), ((question, lens), own) in zip(rows.T, every, strict=True):
+    for (first, second, third, *more), ((question, lens), own) in zip(rows.T, every, strict=True):
         same = "question == @question and lens == @lens"
         _curves(first, heard.query(same), "recall", "")
         _curves(first, chance.query(same), "recall", ", by chance", alpha=0.45)
@@ -37,7 +41,10 @@ def plot(table: pd.DataFrame) -> Figure:
             theirs = published.number(_PUBLISHED, table.attrs, question, kind)
             if theirs is not None:
                 label = f"{published.title(table.attrs)}, {kind}, all layers, judged"
-                first.axhline(theirs, color="black", ls="-.", lw=1, zorder=0, label=label)
+                line: Any = dict(color="black", ls="-.", lw=1, zorder=0, label=label)
+                (more or [first])[0].axhline(theirs, **line)
+        for axes in more:
+            bars(axes, by_judge.query("question == @question"), lens)
         heat = _heat(third, own) or heat
         figures.layer_axis(first)
         figures.layer_axis(second)
@@ -50,6 +57,12 @@ def plot(table: pd.DataFrame) -> Figure:
     if heard["recall"].isna().to_numpy().all():
         figure.suptitle("No reference captions name a sound event: there is nothing to recall.")
     return figure
+
+
+def _judged(scores: pd.DataFrame | None) -> Any:
+    """A judge's recall, or None without any."""
+    table = None if scores is None else judged(scores)
+    return None if table is None or table["recall"].dropna().empty else table
 
 
 def _curves(axes: Axes, table: pd.DataFrame, value: str, note: str, alpha: float = 1.0) -> None:
@@ -90,8 +103,8 @@ def _heat(axes: Axes, table: pd.DataFrame) -> Any:
     return axes.pcolormesh(share.columns, share.index, share, cmap="magma", vmin=0, vmax=100)
 
 
-def headline(table: pd.DataFrame) -> list[str]:
-    """How much of what is heard can be read inside the model, by kind, question and lens."""
+def headline(table: pd.DataFrame, scores: pd.DataFrame | None = None) -> list[str]:
+    """How much of what is heard can be read inside the model, by words and as a judge finds."""
     heard, chance = pooled(recall(table)), pooled(recall(table, "chance"))
     lines = []
     for kind, question, panel in figures.by_panel(heard):
@@ -116,4 +129,5 @@ def headline(table: pd.DataFrame) -> list[str]:
         if theirs is not None:
             source = f"{kind}, {question}, {published.title(table.attrs)}"
             lines.append(f"{source}: {theirs} %, all layers, judged.")
-    return lines
+    by_judge = _judged(scores)
+    return lines if by_judge is None else lines + sentences(by_judge)

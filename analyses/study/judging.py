@@ -4,8 +4,10 @@ Captions, also under every knockout, and, from a judge that has prompts for it, 
 be read inside the model, and which words of an answer name sounds. Each text is judged once.
 """
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,40 +15,73 @@ import pandas as pd
 
 from analyses.cases import KEYS, Case
 from analyses.distribution_shift.sound_words import marked, retagged
-from analyses.judge.judgement import Judge
+from analyses.judge.judgement import Item, Judge
 from analyses.judge.lookup import load_judge
 from analyses.judge.points import items
 from analyses.judge.record import judge_items
+from analyses.logit_lens.judged import ANSWER, condition, of_other_clips
 from analyses.running import results
 from analyses.running.progress import ProgressCallback
+from analyses.running.type_check import make_config
 from analyses.text.events import Events
 from data_prep.manifest import file_name
 from hooked_omni.errors import ResultsError
 
-ANSWER = "answer"
-"""The condition under which recall is of the answer itself."""
+_BYTES = re.compile("(<0x[0-9A-F]{2}>)+")  # as `text_of` writes a piece of a character
 
 UNTOUCHED = "untouched"
 """The condition of the baseline in a batch of knockouts; a plain caption has none, ""."""
 
 
-def require_judge(settings: Mapping[str, Any], out: Path) -> tuple[Judge, bool]:
-    """The judge of a study, and whether it sees the first reference caption alone.
+@dataclass(frozen=True)
+class Reading:
+    """What a study's judge gets to read.
+
+    Attributes:
+        first_only: Whether it sees the first reference caption alone, as the paper's does.
+        layers: Groups of layers, the first and the last of each, whose tokens are judged besides
+            those of all layers together.
+        last: The last so many layers are such a group too.
+    """
+
+    first_only: bool = False
+    layers: tuple[tuple[int, int], ...] = ()
+    last: int = 0
+
+    def groups(self, n_layers: int) -> list[tuple[int, int]]:
+        """The groups of layers; a `ResultsError` for layers that the model does not have."""
+        own = [*self.layers, *[(n_layers - self.last, n_layers - 1)] * (self.last != 0)]
+        if wrong := [(low, high) for low, high in own if not 0 <= low <= high < n_layers]:
+            raise ResultsError(
+                f"expected groups of layers among 0 to {n_layers - 1}, by their first and their "
+                f"last, got {wrong}. Correct `layers` or `last` in [judge]."
+            )
+        return list(dict.fromkeys(own))
+
+
+def require_judge(settings: Mapping[str, Any], out: Path) -> tuple[Judge, Reading]:
+    """The judge of a study, and what it gets to read.
 
     Raises:
         JudgeError, UnknownModelError: For one that cannot be used, as far as can be known now.
-        ResultsError: Without a name.
+        ResultsError: Without a name, and for layers if the judge reads no tokens of any.
     """
     given = dict(settings)
-    name, first_only = given.pop("name", None), given.pop("first_only", False)
-    if not isinstance(name, str) or not isinstance(first_only, bool) or "logs" in given:
+    own = {one.name: given.pop(one.name) for one in fields(Reading) if one.name in given}
+    name, reading = given.pop("name", None), make_config(Reading, own)
+    if not isinstance(name, str) or "logs" in given:
         raise ResultsError(
-            "expected [judge] with a `name`, such as 'lexical', true or false as `first_only`, and "
-            f"no `logs`, which lie in the study's folder, got {dict(settings)}."
+            "expected [judge] with a `name`, such as 'lexical', and no `logs`, which lie in the "
+            f"study's folder, got {dict(settings)}."
         )
     judge = load_judge(name, given.pop("url", None), out / "judge-logs", **given)
+    if (reading.layers or reading.last) and not judge.prompt_version("recall"):
+        raise ResultsError(
+            f"expected no `layers` and no `last` for {name!r}, which judges no tokens, got {own}. "
+            "Leave them out, or name a language model."
+        )
     judge.require()
-    return judge, first_only
+    return judge, reading
 
 
 def judge_study(
@@ -55,12 +90,13 @@ def judge_study(
     cases: Sequence[Case],
     out: Path,
     progress: ProgressCallback,
-    first_only: bool = False,
+    reading: Reading,
 ) -> pd.DataFrame:
     """Scores of all captions and tokens, written to `scores_path(out, judge.name)`.
 
-    `first_only` gives the judge the first reference caption alone; else as `judge_items`.
+    As of `judge_items`; `attrs["cut"]` says of which tokens there were too many for the judge.
     """
+    first_only, unread = reading.first_only, []
     samples = list({case.sample: case for case in cases}.values())
     todo = items(tables["captions"], samples, first_only=first_only)
     if "knockout" in tables:
@@ -68,12 +104,13 @@ def judge_study(
         cut = cut.assign(condition=conditions(cut))
         todo += items(cut, samples, first_only=first_only)
     if "logit_lens" in tables and judge.prompt_version("recall"):
-        todo += items(_tokens(tables["logit_lens"]), samples, ("recall",), first_only)
+        of_recall, unread = _recall(judge, tables, samples, reading)
+        todo += of_recall
     if judge.prompt_version("events"):
         for name, texts in _answers(tables).items():
             todo += items(texts.assign(condition=name), samples, ("events",))
     scores = judge_items(todo, judge, out / "judgements.jsonl", progress)
-    scores.attrs["model"] = tables["captions"].attrs["model"]
+    scores.attrs |= {"model": tables["captions"].attrs["model"], "cut": unread}
     results.write_table(scores_path(out, judge.name), scores, "scores")
     return scores
 
@@ -132,11 +169,6 @@ def _answers(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return {name: texts for name, texts in found.items() if len(texts)}
 
 
-def of_other_clips(condition: str) -> str:
-    """The condition of the same tokens with other clips' references, which is chance."""
-    return f"{condition}, other clips"
-
-
 def scores_path(out: Path, judge: str) -> Path:
     """Where a judge's scores lie; each judge's beside the other's."""
     return out / "scores" / f"{file_name(judge)}.parquet"
@@ -153,11 +185,67 @@ def conditions(knockouts: pd.DataFrame) -> pd.Series:
     return cast(pd.Series, knockouts.apply(name, axis=1))
 
 
-def _tokens(lens: pd.DataFrame) -> pd.DataFrame:
-    """Every token with a letter that some layer and position says, one to a line."""
-    top: Any = lens[lens["measure"] == "top"]
-    words = top[top["token_text"].map(lambda text: any(c.isalpha() for c in text))]
-    lists = words.groupby([*KEYS, "lens"], sort=False)["token_text"].agg(
-        lambda own: "\n".join(dict.fromkeys(own))
-    )
-    return lists.rename("caption").reset_index().rename(columns={"lens": "condition"})
+def _recall(
+    judge: Judge, tables: Mapping[str, pd.DataFrame], samples: Sequence[Case], reading: Reading
+) -> tuple[list[Item], list[str]]:
+    """Tokens that layers say, the same with another clip's references, and the answers.
+
+    Also, in words, how many tokens the judge could not read at once.
+    """
+    lens: Any = tables["logit_lens"]
+    top = lens.loc[lens["measure"] == "top", [*KEYS, "lens", "layer", "token_text"]]
+    read, first_only = set(top["sample"]), reading.first_only
+    if not any(case.audio_captions for case in samples if case.sample in read):
+        return [], []
+    made, cut, elsewhere = [], [], _others(samples)
+    asked = tables["captions"].merge(top[[*KEYS]].drop_duplicates(), on=[*KEYS])
+    if len(asked):
+        answers = asked["caption"].map(_on_a_line, na_action="ignore")
+        answers = asked.assign(caption=answers, condition=ANSWER)
+        made += items(answers, samples, ("recall",), first_only)
+    words = {text: _word(text) for text in top["token_text"].unique()}
+    top["caption"] = top["token_text"].map(words)
+    for group in (None, *reading.groups(int(top["layer"].max()) + 1)):
+        own = top[top["layer"].between(*group)] if group else top
+        lists = own.groupby([*KEYS, "lens"], sort=False)["caption"].agg(_commonest).reset_index()
+        lists["condition"] = [condition(one, *group) if group else one for one in lists["lens"]]
+        for item in items(lists, samples, ("recall",), first_only):
+            known = elsewhere[item.sample][: 1 if first_only else None]
+            chance = replace(item, condition=of_other_clips(item.condition), references=known)
+            # One text for both, or chance would be of other tokens.
+            text = min((judge.fitted(one).text or "" for one in (item, chance)), key=len)
+            made += [replace(item, text=text), replace(chance, text=text)]
+            before, after = (len((t or "").split("\n")) for t in (item.text, text))
+            if after < before:
+                name = f"{item.sample}, {item.question}, {item.condition}"
+                cut.append(f"{name}: the judge read the {after} commonest of {before} tokens")
+    return made, cut
+
+
+def _on_a_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _word(token: str) -> str:
+    """A token in lower case; "" without a letter, and for bytes that are no whole character."""
+    letters = any(c.isalpha() for c in token) and not _BYTES.fullmatch(token)
+    return _on_a_line(token.lower()) if letters else ""
+
+
+def _commonest(words: pd.Series) -> str:
+    """Each word once, to a line; equally common ones in the order of layers."""
+    return "\n".join(word for word, _ in Counter(words).most_common() if word)
+
+
+def _others(samples: Sequence[Case]) -> dict[str, tuple[str, ...]]:
+    """Audio captions of the next sample of the same kind that has none of this sample's own.
+
+    In the order of the manifest, after the last the first; none if there is no other.
+    """
+    found = {}
+    for i, case in enumerate(samples):
+        following = (one for one in (*samples[i + 1 :], *samples[:i]) if one.kind == case.kind)
+        every = (one.audio_captions for one in following if one.audio_captions)
+        others = (own for own in every if set(own).isdisjoint(case.audio_captions))
+        found[case.sample] = next(others, ()) if case.audio_captions else ()
+    return found

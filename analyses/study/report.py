@@ -57,7 +57,7 @@ def write(
             remove(path.with_name(f"{path.name}.{ending}"))
         with suppress(ResultsError):  # nothing to draw; the page says why
             source, own = _source(name, table, scores)
-            results.write_figure(path, source.plot(own), dpi=150)
+            results.write_figure(path, source.plot(*own), dpi=150)
     page = out / "report.md"
     write_whole(page, ("\n".join(_lines(study, out, tables, scores, findings)) + "\n").encode())
     return page
@@ -97,18 +97,18 @@ def as_text(value: object) -> str:
 def _headline(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     source, own = _source(name, table, scores)
     try:
-        return source.headline(own)
+        return source.headline(*own)
     except ResultsError as error:
         return [f"nothing to tell: {error}"]
 
 
-def _source(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> tuple[Any, pd.DataFrame]:
-    """Whose figure and sentences stand for an analysis, and the table that they are of."""
+def _source(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> tuple[Any, list[pd.DataFrame]]:
+    """Whose figure and sentences stand for an analysis, and the tables that they are of."""
     if name == "captions":
-        return fidelity, scores
+        return fidelity, [scores]
     if name == "knockout":
         table = fidelity.joined(table.assign(condition=conditions(table)), scores)
-    return runs.analysis(name), table
+    return runs.analysis(name), [table, scores] if name == "logit_lens" else [table]
 
 
 def _lines(
@@ -160,6 +160,9 @@ def _missing(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> Iterat
             f"{case}: the judge's {', '.join(words)} match no token"
             for case, words in unmatched.items()
         )
+    if cut := scores.attrs.get("cut"):
+        yield f"* tokens: {len(cut)} lists were cut to what the judge can read at once."
+        yield from _first(iter(cut))
     gone: Any = scores[scores["status"] == "missing"]
     yield f"* judgements: {len(gone)} of {len(scores)} missing."
     yield from _first(

@@ -54,7 +54,7 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     cases = {name: study.cases(name) for name in study.analyses}
     configs = {name: study.config(name) for name in study.analyses}
     _require_references(cases["captions"])
-    judge, first_only = require_judge(study.judge, out)
+    judge, reading = require_judge(study.judge, out)
     facts = {
         "data": [{"file": study.data.name, "sha256": file_hash(study.data)}],
         "clips": clips_digest(study.data),
@@ -71,6 +71,7 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     recipe = results.make_recipe("study", rest, facts)
     results.require_same(out, recipe)
     omni, base = _load(study, study.model), _load(study, study.base) if study.base else None
+    reading.groups(omni.model.cfg.n_layers)
     results.write_recipe(out, recipe)
     stages = {
         out / name: runs.Run(
@@ -84,7 +85,7 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
         for name in study.analyses
     }
     tables = {path.name: table for path, table in runs.execute_all(stages, progress).items()}
-    scores = judge_study(judge, tables, cases["captions"], out, progress, first_only)
+    scores = judge_study(judge, tables, cases["captions"], out, progress, reading)
     tables = with_events(tables, scores, configs["captions"].own)
     findings = check(tables, scores, study.ratings)
     return StudyResult(tables, scores, findings, report.write(study, out, tables, scores, findings))

@@ -15,7 +15,7 @@ def no_figures(patch: pytest.MonkeyPatch) -> None:
     """Let analyses plot nothing, and write short files in place of figures."""
     patch.setattr(results, "write_figure", _write)
     for name in ANALYSES:
-        patch.setattr(runs.analysis(name), "plot", lambda table: Figure())
+        patch.setattr(runs.analysis(name), "plot", lambda *tables: Figure())
 
 
 def _write(path: Path, figure: Any, dpi: int) -> None:

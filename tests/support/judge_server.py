@@ -71,6 +71,10 @@ class JudgeServer:
         self.models = [MODEL]
         self.key: str | None = None
         self.refuses: set[str] = set()
+        self.context: int | None = None  # tokens, of three bytes each
+        self.says_context = True
+        self.too_long: tuple[int, str] = 400, "This model's maximum context length is exceeded"
+        self.recalls = False  # the share of the references of which a word of five letters is there
         self.slow = 0.0
         self.busy = self.most_busy = 0
         self.lock = threading.Lock()
@@ -105,7 +109,8 @@ class JudgeServer:
     def list_models(self, handler: BaseHTTPRequestHandler) -> None:
         if self._no_entry(handler):
             return
-        listed = {"object": "list", "data": [{"id": name} for name in self.models]}
+        more = {"max_model_len": self.context} if self.context and self.says_context else {}
+        listed = {"object": "list", "data": [{"id": name, **more} for name in self.models]}
         send(handler, 200, json.dumps(listed))
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
@@ -125,6 +130,11 @@ class JudgeServer:
         for name in self.refuses & body.keys():
             send(handler, 422, json.dumps({"error": {"message": f"{name} is not supported"}}))
             return
+        n = sum(len(message["content"].encode()) for message in body["messages"]) // 3
+        if self.context and n + body["max_tokens"] > self.context:
+            status, text = self.too_long
+            send(handler, status, json.dumps({"error": {"message": text, "code": status}}))
+            return
         self._say(handler, fault.removeprefix("!"), data)
 
     def _no_entry(self, handler: BaseHTTPRequestHandler) -> bool:
@@ -143,6 +153,10 @@ class JudgeServer:
             handler.connection.shutdown(socket.SHUT_RDWR)
             return
         score = planted(data.get("caption", ""))
+        if self.recalls and "tokens" in data:
+            said = set(re.findall(r"\w{5,}", " ".join(data["tokens"])))
+            named = [not said.isdisjoint(one.split()) for one in data["references"]]
+            score = sum(named) / len(named)
         well = {"reason": "As planted.", "score": score}
         if "references" not in data:
             well = {"reason": "As planted.", "words": data["caption"].split()[:1]}

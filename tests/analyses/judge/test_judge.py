@@ -79,7 +79,7 @@ def test_prompts_have_versions_and_worked_examples(what: What) -> None:
 DIGESTS = {
     "audio": ("1", "6e542a2b89412e14617158b5d69c5cad"),
     "video": ("1", "708751272b5b71ecee84daab4f594a74"),
-    "recall": ("1", "224c5fd37b5da639982375461e8a14ec"),
+    "recall": ("2", "9a758655a8252f51e3338aa15b9d8bdc"),
     "events": ("1", "b530341288036c13648bf9abaf71ef14"),
 }
 """A prompt that is edited needs another version, and then another line here."""
