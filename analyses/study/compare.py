@@ -88,7 +88,7 @@ def _numbers(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     cells: dict[str, dict[str, str]] = {}
     for row in rows:
         if not row["n"]:
-            yield f"* {as_text(row['model'])}: {as_text(row['panel'])}.\n"
+            yield f"* {as_text(row['model'])}: no numbers: {as_text(row['panel'])}.\n"
             continue
         theirs, digits = row["published"], 1 if row["unit"] == "%" else 3
         note = "" if theirs is None else f"; published {theirs:g}"

@@ -87,7 +87,7 @@ def bars(rows: list[dict[str, Any]]) -> Figure | None:
     panels, models = points.groupby("panel", sort=False), list(points["model"].unique())
     n_columns = min(panels.ngroups, 2)
     n_rows = -(-panels.ngroups // n_columns)
-    figure, grid = figures.grid(n_rows, n_columns, (3.15 * n_columns, 0.8 + 2.6 * n_rows))
+    figure, grid = figures.grid(n_rows, n_columns, (6.3, 0.8 + 2.6 * n_rows))
     for axes, (title, panel) in zip(grid.flat, panels, strict=False):
         names = list(panel["name"].unique())
         width = 0.8 / len(names)
