@@ -45,7 +45,6 @@ if given.manifest is None:
 
 # %% the towers, once, and every case
 questions = given.questions or ("hear" if given.base else "see,hear,both")
-sound = dict(use_audio_in_video=False) if given.base else {}
 towers = load_towers(given.model, given.device, given.dtype, trust_remote_code=True)
 folder = given.folder / "base" if given.base else given.folder
 folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +53,9 @@ for sample in read_manifest(given.manifest):
     for question in questions.split(","):
         path = folder / f"{file_name(f'{sample.id}/{question}')}.safetensors"
         own = None if given.base else audio
-        prompt = Prompt(WORDS[question], video, own, system=given.system, **sound)
+        prompt = Prompt(
+            WORDS[question], video, own, system=given.system, use_audio_in_video=not given.base
+        )
         try:
             print(path if path.is_file() else towers.embed(prompt).save(path))
         except MediaError as error:

@@ -37,8 +37,7 @@ def compare_studies(folders: Sequence[Path], out: Path, judge: str | None = None
     results.require_folder(out)
     studies = [read_finished(folder, judge) for folder in folders]
     require_comparable(studies)
-    alone = len({study.model for study in studies}) == len(studies)
-    named = {s.model if alone else f"{s.model} ({s.folder.name})": s for s in studies}
+    named = by_name(studies)
     lines = [f"# {as_text(', '.join(named))}, side by side\n", *_conditions(named)]
     for file, (title, points_of) in _BARS.items():
         rows = [dict(model=n, **p) for n, study in named.items() for p in points_of(study.evidence)]
@@ -48,6 +47,12 @@ def compare_studies(folders: Sequence[Path], out: Path, judge: str | None = None
     lines += ["\n## The paper's claims\n", *_checklist(named)]
     write_whole(out / "compare.md", ("\n".join(lines) + "\n").encode())
     return out / "compare.md"
+
+
+def by_name(studies: Sequence[FinishedStudy]) -> dict[str, FinishedStudy]:
+    """Each by its model, and by its number too where models have one name."""
+    alone = len({study.model for study in studies}) == len(studies)
+    return {s.model if alone else f"{i}: {s.model}": s for i, s in enumerate(studies, 1)}
 
 
 def _conditions(named: Mapping[str, FinishedStudy]) -> Iterator[str]:
@@ -68,8 +73,9 @@ def _conditions(named: Mapping[str, FinishedStudy]) -> Iterator[str]:
             widths = sorted({int(n) for n in 1 + cut["last_layer"] - cut["first_layer"]})
             width = f"{', '.join(map(str, widths))} of {cut['n_layers'].iloc[0]}"
         system = facts["system"] or "its own"
-        rows.append([name, facts["model"]["dtype"], base, facts["rope"], system, width])
-    yield from _table(["model", "dtype", "base", "rope", "system prompt", "window"], rows)
+        how = facts["model"]["dtype"], facts["rope"], system
+        rows.append([name, study.folder, base, *how, width])
+    yield from _table(["model", "folder", "base", "dtype", "rope", "system prompt", "window"], rows)
 
 
 def _figure(path: Path, figure: Figure | None) -> Iterator[str]:

@@ -54,8 +54,7 @@ def read_finished(folder: Path, judge: str | None = None) -> FinishedStudy:
     conditions = {
         "data": [file["sha256"] for file in facts["data"]],
         **{name: facts[name] for name in ("clips", "kinds", "wording")},
-        "cases": sorted(run["cases"]),
-        "max_new_tokens": run["config"]["max_new_tokens"],
+        **{"cases": sorted(run["cases"]), "captions": run["config"]},
         **{name: scores.attrs.get(name) for name in ("judge", "first_only")},
     }
     return FinishedStudy(folder, model, Evidence(tables, scores), conditions, run["facts"])

@@ -21,17 +21,11 @@ from analyses.study.effect import Untestable
 from analyses.study.evidence import Evidence
 from analyses.study.judging import conditions
 
-Studies = Mapping[str, Evidence]
-"""The tables and scores of each study, by the name under which it stands."""
-
-_KL = "KL(base || model)"
 _HATCHES = ("", "///", "...", "xxx")
 _POINT = {"see": "video", "hear": "audio"}
 _PANELS = [(kind, question) for kind in POOL for question in _POINT]  # A to D
 _WINDOW = ["key", "first_layer", "last_layer", "center"]
-_MEASURES = {shift: f"audio_tokens_{shift}" for shift in SHIFTS} | {
-    "kl_base_model": "kl_divergence"
-}
+_MEASURES = dict(kl_base_model="kl_divergence", **{s: f"audio_tokens_{s}" for s in SHIFTS})
 
 
 def fidelities(study: Evidence) -> Iterator[dict[str, Any]]:
@@ -70,7 +64,10 @@ def shifts(study: Evidence) -> Iterator[dict[str, Any]]:
     bands: Any = token_bands(study.tables["distribution_shift"]).query("over == 'tokens'")
     kind = "all" if "all" in set(bands["kind"]) else bands["kind"].iloc[0]
     of_kind = bands[bands["kind"] == kind]
-    for tokens, unit, what in (("events", "%", "words for sounds"), ("all", "nats", _KL)):
+    for tokens, unit, what in (
+        ("events", "%", "words for sounds"),
+        ("all", "nats", "KL(base || model)"),
+    ):
         for band in of_kind[of_kind["tokens"] == tokens].to_dict("records"):
             measure, question = band["measure"], band["question"]
             if measure in _MEASURES and (measure in SHIFTS) == (unit == "%"):
@@ -111,7 +108,7 @@ def bars(rows: list[dict[str, Any]]) -> Figure | None:
     return figure
 
 
-def knockouts(studies: Studies) -> Figure | None:
+def knockouts(studies: Mapping[str, Evidence]) -> Figure | None:
     """Figure 12: a row of panels A to D for each model; the dashed line is the untouched answer."""
     studies = {name: own for name, own in studies.items() if "knockout" in own.tables}
     if not studies:

@@ -13,9 +13,10 @@ from analyses.cases import read_cases
 from analyses.running import results
 from analyses.running.elsewhere import without_sound
 from data_prep.manifest import file_name
-from hooked_omni import EmbeddedPrompt, load
+from hooked_omni import EmbeddedPrompt, HookedOmni, load
 from hooked_omni.errors import MediaError
 from tests.support.running import command
+from tests.support.standins import STANDINS, write
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +128,29 @@ def test_other_bundles_are_another_run(
     capsys.readouterr()
     assert analyze(tmp_path / "out", data, *more) == 1
     assert "facts.embedded" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_model_with_its_own_code_against_its_base(
+    data: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Stand-ins for InternOmni and InternVL2: only their decoders are loaded, from their files."""
+    names, bundles = ("internomni", "internvl2"), tmp_path / "bundles"
+    for name, where in zip(names, (bundles, bundles / "base"), strict=True):
+        hf, processor = STANDINS[name]()
+        own = processor[0] if isinstance(processor, tuple) else processor
+        own.save_pretrained(write(hf, hf.config.to_dict(), tmp_path / name))
+        where.mkdir()
+        omni = HookedOmni.from_hf(hf, processor)
+        for case in read_cases(data)[:1]:
+            prompt: Any = case.prompt
+            omni.embed(prompt if where is bundles else without_sound(prompt)).save(
+                where / f"{file_name(case.id)}.safetensors"
+            )
+    models = ["--model", tmp_path / names[0], "--base", tmp_path / names[1], "--limit", 1]
+    more = ["--decoder-only", "--embedded", bundles]
+    assert analyze(tmp_path / "out", data, *models, *more) == 0, capsys.readouterr().err
+    table = results.load(tmp_path / "out")
+    assert len(table) and table.attrs["base"].endswith("internvl2")
+    for more, message in (([], "trust_remote_code=True"), (["--trust-remote-code"], "to run with")):
+        assert analyze(tmp_path / "x", data, *models, *more) == 1
+        assert message in " ".join(capsys.readouterr().err.split())

@@ -1,6 +1,7 @@
 """Finished studies side by side: from planted files, and of two random models of other families."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analyses.running import results
-from analyses.study.compare import compare_studies
+from analyses.study.compare import by_name, compare_studies
 from analyses.study.config import Study
 from analyses.study.finished import read_finished, require_comparable
 from analyses.study.judging import scores_path
@@ -64,9 +65,7 @@ def cells(page: str, start: str) -> list[str]:
     return next(line for line in lines if line.startswith(f"| {start}")).strip("| ").split(" | ")
 
 
-def test_the_page_has_the_numbers_of_each_model(
-    studies: list[Path], tmp_path: Path
-) -> None:
+def test_the_page_has_the_numbers_of_each_model(studies: list[Path], tmp_path: Path) -> None:
     page = compare_studies(studies, tmp_path / "out").read_text()
     fidelity, recall, shift = page.split("\n## ")[1:4]
     assert cells(fidelity, "InternOmni")[3].startswith("25.0 % [")
@@ -84,12 +83,19 @@ def test_the_page_has_the_numbers_of_each_model(
         "agrees: 100.0 % -> 25.0 %",
         "differs: 100.0 % -> 100.0 %",
     ]
-    assert "3 of 12" in cells(page, "InternOmni | float32")
+    assert "3 of 12" in cells(page, f"InternOmni | {studies[0]}")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.md"} | {
         f"{name}.{ending}"
         for name in ("fidelity", "heard_and_said", "shift", "knockouts")
         for ending in ("png", "pdf")
     }
+
+
+def test_models_of_one_name_have_numbers(studies: list[Path], tmp_path: Path) -> None:
+    first = read_finished(studies[0])
+    pair = [replace(first, folder=tmp_path / part / "out") for part in ("a", "b")]
+    assert by_name(pair) == {"1: InternOmni": pair[0], "2: InternOmni": pair[1]}
+    assert [*by_name([first, replace(first, model="other")])] == ["InternOmni", "other"]
 
 
 def changed(folder: Path, **facts: Any) -> None:
@@ -120,6 +126,10 @@ def test_studies_of_different_data_are_refused(studies: list[Path], tmp_path: Pa
         rescored(copy, **{name: there})
         with pytest.raises(ResultsError, match=f"got {name} .*{there!r:.5}"):
             require_comparable([first, read_finished(copy)])
+    for name, there in [("cases", ["a/hear"]), ("captions", {"max_new_tokens": 7})]:
+        other = replace(first, folder=tmp_path, conditions={**first.conditions, name: there})
+        with pytest.raises(ResultsError, match=f"got {name} "):
+            require_comparable([first, other])
     for alone in ([first], [first, first]):
         with pytest.raises(ResultsError, match="expected two finished studies or more, each once"):
             require_comparable(alone)
@@ -133,7 +143,7 @@ def test_an_unfinished_study_is_refused(studies: list[Path], tmp_path: Path) -> 
             read_finished(copy)
     copy = Path(shutil.copytree(studies[1], tmp_path / "newer"))
     path = copy / "scores" / "planted.parquet"
-    scores = results.read_table(path)
+    scores: Any = results.read_table(path)
     results.write_table(path, scores[scores["sample"] != "factual 3"], "scores")
     with pytest.raises(ResultsError, match=r"one set of samples .*80 answers and scores of 78"):
         read_finished(copy)
