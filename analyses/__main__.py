@@ -30,6 +30,9 @@ ANALYSES: dict[str, tuple[str, bool]] = {
 }
 """Each analysis: what it needs, and whether it compares with a base model."""
 
+_ALONE = "Load decoders without towers; with --embedded."
+_TRUST = "Run code that came with the checkpoints."
+
 app = new_app(
     help="Questions about what an audio-visual language model sees and hears. Without a command: "
     "the list of questions. A run that was stopped goes on where it was.",
@@ -65,6 +68,9 @@ def _command(name: str) -> Callable[..., None]:
         shard: Annotated[str, _option("Part i of n, as i/n; `merge` joins them.")] = "1/1",
         base: Annotated[str | None, _option("The base model, where there is one.")] = None,
         prompts: Annotated[Path | None, _option("Folder that keeps embedded prompts.")] = None,
+        embedded: Annotated[Path | None, _option("Folder of prompts embedded elsewhere.")] = None,
+        decoder_only: Annotated[bool, _option(_ALONE, "--decoder-only")] = False,
+        trust_remote_code: Annotated[bool, _option(_TRUST, "--trust-remote-code")] = False,
         rope: Annotated[str, _option("model, or paper-scripts.")] = "model",
         device: Annotated[str, _option("cpu, cuda, ...")] = "cpu",
         dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
@@ -82,7 +88,8 @@ def _command(name: str) -> Callable[..., None]:
         words = {key: text for key, _, text in (own.partition("=") for own in wording or ())}
         given = data, tuple(clip or ()), audio, ask, wanted, wanted_kinds, limit, rope
         selection = request.CaseSelection(*given, words, system)
-        models = request.ModelOptions(model, base, device, dtype, prompts)
+        more = embedded, decoder_only, trust_remote_code
+        models = request.ModelOptions(model, base, device, dtype, prompts, *more)
         results.require_folder(out)
         _execute(request.prepare(name, selection, config, shard, models), out)
 
@@ -158,6 +165,18 @@ def study(
     for one in result.findings:
         say(f"{one.verdict:>17}: {one.claim.name}: {one.ours}")
     say(f"{result.report}: the claims, the figures, and what is missing")
+
+
+@app.command("compare")
+def compare(
+    studies: Annotated[list[Path], typer.Argument(help="Folders of finished studies.")],
+    out: Annotated[Path, _option("Folder for compare.md and its figures.")],
+    judge: Annotated[str | None, _option("Whose scores, where several judged.")] = None,
+) -> None:
+    """Several models side by side, from the files of their studies: no model is loaded."""
+    from analyses.study.compare import compare_studies
+
+    say(f"{compare_studies(studies, out, judge)}: {len(studies)} studies side by side")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 import torch
@@ -10,6 +10,7 @@ import torch
 from analyses.cases import Case, Cases, Skip, as_cases, embedded, plain_answer, tabulate
 from analyses.distribution_shift.divergence import compare, places
 from analyses.distribution_shift.sound_words import token_events
+from analyses.running.elsewhere import without_sound
 from analyses.text.events import Events
 from analyses.text.pieces import pieces
 from analyses.text.vocabulary import shared_vocabulary, tokenizer_of
@@ -119,9 +120,8 @@ def _base_prompt(
         prompt = given[case.id]
     elif isinstance(case.prompt, Prompt):
         media = case.prompt.media or omni.media
-        silent = dict(audio=None, use_audio_in_video=False, rope="model", media=media)
         try:
-            prompt = base.embed(replace(case.prompt, **cast(Any, silent)))
+            prompt = base.embed(replace(without_sound(case.prompt), media=media))
         except (MediaError, PromptError) as error:
             raise Skip(f"the base cannot read the prompt: {error}") from error
     else:

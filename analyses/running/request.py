@@ -4,13 +4,14 @@ From words on the command line to a run: cases of a manifest or of single clips,
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from analyses.cases import Case, read_cases, worded
 from analyses.running import runs
+from analyses.running.elsewhere import Bundles, GivenPrompts, bundle_facts, bundles
 from analyses.running.identity import KeptPrompts, clips_digest
 from analyses.running.type_check import config_from_json
 from hooked_omni import HookedOmni, Prompt, load
@@ -96,17 +97,39 @@ class CaseSelection:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which models, as in `load`, and the folder that keeps their embedded prompts."""
+    """Which models, as in `load`, and the folders that keep their embedded prompts.
+
+    `prompts` is of those that are made here, `embedded` of those made elsewhere (`elsewhere.py`).
+    """
 
     model: str
     base: str | None = None
     device: str = "cpu"
     dtype: str | None = None
     prompts: Path | None = None
+    embedded: Path | None = None
+    decoder_only: bool = False
+    trust_remote_code: bool = False
 
-    def load(self, name: str) -> HookedOmni:
-        """One of the two."""
-        omni = load(name, device=self.device, dtype=self.dtype)
+    def __post_init__(self) -> None:
+        if (self.embedded is None) == self.decoder_only or (self.embedded and self.prompts):
+            raise ResultsError(
+                "expected prompts embedded elsewhere (embedded) with decoder_only, and with it "
+                f"alone, got embedded {self.embedded}, decoder_only {self.decoder_only}, prompts "
+                f"{self.prompts}. Towers embed prompts here, and a decoder alone reads those made "
+                "elsewhere."
+            )
+
+    def bundles(self, cases: Sequence[Case], of_base: bool = False) -> Bundles | None:
+        """The prompts embedded elsewhere; as `elsewhere.bundles`, None if they are made here."""
+        return None if self.embedded is None else bundles(self.embedded, cases, of_base)
+
+    def load(self, name: str, given: Bundles | None) -> HookedOmni:
+        """One of the two, with its prompts."""
+        how: Any = dict(decoder_only=self.decoder_only, trust_remote_code=self.trust_remote_code)
+        omni = load(name, device=self.device, dtype=self.dtype, **how)
+        if given is not None:
+            return GivenPrompts(omni, given)
         return omni if self.prompts is None else KeptPrompts(omni, self.prompts)
 
 
@@ -126,6 +149,9 @@ def prepare(
         raise ResultsError(f"expected a shard as i/n, such as 1/4, got {shard!r}.")
     cases, place = selection.cases(), (int(numbers[1]), int(numbers[2]))
     runs.shard_of(cases, place)
-    omni = models.load(models.model)
-    base = None if models.base is None else models.load(models.base)
-    return runs.Run(name, made, omni, cases, base, place, selection.facts())
+    given = models.bundles(cases)
+    of_base = None if models.base is None else models.bundles(cases, of_base=True)
+    facts = selection.facts() | bundle_facts(given, of_base)
+    omni = models.load(models.model, given)
+    base = None if models.base is None else models.load(models.base, of_base)
+    return runs.Run(name, made, omni, cases, base, place, facts)

@@ -106,8 +106,8 @@ def _shares(named: list[frozenset[str]], vocabulary: list[str]) -> np.ndarray:
     return np.divide(known, n, out=np.full(known.shape, np.nan), where=n > 0)
 
 
-def latent(evidence: Evidence) -> Observed:
-    """Recall of the sounds at the audio positions against recall of the answer, and chance.
+def recalls(evidence: Evidence) -> tuple[str, list[pd.Series]]:
+    """Recall of the sounds at the audio positions, recall of the answer, and chance; by whom.
 
     By the judge where it gave all three, else by words: recall is compared with recall, and what
     other clips' events would find is no hearing.
@@ -122,12 +122,17 @@ def latent(evidence: Evidence) -> Observed:
         own = lens[lens["lens"] == kind]
         said = 100 * evidence.table("captions").set_index("sample")["heard_found"]
         found = [_recalled(own, "heard"), said, _recalled(own, "chance")]
-    read, said, chance = found
+    return f"{by}, lens {kind}", found
+
+
+def latent(evidence: Evidence) -> Observed:
+    """What can be read at the audio positions against what is said, and chance."""
+    by, (read, said, chance) = recalls(evidence)
     theirs = evidence.published("latent_audio_recall", "counterfactual")
     more = effect("read - said", [read - said], above=SMALLEST)
     true = effect("read - chance", [read - chance], above=SMALLEST)
     anywhere = effect("read", [read], unit="%", published=theirs)
-    means = f"{read.mean():.1f} % can be read ({by}, lens {kind}), {said.mean():.1f} % is said"
+    means = f"{read.mean():.1f} % can be read ({by}), {said.mean():.1f} % is said"
     prose = f"Yet {read.mean():.0f} % of the sounds can be read off inside it."
     return Observed(f"{means}; by chance {chance.mean():.1f} %", (more, true, anywhere), prose)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from analyses.cases import QUESTIONS, Case, read_cases, worded
 from analyses.running import runs
+from analyses.running.request import ModelOptions
 from analyses.running.type_check import fits, make_config, mismatch, tuples
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import parse_toml, read_text
@@ -36,6 +37,9 @@ class Study:
 
     Attributes:
         model, device, dtype: As in `load`; an empty dtype is the saved one.
+        decoder_only, trust_remote_code: As in `load`, of the model and the base.
+        embedded: Folder of prompts embedded elsewhere, as `running/elsewhere.py` has it; in a file,
+            relative to it. A decoder alone needs it.
         data: The manifest; in a file, relative to it.
         base: The vision-only base model; needed for `distribution_shift`.
         analyses: Which of them; "modality_reliance" on request.
@@ -63,6 +67,9 @@ class Study:
     wording: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     dtype: str = ""
+    embedded: Path | None = None
+    decoder_only: bool = False
+    trust_remote_code: bool = False
     judge: Mapping[str, Any] = field(default_factory=lambda: {"name": "lexical"})
     ratings: tuple[Path, ...] = ()
     questions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -76,6 +83,7 @@ class Study:
                 f"{list(self.analyses)}."
             )
         worded(self.wording)
+        self.models()  # refuses what does not go together
         words = [word for given in self.questions.values() for word in given]
         if self.limit < 0 or set(words) - set(QUESTIONS):
             raise ResultsError(
@@ -87,6 +95,11 @@ class Study:
                 f"expected a base model for {NEEDS_BASE}, got none. Name the vision-only model "
                 "that this one was trained from as `base`, or leave it out of `analyses`."
             )
+
+    def models(self) -> ModelOptions:
+        """The models, as a single analysis has them."""
+        known = self.model, self.base or None, self.device, self.dtype or None
+        return ModelOptions(*known, None, self.embedded, self.decoder_only, self.trust_remote_code)
 
     def config(self, name: str) -> Any:
         """Config of an analysis; a `ResultsError` for an unknown field or a wrong type."""
@@ -142,8 +155,9 @@ def read_study(path: Path) -> Study:
         if not words or not fits(words, Sequence[str]):
             raise ResultsError(f"expected a list of words in {path}, got {words!r} for {name}.")
     values = {name: tuples(value) for name, value in values.items()}
-    if isinstance(values["data"], str):
-        values["data"] = path.parent / values["data"]
+    for name in ("data", "embedded"):
+        if isinstance(values.get(name), str):
+            values[name] = path.parent / values[name]
     values["ratings"] = tuple(path.parent / name for name in values.get("ratings", ()))
     if wrong := mismatch(Study, values, str(path)):
         raise ResultsError(f"{wrong} Correct it.")

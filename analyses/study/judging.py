@@ -110,7 +110,8 @@ def judge_study(
         for name, texts in _answers(tables).items():
             todo += items(texts.assign(condition=name), samples, ("events",))
     scores = judge_items(todo, judge, out / "judgements.jsonl", progress)
-    scores.attrs |= {"model": tables["captions"].attrs["model"], "cut": unread}
+    model = tables["captions"].attrs["model"]
+    scores.attrs |= {"model": model, "first_only": first_only, "cut": unread}
     results.write_table(scores_path(out, judge.name), scores, "scores")
     return scores
 

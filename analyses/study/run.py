@@ -14,13 +14,13 @@ import pandas as pd
 from analyses.cases import Case
 from analyses.judge.points import POINTS
 from analyses.running import results, runs
+from analyses.running.elsewhere import bundle_facts
 from analyses.running.identity import clips_digest
 from analyses.running.progress import ProgressCallback, no_progress
 from analyses.study import report
 from analyses.study.claims import Finding, check
 from analyses.study.config import NEEDS_BASE, Study
 from analyses.study.judging import judge_study, require_judge, with_events
-from hooked_omni import HookedOmni, load
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash
 
@@ -63,14 +63,19 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
         "system": study.system or None,
         "wording": dict(study.wording),
     }
+    models, every = study.models(), [case for own in cases.values() for case in own]
+    given = models.bundles(every), models.bundles(cases.get(NEEDS_BASE, []), of_base=True)
+    facts |= bundle_facts(*given)
     # Neither who judges or rates it, nor how much of it is done, nor where, makes a study another;
     # which models they are is in the folder of each analysis.
     only: Any = dict(judge={}, ratings=(), limit=0, base="", device="", analyses=("captions",))
+    only |= dict(embedded=None, decoder_only=False, trust_remote_code=False)
     only["model"] = Path(study.model).name
     rest = replace(study, data=Path(study.data.name), **only)
     recipe = results.make_recipe("study", rest, facts)
     results.require_same(out, recipe)
-    omni, base = _load(study, study.model), _load(study, study.base) if study.base else None
+    omni = models.load(study.model, given[0])
+    base = models.load(study.base, given[1]) if study.base else None
     reading.groups(omni.model.cfg.n_layers)
     results.write_recipe(out, recipe)
     stages = {
@@ -89,10 +94,6 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     tables = with_events(tables, scores, configs["captions"].own)
     findings = check(tables, scores, study.ratings)
     return StudyResult(tables, scores, findings, report.write(study, out, tables, scores, findings))
-
-
-def _load(study: Study, name: str) -> HookedOmni:
-    return load(name, device=study.device, dtype=study.dtype or None)
 
 
 def _require_references(cases: list[Case]) -> None:

@@ -57,6 +57,15 @@ def read_bundle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise BundleError(f"{error} Or embed the prompt again.") from error
 
 
+def kept_checksum(path: Path) -> str | None:
+    """The checksum in a file's header, which `read_bundle` compares; None without such a file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("checksum")
+    except (SafetensorError, OSError):
+        return None
+
+
 def _require_version(path: Path, metadata: dict[str, str]) -> None:
     kind, version = metadata.get("format"), metadata.get("version")
     if kind != _FORMAT or version != _VERSION:

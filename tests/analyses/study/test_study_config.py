@@ -29,9 +29,31 @@ def test_the_studies_that_are_shipped_can_be_read() -> None:
     assert organisms.base == "organism-base" and organisms.judge == {"name": "truth"}
 
 
+@pytest.mark.parametrize(
+    ("file", "model", "base", "width"),
+    [
+        ("minicpm-o", "openbmb/MiniCPM-o-2_6", "", 9),
+        ("videollama2", "DAMO-NLP-SG/VideoLLaMA2.1-7B-AV", "", 9),
+        ("internomni", "OpenGVLab/InternOmni", "OpenGVLab/InternVL2-8B", None),
+    ],
+)
+def test_studies_of_models_with_their_own_code(file, model, base, width) -> None:
+    one, paper = read_study(STUDIES / f"{file}.toml"), read_study(STUDIES / "paper.toml")
+    assert (one.model, one.base, one.config("knockout").width) == (model, base, width)
+    assert one.decoder_only and not one.trust_remote_code
+    assert one.embedded is not None and one.embedded.name == file
+    assert (one.data, one.kinds, one.max_new_tokens) == (paper.data, paper.kinds, 50)
+    assert one.judge == paper.judge
+    assert ("distribution_shift" in one.analyses) == bool(base)
+    comment, _, _ = (STUDIES / f"{file}.toml").read_text().partition("\nmodel")
+    assert "We have not run this on the real checkpoint" in comment
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     one = read(tmp_path, 'model = "m"\nbase = "b"\ndata = "clips/x.jsonl"\n')
     assert one.data == tmp_path / "clips" / "x.jsonl"
+    given = read(tmp_path, FINE + 'decoder_only = true\nembedded = "prompts/m"')
+    assert given.embedded == tmp_path / "prompts" / "m"
 
 
 def test_ratings_are_files_beside_the_study(tmp_path: Path) -> None:
@@ -51,6 +73,10 @@ FINE = 'model = "m"\nbase = "b"\ndata = "x.jsonl"\n'
         ('model = "m"\ndata = "x"', "expected a base model for distribution_shift, got none"),
         (FINE + "dtype = 16", "expected dtype like"),
         (FINE + "limit = true", "expected limit like 0"),
+        (FINE + "decoder_only = true", r"expected prompts embedded elsewhere \(embedded\)"),
+        (FINE + 'embedded = "x"', r"expected prompts embedded elsewhere \(embedded\)"),
+        (FINE + "embedded = 3", "expected embedded as .*Path.*got 3"),
+        (FINE + "trust_remote_code = 1", "expected trust_remote_code like False"),
         (FINE + "kinds = 3", "got 3 for kinds"),
         (FINE + 'ratings = "anna.csv"', "got 'anna.csv' for ratings"),
         (FINE + "ratings = [1]", r"got \[1\] for ratings"),

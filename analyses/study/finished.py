@@ -1,0 +1,96 @@
+"""What did a finished study measure? Its tables and scores, from its files alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analyses import fidelity
+from analyses.running import results
+from analyses.study.config import STAGES
+from analyses.study.evidence import Evidence
+from analyses.study.judging import scores_path, with_events
+from hooked_omni.errors import ResultsError
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedStudy:
+    """A study's folder, model, and tables with scores.
+
+    `conditions` must be equal in studies that are compared; `facts` are those of its captions.
+    """
+
+    folder: Path
+    model: str
+    evidence: Evidence
+    conditions: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+
+def read_finished(folder: Path, judge: str | None = None) -> FinishedStudy:
+    """A study as its last run left it, with the scores of `judge`, or of its only one.
+
+    Raises:
+        ResultsError: For an unfinished or damaged one, and unless there is one judge.
+    """
+    if not (folder / "report.md").is_file() or not (folder / "recipe.json").is_file():
+        raise ResultsError(
+            f"expected a finished study in {folder}, got none with recipe.json and report.md. Give "
+            "its command again: it goes on where it was."
+        )
+    recipe = results.read_json(folder / "recipe.json", analysis=str, config=dict, facts=dict)
+    there = {path.parent.name for path in folder.glob("*/recipe.json")}
+    tables = {n: results.load(folder / n) for n in (*STAGES, "modality_reliance") if n in there}
+    chosen = [scores_path(folder, judge)] if judge else [*(folder / "scores").glob("*.parquet")]
+    if "captions" not in tables or len(chosen) != 1:
+        raise ResultsError(
+            f"expected a study with captions and one judge's scores in {folder}, got {[*tables]} "
+            f"and {len(chosen)} judges. Name one with --judge."
+        )
+    scores, run = results.read_table(chosen[0]), results.read_run(folder / "captions")
+    _require_whole(folder, tables, scores)
+    tables = with_events(tables, scores, run["config"]["own"])
+    facts, model = recipe["facts"], Path(tables["captions"].attrs["model"]).name
+    conditions = {
+        "data": [file["sha256"] for file in facts["data"]],
+        **{name: facts[name] for name in ("clips", "kinds", "wording")},
+        **{"cases": sorted(run["cases"]), "captions": run["config"]},
+        **{name: scores.attrs.get(name) for name in ("judge", "first_only")},
+    }
+    return FinishedStudy(folder, model, Evidence(tables, scores), conditions, run["facts"])
+
+
+def require_comparable(studies: Sequence[FinishedStudy]) -> None:
+    """Refuse, as a `ResultsError`, less than two studies, and studies of different data."""
+    if len({study.folder.resolve() for study in studies}) < max(len(studies), 2):
+        raise ResultsError(
+            "expected two finished studies or more, each once, got "
+            f"{[str(study.folder) for study in studies]}."
+        )
+    first = studies[0]
+    for study in studies[1:]:
+        for name, there in first.conditions.items():
+            here = study.conditions[name]
+            if name == "cases" and there != here:
+                there, here = (sorted({*a} - {*b})[:3] for a, b in ((there, here), (here, there)))
+            if there != here:
+                raise ResultsError(
+                    f"expected studies of the same data, questions and judge, got {name} "
+                    f"{there!s:.150} in {first.folder} and {here!s:.150} in {study.folder}. What "
+                    "differs between them would not be the model alone."
+                )
+
+
+def _require_whole(folder: Path, tables: Mapping[str, Any], scores: Any) -> None:
+    """Refuse a study that was begun again, and of which some parts are newer than others."""
+    samples = [{case.rpartition("/")[0] for case in t.attrs["cases"]} for t in tables.values()]
+    answered, scored = (
+        set(zip(own["sample"], own["question"], strict=True))
+        for own in (tables["captions"], fidelity.plain(scores))
+    )
+    if answered != scored or any(own != samples[0] for own in samples):
+        raise ResultsError(
+            f"expected one set of samples in all of {folder}, got {[*map(len, samples)]} in "
+            f"{[*tables]}, {len(answered)} answers and scores of {len(scored)}. Give its command "
+            "again: it goes on where it was."
+        )

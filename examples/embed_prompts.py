@@ -1,0 +1,62 @@
+"""Embed all cases of a manifest where a model's own code runs, for decoders alone elsewhere.
+
+python -m examples.embed_prompts OpenGVLab/InternOmni data/pairs.jsonl prompts/internomni
+python -m examples.embed_prompts OpenGVLab/InternVL2-8B data/pairs.jsonl prompts/internomni --base
+
+The first writes a bundle for each sample and question, under the name by which the analyses'
+`--embedded` and a study's `embedded` find it; the second, those of the base, beside them. Bundles
+that are there are kept. It needs what `python -m hooked_omni embed` needs, and this repository's
+folder. Without arguments: a clip of ours, by shipped models.
+"""
+
+# %% which model, which clips, where to
+import argparse
+import tempfile
+from pathlib import Path
+
+from data_prep.manifest import Sample, file_name, read_manifest, write_manifest
+from examples._clip import two_seconds
+from hooked_omni.errors import MediaError
+from hooked_omni.hf.loading import load_towers
+from hooked_omni.inputs.prompt import Prompt
+
+# The words must be those of the study: its [wording], or these, which are the defaults.
+WORDS = {
+    "see": "Describe what you see.",
+    "hear": "Describe what you hear.",
+    "both": "Describe what you see and hear.",
+}
+
+parser = argparse.ArgumentParser()
+parser.add_argument("model", nargs="?", default="random-omni")
+parser.add_argument("manifest", nargs="?", type=Path)
+parser.add_argument("folder", nargs="?", type=Path)
+parser.add_argument("--base", action="store_true", help="prompts of a base, which only sees")
+parser.add_argument("--questions", help="default: see,hear,both; of a base, hear")
+parser.add_argument("--system", help="system prompt; default: the family's")
+parser.add_argument("--device", default="cpu")
+parser.add_argument("--dtype", help="that of the study; default: as saved")
+given = parser.parse_args()
+if given.manifest is None:
+    given.folder = Path(tempfile.mkdtemp())
+    two_seconds(given.folder / "clip.mp4")
+    given.manifest = given.folder / "clip.jsonl"
+    write_manifest(given.manifest, [Sample("clip", video="clip.mp4")])
+
+# %% the towers, once, and every case
+questions = given.questions or ("hear" if given.base else "see,hear,both")
+towers = load_towers(given.model, given.device, given.dtype, trust_remote_code=True)
+folder = given.folder / "base" if given.base else given.folder
+folder.mkdir(parents=True, exist_ok=True)
+for sample in read_manifest(given.manifest):
+    video, audio = (p and given.manifest.parent / p for p in (sample.video, sample.audio))
+    for question in questions.split(","):
+        path = folder / f"{file_name(f'{sample.id}/{question}')}.safetensors"
+        own = None if given.base else audio
+        prompt = Prompt(
+            WORDS[question], video, own, system=given.system, use_audio_in_video=not given.base
+        )
+        try:
+            print(path if path.is_file() else towers.embed(prompt).save(path))
+        except MediaError as error:
+            print(f"left out: {sample.id}: {error}")  # the analyses skip it, and say so
