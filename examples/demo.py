@@ -117,7 +117,7 @@ def _titled(model: str, progress: ProgressCallback) -> ProgressCallback:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Two models that we know, told apart.")
-    parser.add_argument("--clips", type=int, default=3, help="clips of each of the twelve things")
+    parser.add_argument("--clips", type=int, default=4, help="clips of each of the twelve things")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--limit", type=int, default=0, help="samples of each kind; 0 for all")
     arguments = parser.parse_args()
