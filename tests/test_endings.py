@@ -69,7 +69,7 @@ def test_captions_that_are_stopped_go_on(number: Any, tmp_path: Path) -> None:
 def test_a_judge_that_is_stopped_goes_on(number: Any, tmp_path: Path) -> None:
     """While an event loop waits for a server, and its threads write down what came."""
     server = JudgeServer()
-    server.slow = 0.02
+    server.slow = 0.05
 
     def scores(out: Path) -> list[str]:
         return of_table(results.read_table(out / "scores.parquet"))

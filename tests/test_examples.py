@@ -36,7 +36,7 @@ def test_the_demo_studies_both_models(monkeypatch, capsys, tmp_path):
     assert "Of 7 claims about the bias, 0 agree" in printed
     for organism in ("organism-biased", "organism-balanced"):
         page = (tmp_path / organism / "report.md").read_text()
-        assert "1 counterfactual, 1 factual" in page
+        assert "1 factual, 1 counterfactual" in page
         made = tmp_path / organism / "knockout"
         table = pd.read_parquet(made / "knockout.parquet")
         facts = json.loads((made / "run.json").read_text())

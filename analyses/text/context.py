@@ -51,11 +51,11 @@ def other_sense(text: str) -> frozenset[int]:
 
 def sounds_beside(text: str, start: int, stop: int) -> bool:
     """Whether a word for sound itself stands beside these characters: "sound of", "clinks"."""
-    before, after = text[max(0, start - 40) : start], text[stop:].lstrip()
+    before, after = text[max(0, start - 40) : start], len(text) - len(text[stop:].lstrip())
     return bool(
         _listed("sounds itself").fullmatch(text, start, stop)
         or any(match.end() == len(before) for match in _listed("sounds before").finditer(before))
-        or _listed("sounds after").match(after)
+        or _listed("sounds after").match(text, after)
     )
 
 

@@ -131,6 +131,7 @@ def study_of(data: Path) -> Study:
 
 def small_judging(url: str, out: Path) -> None:
     """Sixty captions, judged by a model on a server."""
+    os.environ["INSPECT_CACHE_DIR"] = str(out / "cache")  # else only the first run asks the server
     judge = load_judge(MODEL, url, connections=2)
     table = judge_items(captions(60), judge, out / "judgements.jsonl")
     results.write_table(out / "scores.parquet", table, "scores")

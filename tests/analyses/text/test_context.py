@@ -127,7 +127,6 @@ OTHER = {
     "A man with glasses laughs.": "man laugh",
     "A twig snapping": "leaves pop",
     "Paper and plastic crinkling": "paper plastic rustle",
-    "Plastic crumpling": "plastic crumple",
     "A winding road": "",
     "A fire truck passes.": "siren",
 }
