@@ -57,7 +57,7 @@ def bars(axes: Axes, table: pd.DataFrame, lens: str) -> None:
         label = f"{kind}, judged"
         for point, others in zip(read.to_dict("records"), chance, strict=True):
             at = ticks.index(point["condition"]) + width * (i - (len(groups) - 1) / 2)
-            style = dict(color=figures.COLORS["audio"], alpha=0.9 - 0.3 * i, label=label)
+            style = dict(color=figures.COLORS["audio"], alpha=0.9 / (1 + i), label=label)
             figures.bar(axes, at, point, width=width, **style)
             axes.hlines(others, at - width / 2, at + width / 2, color="black", linestyle=":")
             label = ""

@@ -69,6 +69,11 @@ class CaseSelection:
                 f"expected questions among {sorted(words)}, got {unknown}. Your own words go "
                 "into --ask."
             )
+        if self.text is not None and (self.wording or self.questions != ("hear",)):
+            raise ResultsError(
+                f"expected --ask alone, got it with {list(self.questions)} and other words for "
+                f"{sorted(self.wording)}, which it would leave unused. Leave out one of the two."
+            )
         own = None if self.text is None else {"own": self.text}
         texts = own or {q: words[q] for q in self.questions}
         return [

@@ -66,13 +66,7 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     models, every = study.models(), [case for own in cases.values() for case in own]
     given = models.bundles(every), models.bundles(cases.get(NEEDS_BASE, []), of_base=True)
     facts |= bundle_facts(*given)
-    # Neither who judges or rates it, nor how much of it is done, nor where, makes a study another;
-    # which models they are is in the folder of each analysis.
-    only: Any = dict(judge={}, ratings=(), limit=0, base="", device="", analyses=("captions",))
-    only |= dict(embedded=None, decoder_only=False, trust_remote_code=False)
-    only["model"] = Path(study.model).name
-    rest = replace(study, data=Path(study.data.name), **only)
-    recipe = results.make_recipe("study", rest, facts)
+    recipe = _recipe(study, facts)
     results.require_same(out, recipe)
     omni = models.load(study.model, given[0])
     base = models.load(study.base, given[1]) if study.base else None
@@ -94,6 +88,18 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     tables = with_events(tables, scores, configs["captions"].own)
     findings = check(tables, scores, study.ratings)
     return StudyResult(tables, scores, findings, report.write(study, out, tables, scores, findings))
+
+
+def _recipe(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes it this study.
+
+    Neither who judges or rates it, nor how much of it is done, nor where, makes a study another;
+    which models they are is in the folder of each analysis.
+    """
+    only: Any = dict(judge={}, ratings=(), limit=0, base="", device="", analyses=("captions",))
+    only |= dict(embedded=None, decoder_only=False, trust_remote_code=False)
+    only |= dict(model=Path(study.model).name, data=Path(study.data.name))
+    return results.make_recipe("study", replace(study, **only), facts)
 
 
 def _require_references(cases: list[Case]) -> None:

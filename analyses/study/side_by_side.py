@@ -32,8 +32,7 @@ def fidelities(study: Evidence) -> Iterator[dict[str, Any]]:
     """Points of figure 2: each with its panel, its name in it, and the published number."""
     own = fidelity.plain(study.scores)
     bands: Any = mean_band(own.assign(m=100 * own["score"]), "m", by=["kind", "question", "what"])
-    order = lambda kinds: kinds.map(lambda kind: (*POOL, kind).index(kind))  # noqa: E731
-    for band in bands.sort_values("kind", key=order, kind="stable").to_dict("records"):
+    for band in sorted(bands.to_dict("records"), key=lambda band: figures.place(band["kind"])):
         what, place = band["what"], (band["kind"], band["question"])
         theirs = study.published(f"{what}_fidelity", *place)
         known = dict(panel=f"{band['question']}: {what} fidelity", unit="%", published=theirs)
@@ -84,7 +83,7 @@ def bars(rows: list[dict[str, Any]]) -> Figure | None:
     panels, models = points.groupby("panel", sort=False), list(points["model"].unique())
     n_columns = min(panels.ngroups, 2)
     n_rows = -(-panels.ngroups // n_columns)
-    figure, grid = figures.grid(n_rows, n_columns, (6.3, 0.8 + 2.6 * n_rows))
+    figure, grid = figures.grid(n_rows, n_columns, (figures.WIDTH, 0.8 + 2.6 * n_rows))
     for axes, (title, panel) in zip(grid.flat, panels, strict=False):
         names = list(panel["name"].unique())
         width = 0.8 / len(names)
@@ -104,7 +103,7 @@ def bars(rows: list[dict[str, Any]]) -> Figure | None:
         axes.set_xticks(range(len(models)), models, **turned)
     for axes in grid.flat[panels.ngroups :]:
         axes.remove()
-    _legend(figure)
+    figures.legend(figure)
     return figure
 
 
@@ -113,7 +112,9 @@ def knockouts(studies: Mapping[str, Evidence]) -> Figure | None:
     studies = {name: own for name, own in studies.items() if "knockout" in own.tables}
     if not studies:
         return None
-    figure, grid = figures.grid(len(studies), 4, (6.3, 0.9 + 1.6 * len(studies)), sharey=True)
+    figure, grid = figures.grid(
+        len(studies), 4, (figures.WIDTH, 0.9 + 1.6 * len(studies)), sharey=True
+    )
     for row, (name, study) in zip(grid, studies.items(), strict=True):
         table = study.tables["knockout"]
         table = fidelity.joined(table.assign(condition=conditions(table)), study.scores)
@@ -126,7 +127,7 @@ def knockouts(studies: Mapping[str, Evidence]) -> Figure | None:
             axes.set_xlabel("center, layer")
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         row[0].set(ylabel=f"{name}\nfidelity, %", ylim=(0, 100))
-    _legend(figure)
+    figures.legend(figure)
     return figure
 
 
@@ -142,12 +143,3 @@ def _cut(axes: Axes, table: Any, theirs: Any) -> None:
     untouched = table[table["key"] == "none"]["right"]
     if len(untouched):
         axes.axhline(untouched.mean(), color="black", ls="--", lw=1, label="untouched")
-
-
-def _legend(figure: Figure) -> None:
-    """Each label of any panel once, under all of them."""
-    own = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
-    entries = {label: handle for pairs in own for handle, label in pairs}
-    figure.legend(
-        [*entries.values()], [*entries], loc="outside lower center", ncols=3, fontsize="small"
-    )
