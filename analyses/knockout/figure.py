@@ -55,10 +55,10 @@ def plot(table: pd.DataFrame) -> Figure:
         name = figures.as_written(kind)
         row[0].set_ylabel(f"{letter}{': ' * bool(letter)}{name},\n{question}")
         for axes, column in zip(row, columns, strict=True):
-            _panel(axes, group, column)
+            draw_panel(axes, group, column)
             if column == "right":
                 points = published.points(_PUBLISHED, table.attrs, question, kind)
-                _underneath(axes, points, published.title(table.attrs))
+                underneath(axes, points, published.title(table.attrs))
     for axes, column in zip(every[0], columns, strict=True):
         measure = _COLUMNS[column].format(what=_what(table))
         axes.set_title(f"{measure}\n{axes.get_title()}", fontsize="medium")
@@ -107,7 +107,7 @@ def measured(table: pd.DataFrame) -> Any:
     ).drop(columns=["words", "per_token"])
 
 
-def _panel(axes: Axes, group: Any, measure: str) -> None:
+def draw_panel(axes: Axes, group: Any, measure: str) -> None:
     """A line for each key, the baseline with its band; what they rest on as the title."""
     baseline = mean_band(group[group["key"] == "none"], measure, by=["key"])
     level = baseline.iloc[0]
@@ -121,7 +121,8 @@ def _panel(axes: Axes, group: Any, measure: str) -> None:
     axes.set_title(figures.counted(pd.concat(bands)), fontsize="medium")
 
 
-def _underneath(axes: Axes, points: pd.DataFrame, title: str) -> None:
+def underneath(axes: Axes, points: pd.DataFrame, title: str) -> None:
+    """The paper's points for one panel, if it has any, and its baseline."""
     for arrow, own in points.groupby("knockout"):
         color = figures.COLORS["audio" if str(arrow).endswith("A") else "video"]
         points_of = own["center_layer"], own["fidelity_percent"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from analyses.plots import figures
 from analyses.plots.statistics import in_words
 from analyses.running import results
 from analyses.study import answers, side_by_side
@@ -59,7 +60,8 @@ def _conditions(named: Mapping[str, FinishedStudy]) -> Iterator[str]:
     """What is the same in all studies, and what is not."""
     first = next(iter(named.values()))
     samples = first.evidence.tables["captions"].groupby("kind")["sample"].nunique()
-    counts = ", ".join(f"{n} {as_text(kind)}" for kind, n in samples.items())
+    kinds = sorted(samples.index, key=figures.place)
+    counts = ", ".join(f"{samples[kind]} {as_text(kind)}" for kind in kinds)
     judge = as_text(first.conditions["judge"]["name"])
     yield f"{counts} samples, the same questions and longest answer, and one judge, {judge}."
     yield "Published numbers are of the same model.\n"

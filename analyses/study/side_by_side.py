@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analyses import fidelity
 from analyses.distribution_shift.figure import token_bands
 from analyses.distribution_shift.table import SHIFTS
-from analyses.plots import figures
+from analyses.knockout.figure import draw_panel, underneath
+from analyses.plots import figures, published
 from analyses.plots.statistics import POOL, contrast, mean_band
 from analyses.study.answers import recalls
 from analyses.study.effect import Untestable
@@ -24,7 +24,6 @@ from analyses.study.judging import conditions
 _HATCHES = ("", "///", "...", "xxx")
 _POINT = {"see": "video", "hear": "audio"}
 _PANELS = [(kind, question) for kind in POOL for question in _POINT]  # A to D
-_WINDOW = ["key", "first_layer", "last_layer", "center"]
 _MEASURES = dict(kl_base_model="kl_divergence", **{s: f"audio_tokens_{s}" for s in SHIFTS})
 
 
@@ -108,7 +107,7 @@ def bars(rows: list[dict[str, Any]]) -> Figure | None:
 
 
 def knockouts(studies: Mapping[str, Evidence]) -> Figure | None:
-    """Figure 12: a row of panels A to D for each model; the dashed line is the untouched answer."""
+    """Figure 12: a row of panels A to D for each model; the dotted line is the untouched answer."""
     studies = {name: own for name, own in studies.items() if "knockout" in own.tables}
     if not studies:
         return None
@@ -121,25 +120,14 @@ def knockouts(studies: Mapping[str, Evidence]) -> Figure | None:
         for axes, letter, (kind, question) in zip(row, "ABCD", _PANELS, strict=True):
             own = table[(table["kind"] == kind) & (table["question"] == question)]
             own = own.assign(right=100 * own[f"{_POINT[question]}_fidelity"]).dropna(subset="right")
-            _cut(axes, own, study.curve("figure6_knockout", kind, question))
-            panel = f"{letter}: {kind},\n{question}, n = {own['sample'].nunique()}"
-            axes.set_title(panel, fontsize="small")
+            if len(own):
+                draw_panel(axes, own, "right")
+                points = study.curve("figure6_knockout", kind, question)
+                underneath(axes, points, published.title(table.attrs))
+            title = f"{letter}: {kind},\n{question}, {axes.get_title() or 'n = 0'}"
+            axes.set_title(title, fontsize="small")
             axes.set_xlabel("center, layer")
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        row[0].set(ylabel=f"{name}\nfidelity, %", ylim=(0, 100))
+        row[0].set(ylabel=f"{name}\nfidelity, %", ylim=(-5, 105))
     figures.legend(figure)
     return figure
-
-
-def _cut(axes: Axes, table: Any, theirs: Any) -> None:
-    for key, own in table[table["key"] != "none"].groupby("key", sort=False):
-        band: Any = mean_band(own, "right", by=_WINDOW)
-        color: Any = dict(color=figures.COLORS.get(str(key), "black"))
-        axes.plot(band["center"], band["mean"], label=f"G !-> {key}", **color)
-        axes.fill_between(band["center"], band["low"], band["high"], alpha=0.2, lw=0, **color)
-        points = theirs[theirs["knockout"] == f"G!->{str(key)[0].upper()}"]
-        places = points["center_layer"], points["fidelity_percent"]
-        axes.scatter(*places, s=10, alpha=0.4, label=f"published, G !-> {key}", **color)
-    untouched = table[table["key"] == "none"]["right"]
-    if len(untouched):
-        axes.axhline(untouched.mean(), color="black", ls="--", lw=1, label="untouched")

@@ -147,6 +147,7 @@ def test_no_words_are_no_question(data: Path) -> None:
     """They are not as if `--ask` was left out."""
     with pytest.raises(PromptError, match="expected a question, got ''"):
         CaseSelection(clips=(data.parent / "0.mp4",), text="").cases()
+    unused: Any
     for unused in (dict(wording={"hear": "What sounds?"}), dict(questions=("see", "hear"))):
         with pytest.raises(ResultsError, match="expected --ask alone"):
             CaseSelection(clips=(data.parent / "0.mp4",), text="What now?", **unused).cases()
