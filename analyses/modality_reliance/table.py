@@ -130,7 +130,7 @@ def _rows(
     texts = pieces(omni.model.tokenizer, answer.tokens.tolist()) if config.tokens else None
     yield from _measures("intact", before, before, answer, texts)
     for name in possible:
-        other = omni.embed_media(prompt, *edits[name](clip))
+        other = omni.embed_media(prompt, edits[name](clip))
         same = torch.equal(other.tokens, intact.tokens)
         if not (same and torch.equal(other.position_ids, intact.position_ids)):
             raise Skip(

@@ -30,7 +30,7 @@ class ItemTimes(NamedTuple):
 
 Times = dict[str, list[ItemTimes]]
 """Of each modality, its items in order."""
-Received = dict[str, list[tuple[float, ...]]]
+Received = dict[str, list[tuple[float | int, ...]]]
 """What the towers get of each item, by modality: (seconds,) of a sound; (number, height, width) of
 frames and (height, width) of an image, without the sizes where these are changed."""
 
