@@ -11,15 +11,14 @@ from torch import nn
 
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import Family, family_of
+from hooked_omni.families.family import Read
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
 from hooked_omni.hf.loading import file_source, float_dtype, load_towers, read_config
 from hooked_omni.hf.towers import Towers
-from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
-from hooked_omni.inputs.video import Video
 from hooked_omni.organisms import SHIPPED
 from hooked_omni.transformer import HookedTransformer
 
@@ -80,15 +79,13 @@ class HookedOmni:
         """Read the clip, run the towers once, capture the decoder's inputs; see `Towers.embed`."""
         return self._require_towers().embed(prompt)
 
-    def read_media(self, prompt: Prompt) -> tuple[Video | None, Audio | None]:
-        """The frames and the sound that `embed` passes to the towers; raises as `embed`."""
+    def read_media(self, prompt: Prompt) -> Read:
+        """What `embed` passes to the towers, in order; see `Towers.read_media`."""
         return self._require_towers().read_media(prompt)
 
-    def embed_media(
-        self, prompt: Prompt, video: Video | None, audio: Audio | None
-    ) -> EmbeddedPrompt:
-        """As `embed`, for frames and sound in memory; see `Towers.embed_media`."""
-        return self._require_towers().embed_media(prompt, video, audio)
+    def embed_media(self, prompt: Prompt, read: Read) -> EmbeddedPrompt:
+        """As `embed`, for media in memory; see `Towers.embed_media`."""
+        return self._require_towers().embed_media(prompt, read)
 
     def embed_inputs(self, **inputs: Any) -> EmbeddedPrompt:
         """The decoder's inputs for a processor's whole output; see `Towers.embed_inputs`."""

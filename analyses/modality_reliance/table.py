@@ -15,6 +15,9 @@ from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import prefill
 from hooked_omni.errors import MediaError, ResultsError
+from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.image import Image
+from hooked_omni.inputs.video import Video
 
 COLUMNS = (
     *("variant", "modality", "step", "token_text", "logprob", "change"),
@@ -116,7 +119,8 @@ def _rows(
         clip = omni.read_media(prompt)
     except MediaError as error:
         raise Skip(str(error)) from error
-    has = {"video": clip[0] is not None, "audio": clip[1] is not None}
+    kinds = {type(one) for one in clip}
+    has = {"video": bool(kinds & {Video, Image}), "audio": Audio in kinds}
     has["both"] = all(has.values())
     possible = [name for name in edits if has[MODALITIES[name]]]
     if not possible:
@@ -126,7 +130,7 @@ def _rows(
     texts = pieces(omni.model.tokenizer, answer.tokens.tolist()) if config.tokens else None
     yield from _measures("intact", before, before, answer, texts)
     for name in possible:
-        other = omni.embed_media(prompt, *edits[name](clip))
+        other = omni.embed_media(prompt, edits[name](clip))
         same = torch.equal(other.tokens, intact.tokens)
         if not (same and torch.equal(other.position_ids, intact.position_ids)):
             raise Skip(

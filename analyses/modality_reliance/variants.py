@@ -7,22 +7,22 @@ and size of frames: positions do not move, so whatever changes is due to what is
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from analyses.cases import Skip
+from hooked_omni.families.family import Read
 from hooked_omni.inputs.audio import Audio, read_audio
+from hooked_omni.inputs.image import Image
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.video import Video, read_video
 
-Clip = tuple[Video | None, Audio | None]
-"""What is seen, and what is heard."""
-
-_Edit = Callable[[Clip], Clip]
+_Edit = Callable[[Read], Read]
 
 
 def mute() -> _Edit:
@@ -33,10 +33,7 @@ def mute() -> _Edit:
 def shift(seconds: float | None = None) -> _Edit:
     """The sound later by some seconds, its end moved to the front; None for half of its length."""
 
-    def edit(clip: Clip) -> Clip:
-        video, audio = clip
-        if audio is None:
-            return clip
+    def edit(audio: Audio) -> Audio:
         n_samples = len(audio.samples)
         n = n_samples // 2 if seconds is None else round(seconds * audio.sampling_rate)
         if n % n_samples == 0:
@@ -44,23 +41,20 @@ def shift(seconds: float | None = None) -> _Edit:
                 f"expected a shift that moves the sound, got {seconds} s for a sound of "
                 f"{n_samples} samples. Choose another `shift_seconds`."
             )
-        return video, replace(audio, samples=np.roll(audio.samples, n))
+        return replace(audio, samples=np.roll(audio.samples, n))
 
-    return edit
+    return _on(Audio, edit)
 
 
 def blank(color: Literal["black", "mean"] = "black") -> _Edit:
-    """Frames of one color: black, or the mean over the clip."""
+    """Frames and images of one color: black, or the mean over the clip or image."""
 
-    def edit(clip: Clip) -> Clip:
-        video, audio = clip
-        if video is None:
-            return clip
-        mean = video.frames.mean(dim=(0, 2, 3), keepdim=True)
+    def plain(pixels: Tensor) -> Tensor:
+        mean = pixels.mean(dim=(0, 2, 3), keepdim=True)
         one = torch.zeros_like(mean) if color == "black" else mean
-        return replace(video, frames=one.expand_as(video.frames).clone()), audio
+        return one.expand_as(pixels).clone()
 
-    return edit
+    return _on_pixels(plain)
 
 
 def other_sound(path: str | Path, settings: MediaSettings) -> _Edit:
@@ -73,22 +67,27 @@ def other_picture(path: str | Path, settings: MediaSettings) -> _Edit:
     """The frames of another clip, evenly chosen and resized to the same number and size."""
     other = read_video(path, settings)
 
-    def edit(clip: Clip) -> Clip:
-        video, audio = clip
-        if video is None:
-            return clip
-        n, _, height, width = video.frames.shape
+    def fitted(pixels: Tensor) -> Tensor:
+        n, _, height, width = pixels.shape
         chosen = torch.linspace(0, len(other.frames) - 1, n).round().long()
         size = [height, width]
-        fitted = resize(other.frames[chosen], size, InterpolationMode.BICUBIC, antialias=True)
-        return replace(video, frames=fitted.clamp(0, 255)), audio
+        new = resize(other.frames[chosen], size, InterpolationMode.BICUBIC, antialias=True)
+        return new.clamp(0, 255)
 
-    return edit
+    return _on_pixels(fitted)
 
 
 def _on_samples(change: Callable[[np.ndarray], np.ndarray]) -> _Edit:
-    def edit(clip: Clip) -> Clip:
-        video, audio = clip
-        return video, None if audio is None else replace(audio, samples=change(audio.samples))
+    return _on(Audio, lambda audio: replace(audio, samples=change(audio.samples)))
 
-    return edit
+
+def _on_pixels(change: Callable[[Tensor], Tensor]) -> _Edit:
+    """Change frames, and an image as a single one."""
+    frames = _on(Video, lambda video: replace(video, frames=change(video.frames)))
+    images = _on(Image, lambda image: replace(image, pixels=change(image.pixels[None])[0]))
+    return lambda read: images(frames(read))
+
+
+def _on(kind: type, change: Callable[[Any], Any]) -> _Edit:
+    """Change each medium of a kind."""
+    return lambda read: tuple(change(one) if isinstance(one, kind) else one for one in read)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_omni.errors import PromptError
-from hooked_omni.families.family import Received, Times
+from hooked_omni.families.family import ItemTimes, Received, Times
 
 
 def n_audio_tokens(mel: Int[Tensor, " clip"], pool: int = 2) -> Int[Tensor, " clip"]:
@@ -48,7 +48,7 @@ def check_audio(hf_model: Any, inputs: Mapping[str, Any], n_tokens: Count = _one
 
 
 def check_vl(hf_model: Any, inputs: Mapping[str, Any]) -> None:
-    """As `check_video`, and the kinds of tokens, which transformers 4 finds by itself."""
+    """As `check_pictures`, and the kinds of tokens, which transformers 4 finds by itself."""
     sees = any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos"))
     finds = transformers.__version__.startswith("4.")
     if sees and not finds and inputs.get("mm_token_type_ids") is None:
@@ -56,22 +56,24 @@ def check_vl(hf_model: Any, inputs: Mapping[str, Any]) -> None:
             "expected mm_token_type_ids among the inputs, got none: the model would silently count "
             "positions in one dimension. Pass the processor's whole output."
         )
-    check_video(hf_model, inputs)
+    check_pictures(hf_model, inputs)
 
 
-def check_video(hf_model: Any, inputs: Mapping[str, Any]) -> None:
-    """Refuse video tokens without their pixels, and pixels without their tokens."""
-    config, grid = hf_model.config, inputs.get("video_grid_thw")
-    pixels = inputs.get("pixel_values_videos")
-    n_pixels = 0 if pixels is None else len(pixels)
-    patches = 0 if grid is None else int(grid.prod(-1).sum())
-    expected = patches // config.vision_config.spatial_merge_size**2
-    came = int((inputs["input_ids"] == config.video_token_id).sum())
-    if came != expected or n_pixels != patches:
-        raise PromptError(
-            f"expected {expected} video tokens and {patches} patches for this grid, got {came} "
-            f"tokens and {n_pixels} patches. Pass the processor's whole output, of one call."
-        )
+def check_pictures(hf_model: Any, inputs: Mapping[str, Any]) -> None:
+    """Refuse tokens of videos or images without their pixels, and pixels without their tokens."""
+    for kind, name in (("video", "pixel_values_videos"), ("image", "pixel_values")):
+        config, grid = hf_model.config, inputs.get(f"{kind}_grid_thw")
+        pixels = inputs.get(name)
+        n_pixels = 0 if pixels is None else len(pixels)
+        patches = 0 if grid is None else int(grid.prod(-1).sum())
+        expected = patches // config.vision_config.spatial_merge_size**2
+        came = int((inputs["input_ids"] == getattr(config, f"{kind}_token_id")).sum())
+        if came != expected or n_pixels != patches:
+            raise PromptError(
+                f"expected {expected} {kind} tokens and {patches} patches for this grid, got "
+                f"{came} tokens and {n_pixels} patches. Pass the processor's whole output, of one "
+                "call."
+            )
 
 
 def check_omni(hf_model: Any, inputs: Mapping[str, Any], n_tokens: Count = _one_pooling) -> None:
@@ -96,18 +98,23 @@ def check_omni(hf_model: Any, inputs: Mapping[str, Any], n_tokens: Count = _one_
             "expected video_second_per_grid beside video_grid_thw, got none: the model cannot "
             "place the video in time without it. Pass the processor's whole output."
         )
-    check_video(hf_model, inputs)
+    check_pictures(hf_model, inputs)
     check_audio(hf_model, inputs, n_tokens)
 
 
 def received(hf_model: Any, inputs: Mapping[str, Any]) -> Received:
-    """What the towers of a Qwen family get of one clip."""
-    mask, grid, frames = inputs.get("feature_attention_mask"), inputs.get("video_grid_thw"), ()
-    if grid is not None:
-        config = hf_model.config.vision_config
-        sizes = (config.temporal_patch_size, config.patch_size, config.patch_size)
-        frames = tuple(n * size for n, size in zip(grid[0].tolist(), sizes, strict=True))
-    return 0.0 if mask is None else int(mask.sum()) / 100, frames  # mel frames of 10 ms
+    """What the towers of a Qwen family get."""
+    mask, found = inputs.get("feature_attention_mask"), Received()
+    if mask is not None:
+        found["audio"] = [(int(mel) / 100,) for mel in mask.sum(-1)]  # mel frames of 10 ms
+    for kind in ("video", "image"):
+        if (grid := inputs.get(f"{kind}_grid_thw")) is not None:
+            config = hf_model.config.vision_config
+            sizes = (config.temporal_patch_size, config.patch_size, config.patch_size)
+            own = slice(kind == "image", None)  # an image is one step of equal frames
+            each = [[n * size for n, size in zip(row, sizes, strict=True)] for row in grid.tolist()]
+            found[kind] = [tuple(one[own]) for one in each]
+    return found
 
 
 def times(
@@ -115,20 +122,64 @@ def times(
     inputs: Mapping[str, Any],
     n_tokens: dict[str, int],
     audio_seconds: Callable[[Any, Int[Tensor, " token"]], Float[Tensor, " token"]] | None = None,
+    count: Count = _one_pooling,
 ) -> Times:
-    """Start second of each media token, and the grid step of each video token, for one clip.
+    """Start second of each media token, and the grid step of each video token, by item.
 
-    `audio_seconds` makes start seconds from the model and the numbers of audio tokens.
+    `audio_seconds` makes start seconds from the model and the numbers of a sound's tokens, and
+    `count` the number of these from the sound's mel frames.
     """
-    seconds, frames = {}, None
-    mask, grid = inputs.get("feature_attention_mask"), inputs.get("video_grid_thw")
-    if audio_seconds is not None and mask is not None and len(mask) == 1:
-        seconds["audio"] = audio_seconds(hf_model, torch.arange(n_tokens["audio"]))
-    if grid is not None and len(grid) == 1:
-        steps, height, width = (int(n) for n in grid[0])
-        merge = hf_model.config.vision_config.spatial_merge_size
-        frames = torch.arange(steps).repeat_interleave(height * width // merge**2)
-        for key in ("video_second_per_grid", "second_per_grid_ts"):
-            if inputs.get(key) is not None:
-                seconds["video"] = frames * float(inputs[key][0])
-    return seconds, frames
+    mask, found = inputs.get("feature_attention_mask"), Times()
+    if audio_seconds is not None and mask is not None:
+        counts = [int(n) for n in count(hf_model, mask.sum(-1))]
+        found["audio"] = [ItemTimes(n, audio_seconds(hf_model, torch.arange(n))) for n in counts]
+    for kind in ("video", "image"):
+        if (grid := inputs.get(f"{kind}_grid_thw")) is not None:
+            found[kind] = [_grid_times(hf_model, inputs, kind, i) for i in range(len(grid))]
+    return found
+
+
+def _grid_times(hf_model: Any, inputs: Mapping[str, Any], kind: str, i: int) -> ItemTimes:
+    steps, height, width = (int(n) for n in inputs[f"{kind}_grid_thw"][i])
+    per_step = height * width // hf_model.config.vision_config.spatial_merge_size**2
+    if kind == "image":
+        return ItemTimes(steps * per_step)
+    frames, seconds = torch.arange(steps).repeat_interleave(per_step), None
+    for key in ("video_second_per_grid", "second_per_grid_ts"):
+        if inputs.get(key) is not None:
+            seconds = frames * float(inputs[key][i])
+    return ItemTimes(len(frames), seconds, frames)
+
+
+SecondsAndSteps = tuple[dict[str, Tensor], Tensor | None]
+"""Of one clip: start seconds of the tokens of each modality, and grid steps of its video tokens."""
+HeardAndSeen = tuple[float, tuple[int, ...]]
+"""Of one clip: seconds of sound, and number, or number, height and width, of frames."""
+
+
+def of_one_clip(
+    times: Callable[[Any, Mapping[str, Any], dict[str, int]], SecondsAndSteps],
+) -> Callable[[Any, Mapping[str, Any], dict[str, int]], Times]:
+    """`Family.times` of a family that takes one clip."""
+
+    def adapted(hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]) -> Times:
+        seconds, steps = times(hf_model, inputs, n_tokens)
+        steps_of = {} if steps is None else {"video": steps}
+        return {
+            kind: [ItemTimes(n_tokens[kind], seconds.get(kind), steps_of.get(kind))]
+            for kind in {**seconds, **steps_of}
+        }
+
+    return adapted
+
+
+def received_of_one_clip(
+    received: Callable[[Any, Mapping[str, Any]], HeardAndSeen],
+) -> Callable[[Any, Mapping[str, Any]], Received]:
+    """`Family.received` of a family that takes one clip."""
+
+    def adapted(hf_model: Any, inputs: Mapping[str, Any]) -> Received:
+        heard, seen = received(hf_model, inputs)
+        return {"audio": [(heard,)] if heard else [], "video": [seen] if seen else []}
+
+    return adapted

@@ -2,23 +2,37 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hooked_omni.decoder.config import DecoderConfig
+from hooked_omni.errors import PromptError
 from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.image import Image
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import Video
 
 Masks = dict[str, Bool[Tensor, " pos"]]
-Times = tuple[dict[str, Tensor], Tensor | None]
-"""Start second of each token of a modality, and the grid step of each video token."""
-Received = tuple[float, tuple[int, ...]]
-"""Seconds of sound that the towers get; number of frames, and height and width if kept as read."""
+Read = tuple[Video | Audio | Image, ...]
+"""What was read for a prompt: its media in order, and after a video the sound inside it."""
 
+
+class ItemTimes(NamedTuple):
+    """Tokens of one sound, video or image: how many, when each starts, and its step of the grid."""
+
+    n_tokens: int
+    seconds: Float[Tensor, " token"] | None = None
+    steps: Int[Tensor, " token"] | None = None
+
+
+Times = dict[str, list[ItemTimes]]
+"""Of each modality, its items in order."""
+Received = dict[str, list[tuple[float | int, ...]]]
+"""What the towers get of each item, by modality: (seconds,) of a sound; (number, height, width) of
+frames and (height, width) of an image, without the sizes where these are changed."""
 
 _NAMES = {
     "embed": "embed_tokens",
@@ -96,6 +110,9 @@ def media_tokens(hf_model: Any) -> dict[str, int]:
     return {name: getattr(config, key) for name, key in ids.items() if hasattr(config, key)}
 
 
+_ONE_CLIP = (["text"], ["video", "text"], ["audio", "text"], ["video", "audio", "text"])
+
+
 @dataclass(frozen=True)
 class Family:
     """One row of the table of families: everything that is particular to it.
@@ -108,10 +125,11 @@ class Family:
         tensor_name: From this project's parameter name to the Hugging Face decoder's, where
             `unembed.weight` is the head's.
         on_disk: Where a checkpoint's decoder is.
-        times: From the model, its inputs and the number of tokens of each modality to their times.
+        times: From the model, its inputs and the number of tokens of each modality to the times of
+            its items.
         check_inputs: Refuses inputs that the model would silently misread.
         received: From the model and its inputs to what the towers get, which must be what was read.
-        prepare: From a prompt, its frames and its sound to model inputs.
+        prepare: From a prompt and what was read for it to model inputs.
         media_tokens: Placeholder token of each modality.
         unwrap: From any model of the family to the part with towers and decoder.
         hears, sees: Which of a clip's parts the family takes.
@@ -125,6 +143,8 @@ class Family:
         remote: How a model is loaded and called whose code is not in transformers.
         config_key: A key that its `config.json` has and another family of its `model_types` lacks.
         own_reading: What the model's own code does to every clip; every bundle's facts say so.
+        one_clip: Whether it takes one clip before one question, as its own code writes these, and
+            neither images nor earlier turns.
     """
 
     name: str
@@ -134,7 +154,7 @@ class Family:
     times: Callable[[Any, Mapping[str, Any], dict[str, int]], Times]
     check_inputs: Callable[[Any, Mapping[str, Any]], None]
     received: Callable[[Any, Mapping[str, Any]], Received]
-    prepare: Callable[[Any, Prompt, Video | None, Audio | None], dict[str, Any]]
+    prepare: Callable[[Any, Prompt, Read], dict[str, Any]]
     hf_class: str = ""
     tensor_name: Callable[[str], str] = tensor_name
     media_tokens: Callable[[Any], dict[str, int]] = media_tokens
@@ -152,3 +172,26 @@ class Family:
     remote: Remote | None = None
     config_key: str | None = None
     own_reading: str | None = None
+    one_clip: bool = False
+
+    def require(self, prompt: Prompt) -> None:
+        """Refuse, with a `PromptError` and before anything is read, items it does not take."""
+        kinds = [item.kind for item in prompt.content]
+        if self.one_clip and (prompt.turns or (prompt.items and kinds not in _ONE_CLIP)):
+            raise PromptError(
+                f"expected one question and at most one clip before it for {self.name}, got "
+                f"{kinds} after {len(prompt.turns)} turns. Write Prompt(question, video=file) or "
+                "Prompt(question, audio=file)."
+            )
+        for source in prompt.sources(self.hears):
+            if source.kind in ("video", "image") and not self.sees:
+                raise PromptError(
+                    f"expected a prompt without a picture for {self.name}, got "
+                    f"{source.kind}={source.path}. This family does not see: pass a clip as "
+                    "`audio`."
+                )
+            if source.kind == "audio" and not self.hears:
+                raise PromptError(
+                    f"expected a prompt without sound for {self.name}, got audio={source.path}. "
+                    "This family does not hear: leave it out."
+                )

@@ -1,20 +1,59 @@
-"""How does a prompt become model inputs, by a processor (`processing_*.py`) of transformers?"""
+"""How does a prompt become model inputs, by a processor (`processing_*.py`) of transformers?
 
-from collections.abc import Callable
-from typing import Any
+The chat template writes the whole conversation. Then the processor is called for each of its media
+alone, with the text around it, so that every video keeps its own frame rate and no sound is padded
+to the length of another.
+"""
 
+import re
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
 import transformers
+from torch import Tensor
 
 from hooked_omni.errors import PromptError
+from hooked_omni.families.family import Read
 from hooked_omni.inputs.audio import Audio
+from hooked_omni.inputs.image import Image
 from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import Video
+
+_FORMS: Mapping[str, Mapping[str, str]] = {
+    "image": {"type": "image", "image": "picture"},
+    "video": {"type": "video", "video": "clip"},
+    "audio": {"type": "audio", "audio": "sound"},
+}
+"""How templates name a medium."""
+_ALONG_POSITIONS = ("input_ids", "attention_mask", "mm_token_type_ids")
+_ALONG_TIME = ("input_features", "feature_attention_mask")
+
+
+class Medium(NamedTuple):
+    """An image, video or sound of a prompt, and the sound inside a video."""
+
+    kind: str
+    read: Image | Video | Audio
+    inside: Audio | None = None
+
+
+def media_of(prompt: Prompt, read: Read, hears: bool = True) -> list[Medium]:
+    """What was read, by item; `hears` as in `Prompt.sources`."""
+    found, rest = list[Medium](), iter(read)
+    for source, one in zip(prompt.sources(hears), rest, strict=True):
+        if source.inside and isinstance(one, Audio):
+            found[-1] = found[-1]._replace(inside=one)
+        else:
+            found.append(Medium(source.kind, one))
+    return found
 
 
 def require_plain_words(tokenizer: Any, prompt: Prompt, placeholders: tuple[str, ...] = ()) -> None:
     """Refuse special tokens and placeholders among the words."""
     special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), *placeholders}
-    for name, text in {"text": prompt.text, "system": prompt.system or ""}.items():
+    for name, text in prompt.words.items():
         found = sorted(token for token in special if token in text)
         if found:
             raise PromptError(
@@ -34,7 +73,7 @@ def require_model_rope(prompt: Prompt) -> None:
 def _require_known_words(tokenizer: Any, prompt: Prompt) -> None:
     """Small models know few words; they would read all others as the same unknown token."""
     unknown_id = tokenizer.unk_token_id
-    for name, text in {"text": prompt.text, "system": prompt.system or ""}.items():
+    for name, text in prompt.words.items():
         if unknown_id is None or unknown_id not in tokenizer(text).input_ids:
             continue
         unknown = [word for word in text.split() if unknown_id in tokenizer(word).input_ids]
@@ -44,10 +83,12 @@ def _require_known_words(tokenizer: Any, prompt: Prompt) -> None:
         )
 
 
-def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: str) -> str:
-    """The prompt in the model's own chat template: words first, then the clip, as in the paper.
+def chat(
+    processor: Any, prompt: Prompt, system: str, forms: Mapping[str, Mapping[str, str]] = _FORMS
+) -> str:
+    """The prompt in the model's own chat template, with a placeholder for each medium.
 
-    `items` are the clip's parts in the template's form; `system` is the family's, empty for none.
+    `system` is the family's, empty for none; `forms` are the media in the template's form.
 
     Raises:
         PromptError: For special or unknown words, or a processor without a template.
@@ -59,11 +100,82 @@ def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: st
             "expected a processor with a chat template, got none. Load the processor of the chat "
             "model, or set `processor.chat_template`."
         )
-    content = [{"type": "text", "text": prompt.text}, *items]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    messages: list[dict[str, Any]] = []
     if words := prompt.system or system:
-        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": words}]})
+        messages.append({"role": "system", "content": [{"type": "text", "text": words}]})
+    for turn in prompt.messages:
+        content = [
+            {"type": "text", "text": item.source} if item.kind == "text" else forms[item.kind]
+            for item in turn.items
+        ]
+        messages.append({"role": turn.role, "content": content})
     return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def one_by_one(
+    processor: Any,
+    text: str,
+    media: list[Medium],
+    arguments: Callable[[Medium], dict[str, Any]],
+) -> dict[str, Any]:
+    """The processor's output for a text with placeholders, called for each medium by itself.
+
+    `arguments` makes those of the processor, from a medium.
+
+    Raises:
+        PromptError: If the template did not write the media in the order of the prompt.
+    """
+    if not media:
+        return dict(processor(text=text, return_tensors="pt"))
+    made = []
+    for part, medium in zip(_parts(processor, text, media), media, strict=True):
+        later = {"add_special_tokens": False} if made else {}  # a text begins once
+        made.append(dict(processor(text=part, **arguments(medium), **later, return_tensors="pt")))
+    return made[0] if len(made) == 1 else _joined(made)
+
+
+def _parts(processor: Any, text: str, media: list[Medium]) -> list[str]:
+    """The text, cut in front of the brackets of each medium but the first.
+
+    Special tokens stand there, where text can be cut and tokenized in parts.
+    """
+    if len(media) == 1:
+        return [text]
+    kinds = {getattr(processor, f"{kind}_token", None): kind for kind in _FORMS}
+    pattern = "|".join(re.escape(token) for token in kinds if token)
+    found = list(re.finditer(pattern, text))
+    if (order := [kinds[one[0]] for one in found]) != [medium.kind for medium in media]:
+        raise PromptError(
+            f"expected a chat template that writes {[medium.kind for medium in media]} in this "
+            f"order, got {order}. Give the media in an order that this model was made for."
+        )
+    special, cuts = {*processor.tokenizer.get_added_vocab()} | set(kinds), [0]
+    for before, one in pairwise(found):
+        between = text[before.end() : one.start()]
+        opening = [len(token) for token in special if token and between.endswith(token)]
+        cuts.append(one.start() - max(opening, default=0))
+    return [text[start:end] for start, end in zip(cuts, [*cuts[1:], None], strict=True)]
+
+
+def _joined(made: list[dict[str, Any]]) -> dict[str, Any]:
+    """One output of many, in order."""
+    joined = {}
+    for name in dict.fromkeys(name for one in made for name in one):
+        rows = [one[name] for one in made if one.get(name) is not None]
+        if name in _ALONG_POSITIONS:
+            joined[name] = torch.cat(rows, dim=1)
+            continue
+        if name in _ALONG_TIME:
+            longest = max(row.shape[-1] for row in rows)
+            rows = [torch.nn.functional.pad(row, (0, longest - row.shape[-1])) for row in rows]
+        whole = all(isinstance(row, Tensor) for row in rows)
+        joined[name] = torch.cat(rows) if whole else [one for row in rows for one in row]
+    return joined
+
+
+def _image_arguments(image: Any) -> dict[str, Any]:
+    """The processor's arguments for an image that is sized already."""
+    return {"images": [image.pixels], "images_kwargs": {"do_resize": False}}
 
 
 def _video_arguments(processor: Any, video: Video, fps: float) -> dict[str, Any]:
@@ -77,8 +189,7 @@ def _video_arguments(processor: Any, video: Video, fps: float) -> dict[str, Any]
 def prepare_video(
     processor: Any,
     prompt: Prompt,
-    video: Video | None,
-    audio: Audio | None = None,
+    read: Read,
     *,
     system: str,
     metadata: Callable[[Video], dict[str, Any]],
@@ -89,22 +200,20 @@ def prepare_video(
     frames a second.
     """
     require_model_rope(prompt)
-    items = [{"type": "video", "video": "clip"}] if video is not None else []
-    arguments: dict[str, Any] = {"text": chat(processor, prompt, items, system)}
-    if video is not None:
-        arguments |= _video_arguments(processor, video, video.fps)
-        arguments["videos_kwargs"]["video_metadata"] = [metadata(video)]
-    return dict(processor(**arguments, return_tensors="pt"))
+
+    def arguments(medium: Medium) -> dict[str, Any]:
+        if not isinstance(medium.read, Video):
+            return _image_arguments(medium.read)
+        own = _video_arguments(processor, medium.read, medium.read.fps)
+        own["videos_kwargs"]["video_metadata"] = [metadata(medium.read)]
+        return own
+
+    media = media_of(prompt, read, hears=False)
+    return one_by_one(processor, chat(processor, prompt, system), media, arguments)
 
 
 def prepare_omni(
-    processor: Any,
-    prompt: Prompt,
-    video: Video | None,
-    audio: Audio | None,
-    *,
-    system: str,
-    default_fps: float,
+    processor: Any, prompt: Prompt, read: Read, *, system: str, default_fps: float
 ) -> dict[str, Any]:
     """Inputs of a model that sees and hears, also sound inside the picture.
 
@@ -113,23 +222,40 @@ def prepare_omni(
     Raises:
         PromptError: For words that the model does not take.
     """
-    interleaved = prompt.interleaved and audio is not None
-    items = [{"type": "video", "video": "clip"}] if video is not None else []
-    if audio is not None and not interleaved:
-        items.append({"type": "audio", "audio": "sound"})
-    arguments: dict[str, Any] = {"text": chat(processor, prompt, items, system)}
-    if video is not None:
-        fps = video.fps if prompt.rope == "model" else default_fps
-        arguments |= _video_arguments(processor, video, fps)
-    if audio is not None:
-        arguments["audio"] = [audio.samples]
-    if interleaved:
-        if transformers.__version__.startswith("4."):  # there, nested arguments hide flat ones
-            arguments["videos_kwargs"]["use_audio_in_video"] = True
-        elif hasattr(processor, "load_audio_from_video"):  # transformers >= 5.19
-            arguments |= {"load_audio_from_video": True, "audio_from_video_indices": [0]}
-        else:
-            arguments["use_audio_in_video"] = True
-    inputs = dict(processor(**arguments, return_tensors="pt"))
-    inputs["use_audio_in_video"] = interleaved and prompt.rope == "model"
+
+    def arguments(medium: Medium) -> dict[str, Any]:
+        if isinstance(medium.read, Image):
+            return _image_arguments(medium.read)
+        if isinstance(medium.read, Audio):
+            return {"audio": [medium.read.samples]}
+        fps = medium.read.fps if prompt.rope == "model" else default_fps
+        own = _video_arguments(processor, medium.read, fps)
+        if medium.inside is not None:
+            own |= {"audio": [medium.inside.samples]}
+            if transformers.__version__.startswith("4."):  # there, nested arguments hide flat ones
+                own["videos_kwargs"]["use_audio_in_video"] = True
+            elif hasattr(processor, "load_audio_from_video"):  # transformers >= 5.19
+                own |= {"load_audio_from_video": True, "audio_from_video_indices": [0]}
+            else:
+                own["use_audio_in_video"] = True
+        return own
+
+    text, media = chat(processor, prompt, system), media_of(prompt, read)
+    inputs = one_by_one(processor, text, media, arguments)
+    inputs["use_audio_in_video"] = prompt.interleaved and prompt.rope == "model"
     return inputs
+
+
+OneClip = Callable[[Any, Prompt, Video | None, Audio | None], dict[str, Any]]
+"""From a processor, a prompt, and its frames and sound to model inputs."""
+
+
+def of_one_clip(prepare: OneClip) -> Callable[[Any, Prompt, Read], dict[str, Any]]:
+    """`Family.prepare` of a family that takes one clip and one question (`Family.one_clip`)."""
+
+    def adapted(processor: Any, prompt: Prompt, read: Read) -> dict[str, Any]:
+        video = next((one for one in read if isinstance(one, Video)), None)
+        audio = next((one for one in read if isinstance(one, Audio)), None)
+        return prepare(processor, prompt.as_clip(), video, audio)
+
+    return adapted

@@ -8,13 +8,12 @@ from typing import Any
 import transformers
 
 from hooked_omni.families import checks, processing, qwen
-from hooked_omni.families.family import Family
-from hooked_omni.inputs.audio import Audio
+from hooked_omni.families.family import Family, Read
 from hooked_omni.inputs.prompt import Prompt
-from hooked_omni.inputs.video import Video
 
 SYSTEM = "You are a helpful assistant."
 _TOKENS_PER_SECOND = 25
+_FORMS = {"audio": {"type": "audio", "audio_url": "sound"}}
 
 
 def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -25,15 +24,15 @@ def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
     return transformers.Qwen2ForCausalLM, config
 
 
-def _prepare(
-    processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
-) -> dict[str, Any]:
+def _prepare(processor: Any, prompt: Prompt, read: Read) -> dict[str, Any]:
     processing.require_model_rope(prompt)
-    items = [{"type": "audio", "audio_url": "sound"}] if audio is not None else []
-    arguments: dict[str, Any] = {"text": processing.chat(processor, prompt, items, SYSTEM)}
-    if audio is not None:
-        arguments |= {"audio": [audio.samples], "sampling_rate": audio.sampling_rate}
-    return dict(processor(**arguments, return_tensors="pt"))
+    text = processing.chat(processor, prompt, SYSTEM, _FORMS)
+
+    def arguments(medium: processing.Medium) -> dict[str, Any]:
+        sound: Any = medium.read
+        return {"audio": [sound.samples], "sampling_rate": sound.sampling_rate}
+
+    return processing.one_by_one(processor, text, processing.media_of(prompt, read), arguments)
 
 
 QWEN2_AUDIO = Family(

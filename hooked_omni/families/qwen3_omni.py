@@ -39,7 +39,7 @@ QWEN3_OMNI = Family(
     hf_class="Qwen3OmniMoeThinkerForConditionalGeneration",
     decoder_config=qwen.qwen3_config,
     on_disk=qwen.ON_DISK,
-    times=partial(checks.times, audio_seconds=_audio_seconds),
+    times=partial(checks.times, audio_seconds=_audio_seconds, count=_n_audio_tokens),
     check_inputs=partial(checks.check_omni, n_tokens=_n_audio_tokens),
     received=checks.received,
     prepare=partial(processing.prepare_omni, system="", default_fps=1.0),

@@ -4,8 +4,9 @@ The model runs until its decoder is called, and stops there. The decoder's input
 are: nothing is computed a second time, so nothing can differ.
 """
 
+import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from hooked_omni.errors import PromptError, UnknownModelError
-from hooked_omni.families.family import Family
+from hooked_omni.families.family import Family, Times
 from hooked_omni.families.skeleton import find_decoder
-from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
-from hooked_omni.inputs.spans import Spans
+from hooked_omni.inputs.prompt import EmbeddedPrompt
+from hooked_omni.inputs.spans import NoSpans, Spans
 
 
 class _Captured(Exception):
@@ -56,12 +57,14 @@ def embedded(
     tokenizer: Any,
     inputs: Mapping[str, Any],
     facts: dict[str, Any],
-    fps: float | None = None,
+    fps: Sequence[float] = (),
+    n_turns: int = 0,
 ) -> EmbeddedPrompt:
     """The decoder's inputs for a processor's whole output, with their spans.
 
     `tokenizer` tells words from markup; `facts` says how the inputs were made; `fps` frames a
-    second were sampled, where the inputs state another rate.
+    second were sampled of each video, where the inputs state another rate; before the last turn of
+    the user are `n_turns` earlier ones.
 
     Raises:
         PromptError: For inputs without which the model would silently use other positions.
@@ -78,13 +81,11 @@ def embedded(
     spans: Spans = NoSpans({}, embeds.shape[1])
     if embeds.shape[0] == 1:
         real = torch.ones_like(tokens[0], dtype=torch.bool) if mask is None else mask[0] != 0
-        masks = _span_masks(family, tokenizer, tokens[0].cpu(), media, real.cpu())
+        masks = _span_masks(family, tokenizer, tokens[0].cpu(), media, real.cpu(), n_turns)
         positions = {name: inside.nonzero()[:, 0] for name, inside in masks.items()}
         sizes = {name: len(found) for name, found in positions.items()}
-        seconds, frames = family.times(hf_model, placed, sizes)
-        if fps is not None and frames is not None:
-            seconds["video"] = frames * (family.frames_per_step / fps)
-        spans = Spans(positions, embeds.shape[1], seconds, frames)
+        times = family.times(hf_model, placed, sizes)
+        spans = _spans(positions, times, [family.frames_per_step / rate for rate in fps])
     return EmbeddedPrompt(
         embeds=embeds,
         position_ids=_position_ids(captured.get("position_ids"), embeds),
@@ -94,6 +95,29 @@ def embedded(
         facts=facts,
         deepstack=_deepstack(captured, embeds),
     )
+
+
+def _spans(
+    positions: dict[str, Int[Tensor, " _"]], times: Times, step_seconds: list[float]
+) -> Spans:
+    """Spans with the times of each sound and video; parts are numbered where there are several.
+
+    `step_seconds` is the length of a step of each video's grid, where the inputs state another.
+    """
+    parts, seconds, frames = dict(positions), {}, {}
+    for kind, items in times.items():
+        ends = torch.tensor([item.n_tokens for item in items]).cumsum(0).tolist()
+        for i, (item, end) in enumerate(zip(items, ends, strict=True)):
+            name = kind if len(items) == 1 else f"{kind}.{i + 1}"
+            parts[name] = positions[kind][end - item.n_tokens : end]
+            if item.steps is not None:
+                frames[name] = item.steps
+            if item.seconds is not None:
+                seconds[name] = item.seconds
+            if item.steps is not None and step_seconds:
+                seconds[name] = item.steps * step_seconds[i]
+    n_pos = len(positions["prompt"]) + len(positions["padding"])
+    return Spans(parts, n_pos, seconds, frames)
 
 
 def _require_a_processors_output(inputs: Mapping[str, Any]) -> None:
@@ -160,6 +184,7 @@ def _span_masks(
     tokens: Int[Tensor, " pos"],
     media: dict[str, Tensor],
     real: Tensor,
+    n_turns: int,
 ) -> dict[str, Tensor]:
     """The mask of every basic span."""
     text = real & ~torch.stack(list(media.values())).any(0)
@@ -170,16 +195,47 @@ def _span_masks(
         masks |= _word_masks(tokenizer, tokens, text)
         if family.correct_words is not None:
             masks |= family.correct_words(tokenizer, tokens, masks)
+        given = masks["question"] | ~text & real
+        masks |= _turn_masks(tokenizer, tokens, given, masks, n_turns)
+        masks["markup"] |= masks.pop("answer")
     return masks
 
 
+def _turn_masks(
+    tokenizer: Any,
+    tokens: Int[Tensor, " pos"],
+    given: Tensor,
+    masks: Mapping[str, Tensor],
+    n_turns: int,
+) -> dict[str, Tensor]:
+    """What was said and `given` in each of the earlier turns, which is no question any more."""
+    if not n_turns:
+        return {}
+    starts = (tokens == tokenizer.convert_tokens_to_ids("<|im_start|>")).nonzero()[:, 0].tolist()
+    first = len(starts) - 2 - n_turns  # the last are the question's and the answer's
+    if first < 0:
+        raise PromptError(
+            f"expected {n_turns} earlier turns, each after '<|im_start|>', got {len(starts)} of "
+            "these: this family's template marks turns otherwise. Leave out `turns`."
+        )
+    place = torch.arange(len(tokens))
+    turns = [
+        (given | masks["answer"]) & (start <= place) & (place < end)
+        for start, end in itertools.pairwise(starts[first:-1])
+    ]
+    every = torch.stack(turns).any(0)
+    numbered = {f"turn.{i}": turn for i, turn in enumerate(turns, start=1)} if turns[1:] else {}
+    own = {name: masks[name] & ~every for name in ("question", "answer")}
+    return {"turn": every, **numbered, **own}
+
+
 def _word_masks(tokenizer: Any, tokens: Int[Tensor, " pos"], text: Tensor) -> dict[str, Tensor]:
-    """The user's words, the system prompt's, and the chat markup around them.
+    """The user's words, the system prompt's, earlier answers, and the chat markup around them.
 
     A turn is `<|im_start|>role`, a newline, its content, `<|im_end|>`. Special tokens are markup
     wherever they stand. A prompt without turns is all question.
     """
-    masks = {name: torch.zeros_like(text) for name in ("question", "system", "markup")}
+    masks = {name: torch.zeros_like(text) for name in ("question", "system", "markup", "answer")}
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     turn = {tokenizer.convert_tokens_to_ids(mark) for mark in ("<|im_start|>", "<|im_end|>")}
     role, in_content = "", not turn & set(tokens.tolist())
@@ -190,7 +246,7 @@ def _word_masks(tokenizer: Any, tokens: Int[Tensor, " pos"], text: Tensor) -> di
         if token in special:
             masks["markup"][i] = True
         elif in_content:
-            masks[{"system": "system", "assistant": "markup"}.get(role, "question")][i] = True
+            masks[{"system": "system", "assistant": "answer"}.get(role, "question")][i] = True
         else:
             masks["markup"][i] = True
             role += tokenizer.decode([token])

@@ -4,9 +4,10 @@ By the Hugging Face model and its processor, without hooks: this half also runs 
 of transformers, for models whose own code needs one, and its bundles are read anywhere.
 """
 
+import json
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -15,8 +16,11 @@ from torch import nn
 
 from hooked_omni.errors import HookedOmniError, MediaError, PromptError
 from hooked_omni.families import family_of
+from hooked_omni.families.family import Read
 from hooked_omni.hf.capture import embedded
 from hooked_omni.inputs.audio import Audio, read_audio
+from hooked_omni.inputs.image import Image, read_image
+from hooked_omni.inputs.items import Source
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.inputs.video import Video, read_video
@@ -55,42 +59,42 @@ class Towers:
             MediaError: For a clip or sound that cannot be read, or is not there.
             PromptError: For a prompt that this model does not take.
         """
-        return self.embed_media(prompt, *self.read_media(prompt))
+        return self.embed_media(prompt, self.read_media(prompt))
 
-    def read_media(self, prompt: Prompt) -> tuple[Video | None, Audio | None]:
-        """The frames and the sound that `embed` passes to the towers; raises as `embed`."""
+    def read_media(self, prompt: Prompt) -> Read:
+        """What `embed` passes to the towers, in order; raises as `embed`."""
         if self.processor is None:
             raise PromptError(
                 "expected a model with a processor, got none. Pass `processor=` to `from_hf`, or "
                 "use `embed_inputs` with its output."
             )
-        if prompt.video is not None and not self.family.sees:
-            raise PromptError(
-                f"expected a prompt without a picture for {self.family.name}, got "
-                f"video={prompt.video}. This family does not see: pass the clip as `audio`."
-            )
+        self._require(prompt)
         media = prompt.media or self.media
-        video = None if prompt.video is None else read_video(prompt.video, media)
-        return video, self._read_sound(prompt, media)
+        return tuple(_read(source, media) for source in prompt.sources(self.family.hears))
 
-    def embed_media(
-        self, prompt: Prompt, video: Video | None, audio: Audio | None
-    ) -> EmbeddedPrompt:
-        """As `embed`, for frames and sound in memory, perhaps edited; no file is read.
+    def embed_media(self, prompt: Prompt, read: Read) -> EmbeddedPrompt:
+        """As `embed`, for media in memory, perhaps edited; no file is read.
 
         ```python
         video, audio = omni.read_media(prompt)
         silence = replace(audio, samples=0 * audio.samples)
-        muted = omni.embed_media(prompt, video, silence)
+        muted = omni.embed_media(prompt, (video, silence))
         ```
 
         Raises:
             MediaError: If the towers would get less than this, more, or something else.
-            PromptError: For a prompt that this model does not take.
+            PromptError: For a prompt that this model does not take, or media of another.
         """
+        self._require(prompt)
         prompt = replace(prompt, media=prompt.media or self.media)
+        expected = [source.kind for source in prompt.sources(self.family.hears)]
+        if (kinds := [type(one).__name__.lower() for one in read]) != expected:
+            raise PromptError(
+                f"expected {expected} as what was read for this prompt, got {kinds}. Pass what "
+                "`read_media` gives, in its order."
+            )
         try:
-            inputs = self.family.prepare(self.processor, prompt, video, audio)
+            inputs = self.family.prepare(self.processor, prompt, read)
         except HookedOmniError:
             raise
         except (AssertionError, ValueError, RuntimeError, IndexError) as error:
@@ -98,14 +102,15 @@ class Towers:
                 f"expected a clip that the processor of {self.family.name} takes, got {error!r}. "
                 "Change the media settings, such as size_factor and sampling_rate."
             ) from error
-        self._require_all(inputs, video, audio)
+        self._require_all(inputs, read)
         return embedded(
             self.hf,
             self.family,
             self.tokenizer,
             inputs,
-            self.facts() | _clip_facts(prompt, video, audio),
-            fps=None if video is None else video.fps,
+            self.facts() | _facts(prompt, read),
+            fps=[one.fps for one in read if isinstance(one, Video)],
+            n_turns=len(prompt.turns),
         )
 
     def embed_inputs(self, **inputs: Any) -> EmbeddedPrompt:
@@ -130,45 +135,62 @@ class Towers:
             "hooked_omni": _own_version(),
         }
 
-    def _require_all(
-        self, inputs: dict[str, Any], video: Video | None, audio: Audio | None
-    ) -> None:
-        """Refuse inputs that are less than what was read, more, or something else."""
-        heard, seen = self.family.received(self.hf, inputs)
-        seconds = 0.0 if audio is None else len(audio.samples) / audio.sampling_rate
-        if abs(heard - seconds) >= _HALF_A_TOKEN or (audio and seconds < 2 * _HALF_A_TOKEN):
-            raise MediaError(
-                f"expected {self.family.name} to hear the whole sound, of {seconds} s, 0.04 at "
-                f"least, got {heard} s: its processor takes 16000 samples a second, and cuts off "
-                "what is too long. Set sound_seconds in the media settings, or cut the clip."
-            )
-        shape = () if video is None else (len(video.frames), *video.frames.shape[2:])
-        if seen != shape[: max(len(seen), 1)]:
-            raise MediaError(
-                f"expected {self.family.name} to see the frames as read, {shape} (number, height, "
-                f"width), got {seen}: its processor repeats, drops or resizes others. Leave "
-                "min_frames, max_frames, frame_factor and size_factor as its family has them."
+    def _require(self, prompt: Prompt) -> None:
+        """Refuse items that the family, or this model of it, does not take."""
+        self.family.require(prompt)
+        images = [s.path for s in prompt.sources(self.family.hears) if s.kind == "image"]
+        if images and "image" not in self.family.media_tokens(self.hf):
+            raise PromptError(
+                f"expected a prompt without images for this {self.family.name}, which has no "
+                f"placeholder for them, got {images[0]}. Leave it out, or make it a video."
             )
 
-    def _read_sound(self, prompt: Prompt, media: MediaSettings) -> Audio | None:
-        source = prompt.audio
-        if source is None and prompt.interleaved and self.family.hears:
-            source = prompt.video
-        if source is None:
-            return None
-        if not self.family.hears:
-            raise PromptError(
-                f"expected a prompt without sound for {self.family.name}, got audio={source}. "
-                "This family does not hear: leave `audio` out."
-            )
-        try:
-            return _beginning(read_audio(source, media), media.sound_seconds)
-        except MediaError as error:
-            if source != prompt.video:
-                raise
+    def _require_all(self, inputs: dict[str, Any], read: Read) -> None:
+        """Refuse inputs that are less than what was read, more, or something else."""
+        got = self.family.received(self.hf, inputs)
+        sounds = [len(one.samples) / one.sampling_rate for one in read if isinstance(one, Audio)]
+        heard = [seconds for (seconds,) in got.get("audio", [])]
+        pairs = list(zip_longest(heard, sounds, fillvalue=0.0))
+        if any(abs(h - s) >= _HALF_A_TOKEN or s < 2 * _HALF_A_TOKEN for h, s in pairs):
             raise MediaError(
-                f"{error} For the picture alone, pass use_audio_in_video=False."
-            ) from error
+                f"expected {self.family.name} to hear the whole sound, of {_each(sounds)} s, 0.04 "
+                f"at least, got {_each(heard)} s: its processor takes 16000 samples a second, and "
+                "cuts off what is too long. Set sound_seconds in the media settings, or cut the "
+                "clip."
+            )
+        frames = [one.frames for one in read if isinstance(one, Video)]
+        pictures = [tuple(one.pixels.shape[1:]) for one in read if isinstance(one, Image)]
+        shapes = [(len(one), *one.shape[2:]) for one in frames]
+        for kind, own in (("video", shapes), ("image", pictures)):
+            seen, least = got.get(kind, []), int(kind == "video")
+            same = zip_longest(seen, own, fillvalue=())
+            if any(given != one[: max(len(given), least)] for given, one in same):
+                raise MediaError(
+                    f"expected {self.family.name} to see the frames as read, {_each(own)} (number, "
+                    f"height, width), got {_each(seen)}: its processor repeats, drops or resizes "
+                    "others. Leave min_frames, max_frames, frame_factor and size_factor as its "
+                    "family has them."
+                )
+
+
+def _each(values: list[Any]) -> Any:
+    """One value by itself."""
+    return values[0] if len(values) == 1 else values
+
+
+def _read(source: Source, media: MediaSettings) -> Image | Video | Audio:
+    if source.kind == "image":
+        return read_image(source.path, media)
+    if source.kind == "video":
+        return read_video(source.path, media)
+    try:
+        return _beginning(read_audio(source.path, media), media.sound_seconds)
+    except MediaError as error:
+        if not source.own:
+            raise
+        raise MediaError(
+            f"{error} For the picture alone, pass use_audio_in_video=False."
+        ) from error
 
 
 def _beginning(audio: Audio, seconds: float | None) -> Audio:
@@ -188,14 +210,24 @@ def _own_version() -> str:
         return "not installed"
 
 
-def _clip_facts(prompt: Prompt, video: Video | None, audio: Audio | None) -> dict[str, Any]:
-    given = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(prompt).items()}
-    facts: dict[str, Any] = {"prompt": given}
-    if video is not None:
-        n_frames, _, height, width = video.frames.shape
-        facts["video"] = dict(frames=n_frames, height=height, width=width, fps=video.fps)
-        facts["video"] |= dict(seconds=video.seconds, notes=list(video.notes))
-    if audio is not None:
-        facts["audio"] = dict(samples=len(audio.samples), sampling_rate=audio.sampling_rate)
-        facts["audio"] |= dict(seconds=audio.seconds, notes=list(audio.notes))
+def _facts(prompt: Prompt, read: Read) -> dict[str, Any]:
+    """What was asked, and of what was read; items of a kind are numbered if there are several."""
+    given = json.loads(json.dumps(asdict(prompt), default=str))
+    facts: dict[str, Any] = {"prompt": {k: v for k, v in given.items() if v != []}}
+    kinds = [type(one).__name__.lower() for one in read]
+    for i, (kind, one) in enumerate(zip(kinds, read, strict=True)):
+        several = kinds.count(kind) > 1
+        facts[f"{kind}.{kinds[: i + 1].count(kind)}" if several else kind] = _read_facts(one)
     return facts
+
+
+def _read_facts(one: Image | Video | Audio) -> dict[str, Any]:
+    if isinstance(one, Image):
+        _, height, width = one.pixels.shape
+        return dict(height=height, width=width, notes=list(one.notes))
+    if isinstance(one, Audio):
+        facts = dict(samples=len(one.samples), sampling_rate=one.sampling_rate)
+    else:
+        n_frames, _, height, width = one.frames.shape
+        facts = dict(frames=n_frames, height=height, width=width, fps=one.fps)
+    return facts | dict(seconds=one.seconds, notes=list(one.notes))

@@ -4,7 +4,7 @@ An `EmbeddedPrompt` is what the decoder gets for a `Prompt`: embeddings, rotary 
 spans, in one file that needs no towers and no clip.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,9 @@ from torch import Tensor
 from hooked_omni.errors import BundleError, FileError, PromptError, SpanError
 from hooked_omni.files import parse_json, to_json
 from hooked_omni.inputs.bundle import read_bundle, write_bundle
+from hooked_omni.inputs.items import Item, Source, Turn, as_items, as_turns, require_one_way
 from hooked_omni.inputs.media import MediaSettings
-from hooked_omni.inputs.spans import FLOATS, Spans, faults
+from hooked_omni.inputs.spans import FLOATS, NoSpans, Spans, faults
 
 _TENSORS = ("embeds", "position_ids", "mask", "tokens", "deepstack")
 _INTS = (torch.int32, torch.int64)
@@ -27,55 +28,118 @@ _ROPES = ("model", "paper-scripts")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question about a clip.
+    """A question about a clip, or about several items, perhaps after earlier turns.
 
     ```python
     Prompt("Describe what you hear.", video="clip.mp4")                    # with its own sound
     Prompt("Describe what you hear.", video="clip.mp4", audio="rain.wav")  # with another sound
     Prompt("Describe what you see.", video="clip.mp4", use_audio_in_video=False)
     Prompt("What is this sound?", audio="rain.wav")
+    Prompt(items=[("image", "a.png"), ("audio", "b.wav"), ("text", "Do they fit?")])
+    Prompt("And now?", turns=[("user", [("audio", "a.wav"), ("text", "What?")]),
+                              ("assistant", "A dog.")])
     ```
 
     Attributes:
-        text: The user's words.
+        text: The user's words, before the clip, as in the paper; after it in families whose own
+            code puts the clip first.
         video: A file with a video track.
         audio: A sound file, or a container whose sound is used in place of the clip's own.
-        use_audio_in_video: Interleave sound and picture by time, as one clip. Without it, the
-            clip's own sound is not read, and `audio` follows the picture as a second item.
+        use_audio_in_video: Interleave sound and picture by time, as one clip; in every video of
+            the prompt. Without it, the clip's own sound is not read, and `audio` follows the
+            picture as a second item.
         system: System prompt; None means the family's default.
         rope: "model" gives audio inside video its time-aligned positions (TMRoPE).
             "paper-scripts" repeats the paper's released scripts, which pass the flag to the
             processor but not to the model, so that these positions are 1-D.
         media: How frames and sound are sampled; None means as the model was made for, which for
             released checkpoints is the paper's pipeline (`MediaSettings()`).
+        items: In place of `text`, `video` and `audio`: `Item`s, or tuples of their fields, in the
+            user's order.
+        turns: Earlier turns: a role, "user" or "assistant", and its items, or its words.
 
     Raises:
-        PromptError: For no words, several clips, or an unknown `rope`.
+        PromptError: For no words, `items` beside `text`, `video` or `audio`, what is no item or
+            turn, or an unknown `rope`.
     """
 
-    text: str
+    text: str = ""
     video: str | Path | None = None
     audio: str | Path | None = None
     use_audio_in_video: bool = True
     system: str | None = None
     rope: Literal["model", "paper-scripts"] = "model"
     media: MediaSettings | None = None
+    items: Sequence[Item | tuple[Any, ...]] = ()
+    turns: Sequence[Turn | tuple[Any, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not self.text.strip():
+        object.__setattr__(self, "items", as_items(self.items, "items") if self.items != () else ())
+        object.__setattr__(self, "turns", as_turns(self.turns))
+        require_one_way(bool(self.items), self.text, self.video, self.audio)
+        if not any(item.kind == "text" for item in self.content):
             raise PromptError(f"expected a question, got {self.text!r}. Say what to describe.")
-        for name, source in (("video", self.video), ("audio", self.audio)):
-            if source is not None and not isinstance(source, str | Path):
-                raise PromptError(
-                    f"expected one file as {name!r}, got {source!r}. Make a prompt for each clip."
-                )
+        if not self.use_audio_in_video and (outside := [i.sound for i in self._every() if i.sound]):
+            raise PromptError(
+                f"expected no sound inside videos for use_audio_in_video=False, got {outside}. "
+                "Give it as an item of its own."
+            )
         if self.rope not in _ROPES:
             raise PromptError(f"expected rope 'model' or 'paper-scripts', got {self.rope!r}.")
 
     @property
+    def content(self) -> tuple[Item, ...]:
+        """The items of the last turn, the user's, in their order."""
+        if self.items:
+            return as_items(self.items, "items")
+        inside = self.audio if self.use_audio_in_video else None
+        parts = [("text", self.text), ("video", self.video, inside)]
+        if self.video is None or not self.use_audio_in_video:
+            parts.append(("audio", self.audio))
+        return tuple(Item(*part) for part in parts if part[1] not in (None, ""))
+
+    @property
+    def messages(self) -> tuple[Turn, ...]:
+        """Every turn, the last one included."""
+        return (*as_turns(self.turns), Turn("user", self.content))
+
+    @property
     def interleaved(self) -> bool:
         """Whether sound and picture become one time-aligned block."""
-        return self.video is not None and self.use_audio_in_video
+        return self.use_audio_in_video and any(item.kind == "video" for item in self._every())
+
+    @property
+    def words(self) -> dict[str, str]:
+        """All words, by where they stand."""
+        turns = {f"turn {i}": turn.items for i, turn in enumerate(self.messages, start=1)}
+        turns["items" if self.items else "text"] = turns.popitem()[1]
+        said = {
+            name: "\n".join(str(item.source) for item in items if item.kind == "text")
+            for name, items in turns.items()
+        }
+        return {**said, "system": self.system or ""}
+
+    def sources(self, hears: bool) -> tuple[Source, ...]:
+        """What is read, in order; a model that `hears` reads a video's own sound after it."""
+        found = []
+        for item in self._every():
+            if item.kind != "text":
+                found.append(Source(item.kind, item.source))
+            if item.kind == "video" and self.use_audio_in_video and (hears or item.sound):
+                own = item.sound is None
+                found.append(Source("audio", item.sound or item.source, inside=True, own=own))
+        return tuple(found)
+
+    def as_clip(self) -> "Prompt":
+        """The same question and clip by `text`, `video` and `audio`, if it has one clip alone."""
+        kinds = {item.kind: item for item in self.content}
+        video, audio = kinds.get("video"), kinds.get("audio")
+        sound = audio.source if audio else video.sound if video else None
+        source = None if video is None else video.source
+        return replace(self, items=(), text=str(kinds["text"].source), video=source, audio=sound)
+
+    def _every(self) -> tuple[Item, ...]:
+        return tuple(item for turn in self.messages for item in turn.items)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +288,7 @@ class EmbeddedPrompt:
         replace(self)  # checks it again
         tensors = {
             **{name: getattr(self, name) for name in _TENSORS},
-            "frames": self.spans.frames,
+            **{f"frames.{n}".removesuffix(".video"): v for n, v in self.spans.frames.items()},
             **{f"span.{name}": value for name, value in self.spans.positions.items()},
             **{f"seconds.{name}": value for name, value in self.spans.seconds.items()},
         }
@@ -235,16 +299,16 @@ class EmbeddedPrompt:
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "EmbeddedPrompt":
         """Read a file written by `save`; `BundleError` for any other."""
         tensors, facts = read_bundle(Path(path))
-        frames, own = tensors.pop("frames", None), {n: tensors.pop(n, None) for n in _TENSORS}
-        parts: dict[str, dict[str, Tensor]] = {"span": {}, "seconds": {}}
+        own = {n: tensors.pop(n, None) for n in _TENSORS}
+        parts: dict[str, dict[str, Tensor]] = {"span": {}, "seconds": {}, "frames": {}}
         for name, tensor in tensors.items():
             kind, _, span = name.partition(".")
-            parts.setdefault(kind, {})[span] = tensor
+            parts.setdefault(kind, {})[span or ("video" if kind == "frames" else "")] = tensor
         try:
-            if len(parts) > 2 or own["tokens"] is None:
+            if len(parts) > 3 or own["tokens"] is None:
                 raise PromptError(f"expected spans and tokens, got {sorted(parts)} and no others.")
             n_pos = own["tokens"].shape[-1:].numel()
-            spans = Spans(parts["span"], n_pos, parts["seconds"], frames)
+            spans = Spans(parts["span"], n_pos, parts["seconds"], parts["frames"])
             prompt = cls(**own, spans=spans, facts=facts)  # pyright: ignore[reportArgumentType]
             every = torch.arange(n_pos)
             real = every >= 0 if prompt.mask is None else prompt.mask[0] > 0
@@ -255,11 +319,3 @@ class EmbeddedPrompt:
             return prompt.to(device)
         except (PromptError, SpanError) as error:
             raise BundleError(f"In {path}: {error} Or embed the prompt again.") from error
-
-
-class NoSpans(Spans):
-    """Spans of a batch: prompts of a batch sit at different positions, so there are none."""
-
-    def mask(self, name: str, window: range) -> Tensor:
-        """Refuse with a `SpanError`."""
-        raise SpanError(f"expected one prompt to look up {name!r} in, got a batch. Embed it alone.")

@@ -4,16 +4,20 @@ A span is a named set of positions, not a slice: omni models interleave audio an
 
 | name | positions |
 |---|---|
-| `audio`, `video` | tokens that came out of a tower |
-| `question` | the user's words |
+| `audio`, `video`, `image` | tokens that came out of a tower |
+| `video.2`, `audio.1`, `image.1` | those of the second video, the first sound, the first image |
+| `question` | the user's words, in the last turn |
 | `system` | the words of the system prompt |
 | `markup` | everything else of the chat template: role names, brackets, newlines |
-| `text` | neither audio nor video: the paper's "query_text" |
+| `turn.1`, `turn` | what was said and given in the first earlier turn, in all of them |
+| `text` | no tower's: the paper's "query_text" |
 | `last` | the last prompt position, the one that predicts the first generated token |
 | `generated` | every position after the prompt |
 | `prompt` | every position of the prompt |
-| `audio@3.0-4.0s`, `video@3-4s` | tokens that start in that time of the clip |
-| `frame 7`, `video.frame7` | tokens of the eighth temporal step of the video grid |
+| `audio@3.0-4.0s`, `video@3-4s` | tokens that start in that time of the only sound or video |
+| `audio.2@3-4s` | those of the second sound, in its own time |
+| `frame 7`, `video.frame7` | tokens of the eighth temporal step of the only video's grid |
+| `video.2.frame7` | those of the second video |
 | `generated+last` | a union of any of these |
 """
 
@@ -28,11 +32,14 @@ from torch import Tensor
 
 from hooked_omni.errors import SpanError
 
-_TIMED = re.compile(r"(audio|video)@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)s")
-_FRAME = re.compile(r"(?:video\.)?frame ?(\d+)")
+_TIMED = re.compile(r"((?:audio|video)(?:\.\d+)?)@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)s")
+_FRAME = re.compile(r"(?:(video(?:\.\d+)?)\.)?frame ?(\d+)")
 _GENERATED = "generated"
 _MEDIA = ("audio", "video", "image", "padding")
-_APART = ((*_MEDIA, "text"), (*_MEDIA, "question", "system", "markup"))
+_WORDS = ("question", "system", "markup")
+_APART = ((*_MEDIA, "text"), (*_MEDIA, *_WORDS), ("turn", *_WORDS))
+_KINDS = ("audio", "video", "image", "turn")
+_NUMBERED = re.compile(rf"({'|'.join(_KINDS)})\.([1-9]\d*)")
 _INT64, _LONGEST = (torch.int64,), 10**7  # seconds of a clip
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -75,19 +82,20 @@ class Spans(Mapping[str, Tensor]):
     Attributes:
         positions: Sorted positions of each basic span.
         n_prompt: Number of prompt positions, padding included; later ones are `generated`.
-        seconds: Start time of each `audio` and each `video` position, in the order of
-            `positions`, in seconds of the clip.
-        frames: Temporal grid step of each `video` position, counted from 0.
+        seconds: Start time of each position of a sound or video, in the order of `positions`, in
+            seconds of the clip, by span: of `audio` for one sound, else of `audio.1`, ...
+        frames: Temporal grid step of each position of a video, counted from 0, in the same way.
 
     Raises:
         SpanError: When made of names that cannot be looked up; of positions that are not sorted,
-            unique and of the prompt; of times or steps that run backwards or belong to none.
+            unique and of the prompt; of times or steps that run backwards or belong to none; of
+            numbered spans that are not the parts of the plain one, in order.
     """
 
     positions: dict[str, Int[Tensor, " _"]]
     n_prompt: int
     seconds: dict[str, Float[Tensor, " _"]] = field(default_factory=dict)
-    frames: Int[Tensor, " _"] | None = None
+    frames: dict[str, Int[Tensor, " _"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if wrong := next(self._faults(), None):
@@ -103,13 +111,30 @@ class Spans(Mapping[str, Tensor]):
         for name, row in self.seconds.items():
             size = (len(self.positions.get(name, ())),)
             yield from faults(f"seconds of {name!r}", row, size, FLOATS, (0, _LONGEST, 0))
-        if self.frames is not None:
-            n = len(self.positions.get("video", ()))
-            yield from faults("frames", self.frames, (n,), _INT64, (0, n, 0))
+        for name, row in self.frames.items():
+            n = len(self.positions.get(name, ()))
+            yield from faults(f"frames of {name!r}", row, (n,), _INT64, (0, n, 0))
+        for kind in _KINDS:
+            names, whole = self.numbered(kind), self.positions.get(kind)
+            parts = [self.positions.get(f"{kind}.{i}") for i in range(1, len(names) + 1)]
+            known = [part for part in parts if part is not None]
+            same = whole is not None and torch.equal(torch.cat([*known, whole[:0]]), whole)
+            if names and not (same and len(known) == len(names)):
+                yield f"parts of {kind!r} that are not all of it in order"
         for names in _APART:
             places = [self.positions[name] for name in names if name in self.positions]
             if places and len(torch.cat(places).unique()) < sum(map(len, places)):
                 yield f"positions of two of {names}"
+
+    def numbered(self, kind: str) -> list[str]:
+        """Names of the parts of "audio", "video", "image" or "turn", in order; none for only one.
+
+        Example:
+            >>> spans.numbered("video")
+            ['video.1', 'video.2']
+        """
+        known = [match for name in self.positions if (match := _NUMBERED.fullmatch(name))]
+        return [m[0] for m in sorted(known, key=lambda m: int(m[2])) if m[1] == kind]
 
     def __getitem__(self, name: str) -> Int[Tensor, " n"]:
         """Sorted positions of `name` in the prompt; `SpanError` for an unknown or empty span."""
@@ -152,26 +177,41 @@ class Spans(Mapping[str, Tensor]):
 
     def _basic(self, name: str) -> Int[Tensor, " n"]:
         if match := _TIMED.fullmatch(name):
-            kind, start, stop = match[1], float(match[2]), float(match[3])
-            positions, times = self._span(kind), self._require_times(name, self.seconds.get(kind))
+            start, stop = float(match[2]), float(match[3])
+            kind, positions, times = self._timed(name, match[1], self.seconds)
             found = positions[(times >= start) & (times < stop)]
             extent = f"{kind} tokens start at {times.min():.2f} to {times.max():.2f} s"
             return self._require_some(name, found, extent)
         if match := _FRAME.fullmatch(name):
-            positions, frames = self._span("video"), self._require_times(name, self.frames)
-            extent = f"the video has {int(frames.max()) + 1} grid steps, counted from 0"
-            return self._require_some(name, positions[frames == int(match[1])], extent)
+            kind, positions, frames = self._timed(name, match[1] or "video", self.frames)
+            extent = f"the {kind} has {int(frames.max()) + 1} grid steps, counted from 0"
+            return self._require_some(name, positions[frames == int(match[2])], extent)
         return self._span(name)
 
-    def _require_times(self, name: str, times: Tensor | None) -> Tensor:
-        if times is None:
+    def _timed(self, name: str, kind: str, of: Mapping[str, Tensor]) -> tuple[str, Tensor, Tensor]:
+        """The medium that is meant, its positions and their times or steps."""
+        kind, positions = self._only(kind), self._span(kind)
+        if parts := self.numbered(kind):
+            one = name.replace(kind, parts[0]) if kind in name else f"{parts[0]}.{name}"
+            raise SpanError(
+                f"expected a time or frame of one of {parts}, got {name!r}, of any of them. Name "
+                f"the one, as in {one!r}."
+            )
+        if kind not in of:
             raise SpanError(
                 f"expected a prompt whose tokens have times, got {name!r} for one "
                 "without. Make it with `embed`, or with `embed_inputs` and the sampling rates."
             )
-        return times
+        return kind, positions, of[kind]
+
+    def _only(self, name: str) -> str:
+        """`video` for `video.1` if there is no other."""
+        match = _NUMBERED.fullmatch(name)
+        alone = match is not None and match[2] == "1" and not self.numbered(match[1])
+        return match[1] if match and alone else name
 
     def _span(self, name: str) -> Int[Tensor, " n"]:
+        name = self._only(name)
         if name not in self.positions:
             raise SpanError(
                 f"expected one of {sorted([*self, _GENERATED])}, a time such as "
@@ -186,3 +226,11 @@ class Spans(Mapping[str, Tensor]):
                 "Leave this span out, or embed the prompt with it."
             )
         return found
+
+
+class NoSpans(Spans):
+    """Spans of a batch: prompts of a batch sit at different positions, so there are none."""
+
+    def mask(self, name: str, window: range) -> Tensor:
+        """Refuse with a `SpanError`."""
+        raise SpanError(f"expected one prompt to look up {name!r} in, got a batch. Embed it alone.")

@@ -39,7 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def clip_of(omni: HookedOmni, path: Path) -> tuple[Video, Audio]:
     video, audio = omni.read_media(Prompt("What?", video=path, media=SMALL))
-    assert video is not None and audio is not None
+    assert isinstance(video, Video) and isinstance(audio, Audio)
     return video, audio
 
 
@@ -137,7 +137,7 @@ def test_scores_are_hugging_faces(omni: HookedOmni, files: dict[str, Path]) -> N
     assert set(table["answer"]) == {made.text} and set(table["n_tokens"]) == {len(made.tokens)}
     expected = {}
     for name, (picture, heard) in variants_by_hand.items():
-        inputs = omni.family.prepare(omni.processor, prompt, picture, heard)
+        inputs = omni.family.prepare(omni.processor, prompt, (picture, heard))
         ready = omni.embed_inputs(**{k: v for k, v in inputs.items() if v is not None})
         expected[name] = float(hf_logprobs(omni, ready, made.tokens).sum())
     for row in table.to_dict("records"):
@@ -158,14 +158,14 @@ def test_variants_keep_shapes_and_source(model: HookedOmni, files: dict[str, Pat
         *(variants.other_sound(path, SMALL), variants.other_picture(path, SMALL)),
     ):
         seen, heard = edit((video, audio))
-        assert seen is not None and heard is not None
+        assert isinstance(seen, Video) and isinstance(heard, Audio)
         assert seen.frames.shape == frames.shape and heard.samples.shape == samples.shape
         assert heard.samples.dtype == samples.dtype and seen.frames.dtype == frames.dtype
         same = torch.equal(seen.frames, frames), np.array_equal(heard.samples, samples)
         assert same in ((True, False), (False, True))
     assert torch.equal(video.frames, frames) and np.array_equal(audio.samples, samples)
     later = variants.shift(0.5)((video, audio))[1]
-    assert later
+    assert isinstance(later, Audio)
     np.testing.assert_array_equal(later.samples[8000:], samples[:-8000])
 
 

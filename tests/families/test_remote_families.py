@@ -73,7 +73,8 @@ def prompt_of(omni: HookedOmni, name: str, kind: str) -> EmbeddedPrompt:
         use_audio_in_video=kind == "audio in video",
     )
     heard = sound() if "audio" in kind else None
-    return omni.embed_media(prompt, video if "video" in kind else None, heard)
+    seen = video if "video" in kind else None
+    return omni.embed_media(prompt, tuple(one for one in (seen, heard) if one is not None))
 
 
 def kinds_of(name: str) -> tuple[str, ...]:

@@ -80,14 +80,14 @@ def test_sound_at_another_rate_than_the_model_hears(every, name, rate):
     """It would be heard slower or faster, with tokens at times that are not the clip's."""
     other = replace(sound(), sampling_rate=rate, samples=np.zeros(rate, np.float32))
     with pytest.raises(MediaError, match=r"takes 16000|sampling_rate"):
-        every[name].embed_media(LISTEN, None, other)
+        every[name].embed_media(LISTEN, (other,))
 
 
 @pytest.mark.parametrize("name", HEARS)
 def test_sound_too_short_for_a_token(every, name):
     for n in (0, 639) if name == "omni" else (0, 1, 100, 400, 639):
         with pytest.raises(MediaError, match=r"whole sound|processor of"):
-            every[name].embed_media(LISTEN, None, replace(sound(), samples=sound().samples[:n]))
+            every[name].embed_media(LISTEN, (replace(sound(), samples=sound().samples[:n]),))
 
 
 @pytest.mark.parametrize("name", HEARS)
@@ -95,7 +95,7 @@ def test_a_whole_sound_is_heard_to_its_last_token(every, name):
     """Lengths that are no whole number of mel frames, tokens or seconds."""
     for n in (23_457,) if name == "omni" else (640, 15_999, 16_001, 23_456):
         samples = sound(4.0).samples[:n]
-        prompt = every[name].embed_media(LISTEN, None, replace(sound(), samples=samples))
+        prompt = every[name].embed_media(LISTEN, (replace(sound(), samples=samples),))
         times = prompt.spans.seconds.get("audio", torch.zeros(1))
         assert float(times.max()) < n / 16_000
         assert len(prompt.spans["audio"]) > 0
@@ -105,13 +105,13 @@ def test_a_whole_sound_is_heard_to_its_last_token(every, name):
 def test_frames_that_the_processor_would_repeat(every, name):
     side = every[name].media.size_factor
     with pytest.raises(MediaError, match=r"\(5, \d+, \d+\).* got \(6, "):
-        every[name].embed_media(LOOK, frames(5, side=side), None)
+        every[name].embed_media(LOOK, (frames(5, side=side),))
 
 
 @pytest.mark.parametrize("name", SEES)
 def test_frames_of_a_size_that_is_no_whole_number_of_patches(every, name):
     with pytest.raises(MediaError, match="processor"):
-        every[name].embed_media(LOOK, frames(4, side=30), None)
+        every[name].embed_media(LOOK, (frames(4, side=30),))
 
 
 def test_a_processor_that_samples_frames_anew(every):
@@ -121,7 +121,7 @@ def test_a_processor_that_samples_frames_anew(every):
     omni.processor.video_processor.temporal_patch_size = 1
     try:
         with pytest.raises(MediaError, match=r"\(6, 56, 84\).* got \(12, 56, 84\)"):
-            omni.embed_media(LOOK, frames(), None)
+            omni.embed_media(LOOK, (frames(),))
     finally:
         omni.processor.video_processor.temporal_patch_size = kept
 
@@ -131,7 +131,7 @@ def test_a_processor_that_hears_less(clips):
     processor.feature_extractor.n_samples = 2 * 16_000
     processor.feature_extractor.nb_max_frames = 200
     with pytest.raises(MediaError, match=r"of 3\.0 s, .* got 2\.0 s"):
-        HookedOmni.from_hf(hf, processor).embed_media(LISTEN, None, sound())
+        HookedOmni.from_hf(hf, processor).embed_media(LISTEN, (sound(),))
 
 
 def small(n_frames: int) -> Video:
@@ -160,12 +160,12 @@ def cut_off(name: str, seconds: int) -> HookedOmni:
 @pytest.mark.parametrize("name", ["internomni", "minicpm-o-2.6"])
 def test_code_of_a_checkpoint_that_cuts_the_sound_off(name):
     with pytest.raises(MediaError, match=r"of 3\.0 s, .* got 2\.0 s"):
-        cut_off(name, 2).embed_media(LISTEN, None, sound())
+        cut_off(name, 2).embed_media(LISTEN, (sound(),))
 
 
 def test_code_of_a_checkpoint_that_drops_frames():
     with pytest.raises(MediaError, match=r"\(16, 28, 56\).* got \(8,\)"):
-        cut_off("videollama2.1-av", 2).embed_media(LOOK, small(16), None)
+        cut_off("videollama2.1-av", 2).embed_media(LOOK, (small(16),))
 
 
 def test_facts_say_what_a_familys_own_code_does(every, tmp_path):

@@ -50,7 +50,7 @@ def test_the_papers_clip_has_the_papers_tokens(omni):
 def test_logits_are_those_of_the_processor_and_model_called_by_hand(omni, own, clip):
     question = Prompt("What now?", video=clip, system="Be brief.", media=SMALL)
     media = read_video(clip, SMALL), read_audio(clip, SMALL)
-    inputs = omni.family.prepare(omni.processor, question, *media)
+    inputs = omni.family.prepare(omni.processor, question, media)
     assert inputs["use_audio_in_video"] is True
     assert torch.equal(omni.model(own), omni.hf(**inputs).logits)
 

@@ -50,7 +50,8 @@ def same(first: EmbeddedPrompt, second: EmbeddedPrompt) -> bool:
     def parts(prompt: EmbeddedPrompt) -> dict[str, Tensor]:
         names = ("embeds", "position_ids", "tokens", "mask", "deepstack")
         own = {name: getattr(prompt, name) for name in names}
-        own |= {"frames": prompt.spans.frames, **prompt.spans.positions}
+        own |= {f"frames.{name}": row for name, row in prompt.spans.frames.items()}
+        own |= prompt.spans.positions
         own |= {f"seconds.{name}": row for name, row in prompt.spans.seconds.items()}
         return {name: tensor for name, tensor in own.items() if tensor is not None}
 

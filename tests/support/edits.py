@@ -25,8 +25,11 @@ OF_ONE_POSITION = [p for p in POINTS if not p.endswith(names.PATTERN_LIKE)]
 
 
 def clip(omni: HookedOmni, video: Any, audio: Any, words: str = "What now?") -> EmbeddedPrompt:
-    question = Prompt(words, video="clip", audio="sound", system="Be brief.")
-    inputs = omni.family.prepare(omni.processor, question, video, audio)
+    names: Any = {"video": video and "clip", "audio": audio and "sound"}
+    both = video is not None and audio is not None
+    question = Prompt(words, **names, use_audio_in_video=both, system="Be brief.")
+    read = tuple(one for one in (video, audio) if one is not None)
+    inputs = omni.family.prepare(omni.processor, question, read)
     return omni.embed_inputs(**{k: v for k, v in inputs.items() if v is not None})
 
 

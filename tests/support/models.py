@@ -63,7 +63,8 @@ def processed(omni: HookedOmni, kind: str, words: str = "What now?") -> dict[str
         use_audio_in_video=kind == "audio in video",
         system="Be brief.",
     )
-    inputs = omni.family.prepare(omni.processor, prompt, video, audio)
+    read = tuple(one for one in (video, audio) if one is not None)
+    inputs = omni.family.prepare(omni.processor, prompt, read)
     return {name: value for name, value in inputs.items() if value is not None}
 
 

@@ -192,8 +192,10 @@ def _solve(
     handle = last.register_forward_pre_hook(lambda _module, args: features.append(args[0]))
     try:
         for _, clip in listed:
-            clips = clip.get("video"), clip.get("audio")
-            omni.embed_inputs(**omni.family.prepare(omni.processor, Prompt("What?"), *clips))
+            parts: Any = dict.fromkeys(clip, "clip")
+            question = Prompt("What?", **parts, use_audio_in_video=False)
+            read = tuple(clip.values())
+            omni.embed_inputs(**omni.family.prepare(omni.processor, question, read))
     finally:
         handle.remove()
     given, wanted = [], []

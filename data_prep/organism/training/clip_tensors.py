@@ -98,9 +98,9 @@ def _make(job: tuple[Path, list[Clip], Sequence[Thing]]) -> None:
     patches, mel = [], []
     for clip in part:
         path = folder / "clips" / f"{clip.id}.mp4"
-        video, audio = read_video(path, MEDIA), read_audio(path, MEDIA)
+        read = read_video(path, MEDIA), read_audio(path, MEDIA)
         prompt = Prompt(QUESTIONS["hear"], video=path)
-        inputs = QWEN2_5_OMNI.prepare(processor, prompt, video, audio)
+        inputs = QWEN2_5_OMNI.prepare(processor, prompt, read)
         patches.append(_raw(inputs["pixel_values_videos"], processor))
         n_mel = int(inputs["feature_attention_mask"].sum())
         mel.append(inputs["input_features"][0, :, :n_mel])

@@ -104,7 +104,7 @@ def _embedded(
         audio=clip if media == "sound" else None,
         use_audio_in_video=media == "clip",
     )
-    video = read_video(clip, MEDIA) if prompt.video else None
-    audio = read_audio(clip, MEDIA) if media in ("clip", "sound") else None
-    inputs = family.prepare(processor, prompt, video, audio)
+    seen = [read_video(clip, MEDIA)] if prompt.video else []
+    heard = [read_audio(clip, MEDIA)] if media in ("clip", "sound") else []
+    inputs = family.prepare(processor, prompt, (*seen, *heard))
     return embedded(hf, family, processor.tokenizer, inputs, {})

@@ -21,8 +21,8 @@ from torchvision.transforms.functional import normalize, resize
 
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import CheckpointError, PromptError
-from hooked_omni.families import qwen
-from hooked_omni.families.family import Conversion, Family, OnDisk, Remote, Times, as_stored
+from hooked_omni.families import checks, processing, qwen
+from hooked_omni.families.family import Conversion, Family, OnDisk, Remote, as_stored
 from hooked_omni.families.processing import require_model_rope, require_plain_words
 from hooked_omni.families.remote.chat import chat_inputs, file_options, question_after_clip
 from hooked_omni.families.remote.text_model import as_text_model, set_dtype
@@ -173,13 +173,15 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
             )
 
 
-def _received(hf_model: Any, inputs: Mapping[str, Any]) -> tuple[float, tuple[int, ...]]:
+def _received(hf_model: Any, inputs: Mapping[str, Any]) -> checks.HeardAndSeen:
     tiles, halved = inputs.get("pixel_values"), inputs.get("audio_len_after_cnn", 0)
     seconds = int(torch.as_tensor(halved).sum()) / 50  # of 100 mel frames a second
     return seconds, () if tiles is None else (len(tiles),)
 
 
-def _times(hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]) -> Times:
+def _times(
+    hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]
+) -> checks.SecondsAndSteps:
     seconds, frames = {}, None
     if n_tokens.get("audio"):
         seconds["audio"] = torch.arange(n_tokens["audio"]) / _TOKENS_PER_SECOND
@@ -244,16 +246,17 @@ INTERNVL2 = Family(
         reference=_reference,
     ),
     media_tokens=_media_tokens,
-    times=_times,
+    times=checks.of_one_clip(_times),
     check_inputs=_check_inputs,
-    received=_received,
-    prepare=_prepare,
+    received=checks.received_of_one_clip(_received),
+    prepare=processing.of_one_clip(_prepare),
     hears=False,
     media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1),
     correct_words=question_after_clip,
     call=_call,
     frames_per_step=1,
     own_reading="every frame is resized to one square tile",
+    one_clip=True,
     remote=Remote(load=_load_vl, processor=InternVLProcessor, text_model=_as_llama, needs=_NEEDS),
 )
 

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from hooked_omni.errors import CheckpointError, PromptError
-from hooked_omni.families import qwen
+from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.checks import n_audio_tokens
-from hooked_omni.families.family import Family, OnDisk, Received, Remote, Times
+from hooked_omni.families.family import Family, OnDisk, Remote
 from hooked_omni.families.processing import require_model_rope, require_plain_words
 from hooked_omni.families.remote.chat import (
     chat_inputs,
@@ -110,13 +110,15 @@ def _find_media(
     return inputs["input_ids"][0].cpu(), media
 
 
-def _received(hf_model: Any, inputs: Mapping[str, Any]) -> Received:
+def _received(hf_model: Any, inputs: Mapping[str, Any]) -> checks.HeardAndSeen:
     lengths, n_pictures = inputs.get("audio_feature_lens") or (), len(inputs["image_bound"][0])
     mel = sum(int(torch.as_tensor(one).sum()) for one in lengths)
     return mel / 100, (n_pictures,) if n_pictures else ()
 
 
-def _times(hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]) -> Times:
+def _times(
+    hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]
+) -> checks.SecondsAndSteps:
     seconds, frames = {}, None
     if n_tokens["audio"]:
         seconds["audio"] = torch.arange(n_tokens["audio"]) / _TOKENS_PER_SECOND
@@ -166,16 +168,17 @@ MINICPM_O = Family(
     model_types=("minicpmo",),
     decoder_config=qwen.decoder_config,
     on_disk=OnDisk(homes=(("llm.model.", "llm.lm_head.weight"),), reference=_reference),
-    times=_times,
+    times=checks.of_one_clip(_times),
     check_inputs=_check_inputs,
-    received=_received,
-    prepare=_prepare,
+    received=checks.received_of_one_clip(_received),
+    prepare=processing.of_one_clip(_prepare),
     media=MediaSettings(fps=1.0, min_frames=1, frame_factor=1),
     correct_words=question_after_clip,
     call=_call,
     find_media=_find_media,
     frames_per_step=1,
     own_reading="every frame is resized by the model's own code, in one slice",
+    one_clip=True,
     remote=Remote(
         load=_load,
         processor=MiniCPMProcessor,

@@ -20,8 +20,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hooked_omni.errors import PromptError
-from hooked_omni.families import qwen
-from hooked_omni.families.family import Family, OnDisk, Received, Remote, Times
+from hooked_omni.families import checks, processing, qwen
+from hooked_omni.families.family import Family, OnDisk, Remote
 from hooked_omni.families.processing import require_model_rope, require_plain_words
 from hooked_omni.families.remote.chat import question_after_clip
 from hooked_omni.families.remote.text_model import as_qwen2, qwen2_reference
@@ -118,12 +118,14 @@ def _find_media(
     return tokens, media
 
 
-def _received(hf_model: Any, inputs: Mapping[str, Any]) -> Received:
+def _received(hf_model: Any, inputs: Mapping[str, Any]) -> checks.HeardAndSeen:
     clip = _clip(inputs)
     return inputs["heard"], tuple(clip["video"].shape[:1]) if "video" in clip else ()
 
 
-def _times(hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]) -> Times:
+def _times(
+    hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]
+) -> checks.SecondsAndSteps:
     n = n_tokens["video"]
     if not n or n % _STEPS:
         return {}, None
@@ -176,16 +178,17 @@ VIDEOLLAMA2 = Family(
     model_types=("videollama2_qwen2",),
     decoder_config=qwen.decoder_config,
     on_disk=OnDisk(homes=(("model.", "lm_head.weight"),), reference=qwen2_reference),
-    times=_times,
+    times=checks.of_one_clip(_times),
     check_inputs=_check_inputs,
-    received=_received,
-    prepare=_prepare,
+    received=checks.received_of_one_clip(_received),
+    prepare=processing.of_one_clip(_prepare),
     media=MediaSettings(min_frames=_N_FRAMES, max_frames=_N_FRAMES),
     correct_words=_correct_words,
     call=_call,
     find_media=_find_media,
     own_reading="every frame is resized to a square; sound is heard as eight evenly spaced pieces "
     "of 2 s, which overlap, then silence up to 30 s (older pytorchvideo leaves out its end)",
+    one_clip=True,
     remote=Remote(
         load=_load,
         processor=lambda model, processor: processor,
