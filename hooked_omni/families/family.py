@@ -17,7 +17,10 @@ Masks = dict[str, Bool[Tensor, " pos"]]
 Times = tuple[dict[str, Tensor], Tensor | None]
 """Start second of each token of a modality, and the grid step of each video token."""
 Received = tuple[float, tuple[int, ...]]
-"""Seconds of sound that the towers get; number of frames, and height and width if kept as read."""
+"""Seconds of sound that the towers get; number of frames, and height and width if kept as read.
+
+NaN seconds where the inputs do not tell them: then `prepare` checks that all of the sound is there.
+"""
 
 
 _NAMES = {
@@ -56,12 +59,14 @@ class OnDisk:
     Attributes:
         homes: Prefix of the decoder's tensors, and name of the head's, for each layout there is.
         conversion: From a decoder tensor's name and config to its parts, where none has that name.
+        stored: As `conversion`, where one has that name.
         reference: From `config.json` to class and config of a text-only model with the same
             decoder; None for `hf_class` itself.
     """
 
     homes: tuple[tuple[str, str], ...]
     conversion: Callable[[str, Any], Conversion] = as_stored
+    stored: Callable[[str, Any], Conversion] = as_stored
     reference: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None
 
 
@@ -102,6 +107,8 @@ class Family:
 
     Attributes:
         name: For people and for results.
+        checkpoints: What people call the models that it covers.
+        decoder: What is particular to their decoder.
         model_types: `model_type` in `config.json` of the checkpoints it covers.
         hf_class: Name of the transformers class that loads the part with towers and decoder.
         decoder_config: The decoder's table, from the Hugging Face model.
@@ -125,9 +132,12 @@ class Family:
         remote: How a model is loaded and called whose code is not in transformers.
         config_key: A key that its `config.json` has and another family of its `model_types` lacks.
         own_reading: What the model's own code does to every clip; every bundle's facts say so.
+        proved: Largest difference of logits from which model, as in the README's table.
     """
 
     name: str
+    checkpoints: str
+    decoder: str
     model_types: tuple[str, ...]
     decoder_config: Callable[[Any], DecoderConfig]
     on_disk: OnDisk
@@ -152,3 +162,4 @@ class Family:
     remote: Remote | None = None
     config_key: str | None = None
     own_reading: str | None = None
+    proved: str = "0, tiny random weights of its class"

@@ -52,7 +52,8 @@ def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: st
     Raises:
         PromptError: For special or unknown words, or a processor without a template.
     """
-    require_plain_words(processor.tokenizer, prompt)
+    own = [getattr(processor, f"{kind}_token", "") for kind in ("image", "video", "audio")]
+    require_plain_words(processor.tokenizer, prompt, tuple(token for token in own if token))
     _require_known_words(processor.tokenizer, prompt)
     if not getattr(processor, "chat_template", None):
         raise PromptError(
@@ -63,7 +64,49 @@ def chat(processor: Any, prompt: Prompt, items: list[dict[str, str]], system: st
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if words := prompt.system or system:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": words}]})
-    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    made = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    for name, text in {"text": prompt.text, "system": prompt.system or ""}.items():
+        if text.strip() not in made:
+            raise PromptError(
+                f"expected a chat template that keeps the words, got one that drops {name!r}, "
+                f"{text!r}. Leave them out, or set `processor.chat_template`."
+            )
+    return made
+
+
+def prepare_sound(
+    processor: Any,
+    prompt: Prompt,
+    video: Video | None,
+    audio: Audio | None,
+    *,
+    system: str,
+) -> dict[str, Any]:
+    """Inputs of a model that hears and does not see; `PromptError` for words it does not take."""
+    require_model_rope(prompt)
+    # Templates look for a type, or for one of these keys.
+    items = [{"type": "audio", "audio_url": "sound"}] if audio is not None else []
+    arguments: dict[str, Any] = {"text": chat(processor, prompt, items, system), "audio": None}
+    if audio is not None:
+        arguments |= {"audio": [audio.samples], "sampling_rate": audio.sampling_rate}
+    return dict(processor(**arguments, return_tensors="pt"))
+
+
+def prepare_squares(
+    processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
+) -> dict[str, Any]:
+    """Inputs of a model that sees frames which its processor resizes to a square, and hears none.
+
+    `PromptError` for words it does not take.
+    """
+    require_model_rope(prompt)
+    items = [{"type": "video", "video": "clip"}] if video is not None else []
+    arguments: dict[str, Any] = {"text": chat(processor, prompt, items, "")}
+    if video is not None:
+        # From whole numbers, as they come from a file: resized fractions are rounded otherwise.
+        arguments["videos"] = [video.frames.round().clamp(0, 255).byte()]
+        arguments["videos_kwargs"] = {"do_sample_frames": False}
+    return dict(processor(**arguments, return_tensors="pt"))
 
 
 def _video_arguments(processor: Any, video: Video, fps: float) -> dict[str, Any]:
