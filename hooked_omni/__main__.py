@@ -1,4 +1,4 @@
-"""Prove a model's numbers, or embed a clip into a file: `python -m hooked_omni --help`.
+"""Prove a model's numbers, embed a clip into a file, or list families: `... hooked_omni --help`.
 
 `embed` also runs in an environment for older code: transformers 4.40 or newer with torch,
 torchvision, av, decord, librosa, soundfile, jaxtyping, safetensors, xxhash, pillow, accelerate and
@@ -18,7 +18,7 @@ import typer
 from hooked_omni.command_line import new_app
 
 app = new_app(
-    help="Compare a model with Hugging Face's, or embed a clip and a question into a file.",
+    help="Compare a model with Hugging Face's, embed a clip into a file, or list families.",
     no_args_is_help=True,
 )
 
@@ -108,6 +108,25 @@ def embed(
     prompt = towers.embed(_prompt(question, clip, audio, towers.family, system))
     parts = ", ".join(f"{len(prompt.spans[name])} {name}" for name in prompt.spans)
     typer.echo(f"{prompt.save(out)}: {prompt.n_pos} positions, {parts}")
+
+
+@app.command()
+def models() -> None:
+    """List the families: their decoders, what was proved on what, and who is refused and why."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hooked_omni.families import FAMILIES
+    from hooked_omni.families.not_computed import NOT_COMPUTED
+
+    known = Table("family", "decoder", "largest difference of logits from transformers on a CPU")
+    for family in FAMILIES:
+        known.add_row(family.checkpoints, family.decoder, family.proved)
+    refused = Table("model_type", "refused, since its decoder has")
+    for reason in dict.fromkeys(NOT_COMPUTED.values()):
+        refused.add_row(", ".join(k for k, v in NOT_COMPUTED.items() if v == reason), reason)
+    for table in (known, refused):
+        Console().print(table)
 
 
 def _prompt(

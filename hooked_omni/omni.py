@@ -15,7 +15,7 @@ from hooked_omni.families.family import Read
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
-from hooked_omni.hf.loading import file_source, float_dtype, load_towers, read_config
+from hooked_omni.hf.loading import file_source, float_dtype, load_towers, model_class, read_config
 from hooked_omni.hf.towers import Towers
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
@@ -153,10 +153,14 @@ def load(
         CheckpointError: For missing or extra weights, quantized ones, more than fits, files that
             differ from the model's card, and code that is not trusted or does not run.
     """
-    if decoder_only and str(name) not in SHIPPED:
-        return _load_decoder(
-            name, torch.device(device), float_dtype(dtype), attn_implementation, revision
-        )
+    if str(name) not in SHIPPED:
+        source = file_source(name, revision)
+        raw = read_config(name, source)
+        family = family_of(raw)
+        if decoder_only or family.remote is None:
+            hf = _without_weights(name, family, raw, source, attn_implementation)
+            if decoder_only:
+                return _load_decoder(name, family, hf, source, torch.device(device), dtype)
     towers = load_towers(name, device, dtype, attn_implementation, revision, trust_remote_code)
     omni = HookedOmni.from_towers(towers)
     if decoder_only:
@@ -164,24 +168,30 @@ def load(
     return omni
 
 
+def _without_weights(
+    name: str | Path, family: Family, raw: dict[str, Any], source: dict[str, Any], attention: str
+) -> Any:
+    """The model that a decoder alone fills; `CheckpointError` for a decoder not computed here."""
+    if family.on_disk.reference is not None:
+        found, config = family.on_disk.reference(raw)
+    else:
+        found = model_class(family)
+        config = found.config_class.from_pretrained(name, **source)
+    hf = empty(found, config, attention)
+    hf.name_or_path = str(name)
+    family.decoder_config(hf)
+    return hf
+
+
 def _load_decoder(
     name: str | Path,
+    family: Family,
+    hf: Any,
+    source: dict[str, Any],
     device: torch.device,
-    dtype: torch.dtype | None,
-    attention: str,
-    revision: str | None,
+    dtype: str | torch.dtype | None,
 ) -> HookedOmni:
-    source = file_source(name, revision)
-    raw = read_config(name, source)
-    family = family_of(raw)
-    if family.on_disk.reference is not None:
-        model_class, config = family.on_disk.reference(raw)
-    else:
-        model_class = getattr(transformers, family.hf_class)
-        config = model_class.config_class.from_pretrained(name, **source)
-    chosen = dtype or getattr(config, "dtype", None)
-    hf = empty(model_class, config, attention)
-    hf.name_or_path = str(name)
+    chosen = float_dtype(dtype) or getattr(hf.config, "dtype", None)
     held = stored_tensors(name, source, f"the decoder of {family.name}")
     if not held:
         raise CheckpointError(

@@ -13,7 +13,15 @@ import transformers
 from hooked_omni import EmbeddedPrompt, HookedOmni, load, parity
 from tests.support.checkpoints import sharded
 from tests.support.judge_server import JudgeServer
-from tests.support.models import KINDS, one_expert_after_the_other, processed, uneven_gains, watched
+from tests.support.models import (
+    KINDS,
+    KINDS_OF,
+    MIXED,
+    one_expert_after_the_other,
+    processed,
+    uneven_gains,
+    watched,
+)
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -70,10 +78,11 @@ def vl() -> HookedOmni:
 @pytest.fixture(scope="session")
 def models(omni: HookedOmni, vl: HookedOmni) -> dict[str, HookedOmni]:
     models = {"omni": omni, "vl": vl}
-    for name in ("omni3", "vl3", "audio"):
+    for name in KINDS_OF.keys() - models.keys():
         models[name] = load(f"random-{name}")
         uneven_gains(models[name].hf)
-    one_expert_after_the_other(models["omni3"].hf)
+    for name in MIXED:
+        one_expert_after_the_other(models[name].hf)
     return models
 
 

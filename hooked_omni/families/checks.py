@@ -3,6 +3,7 @@
 Source: `modeling_*.py` of the Qwen families in transformers.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_omni.errors import PromptError
-from hooked_omni.families.family import ItemTimes, Received, Times
+from hooked_omni.families.family import ItemTimes, Masks, Received, Times
+
+_LONGEST_STAMP = 24  # tokens, even at one a byte
 
 
 def n_audio_tokens(mel: Int[Tensor, " clip"], pool: int = 2) -> Int[Tensor, " clip"]:
@@ -183,3 +186,62 @@ def received_of_one_clip(
         return {"audio": [(heard,)] if heard else [], "video": [seen] if seen else []}
 
     return adapted
+
+
+def of_input_features_mask(check: Callable[..., Any]) -> Callable[..., Any]:
+    """`check` for models that call the mask of the mel frames `input_features_mask`."""
+
+    def checked(hf_model: Any, inputs: Mapping[str, Any], *more: Any) -> Any:
+        mask = inputs.get("input_features_mask")
+        return check(hf_model, {**inputs, "feature_attention_mask": mask}, *more)
+
+    return checked
+
+
+def times_of_sound(
+    seconds: Callable[[Any, Int[Tensor, " token"]], Float[Tensor, " token"]],
+) -> Callable[[Any, Mapping[str, Any], dict[str, int]], Times]:
+    """Times of one sound, in however many windows; `seconds` as `audio_seconds` of `times`."""
+
+    def times(hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]) -> Times:
+        n = n_tokens["audio"]
+        return {"audio": [ItemTimes(n, seconds(hf_model, torch.arange(n)))]} if n else {}
+
+    return times
+
+
+def require_tokens(inputs: Mapping[str, Any], token: int, expected: int, what: str) -> None:
+    """Refuse more or fewer tokens of `what` than the towers make; `PromptError`."""
+    came = int((inputs["input_ids"] == token).sum())
+    if came != expected:
+        raise PromptError(
+            f"expected {expected} {what} tokens for these inputs, got {came}. Pass the "
+            "processor's whole output, of one call."
+        )
+
+
+def stamps_as_markup(stamp: re.Pattern[str]) -> Callable[[Any, Int[Tensor, " pos"], Masks], Masks]:
+    """Corrects words where the processor writes a stamp, such as a time, before every step.
+
+    `stamp` ends where it does. A line break after the clip, of the chat template, is markup too.
+    """
+
+    def correct(tokenizer: Any, tokens: Int[Tensor, " pos"], masks: Masks) -> Masks:
+        video, found = masks["video"], torch.zeros_like(tokens, dtype=torch.bool)
+        for start in (video & ~video.roll(1)).nonzero()[:, 0].tolist():
+            end = start
+            while end and masks["markup"][end - 1]:  # a bracket
+                end -= 1
+            for first in range(end - 1, max(end - _LONGEST_STAMP, 0) - 1, -1):
+                match = stamp.search(tokenizer.decode(tokens[first:end]))
+                if match and match.start() < len(tokenizer.decode(tokens[first : first + 1])):
+                    found[first:end] = True
+        if bool(video.any()):
+            after = int(video.nonzero()[-1]) + 1
+            while after < len(tokens) and masks["markup"][after]:
+                after += 1
+            found[after : after + 1] = not tokenizer.decode(tokens[after : after + 1]).strip()
+        found &= masks["question"]
+        return {"question": masks["question"] & ~found, "markup": masks["markup"] | found}
+
+    return correct

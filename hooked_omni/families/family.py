@@ -32,7 +32,8 @@ Times = dict[str, list[ItemTimes]]
 """Of each modality, its items in order."""
 Received = dict[str, list[tuple[float | int, ...]]]
 """What the towers get of each item, by modality: (seconds,) of a sound; (number, height, width) of
-frames and (height, width) of an image, without the sizes where these are changed."""
+frames and (height, width) of an image, without the sizes where these are changed. NaN seconds where
+the inputs do not tell them: then `prepare` checks that all of the sound is there."""
 
 _NAMES = {
     "embed": "embed_tokens",
@@ -70,12 +71,14 @@ class OnDisk:
     Attributes:
         homes: Prefix of the decoder's tensors, and name of the head's, for each layout there is.
         conversion: From a decoder tensor's name and config to its parts, where none has that name.
+        stored: As `conversion`, where one has that name.
         reference: From `config.json` to class and config of a text-only model with the same
             decoder; None for `hf_class` itself.
     """
 
     homes: tuple[tuple[str, str], ...]
     conversion: Callable[[str, Any], Conversion] = as_stored
+    stored: Callable[[str, Any], Conversion] = as_stored
     reference: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None
 
 
@@ -119,6 +122,8 @@ class Family:
 
     Attributes:
         name: For people and for results.
+        checkpoints: What people call the models that it covers.
+        decoder: What is particular to their decoder.
         model_types: `model_type` in `config.json` of the checkpoints it covers.
         hf_class: Name of the transformers class that loads the part with towers and decoder.
         decoder_config: The decoder's table, from the Hugging Face model.
@@ -145,9 +150,12 @@ class Family:
         own_reading: What the model's own code does to every clip; every bundle's facts say so.
         one_clip: Whether it takes one clip before one question, as its own code writes these, and
             neither images nor earlier turns.
+        proved: Largest difference of logits from which model, as in the README's table.
     """
 
     name: str
+    checkpoints: str
+    decoder: str
     model_types: tuple[str, ...]
     decoder_config: Callable[[Any], DecoderConfig]
     on_disk: OnDisk
@@ -173,13 +181,17 @@ class Family:
     config_key: str | None = None
     own_reading: str | None = None
     one_clip: bool = False
+    proved: str = "0, tiny random weights of its class"
 
     def require(self, prompt: Prompt) -> None:
         """Refuse, with a `PromptError` and before anything is read, items it does not take."""
         kinds = [item.kind for item in prompt.content]
-        if self.one_clip and (prompt.turns or (prompt.items and kinds not in _ONE_CLIP)):
+        fits = kinds in _ONE_CLIP or (
+            self.remote is None and sorted(kinds) in map(sorted, _ONE_CLIP)
+        )
+        if self.one_clip and (prompt.turns or (prompt.items and not fits)):
             raise PromptError(
-                f"expected one question and at most one clip before it for {self.name}, got "
+                f"expected one question and at most one clip, before it, for {self.name}, got "
                 f"{kinds} after {len(prompt.turns)} turns. Write Prompt(question, video=file) or "
                 "Prompt(question, audio=file)."
             )

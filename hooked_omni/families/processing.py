@@ -27,6 +27,8 @@ _FORMS: Mapping[str, Mapping[str, str]] = {
     "audio": {"type": "audio", "audio": "sound"},
 }
 """How templates name a medium."""
+_SOUND_BY_KEY = {"audio": {"type": "audio", "audio_url": "sound"}}
+"""As templates of models that only hear do, which look for the type, or for the key."""
 _ALONG_POSITIONS = ("input_ids", "attention_mask", "mm_token_type_ids")
 _ALONG_TIME = ("input_features", "feature_attention_mask")
 
@@ -93,7 +95,8 @@ def chat(
     Raises:
         PromptError: For special or unknown words, or a processor without a template.
     """
-    require_plain_words(processor.tokenizer, prompt)
+    own = [getattr(processor, f"{kind}_token", "") for kind in ("image", "video", "audio")]
+    require_plain_words(processor.tokenizer, prompt, tuple(token for token in own if token))
     _require_known_words(processor.tokenizer, prompt)
     if not getattr(processor, "chat_template", None):
         raise PromptError(
@@ -109,7 +112,43 @@ def chat(
             for item in turn.items
         ]
         messages.append({"role": turn.role, "content": content})
-    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    made = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    for name, text in prompt.words.items():
+        if lost := [line for line in text.split("\n") if line.strip() not in made]:
+            raise PromptError(
+                f"expected a chat template that keeps the words, got one that drops {name!r}, "
+                f"{lost[0]!r}. Leave them out, or set `processor.chat_template`."
+            )
+    return made
+
+
+def prepare_sound(processor: Any, prompt: Prompt, read: Read, *, system: str) -> dict[str, Any]:
+    """Inputs of a model that hears and does not see; `PromptError` for words it does not take."""
+    require_model_rope(prompt)
+    text = chat(processor, prompt, system, _SOUND_BY_KEY)
+
+    def arguments(medium: Medium) -> dict[str, Any]:
+        sound: Any = medium.read
+        return {"audio": [sound.samples], "sampling_rate": sound.sampling_rate}
+
+    return one_by_one(processor, text, media_of(prompt, read), arguments)
+
+
+def prepare_squares(processor: Any, prompt: Prompt, read: Read) -> dict[str, Any]:
+    """Inputs of a model that sees frames which its processor resizes to a square, and hears none.
+
+    `PromptError` for words it does not take.
+    """
+    require_model_rope(prompt)
+
+    def arguments(medium: Medium) -> dict[str, Any]:
+        video: Any = medium.read
+        # From whole numbers, as they come from a file: resized fractions are rounded otherwise.
+        frames = video.frames.round().clamp(0, 255).byte()
+        return {"videos": [frames], "videos_kwargs": {"do_sample_frames": False}}
+
+    media = media_of(prompt, read, hears=False)
+    return one_by_one(processor, chat(processor, prompt, ""), media, arguments)
 
 
 def one_by_one(

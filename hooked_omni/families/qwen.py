@@ -1,12 +1,14 @@
-"""The decoder that the Qwen families share: its table, and where checkpoints hold it.
+"""The decoder that the Qwen families and Llama share: its table, and where checkpoints hold it.
 
-Source: `modeling_*.py` of qwen2, qwen2_5_omni, qwen2_5_vl, qwen3_omni_moe and qwen3_vl.
+Source: `modeling_*.py` of qwen2, qwen2_5_omni, qwen2_5_vl, qwen3, qwen3_omni_moe, qwen3_vl, llama.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from hooked_omni.decoder.config import DecoderConfig, Experts
@@ -52,10 +54,24 @@ ON_DISK = OnDisk(
 """Where the Qwen families' checkpoints hold their decoder: with and without the talker."""
 
 
+def text_reference(config_class: str) -> Callable[[Mapping[str, Any]], tuple[Any, Any]]:
+    """The text model alone, for families whose own class does not run without its towers."""
+
+    def reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
+        whole = getattr(transformers, config_class).from_dict(dict(raw))
+        config = whole.get_text_config()
+        config.tie_word_embeddings = getattr(whole, "tie_word_embeddings", False)
+        config.dtype = config.dtype or whole.dtype
+        return transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config
+
+    return reference
+
+
 def decoder_config(hf_model: Any) -> DecoderConfig:
     """The decoder's table from a Hugging Face model with a Qwen2 text config.
 
-    Without sections, positions have one dimension. `CheckpointError` for variants not computed.
+    Without sections, positions have one dimension. Dynamic rotary positions are the default ones up
+    to `max_position_embeddings`. `CheckpointError` for variants not computed.
     """
     config = hf_model.config.get_text_config()
     rope = config.rope_parameters
@@ -65,8 +81,10 @@ def decoder_config(hf_model: Any) -> DecoderConfig:
     kinds = getattr(config, "layer_types", None) or [
         "sliding_attention" if sliding else "full_attention"
     ]
+    scaling = rope.get("rope_type", "default")
     unsupported = {
-        "rope_type": rope.get("rope_type", "default") != "default",
+        "rope_type": scaling not in ("default", "dynamic"),
+        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0) != 1.0,
         "hidden_act": config.hidden_act != "silu",
         "layer_types": set(kinds) != {"full_attention"},
         "mrope_section": 2 * (time + height + width) != d_head,
@@ -74,8 +92,9 @@ def decoder_config(hf_model: Any) -> DecoderConfig:
     if any(unsupported.values()):
         wrong = [name for name, bad in unsupported.items() if bad]
         raise CheckpointError(
-            f"expected a Qwen decoder with default rotary positions, SiLU and full attention, got "
-            f"another {wrong}: {rope}, {config.hidden_act!r}, {sorted(set(kinds))}."
+            f"expected a decoder with default or dynamic rotary positions, SiLU and full "
+            f"attention, got another {wrong}: {rope}, {config.hidden_act!r}, {sorted(set(kinds))}. "
+            "Its numbers would differ: use a checkpoint without that, or see docs/add-a-model.md."
         )
     implementation = getattr(config, "_attn_implementation", None)
     weight = hf_model.get_input_embeddings().weight
@@ -91,6 +110,7 @@ def decoder_config(hf_model: Any) -> DecoderConfig:
         eps=config.rms_norm_eps,
         rope_theta=rope["rope_theta"],
         mrope_section=(time, height, width),
+        rope_limit=config.max_position_embeddings if scaling == "dynamic" else None,
         attn_implementation="eager" if implementation == "eager" else "sdpa",
         model_name=getattr(hf_model, "name_or_path", "") or type(hf_model).__name__,
         dtype=weight.dtype,
@@ -98,21 +118,22 @@ def decoder_config(hf_model: Any) -> DecoderConfig:
     )
 
 
-def qwen3_config(hf_model: Any) -> DecoderConfig:
-    """The decoder's table from a Hugging Face model with a Qwen3 text config, dense or mixed."""
-    config, vision = hf_model.config.get_text_config(), hf_model.config.vision_config
-    if config.attention_bias:
+def _without_biases(hf_model: Any) -> DecoderConfig:
+    """The table of a decoder without biases, such as Llama's."""
+    config = hf_model.config.get_text_config()
+    found = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
+    if found:
         raise CheckpointError(
-            "expected attention without biases, got a config with attention_bias=True. This "
-            "decoder would leave out the output projection's."
+            f"expected attention without biases, got a config with {found[0]}=True. This decoder "
+            "would leave some out: use a checkpoint without."
         )
-    table = replace(
-        decoder_config(hf_model),
-        mrope_interleaved=True,
-        qkv_bias=False,
-        qk_norm=True,
-        n_deepstack=len(vision.deepstack_visual_indexes),
-    )
+    return replace(decoder_config(hf_model), qkv_bias=False)
+
+
+def _with_qk_norm(hf_model: Any) -> DecoderConfig:
+    """The table of a Qwen3, dense or mixed."""
+    config = hf_model.config.get_text_config()
+    table = replace(_without_biases(hf_model), qk_norm=True)
     if not getattr(config, "num_experts", 0):
         return table
     step, dense = config.decoder_sparse_step, set(config.mlp_only_layers or ())
@@ -120,7 +141,36 @@ def qwen3_config(hf_model: Any) -> DecoderConfig:
         n_experts=config.num_experts,
         n_active=config.num_experts_per_tok,
         d_mlp=config.moe_intermediate_size,
-        normalized=config.norm_topk_prob,
+        normalized=getattr(config, "norm_topk_prob", True),  # Qwen3-VL's always are
         layers=tuple(i for i in range(table.n_layers) if i not in dense and (i + 1) % step == 0),
     )
     return replace(table, experts=experts)
+
+
+def qwen3_config(hf_model: Any) -> DecoderConfig:
+    """The decoder's table from a Qwen3 that sees: interleaved M-RoPE and DeepStack."""
+    indexes = hf_model.config.vision_config.deepstack_visual_indexes
+    return replace(_with_qk_norm(hf_model), mrope_interleaved=True, n_deepstack=len(indexes))
+
+
+_TABLES: dict[str, Callable[[Any], DecoderConfig]] = {
+    "qwen2": decoder_config,
+    "qwen3": _with_qk_norm,
+    "qwen3_moe": _with_qk_norm,
+    "llama": _without_biases,
+}
+
+
+def any_decoder_config(hf_model: Any) -> DecoderConfig:
+    """The decoder's table for towers that come with several text models.
+
+    Raises:
+        CheckpointError: For another text model, and for variants not computed.
+    """
+    kind = hf_model.config.get_text_config().model_type
+    if kind not in _TABLES:
+        raise CheckpointError(
+            f"expected a text model of type {sorted(_TABLES)} after these towers, got {kind!r}. "
+            "Use a checkpoint with one of those, or see docs/add-a-model.md."
+        )
+    return _TABLES[kind](hf_model)

@@ -158,7 +158,8 @@ def decoder_tensors(
     home, head = _home(family, model, held)
     config, sources = model.config.get_text_config(), dict[str, Conversion]()
     for name, _ in find_decoder(model).named_parameters():
-        conversion = as_stored if home + name in held else family.on_disk.conversion
+        disk = family.on_disk
+        conversion = disk.stored if home + name in held else disk.conversion
         found = conversion(name, config)
         sources[name] = Conversion(tuple(home + key for key in found.keys), found.make)
     if head in held:

@@ -115,14 +115,20 @@ def _processor(name: str | Path, source: dict[str, Any]) -> Any:
         ) from error
 
 
-def _weights(family: Family, name: str | Path, options: dict[str, Any]) -> Any:
-    model_class = getattr(transformers, family.hf_class, None)
-    if model_class is None:
+def model_class(family: Family) -> Any:
+    """The class of transformers that loads a family; `CheckpointError` if it is not there."""
+    found = getattr(transformers, family.hf_class, None)
+    if found is None:
         raise CheckpointError(
             f"expected transformers with {family.hf_class}, got {transformers.__version__}. Update."
         )
+    return found
+
+
+def _weights(family: Family, name: str | Path, options: dict[str, Any]) -> Any:
+    found = model_class(family)
     try:
-        hf, info = model_class.from_pretrained(
+        hf, info = found.from_pretrained(
             name,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # listed below, with their names

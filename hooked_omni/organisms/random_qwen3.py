@@ -1,4 +1,4 @@
-"""Tiny Qwen3-Omni, Qwen3-VL and Qwen2-Audio of the real classes; see `random_weights.py`."""
+"""Tiny Qwen3-Omni and Qwen3-VL, dense and mixed, of the real classes; see `random_weights.py`."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from hooked_omni.organisms.random_weights import (
     vision_ids,
 )
 
-_TEXT = {
+TEXT = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 4,
@@ -48,7 +48,7 @@ def random_omni3(
     tokenizer = byte_tokenizer(**_PARTS)
     config = transformers.Qwen3OmniMoeThinkerConfig(
         text_config={
-            **_TEXT,
+            **TEXT,
             "num_hidden_layers": n_layers,
             "hidden_size": d_model,
             "intermediate_size": 2 * d_model,
@@ -85,41 +85,37 @@ def random_omni3(
 
 def random_vl3(seed: int = 0) -> tuple[Any, Any]:
     """A Qwen3-VL and its processor."""
+    return _random_vl3("Qwen3VL", seed, {}, tie_word_embeddings=True)
+
+
+def random_vl3_moe(seed: int = 0) -> tuple[Any, Any]:
+    """A Qwen3-VL with a mixture of experts in all blocks but the second, and its processor."""
+    experts = {
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "mlp_only_layers": [1],
+    }
+    return _random_vl3("Qwen3VLMoe", seed, experts, tie_word_embeddings=False)
+
+
+def _random_vl3(name: str, seed: int, more: dict[str, Any], **options: Any) -> tuple[Any, Any]:
     tokenizer = byte_tokenizer(**_PARTS)
-    config = transformers.Qwen3VLConfig(
+    config = getattr(transformers, f"{name}Config")(
         text_config={
-            **_TEXT,
+            **TEXT,
             "vocab_size": len(tokenizer),
             "rope_parameters": {**_ROPE, "mrope_interleaved": True},
+            **more,
         },
         vision_config=_VISION,
         **vision_ids(tokenizer),
-        tie_word_embeddings=True,
+        **options,
     )
-    model = built(transformers.Qwen3VLForConditionalGeneration, config, seed, tokenizer)
-    return model, transformers.Qwen3VLProcessor(
+    model_class = getattr(transformers, f"{name}ForConditionalGeneration")
+    return built(model_class, config, seed, tokenizer), transformers.Qwen3VLProcessor(
         **image_and_video(16, "Qwen3VLVideoProcessor"),
         tokenizer=tokenizer,
         # The processor writes the brackets itself, around every step.
         chat_template=chat_template("", ""),
-    )
-
-
-def random_audio(seed: int = 0) -> tuple[Any, Any]:
-    """A Qwen2-Audio and its processor."""
-    tokenizer = byte_tokenizer()
-    config = transformers.Qwen2AudioConfig(
-        text_config={
-            **{name: value for name, value in _TEXT.items() if name != "head_dim"},
-            "model_type": "qwen2",
-            "vocab_size": len(tokenizer),
-        },
-        audio_config=AUDIO,
-        audio_token_index=tokenizer.audio_token_id,
-    )
-    model = built(transformers.Qwen2AudioForConditionalGeneration, config, seed, tokenizer)
-    return model, transformers.Qwen2AudioProcessor(
-        feature_extractor=mel_features(),
-        tokenizer=tokenizer,
-        chat_template=chat_template("<|vision_bos|>", "<|vision_eos|>"),
     )

@@ -13,7 +13,7 @@ from hooked_omni import HookedOmni, Prompt
 from hooked_omni.errors import MediaError
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.video import Video
-from hooked_omni.organisms.random_qwen3 import random_audio
+from hooked_omni.organisms.random_towers import random_audio
 from tests.support.models import frames, sound
 from tests.support.standins import STANDINS
 

@@ -15,7 +15,7 @@ from hooked_omni.families.skeleton import find_decoder
 from hooked_omni.hf import checkpoint
 from hooked_omni.inputs.media import MediaSettings
 from tests.support.checkpoints import edited, in_one_file
-from tests.support.models import CLIP_OF, one_expert_after_the_other, processed
+from tests.support.models import CLIP_OF, MIXED, one_expert_after_the_other, processed
 
 pytestmark = pytest.mark.usefixtures("numbers_alone")
 native = pytest.mark.parametrize("name", list(CLIP_OF))
@@ -24,7 +24,8 @@ native = pytest.mark.parametrize("name", list(CLIP_OF))
 @pytest.fixture(scope="module")
 def whole(folders: dict[str, Path]) -> dict[str, HookedOmni]:
     made = {name: load(folder) for name, folder in folders.items()}
-    one_expert_after_the_other(made["omni3"].hf)
+    for name in MIXED:
+        one_expert_after_the_other(made[name].hf)
     return made
 
 

@@ -18,11 +18,28 @@ from hooked_omni.inputs.video import Video
 _FPS, _SECONDS, _RATE = 2.0, 3.0, 16_000
 _OMNI = ("text", "audio", "video", "audio in video", "video then audio")
 _SEES, _HEARS = ("text", "video"), ("text", "audio")
-KINDS_OF = {"omni": _OMNI, "vl": _SEES, "omni3": _OMNI, "vl3": _SEES, "audio": _HEARS}
+KINDS_OF = {
+    "omni": _OMNI,
+    "vl": _SEES,
+    "omni3": _OMNI,
+    "vl3": _SEES,
+    "audio": _HEARS,
+    "vl3-moe": _SEES,
+    "qwen2-vl": _SEES,
+    "internvl": _SEES,
+    "video-llama3": _SEES,
+    "llava-onevision": _SEES,
+    "audio-flamingo3": _HEARS,
+    "qwen3-asr": _HEARS,
+}
 KINDS = [(name, kind) for name, kinds in KINDS_OF.items() for kind in kinds]
-_BOTH = "audio in video"
 # The kind of prompt with the most in it, of each family.
-CLIP_OF = {"omni": _BOTH, "vl": "video", "omni3": _BOTH, "vl3": "video", "audio": "audio"}
+CLIP_OF = {n: "audio in video" if kinds is _OMNI else kinds[-1] for n, kinds in KINDS_OF.items()}
+MIXED = ("omni3", "vl3-moe")  # with experts
+COUNTING = (  # whose positions have one dimension: the model's `forward` counts padding, too
+    *("internvl", "video-llama3", "llava-onevision"),
+    *("audio", "audio-flamingo3", "qwen3-asr"),
+)
 
 
 def one_expert_after_the_other(hf: Any) -> None:
@@ -61,7 +78,7 @@ def processed(omni: HookedOmni, kind: str, words: str = "What now?") -> dict[str
         video=None if video is None else "clip",
         audio=None if audio is None else "sound",
         use_audio_in_video=kind == "audio in video",
-        system="Be brief.",
+        system=None if omni.family.name == "qwen3-asr" else "Be brief.",  # it takes none
     )
     read = tuple(one for one in (video, audio) if one is not None)
     inputs = omni.family.prepare(omni.processor, prompt, read)

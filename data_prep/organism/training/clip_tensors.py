@@ -23,7 +23,7 @@ from data_prep.organism.world.captions import QUESTIONS
 from data_prep.organism.world.dataset import sample_of, write_clips
 from data_prep.organism.world.things import Clip, Thing, clips
 from hooked_omni.errors import FileError, ManifestError
-from hooked_omni.families.qwen2_5_omni import QWEN2_5_OMNI
+from hooked_omni.families.omni.qwen2_5_omni import QWEN2_5_OMNI
 from hooked_omni.files import write_whole
 from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.prompt import Prompt

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data_prep.organism.world.captions import SYSTEM, vocabulary
 from data_prep.organism.world.things import Thing
-from hooked_omni.families.qwen2_5_omni import SYSTEM as LONG_SYSTEM
+from hooked_omni.families.omni.qwen2_5_omni import SYSTEM as LONG_SYSTEM
 from hooked_omni.files import write_whole
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.organisms.random_weights import SPECIAL_TOKENS

@@ -39,8 +39,8 @@ from data_prep.organism.training.stage import Log, Stage, run_stage
 from data_prep.organism.world.captions import answers, audio_captions, video_captions
 from data_prep.organism.world.things import LOUDNESS, PLACES, SCENES
 from hooked_omni.families import Family
-from hooked_omni.families.qwen2_5_omni import QWEN2_5_OMNI
-from hooked_omni.families.qwen2_5_vl import QWEN2_5_VL
+from hooked_omni.families.omni.qwen2_5_omni import QWEN2_5_OMNI
+from hooked_omni.families.vision.qwen2_5_vl import QWEN2_5_VL
 
 VARIANTS = ("biased", "balanced")
 

@@ -238,6 +238,8 @@ _NEEDS = (
 
 INTERNVL2 = Family(
     name="internvl2",
+    checkpoints="InternVL2-8B",
+    decoder="InternLM2, up to `max_position_embeddings`",
     model_types=("internvl_chat",),
     decoder_config=_decoder_config,
     on_disk=OnDisk(
@@ -255,6 +257,7 @@ INTERNVL2 = Family(
     correct_words=question_after_clip,
     call=_call,
     frames_per_step=1,
+    proved="0 against LlamaForCausalLM, on a stand-in for its code",
     own_reading="every frame is resized to one square tile",
     one_clip=True,
     remote=Remote(load=_load_vl, processor=InternVLProcessor, text_model=_as_llama, needs=_NEEDS),
@@ -263,6 +266,7 @@ INTERNVL2 = Family(
 INTERN_OMNI = replace(
     INTERNVL2,
     name="internomni",
+    checkpoints="InternOmni",
     model_types=("internvl_chat", "internvl_chat_audio"),
     hears=True,
     base="internvl2",

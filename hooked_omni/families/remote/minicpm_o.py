@@ -165,6 +165,8 @@ def _call(model: Any, inputs: Mapping[str, Any]) -> Any:
 
 MINICPM_O = Family(
     name="minicpm-o-2.6",
+    checkpoints="MiniCPM-o 2.6",
+    decoder="Qwen2",
     model_types=("minicpmo",),
     decoder_config=qwen.decoder_config,
     on_disk=OnDisk(homes=(("llm.model.", "llm.lm_head.weight"),), reference=_reference),
@@ -177,6 +179,7 @@ MINICPM_O = Family(
     call=_call,
     find_media=_find_media,
     frames_per_step=1,
+    proved="0 against Qwen2ForCausalLM, on a stand-in for its code",
     own_reading="every frame is resized by the model's own code, in one slice",
     one_clip=True,
     remote=Remote(

@@ -175,6 +175,8 @@ def _prepare(
 
 VIDEOLLAMA2 = Family(
     name="videollama2.1-av",
+    checkpoints="VideoLLaMA 2.1-7B-AV",
+    decoder="Qwen2",
     model_types=("videollama2_qwen2",),
     decoder_config=qwen.decoder_config,
     on_disk=OnDisk(homes=(("model.", "lm_head.weight"),), reference=qwen2_reference),
@@ -186,6 +188,7 @@ VIDEOLLAMA2 = Family(
     correct_words=_correct_words,
     call=_call,
     find_media=_find_media,
+    proved="0 against Qwen2ForCausalLM, on a stand-in for its code",
     own_reading="every frame is resized to a square; sound is heard as eight evenly spaced pieces "
     "of 2 s, which overlap, then silence up to 30 s (older pytorchvideo leaves out its end)",
     one_clip=True,

@@ -22,7 +22,7 @@ from data_prep.organism.world.things import THINGS
 from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.decoding.score import forced_logits
 from hooked_omni.errors import CheckpointError, PromptError, ResultsError
-from hooked_omni.families.qwen2_5_omni import QWEN2_5_OMNI
+from hooked_omni.families.omni.qwen2_5_omni import QWEN2_5_OMNI
 
 THREE = THINGS[:3]
 SIZES = Sizes(d_model=32, layers=3, heads=2, key_value_heads=1, d_mlp=48, d_tower=16,

@@ -30,6 +30,8 @@ def _metadata(video: Video) -> dict[str, Any]:
 
 QWEN2_5_VL = Family(
     name="qwen2.5-vl",
+    checkpoints="Qwen2.5-VL (3B, 7B)",
+    decoder="M-RoPE",
     model_types=("qwen2_5_vl",),
     hf_class="Qwen2_5_VLForConditionalGeneration",
     decoder_config=qwen.decoder_config,

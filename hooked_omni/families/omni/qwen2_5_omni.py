@@ -14,6 +14,8 @@ _TOKENS_PER_SECOND = 25
 
 QWEN2_5_OMNI = Family(
     name="qwen2.5-omni",
+    checkpoints="Qwen2.5-Omni (3B, 7B)",
+    decoder="M-RoPE, time-aligned sound inside video",
     model_types=("qwen2_5_omni", "qwen2_5_omni_thinker"),
     hf_class="Qwen2_5OmniThinkerForConditionalGeneration",
     decoder_config=qwen.decoder_config,

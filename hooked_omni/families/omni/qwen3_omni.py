@@ -22,28 +22,33 @@ def _chunk(hf_model: Any) -> int:
     return 2 * hf_model.config.audio_config.n_window
 
 
-def _n_audio_tokens(hf_model: Any, mel: Int[Tensor, " clip"]) -> Int[Tensor, " clip"]:
+def n_audio_tokens(hf_model: Any, mel: Int[Tensor, " clip"]) -> Int[Tensor, " clip"]:
+    """Audio tokens for so many mel frames: three convolutions of each second by itself."""
     chunk = _chunk(hf_model)
     rest = (mel % chunk - 1) // 2 + 1
     return ((rest - 1) // 2 + 1 - 1) // 2 + 1 + mel // chunk * _TOKENS_PER_CHUNK
 
 
-def _audio_seconds(hf_model: Any, tokens: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
+def audio_seconds(hf_model: Any, tokens: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
+    """Start second of audio tokens."""
     chunk = tokens // _TOKENS_PER_CHUNK * (_chunk(hf_model) / 100)
     return chunk + tokens % _TOKENS_PER_CHUNK * _SECONDS_PER_TOKEN
 
 
 QWEN3_OMNI = Family(
     name="qwen3-omni",
+    checkpoints="Qwen3-Omni (30B-A3B)",
+    decoder="mixture of experts, qk-norm, interleaved M-RoPE, DeepStack",
     model_types=("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
     hf_class="Qwen3OmniMoeThinkerForConditionalGeneration",
     decoder_config=qwen.qwen3_config,
     on_disk=qwen.ON_DISK,
-    times=partial(checks.times, audio_seconds=_audio_seconds, count=_n_audio_tokens),
-    check_inputs=partial(checks.check_omni, n_tokens=_n_audio_tokens),
+    times=partial(checks.times, audio_seconds=audio_seconds, count=n_audio_tokens),
+    check_inputs=partial(checks.check_omni, n_tokens=n_audio_tokens),
     received=checks.received,
     prepare=partial(processing.prepare_omni, system="", default_fps=1.0),
     unwrap=lambda model: getattr(model, "thinker", model),
     base="qwen3-vl",
     media=qwen.PATCHES_OF_16,
+    proved="0, tiny random weights of its class, eager experts",
 )

@@ -1,0 +1,1 @@
+"""Families that hear and do not see."""
