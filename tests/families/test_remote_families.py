@@ -1,6 +1,6 @@
 """Families whose code is not in transformers: their layouts, their calls, their decoders.
 
-The towers here are stand-ins (`standins.py`): the released code was not run.
+The towers here are stand-ins: see `tests/support/standins`.
 """
 
 import json
@@ -23,22 +23,23 @@ from hooked_omni.families.skeleton import find_decoder
 from hooked_omni.inputs.video import Video
 from tests.support.models import sound
 from tests.support.runs import unstopped
-from tests.support.standins import (
-    D_MODEL,
-    HEADS,
-    KV_HEADS,
-    LAYERS,
-    N_QUERIES,
-    N_SEEN,
-    STANDINS,
-    write,
-)
+from tests.support.standins import STANDINS, write
+from tests.support.standins.minicpm_o import N_QUERIES
+from tests.support.standins.parts import D_MODEL, HEADS, KV_HEADS, LAYERS
+from tests.support.standins.released import command
+from tests.support.standins.videollama2 import BANDS, N_SEEN
 
 pytestmark = pytest.mark.usefixtures("numbers_alone")
 QWEN2_BASED = ("minicpm-o-2.6", "videollama2.1-av")
 HEARS = (*QWEN2_BASED, "internomni")
 every = pytest.mark.parametrize("name", list(STANDINS))
 hearing = pytest.mark.parametrize("name", HEARS)
+
+
+@pytest.fixture(autouse=True)
+def _ffmpeg(tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which VideoLLaMA 2 reads the sound of a video."""
+    monkeypatch.setenv("PATH", str(command(tmp_path_factory.getbasetemp() / "bin", "ffmpeg")))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,8 @@ def test_the_decoder_alone_is_transformers_own(folders, adopted, name, attention
     prompt = prompt_of(adopted[name], name, kinds_of(name)[-1])
     report = prove(alone, prompt, decode_steps=16 if attention == "sdpa" else 4)
     assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
-    if attention == "sdpa":
+    # The wrappers of OpenGVLab are adopted with their own kernel, which is eager.
+    if attention == adopted[name].hf.config._attn_implementation:
         assert torch.equal(alone.model(prompt), adopted[name].model(prompt))
     assert alone.family.name == name
 
@@ -199,7 +201,7 @@ def test_one_placeholder_stands_for_the_whole_clip(adopted, monkeypatch):
     )
     prompt = prompt_of(omni, "videollama2.1-av", "audio in video")
     video, audio = prompt.spans["video"], prompt.spans["audio"]
-    assert len(video) == N_SEEN and len(audio) == (70 // 16) * (32 // 16)
+    assert len(video) == N_SEEN and len(audio) == (2998 // 16) * (BANDS // 16)
     assert audio[0] == video[-1] + 1 and torch.equal(video.diff(), torch.ones_like(video.diff()))
     assert set(prompt.tokens[0, video].tolist()) == {-201}
     assert set(prompt.tokens[0, audio].tolist()) == {-202}
@@ -248,7 +250,7 @@ def test_foreign_code_runs_only_if_it_is_trusted(folders, name):
     """Nothing here has the code: the error names what it needs."""
     with pytest.raises(CheckpointError, match=r"trust_remote_code=True.*decoder_only=True"):
         load(folders[name])
-    with pytest.raises(CheckpointError, match=rf"(?s)the code of {name} to run.*transformers 4\."):
+    with pytest.raises(CheckpointError, match=r"(?s)code of .* to run|got no \['videollama2'"):
         load(folders[name], trust_remote_code=True)
 
 

@@ -1,10 +1,11 @@
 """MiniCPM-o 2.6: a picture and the sound of each second in turn, read by a Qwen2.
 
 Its towers are code of the checkpoint (`modeling_minicpmo.py` of openbmb/MiniCPM-o-2_6, transformers
-4.44). Its own `chat` makes the inputs, with the options of its model card for a clip with sound
-(`omni_input`, one slice a frame, no numbers in front of frames), and is stopped at `generate`.
-Frames are one a second, evenly spaced, the first and the last included; the model card takes the
-last of each second.
+4.44). Its own `chat` makes the inputs, with the options of its model card (one slice a frame, no
+numbers in front of frames; `omni_input` for sound inside a video), and is stopped at `generate`.
+With any sound, `chat` ends the prompt in `<|spk_bos|><|spk|><|spk_eos|><|tts_bos|>`: the position
+`last` is then the start of a spoken answer. Frames are one a second, evenly spaced, the first and
+the last included; the model card takes the last of each second.
 """
 
 from collections.abc import Mapping
@@ -23,9 +24,9 @@ from hooked_omni.families.checks import n_audio_tokens
 from hooked_omni.families.family import Family, OnDisk, Received, Remote, Times
 from hooked_omni.families.processing import require_model_rope, require_plain_words
 from hooked_omni.families.remote.chat import (
-    chat_inputs,
     file_options,
     question_after_clip,
+    stopped,
     within_bounds,
 )
 from hooked_omni.families.remote.text_model import as_qwen2, qwen2_reference
@@ -35,6 +36,7 @@ from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import Video
 
 _TOKENS_PER_SECOND = 25
+_MOST_TOKENS = 32_768  # `max_inp_length` of `chat`
 _CHAT_ALONE = {"top_p", "top_k", "temperature", "repetition_penalty", "stream", "min_new_tokens"}
 
 
@@ -44,15 +46,16 @@ class MiniCPMProcessor:
     def __init__(self, hf_model: Any, processor: Any) -> None:
         self.hf, self.processor, self.tokenizer = hf_model, processor, processor.tokenizer
 
-    def __call__(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        inputs = chat_inputs(
+    def __call__(self, messages: list[dict[str, Any]], omni_input: bool = False) -> dict[str, Any]:
+        """Inputs; without `omni_input`, every part of a message ends in a line break."""
+        inputs = stopped(
             self.hf,
             lambda: self.hf.chat(
                 msgs=messages,
                 tokenizer=self.tokenizer,
                 processor=self.processor,
                 sampling=False,
-                omni_input=True,
+                omni_input=omni_input,
                 max_slice_nums=1,
                 use_image_id=False,
             ),
@@ -82,6 +85,11 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
             f"expected one prompt, got a batch of {len(tokens)}: this model's code writes sound "
             "into the first row alone. Embed prompts one at a time."
         )
+    if tokens.shape[1] == _MOST_TOKENS:
+        raise PromptError(
+            f"expected fewer than {_MOST_TOKENS} positions, got as many: this model's code cuts a "
+            "longer prompt off. Lower fps or max_frames in the media settings."
+        )
     missing = [name for name in ("image_bound", "audio_bounds") if inputs.get(name) is None]
     if missing:
         raise PromptError(
@@ -107,7 +115,7 @@ def _find_media(
 ) -> tuple[Int[Tensor, " pos"], dict[str, Tensor]]:
     names = {"video": "image_bound", "audio": "audio_bounds"}
     media = {name: within_bounds(inputs[bounds][0], n_pos) for name, bounds in names.items()}
-    return inputs["input_ids"][0].cpu(), media
+    return inputs["input_ids"][0].cpu().long(), media  # its processor gives 32 bits
 
 
 def _received(hf_model: Any, inputs: Mapping[str, Any]) -> Received:
@@ -134,7 +142,8 @@ def _prepare(
     pictures = [] if video is None else [_picture(frame) for frame in video.frames]
     sounds = [] if audio is None else _seconds(audio)
     units: list[Any] = []
-    if prompt.interleaved and audio is not None:
+    omni = prompt.interleaved and audio is not None
+    if omni:
         for i in range(max(len(pictures), len(sounds))):
             units += ["<unit>", *pictures[i : i + 1], *sounds[i : i + 1]]
     else:
@@ -142,9 +151,9 @@ def _prepare(
     messages = [{"role": "user", "content": [*units, prompt.text]}]
     if prompt.system is not None:
         messages.insert(0, {"role": "system", "content": [prompt.system]})
-    elif prompt.interleaved and audio is not None:
+    elif omni:
         messages.insert(0, processor.hf.get_sys_prompt(mode="omni", language="en"))
-    return processor(messages)
+    return processor(messages, omni)
 
 
 def _picture(frame: Tensor) -> Image.Image:
@@ -175,7 +184,8 @@ MINICPM_O = Family(
     call=_call,
     find_media=_find_media,
     frames_per_step=1,
-    own_reading="every frame is resized by the model's own code, in one slice",
+    own_reading="every frame is resized by the model's own code, in one slice; sound is heard in "
+    "parts of 30 s, and a prompt with sound ends in <|tts_bos|>",
     remote=Remote(
         load=_load,
         processor=MiniCPMProcessor,
@@ -185,5 +195,6 @@ MINICPM_O = Family(
             "pytorch and vocos, and imports what 4.57 no longer has (LogitsWarper, "
             "WHISPER_ATTENTION_CLASSES)."
         ),
+        towers=("vpm.", "resampler.", "apm.", "audio_projection_layer."),
     ),
 )

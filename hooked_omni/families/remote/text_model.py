@@ -39,13 +39,7 @@ def set_dtype(config: Any, raw: Mapping[str, Any]) -> None:
 
 def as_qwen2(hf_model: Any) -> Any:
     """Transformers' Qwen2 on the tensors of a model that wraps it."""
-    eager = getattr(hf_model.config, "_attn_implementation", None) == "eager"
-    model = as_text_model(
-        hf_model,
-        qwen2_reference,
-        hf_model.get_output_embeddings(),
-        attention="eager" if eager else "sdpa",
-    )
+    model = as_text_model(hf_model, qwen2_reference, hf_model.get_output_embeddings())
     if getattr(hf_model, "generation_config", None) is not None:
         model.generation_config.eos_token_id = hf_model.generation_config.eos_token_id
     return model
@@ -56,14 +50,14 @@ def as_text_model(
     reference: Callable[[Mapping[str, Any]], tuple[Any, Any]],
     head: Any,
     conversion: Callable[[str, Any], Conversion] = as_stored,
-    attention: str = "sdpa",
 ) -> Any:
-    """A model of transformers on a remote model's tensors.
+    """A model of transformers on a remote model's tensors, with its kernel, `sdpa` or `eager`.
 
     `reference` makes its class and config; `conversion` names what each of its tensors is made of.
     """
     model_class, config = reference(hf_model.config.to_dict())
-    model = empty(model_class, config, attention)
+    eager = getattr(hf_model.config, "_attn_implementation", None) == "eager"
+    model = empty(model_class, config, "eager" if eager else "sdpa")
     own = dict(find_decoder(hf_model).named_parameters())
     tensors = {HEAD: head.weight}
     for name, _ in find_decoder(model).named_parameters():
