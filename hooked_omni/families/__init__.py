@@ -12,6 +12,7 @@ from hooked_omni.families.qwen3_omni import QWEN3_OMNI
 from hooked_omni.families.qwen3_vl import QWEN3_VL
 from hooked_omni.families.remote.internvl import INTERN_OMNI, INTERNVL2
 from hooked_omni.families.remote.minicpm_o import MINICPM_O
+from hooked_omni.families.remote.minicpm_o_4_5 import MINICPM_O_4_5
 from hooked_omni.families.remote.videollama2 import VIDEOLLAMA2
 
 __all__ = ["FAMILIES", "Family", "family_of"]
@@ -22,6 +23,7 @@ FAMILIES: tuple[Family, ...] = (
     QWEN3_OMNI,
     QWEN3_VL,
     QWEN2_AUDIO,
+    MINICPM_O_4_5,  # before 2.6, which has the same model_type
     MINICPM_O,
     VIDEOLLAMA2,
     INTERN_OMNI,  # before its base, which has the same model_type

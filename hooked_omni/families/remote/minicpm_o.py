@@ -29,39 +29,38 @@ from hooked_omni.families.remote.chat import (
     stopped,
     within_bounds,
 )
-from hooked_omni.families.remote.text_model import as_qwen2, qwen2_reference
+from hooked_omni.families.remote.text_model import as_qwen, qwen_reference
 from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import Video
 
-_TOKENS_PER_SECOND = 25
-_MOST_TOKENS = 32_768  # `max_inp_length` of `chat`
+_MOST_TOKENS = 32_768  # at which `chat` cuts a prompt off
+_PLACEHOLDERS = ("<image>./</image>", "<audio>./</audio>")  # 2.6 has them in brackets
 _CHAT_ALONE = {"top_p", "top_k", "temperature", "repetition_penalty", "stream", "min_new_tokens"}
 
 
 class MiniCPMProcessor:
     """Messages to inputs, as the model's own `chat` makes them."""
 
+    unit: tuple[str, ...] = ("<unit>",)  # in front of each second of sound inside a video
+
     def __init__(self, hf_model: Any, processor: Any) -> None:
         self.hf, self.processor, self.tokenizer = hf_model, processor, processor.tokenizer
 
     def __call__(self, messages: list[dict[str, Any]], omni_input: bool = False) -> dict[str, Any]:
         """Inputs; without `omni_input`, every part of a message ends in a line break."""
+        sizes: Any = {"max_slice_nums": 1, "use_image_id": False, "max_inp_length": _MOST_TOKENS}
         inputs = stopped(
-            self.hf,
-            lambda: self.hf.chat(
-                msgs=messages,
-                tokenizer=self.tokenizer,
-                processor=self.processor,
-                sampling=False,
-                omni_input=omni_input,
-                max_slice_nums=1,
-                use_image_id=False,
-            ),
+            self.hf, lambda: self.hf.chat(msgs=messages, **sizes, **self.options(omni_input))
         )
         greedy = {"do_sample": False, "num_beams": 1, "max_new_tokens": 1}
         return {k: v for k, v in inputs.items() if k not in _CHAT_ALONE} | greedy
+
+    def options(self, omni_input: bool) -> dict[str, Any]:
+        """Arguments of `chat` that another version calls otherwise."""
+        own = {"tokenizer": self.tokenizer, "processor": self.processor}
+        return {**own, "sampling": False, "omni_input": omni_input}
 
 
 def _load(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -75,7 +74,7 @@ def _load(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
 def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
     if str(raw.get("version", "2.6")) != "2.6":
         raise CheckpointError(f"expected MiniCPM-o version 2.6, got {raw['version']!r}: another.")
-    return qwen2_reference(raw)
+    return qwen_reference(raw)
 
 
 def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
@@ -127,7 +126,7 @@ def _received(hf_model: Any, inputs: Mapping[str, Any]) -> Received:
 def _times(hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]) -> Times:
     seconds, frames = {}, None
     if n_tokens["audio"]:
-        seconds["audio"] = torch.arange(n_tokens["audio"]) / _TOKENS_PER_SECOND
+        seconds["audio"] = torch.arange(n_tokens["audio"]) * hf_model.config.audio_pool_step / 50
     if n_tokens["video"]:
         n_frames = len(inputs["image_bound"][0])
         frames = torch.arange(n_frames).repeat_interleave(n_tokens["video"] // n_frames)
@@ -138,14 +137,14 @@ def _prepare(
     processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
     require_model_rope(prompt)
-    require_plain_words(processor.tokenizer, prompt, ("(<image>./</image>)", "(<audio>./</audio>)"))
+    require_plain_words(processor.tokenizer, prompt, _PLACEHOLDERS)
     pictures = [] if video is None else [_picture(frame) for frame in video.frames]
     sounds = [] if audio is None else _seconds(audio)
     units: list[Any] = []
     omni = prompt.interleaved and audio is not None
     if omni:
         for i in range(max(len(pictures), len(sounds))):
-            units += ["<unit>", *pictures[i : i + 1], *sounds[i : i + 1]]
+            units += [*processor.unit, *pictures[i : i + 1], *sounds[i : i + 1]]
     else:
         units = [*pictures, *([] if audio is None else [audio.samples])]
     messages = [{"role": "user", "content": [*units, prompt.text]}]
@@ -189,7 +188,7 @@ MINICPM_O = Family(
     remote=Remote(
         load=_load,
         processor=MiniCPMProcessor,
-        text_model=as_qwen2,
+        text_model=as_qwen,
         needs=(
             "It was written for transformers 4.44.2 with torchaudio, librosa, vector-quantize-"
             "pytorch and vocos, and imports what 4.57 no longer has (LogitsWarper, "

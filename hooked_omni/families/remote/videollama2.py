@@ -26,7 +26,7 @@ from hooked_omni.families import qwen
 from hooked_omni.families.family import Family, OnDisk, Received, Remote, Times
 from hooked_omni.families.processing import require_model_rope, require_plain_words
 from hooked_omni.families.remote.chat import question_after_clip
-from hooked_omni.families.remote.text_model import as_qwen2, qwen2_reference
+from hooked_omni.families.remote.text_model import as_qwen, qwen_reference
 from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
@@ -210,7 +210,7 @@ VIDEOLLAMA2 = Family(
     name="videollama2.1-av",
     model_types=("videollama2_qwen2",),
     decoder_config=qwen.decoder_config,
-    on_disk=OnDisk(homes=(("model.", "lm_head.weight"),), reference=qwen2_reference),
+    on_disk=OnDisk(homes=(("model.", "lm_head.weight"),), reference=qwen_reference),
     times=_times,
     check_inputs=_check_inputs,
     received=_received,
@@ -225,7 +225,7 @@ VIDEOLLAMA2 = Family(
     remote=Remote(
         load=_load,
         processor=lambda model, processor: processor,
-        text_model=as_qwen2,
+        text_model=as_qwen,
         needs=(
             "It is the package of DAMO-NLP-SG/VideoLLaMA2, branch audio_visual: install that from "
             "its repository, with transformers 4.42.3 (4.44.2 runs too), accelerate, timm, "

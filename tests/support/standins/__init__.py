@@ -8,6 +8,7 @@ was written for these tests.
 
 from tests.support.standins.internvl import random_internvl
 from tests.support.standins.minicpm_o import random_minicpm_o
+from tests.support.standins.minicpm_o_4_5 import random_minicpm_o_4_5
 from tests.support.standins.parts import write
 from tests.support.standins.videollama2 import random_videollama2
 
@@ -15,6 +16,7 @@ __all__ = ["STANDINS", "write"]
 
 STANDINS = {
     "minicpm-o-2.6": random_minicpm_o,
+    "minicpm-o-4.5": random_minicpm_o_4_5,
     "videollama2.1-av": random_videollama2,
     "internvl2": lambda seed=0: random_internvl(False, seed),
     "internomni": lambda seed=0: random_internvl(True, seed),

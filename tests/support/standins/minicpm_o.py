@@ -24,18 +24,22 @@ class MiniCPMO(Model):
     """`llm`, and towers that are written into its embeddings at bounds."""
 
     config_class = MiniCPMOConfig
+    placeholders = ("(<image>./</image>)", "(<audio>./</audio>)")
     _supports_sdpa = True
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         assert config.init_vision and config.init_audio
-        self.llm = qwen2(config.vocab_size)
+        self.llm = self.decoder(config.vocab_size)
         self.vpm = nn.Linear(3, 6)
         self.resampler = nn.Linear(6, N_QUERIES * D_MODEL)
         self.apm = nn.Linear(1, 6)
         self.audio_projection_layer = nn.Linear(6, D_MODEL)
         self.generation_config = self.llm.generation_config
         self.post_init()
+
+    def decoder(self, vocab: int) -> Any:
+        return qwen2(vocab)
 
     def get_input_embeddings(self) -> Any:
         return self.llm.model.embed_tokens
@@ -46,6 +50,22 @@ class MiniCPMO(Model):
     def get_sys_prompt(self, mode: str, language: str) -> dict[str, Any]:
         assert (mode, language) == ("omni", "en")
         return {"role": "user", "content": ["Help with clips."]}
+
+    def written(self, msgs: list[Any], joint: str) -> tuple[str, list[Any], list[Any], list[int]]:
+        images, sounds, parts, text = [], [], [], ""
+        for i, message in enumerate(msgs):
+            written = []
+            for part in message["content"]:
+                if isinstance(part, Image.Image):
+                    images.append(part)
+                    part = self.placeholders[0]
+                elif isinstance(part, np.ndarray):
+                    sounds.append(part)
+                    parts.append(i)
+                    part = self.placeholders[1]
+                written.append(part)
+            text += f"<|im_start|>{message['role']}\n{joint.join(written)}<|im_end|>\n"
+        return text + "<|im_start|>assistant\n", images, sounds, parts
 
     def chat(
         self,
@@ -58,22 +78,9 @@ class MiniCPMO(Model):
         max_inp_length: int = 32_768,
         **options: Any,
     ) -> str:
-        images, sounds, parts, text = [], [], [], ""
-        for i, message in enumerate(msgs):
-            written = []
-            for part in message["content"]:
-                if isinstance(part, Image.Image):
-                    images.append(part)
-                    part = "(<image>./</image>)"
-                elif isinstance(part, np.ndarray):
-                    sounds.append(part)
-                    parts.append(i)
-                    part = "(<audio>./</audio>)"
-                written.append(part)
-            content = ("" if omni_input else "\n").join(written)
-            text += f"<|im_start|>{message['role']}\n{content}<|im_end|>\n"
+        text, images, sounds, parts = self.written(msgs, "" if omni_input else "\n")
         # Any sound forces the template of a spoken answer.
-        text += "<|im_start|>assistant\n" + (TTS_START if sounds else "")
+        text += TTS_START if sounds else ""
         own: Any = {"chunk_input": chunk_input, "max_length": max_inp_length}
         inputs = processor([text], [images], [sounds], [parts], **own, **options)
         inputs.pop("image_sizes")
@@ -101,6 +108,8 @@ class MiniCPMO(Model):
 class MiniCPMOProcessor:
     """Placeholders are `<unk>` for both modalities; only bounds tell them apart."""
 
+    placeholders, pool = MiniCPMO.placeholders, 2
+
     def __init__(self) -> None:
         self.tokenizer = byte_tokenizer(
             unknown="<unk>",
@@ -109,6 +118,8 @@ class MiniCPMOProcessor:
             image_close="</image>",
             audio_open="<|audio_start|>",
             audio_close="<|audio_end|>",
+            think_open="<think>",
+            think_close="</think>",
             **{f"tts_{i}": f"<|{name}|>" for i, name in enumerate(TTS_START[2:-2].split("|><|"))},
         )
 
@@ -131,17 +142,17 @@ class MiniCPMOProcessor:
         chunk_input: bool,
         max_length: int,
     ) -> dict[str, Any]:
-        assert chunk_input and max_slice_nums == 1 and use_image_id is False
+        assert max_slice_nums == 1 and use_image_id is False
         [text], [pictures], [waves], [parts] = texts, images, sounds, audio_parts
         for _ in pictures:
             opened = f"<image>{'<unk>' * N_QUERIES}</image>"
-            text = text.replace("(<image>./</image>)", opened, 1)
+            text = text.replace(self.placeholders[0], opened, 1)
         for wave in waves:
-            n = _pooled(-(-len(wave) // 160))
-            seconds = [
-                f"<|audio_start|>{'<unk>' * min(n - i, 25)}<|audio_end|>" for i in range(0, n, 25)
-            ]
-            text = text.replace("(<audio>./</audio>)", "".join(seconds), 1)
+            n = self._pooled(-(-len(wave) // 160))
+            step = 50 // self.pool if chunk_input else max(n, 1)
+            heard = [min(n - i, step) for i in range(0, n, step)]
+            opened = "".join(f"<|audio_start|>{'<unk>' * few}<|audio_end|>" for few in heard)
+            text = text.replace(self.placeholders[1], opened, 1)
         # What is of one message is one sound, heard in parts of 30 s.
         whole = [
             np.concatenate([w for w, p in zip(waves, parts, strict=True) if p == message])
@@ -152,9 +163,9 @@ class MiniCPMOProcessor:
         ids = self.tokenizer(text, return_tensors="pt").input_ids[:, :max_length].int()
         colors = [torch.tensor(np.asarray(p), dtype=torch.float32).mean((0, 1)) for p in pictures]
         loud = [
-            torch.tensor([p.mean() for p in np.array_split(w, _pooled(n))])
+            torch.tensor([p.mean() for p in np.array_split(w, self._pooled(n))])
             for w, n in zip(heard, mel, strict=True)
-            if _pooled(n)
+            if self._pooled(n)
         ]
         return {
             "input_ids": ids,
@@ -169,15 +180,14 @@ class MiniCPMOProcessor:
             "audio_feature_lens": [torch.tensor(mel)] if waves else [[]],
         }
 
+    def _pooled(self, mel: int) -> int:
+        return ((mel - 1) // 2 + 1 - self.pool) // self.pool + 1
+
     def _bounds(self, ids: Tensor, opened: str, closed: str) -> Tensor:
         find = self.tokenizer.convert_tokens_to_ids
         first = (ids[0] == find(opened)).nonzero()[:, 0] + 1
         end = (ids[0] == find(closed)).nonzero()[:, 0]
         return torch.stack([first, end], dim=1)
-
-
-def _pooled(mel: int) -> int:
-    return ((mel - 1) // 2 + 1 - 2) // 2 + 1
 
 
 def random_minicpm_o(seed: int = 0) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from tests.support.standins import STANDINS, write
 
 _CODE = {
     "minicpm-o-2.6": "minicpm_o",
+    "minicpm-o-4.5": "minicpm_o_4_5",
     "internvl2": "internvl",
     "internomni": "internvl",
 }
@@ -26,7 +27,7 @@ def released(name: str, folder: Path, change: Callable[[Any], None] = lambda hf:
     more: dict[str, Any] = {"mm_vision_tower": str(siglip(hf, folder / "siglip"))}
     if name in _CODE:
         parts = {"AutoConfig": hf.config_class, "AutoModel": type(hf)}
-        if name == "minicpm-o-2.6":
+        if name.startswith("minicpm-o"):
             parts["AutoProcessor"] = type(processor)
         own = {kind: f"modeling_own.{part.__name__}" for kind, part in parts.items()}
         more = {"auto_map": own}
