@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-# The oldest transformers that is supported, laid over the environment: its modules differ.
-OLDEST := transformers==5.17.0 huggingface-hub==1.33.0
+# The oldest transformers that is supported and the newest, laid over the environment.
+.oldest/ready: LAID := transformers==5.17.0 huggingface-hub==1.33.0
+.newest/ready: LAID := transformers==5.24.0
 
-.PHONY: setup demo test test-oldest check bench clean
+.PHONY: setup demo test test-oldest test-newest check bench clean
 
 setup: $(VENV)/ready
 
@@ -25,13 +26,13 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -q -n 2
 
-test-oldest: setup .oldest/ready
-	PYTHONPATH=.oldest $(BIN)/python -m pytest -q tests/test_parity.py tests/hf/test_capture.py \
+test-oldest test-newest: test-%: setup .%/ready
+	PYTHONPATH=.$* $(BIN)/python -m pytest -q tests/test_parity.py tests/hf/test_capture.py \
 	  tests/families/test_families.py tests/organisms
 
-.oldest/ready: Makefile
-	@rm -rf .oldest
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .oldest $(OLDEST)
+.oldest/ready .newest/ready: .%/ready: Makefile
+	@rm -rf .$*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .$* $(LAID)
 	@touch $@
 
 check: setup
@@ -45,4 +46,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.sweep
 
 clean:
-	rm -rf $(VENV) .oldest runs
+	rm -rf $(VENV) .oldest .newest runs

@@ -10,6 +10,7 @@ from hooked_omni.families.omni.qwen2_5_omni import QWEN2_5_OMNI
 from hooked_omni.families.omni.qwen3_omni import QWEN3_OMNI
 from hooked_omni.families.remote.internvl import INTERN_OMNI, INTERNVL2
 from hooked_omni.families.remote.minicpm_o import MINICPM_O
+from hooked_omni.families.remote.minicpm_o_4_5 import MINICPM_O_4_5
 from hooked_omni.families.remote.videollama2 import VIDEOLLAMA2
 from hooked_omni.families.sound.audio_flamingo3 import AUDIO_FLAMINGO3
 from hooked_omni.families.sound.qwen2_audio import QWEN2_AUDIO
@@ -37,6 +38,7 @@ FAMILIES: tuple[Family, ...] = (
     QWEN2_AUDIO,
     AUDIO_FLAMINGO3,
     QWEN3_ASR,
+    MINICPM_O_4_5,  # before 2.6, which has the same model_type
     MINICPM_O,
     VIDEOLLAMA2,
     INTERN_OMNI,  # before its base, which has the same model_type

@@ -93,12 +93,20 @@ class Remote:
         text_model: From the model to one of transformers that computes the same from embeddings to
             logits, on the same tensors where the layout allows.
         needs: What its code needs, and where it is known to break.
+        packages: What its code imports that comes neither with it nor with this project.
+        commands: Programs that its code starts.
+        towers: How the names of the towers' tensors begin in a checkpoint.
+        elsewhere: Keys of `config.json` that name other checkpoints, of which towers are loaded.
     """
 
     load: Callable[..., tuple[Any, Any]]
     processor: Callable[[Any, Any], Any]
     text_model: Callable[[Any], Any]
     needs: str
+    packages: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    towers: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
 
 def tensor_name(name: str) -> str:

@@ -6,6 +6,7 @@ with a checkpoint runs only if the caller allows it.
 
 import importlib.util
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from hooked_omni.errors import CheckpointError, UnknownModelError
+from hooked_omni.errors import CheckpointError, HookedOmniError, UnknownModelError
 from hooked_omni.families import Family, family_of
+from hooked_omni.families.family import Remote
 from hooked_omni.hf.checkpoint import require_room, stored_tensors
 from hooked_omni.hf.towers import Towers
 from hooked_omni.organisms import SHIPPED, require_whole
@@ -49,7 +51,10 @@ def load_towers(
                 parameter.data = parameter.data.to(chosen)
         return Towers(hf.to(device), processor)
     source = file_source(name, revision)
-    family = family_of(read_config(name, source))
+    raw = read_config(name, source)
+    family = family_of(raw)
+    if family.remote is not None:
+        _require_trust(family, name, trust_remote_code)
     held = stored_tensors(name, source, family.hf_class or family.name)
     if held:
         require_room(sum(t.n_bytes(chosen) for t in held.values()), device, str(name))
@@ -62,7 +67,8 @@ def load_towers(
     if family.remote is None:
         hf, processor = _weights(family, name, options), _processor(name, source)
     else:
-        hf, processor = _remote(family, name, options, trust_remote_code)
+        _require_parts(family.remote, name, raw, [*held])
+        hf, processor = _remote(family, name, options)
     return Towers(hf.to(device).requires_grad_(False).eval(), processor)
 
 
@@ -150,20 +156,49 @@ def _weights(family: Family, name: str | Path, options: dict[str, Any]) -> Any:
     return hf
 
 
-def _remote(
-    family: Family, name: str | Path, options: dict[str, Any], trust_remote_code: bool
-) -> tuple[Any, Any]:
-    assert family.remote is not None
+def _require_trust(family: Family, name: str | Path, trust_remote_code: bool) -> None:
     if not trust_remote_code:
         raise CheckpointError(
             f"expected trust_remote_code=True for {str(name)!r}, got none: the towers of "
             f"{family.name} are code from outside transformers, and it would run here. {_TWO_WAYS}"
         )
+
+
+def _require_parts(remote: Remote, name: str | Path, raw: dict[str, Any], held: list[str]) -> None:
+    """Refuse, before weights are read, what a remote model's code would not run without.
+
+    Towers without weights would be random numbers, which that code only warns of.
+    """
+    found = {package: importlib.util.find_spec(package) for package in remote.packages}
+    found |= {command: shutil.which(command) for command in remote.commands}
+    if lacking := [part for part in found if not found[part]]:
+        raise CheckpointError(
+            f"expected the packages {[*remote.packages]} and commands {[*remote.commands]} for "
+            f"{str(name)!r}, got no {lacking}. {remote.needs} {_TWO_WAYS}"
+        )
+    empty = [part for part in remote.towers if not any(key.startswith(part) for key in held)]
+    if held and empty:
+        raise CheckpointError(
+            f"expected the towers {[*remote.towers]} in {str(name)!r}, got no tensor of {empty}. "
+            "Download the whole checkpoint."
+        )
+    for key in remote.elsewhere:
+        tower = raw.get(key)
+        if tower is None or not stored_tensors(tower, file_source(tower, None), f"its {key}"):
+            raise CheckpointError(
+                f"expected safetensors files of the tower that {str(name)!r} names as {key!r}, got "
+                f"none for {tower!r}. Download it, and name its folder there."
+            )
+
+
+def _remote(family: Family, name: str | Path, options: dict[str, Any]) -> tuple[Any, Any]:
+    assert family.remote is not None
     try:
         return family.remote.load(name, options)
+    except HookedOmniError:
+        raise
     except Exception as error:  # it is foreign code: anything may happen
         raise CheckpointError(
-            f"expected the code of {family.name} to run with transformers "
-            f"{transformers.__version__}, got {type(error).__name__} ({error}). "
-            f"{family.remote.needs} {_TWO_WAYS}"
+            f"expected the code of {family.name} to run, got {type(error).__name__} ({error}) with "
+            f"transformers {transformers.__version__}. {family.remote.needs} {_TWO_WAYS}"
         ) from error

@@ -37,7 +37,7 @@ def stereo(path: Path, seconds: float) -> Path:
 @pytest.mark.parametrize(
     ("name", "seconds", "heard"),
     [("audio", 62.0, 30.0), ("audio", 30.04, 30.0), ("omni", 310.0, 300.0),
-     ("videollama2.1-av", 17.0, 16.0)],
+     ("videollama2.1-av", 31.0, 30.0)],
 )  # fmt: skip
 def test_more_sound_than_the_model_hears(every, tmp_path, name, seconds, heard):
     clip = stereo(tmp_path / "long.wav", seconds)
@@ -97,7 +97,8 @@ def test_a_whole_sound_is_heard_to_its_last_token(every, name):
         samples = sound(4.0).samples[:n]
         prompt = every[name].embed_media(LISTEN, (replace(sound(), samples=samples),))
         times = prompt.spans.seconds.get("audio", torch.zeros(1))
-        assert float(times.max()) < n / 16_000
+        padded = 480_000 if name == "videollama2.1-av" else n  # silence has tokens there, too
+        assert float(times.max()) < padded / 16_000
         assert len(prompt.spans["audio"]) > 0
 
 
@@ -142,16 +143,16 @@ def cut_off(name: str, seconds: int) -> HookedOmni:
     """A stand-in whose processor takes some seconds of sound, and half of the frames."""
     hf, processor = STANDINS[name]()
     if name == "internomni":
-        tokenizer, whisper = processor
-        take = lambda samples, **more: whisper(samples[: seconds * 16_000], **more)  # noqa: E731
-        return HookedOmni.from_hf(hf, (tokenizer, take))
+        _, extractor = processor
+        extractor.n_samples = seconds * 16_000
+        return HookedOmni.from_hf(hf, processor)
     if name == "videollama2.1-av":
         return HookedOmni.from_hf(hf, replace(processor, video=lambda f: processor.video(f[::2])))
 
     class Cut(type(processor)):
-        def __call__(self, texts: Any, images: Any, sounds: Any, **more: Any) -> Any:
+        def __call__(self, texts: Any, images: Any, sounds: Any, *rest: Any, **more: Any) -> Any:
             waves = [wave[: seconds * 16_000] for wave in sounds[0]]
-            return super().__call__(texts, images, [waves], **more)
+            return super().__call__(texts, images, [waves], *rest, **more)
 
     processor.__class__ = Cut
     return HookedOmni.from_hf(hf, processor)

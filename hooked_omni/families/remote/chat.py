@@ -15,29 +15,29 @@ def file_options(options: dict[str, Any]) -> dict[str, Any]:
     return {k: options[k] for k in ("revision", "local_files_only") if k in options}
 
 
-class _ChatInputs(Exception):
+class _Stopped(Exception):
     """Carries the arguments of the call of `generate`."""
 
     def __init__(self, inputs: dict[str, Any]) -> None:
         self.inputs = inputs
 
 
-def chat_inputs(hf_model: Any, chat: Callable[[], Any]) -> dict[str, Any]:
-    """The arguments with which `chat`, a call of the model's own, calls its `generate`."""
+def stopped(module: Any, call: Callable[[], Any]) -> dict[str, Any]:
+    """The arguments with which `call`, of a model's own code, calls the module's `generate`."""
 
     def capture(*args: Any, **inputs: Any) -> None:
-        raise _ChatInputs(inputs)
+        raise _Stopped(inputs)
 
-    hf_model.generate = capture
+    module.generate = capture
     try:
-        chat()
-    except _ChatInputs as captured:
+        call()
+    except _Stopped as captured:
         return captured.inputs
     finally:
-        del hf_model.generate
+        del module.generate
     raise PromptError(
-        f"expected {type(hf_model).__name__}.chat to call generate, got an answer without. Its "
-        "code is not the one this family was written for."
+        f"expected {type(module).__name__}.generate to be called, got a call without. This code "
+        "is not the one this family was written for."
     )
 
 

@@ -3,28 +3,28 @@
 InternLM2 is Llama under other names, with queries, keys and values of each key-value head in one
 tensor; here it runs as Llama, without its own code, which transformers 5 breaks. Past
 `max_position_embeddings` its rotary base would change with the length (dynamic NTK): such prompts
-are refused. The towers are code of the checkpoint (InternVL2, OpenGVLab) or the package internvl
-(InternOmni), for transformers 4.37; their own `chat` makes the inputs, as the model cards do for a
-video: one tile a frame, `Frame1: <image>`, question last.
+are refused. The towers are code of the checkpoint (OpenGVLab), for transformers 4.37; their own
+`chat` makes the inputs, as the model cards do for a video: one tile a frame, `Frame1: <image>`,
+question last. InternOmni's sound stands before the question, as `<audio>...</audio>`.
 """
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import normalize, resize
+from torchvision.transforms.functional import normalize, to_tensor
 
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.family import Conversion, Family, OnDisk, Remote, as_stored
 from hooked_omni.families.processing import require_model_rope, require_plain_words
-from hooked_omni.families.remote.chat import chat_inputs, file_options, question_after_clip
+from hooked_omni.families.remote.chat import file_options, question_after_clip, stopped
 from hooked_omni.families.remote.text_model import as_text_model, set_dtype
 from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.media import MediaSettings
@@ -33,6 +33,7 @@ from hooked_omni.inputs.video import Video
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 _TOKENS_PER_SECOND = 25
+_MOST_SAMPLES = 30 * 16_000
 _NAMES = {
     "embed_tokens": "tok_embeddings",
     "o_proj": "wo",
@@ -125,7 +126,7 @@ class InternVLProcessor:
         self.hf.system_message = before if system is None else system
         counts = [] if tiles is None else [1] * len(tiles)
         try:
-            return chat_inputs(
+            return stopped(
                 self.hf,
                 lambda: self.hf.chat(self.tokenizer, tiles, words, {}, num_patches_list=counts),
             )
@@ -133,23 +134,19 @@ class InternVLProcessor:
             self.hf.system_message = before
 
 
-def _tokenizer(name: Any, options: dict[str, Any]) -> Any:
-    return transformers.AutoTokenizer.from_pretrained(
+def _load_vl(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    attention = options.pop("attn_implementation")  # its own code knows no sdpa
+    hf = transformers.AutoModel.from_pretrained(name, trust_remote_code=True, **options)
+    hf.config._attn_implementation = attention
+    return hf, transformers.AutoTokenizer.from_pretrained(
         name, trust_remote_code=True, use_fast=False, **file_options(options)
     )
 
 
-def _load_vl(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    hf = transformers.AutoModel.from_pretrained(name, trust_remote_code=True, **options)
-    return hf, _tokenizer(name, options)
-
-
 def _load_omni(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    package = importlib.import_module("internvl.model.internvl_chat")
-    whisper = importlib.import_module("internvl.model.audio.processing_whisper")
-    hf = package.InternVLChatAudioModel.from_pretrained(name, **options)
-    sound = whisper.WhisperProcessor.from_pretrained(name, **file_options(options))
-    return hf, (_tokenizer(name, options), sound)
+    sound = transformers.WhisperFeatureExtractor.from_pretrained(name, **file_options(options))
+    hf, tokenizer = _load_vl(name, options)
+    return hf, (tokenizer, sound)
 
 
 def _media_tokens(hf_model: Any) -> dict[str, int]:
@@ -174,9 +171,11 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
 
 
 def _received(hf_model: Any, inputs: Mapping[str, Any]) -> checks.HeardAndSeen:
-    tiles, halved = inputs.get("pixel_values"), inputs.get("audio_len_after_cnn", 0)
-    seconds = int(torch.as_tensor(halved).sum()) / 50  # of 100 mel frames a second
-    return seconds, () if tiles is None else (len(tiles),)
+    tiles, features = inputs.get("pixel_values"), inputs.get("audio_values")
+    halved = 0  # of 100 mel frames a second
+    if features is not None:
+        halved = min(int(inputs["audio_len_after_cnn"].sum()), features.shape[-1] // 2)
+    return halved / 50, () if tiles is None else (len(tiles),)
 
 
 def _times(
@@ -204,11 +203,12 @@ def _prepare(
         made = processor.sound(
             audio.samples, sampling_rate=audio.sampling_rate, return_tensors="pt"
         )
-        number = int(torch.as_tensor(made["audio_token_num"]).sum())
+        halved = (min(len(audio.samples), _MOST_SAMPLES) // 160 - 1) // 2 + 1
+        number = (halved - 2) // 2 + 1
         words = f"<audio>{'<AUDIO_CONTEXT>' * number}</audio>\n{words}"
         heard = {
             "audio_values": made["input_features"].to(weight),
-            "audio_len_after_cnn": torch.as_tensor(made["audio_len_after_cnn"]).reshape(-1),
+            "audio_len_after_cnn": torch.tensor([halved]),
             "audio_token_num": torch.tensor([number]),
         }
     if video is not None:
@@ -221,20 +221,26 @@ def _prepare(
 
 
 def _tiles(frames: Tensor, config: Any) -> Tensor:
+    """Frames resized as pictures, by PIL: tensors come out up to a gray level off."""
     side = getattr(config, "force_image_size", None) or config.vision_config.image_size
-    pixels = frames.round().clamp(0, 255).byte()
-    sized = resize(pixels, [side, side], InterpolationMode.BICUBIC, antialias=True)
-    return normalize(sized.float() / 255, _MEAN, _STD)
+    pixels = frames.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    pictures = [Image.fromarray(np.ascontiguousarray(one)) for one in pixels]
+    sized = [to_tensor(one.resize((side, side), Image.Resampling.BICUBIC)) for one in pictures]
+    return normalize(torch.stack(sized), _MEAN, _STD)
 
 
 def _call(model: Any, inputs: Mapping[str, Any]) -> Any:
-    return model.generate(**{"pixel_values": None, **inputs}, do_sample=False, max_new_tokens=1)
+    """As far as the decoder's call: the rest of its `generate` does not run in transformers 5."""
+    llm = model.language_model
+    made = stopped(llm, lambda: model.generate(**{"pixel_values": None, **inputs}))
+    return llm.model(**{key: made[key] for key in ("inputs_embeds", "attention_mask")})
 
 
 _NEEDS = (
-    "It was written for transformers 4.37, with timm and einops. In transformers 5 its list of "
-    "tied weights stops `from_pretrained`, and its rotary buffers come back empty (NaN)."
+    "It was written for transformers 4.37, with timm and einops; 4.44.2 runs. In transformers 5 "
+    "its list of tied weights stops `from_pretrained`."
 )
+_TOWERS = ("vision_model.", "mlp1.")
 
 INTERNVL2 = Family(
     name="internvl2",
@@ -257,16 +263,23 @@ INTERNVL2 = Family(
     correct_words=question_after_clip,
     call=_call,
     frames_per_step=1,
-    proved="0 against LlamaForCausalLM, on a stand-in for its code",
+    proved="0 against LlamaForCausalLM on a stand-in; released code, tiny weights, 4.44.2: 0 at prefill",
     own_reading="every frame is resized to one square tile",
     one_clip=True,
-    remote=Remote(load=_load_vl, processor=InternVLProcessor, text_model=_as_llama, needs=_NEEDS),
+    remote=Remote(
+        load=_load_vl,
+        processor=InternVLProcessor,
+        text_model=_as_llama,
+        needs=_NEEDS,
+        towers=_TOWERS,
+    ),
 )
 
 INTERN_OMNI = replace(
     INTERNVL2,
     name="internomni",
     checkpoints="InternOmni",
+    proved="untested: 0 against LlamaForCausalLM on a stand-in; its own code was never run",
     model_types=("internvl_chat", "internvl_chat_audio"),
     hears=True,
     base="internvl2",
@@ -275,6 +288,7 @@ INTERN_OMNI = replace(
         load=_load_omni,
         processor=InternVLProcessor,
         text_model=_as_llama,
-        needs=f"It is the package internvl of OpenGVLab/InternVL, with peft. {_NEEDS}",
+        needs=f"We have not run it. {_NEEDS}",
+        towers=(*_TOWERS, "audio_model.", "mlp2."),
     ),
 )

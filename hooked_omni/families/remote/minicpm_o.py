@@ -1,10 +1,11 @@
 """MiniCPM-o 2.6: a picture and the sound of each second in turn, read by a Qwen2.
 
 Its towers are code of the checkpoint (`modeling_minicpmo.py` of openbmb/MiniCPM-o-2_6, transformers
-4.44). Its own `chat` makes the inputs, with the options of its model card for a clip with sound
-(`omni_input`, one slice a frame, no numbers in front of frames), and is stopped at `generate`.
-Frames are one a second, evenly spaced, the first and the last included; the model card takes the
-last of each second.
+4.44). Its own `chat` makes the inputs, with the options of its model card (one slice a frame, no
+numbers in front of frames; `omni_input` for sound inside a video), and is stopped at `generate`.
+With any sound, `chat` ends the prompt in `<|spk_bos|><|spk|><|spk_eos|><|tts_bos|>`: the position
+`last` is then the start of a spoken answer. Frames are one a second, evenly spaced, the first and
+the last included; the model card takes the last of each second.
 """
 
 from collections.abc import Mapping
@@ -23,42 +24,43 @@ from hooked_omni.families.checks import n_audio_tokens
 from hooked_omni.families.family import Family, OnDisk, Remote
 from hooked_omni.families.processing import require_model_rope, require_plain_words
 from hooked_omni.families.remote.chat import (
-    chat_inputs,
     file_options,
     question_after_clip,
+    stopped,
     within_bounds,
 )
-from hooked_omni.families.remote.text_model import as_qwen2, qwen2_reference
+from hooked_omni.families.remote.text_model import as_qwen, qwen_reference
 from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import Prompt
 from hooked_omni.inputs.video import Video
 
-_TOKENS_PER_SECOND = 25
+_MOST_TOKENS = 32_768  # at which `chat` cuts a prompt off
+_PLACEHOLDERS = ("<image>./</image>", "<audio>./</audio>")  # 2.6 has them in brackets
 _CHAT_ALONE = {"top_p", "top_k", "temperature", "repetition_penalty", "stream", "min_new_tokens"}
 
 
 class MiniCPMProcessor:
     """Messages to inputs, as the model's own `chat` makes them."""
 
+    unit: tuple[str, ...] = ("<unit>",)  # in front of each second of sound inside a video
+
     def __init__(self, hf_model: Any, processor: Any) -> None:
         self.hf, self.processor, self.tokenizer = hf_model, processor, processor.tokenizer
 
-    def __call__(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        inputs = chat_inputs(
-            self.hf,
-            lambda: self.hf.chat(
-                msgs=messages,
-                tokenizer=self.tokenizer,
-                processor=self.processor,
-                sampling=False,
-                omni_input=True,
-                max_slice_nums=1,
-                use_image_id=False,
-            ),
+    def __call__(self, messages: list[dict[str, Any]], omni_input: bool = False) -> dict[str, Any]:
+        """Inputs; without `omni_input`, every part of a message ends in a line break."""
+        sizes: Any = {"max_slice_nums": 1, "use_image_id": False, "max_inp_length": _MOST_TOKENS}
+        inputs = stopped(
+            self.hf, lambda: self.hf.chat(msgs=messages, **sizes, **self.options(omni_input))
         )
         greedy = {"do_sample": False, "num_beams": 1, "max_new_tokens": 1}
         return {k: v for k, v in inputs.items() if k not in _CHAT_ALONE} | greedy
+
+    def options(self, omni_input: bool) -> dict[str, Any]:
+        """Arguments of `chat` that another version calls otherwise."""
+        own = {"tokenizer": self.tokenizer, "processor": self.processor}
+        return {**own, "sampling": False, "omni_input": omni_input}
 
 
 def _load(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -72,7 +74,7 @@ def _load(name: Any, options: dict[str, Any]) -> tuple[Any, Any]:
 def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
     if str(raw.get("version", "2.6")) != "2.6":
         raise CheckpointError(f"expected MiniCPM-o version 2.6, got {raw['version']!r}: another.")
-    return qwen2_reference(raw)
+    return qwen_reference(raw)
 
 
 def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
@@ -81,6 +83,11 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
         raise PromptError(
             f"expected one prompt, got a batch of {len(tokens)}: this model's code writes sound "
             "into the first row alone. Embed prompts one at a time."
+        )
+    if tokens.shape[1] == _MOST_TOKENS:
+        raise PromptError(
+            f"expected fewer than {_MOST_TOKENS} positions, got as many: this model's code cuts a "
+            "longer prompt off. Lower fps or max_frames in the media settings."
         )
     missing = [name for name in ("image_bound", "audio_bounds") if inputs.get(name) is None]
     if missing:
@@ -107,7 +114,7 @@ def _find_media(
 ) -> tuple[Int[Tensor, " pos"], dict[str, Tensor]]:
     names = {"video": "image_bound", "audio": "audio_bounds"}
     media = {name: within_bounds(inputs[bounds][0], n_pos) for name, bounds in names.items()}
-    return inputs["input_ids"][0].cpu(), media
+    return inputs["input_ids"][0].cpu().long(), media  # its processor gives 32 bits
 
 
 def _received(hf_model: Any, inputs: Mapping[str, Any]) -> checks.HeardAndSeen:
@@ -121,7 +128,7 @@ def _times(
 ) -> checks.SecondsAndSteps:
     seconds, frames = {}, None
     if n_tokens["audio"]:
-        seconds["audio"] = torch.arange(n_tokens["audio"]) / _TOKENS_PER_SECOND
+        seconds["audio"] = torch.arange(n_tokens["audio"]) * hf_model.config.audio_pool_step / 50
     if n_tokens["video"]:
         n_frames = len(inputs["image_bound"][0])
         frames = torch.arange(n_frames).repeat_interleave(n_tokens["video"] // n_frames)
@@ -132,21 +139,22 @@ def _prepare(
     processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
     require_model_rope(prompt)
-    require_plain_words(processor.tokenizer, prompt, ("(<image>./</image>)", "(<audio>./</audio>)"))
+    require_plain_words(processor.tokenizer, prompt, _PLACEHOLDERS)
     pictures = [] if video is None else [_picture(frame) for frame in video.frames]
     sounds = [] if audio is None else _seconds(audio)
     units: list[Any] = []
-    if prompt.interleaved and audio is not None:
+    omni = prompt.interleaved and audio is not None
+    if omni:
         for i in range(max(len(pictures), len(sounds))):
-            units += ["<unit>", *pictures[i : i + 1], *sounds[i : i + 1]]
+            units += [*processor.unit, *pictures[i : i + 1], *sounds[i : i + 1]]
     else:
         units = [*pictures, *([] if audio is None else [audio.samples])]
     messages = [{"role": "user", "content": [*units, prompt.text]}]
     if prompt.system is not None:
         messages.insert(0, {"role": "system", "content": [prompt.system]})
-    elif prompt.interleaved and audio is not None:
+    elif omni:
         messages.insert(0, processor.hf.get_sys_prompt(mode="omni", language="en"))
-    return processor(messages)
+    return processor(messages, omni)
 
 
 def _picture(frame: Tensor) -> Image.Image:
@@ -179,17 +187,20 @@ MINICPM_O = Family(
     call=_call,
     find_media=_find_media,
     frames_per_step=1,
-    proved="0 against Qwen2ForCausalLM, on a stand-in for its code",
-    own_reading="every frame is resized by the model's own code, in one slice",
+    proved="0 against Qwen2ForCausalLM on a stand-in for its code; released code, tiny weights, "
+    "transformers 4.44.2: 0 at prefill, equal tokens",
+    own_reading="every frame is resized by the model's own code, in one slice; sound is heard in "
+    "parts of 30 s, and a prompt with sound ends in <|tts_bos|>",
     one_clip=True,
     remote=Remote(
         load=_load,
         processor=MiniCPMProcessor,
-        text_model=as_qwen2,
+        text_model=as_qwen,
         needs=(
             "It was written for transformers 4.44.2 with torchaudio, librosa, vector-quantize-"
             "pytorch and vocos, and imports what 4.57 no longer has (LogitsWarper, "
             "WHISPER_ATTENTION_CLASSES)."
         ),
+        towers=("vpm.", "resampler.", "apm.", "audio_projection_layer."),
     ),
 )

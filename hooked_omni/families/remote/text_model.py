@@ -10,24 +10,27 @@ from hooked_omni.errors import CheckpointError
 from hooked_omni.families.family import Conversion, as_stored
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
 
+Reference = Callable[[Mapping[str, Any]], tuple[Any, Any]]
+"""From `config.json` to class and config of a model of transformers."""
+
 _NUMBERS = (
-    *("vocab_size", "hidden_size", "intermediate_size", "hidden_act", "rms_norm_eps"),
+    *("vocab_size", "hidden_size", "intermediate_size", "hidden_act", "rms_norm_eps", "head_dim"),
     *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("max_position_embeddings", "tie_word_embeddings"),
     *("use_sliding_window", "sliding_window", "max_window_layers"),
 )
 
 
-def qwen2_reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Class and config of the Qwen2 in a `config.json`; `CheckpointError` for scaled positions."""
+def qwen_reference(raw: Mapping[str, Any], version: str = "Qwen2") -> tuple[Any, Any]:
+    """Class and config of the Qwen in a `config.json`; `CheckpointError` for scaled positions."""
     if raw.get("rope_scaling"):
         raise CheckpointError(f"expected default rotary positions, got {raw['rope_scaling']}.")
     known = {name: raw[name] for name in _NUMBERS if name in raw}
     base = (raw.get("rope_parameters") or raw).get("rope_theta", 1e6)  # of 5.x, of 4.x
     rope = {"rope_type": "default", "rope_theta": base}
-    config = transformers.Qwen2Config(**known, rope_parameters=rope)
+    config = getattr(transformers, f"{version}Config")(**known, rope_parameters=rope)
     set_dtype(config, raw)
-    return transformers.Qwen2ForCausalLM, config
+    return getattr(transformers, f"{version}ForCausalLM"), config
 
 
 def set_dtype(config: Any, raw: Mapping[str, Any]) -> None:
@@ -37,15 +40,9 @@ def set_dtype(config: Any, raw: Mapping[str, Any]) -> None:
         config.dtype = getattr(torch, str(name).removeprefix("torch."))
 
 
-def as_qwen2(hf_model: Any) -> Any:
-    """Transformers' Qwen2 on the tensors of a model that wraps it."""
-    eager = getattr(hf_model.config, "_attn_implementation", None) == "eager"
-    model = as_text_model(
-        hf_model,
-        qwen2_reference,
-        hf_model.get_output_embeddings(),
-        attention="eager" if eager else "sdpa",
-    )
+def as_qwen(hf_model: Any, reference: Reference = qwen_reference) -> Any:
+    """Transformers' Qwen on the tensors of a model that wraps it."""
+    model = as_text_model(hf_model, reference, hf_model.get_output_embeddings())
     if getattr(hf_model, "generation_config", None) is not None:
         model.generation_config.eos_token_id = hf_model.generation_config.eos_token_id
     return model
@@ -53,17 +50,17 @@ def as_qwen2(hf_model: Any) -> Any:
 
 def as_text_model(
     hf_model: Any,
-    reference: Callable[[Mapping[str, Any]], tuple[Any, Any]],
+    reference: Reference,
     head: Any,
     conversion: Callable[[str, Any], Conversion] = as_stored,
-    attention: str = "sdpa",
 ) -> Any:
-    """A model of transformers on a remote model's tensors.
+    """A model of transformers on a remote model's tensors, with its kernel, `sdpa` or `eager`.
 
     `reference` makes its class and config; `conversion` names what each of its tensors is made of.
     """
     model_class, config = reference(hf_model.config.to_dict())
-    model = empty(model_class, config, attention)
+    eager = getattr(hf_model.config, "_attn_implementation", None) == "eager"
+    model = empty(model_class, config, "eager" if eager else "sdpa")
     own = dict(find_decoder(hf_model).named_parameters())
     tensors = {HEAD: head.weight}
     for name, _ in find_decoder(model).named_parameters():
