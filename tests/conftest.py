@@ -70,7 +70,7 @@ def vl() -> HookedOmni:
 @pytest.fixture(scope="session")
 def models(omni: HookedOmni, vl: HookedOmni) -> dict[str, HookedOmni]:
     models = {"omni": omni, "vl": vl}
-    for name in ("omni3", "vl3", "audio"):
+    for name in ("omni3", "vl3", "audio", "phi4"):
         models[name] = load(f"random-{name}")
         uneven_gains(models[name].hf)
     one_expert_after_the_other(models["omni3"].hf)

@@ -5,6 +5,7 @@ from typing import Any
 
 from hooked_omni.errors import UnknownModelError
 from hooked_omni.families.family import Family
+from hooked_omni.families.phi4_multimodal import PHI4_MULTIMODAL
 from hooked_omni.families.qwen2_5_omni import QWEN2_5_OMNI
 from hooked_omni.families.qwen2_5_vl import QWEN2_5_VL
 from hooked_omni.families.qwen2_audio import QWEN2_AUDIO
@@ -22,6 +23,7 @@ FAMILIES: tuple[Family, ...] = (
     QWEN3_OMNI,
     QWEN3_VL,
     QWEN2_AUDIO,
+    PHI4_MULTIMODAL,
     MINICPM_O,
     VIDEOLLAMA2,
     INTERN_OMNI,  # before its base, which has the same model_type

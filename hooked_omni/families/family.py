@@ -124,6 +124,7 @@ class Family:
         frames_per_step: Sampled frames in a step of the video grid.
         remote: How a model is loaded and called whose code is not in transformers.
         config_key: A key that its `config.json` has and another family of its `model_types` lacks.
+        inner_towers: Names of towers that are parts of the Hugging Face decoder.
         own_reading: What the model's own code does to every clip; every bundle's facts say so.
     """
 
@@ -151,4 +152,5 @@ class Family:
     frames_per_step: int = 2
     remote: Remote | None = None
     config_key: str | None = None
+    inner_towers: tuple[str, ...] = ()
     own_reading: str | None = None

@@ -49,7 +49,9 @@ def load_towers(
                 parameter.data = parameter.data.to(chosen)
         return Towers(hf.to(device), processor)
     source = file_source(name, revision)
-    family = family_of(read_config(name, source))
+    family = family_of(raw := read_config(name, source))
+    if family.on_disk.reference is not None:
+        family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
     held = stored_tensors(name, source, family.hf_class or family.name)
     if held:
         require_room(sum(t.n_bytes(chosen) for t in held.values()), device, str(name))

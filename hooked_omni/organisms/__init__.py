@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from hooked_omni.organisms.random_phi4 import random_phi4
 from hooked_omni.organisms.random_qwen3 import random_audio, random_omni3, random_vl3
 from hooked_omni.organisms.random_weights import random_omni, random_vl
 from hooked_omni.organisms.trained import TRAINED, organism, require_whole
@@ -17,4 +18,5 @@ SHIPPED: dict[str, Callable[[], tuple[Any, Any]]] = {
     "random-omni3": random_omni3,
     "random-vl3": random_vl3,
     "random-audio": random_audio,
+    "random-phi4": random_phi4,
 }

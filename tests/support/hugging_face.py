@@ -81,7 +81,7 @@ def hf_forced(omni: HookedOmni, inputs: Any, prompt: EmbeddedPrompt, text: Tenso
     rest = omni.hf(
         input_ids=text[None, :-1],
         past_key_values=first.past_key_values,
-        position_ids=positions[0] if "Audio" in type(omni.hf).__name__ else positions,
+        position_ids=positions if any(omni.model.cfg.mrope_section[1:]) else positions[0],
         attention_mask=torch.ones(1, window.stop, dtype=torch.long),
     )
     return torch.cat([first.logits[0, -1:], rest.logits[0]])

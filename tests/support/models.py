@@ -18,11 +18,13 @@ from hooked_omni.inputs.video import Video
 _FPS, _SECONDS, _RATE = 2.0, 3.0, 16_000
 _OMNI = ("text", "audio", "video", "audio in video", "video then audio")
 _SEES, _HEARS = ("text", "video"), ("text", "audio")
-KINDS_OF = {"omni": _OMNI, "vl": _SEES, "omni3": _OMNI, "vl3": _SEES, "audio": _HEARS}
+KINDS_OF = {"omni": _OMNI, "vl": _SEES, "omni3": _OMNI, "vl3": _SEES}
+KINDS_OF |= {"audio": _HEARS, "phi4": _HEARS}  # a picture in Phi-4 has 290 tokens at least
 KINDS = [(name, kind) for name, kinds in KINDS_OF.items() for kind in kinds]
 _BOTH = "audio in video"
 # The kind of prompt with the most in it, of each family.
-CLIP_OF = {"omni": _BOTH, "vl": "video", "omni3": _BOTH, "vl3": "video", "audio": "audio"}
+CLIP_OF = {"omni": _BOTH, "vl": "video", "omni3": _BOTH, "vl3": "video"}
+CLIP_OF |= {"audio": "audio", "phi4": "audio"}
 
 
 def one_expert_after_the_other(hf: Any) -> None:
