@@ -152,9 +152,13 @@ def _prepare(
     processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
     processing.require_model_rope(prompt)
+    processing.require_plain_words(processor.tokenizer, prompt)
     frames = [] if video is None else list(video.frames.round().clamp(0, 255).byte())
-    items = [{"type": "image"}] * len(frames) + [{"type": "audio"}] * (audio is not None)
-    arguments: dict[str, Any] = {"text": processing.chat(processor, prompt, items, "")}
+    clip = processor.image_token * len(frames) + processor.audio_token * (audio is not None)
+    # As on its model card: the processor of transformers loads no template.
+    system = f"<|system|>{prompt.system}<|end|>" if prompt.system else ""
+    words = f"{system}<|user|>{prompt.text}{clip}<|end|><|assistant|>"
+    arguments: dict[str, Any] = {"text": words}
     if frames:
         arguments["images"] = frames
     if audio is not None:

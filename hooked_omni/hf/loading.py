@@ -45,8 +45,8 @@ def load_towers(
         hf.set_attn_implementation(attn_implementation)
         if chosen is not None:  # as in loading, rotary frequencies stay in float32
             hf.config.dtype = chosen
-            for parameter in hf.parameters():
-                parameter.data = parameter.data.to(chosen)
+            for tensor in hf.state_dict(keep_vars=True).values():
+                tensor.data = tensor.data.to(chosen) if tensor.is_floating_point() else tensor.data
         return Towers(hf.to(device), processor)
     source = file_source(name, revision)
     family = family_of(raw := read_config(name, source))
