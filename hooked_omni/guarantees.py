@@ -62,8 +62,9 @@ def not_guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityRepor
             f"compared with {type(omni.hf).__name__} on the same tensors; the code that comes with "
             "the checkpoint was not run",
         )
-    if omni.model.cfg.rope_limit is not None:
-        table.add_row(f"prompts of over {omni.model.cfg.rope_limit} positions", "refused")
+    if (limit := omni.model.cfg.rope_limit) is not None:
+        longer = "captions across" if len(omni.model.cfg.inv_freqs) > 1 else "prompts of over"
+        table.add_row(f"{longer} {limit} positions", "refused")
     table.add_row(
         "other prompts, versions and machines", "this is one measurement: repeat it there"
     )

@@ -104,7 +104,7 @@ class HookedOmni:
         if backend := getattr(tokenizer, "backend_tokenizer", None):
             # Padding and truncation stand before these, and are set anew by each call.
             inputs.append(backend.to_str().partition('"added_tokens"')[2])
-        inputs.append(tensor_hash(self.model.rotary.inv_freq.cpu()))
+        inputs += [tensor_hash(one.cpu()) for one in self.model.rotary.inv_freqs]
         inputs.append(_numbers(towers.config.to_dict()))  # positions follow from them at every call
         modules = {"decoder": self.model, "hf": self.hf, "towers": towers}
         return model_hash(modules, repr(inputs), portable=portable)
@@ -223,7 +223,8 @@ def _hooked(family: Family, hf: Any, tokenizer: Any) -> HookedTransformer:
     cfg = family.decoder_config(hf)
     cfg.eos_tokens = _eos_tokens(hf, tokenizer)
     _warn_of_processors(hf)
-    tensors = dict(find_decoder(hf).named_parameters())
+    every = find_decoder(hf).named_parameters()
+    tensors = {name: p for name, p in every if not name.startswith(family.inner_towers)}
     tensors[HEAD] = hf.get_output_embeddings().weight
     return HookedTransformer.from_tensors(cfg, tensors, family.tensor_name, tokenizer)
 

@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "model.blocks.2.ln1.eps": 1e-5,
     "model.blocks.0.attn.scale": 0.3,
     "model.blocks.0.mlp.gate_proj.weight": nn.Parameter(noise(128, 64)),
-    "model.rotary.inv_freq": torch.linspace(0, 1, 8),
+    "model.rotary.inv_freqs": [torch.linspace(0, 1, 8)],
     "towers.hf.model.visual.blocks.0.norm1.variance_epsilon": 1e-5,
     "towers.hf.model.visual.blocks.0.mlp.act_fn": nn.GELU(),
     "towers.hf.model.visual.config._attn_implementation": "eager",

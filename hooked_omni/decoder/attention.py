@@ -32,6 +32,7 @@ class Attends(Protocol):
     scale: float
     num_key_value_groups: int
     is_causal: bool
+    window_size: int | None
     hook_attn_scores: HookPoint
     hook_pattern: HookPoint
 
@@ -52,8 +53,8 @@ class CausalContext:
         if cache is not None:
             cache.length = window.start
         self.deepstack: Tensor | None = None
-        self._allowed: Tensor | None = None
-        self._additive: Tensor | None = None
+        self._allowed: dict[int | None, Tensor] = {}  # by how many positions a layer reads
+        self._additive: dict[int | None, Tensor] = {}
 
     def enter(self, layer: int, resid: Tensor) -> Tensor:
         """All rows, in every layer."""
@@ -70,10 +71,15 @@ class CausalContext:
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if self.cache is not None:
             k, v = self.cache.append(attn.layer, k, v)
+        size = attn.window_size
+        if size is not None:  # what Hugging Face's cache keeps: no row reads a key before these
+            first = max(self.window.start - size + 1, 0)
+            k, v = k[:, :, first:], v[:, :, first:]
         if fused:
             # The kernel's own causal mask is for queries that are all the positions there are.
             whole = self.window.start == 0 or len(self.window) == 1
-            mask = None if whole and self.real is None else self.allowed()
+            whole = whole and self.real is None and (size is None or k.shape[2] < size)
+            mask = None if whole else self.allowed(size)[..., -k.shape[2] :]
             return sdpa_attention_forward(
                 attn,  # pyright: ignore[reportArgumentType]  # reads two attributes of `Attends`
                 q,
@@ -87,36 +93,45 @@ class CausalContext:
     def _eager(self, attn: Attends, q: Tensor, k: Tensor, v: Tensor) -> Heads:
         if (groups := attn.num_key_value_groups) > 1:
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        # Hooks have every key, those before the window as masked ones.
+        first, minimum = self.window.stop - k.shape[2], torch.finfo(q.dtype).min
+        size, pad = attn.window_size, torch.nn.functional.pad
         # In place, for the same bits with a third of the memory.
         masked = torch.matmul(q, k.transpose(2, 3)).mul_(attn.scale)
         if len(self.window) > 1 or self.real is not None:
-            masked.add_(self._additive_mask(q.dtype))
+            masked.add_(self._additive_mask(masked, size)[..., first:])
+        masked = pad(masked, (first, 0), value=minimum) if first else masked
         scores, edited = attn.hook_attn_scores.edit(masked)
         if edited:
             # An edit may not open the future, whatever it makes of masked scores.
-            scores = scores.masked_fill(~self.allowed(), torch.finfo(scores.dtype).min)
+            scores = scores.masked_fill(~self.allowed(size), minimum)
             require_readable(scores, attn.hook_attn_scores, self._real_queries())
-        pattern = torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+        pattern = torch.nn.functional.softmax(scores[..., first:], dim=-1, dtype=torch.float32)
+        pattern = pad(pattern.to(q.dtype), (first, 0)) if first else pattern.to(q.dtype)
         pattern, edited = attn.hook_pattern.edit(pattern)
         if edited:
-            require_causal(pattern, attn.hook_pattern, self.allowed())
-        return torch.matmul(pattern, v).transpose(1, 2).contiguous()
+            require_causal(pattern, attn.hook_pattern, self.allowed(size))
+        return torch.matmul(pattern[..., first:], v).transpose(1, 2).contiguous()
 
-    def allowed(self) -> Bool[Tensor, "batch 1 query key"]:
-        """Which keys each query may read."""
-        if self._allowed is None:
+    def allowed(self, size: int | None) -> Bool[Tensor, "batch 1 query key"]:
+        """Which keys each query may read, in a layer that reads `size` positions; None for all."""
+        if size not in self._allowed:
             query = torch.arange(self.window.start, self.window.stop, device=self.cos.device)
             key = torch.arange(self.window.stop, device=self.cos.device)
-            self._allowed = (key <= query[:, None])[None, None]
+            allowed = (key <= query[:, None])[None, None]
+            if size is not None:
+                allowed = allowed & (key > query[:, None] - size)
             if self.real is not None:
-                self._allowed = self._allowed & self.real[:, None, None, : self.window.stop]
-        return self._allowed
+                allowed = allowed & self.real[:, None, None, : self.window.stop]
+            self._allowed[size] = allowed
+        return self._allowed[size]
 
-    def _additive_mask(self, dtype: torch.dtype) -> Float[Tensor, "batch 1 query key"]:
-        if self._additive is None:
-            zero = torch.zeros((), dtype=dtype, device=self.cos.device)
-            self._additive = torch.where(self.allowed(), zero, torch.finfo(dtype).min)
-        return self._additive
+    def _additive_mask(self, like: Tensor, size: int | None) -> Float[Tensor, "batch 1 query key"]:
+        if size not in self._additive:
+            zero = torch.zeros((), dtype=like.dtype, device=like.device)
+            minimum = torch.finfo(like.dtype).min
+            self._additive[size] = torch.where(self.allowed(size), zero, minimum)
+        return self._additive[size]
 
     def _real_queries(self) -> Bool[Tensor, "batch query"] | None:
         return None if self.real is None else self.real[:, self.window.start : self.window.stop]
@@ -148,10 +163,11 @@ def require_causal(
     hook: HookPoint,
     allowed: Bool[Tensor, "*broadcast query key"],
 ) -> None:
-    """Refuse an edited pattern that attends to later positions, or to padding."""
+    """Refuse an edited pattern that attends to keys that its layer may not read."""
     forbidden = ~allowed & allowed.any(-1, keepdim=True)
     if bool(((pattern.abs() > 0) & forbidden).any()):
         raise HookError(
             f"expected a pattern without weight on later positions, got some at {hook.name!r}: a "
-            "causal model never reads forward. Multiply by its own zeros, or edit 'attn.hook_z'."
+            "causal model never reads forward, nor from before a layer's window. Multiply by its "
+            "own zeros, or edit 'attn.hook_z'."
         )

@@ -5,7 +5,7 @@ the `W_*` views are TransformerLens's.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -89,10 +89,15 @@ class Attention(nn.Module):
         self.scale = cfg.d_head**-0.5
         self.num_key_value_groups = cfg.n_heads // cfg.n_key_value_heads
         self.is_causal = True
+        self.window_size = cfg.windows[layer] if cfg.windows else None
         width, kv_width = cfg.n_heads * cfg.d_head, cfg.n_key_value_heads * cfg.d_head
-        self.q_proj = nn.Linear(cfg.d_model, width, bias=cfg.qkv_bias)
-        self.k_proj = nn.Linear(cfg.d_model, kv_width, bias=cfg.qkv_bias)
-        self.v_proj = nn.Linear(cfg.d_model, kv_width, bias=cfg.qkv_bias)
+        self.widths = (width, kv_width, kv_width)
+        if cfg.fused:
+            self.qkv_proj = nn.Linear(cfg.d_model, sum(self.widths), bias=cfg.qkv_bias)
+        else:
+            self.q_proj = nn.Linear(cfg.d_model, width, bias=cfg.qkv_bias)
+            self.k_proj = nn.Linear(cfg.d_model, kv_width, bias=cfg.qkv_bias)
+            self.v_proj = nn.Linear(cfg.d_model, kv_width, bias=cfg.qkv_bias)
         self.q_norm = RMSNorm(cfg.d_head, cfg.eps) if cfg.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(cfg.d_head, cfg.eps) if cfg.qk_norm else nn.Identity()
         self.o_proj = nn.Linear(width, cfg.d_model, bias=False)
@@ -105,7 +110,11 @@ class Attention(nn.Module):
 
     def forward(self, resid: Resid, norm: RMSNorm, context: Context) -> Resid:
         x = norm(resid)
-        q, k, v = (self._split(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        if self.cfg.fused:
+            q, k, v = (self._split(part) for part in self.qkv_proj(x).split(self.widths, dim=-1))
+        else:
+            projections = (self.q_proj, self.k_proj, self.v_proj)
+            q, k, v = (self._split(project(x)) for project in projections)
         if self.cfg.use_split_qkv_input or self.cfg.use_attn_in:
             q, k, v = self._read_apart((q, k, v), resid, norm)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
@@ -139,15 +148,14 @@ class Attention(nn.Module):
         fork = resid.unsqueeze(2).repeat(1, 1, self.cfg.n_heads, 1)
         shared = self.hook_attn_in(fork)
         normed, heads = norm.unhooked(resid), []
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        for head, projection, point in zip(exact, projections, self._inputs, strict=True):
+        for head, rows, point in zip(exact, self._parts("weight"), self._inputs, strict=True):
             copies = fork[:, :, : head.shape[2]]
             entered = copies if shared is fork else shared[:, :, : head.shape[2]]
             edited = point(entered)
             if edited is copies:
                 heads.append(head)
                 continue
-            weight = projection.weight.view(head.shape[2], self.cfg.d_head, -1)
+            weight = rows.view(head.shape[2], self.cfg.d_head, -1)
             apart = torch.einsum("bphm,hdm->bphd", norm.unhooked(edited), weight)
             together = torch.einsum("bpm,hdm->bphd", normed, weight)
             same = (edited == copies).all(-1, keepdim=True).expand_as(head)
@@ -158,17 +166,25 @@ class Attention(nn.Module):
     def _split(self, x: Float[Tensor, "batch pos width"]) -> Heads:
         return x.view(*x.shape[:2], -1, self.cfg.d_head)
 
+    def _parts(self, kind: Literal["weight", "bias"]) -> Sequence[Tensor]:
+        """Weights or biases of queries, keys and values; zeros for a bias that is not there."""
+        if kind == "bias" and not self.cfg.qkv_bias:
+            return [self.o_proj.weight.new_zeros(width) for width in self.widths]
+        if self.cfg.fused:
+            return getattr(self.qkv_proj, kind).split(self.widths)
+        return [getattr(one, kind) for one in (self.q_proj, self.k_proj, self.v_proj)]
+
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
-        return rearrange(self.q_proj.weight, "(h d) m -> h m d", d=self.cfg.d_head)
+        return rearrange(self._parts("weight")[0], "(h d) m -> h m d", d=self.cfg.d_head)
 
     @property
     def W_K(self) -> Float[Tensor, "kv_head d_model d_head"]:
-        return rearrange(self.k_proj.weight, "(h d) m -> h m d", d=self.cfg.d_head)
+        return rearrange(self._parts("weight")[1], "(h d) m -> h m d", d=self.cfg.d_head)
 
     @property
     def W_V(self) -> Float[Tensor, "kv_head d_model d_head"]:
-        return rearrange(self.v_proj.weight, "(h d) m -> h m d", d=self.cfg.d_head)
+        return rearrange(self._parts("weight")[2], "(h d) m -> h m d", d=self.cfg.d_head)
 
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
@@ -176,25 +192,20 @@ class Attention(nn.Module):
 
     @property
     def b_Q(self) -> Float[Tensor, "head d_head"]:
-        return self._bias(self.q_proj)
+        return self._parts("bias")[0].view(-1, self.cfg.d_head)
 
     @property
     def b_K(self) -> Float[Tensor, "kv_head d_head"]:
-        return self._bias(self.k_proj)
+        return self._parts("bias")[1].view(-1, self.cfg.d_head)
 
     @property
     def b_V(self) -> Float[Tensor, "kv_head d_head"]:
-        return self._bias(self.v_proj)
+        return self._parts("bias")[2].view(-1, self.cfg.d_head)
 
     @property
     def b_O(self) -> Float[Tensor, " d_model"]:
         """Output bias: zero, these decoders have none."""
         return self.o_proj.weight.new_zeros(self.cfg.d_model)
-
-    def _bias(self, projection: nn.Linear) -> Float[Tensor, "_ d_head"]:
-        if projection.bias is None:
-            return projection.weight.new_zeros(projection.out_features).view(-1, self.cfg.d_head)
-        return projection.bias.view(-1, self.cfg.d_head)
 
 
 class GatedMLP(nn.Module):
@@ -202,25 +213,38 @@ class GatedMLP(nn.Module):
 
     def __init__(self, cfg: DecoderConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(cfg.d_model, cfg.d_mlp, bias=False)
-        self.up_proj = nn.Linear(cfg.d_model, cfg.d_mlp, bias=False)
+        self.fused = cfg.fused
+        if self.fused:
+            self.gate_up_proj = nn.Linear(cfg.d_model, 2 * cfg.d_mlp, bias=False)
+        else:
+            self.gate_proj = nn.Linear(cfg.d_model, cfg.d_mlp, bias=False)
+            self.up_proj = nn.Linear(cfg.d_model, cfg.d_mlp, bias=False)
         self.down_proj = nn.Linear(cfg.d_mlp, cfg.d_model, bias=False)
         self.hook_pre = HookPoint()  # [batch, pos, d_mlp], before the activation
         self.hook_pre_linear = HookPoint()  # [batch, pos, d_mlp], what the gate lets through
         self.hook_post = HookPoint()  # [batch, pos, d_mlp]
 
     def forward(self, x: Resid) -> Resid:
-        pre = self.hook_pre(self.gate_proj(x))
-        linear = self.hook_pre_linear(self.up_proj(x))
+        parts = (
+            self.gate_up_proj(x).chunk(2, dim=-1)
+            if self.fused
+            else (self.gate_proj(x), self.up_proj(x))
+        )
+        pre, linear = self.hook_pre(parts[0]), self.hook_pre_linear(parts[1])
         return self.down_proj(self.hook_post(nn.functional.silu(pre) * linear))
 
     @property
     def W_gate(self) -> Float[Tensor, "d_model d_mlp"]:
-        return self.gate_proj.weight.T
+        return self._gate_and_up()[0].T
 
     @property
     def W_in(self) -> Float[Tensor, "d_model d_mlp"]:
-        return self.up_proj.weight.T
+        return self._gate_and_up()[1].T
+
+    def _gate_and_up(self) -> tuple[Tensor, ...]:
+        if self.fused:
+            return self.gate_up_proj.weight.chunk(2)
+        return self.gate_proj.weight, self.up_proj.weight
 
     @property
     def W_out(self) -> Float[Tensor, "d_mlp d_model"]:

@@ -32,6 +32,12 @@ class DecoderConfig:
         mrope_interleaved: Whether the three take turns along the frequencies, instead of one block
             after the other (`recomposition_frequencies` in `modeling_qwen3_omni_moe.py`).
         rope_limit: Longest sequence that these frequencies hold for; None for no limit.
+        inv_freqs: Rotary frequencies that are no powers of `rope_theta`; second ones are those of
+            prompts beyond `rope_limit`. Fewer than `d_head / 2` turn a head's first numbers alone.
+        rope_scaling: Factor of sines and cosines.
+        windows: How many positions each layer reads, the last its own, or None for all before it;
+            empty if no layer has a window.
+        fused: Whether queries, keys and values are one projection, and gate and up another.
         qkv_bias: Whether queries, keys and values have a bias.
         qk_norm: Whether every query and key head is normed before it is rotated.
         experts: Mixture of experts; None if every MLP is dense.
@@ -58,6 +64,10 @@ class DecoderConfig:
     mrope_section: tuple[int, int, int]
     mrope_interleaved: bool = False
     rope_limit: int | None = None
+    inv_freqs: tuple[tuple[float, ...], ...] = ()
+    rope_scaling: float = 1.0
+    windows: tuple[int | None, ...] = ()
+    fused: bool = False
     qkv_bias: bool = True
     qk_norm: bool = False
     experts: Experts | None = None

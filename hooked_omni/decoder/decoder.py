@@ -113,12 +113,14 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
     ) -> Context:
         """How `window` reads the positions up to itself; `PromptError` past `cfg.rope_limit`."""
         limit = self.cfg.rope_limit
-        if limit is not None and window.stop > limit:
+        long = len(self.cfg.inv_freqs) > 1 and bool(prompt.position_ids.max() >= limit)
+        if limit is not None and window.stop > limit and not long:
             raise PromptError(
                 f"expected at most {limit} positions, got {window.stop}: after them this model "
-                "turns by other rotary frequencies, not computed here. Use fewer frames or tokens."
+                "turns all of them by other rotary frequencies, not computed here. Use fewer "
+                "frames or tokens."
             )
-        cos, sin = self.rotary(prompt.position_ids_at(window))
+        cos, sin = self.rotary(prompt.position_ids_at(window), long)
         real = _real(prompt.mask, window)
         if isinstance(cache, SharedPrefix):
             context: Context = RowsContext(cache, cos, sin, window, real)

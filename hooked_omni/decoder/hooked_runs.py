@@ -114,7 +114,8 @@ class HookedRuns(HookedRootModule):
     def require_runnable(self, hooks: Iterable[Hook], window: range, spans: Spans) -> None:
         """Refuse (`HookError`) hooks of no live hook point, or without effect on `window`."""
         named = self._spelled_out(hooks)
-        require_reach(named, window, spans, self.cfg.n_heads, self.cfg.n_key_value_heads)
+        cfg = self.cfg
+        require_reach(named, window, spans, cfg.n_heads, cfg.n_key_value_heads, cfg.windows)
 
     def named(self, name: HookName, stop: int | None = None) -> list[str]:
         """Names of the live hook points that `name` is, or passes, before layer `stop`.

@@ -16,13 +16,16 @@ class Rotary:
     def __init__(self, cfg: DecoderConfig) -> None:
         # On the CPU first, as Hugging Face does: a GPU rounds powers otherwise.
         half = torch.arange(0, cfg.d_head, 2, dtype=torch.float32, device="cpu") / cfg.d_head
-        self.inv_freq = (1.0 / (cfg.rope_theta**half)).to(cfg.device)
+        given = [torch.tensor(one, device="cpu") for one in cfg.inv_freqs]
+        every = given or [1.0 / (cfg.rope_theta**half)]
+        self.inv_freqs, self.scaling = [one.to(cfg.device) for one in every], cfg.rope_scaling
         self.section, self.interleaved = list(cfg.mrope_section), cfg.mrope_interleaved
         self.dtype = cfg.dtype
 
-    def __call__(self, positions: Num[Tensor, "3 batch pos"]) -> tuple[Angles, Angles]:
-        self.inv_freq = self.inv_freq.to(positions.device)
-        freqs = positions[..., None].float() * self.inv_freq
+    def __call__(
+        self, positions: Num[Tensor, "3 batch pos"], which: int = 0
+    ) -> tuple[Angles, Angles]:
+        freqs = positions[..., None].float() * self.inv_freqs[which].to(positions.device)
         return self._select(freqs.cos()), self._select(freqs.sin())
 
     def _select(self, rows: Float[Tensor, "3 batch pos half"]) -> Angles:
@@ -34,13 +37,16 @@ class Rotary:
         else:
             parts = [part[i] for i, part in enumerate(rows.split(self.section, dim=-1))]
             half = torch.cat(parts, dim=-1)
+        half = half if self.scaling == 1 else half * self.scaling
         return torch.cat((half, half), dim=-1).to(self.dtype)
 
 
 def rotate(
-    x: Heads, cos: Float[Tensor, "#batch pos d_head"], sin: Float[Tensor, "#batch pos d_head"]
+    x: Heads, cos: Float[Tensor, "#batch pos angle"], sin: Float[Tensor, "#batch pos angle"]
 ) -> Heads:
-    """Turn the first half of each head against the second."""
+    """Turn the first half of each head against the second; what has no angle stays as it is."""
+    if (width := cos.shape[-1]) < x.shape[-1]:
+        return torch.cat((rotate(x[..., :width], cos, sin), x[..., width:]), dim=-1)
     cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
     first, second = x.chunk(2, dim=-1)
     return (x * cos) + (torch.cat((-second, first), dim=-1) * sin)

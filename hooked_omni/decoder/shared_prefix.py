@@ -119,7 +119,7 @@ class RowsContext:
         own_scores = own_scores.view(rows, kv_heads, group, n_query, n_own)
         by_row: RowScores = scores.transpose(0, 1)
         by_row[..., n_prefix:] = own_scores
-        self._mask(by_row)
+        self._mask(by_row, attn.window_size)
         pattern = self._pattern(attn, by_row, q.dtype)
         of_prefix = torch.bmm(
             pattern.transpose(0, 1).reshape(kv_heads, -1, n_prefix + n_own)[..., :n_prefix], values
@@ -139,32 +139,34 @@ class RowsContext:
         keys, values = self.shared.suffix.append(layer, k[place], v[place])
         return keys.index_select(0, self.leaders), values.index_select(0, self.leaders)
 
-    def _mask(self, scores: RowScores) -> None:
-        if (forbidden := self._forbidden(scores)) is not None:
-            # Without padding, nothing before the queries is forbidden.
-            first = scores.shape[-1] - scores.shape[-2] if self.real is None else 0
+    def _mask(self, scores: RowScores, size: int | None) -> None:
+        if (forbidden := self._forbidden(scores, size)) is not None:
+            # Without padding or a window, nothing before the queries is forbidden.
+            every = self.real is not None or size is not None
+            first = 0 if every else scores.shape[-1] - scores.shape[-2]
             minimum = torch.finfo(scores.dtype).min
             scores[..., first:].masked_fill_(forbidden[:, first:], minimum)
 
-    def _forbidden(self, scores: RowScores) -> Bool[Tensor, "query key"] | None:
-        """Keys that a query may not read: later ones, and padding; None if there are none."""
+    def _forbidden(self, scores: RowScores, size: int | None) -> Bool[Tensor, "query key"] | None:
+        """Keys that a query may not read: later ones, padding, and those before its window."""
         n_query, n_key = scores.shape[-2:]
-        if n_query == 1 and self.real is None:
+        if n_query == 1 and self.real is None and (size is None or n_key <= size):
             return None
-        query = torch.arange(n_key - n_query, n_key, device=scores.device)
-        later = torch.arange(n_key, device=scores.device) > query[:, None]
-        return later if self.real is None else later | ~self.real[0]
+        query = torch.arange(n_key - n_query, n_key, device=scores.device)[:, None]
+        key = torch.arange(n_key, device=scores.device)
+        forbidden = key > query if size is None else (key > query) | (key <= query - size)
+        return forbidden if self.real is None else forbidden | ~self.real[0]
 
     def _pattern(self, attn: Attends, scores: RowScores, dtype: torch.dtype) -> RowScores:
         scores, edited = attn.hook_attn_scores.edit(scores)
         if edited:
-            self._mask(scores)
+            self._mask(scores, attn.window_size)
             require_readable(scores, attn.hook_attn_scores)
         # In memory, key-value heads come first: the softmax would copy any other order.
         stored = scores.transpose(0, 1)
         pattern = torch.nn.functional.softmax(stored, dim=-1, dtype=torch.float32).to(dtype)
         pattern, edited = attn.hook_pattern.edit(pattern.transpose(0, 1))
-        forbidden = self._forbidden(pattern)
+        forbidden = self._forbidden(pattern, attn.window_size)
         if edited and forbidden is not None:
             require_causal(pattern, attn.hook_pattern, ~forbidden)
         return pattern

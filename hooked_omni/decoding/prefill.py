@@ -9,6 +9,7 @@ that were named. What acts on the prompt itself still makes a pass of its own, a
 model.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
@@ -136,7 +137,7 @@ def _pass(
     like: PrefilledPrompt | None,
 ) -> PrefillState:
     before = None if like is None else prefill_state(model, like)
-    first = 0 if like is None or before is None else _first_difference(prompt, like)
+    first = 0 if like is None or before is None else _first_difference(model, prompt, like)
     # The kernel's own causal mask, which skips half of the work, is for whole passes alone.
     first = 0 if first < prompt.n_pos // 4 else first
     if before is None or not first:
@@ -192,7 +193,7 @@ def _hooked(model: HookedDecoder) -> bool:
 def _made_of(model: HookedDecoder, prompt: EmbeddedPrompt) -> str:
     """Hash of all that a pass reads."""
     read = (prompt.embeds, prompt.position_ids, prompt.mask, prompt.deepstack)
-    tensors = [t if t is None else tensor_hash(t) for t in (*read, model.rotary.inv_freq)]
+    tensors = [t if t is None else tensor_hash(t) for t in (*read, *model.rotary.inv_freqs)]
     return model_hash({"decoder": model}, repr((model.cfg, tensors)))
 
 
@@ -219,14 +220,16 @@ def prompt_pass(
     return final[:, -1:], cache
 
 
-def _first_difference(prompt: EmbeddedPrompt, like: EmbeddedPrompt) -> int:
+def _first_difference(model: HookedDecoder, prompt: EmbeddedPrompt, like: EmbeddedPrompt) -> int:
     """How many first positions of two prompts are embedded the same; never all of them."""
     n = min(prompt.n_pos, like.n_pos) - 1
     sides = [
         [p.embeds[0, :n], p.position_ids[:, 0, :n].T, _mask(p)[:n, None], *_added(p, n)]
         for p in (prompt, like)
     ]
-    if len(sides[0]) != len(sides[1]):
+    limit = math.inf if model.cfg.rope_limit is None else model.cfg.rope_limit
+    beyond = {bool(p.position_ids.max() >= limit) for p in (prompt, like)}
+    if len(sides[0]) != len(sides[1]) or len(beyond) > 1:  # they turn by other frequencies
         return 0
     differs = torch.zeros(n, dtype=torch.bool, device=prompt.embeds.device)
     for ours, theirs in zip(*sides, strict=True):

@@ -6,6 +6,7 @@ from typing import Any
 from hooked_omni.errors import UnknownModelError
 from hooked_omni.families.family import Family
 from hooked_omni.families.not_computed import why_not_computed
+from hooked_omni.families.omni.phi4_multimodal import PHI4_MULTIMODAL
 from hooked_omni.families.omni.qwen2_5_omni import QWEN2_5_OMNI
 from hooked_omni.families.omni.qwen3_omni import QWEN3_OMNI
 from hooked_omni.families.remote.internvl import INTERN_OMNI, INTERNVL2
@@ -39,6 +40,7 @@ FAMILIES: tuple[Family, ...] = (
     AUDIO_FLAMINGO3,
     QWEN3_ASR,
     MINICPM_O_4_5,  # before 2.6, which has the same model_type
+    PHI4_MULTIMODAL,
     MINICPM_O,
     VIDEOLLAMA2,
     INTERN_OMNI,  # before its base, which has the same model_type

@@ -155,6 +155,7 @@ class Family:
         frames_per_step: Sampled frames in a step of the video grid.
         remote: How a model is loaded and called whose code is not in transformers.
         config_key: A key that its `config.json` has and another family of its `model_types` lacks.
+        inner_towers: Names of towers that are parts of the Hugging Face decoder.
         own_reading: What the model's own code does to every clip; every bundle's facts say so.
         one_clip: Whether it takes one clip before one question, as its own code writes these, and
             neither images nor earlier turns.
@@ -187,6 +188,7 @@ class Family:
     frames_per_step: int = 2
     remote: Remote | None = None
     config_key: str | None = None
+    inner_towers: tuple[str, ...] = ()
     own_reading: str | None = None
     one_clip: bool = False
     proved: str = "0, tiny random weights of its class"

@@ -32,19 +32,25 @@ def captured_inputs(
     hf_model: nn.Module, family: Family, inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Keyword arguments with which `hf_model` calls its decoder on `inputs`."""
-    own_thread = threading.get_ident()
+    own_thread, decoder = threading.get_ident(), find_decoder(hf_model)
+    first: Any = next(decoder.get_submodule("layers").children())
 
-    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if threading.get_ident() == own_thread:  # another one may run the model to its end
-            raise _Captured({**kwargs, **({"inputs_embeds": args[0]} if args else {})})
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != own_thread:  # another one may run the model to its end
+            return
+        given = {**kwargs, **({"inputs_embeds": args[0]} if args else {})}
+        # A decoder that merges the clips itself is stopped at its first block.
+        if module is first or given.get("inputs_embeds") is not None:
+            raise _Captured(given)
 
-    handle = find_decoder(hf_model).register_forward_pre_hook(stop, with_kwargs=True)
+    handles = [m.register_forward_pre_hook(stop, with_kwargs=True) for m in (decoder, first)]
     try:
         family.call(hf_model, inputs)
     except _Captured as captured:
         return captured.arguments
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     raise UnknownModelError(
         f"expected {type(hf_model).__name__} to call its decoder, got a forward that did not. "
         "Check `Family.call`."

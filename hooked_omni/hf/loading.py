@@ -47,14 +47,16 @@ def load_towers(
         hf.set_attn_implementation(attn_implementation)
         if chosen is not None:  # as in loading, rotary frequencies stay in float32
             hf.config.dtype = chosen
-            for parameter in hf.parameters():
-                parameter.data = parameter.data.to(chosen)
+            for tensor in hf.state_dict(keep_vars=True).values():
+                tensor.data = tensor.data.to(chosen) if tensor.is_floating_point() else tensor.data
         return Towers(hf.to(device), processor)
     source = file_source(name, revision)
     raw = read_config(name, source)
     family = family_of(raw)
     if family.remote is not None:
         _require_trust(family, name, trust_remote_code)
+    elif family.on_disk.reference is not None:
+        family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
     held = stored_tensors(name, source, family.hf_class or family.name)
     if held:
         require_room(sum(t.n_bytes(chosen) for t in held.values()), device, str(name))

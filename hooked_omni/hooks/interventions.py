@@ -111,9 +111,19 @@ class SpanHook(LiveHook):
     heads: tuple[int, ...] | None = None
     keys: SpanPositions | None = None
 
-    def reaches(self, window: range) -> bool:
-        """Whether it acts on any position of `window`, and on a key that this one may read."""
-        return self.where.last(window) >= (0 if self.keys is None else self.keys.first)
+    def reaches(self, window: range, back: int | None = None) -> bool:
+        """Whether it acts on any position of `window`, and on a key that this one may read.
+
+        In a layer that reads only the last `back` positions, its own included; None for all.
+        """
+        if self.keys is None or back is None:
+            return self.where.last(window) >= (0 if self.keys is None else self.keys.first)
+        sides = (self.where, self.keys)
+        query, key = (one.within(range(window.stop), torch.device("cpu")) for one in sides)
+        query = query[query >= window.start]
+        nearest = torch.searchsorted(key, query, right=True) - 1
+        query, nearest = query[nearest >= 0], nearest[nearest >= 0]
+        return bool((query - key[nearest] < back).any())
 
     def __call__(self, tensor: Tensor, hook: HookPoint) -> Tensor | None:
         index = self.where.within(hook.window, tensor.device)
@@ -153,11 +163,20 @@ def require_reach(
     spans: Spans,
     n_heads: int,
     n_key_value_heads: int,
+    backs: tuple[int | None, ...] = (),
 ) -> None:
-    """Refuse a hook (but the user's own) without effect in `window`, such a head, these spans."""
+    """Refuse a hook (but the user's own) without effect in `window`, such a head, these spans.
+
+    Of each layer, `backs` has how many positions it reads, as `SpanHook.reaches`; empty for all.
+    """
+    hooks = [(name, function) for name, function in hooks if isinstance(function, SpanHook)]
+
+    def back(name: str) -> int | None:
+        layer = names.layer_of(name)
+        return backs[layer] if backs and layer is not None else None
+
+    acting = {id(function) for name, function in hooks if function.reaches(window, back(name))}
     for name, function in hooks:
-        if not isinstance(function, SpanHook):
-            continue
         fits = function.keys is None or function.keys.fits(spans)
         if not (fits and function.where.fits(spans)):
             raise HookError(
@@ -165,8 +184,9 @@ def require_reach(
                 f"another prompt, of {function.where.n_prompt} positions. Pass the intervention "
                 "itself."
             )
-        if not function.reaches(window):
+        if id(function) not in acting:
             read = "" if function.keys is None else f" to reading {function.keys.name!r}"
+            read += f" among the last {back(name)} positions" if read and back(name) else ""
             raise HookError(
                 f"expected a run that reaches {function.where.name!r}, got one over "
                 f"positions {window.start} to {window.stop - 1} of a prompt of "

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from hooked_omni.organisms.random_phi4 import random_phi4
 from hooked_omni.organisms.random_qwen3 import random_omni3, random_vl3, random_vl3_moe
 from hooked_omni.organisms.random_towers import (
     random_audio,
@@ -33,4 +34,5 @@ SHIPPED: dict[str, Callable[[], tuple[Any, Any]]] = {
     "random-audio": random_audio,
     "random-audio-flamingo3": random_audio_flamingo3,
     "random-qwen3-asr": random_qwen3_asr,
+    "random-phi4": random_phi4,
 }

@@ -216,7 +216,7 @@ EDITS: dict[str, Any] = {
     "a parameter replaced": _replaced,
     "a state loaded": _loaded,
     "epsilon": lambda model: setattr(model.blocks[2].ln2, "eps", 1e-2),
-    "rotary frequencies": lambda model: model.rotary.inv_freq[1:2].mul_(1.01),
+    "rotary frequencies": lambda model: model.rotary.inv_freqs[0][1:2].mul_(1.01),
 }
 
 

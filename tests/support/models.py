@@ -31,6 +31,7 @@ KINDS_OF = {
     "llava-onevision": _SEES,
     "audio-flamingo3": _HEARS,
     "qwen3-asr": _HEARS,
+    "phi4": _HEARS,  # a picture has 290 tokens at least
 }
 KINDS = [(name, kind) for name, kinds in KINDS_OF.items() for kind in kinds]
 # The kind of prompt with the most in it, of each family.
@@ -38,7 +39,7 @@ CLIP_OF = {n: "audio in video" if kinds is _OMNI else kinds[-1] for n, kinds in 
 MIXED = ("omni3", "vl3-moe")  # with experts
 COUNTING = (  # whose positions have one dimension: the model's `forward` counts padding, too
     *("internvl", "video-llama3", "llava-onevision"),
-    *("audio", "audio-flamingo3", "qwen3-asr"),
+    *("audio", "audio-flamingo3", "qwen3-asr", "phi4"),
 )
 
 

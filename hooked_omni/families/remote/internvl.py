@@ -263,7 +263,8 @@ INTERNVL2 = Family(
     correct_words=question_after_clip,
     call=_call,
     frames_per_step=1,
-    proved="0 against LlamaForCausalLM on a stand-in; released code, tiny weights, 4.44.2: 0 at prefill",
+    proved="0 against LlamaForCausalLM on a stand-in; released code, tiny weights, 4.44.2: 0 at "
+    "prefill",
     own_reading="every frame is resized to one square tile",
     one_clip=True,
     remote=Remote(

@@ -224,8 +224,8 @@ VIDEOLLAMA2 = Family(
     call=_call,
     find_media=_find_media,
     one_clip=True,
-    proved="0 against Qwen2ForCausalLM on a stand-in; released code, tiny weights, 5.23 with shims: "
-    "0 at prefill, at most 4e-6 in decode steps",
+    proved="0 against Qwen2ForCausalLM on a stand-in; released code, tiny weights, 5.23 with "
+    "shims: 0 at prefill, at most 4e-6 in decode steps",
     own_reading="every frame is resized to a square; the sound of a video is heard as eight evenly "
     "spaced pieces of 2 s, which overlap (older pytorchvideo leaves out its end), a sound alone as "
     "it is; then silence up to 30 s",
