@@ -124,6 +124,8 @@ class Family:
         frames_per_step: Sampled frames in a step of the video grid.
         remote: How a model is loaded and called whose code is not in transformers.
         config_key: A key that its `config.json` has and another family of its `model_types` lacks.
+        towers: By "audio" and "vision", paths inside the model, from any depth on: of its tower's
+            list of blocks, and of the module whose output enters the decoder.
         own_reading: What the model's own code does to every clip; every bundle's facts say so.
     """
 
@@ -151,4 +153,5 @@ class Family:
     frames_per_step: int = 2
     remote: Remote | None = None
     config_key: str | None = None
+    towers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     own_reading: str | None = None

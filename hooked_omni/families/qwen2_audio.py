@@ -47,4 +47,5 @@ QWEN2_AUDIO = Family(
     received=checks.received,
     prepare=_prepare,
     sees=False,
+    towers={"audio": ("audio_tower.layers", "multi_modal_projector")},
 )
