@@ -46,8 +46,5 @@ QWEN3_OMNI = Family(
     unwrap=lambda model: getattr(model, "thinker", model),
     base="qwen3-vl",
     media=qwen.PATCHES_OF_16,
-    towers={
-        "audio": ("audio_tower.layers", "audio_tower.proj2"),
-        "vision": ("visual.blocks", "visual"),
-    },
+    towers={"audio": ("audio_tower.layers", "audio_tower.proj2"), **qwen.EYES},
 )

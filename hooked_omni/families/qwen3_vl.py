@@ -54,5 +54,5 @@ QWEN3_VL = Family(
     hears=False,
     media=qwen.PATCHES_OF_16,
     correct_words=_correct_words,
-    towers={"vision": ("visual.blocks", "visual")},
+    towers=qwen.EYES,
 )

@@ -4,7 +4,7 @@ They stand on its modules for one run, and act in that run alone: other threads,
 itself embeds, pass them untouched. Nothing is computed in another way.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from itertools import chain
@@ -61,11 +61,14 @@ def hooked_towers(
     if edits:
         name, last = list(edits.items())[-1]
         plain, before, _ = _run(points, embed, {name: HookPoint()}, {name})
+        pairs = zip((prompt.embeds, prompt.deepstack), (plain.embeds, plain.deepstack), strict=True)
+        same = all(a is None or b is None or torch.equal(a, b) for a, b in pairs)
         # Where the last edit restored what was there, the prompt is rightly the same.
-        if _same(prompt, plain) and not torch.equal(before[name][-1], last):
+        if same and not torch.equal(before[name][-1], last):
             raise HookError(
                 f"expected an edit of {name!r} that reaches the decoder, got the same prompt to "
-                "the bit: these positions become no token, or rounding hides it. Edit others."
+                "the bit: these positions become no token, or a norm or rounding hides it. Edit "
+                "others."
             )
         prompt = replace(prompt, facts={**prompt.facts, "tower_edits": sorted(edits)})
     return prompt, {name: torch.cat(passed[name]) for name in passed if name in cached}
@@ -75,7 +78,7 @@ def _run(
     points: Points,
     embed: Callable[[], EmbeddedPrompt],
     on: Mapping[str, HookPoint],
-    cached: Iterable[str],
+    cached: Container[str],
 ) -> tuple[EmbeddedPrompt, dict[str, list[Tensor]], dict[str, Tensor]]:
     """The prompt, what passed the points (kept of the `cached`), and each one's latest edit."""
     passed: dict[str, list[Tensor]] = {}
@@ -94,18 +97,21 @@ def _run(
         passed.setdefault(name, []).extend([edited.clone()] if name in cached else [])
         return edited
 
-    def attach(name: str, module: nn.Module, incoming: bool) -> Any:
+    def attach(name: str) -> Any:
+        module, incoming = points[name]
+
         # Another thread may call a hook that is just being removed, and then without `rest`.
         def called(_module: nn.Module, args: tuple[Any, ...], rest: Any = None) -> Any:
             if _UNDER_WAY.get() is not passed:
                 return None
             if incoming:
                 return (through(name, args[0]), *args[1:]), rest
-            if not isinstance(rest, Tensor | tuple):
-                rest.pooler_output = through(name, rest.pooler_output)
-                return rest
-            whole = isinstance(rest, Tensor)
-            return through(name, rest) if whole else (through(name, rest[0]), *rest[1:])
+            if isinstance(rest, Tensor):
+                return through(name, rest)
+            if isinstance(rest, tuple):
+                return through(name, rest[0]), *rest[1:]
+            rest.pooler_output = through(name, rest.pooler_output)
+            return rest
 
         if incoming:
             return module.register_forward_pre_hook(called, with_kwargs=True)
@@ -113,7 +119,7 @@ def _run(
         return module.register_forward_hook(called, prepend=True)
 
     try:
-        handles += (attach(name, *points[name]) for name in on)
+        handles += (attach(name) for name in on)
         return embed(), passed, edits
     except PromptError as error:
         if not edits:
@@ -123,8 +129,3 @@ def _run(
         _UNDER_WAY.reset(token)
         for handle in handles:
             handle.remove()
-
-
-def _same(one: EmbeddedPrompt, other: EmbeddedPrompt) -> bool:
-    pairs = [(one.embeds, other.embeds), (one.deepstack, other.deepstack)]
-    return all(a is None or b is None or torch.equal(a, b) for a, b in pairs)
