@@ -72,6 +72,11 @@ def mlp_out(layer: int) -> str:
     return f"blocks.{layer}.hook_mlp_out"
 
 
+def in_tower(tower: str, at: str = "hook_out") -> str:
+    """Name in a tower: `in_tower("audio", resid_post(3))`, or of what it gives the decoder."""
+    return f"towers.{tower}.{at}"
+
+
 def layer_of(name: str) -> int | None:
     """Layer of a hook name, or None for one outside the blocks."""
     head, _, rest = name.partition(".")

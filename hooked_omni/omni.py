@@ -1,7 +1,9 @@
 """What is a loaded model? A decoder with hooks, and the towers that embed clips for it."""
 
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +14,13 @@ from torch import nn
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Read
-from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
+from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder, tower_points
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
 from hooked_omni.hf.loading import file_source, float_dtype, load_towers, model_class, read_config
 from hooked_omni.hf.towers import Towers
+from hooked_omni.hooks.interventions import Condition, NamesFilter
+from hooked_omni.hooks.tower_hooks import TowerCache, hooked_towers
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.organisms import SHIPPED
@@ -90,6 +94,26 @@ class HookedOmni:
     def embed_inputs(self, **inputs: Any) -> EmbeddedPrompt:
         """The decoder's inputs for a processor's whole output; see `Towers.embed_inputs`."""
         return self._require_towers().embed_inputs(**inputs)
+
+    def embed_with_cache(
+        self,
+        source: Prompt | tuple[Prompt, Read] | Mapping[str, Any],
+        names_filter: NamesFilter = None,
+        fwd_hooks: Condition = (),
+    ) -> tuple[EmbeddedPrompt, TowerCache]:
+        """Embed under hooks inside the towers; also return what passes the named hook points.
+
+        `source` is a prompt, or the arguments of `embed_media`, or those of `embed_inputs` by name.
+        Names, axes and times are in docs/hooks.md; errors as `hooked_towers` and `embed`.
+        """
+        towers = self._require_towers()
+        if isinstance(source, Mapping):
+            embed = partial(towers.embed_inputs, **source)
+        elif isinstance(source, tuple):
+            embed = partial(towers.embed_media, *source)
+        else:
+            embed = partial(towers.embed, source)
+        return hooked_towers(tower_points(towers.hf, self.family), embed, names_filter, fwd_hooks)
 
     def content_hash(self, portable: bool = False) -> str:
         """Hash of all that makes numbers: decoder, towers, processor; `portable` as `model_hash`.

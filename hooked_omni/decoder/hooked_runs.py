@@ -1,7 +1,6 @@
 """Which hooks stand on a decoder, and runs with hooks and caches that are gone afterwards."""
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +14,21 @@ from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import HookError
 from hooked_omni.hooks.activation_cache import ActivationCache, Keep
 from hooked_omni.hooks.hook_point import ForwardState, HookFunction
-from hooked_omni.hooks.interventions import Condition, Hook, HookName, as_hooks, require_reach
+from hooked_omni.hooks.interventions import (
+    Condition,
+    Hook,
+    HookName,
+    NamesFilter,
+    as_hooks,
+    filters,
+    named,
+    require_reach,
+)
 from hooked_omni.hooks.turns import in_turn
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 from hooked_omni.inputs.spans import Spans
 
 Input = EmbeddedPrompt | Int[Tensor, "batch pos"] | str | list[str]
-NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 
 
 class HookedRuns(HookedRootModule):
@@ -123,23 +130,14 @@ class HookedRuns(HookedRootModule):
         Raises:
             HookError: If there is none: with the nearest name, or the flag that turns it on.
         """
-        if callable(name):
-            passed = [one for one in self._live(stop) if name(one)]
-            if not passed:
-                raise HookError("expected a filter that some hook name passes, got one none does.")
-            return passed
-        if name not in self.hook_dict:
-            near = difflib.get_close_matches(str(name), self.hook_dict, n=1, cutoff=0.0)
-            raise HookError(
-                f"expected a hook of this {self.cfg.n_layers}-layer model, got {name!r}. "
-                f"Closest is {near[0]!r}; layers count from 0."
-            )
-        flag = names.flag_of(name)
+        points = self._live(stop) if callable(name) else self.hook_dict
+        found = named(name, points, f"this {self.cfg.n_layers}-layer model")
+        flag = None if callable(name) else names.flag_of(name)
         if flag is not None and not getattr(self.cfg, flag):
             raise HookError(
                 f"expected a live hook point, got {name!r}. Call `model.set_{flag}(True)` first."
             )
-        return [name]
+        return found
 
     def active_hooks(self) -> list[tuple[str, HookFunction]]:
         """Forward hooks that stand on the model now."""
@@ -202,8 +200,4 @@ class HookedRuns(HookedRootModule):
 
     def filtered(self, names_filter: NamesFilter, stop: int | None = None) -> list[str]:
         """Names of the live hook points that a filter passes; all for None."""
-        if names_filter is None:
-            return self._live(stop)
-        if isinstance(names_filter, str) or callable(names_filter):
-            return self.named(names_filter, stop)
-        return [one for name in names_filter for one in self.named(name)]
+        return [one for name in filters(names_filter) for one in self.named(name, stop)]

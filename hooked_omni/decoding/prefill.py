@@ -18,12 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_omni.decoder.decoder import HookedDecoder
-from hooked_omni.decoder.hooked_runs import Input, NamesFilter
+from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoder.key_value_cache import KeyValueCache
 from hooked_omni.errors import HookError, PromptError
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hooks.activation_cache import ActivationCache, Keep
-from hooked_omni.hooks.interventions import Hook, reaches
+from hooked_omni.hooks.interventions import Hook, NamesFilter, reaches
 from hooked_omni.hooks.turns import in_turn
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 

@@ -156,6 +156,8 @@ class Family:
         remote: How a model is loaded and called whose code is not in transformers.
         config_key: A key that its `config.json` has and another family of its `model_types` lacks.
         inner_towers: Names of towers that are parts of the Hugging Face decoder.
+        towers: By "audio" and "vision", paths inside the model, from any depth on: of its tower's
+            list of blocks, and of the module whose output enters the decoder.
         own_reading: What the model's own code does to every clip; every bundle's facts say so.
         one_clip: Whether it takes one clip before one question, as its own code writes these, and
             neither images nor earlier turns.
@@ -189,6 +191,7 @@ class Family:
     remote: Remote | None = None
     config_key: str | None = None
     inner_towers: tuple[str, ...] = ()
+    towers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     own_reading: str | None = None
     one_clip: bool = False
     proved: str = "0, tiny random weights of its class"

@@ -24,6 +24,8 @@ PATCHES_OF_16 = MediaSettings(
 )
 """Frames for a tower with patches of 16 pixels, merged in twos: as many tokens as with 14."""
 
+EYES = {"vision": ("visual.blocks", "visual")}
+
 
 def _fused_experts(name: str, config: Any) -> Conversion:
     """A checkpoint holds each expert by itself; transformers holds them in two tensors."""

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hooked_omni.errors import UnknownModelError
+from hooked_omni import names
+from hooked_omni.errors import HookError, UnknownModelError
+from hooked_omni.families.family import Family
 
 HEAD = "lm_head.weight"
 """What the unembedding is called beside the decoder's own tensors."""
@@ -26,6 +28,29 @@ def find_decoder(hf_model: nn.Module) -> nn.Module:
         f"expected a module with layers, embed_tokens and norm inside {type(hf_model).__name__}, "
         "got none. This model's decoder cannot be found."
     )
+
+
+def tower_points(hf_model: nn.Module, family: Family) -> dict[str, tuple[nn.Module, bool]]:
+    """By name, the module of each hook point in the towers, and whether it is what comes in.
+
+    `HookError` for towers of foreign code, and for compiled ones, which may miss a hook or keep it.
+    """
+    modules = {f".{name}": module for name, module in hf_model.named_modules()}
+    compiled = [m for m in modules.values() if m._compiled_call_impl or hasattr(m, "_orig_mod")]
+    if compiled or not family.towers:
+        raise HookError(
+            f"expected towers of transformers, as loaded, got those of {family.name}: "
+            f"{'they are compiled' if compiled else 'its towers are foreign code'}. Use the hooks "
+            "of its decoder, whose `hook_embed` is what the towers give it."
+        )
+    points: dict[str, tuple[nn.Module, bool]] = {}
+    for tower, paths in family.towers.items():
+        blocks, out = (next(m for n, m in modules.items() if n.endswith(f".{p}")) for p in paths)
+        for layer, block in enumerate(blocks.children()):
+            points[names.in_tower(tower, names.resid_pre(layer))] = block, True
+            points[names.in_tower(tower, names.resid_post(layer))] = block, False
+        points[names.in_tower(tower)] = out, False
+    return points
 
 
 def empty(model_class: Any, config: Any, attention: str) -> Any:

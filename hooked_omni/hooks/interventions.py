@@ -4,7 +4,8 @@ An intervention is a function from a prompt's spans to hooks, so one line holds 
 combines with others, and with any TransformerLens hook, by being listed.
 """
 
-from collections.abc import Callable, Iterable
+import difflib
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ HookName = str | Callable[[str], bool]
 Hook = tuple[HookName, HookFunction]
 Intervention = Callable[[Spans], list[Hook]]
 Condition = Iterable[Hook | Intervention]
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 _ON_KV_HEADS = (
     *("hook_k", "hook_v", "hook_rot_k", "hook_k_input", "hook_v_input"),
     *("k_norm.hook_scale", "k_norm.hook_normalized"),
@@ -144,6 +146,28 @@ def as_hooks(condition: Condition, spans: Spans | None) -> list[Hook]:
                 f"{item!r}. A span needs a prompt to be looked up in."
             )
     return hooks
+
+
+def named(name: HookName, points: Collection[str], of: str) -> list[str]:
+    """Those of `points` that `name` is, or passes; `HookError`, with the nearest, for none."""
+    if callable(name):
+        if passed := [one for one in points if name(one)]:
+            return passed
+        raise HookError("expected a filter that some hook name passes, got one none does.")
+    if name not in points:
+        near = difflib.get_close_matches(str(name), points, n=1, cutoff=0.0)
+        raise HookError(
+            f"expected a hook of {of}, got {name!r}. Closest is {near[0]!r}; layers count from 0."
+        )
+    return [name]
+
+
+def filters(names_filter: NamesFilter) -> list[HookName]:
+    """A filter as a list of names and filters; all names pass None."""
+    if names_filter is None:
+        return [lambda name: True]
+    single = isinstance(names_filter, str) or callable(names_filter)
+    return [names_filter] if single else list(names_filter)
 
 
 def listed(condition: Condition) -> list[Hook | Intervention]:

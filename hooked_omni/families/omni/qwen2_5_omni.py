@@ -26,4 +26,5 @@ QWEN2_5_OMNI = Family(
     prepare=partial(processing.prepare_omni, system=SYSTEM, default_fps=2.0),
     unwrap=lambda model: getattr(model, "thinker", model),
     base="qwen2.5-vl",
+    towers={"audio": ("audio_tower.layers", "audio_tower.proj"), **qwen.EYES},
 )

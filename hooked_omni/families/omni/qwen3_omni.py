@@ -51,4 +51,5 @@ QWEN3_OMNI = Family(
     base="qwen3-vl",
     media=qwen.PATCHES_OF_16,
     proved="0, tiny random weights of its class, eager experts",
+    towers={"audio": ("audio_tower.layers", "audio_tower.proj2"), **qwen.EYES},
 )

@@ -41,4 +41,5 @@ QWEN2_5_VL = Family(
     received=checks.received,
     prepare=partial(processing.prepare_video, system=SYSTEM, metadata=_metadata),
     hears=False,
+    towers=qwen.EYES,
 )

@@ -35,4 +35,5 @@ QWEN3_VL = Family(
     hears=False,
     media=qwen.PATCHES_OF_16,
     correct_words=checks.stamps_as_markup(re.compile(r"<[\d.]+ seconds>$")),
+    towers=qwen.EYES,
 )
