@@ -131,6 +131,8 @@ def prepare_sound(processor: Any, prompt: Prompt, read: Read, *, system: str) ->
         sound: Any = medium.read
         return {"audio": [sound.samples], "sampling_rate": sound.sampling_rate}
 
+    if not read:  # some have no default
+        return dict(processor(text=text, audio=None, return_tensors="pt"))
     return one_by_one(processor, text, media_of(prompt, read), arguments)
 
 
