@@ -80,8 +80,8 @@ def embed(omni: HookedOmni, kind: str, audio: Audio | None = None) -> EmbeddedPr
 
 @every
 def test_released_checkpoints_load_by_their_own_code(checkpoints, adopted, name):
-    omni, last = load(checkpoints[name], trust_remote_code=True), "audio in video"
-    kind = last if omni.family.hears else "video"
+    omni: Any = load(checkpoints[name], trust_remote_code=True)
+    kind = "audio in video" if omni.family.hears else "video"
     prompt = embed(omni, kind)
     report = prove(omni, prompt, decode_steps=4)
     assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
@@ -100,11 +100,11 @@ def test_the_kernel_is_the_one_that_was_wanted(checkpoints, name):
 
 def test_a_package_that_reads_float16_whatever_is_wanted(checkpoints, monkeypatch):
     """float32 holds the same numbers; another precision would round them a second time."""
-    half = load(checkpoints[VIDEOLLAMA], dtype="float16", trust_remote_code=True).towers.hf
-    whole = load(checkpoints[VIDEOLLAMA], dtype="float32", trust_remote_code=True)
+    half: Any = load(checkpoints[VIDEOLLAMA], dtype="float16", trust_remote_code=True).towers
+    whole: Any = load(checkpoints[VIDEOLLAMA], dtype="float32", trust_remote_code=True)
     for name, parameter in whole.towers.hf.named_parameters():
         assert parameter.dtype == torch.float32
-        assert torch.equal(parameter, half.get_parameter(name).float())
+        assert torch.equal(parameter, half.hf.get_parameter(name).float())
     assert prove(whole, embed(whole, "audio in video"), decode_steps=4).prefill == 0
     monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", None)
     for dtype in ("bfloat16", "float64"):
@@ -246,7 +246,7 @@ def test_pictures_are_resized_as_pictures(adopted, monkeypatch):
         "generate",
         lambda self, **more: seen.append(more["pixel_values"]) or own(**more),
     )
-    recipe = transforms.Compose(
+    recipe: Any = transforms.Compose(
         [
             transforms.Resize((28, 28), transforms.InterpolationMode.BICUBIC),
             transforms.ToTensor(),
