@@ -144,14 +144,18 @@ def test_towers_without_weights(tmp_path, monkeypatch, name):
     load(folder, decoder_only=True)
 
 
-@pytest.mark.parametrize("left", [("config.json",), ()])
-def test_a_tower_from_another_checkpoint_that_is_not_there(tmp_path, monkeypatch, left):
+@pytest.mark.parametrize("state", ["no weights", "no folder", "cut off", "no name"])
+def test_a_tower_from_another_checkpoint_that_is_not_there(tmp_path, monkeypatch, state):
     folder = released(VIDEOLLAMA, tmp_path)
-    for file in (folder / "siglip").iterdir():
-        if file.name not in left:
-            file.unlink()
-    if not left:
-        (folder / "siglip").rmdir()
+    weights, config = folder / "siglip" / "model.safetensors", folder / "config.json"
+    if state == "cut off":
+        weights.write_bytes(weights.read_bytes()[:-8])
+    elif state == "no folder":
+        (folder / "siglip").rename(folder / "another")
+    elif state == "no name":
+        config.write_text(config.read_text().replace("mm_vision_tower", "mm_tower"))
+    else:
+        weights.unlink()
     monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", None)
     with pytest.raises(CheckpointError, match=r"mm_vision_tower|model\.safetensors.* on the hub"):
         load(folder, trust_remote_code=True)

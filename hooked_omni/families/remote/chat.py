@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
+from PIL import Image
 from torch import Tensor
 
 from hooked_omni.errors import PromptError
@@ -39,6 +41,12 @@ def stopped(module: Any, call: Callable[[], Any]) -> dict[str, Any]:
         f"expected {type(module).__name__}.generate to be called, got a call without. This code "
         "is not the one this family was written for."
     )
+
+
+def pictures(frames: Float[Tensor, "frame channel height width"]) -> list[Image.Image]:
+    """Frames of 0..255 as pictures."""
+    pixels = frames.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(np.ascontiguousarray(one)) for one in pixels]
 
 
 def within_bounds(bounds: Any, n_pos: int) -> Bool[Tensor, " pos"]:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from PIL import Image
@@ -24,7 +23,12 @@ from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.family import Conversion, Family, OnDisk, Remote, as_stored
 from hooked_omni.families.processing import require_model_rope, require_plain_words
-from hooked_omni.families.remote.chat import file_options, question_after_clip, stopped
+from hooked_omni.families.remote.chat import (
+    file_options,
+    pictures,
+    question_after_clip,
+    stopped,
+)
 from hooked_omni.families.remote.text_model import as_text_model, set_dtype
 from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.media import MediaSettings
@@ -223,10 +227,8 @@ def _prepare(
 def _tiles(frames: Tensor, config: Any) -> Tensor:
     """Frames resized as pictures, by PIL: tensors come out up to a gray level off."""
     side = getattr(config, "force_image_size", None) or config.vision_config.image_size
-    pixels = frames.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    pictures = [Image.fromarray(np.ascontiguousarray(one)) for one in pixels]
-    sized = [to_tensor(one.resize((side, side), Image.Resampling.BICUBIC)) for one in pictures]
-    return normalize(torch.stack(sized), _MEAN, _STD)
+    sized = [one.resize((side, side), Image.Resampling.BICUBIC) for one in pictures(frames)]
+    return normalize(torch.stack([to_tensor(one) for one in sized]), _MEAN, _STD)
 
 
 def _call(model: Any, inputs: Mapping[str, Any]) -> Any:
@@ -264,7 +266,7 @@ INTERNVL2 = Family(
     call=_call,
     frames_per_step=1,
     proved="0 against LlamaForCausalLM on a stand-in; released code, tiny weights, 4.44.2: 0 at "
-    "prefill",
+    "prefill in eager, equal tokens",
     own_reading="every frame is resized to one square tile",
     one_clip=True,
     remote=Remote(

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import transformers
 from jaxtyping import Int
-from PIL import Image
 from torch import Tensor
 
 from hooked_omni.errors import CheckpointError, PromptError
@@ -25,6 +24,7 @@ from hooked_omni.families.family import Family, OnDisk, Remote
 from hooked_omni.families.processing import require_model_rope, require_plain_words
 from hooked_omni.families.remote.chat import (
     file_options,
+    pictures,
     question_after_clip,
     stopped,
     within_bounds,
@@ -140,26 +140,21 @@ def _prepare(
 ) -> dict[str, Any]:
     require_model_rope(prompt)
     require_plain_words(processor.tokenizer, prompt, _PLACEHOLDERS)
-    pictures = [] if video is None else [_picture(frame) for frame in video.frames]
+    frames = [] if video is None else pictures(video.frames)
     sounds = [] if audio is None else _seconds(audio)
     units: list[Any] = []
     omni = prompt.interleaved and audio is not None
     if omni:
-        for i in range(max(len(pictures), len(sounds))):
-            units += [*processor.unit, *pictures[i : i + 1], *sounds[i : i + 1]]
+        for i in range(max(len(frames), len(sounds))):
+            units += [*processor.unit, *frames[i : i + 1], *sounds[i : i + 1]]
     else:
-        units = [*pictures, *([] if audio is None else [audio.samples])]
+        units = [*frames, *([] if audio is None else [audio.samples])]
     messages = [{"role": "user", "content": [*units, prompt.text]}]
     if prompt.system is not None:
         messages.insert(0, {"role": "system", "content": [prompt.system]})
     elif omni:
         messages.insert(0, processor.hf.get_sys_prompt(mode="omni", language="en"))
     return processor(messages, omni)
-
-
-def _picture(frame: Tensor) -> Image.Image:
-    pixels = frame.round().clamp(0, 255).byte().permute(1, 2, 0)
-    return Image.fromarray(np.ascontiguousarray(pixels.numpy()))
 
 
 def _seconds(audio: Audio) -> list[np.ndarray]:

@@ -151,6 +151,6 @@ def test_a_model_with_its_own_code_against_its_base(
     assert analyze(tmp_path / "out", data, *models, *more) == 0, capsys.readouterr().err
     table = results.load(tmp_path / "out")
     assert len(table) and table.attrs["base"].endswith("internvl2")
-    for more, message in (([], "trust_remote_code=True"), (["--trust-remote-code"], "to run with")):
+    for more, message in (([], "trust_remote_code=True"), (["--trust-remote-code"], "to run, got")):
         assert analyze(tmp_path / "x", data, *models, *more) == 1
         assert message in " ".join(capsys.readouterr().err.split())
