@@ -50,7 +50,7 @@ def load_towers(
         return Towers(hf.to(device), processor)
     source = file_source(name, revision)
     family = family_of(raw := read_config(name, source))
-    if family.on_disk.reference is not None:
+    if family.remote is None and family.on_disk.reference is not None:
         family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
     held = stored_tensors(name, source, family.hf_class or family.name)
     if held:
