@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from hooked_omni.organisms.random_phi4 import random_phi4
+from hooked_omni.organisms.random_phi import random_phi4
 from hooked_omni.organisms.random_qwen3 import random_audio, random_omni3, random_vl3
 from hooked_omni.organisms.random_weights import random_omni, random_vl
 from hooked_omni.organisms.trained import TRAINED, organism, require_whole
