@@ -225,12 +225,11 @@ class GatedMLP(nn.Module):
         self.hook_post = HookPoint()  # [batch, pos, d_mlp]
 
     def forward(self, x: Resid) -> Resid:
-        parts = (
-            self.gate_up_proj(x).chunk(2, dim=-1)
-            if self.fused
-            else (self.gate_proj(x), self.up_proj(x))
-        )
-        pre, linear = self.hook_pre(parts[0]), self.hook_pre_linear(parts[1])
+        if self.fused:
+            pre, linear = self.gate_up_proj(x).chunk(2, dim=-1)
+        else:
+            pre, linear = self.gate_proj(x), self.up_proj(x)
+        pre, linear = self.hook_pre(pre), self.hook_pre_linear(linear)
         return self.down_proj(self.hook_post(nn.functional.silu(pre) * linear))
 
     @property

@@ -113,7 +113,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
     ) -> Context:
         """How `window` reads the positions up to itself; `PromptError` past `cfg.rope_limit`."""
         limit = self.cfg.rope_limit
-        long = len(self.cfg.inv_freqs) > 1 and bool(prompt.position_ids.max() >= limit)
+        long = len(self.cfg.inv_freqs) > 1 and bool(prompt.position_ids.max() >= (limit or 0))
         if limit is not None and window.stop > limit and not long:
             raise PromptError(
                 f"expected at most {limit} positions, got {window.stop}: after them this model "

@@ -65,12 +65,6 @@ def stored_tensors(name: str | Path, source: dict[str, Any], what: str) -> dict[
         if file is not None:
             found |= _header(file, what, name)
     wrong = {key: tensor.kind for key, tensor in found.items() if tensor.kind not in _BYTES}
-    if adapters := sorted(key for key in found if ".lora_" in key):
-        raise CheckpointError(
-            f"expected adapters merged into the weights of {what} in {str(name)!r}, got "
-            f"{len(adapters)} tensors beside them, such as {adapters[0]!r}. Merge them first, by "
-            "peft's merge_and_unload(), and save the result."
-        )
     weights = {key: kind for key, kind in wrong.items() if key.endswith("weight")}
     if weights:
         key, kind = next(iter(weights.items()))

@@ -116,16 +116,15 @@ class SpanHook(LiveHook):
     def reaches(self, window: range, back: int | None = None) -> bool:
         """Whether it acts on any position of `window`, and on a key that this one may read.
 
-        In a layer that reads only the last `back` positions, its own included; None for all.
+        `back` is how many positions a layer reads, the last its own; None for all before it.
         """
-        if self.keys is None or back is None:
+        if self.keys is None or back is None or back >= window.stop:
             return self.where.last(window) >= (0 if self.keys is None else self.keys.first)
-        sides = (self.where, self.keys)
-        query, key = (one.within(range(window.stop), torch.device("cpu")) for one in sides)
-        query = query[query >= window.start]
-        nearest = torch.searchsorted(key, query, right=True) - 1
-        query, nearest = query[nearest >= 0], nearest[nearest >= 0]
-        return bool((query - key[nearest] < back).any())
+        reached, cpu = range(window.stop), torch.device("cpu")
+        query, key = (side.within(reached, cpu) for side in (self.where, self.keys))
+        query = query[query >= max(window.start, self.keys.first)]
+        nearest = key[torch.searchsorted(key, query, right=True) - 1]
+        return bool((query - nearest < back).any())
 
     def __call__(self, tensor: Tensor, hook: HookPoint) -> Tensor | None:
         index = self.where.within(hook.window, tensor.device)
@@ -187,20 +186,20 @@ def require_reach(
     spans: Spans,
     n_heads: int,
     n_key_value_heads: int,
-    backs: tuple[int | None, ...] = (),
+    backs: tuple[int | None, ...],
 ) -> None:
     """Refuse a hook (but the user's own) without effect in `window`, such a head, these spans.
 
-    Of each layer, `backs` has how many positions it reads, as `SpanHook.reaches`; empty for all.
+    `backs` has the `back` of `SpanHook.reaches` of each layer; empty for None in all. A hook of
+    several layers must reach a key in one.
     """
-    hooks = [(name, function) for name, function in hooks if isinstance(function, SpanHook)]
 
     def back(name: str) -> int | None:
-        layer = names.layer_of(name)
-        return backs[layer] if backs and layer is not None else None
+        return backs[names.layer_of(name) or 0] if backs else None
 
-    acting = {id(function) for name, function in hooks if function.reaches(window, back(name))}
-    for name, function in hooks:
+    own = [(name, function) for name, function in hooks if isinstance(function, SpanHook)]
+    acting = {id(function) for name, function in own if function.reaches(window, back(name))}
+    for name, function in own:
         fits = function.keys is None or function.keys.fits(spans)
         if not (fits and function.where.fits(spans)):
             raise HookError(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from hooked_omni.organisms.random_phi4 import random_phi4
+from hooked_omni.organisms.random_phi import random_phi4
 from hooked_omni.organisms.random_qwen3 import random_omni3, random_vl3, random_vl3_moe
 from hooked_omni.organisms.random_towers import (
     random_audio,

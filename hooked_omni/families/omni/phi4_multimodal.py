@@ -70,17 +70,15 @@ def _decoder_config(hf_model: Any) -> DecoderConfig:
     rotary: Any = find_decoder(hf_model).rotary_emb
     _require_computed(config := hf_model.config)
     rope, weight = config.rope_parameters, hf_model.get_input_embeddings().weight
-    make = ROPE_INIT_FUNCTIONS.get(rope["rope_type"], rotary.compute_default_rope_parameters)
+    default = rotary.compute_default_rope_parameters
+    make: Any = ROPE_INIT_FUNCTIONS.get(rope["rope_type"], default)
     (short, scaling), limit = make(config, "cpu"), rope.get("original_max_position_embeddings")
     inv_freqs = [short]
     if rope["rope_type"] == "longrope":  # Hugging Face makes the second ones where the model is
         inv_freqs.append(make(config, weight.device, seq_len=limit + 1)[0])
-    n_layers, n_heads, window = (
-        getattr(config, name)
-        for name in ("num_hidden_layers", "num_attention_heads", "sliding_window")
-    )
+    n_heads, window = config.num_attention_heads, config.sliding_window
     return DecoderConfig(
-        n_layers=n_layers,
+        n_layers=config.num_hidden_layers,
         d_model=config.hidden_size,
         n_heads=n_heads,
         n_key_value_heads=config.num_key_value_heads,
@@ -94,7 +92,7 @@ def _decoder_config(hf_model: Any) -> DecoderConfig:
         rope_limit=limit if len(inv_freqs) > 1 else None,
         inv_freqs=tuple(tuple(one.tolist()) for one in inv_freqs),
         rope_scaling=scaling,
-        windows=(window,) * n_layers if window else (),
+        windows=(window,) * config.num_hidden_layers if window else (),
         fused=True,
         qkv_bias=False,
         attn_implementation="eager" if config._attn_implementation == "eager" else "sdpa",
@@ -179,8 +177,10 @@ def _prepare(processor: Any, prompt: Prompt, read: Read) -> dict[str, Any]:
 
 PHI4_MULTIMODAL = Family(
     name="phi-4-multimodal",
-    checkpoints="Phi-4-multimodal, adapters merged",
-    decoder="Phi-3: longrope, windows, fused projections",
+    checkpoints="Phi-4-multimodal (adapters merged)",
+    decoder="Phi-3: LongRoPE, partial rotary, fused projections, windows",
+    proved="0, tiny random weights of its class; also windows of 2 to 4 096 and prompts beyond the "
+    "first frequencies",
     model_types=("phi4_multimodal",),
     hf_class="Phi4MultimodalForCausalLM",
     decoder_config=_decoder_config,
