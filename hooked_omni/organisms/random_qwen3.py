@@ -100,8 +100,10 @@ def random_vl3(seed: int = 0) -> tuple[Any, Any]:
     return model, transformers.Qwen3VLProcessor(
         **image_and_video(16, "Qwen3VLVideoProcessor"),
         tokenizer=tokenizer,
-        # The processor writes the brackets itself, around every step.
-        chat_template=chat_template("", ""),
+        # The processor writes the brackets of a video itself, around every step.
+        chat_template=chat_template("", "").replace(
+            "<|IMAGE|>", "<|vision_start|><|IMAGE|><|vision_end|>"
+        ),
     )
 
 
