@@ -67,12 +67,14 @@ def _embedded(prompt: EmbeddedPrompt) -> str:
 def _prompt(prompt: Prompt) -> dict[str, Any]:
     """Its fields, and every turn with the contents of files for their names."""
     fields = {**asdict(prompt), **dict.fromkeys(("video", "audio", "items", "turns"))}
-    parts = [(turn.role, *item) for turn in prompt.messages for item in turn.items]
-    read = [
-        (role, kind, source if kind == "text" else _content(source), _content(sound))
-        for role, kind, source, sound in parts
+    said = [
+        [
+            turn.role,
+            *((k, s if k == "text" else _content(s), _content(own)) for k, s, own in turn.items),
+        ]
+        for turn in prompt.messages
     ]
-    return {**fields, "listed": bool(prompt.items), "turns": len(prompt.turns), "read": read}
+    return {**fields, "listed": bool(prompt.items), "said": said}
 
 
 def _content(path: str | Path | None) -> str | None:

