@@ -72,6 +72,9 @@ def _command(name: str) -> Callable[..., None]:
         decoder_only: Annotated[bool, _option(_ALONE, "--decoder-only")] = False,
         trust_remote_code: Annotated[bool, _option(_TRUST, "--trust-remote-code")] = False,
         rope: Annotated[str, _option("model, or paper-scripts.")] = "model",
+        order: Annotated[
+            str | None, _option("text-first, clip-first; default: the family's.")
+        ] = None,
         device: Annotated[str, _option("cpu, cuda, ...")] = "cpu",
         dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
     ) -> None:
@@ -87,7 +90,7 @@ def _command(name: str) -> Callable[..., None]:
         wanted = tuple(questions.split(","))
         words = {key: text for key, _, text in (own.partition("=") for own in wording or ())}
         given = data, tuple(clip or ()), audio, ask, wanted, wanted_kinds, limit, rope
-        selection = request.CaseSelection(*given, words, system)
+        selection = request.CaseSelection(*given, words, system, order)
         more = embedded, decoder_only, trust_remote_code
         models = request.ModelOptions(model, base, device, dtype, prompts, *more)
         results.require_folder(out)

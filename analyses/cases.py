@@ -7,7 +7,7 @@ measure is skipped, counted and listed, never dropped in silence.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -24,6 +24,12 @@ QUESTIONS: Mapping[str, str] = {
     "both": "Describe what you see and hear.",
 }
 """The paper's three questions (section 4)."""
+
+OWN = "own"
+"""The question of a sample with words of its own, and of a clip with the user's."""
+
+_ORDERS = Literal["text-first", "clip-first"]
+Order = _ORDERS | None
 
 KEYS = ("sample", "kind", "question")
 """The columns with which every table begins."""
@@ -125,17 +131,20 @@ def read_cases(
     rope: Literal["model", "paper-scripts"] = "model",
     wording: Mapping[str, str] | None = None,
     system: str | None = None,
+    order: str | None = None,
 ) -> list[Case]:
     """A case for every sample of a manifest and each of `questions` (names in `QUESTIONS`).
 
-    `wording` has other words for a question; `system` is a system prompt in place of the family's.
+    `wording` has other words for a question; `system` is a system prompt in place of the family's;
+    `order` says whether the question or the clip comes first, None as the family has it (for native
+    ones the question, as in the paper). The question "own" is for samples with words of their own.
 
     Raises:
         FileError, ManifestError: For a manifest that cannot be read, or is wrong.
         ResultsError: For an unknown question, or no sample of these kinds.
     """
     words = worded(wording or {})
-    unknown = [question for question in questions if question not in words]
+    unknown = [question for question in questions if question not in (*words, OWN)]
     if unknown or not questions:
         raise ResultsError(
             f"expected questions among {sorted(words)}, got {unknown}. Correct them."
@@ -150,12 +159,49 @@ def read_cases(
     folder = Path(manifest).parent
 
     def case(sample: Sample, question: str) -> Case:
-        video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
-        prompt = Prompt(words[question], video, audio, system=system, rope=rope)
+        prompt = _prompt(sample, question, words, folder, order)
+        prompt = replace(prompt, system=system, rope=rope)
         captions = sample.audio_captions, sample.video_captions
         return Case(prompt, sample.id, sample.kind, question, *captions, twin=sample.twin)
 
     return [case(sample, question) for sample in chosen for question in questions]
+
+
+def _prompt(
+    sample: Sample, question: str, words: Mapping[str, str], folder: Path, order: str | None
+) -> Prompt:
+    own = [item for item in sample.items if item[0] == "text"]
+    if bool(own) != (question == OWN):
+        raise ResultsError(
+            f"expected the question {OWN!r} for samples with words of their own and for no others, "
+            f"got {question!r} for {sample.id!r}, which has {len(own)}. Ask them in another run."
+        )
+    media = [(kind, folder / one if kind != "text" else one) for kind, one in sample.items]
+    if own:
+        return Prompt(items=media)
+    video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
+    return ordered(words[question], video, audio, order, media)
+
+
+def ordered(
+    text: str, video: Any, audio: Any, order: str | None, media: Sequence[Any] = ()
+) -> Prompt:
+    """A question about a clip, or about items in its place; a `ResultsError` for another order."""
+    if order not in (None, *get_args(_ORDERS)):
+        raise ResultsError(f"expected an order among {get_args(_ORDERS)}, got {order!r}.")
+    if order is None and not media:
+        return Prompt(text, video, audio)
+    clip = [("video", video, audio)] if video else [("audio", audio)] if audio else []
+    given, words = [*media, *clip], [("text", text)]
+    return Prompt(items=[*given, *words] if order == "clip-first" else [*words, *given])
+
+
+def _order(omni: HookedOmni, case: Case) -> str:
+    """What comes first: "text-first", "clip-first", or "embedded" where that is not known."""
+    if not isinstance(case.prompt, Prompt):
+        return "embedded"
+    text_first = case.prompt.content[0].kind == "text" and not omni.family.one_clip
+    return "text-first" if text_first else "clip-first"
 
 
 def prefilled(omni: HookedOmni, case: Case) -> Case:
@@ -227,8 +273,9 @@ def tabulate(
 
     Returns:
         The table. `table.attrs["skipped"]` lists each skipped case id with its reason,
-        `table.attrs["n_cases"]` counts all cases, "model" is the name of the model, and "twins" has
-        the twin of each sample that has one, for `plots.twins.paired`.
+        `table.attrs["n_cases"]` counts all cases, "model" is the name of the model, "order" says
+        whether text or clip came first, and "twins" has the twin of each sample that has one, for
+        `plots.twins.paired`.
     """
     cases, skipped, rows = as_cases(given), {}, []
     for case in cases:
@@ -238,6 +285,7 @@ def tabulate(
             skipped[case.id] = str(reason)
     table = pd.DataFrame(rows, columns=[*KEYS, *columns])
     twins = {case.sample: case.twin for case in cases if case.twin is not None}
-    counts = {"n_cases": len(cases), "skipped": skipped, "twins": twins}
+    order = ", ".join(sorted({_order(omni, case) for case in cases}))
+    counts = {"n_cases": len(cases), "skipped": skipped, "twins": twins, "order": order}
     table.attrs = {"model": omni.model.cfg.model_name, **counts}
     return table

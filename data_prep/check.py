@@ -6,6 +6,7 @@ from pathlib import Path
 from data_prep.manifest import Sample, inside, read_manifest
 from hooked_omni.errors import ManifestError, MediaError
 from hooked_omni.inputs.audio import read_audio
+from hooked_omni.inputs.image import read_image
 from hooked_omni.inputs.video import read_video
 
 # More than this between picture and sound is no matter of rounding: 9.9 s for 10 s are normal.
@@ -23,7 +24,8 @@ def problems(
         lengths = {}
         if sample.twin not in known:
             yield sample.id, f"no twin {sample.twin!r} in the manifest"
-        for track, path in (("video", sample.video), ("audio", sample.audio or sample.video)):
+        tracks = ("video", sample.video), ("audio", sample.audio or sample.video)
+        for track, path in sample.files if sample.items else tracks:
             if path is None:
                 yield sample.id, f"no {track}: the manifest names no file"
                 continue
@@ -32,7 +34,7 @@ def problems(
             found = seen[track, path]
             if isinstance(found, str):
                 yield sample.id, found
-            else:
+            elif not sample.items:
                 lengths[track] = found
         if len(lengths) == 2 and abs(lengths["video"] - lengths["audio"]) > _APART:
             both = ", ".join(f"{track} {seconds:.2f} s" for track, seconds in lengths.items())
@@ -40,9 +42,9 @@ def problems(
 
 
 def _seconds(folder: Path, track: str, path: str) -> float | str:
-    """The length of a track, or why it cannot be read."""
-    read = read_video if track == "video" else read_audio
+    """The length of a track, 0 of an image, or why it cannot be read."""
+    read = {"video": read_video, "audio": read_audio, "image": read_image}[track]
     try:
-        return read(inside(folder, path)).seconds
+        return getattr(read(inside(folder, path)), "seconds", 0.0)
     except (MediaError, ManifestError) as error:
         return str(error)

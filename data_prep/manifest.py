@@ -36,6 +36,9 @@ class Sample:
         kind: "factual", "counterfactual", or a control: "self", "silence", "noise", "reversed".
         video: File with the picture, relative to the manifest's folder.
         audio: File with the sound, maybe another clip; None means the video's own.
+        items: In place of `video` and `audio`, what is given in this order: "image", "video" or
+            "audio" with its file, or "text" with words. With words, it is asked under the name
+            "own", and no other question.
         audio_captions: What is heard.
         video_captions: What is seen.
         video_id: The clip that the picture is from, if not `id`.
@@ -57,13 +60,21 @@ class Sample:
     similarity: float | None = None
     seconds: float | None = None
     twin: str | None = None
+    items: tuple[tuple[str, str], ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Its files in order, each with the name of its field or kind."""
+        plain = (("video", self.video), ("audio", self.audio), *self.items)
+        return tuple((name, path) for name, path in plain if path and name != "text")
 
 
 _NAMES = tuple(item.name for item in fields(Sample) if item.name != "extra")
 _CAPTIONS = ("audio_captions", "video_captions")
 _PATHS = ("video", "audio")
 _NUMBERS = ("similarity", "seconds")
+_KINDS = ("text", "image", "video", "audio")
 
 
 def read_manifest(path: str | Path) -> list[Sample]:
@@ -144,10 +155,15 @@ def parsed(record: Any, where: str, root: Path | None = None) -> Sample:
     if "id" not in record:
         raise ManifestError(f"expected a field 'id' in {where}, got {sorted(record)}. Add it.")
     known = {name: _value(name, record[name], where) for name in _NAMES if name in record}
-    for name in _PATHS:
-        if root is not None and known.get(name) is not None:
-            inside(root, known[name], f"{where}, field {name!r}")
-    return Sample(**known, extra={k: v for k, v in record.items() if k not in _NAMES})
+    sample = Sample(**known, extra={k: v for k, v in record.items() if k not in _NAMES})
+    if sample.items and (sample.video or sample.audio):
+        raise ManifestError(
+            f"expected items alone in {where}, got them beside 'video' or 'audio'. Write these "
+            "among the items, in their order."
+        )
+    for name, path in sample.files if root is not None else ():
+        inside(root or "", path, f"{where}, field {name!r}")
+    return sample
 
 
 def inside(root: str | Path, path: str | Path, where: str = "a path") -> Path:
@@ -188,12 +204,13 @@ def file_name(sample_id: str) -> str:
 def rebased(sample: Sample, old: Path, new: Path) -> Sample:
     """The sample with paths relative to folder `new` instead of `old`."""
     moved = {}
-    for name in _PATHS:
-        if (value := getattr(sample, name)) is not None:
-            target = Path(os.path.relpath(inside(old, value), new.resolve())).as_posix()
-            inside(new, target, f"sample {sample.id!r}, field {name!r}")
-            moved[name] = target
-    return replace(sample, **moved)
+    for name, path in sample.files:
+        target = Path(os.path.relpath(inside(old, path), new.resolve())).as_posix()
+        inside(new, target, f"sample {sample.id!r}, field {name!r}")
+        moved[path] = target
+    items = tuple((k, v if k == "text" else moved[v]) for k, v in sample.items)
+    own = {name: moved[path] for name in _PATHS if (path := getattr(sample, name)) is not None}
+    return replace(sample, **own, items=items)
 
 
 def _lines(path: Path) -> list[tuple[int, Any]]:
@@ -232,6 +249,13 @@ def _value(name: str, value: Any, where: str) -> Any:
         if isinstance(value, list) and all(isinstance(text, str) for text in value):
             return tuple(value)
         expected = "a list of texts"
+    elif name == "items":
+        pairs = [tuple(p) for p in value if isinstance(p, list)] if isinstance(value, list) else []
+        texts = all(isinstance(w, str) and w.strip() for pair in pairs for w in pair)
+        whole = pairs and texts and len(pairs) == len(value) and {*map(len, pairs)} == {2}
+        if whole and {pair[0] for pair in pairs} <= {*_KINDS}:
+            return tuple(pairs)
+        expected = f"a list of pairs, each one of {_KINDS} and its file or words,"
     elif name in _NUMBERS:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is None or (number and math.isfinite(value)):

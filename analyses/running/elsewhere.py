@@ -21,8 +21,14 @@ Bundles = Mapping[Prompt, Path]
 
 
 def without_sound(prompt: Prompt) -> Prompt:
-    """The prompt for a base that only sees: the same words and picture."""
-    return replace(prompt, audio=None, use_audio_in_video=False, rope="model")
+    """The prompt for a base that only sees: the same words and pictures."""
+
+    def seen(items: Sequence[Any]) -> list[Any]:
+        return [(item[0], item[1]) for item in items if item[0] != "audio"]
+
+    turns = [(role, seen(items)) for role, items in prompt.messages[:-1]]
+    own = dict(audio=None, items=seen(prompt.items) if prompt.items else (), turns=turns)
+    return replace(prompt, **own, use_audio_in_video=False, rope="model")
 
 
 def bundles(folder: Path, cases: Sequence[Case], of_base: bool = False) -> Bundles:
@@ -84,4 +90,12 @@ def _said(prompt: Mapping[str, Any], hears: bool) -> dict[str, Any]:
     """What a prompt's fields say of it on any machine: files by name."""
     plain = ("text", "system", "rope", *["use_audio_in_video"] * hears)  # else read by nothing
     files = {n: None if (p := prompt.get(n)) is None else Path(p).name for n in ("video", "audio")}
-    return {name: prompt.get(name) for name in plain} | files
+    turns = [(role, _named(items)) for role, items in prompt.get("turns") or ()]
+    listed = {"items": _named(prompt.get("items") or ()), "turns": turns}
+    return {name: prompt.get(name) for name in plain} | files | listed
+
+
+def _named(items: Sequence[Any]) -> list[Any]:
+    """Items with the names of their files."""
+    named = lambda path: None if path is None else Path(path).name  # noqa: E731
+    return [(k, own if k == "text" else named(own), named(sound)) for k, own, sound in items]

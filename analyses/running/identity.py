@@ -46,7 +46,7 @@ def model_facts(omni: HookedOmni) -> dict[str, Any]:
 def clips_digest(manifest: Path) -> str:
     """Digest of the clips' contents by their paths in the manifest; None for one not there."""
     samples = read_manifest(manifest)
-    paths = sorted({p for sample in samples for p in (sample.video, sample.audio) if p})
+    paths = sorted({path for sample in samples for _, path in sample.files})
     return digest([[path, _content(manifest.parent / path)] for path in paths])
 
 
@@ -65,8 +65,16 @@ def _embedded(prompt: EmbeddedPrompt) -> str:
 
 
 def _prompt(prompt: Prompt) -> dict[str, Any]:
-    """Its fields, with the contents of clips for their names."""
-    return asdict(prompt) | {n: _content(getattr(prompt, n)) for n in ("video", "audio")}
+    """Its fields, and every turn with the contents of files for their names."""
+    fields = {**asdict(prompt), **dict.fromkeys(("video", "audio", "items", "turns"))}
+    said = [
+        [
+            turn.role,
+            *((k, s if k == "text" else _content(s), _content(own)) for k, s, own in turn.items),
+        ]
+        for turn in prompt.messages
+    ]
+    return {**fields, "listed": bool(prompt.items), "said": said}
 
 
 def _content(path: str | Path | None) -> str | None:
@@ -88,7 +96,7 @@ class KeptPrompts(HookedOmni):
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         """The kept prompt, or a new one; see `HookedOmni.embed`."""
-        if any(p is not None and not Path(p).is_file() for p in (prompt.video, prompt.audio)):
+        if not all(Path(source.path).is_file() for source in prompt.sources(hears=True)):
             return super().embed(prompt)  # which says what is wrong with it
         made_by = [str(torch.__version__), transformers.__version__, version("hooked-omni")]
         fields = _prompt(replace(prompt, media=prompt.media or self.media))

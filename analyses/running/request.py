@@ -5,16 +5,16 @@ From words on the command line to a run: cases of a manifest or of single clips,
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from analyses.cases import Case, read_cases, worded
+from analyses.cases import OWN, Case, ordered, read_cases, worded
 from analyses.running import runs
 from analyses.running.elsewhere import Bundles, GivenPrompts, bundle_facts, bundles
 from analyses.running.identity import KeptPrompts, clips_digest
 from analyses.running.type_check import config_from_json
-from hooked_omni import HookedOmni, Prompt, load
+from hooked_omni import HookedOmni, load
 from hooked_omni.errors import MediaError, ResultsError
 from hooked_omni.files import file_hash, read_text
 
@@ -27,7 +27,7 @@ class CaseSelection:
 
     For clips, `audio` is a sound in place of their own, and `text` the user's own question in place
     of `questions`. `kinds` are of samples, `limit` is for the first cases; None for all. `wording`
-    and `system` are as in `read_cases`.
+    `system` and `order` are as in `read_cases`.
     """
 
     data: Path | None = None
@@ -40,6 +40,7 @@ class CaseSelection:
     rope: str = "model"
     wording: Mapping[str, str] = field(default_factory=dict)
     system: str | None = None
+    order: str | None = None
 
     def cases(self) -> list[Case]:
         """The cases; options of clips are refused with a manifest, and the other way around."""
@@ -50,7 +51,7 @@ class CaseSelection:
                     "expected --clip with --audio and --ask, got --data. A manifest says which "
                     "sounds go with which pictures; --questions chooses the questions."
                 )
-            words = self.wording, self.system
+            words = self.wording, self.system, self.order
             found = read_cases(self.data, self.questions, self.kinds, rope, *words)
         else:
             if self.kinds is not None:
@@ -74,11 +75,11 @@ class CaseSelection:
                 f"expected --ask alone, got it with {list(self.questions)} and other words for "
                 f"{sorted(self.wording)}, which it would leave unused. Leave out one of the two."
             )
-        own = None if self.text is None else {"own": self.text}
+        own = None if self.text is None else {OWN: self.text}
         texts = own or {q: words[q] for q in self.questions}
         return [
             Case(
-                Prompt(text, c, self.audio, system=self.system, rope=rope),
+                replace(ordered(text, c, self.audio, self.order), system=self.system, rope=rope),
                 str(c),
                 question=question,
             )
@@ -96,6 +97,7 @@ class CaseSelection:
             "kinds": None if self.kinds is None else list(self.kinds),
             "rope": self.rope,
             "system": self.system,
+            "order": self.order,
             "wording": dict(self.wording),
         }
 

@@ -75,9 +75,11 @@ def _conditions(named: Mapping[str, FinishedStudy]) -> Iterator[str]:
             widths = sorted({int(n) for n in 1 + cut["last_layer"] - cut["first_layer"]})
             width = f"{', '.join(map(str, widths))} of {cut['n_layers'].iloc[0]}"
         system = facts["system"] or "its own"
-        how = facts["model"]["dtype"], facts["rope"], system
+        order = tables["captions"].attrs.get("order", "-")
+        how = facts["model"]["dtype"], facts["rope"], system, order
         rows.append([name, study.folder, base, *how, width])
-    yield from _table(["model", "folder", "base", "dtype", "rope", "system prompt", "window"], rows)
+    head = ["model", "folder", "base", "dtype", "rope", "system prompt", "order", "window"]
+    yield from _table(head, rows)
 
 
 def _figure(path: Path, figure: Figure | None) -> Iterator[str]:

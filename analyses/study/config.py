@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from analyses.cases import QUESTIONS, Case, read_cases, worded
+from analyses.cases import QUESTIONS, Case, Order, read_cases, worded
 from analyses.running import runs
 from analyses.running.request import ModelOptions
 from analyses.running.type_check import fits, make_config, mismatch, tuples
@@ -48,6 +48,8 @@ class Study:
         max_new_tokens: Longest answer, in tokens, in every analysis.
         rope: As in `Prompt`.
         system: System prompt of the model and of the base; empty for each family's own.
+        order: Whether "text-first" or "clip-first"; None as the family has it: for native ones the
+            text, as in the paper.
         wording: Other words for a question, by its name.
         judge: `name`, `url` and settings, as in `judge.load_judge`.
         ratings: Filled sheets of people who rated the judge's captions; in a file, relative to it.
@@ -64,6 +66,7 @@ class Study:
     max_new_tokens: int = 50
     rope: str = "model"
     system: str = ""
+    order: Order = None
     wording: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     dtype: str = ""
@@ -116,7 +119,7 @@ class Study:
         """Cases of an analysis; raises as `read_cases`."""
         questions = self.questions.get(name, STAGES.get(name, ("hear",)))
         rope: Any = self.rope
-        words = self.wording, self.system or None
+        words = self.wording, self.system or None, self.order
         every = read_cases(self.data, questions, self.kinds or None, rope, *words)
         if not self.limit:
             return every

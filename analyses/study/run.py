@@ -61,6 +61,7 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
         "kinds": list(study.kinds) or None,
         "rope": study.rope,
         "system": study.system or None,
+        "order": study.order,
         "wording": dict(study.wording),
     }
     models, every = study.models(), [case for own in cases.values() for case in own]

@@ -7,6 +7,7 @@ to the length of another.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -52,10 +53,19 @@ def media_of(prompt: Prompt, read: Read, hears: bool = True) -> list[Medium]:
     return found
 
 
+def _words(prompt: Prompt) -> dict[str, str]:
+    """All words, by where they stand."""
+    said = {
+        f"turn {i}": "\n".join(str(item.source) for item in turn.items if item.kind == "text")
+        for i, turn in enumerate(prompt.messages, start=1)
+    }
+    return {**said, "text": said.popitem()[1], "system": prompt.system or ""}
+
+
 def require_plain_words(tokenizer: Any, prompt: Prompt, placeholders: tuple[str, ...] = ()) -> None:
     """Refuse special tokens and placeholders among the words."""
     special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), *placeholders}
-    for name, text in prompt.words.items():
+    for name, text in _words(prompt).items():
         found = sorted(token for token in special if token in text)
         if found:
             raise PromptError(
@@ -75,7 +85,7 @@ def require_model_rope(prompt: Prompt) -> None:
 def _require_known_words(tokenizer: Any, prompt: Prompt) -> None:
     """Small models know few words; they would read all others as the same unknown token."""
     unknown_id = tokenizer.unk_token_id
-    for name, text in prompt.words.items():
+    for name, text in _words(prompt).items():
         if unknown_id is None or unknown_id not in tokenizer(text).input_ids:
             continue
         unknown = [word for word in text.split() if unknown_id in tokenizer(word).input_ids]
@@ -297,6 +307,11 @@ def of_one_clip(prepare: OneClip) -> Callable[[Any, Prompt, Read], dict[str, Any
     def adapted(processor: Any, prompt: Prompt, read: Read) -> dict[str, Any]:
         video = next((one for one in read if isinstance(one, Video)), None)
         audio = next((one for one in read if isinstance(one, Audio)), None)
-        return prepare(processor, prompt.as_clip(), video, audio)
+        if prompt.items:
+            texts = [str(item.source) for item in prompt.content if item.kind == "text"]
+            files = {kind: "given" for kind, one in (("video", video), ("audio", audio)) if one}
+            inside = prompt.use_audio_in_video and video is not None
+            prompt = replace(prompt, items=(), text=texts[0], **files, use_audio_in_video=inside)
+        return prepare(processor, prompt, video, audio)
 
     return adapted

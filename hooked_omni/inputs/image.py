@@ -20,7 +20,7 @@ from torch import Tensor
 from hooked_omni.errors import MediaError
 from hooked_omni.inputs.container import existing
 from hooked_omni.inputs.media import PAPER, MediaSettings, require_memory
-from hooked_omni.inputs.video import MAX_ASPECT
+from hooked_omni.inputs.video import MAX_ASPECT, fitted
 
 # Of 8 bits a color; Pillow would clip those of 16, and knows no white of others.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -68,7 +68,8 @@ def read_image(path: str | Path, settings: MediaSettings = PAPER) -> Image:
             f"expected an aspect ratio of at most {MAX_ASPECT}, got {width} x {height} in {path}. "
             "Crop it."
         )
-    size = _size(height, width, settings.size_factor)
+    token = settings.size_factor**2
+    size = fitted(height, width, settings.size_factor, _LEAST * token, _MOST * token)
     require_memory(_PER_PIXEL * math.prod(size), path)
     pixels = np.array(picture.resize(size[::-1], PIL.Image.Resampling.BICUBIC))
     return Image(torch.from_numpy(pixels).permute(2, 0, 1).float(), notes)
@@ -81,17 +82,3 @@ def _on_white(picture: Any) -> Any:
     white = PIL.Image.new("RGB", picture.size, (255, 255, 255))
     white.paste(picture, mask=picture.getchannel("A"))
     return white
-
-
-def _size(height: int, width: int, factor: int) -> tuple[int, int]:
-    """Height and width after resizing: (364, 644) for 360 x 640 and a factor of 28."""
-    least, most = (tokens * factor**2 for tokens in (_LEAST, _MOST))
-    rows, columns = (max(factor, round(side / factor) * factor) for side in (height, width))
-    scale = math.sqrt(height * width / most)
-    if rows * columns > most:
-        rows, columns = (math.floor(s / scale / factor) * factor for s in (height, width))
-        return max(factor, rows), max(factor, columns)
-    if rows * columns < least:
-        scale = math.sqrt(least / (height * width))
-        rows, columns = (math.ceil(s * scale / factor) * factor for s in (height, width))
-    return rows, columns

@@ -11,7 +11,10 @@ from hooked_omni.errors import PromptError
 
 KINDS = ("text", "image", "video", "audio")
 _ROLES = ("user", "assistant")
-_ADVICE = "Write ('text', words), ('image', file), ('video', file) or ('audio', file)."
+_ADVICE = (
+    "Write ('text', words), ('image', file), ('audio', file), ('video', file), or ('video', file, "
+    "sound) for one with another sound."
+)
 
 
 class Item(NamedTuple):
@@ -91,19 +94,13 @@ def require_one_way(items: bool, text: Any, video: Any, audio: Any) -> None:
 
 
 def _item(given: Any, where: str) -> Item:
-    fits = isinstance(given, tuple | list) and len(given) in (2, 3) and given[0] in KINDS
-    if not fits or not all(isinstance(part, str | Path) for part in given[1:] if part is not None):
+    known = isinstance(given, tuple | list) and len(given) in (2, 3) and given[0] in KINDS
+    parts = [part for part in given[1:] if part is not None] if known else []
+    words = known and given[0] == "text"
+    fits = parts and all(isinstance(p, str if words else str | Path) for p in parts)
+    extra = known and len(parts) > 1 and given[0] != "video"
+    if not fits or extra or given[1] is None or not str(given[1]).strip():
         raise PromptError(
             f"expected a kind and its words or file in {where}, got {given!r}. {_ADVICE}"
         )
-    item = Item(*given)
-    if item.source is None or not str(item.source).strip():
-        raise PromptError(f"expected words or a file in {where}, got {given!r}. Leave it out.")
-    if item.kind == "text" and not isinstance(item.source, str):
-        raise PromptError(f"expected words in {where}, got a path, {given!r}. {_ADVICE}")
-    if item.sound is not None and item.kind != "video":
-        raise PromptError(
-            f"expected another sound for a video alone in {where}, got {given!r}. Give the sound "
-            "as an item of its own."
-        )
-    return item
+    return Item(*given)

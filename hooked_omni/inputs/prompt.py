@@ -70,8 +70,8 @@ class Prompt:
     system: str | None = None
     rope: Literal["model", "paper-scripts"] = "model"
     media: MediaSettings | None = None
-    items: Sequence[Item | tuple[Any, ...]] = ()
-    turns: Sequence[Turn | tuple[Any, ...]] = ()
+    items: Sequence[Any] = ()
+    turns: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", as_items(self.items, "items") if self.items != () else ())
@@ -108,17 +108,6 @@ class Prompt:
         """Whether sound and picture become one time-aligned block."""
         return self.use_audio_in_video and any(item.kind == "video" for item in self._every())
 
-    @property
-    def words(self) -> dict[str, str]:
-        """All words, by where they stand."""
-        turns = {f"turn {i}": turn.items for i, turn in enumerate(self.messages, start=1)}
-        turns["items" if self.items else "text"] = turns.popitem()[1]
-        said = {
-            name: "\n".join(str(item.source) for item in items if item.kind == "text")
-            for name, items in turns.items()
-        }
-        return {**said, "system": self.system or ""}
-
     def sources(self, hears: bool) -> tuple[Source, ...]:
         """What is read, in order; a model that `hears` reads a video's own sound after it."""
         found = []
@@ -129,14 +118,6 @@ class Prompt:
                 own = item.sound is None
                 found.append(Source("audio", item.sound or item.source, inside=True, own=own))
         return tuple(found)
-
-    def as_clip(self) -> "Prompt":
-        """The same question and clip by `text`, `video` and `audio`, if it has one clip alone."""
-        kinds = {item.kind: item for item in self.content}
-        video, audio = kinds.get("video"), kinds.get("audio")
-        sound = audio.source if audio else video.sound if video else None
-        source = None if video is None else video.source
-        return replace(self, items=(), text=str(kinds["text"].source), video=source, audio=sound)
 
     def _every(self) -> tuple[Item, ...]:
         return tuple(item for turn in self.messages for item in turn.items)

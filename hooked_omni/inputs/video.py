@@ -99,14 +99,19 @@ def resized_shape(
     budget = settings.total_pixels / n_frames * settings.frame_factor
     # A long clip's budget never pushes a frame below its minimum.
     limit = min(settings.max_pixels, max(budget, int(settings.min_pixels * 1.05)))
+    return fitted(height, width, factor, settings.min_pixels, limit)
+
+
+def fitted(height: int, width: int, factor: int, least: int, limit: float) -> tuple[int, int]:
+    """The nearest multiples of `factor`, of at least and at most so many pixels."""
     new_height = max(factor, round(height / factor) * factor)
     new_width = max(factor, round(width / factor) * factor)
     if new_height * new_width > limit:
         shrink = math.sqrt(height * width / limit)
         new_height = math.floor(height / shrink / factor) * factor
         new_width = math.floor(width / shrink / factor) * factor
-    elif new_height * new_width < settings.min_pixels:
-        grow = math.sqrt(settings.min_pixels / (height * width))
+    elif new_height * new_width < least:
+        grow = math.sqrt(least / (height * width))
         new_height = math.ceil(height * grow / factor) * factor
         new_width = math.ceil(width * grow / factor) * factor
     if min(new_height, new_width) == 0:

@@ -116,6 +116,8 @@ def _random_vl3(name: str, seed: int, more: dict[str, Any], **options: Any) -> t
     return built(model_class, config, seed, tokenizer), transformers.Qwen3VLProcessor(
         **image_and_video(16, "Qwen3VLVideoProcessor"),
         tokenizer=tokenizer,
-        # The processor writes the brackets itself, around every step.
-        chat_template=chat_template("", ""),
+        # The processor writes the brackets of a video itself, around every step.
+        chat_template=chat_template("", "").replace(
+            "<|IMAGE|>", "<|vision_start|><|IMAGE|><|vision_end|>"
+        ),
     )

@@ -7,9 +7,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from pandas.testing import assert_frame_equal
 
-from analyses import attention_share, distribution_shift, knockout, logit_lens, modality_reliance
+from analyses import (
+    attention_share,
+    captions,
+    distribution_shift,
+    knockout,
+    logit_lens,
+    modality_reliance,
+)
 from analyses.cases import Case, embedded, plain_answer, prefilled, read_cases, tabulate
 from analyses.running.identity import KeptPrompts
 from analyses.running.results import gather, write_table
@@ -205,3 +213,44 @@ def test_other_words_and_another_system_prompt(tmp_path: Path) -> None:
         ResultsError, match=r"expected words for questions among .* for \['smell'\]"
     ):
         read_cases(manifest, wording={"smell": "What smells?"})
+
+
+def test_order_and_items_of_a_manifest_become_prompts(tmp_path: Path, models: dict) -> None:
+    items = (("image", "a.png"), ("audio", "b.wav"))
+    own = Sample("own", items=(*items, ("text", "What is it?")))
+    samples = [Sample("clip", video="v.mp4", audio="w.wav"), Sample("both", items=items)]
+    path = write_manifest(tmp_path / "m.jsonl", samples)
+    media = [("video", tmp_path / "v.mp4", tmp_path / "w.wav")]
+    listed = [(kind, tmp_path / one) for kind, one in items]
+    words = ("text", "Describe what you hear.")
+    plain, both = (case.prompt for case in read_cases(path))
+    assert plain == Prompt(words[1], *media[0][1:]) and both == Prompt(items=[words, *listed])
+    for order, last in (("text-first", False), ("clip-first", True)):
+        prompts = [case.prompt for case in read_cases(path, order=order)]
+        for prompt, given in zip(prompts, (media, listed), strict=True):
+            assert prompt == Prompt(items=[*given, words] if last else [words, *given])
+    with pytest.raises(ResultsError, match=r"expected an order among .* got 'sound-first'"):
+        read_cases(path, order="sound-first")
+    alone = write_manifest(tmp_path / "own.jsonl", [own])
+    asked = Prompt(items=[*listed, ("text", "What is it?")])
+    assert [case.prompt for case in read_cases(alone, ["own"])] == [asked]
+    for manifest, question in ((alone, "hear"), (path, "own")):
+        with pytest.raises(ResultsError, match="'own' for samples with words of their own"):
+            read_cases(manifest, [question])
+
+
+def test_order_moves_the_question_and_is_in_every_table(omni: HookedOmni, case: Case) -> None:
+    given = case.prompt
+    assert isinstance(given, Prompt)
+    words, clip = given.content
+    tables, starts = {}, {}
+    for name, items in (("text-first", (words, clip)), ("clip-first", (clip, words))):
+        prompt = Prompt(items=items, media=SMALL)
+        spans = omni.embed(prompt).spans
+        starts[name] = int(spans["question"][0]) < int(spans["video"][0])
+        tables[name] = captions.run(omni, [replace(case, prompt=prompt)], captions.Config(LONG))
+        assert tables[name].attrs["order"] == name
+    assert starts == {"text-first": True, "clip-first": False}
+    assert captions.run(omni, [case]).attrs["order"] == "text-first"
+    first = omni.model(omni.embed(given))
+    assert torch.equal(omni.model(omni.embed(Prompt(items=(words, clip), media=SMALL))), first)

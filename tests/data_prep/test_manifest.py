@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from data_prep.check import problems
@@ -190,3 +191,31 @@ def test_file_names_are_safe_and_differ_for_all_ids():
     assert all(name == Path(name).name and 32 <= len(name) < 120 for name in names)
     assert not any(name.startswith((".", "-")) for name in names)
     assert file_name("dog+rain/2") == "dog-rain-2-" + file_name("dog+rain/2")[-32:]
+
+
+LISTED = Sample("o", items=(("image", "i/a.png"), ("audio", "s/b.wav"), ("text", "What is it?")))
+
+
+def test_items_of_a_sample_are_read_in_order_and_rebased(tmp_path):
+    path = write_manifest(tmp_path / "m.jsonl", [LISTED])
+    assert read_manifest(path) == [LISTED]
+    assert LISTED.files == (("image", "i/a.png"), ("audio", "s/b.wav"))
+    (tmp_path / "sub").mkdir()
+    moved = rebased(LISTED, tmp_path, tmp_path.parent)
+    assert moved.items[0] == ("image", f"{tmp_path.name}/i/a.png")
+    assert moved.items[2] == LISTED.items[2]
+    PIL.Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    here = replace(LISTED, items=(("image", "a.png"), ("text", "What?"), ("audio", "b.wav")))
+    found = dict(problems(write_manifest(tmp_path / "m.jsonl", [here])))
+    assert found.keys() == {"o"} and "b.wav" in found["o"]
+
+
+@pytest.mark.parametrize(
+    "items",
+    ['"a.png"', '[["image"]]', '[["image", ""]]', '[["film", "a.mp4"]]', '["image", "a.png"]',
+     '[["image", "a.png"], 3]', '[["image", "../a.png"]]', '[["audio", "/a.wav"]]', "{}", "[[]]",
+     '[["image", "a.png"]], "video": "v.mp4"'],
+)  # fmt: skip
+def test_items_that_are_none_are_refused(tmp_path, items):
+    with pytest.raises(ManifestError, match=r"expected .* line 2"):
+        read_manifest(written(tmp_path, f'{HEADER}{{"id": "a", "items": {items}}}\n'))

@@ -55,6 +55,12 @@ def other_words(path: Path) -> None:
     replace(bundle, facts={**bundle.facts, "prompt": said}).save(path)
 
 
+def other_items(path: Path) -> None:
+    bundle = EmbeddedPrompt.load(path)
+    said = {**bundle.facts["prompt"], "turns": [["user", [["text", "Hello.", None]]]]}
+    replace(bundle, facts={**bundle.facts, "prompt": said}).save(path)
+
+
 def other_family(path: Path) -> None:
     bundle = EmbeddedPrompt.load(path)
     replace(bundle, facts={**bundle.facts, "family": "internomni"}).save(path)
@@ -77,6 +83,7 @@ def damaged(path: Path) -> None:
     ("change", "message"),
     [
         (other_words, "got {'text': 'What is this?'}"),
+        (other_items, "got {'turns': [('user', [('text', 'Hello.', None)])]}"),
         (other_family, "got {'family': 'internomni'}"),
         (without_facts, "got {'family': None, 'text': None"),
         (of_the_next_clip, "got {'video': '1.mp4'}"),

@@ -61,6 +61,15 @@ def test_prompts_embed_once(omni: HookedOmni, data: Path, tmp_path: Path, monkey
     assert len(made) == 6
     kept.embed(replace(prompt, video=shutil.copy(clip, tmp_path / "moved.mp4")))
     assert len(made) == 6  # the same content
+    items = [("video", clip), ("text", "A."), ("text", "B.")]
+    talk = Prompt("C.", video=clip, turns=[("user", items[1:]), ("user", "D.")])
+    for prompt_of_items in (
+        *(Prompt(items=items), Prompt(items=items[::-1]), talk),
+        replace(talk, turns=[("user", "A."), ("user", [("text", "B."), ("text", "D.")])]),
+    ):
+        assert kept.embed(prompt_of_items).embeds.equal(kept.embed(prompt_of_items).embeds)
+    assert len(made) == 10
+    del made[6:]
     for bundle in tmp_path.glob("*.safetensors"):
         bundle.write_bytes(b"damage")
     assert kept.embed(prompt).embeds.equal(first.embeds)
