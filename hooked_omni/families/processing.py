@@ -1,6 +1,6 @@
 """How does a prompt become model inputs, by a processor (`processing_*.py`) of transformers?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import transformers
@@ -90,6 +90,13 @@ def prepare_sound(
     if audio is not None:
         arguments |= {"audio": [audio.samples], "sampling_rate": audio.sampling_rate}
     return dict(processor(**arguments, return_tensors="pt"))
+
+
+def call_in_dtype(hf_model: Any, inputs: Mapping[str, Any]) -> Any:
+    """Run a model whose audio tower takes mel frames in the weights' own precision alone."""
+    features = inputs.get("input_features")
+    own = {} if features is None else {"input_features": features.to(hf_model.dtype)}
+    return hf_model(**{**inputs, **own})
 
 
 def prepare_squares(

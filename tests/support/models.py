@@ -84,6 +84,12 @@ def processed(omni: HookedOmni, kind: str, words: str = "What now?") -> dict[str
     return {name: value for name, value in inputs.items() if value is not None}
 
 
+def in_dtype(omni: HookedOmni, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs whose mel frames are in the model's precision, as some audio towers want them."""
+    key = "input_features"
+    return inputs | ({key: inputs[key].to(omni.hf.dtype)} if key in inputs else {})
+
+
 def left_padded(omni: HookedOmni, inputs: dict[str, Any], width: int) -> dict[str, Any]:
     """The same prompt after `width` padding tokens."""
     values = {

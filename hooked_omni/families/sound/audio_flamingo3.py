@@ -21,4 +21,5 @@ AUDIO_FLAMINGO3 = Family(
     received=checks.of_input_features_mask(checks.received),
     prepare=partial(processing.prepare_sound, system="You are a helpful assistant."),
     sees=False,
+    call=processing.call_in_dtype,
 )

@@ -52,4 +52,5 @@ QWEN3_ASR = Family(
     prepare=_prepare,
     correct_words=_correct_words,
     sees=False,
+    call=processing.call_in_dtype,
 )
