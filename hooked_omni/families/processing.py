@@ -13,7 +13,8 @@ from hooked_omni.inputs.video import Video
 
 def require_plain_words(tokenizer: Any, prompt: Prompt, placeholders: tuple[str, ...] = ()) -> None:
     """Refuse special tokens and placeholders among the words."""
-    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), *placeholders}
+    added = getattr(tokenizer, "get_added_vocab", dict)()  # mistral-common's has none
+    special = {*tokenizer.all_special_tokens, *added, *placeholders}
     for name, text in {"text": prompt.text, "system": prompt.system or ""}.items():
         found = sorted(token for token in special if token in text)
         if found:

@@ -35,6 +35,8 @@ KINDS_OF = {
 KINDS = [(name, kind) for name, kinds in KINDS_OF.items() for kind in kinds]
 # The kind of prompt with the most in it, of each family.
 CLIP_OF = {n: "audio in video" if kinds is _OMNI else kinds[-1] for n, kinds in KINDS_OF.items()}
+# One of each kind of decoder.
+DECODERS = ("omni", "vl", "omni3", "vl3", "audio", "qwen3-asr")
 MIXED = ("omni3", "vl3-moe")  # with experts
 COUNTING = (  # whose positions have one dimension: the model's `forward` counts padding, too
     *("internvl", "video-llama3", "llava-onevision"),
