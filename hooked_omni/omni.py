@@ -196,12 +196,21 @@ def _without_weights(
     name: str | Path, family: Family, raw: dict[str, Any], source: dict[str, Any], attention: str
 ) -> Any:
     """The model that a decoder alone fills; `CheckpointError` for a decoder not computed here."""
-    if family.on_disk.reference is not None:
-        found, config = family.on_disk.reference(raw)
-    else:
-        found = model_class(family)
-        config = found.config_class.from_pretrained(name, **source)
-    hf = empty(found, config, attention)
+    reference = family.on_disk.reference
+    try:
+        if reference is not None:
+            found, config = reference(raw)
+        else:
+            found = model_class(family)
+            config = found.config_class.from_pretrained(name, **source)
+        hf = empty(found, config, attention)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a config may hold anything
+        raise CheckpointError(
+            f"expected a config of {family.name} in {str(name)!r}, got one that does not make a "
+            f"model ({error}). Download it again, or check that it belongs to these weights."
+        ) from error
     hf.name_or_path = str(name)
     family.decoder_config(hf)
     return hf

@@ -18,6 +18,7 @@ from tests.support.models import (
     COUNTING,
     KINDS,
     eager,
+    in_dtype,
     left_padded,
     one_expert_after_the_other,
     processed,
@@ -189,11 +190,12 @@ def test_bfloat16_equals_eager(folders, clips, name, kind):
         one_expert_after_the_other(half.hf)
     assert half.model.cfg.dtype == torch.bfloat16
     assert half.model.cfg.attn_implementation == "eager"
-    prompt, logits = half.embed_inputs(**clips[name, kind]), half.hf(**clips[name, kind]).logits
+    inputs = in_dtype(half, clips[name, kind])
+    prompt, logits = half.embed_inputs(**clips[name, kind]), half.hf(**inputs).logits
     assert logits.dtype == torch.bfloat16
     bits_equal(half.model(prompt), logits)
     bits_equal(half.model.run_with_hooks(prompt, fwd_hooks=opened(half.model)), logits)
-    tokens, theirs, _ = hf_generates(half, clips[name, kind])
+    tokens, theirs, _ = hf_generates(half, inputs)
     ours = half.model.generate(prompt, unstopped(STEPS + 1))
     assert ours.logits is not None and ours.tokens.tolist() == tokens
     # `generate` keeps its logits in float32, whatever they were chosen from.
@@ -223,7 +225,8 @@ def test_casting_a_shipped_model_equals_loading_it_in_that_dtype(tmp_path, clips
     if cast.model.cfg.experts is not None:
         one_expert_after_the_other(loaded.hf)
     inputs = clips[name, kind]
-    bits_equal(cast.model(cast.embed_inputs(**inputs)), loaded.hf(**inputs).logits)
+    theirs = loaded.hf(**in_dtype(loaded, inputs)).logits
+    bits_equal(cast.model(cast.embed_inputs(**inputs)), theirs)
 
 
 @pytest.mark.parametrize("shipped", [f"random-{name}" for name in CLIP_OF])

@@ -16,6 +16,7 @@ from hooked_omni.families.remote.videollama2 import VIDEOLLAMA2
 from hooked_omni.families.sound.audio_flamingo3 import AUDIO_FLAMINGO3
 from hooked_omni.families.sound.qwen2_audio import QWEN2_AUDIO
 from hooked_omni.families.sound.qwen3_asr import QWEN3_ASR
+from hooked_omni.families.sound.voxtral import VOXTRAL
 from hooked_omni.families.vision.internvl import INTERNVL
 from hooked_omni.families.vision.llava_onevision import LLAVA_ONEVISION
 from hooked_omni.families.vision.qwen2_5_vl import QWEN2_5_VL
@@ -38,6 +39,7 @@ FAMILIES: tuple[Family, ...] = (
     LLAVA_ONEVISION,
     QWEN2_AUDIO,
     AUDIO_FLAMINGO3,
+    VOXTRAL,
     QWEN3_ASR,
     MINICPM_O_4_5,  # before 2.6, which has the same model_type
     PHI4_MULTIMODAL,

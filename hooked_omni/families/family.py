@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -121,7 +121,8 @@ def media_tokens(hf_model: Any) -> dict[str, int]:
     return {name: getattr(config, key) for name, key in ids.items() if hasattr(config, key)}
 
 
-_ONE_CLIP = (["text"], ["video", "text"], ["audio", "text"], ["video", "audio", "text"])
+_CLIP_FIRST = (["text"], ["video", "text"], ["audio", "text"], ["video", "audio", "text"])
+_CLIP_LAST = (["text", "video"], ["text", "audio"], ["text", "video", "audio"])
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,8 @@ class Family:
         towers: By "audio" and "vision", paths inside the model, from any depth on: of its tower's
             list of blocks, and of the module whose output enters the decoder.
         own_reading: What the model's own code does to every clip; every bundle's facts say so.
-        one_clip: Whether it takes one clip before one question, as its own code writes these, and
-            neither images nor earlier turns.
+        one_clip: Where its one clip stands beside its one question, if it takes no more than these:
+            "first", as its own code writes them, or "anywhere".
         proved: Largest difference of logits from which model, as in the README's table.
     """
 
@@ -193,18 +194,16 @@ class Family:
     inner_towers: tuple[str, ...] = ()
     towers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     own_reading: str | None = None
-    one_clip: bool = False
+    one_clip: Literal["first", "anywhere"] | None = None
     proved: str = "0, tiny random weights of its class"
 
     def require(self, prompt: Prompt) -> None:
         """Refuse, with a `PromptError` and before anything is read, items it does not take."""
         kinds = [item.kind for item in prompt.content]
-        fits = kinds in _ONE_CLIP or (
-            self.remote is None and sorted(kinds) in map(sorted, _ONE_CLIP)
-        )
-        if self.one_clip and (prompt.turns or (prompt.items and not fits)):
+        orders = _CLIP_FIRST + (_CLIP_LAST if self.one_clip == "anywhere" else ())
+        if self.one_clip and (prompt.turns or (prompt.items and kinds not in orders)):
             raise PromptError(
-                f"expected one question and at most one clip, before it, for {self.name}, got "
+                f"expected one question and at most one clip, {self.one_clip}, for {self.name}, got "
                 f"{kinds} after {len(prompt.turns)} turns. Write Prompt(question, video=file) or "
                 "Prompt(question, audio=file)."
             )

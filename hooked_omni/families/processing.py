@@ -64,7 +64,8 @@ def _words(prompt: Prompt) -> dict[str, str]:
 
 def require_plain_words(tokenizer: Any, prompt: Prompt, placeholders: tuple[str, ...] = ()) -> None:
     """Refuse special tokens and placeholders among the words."""
-    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), *placeholders}
+    added = getattr(tokenizer, "get_added_vocab", dict)()  # mistral-common's has none
+    special = {*tokenizer.all_special_tokens, *added, *placeholders}
     for name, text in _words(prompt).items():
         found = sorted(token for token in special if token in text)
         if found:
@@ -144,6 +145,13 @@ def prepare_sound(processor: Any, prompt: Prompt, read: Read, *, system: str) ->
     if not read:  # some have no default
         return dict(processor(text=text, audio=None, return_tensors="pt"))
     return one_by_one(processor, text, media_of(prompt, read), arguments)
+
+
+def call_in_dtype(hf_model: Any, inputs: Mapping[str, Any]) -> Any:
+    """Run a model whose audio tower takes mel frames in the weights' own precision alone."""
+    features = inputs.get("input_features")
+    own = {} if features is None else {"input_features": features.to(hf_model.dtype)}
+    return hf_model(**{**inputs, **own})
 
 
 def prepare_squares(processor: Any, prompt: Prompt, read: Read) -> dict[str, Any]:

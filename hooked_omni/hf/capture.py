@@ -242,7 +242,9 @@ def _word_masks(tokenizer: Any, tokens: Int[Tensor, " pos"], text: Tensor) -> di
     wherever they stand. A prompt without turns is all question.
     """
     masks = {name: torch.zeros_like(text) for name in ("question", "system", "markup", "answer")}
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    added = tokenizer.added_tokens_decoder
+    special = set(tokenizer.all_special_ids)
+    special |= set(added) if isinstance(added, dict) else set()  # mistral-common's has none
     turn = {tokenizer.convert_tokens_to_ids(mark) for mark in ("<|im_start|>", "<|im_end|>")}
     role, in_content = "", not turn & set(tokens.tolist())
     for i in text.nonzero()[:, 0].tolist():

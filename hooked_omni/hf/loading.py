@@ -67,7 +67,8 @@ def load_towers(
         **source,
     }
     if family.remote is None:
-        hf, processor = _weights(family, name, options), _processor(name, source)
+        processor = _processor(name, source)  # first: a package may be missing
+        hf = _weights(family, name, options)
     else:
         _require_parts(family.remote, name, raw, [*held])
         hf, processor = _remote(family, name, options)
@@ -116,10 +117,11 @@ def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 def _processor(name: str | Path, source: dict[str, Any]) -> Any:
     try:
         return transformers.AutoProcessor.from_pretrained(name, **source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise CheckpointError(
             f"expected a processor beside the weights in {str(name)!r}, got none that loads "
-            f"({str(error).splitlines()[0]}). Fetch its files, or use `HookedOmni.from_hf`."
+            f"({str(error).strip().splitlines()[0]}). Fetch its files or install its package, or "
+            "use `HookedOmni.from_hf`."
         ) from error
 
 

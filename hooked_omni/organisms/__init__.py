@@ -14,6 +14,7 @@ from hooked_omni.organisms.random_towers import (
     random_qwen2_vl,
     random_qwen3_asr,
     random_video_llama3,
+    random_voxtral,
 )
 from hooked_omni.organisms.random_weights import random_omni, random_vl
 from hooked_omni.organisms.trained import TRAINED, organism, require_whole
@@ -33,6 +34,7 @@ SHIPPED: dict[str, Callable[[], tuple[Any, Any]]] = {
     "random-llava-onevision": random_llava_onevision,
     "random-audio": random_audio,
     "random-audio-flamingo3": random_audio_flamingo3,
+    "random-voxtral": random_voxtral,
     "random-qwen3-asr": random_qwen3_asr,
     "random-phi4": random_phi4,
 }

@@ -167,6 +167,19 @@ def random_qwen3_asr(seed: int = 0) -> tuple[Any, Any]:
     )
 
 
+def random_voxtral(seed: int = 0) -> tuple[Any, Any]:
+    """A Voxtral without a processor: its tokenizer is a package that is not installed here."""
+    tokenizer = byte_tokenizer()
+    config = transformers.VoxtralConfig(
+        text_config={**_text("llama", tokenizer), "vocab_size": 296},
+        audio_config={**_whisper(), "intermediate_size": 128},
+        audio_token_id=24,  # which is written in `VoxtralProcessor`, too
+    )
+    model = built(transformers.VoxtralForConditionalGeneration, config, seed, tokenizer)
+    model.generation_config.eos_token_id = 2
+    return model, None
+
+
 def _text(kind: str, tokenizer: Any) -> dict[str, Any]:
     text = {**TEXT, "model_type": kind, "vocab_size": len(tokenizer)}
     if kind.startswith("qwen2"):

@@ -21,7 +21,13 @@ from hooked_omni import (
 from hooked_omni.decoder.experts import MixtureOfExperts
 from hooked_omni.errors import CheckpointError, HookError, PromptError
 from hooked_omni.families import FAMILIES
-from tests.support.models import CLIP_OF, look, one_expert_after_the_other, save_checkpoint
+from tests.support.models import (
+    CLIP_OF,
+    DECODERS,
+    look,
+    one_expert_after_the_other,
+    save_checkpoint,
+)
 from tests.support.runs import bits_equal, close, opened, unstopped
 
 every_clip = pytest.mark.parametrize(("name", "kind"), CLIP_OF.items(), ids=list(CLIP_OF))
@@ -42,8 +48,8 @@ def test_every_family_proves_itself(models, prompts, name, kind):
     assert report.live_hooks == len(models[name].model.hook_dict)
 
 
-@every_clip
-def test_an_edit_reaches_its_position_and_later_ones_alone(models, prompts, name, kind):
+@pytest.mark.parametrize("name", DECODERS)
+def test_an_edit_reaches_its_position_and_later_ones_alone(models, prompts, name):
     model, prompt = models[name].model, prompts[name]
     clean, at = model.run_with_hooks(prompt, fwd_hooks=opened(model)), prompt.n_pos // 2
 

@@ -36,6 +36,8 @@ KINDS_OF = {
 KINDS = [(name, kind) for name, kinds in KINDS_OF.items() for kind in kinds]
 # The kind of prompt with the most in it, of each family.
 CLIP_OF = {n: "audio in video" if kinds is _OMNI else kinds[-1] for n, kinds in KINDS_OF.items()}
+# One of each kind of decoder.
+DECODERS = ("omni", "vl", "omni3", "vl3", "audio", "qwen3-asr")
 MIXED = ("omni3", "vl3-moe")  # with experts
 COUNTING = (  # whose positions have one dimension: the model's `forward` counts padding, too
     *("internvl", "video-llama3", "llava-onevision"),
@@ -84,6 +86,12 @@ def processed(omni: HookedOmni, kind: str, words: str = "What now?") -> dict[str
     read = tuple(one for one in (video, audio) if one is not None)
     inputs = omni.family.prepare(omni.processor, prompt, read)
     return {name: value for name, value in inputs.items() if value is not None}
+
+
+def in_dtype(omni: HookedOmni, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs whose mel frames are in the model's precision, as some audio towers want them."""
+    key = "input_features"
+    return inputs | ({key: inputs[key].to(omni.hf.dtype)} if key in inputs else {})
 
 
 def left_padded(omni: HookedOmni, inputs: dict[str, Any], width: int) -> dict[str, Any]:

@@ -193,7 +193,7 @@ PHI4_MULTIMODAL = Family(
     media=MediaSettings(fps=1.0, min_frames=1, frame_factor=1, max_pixels=448 * 252),
     correct_words=_correct_words,
     frames_per_step=1,
-    one_clip=True,
+    one_clip="anywhere",
     inner_towers=("embed_tokens_extend.",),
     own_reading="every frame is resized and cut into squares of 448 pixels by the processor",
 )

@@ -268,7 +268,7 @@ INTERNVL2 = Family(
     proved="0 against LlamaForCausalLM on a stand-in; released code, tiny weights, 4.44.2: 0 at "
     "prefill in eager, equal tokens",
     own_reading="every frame is resized to one square tile",
-    one_clip=True,
+    one_clip="first",
     remote=Remote(
         load=_load_vl,
         processor=InternVLProcessor,

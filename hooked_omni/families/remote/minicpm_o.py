@@ -186,7 +186,7 @@ MINICPM_O = Family(
     "transformers 4.44.2: 0 at prefill, equal tokens",
     own_reading="every frame is resized by the model's own code, in one slice; sound is heard in "
     "parts of 30 s, and a prompt with sound ends in <|tts_bos|>",
-    one_clip=True,
+    one_clip="first",
     remote=Remote(
         load=_load,
         processor=MiniCPMProcessor,

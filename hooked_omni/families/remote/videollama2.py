@@ -223,7 +223,7 @@ VIDEOLLAMA2 = Family(
     correct_words=_correct_words,
     call=_call,
     find_media=_find_media,
-    one_clip=True,
+    one_clip="first",
     proved="0 against Qwen2ForCausalLM on a stand-in; released code, tiny weights, 5.23 with "
     "shims: 0 at prefill, at most 4e-6 in decode steps",
     own_reading="every frame is resized to a square; the sound of a video is heard as eight evenly "

@@ -21,5 +21,6 @@ AUDIO_FLAMINGO3 = Family(
     received=checks.of_input_features_mask(checks.received),
     prepare=partial(processing.prepare_sound, system="You are a helpful assistant."),
     sees=False,
-    one_clip=True,
+    one_clip="anywhere",
+    call=processing.call_in_dtype,
 )

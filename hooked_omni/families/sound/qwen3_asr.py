@@ -48,5 +48,6 @@ QWEN3_ASR = Family(
     prepare=_prepare,
     correct_words=_correct_words,
     sees=False,
-    one_clip=True,
+    one_clip="anywhere",
+    call=processing.call_in_dtype,
 )

@@ -74,6 +74,6 @@ VIDEO_LLAMA3 = Family(
     media=MediaSettings(fps=1.0, max_frames=180, frame_factor=1, total_pixels=16_384 * 28 * 28),
     correct_words=checks.stamps_as_markup(re.compile(r",?Time [\d.]+s:$")),
     frames_per_step=1,
-    one_clip=True,
+    one_clip="anywhere",
     own_reading="tokens whose patches are as in the frame before are left out",
 )
