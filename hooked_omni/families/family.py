@@ -203,8 +203,8 @@ class Family:
         orders = _CLIP_FIRST + (_CLIP_LAST if self.one_clip == "anywhere" else ())
         if self.one_clip and (prompt.turns or (prompt.items and kinds not in orders)):
             raise PromptError(
-                f"expected one question and at most one clip, {self.one_clip}, for {self.name}, got "
-                f"{kinds} after {len(prompt.turns)} turns. Write Prompt(question, video=file) or "
+                f"expected one question and at most one clip, {self.one_clip}, for {self.name}, "
+                f"got {kinds} after {len(prompt.turns)} turns. Write Prompt(question, video=file) or "
                 "Prompt(question, audio=file)."
             )
         for source in prompt.sources(self.hears):
