@@ -124,7 +124,7 @@ def chat(
         ]
         messages.append({"role": turn.role, "content": content})
     made = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    for name, text in prompt.words.items():
+    for name, text in _words(prompt).items():
         if lost := [line for line in text.split("\n") if line.strip() not in made]:
             raise PromptError(
                 f"expected a chat template that keeps the words, got one that drops {name!r}, "
