@@ -59,6 +59,18 @@ def import_vggsound(csv: Table, out: Out, clips: Clips = None, encoding: Encodin
     _find("vggsound", read_vggsound(csv, encoding), clips, out)
 
 
+@app.command("omnibench")
+def import_omnibench(
+    jsonl: Annotated[Path, typer.Argument(help="Its JSON Lines.")],
+    media: Annotated[Path, typer.Argument(help="Folder with image/ and audio/, its mm_data.")],
+    out: Out,
+) -> None:
+    """OmniBench: an image, a sound and a question each, to be asked as `--questions own`."""
+    from data_prep.importers.omnibench import read_omnibench
+
+    _write("omnibench", read_omnibench(jsonl, media, out.parent, _BAR), out)
+
+
 @app.command("huggingface")
 def import_huggingface(
     dataset: Annotated[

@@ -17,7 +17,7 @@ _ADVICE = (
 )
 
 
-class Item(NamedTuple):
+class PromptItem(NamedTuple):
     """One part of a turn: its `kind`, "text", "image", "video" or "audio", and its words or file.
 
     `sound` is, for a video, a file whose sound is heard inside it in place of its own.
@@ -32,7 +32,7 @@ class Turn(NamedTuple):
     """What the "user" or the "assistant" said, in order; words alone may stand for its items."""
 
     role: str
-    items: tuple[Item, ...]
+    items: tuple[PromptItem, ...]
 
 
 class Source(NamedTuple):
@@ -44,7 +44,7 @@ class Source(NamedTuple):
     own: bool = False
 
 
-def as_items(given: Any, where: str) -> tuple[Item, ...]:
+def as_items(given: Any, where: str) -> tuple[PromptItem, ...]:
     """The items of a turn, given as tuples or words; a `PromptError` with `where` for others."""
     if isinstance(given, str):
         given = [("text", given)]
@@ -93,7 +93,7 @@ def require_one_way(items: bool, text: Any, video: Any, audio: Any) -> None:
             )
 
 
-def _item(given: Any, where: str) -> Item:
+def _item(given: Any, where: str) -> PromptItem:
     known = isinstance(given, tuple | list) and len(given) in (2, 3) and given[0] in KINDS
     parts = [part for part in given[1:] if part is not None] if known else []
     words = known and given[0] == "text"
@@ -103,4 +103,4 @@ def _item(given: Any, where: str) -> Item:
         raise PromptError(
             f"expected a kind and its words or file in {where}, got {given!r}. {_ADVICE}"
         )
-    return Item(*given)
+    return PromptItem(*given)

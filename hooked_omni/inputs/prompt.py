@@ -16,7 +16,7 @@ from torch import Tensor
 from hooked_omni.errors import BundleError, FileError, PromptError, SpanError
 from hooked_omni.files import parse_json, to_json
 from hooked_omni.inputs.bundle import read_bundle, write_bundle
-from hooked_omni.inputs.items import Item, Source, Turn, as_items, as_turns, require_one_way
+from hooked_omni.inputs.items import PromptItem, Source, Turn, as_items, as_turns, require_one_way
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.spans import FLOATS, NoSpans, Spans, faults
 
@@ -54,13 +54,11 @@ class Prompt:
             processor but not to the model, so that these positions are 1-D.
         media: How frames and sound are sampled; None means as the model was made for, which for
             released checkpoints is the paper's pipeline (`MediaSettings()`).
-        items: In place of `text`, `video` and `audio`: `Item`s, or tuples of their fields, in the
-            user's order.
+        items: In place of `text`, `video` and `audio`: `PromptItem`s, or tuples of their fields.
         turns: Earlier turns: a role, "user" or "assistant", and its items, or its words.
 
     Raises:
-        PromptError: For no words, `items` beside `text`, `video` or `audio`, what is no item or
-            turn, or an unknown `rope`.
+        PromptError: For no words, items beside a clip, what is no item or turn, another `rope`.
     """
 
     text: str = ""
@@ -88,7 +86,7 @@ class Prompt:
             raise PromptError(f"expected rope 'model' or 'paper-scripts', got {self.rope!r}.")
 
     @property
-    def content(self) -> tuple[Item, ...]:
+    def content(self) -> tuple[PromptItem, ...]:
         """The items of the last turn, the user's, in their order."""
         if self.items:
             return as_items(self.items, "items")
@@ -96,7 +94,7 @@ class Prompt:
         parts = [("text", self.text), ("video", self.video, inside)]
         if self.video is None or not self.use_audio_in_video:
             parts.append(("audio", self.audio))
-        return tuple(Item(*part) for part in parts if part[1] not in (None, ""))
+        return tuple(PromptItem(*part) for part in parts if part[1] not in (None, ""))
 
     @property
     def messages(self) -> tuple[Turn, ...]:
@@ -119,7 +117,7 @@ class Prompt:
                 found.append(Source("audio", item.sound or item.source, inside=True, own=own))
         return tuple(found)
 
-    def _every(self) -> tuple[Item, ...]:
+    def _every(self) -> tuple[PromptItem, ...]:
         return tuple(item for turn in self.messages for item in turn.items)
 
 

@@ -102,7 +102,7 @@ def resized_shape(
     return fitted(height, width, factor, settings.min_pixels, limit)
 
 
-def fitted(height: int, width: int, factor: int, least: int, limit: float) -> tuple[int, int]:
+def fitted(height: int, width: int, factor: int, least: int, limit: int | float) -> tuple[int, int]:
     """The nearest multiples of `factor`, of at least and at most so many pixels."""
     new_height = max(factor, round(height / factor) * factor)
     new_width = max(factor, round(width / factor) * factor)

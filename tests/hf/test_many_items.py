@@ -91,7 +91,7 @@ def test_an_item_is_read_as_in_a_prompt_of_its_own(models, name):
     spans = omni.embed_media(APART, read).spans
     every = omni.embed_media(APART, read)
     for part, kind, one in (("video.2", "video", read[3]), ("audio.2", "audio", read[4])):
-        alone = Prompt("What?", **{kind: "file"}, use_audio_in_video=False)
+        alone = Prompt(items=[("text", "What?"), (kind, "file")], use_audio_in_video=False)
         own = omni.embed_media(alone, (one,))
         torch.testing.assert_close(
             every.embeds[0, spans[part]], own.embeds[0, own.spans[kind]], rtol=0, atol=1e-5

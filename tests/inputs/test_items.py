@@ -10,19 +10,22 @@ import pytest
 from hooked_omni import Prompt
 from hooked_omni.errors import MediaError, PromptError
 from hooked_omni.inputs.image import read_image
-from hooked_omni.inputs.items import Item
+from hooked_omni.inputs.items import PromptItem
 from hooked_omni.inputs.media import MEMORY, MediaSettings
 
 
 def test_one_clip_and_one_question_are_items_too():
-    words = Item("text", "What?")
-    assert Prompt("What?", "v.mp4").content == (words, Item("video", "v.mp4"))
-    assert Prompt("What?", "v.mp4", "a.wav").content == (words, Item("video", "v.mp4", "a.wav"))
+    words = PromptItem("text", "What?")
+    assert Prompt("What?", "v.mp4").content == (words, PromptItem("video", "v.mp4"))
+    assert Prompt("What?", "v.mp4", "a.wav").content == (
+        words,
+        PromptItem("video", "v.mp4", "a.wav"),
+    )
     apart = Prompt("What?", "v.mp4", "a.wav", use_audio_in_video=False)
-    assert apart.content == (words, Item("video", "v.mp4"), Item("audio", "a.wav"))
-    assert Prompt("What?", audio="a.wav").content == (words, Item("audio", "a.wav"))
+    assert apart.content == (words, PromptItem("video", "v.mp4"), PromptItem("audio", "a.wav"))
+    assert Prompt("What?", audio="a.wav").content == (words, PromptItem("audio", "a.wav"))
     listed = Prompt(items=[("audio", "a.wav"), ["text", "What?"]])
-    assert listed.content == (Item("audio", "a.wav"), words) and hash(listed)
+    assert listed.content == (PromptItem("audio", "a.wav"), words) and hash(listed)
 
 
 WRONG: dict[str, dict[str, Any]] = {

@@ -2,17 +2,21 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import datasets
 import datasets.config
+import PIL.Image
 import pytest
 
+from analyses.cases import read_cases
 from data_prep.importers.audiocaps import read_audiocaps
 from data_prep.importers.authors import read_authors, write_authors
 from data_prep.importers.avhbench import read_avhbench
 from data_prep.importers.clip_folder import find_clips, measured
 from data_prep.importers.huggingface import read_huggingface
+from data_prep.importers.omnibench import read_omnibench
 from data_prep.importers.separate_audio import match_sounds
 from data_prep.importers.vggsound import read_vggsound
 from data_prep.manifest import Sample, read_manifest, write_manifest
@@ -389,3 +393,31 @@ def test_a_short_picture_in_matroska_has_its_own_length(tmp_path):
         write_clip(path, times=[index / 10 for index in range(n)], seconds=5.0)
         assert measured(path, tmp_path)[1] == pytest.approx(n / 10, abs=0.01)
         assert read_video(path).seconds == pytest.approx(n / 10, abs=0.01)
+
+
+def test_omnibench_asks_about_an_image_and_a_sound(tmp_path, clip):
+    media = tmp_path / "mm_data"
+    for kind in ("image", "audio"):
+        (media / kind).mkdir(parents=True)
+    PIL.Image.new("RGB", (40, 40)).save(media / "image" / "a.png")
+    (media / "audio" / "b.mp4").write_bytes(clip.read_bytes())
+    one = {"index": 7, "question": "Why?", "options": ["Yes", "No"], "answer": "No"}
+    one |= {"audio_path": "b.mp4", "image_path": "a.png", "task type": "cause"}
+    lines = [one, {**one, "index": 8, "image_path": "gone.png"}, {**one, "index": 9}]
+    lines[2]["audio_path"] = "../../../b.mp4"
+    path = tmp_path / "batch.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    found = read_omnibench(path, media, tmp_path)
+    paths = [("image", "mm_data/image/a.png"), ("audio", "mm_data/audio/b.mp4")]
+    assert [sample.id for sample in found.samples] == ["7"]
+    assert found.samples[0].items == (*paths, ("text", "Why?\nYes\nNo"))
+    assert found.samples[0].extra["task type"] == "cause"
+    assert found.missing.keys() == {"8", "9"} and "gone.png" in found.missing["8"]
+    manifest = write_manifest(tmp_path / "m.jsonl", found.samples)
+    (case,) = read_cases(manifest, ["own"])
+    prompt: Any = case.prompt
+    assert [item.kind for item in prompt.content] == ["image", "audio", "text"]
+    for wrong in ('{"index": 1}', "[]", json.dumps({**one, "options": "Yes"})):
+        path.write_text(wrong)
+        with pytest.raises(ManifestError, match="question 1, got"):
+            read_omnibench(path, media, tmp_path)
