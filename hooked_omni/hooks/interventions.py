@@ -209,12 +209,13 @@ def require_reach(
             )
         if id(function) not in acting:
             read = "" if function.keys is None else f" to reading {function.keys.name!r}"
-            read += f" among the last {back(name)} positions" if read and back(name) else ""
+            last = f" among the last {back(name)} positions" if read and back(name) else ""
             raise HookError(
                 f"expected a run that reaches {function.where.name!r}, got one over "
                 f"positions {window.start} to {window.stop - 1} of a prompt of "
-                f"{function.where.n_prompt}: it would do nothing{read}. Use `generate` or "
-                "`score`, or generate more tokens."
+                f"{function.where.n_prompt}: it would do nothing{read}{last}. "
+                f"{'Name nearer keys, or use' if last else 'Use'} `generate` or `score`, or "
+                "generate more tokens."
             )
         few = name.endswith(_ON_KV_HEADS)
         there = n_key_value_heads if few else n_heads

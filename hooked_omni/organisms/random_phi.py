@@ -37,7 +37,6 @@ def random_phi4(
             "rope_type": "longrope",
             "rope_theta": 1e4,
             "partial_rotary_factor": 0.75,
-            "original_max_position_embeddings": longest_short,
             "short_factor": [1.0 + i / 8 for i in range(6)],
             "long_factor": [2.0 + i for i in range(6)],
         },

@@ -28,12 +28,6 @@ from hooked_omni.inputs.video import Video
 _SECONDS_PER_TOKEN = 0.08  # eight mel frames of 10 ms
 _STEP, _FRAME, _RATE = 160, 400, 16_000  # samples from one mel frame to the next, and in one
 _ROLES = {"<|user|>": "question", "<|system|>": "system", "<|assistant|>": "markup"}
-_OF_TEXT = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "hidden_act"),
-    *("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "max_position_embeddings"),
-    *("original_max_position_embeddings", "rope_parameters", "sliding_window", "pad_token_id"),
-    *("tie_word_embeddings", "dtype"),
-)
 
 
 def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -46,8 +40,8 @@ def _reference(raw: Mapping[str, Any]) -> tuple[Any, Any]:
             "that came with these weights."
         ) from error
     _require_computed(whole)
-    known = {name: getattr(whole, name) for name in _OF_TEXT}
-    return transformers.Phi3ForCausalLM, transformers.Phi3Config(**known)
+    known = {k: v for k, v in whole.to_dict().items() if not k.endswith(("_config", "_type"))}
+    return transformers.Phi3ForCausalLM, transformers.Phi3Config.from_dict(known)
 
 
 def _require_computed(config: Any) -> None:
