@@ -119,7 +119,8 @@ def _run(
 
     try:
         handles += (attach(name) for name in on)
-        return torch.compiler.disable(embed)(), passed, edits
+        uncompiled: Any = torch.compiler.disable(embed)
+        return uncompiled(), passed, edits
     except PromptError as error:
         if not edits:
             raise
