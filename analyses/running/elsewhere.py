@@ -74,9 +74,10 @@ class GivenPrompts(HookedOmni):
         if path is None or not path.is_file():
             raise MediaError(f"expected a prompt embedded elsewhere, got none at {path}.")
         bundle = EmbeddedPrompt.load(path, self.model.cfg.device)
-        read = bundle.facts.get("prompt") or {}
+        read, edits = bundle.facts.get("prompt") or {}, bundle.facts.get("tower_edits", [])
         theirs = {"family": bundle.facts.get("family"), **_said(read, self.family.hears)}
         ours = {"family": self.family.name, **_said(asdict(prompt), self.family.hears)}
+        theirs, ours = theirs | {"tower_edits": edits}, ours | {"tower_edits": []}
         if wrong := {name: theirs[name] for name in ours if theirs[name] != ours[name]}:
             expected = {name: ours[name] for name in wrong}
             raise ResultsError(

@@ -165,8 +165,9 @@ def filters(names_filter: NamesFilter) -> list[HookName]:
     """A filter as a list of names and filters; all names pass None."""
     if names_filter is None:
         return [lambda name: True]
-    single = isinstance(names_filter, str) or callable(names_filter)
-    return [names_filter] if single else list(names_filter)
+    if isinstance(names_filter, str) or callable(names_filter):
+        return [names_filter]
+    return [*names_filter]
 
 
 def listed(condition: Condition) -> list[Hook | Intervention]:

@@ -26,7 +26,6 @@ TowerCache = dict[str, Float[Tensor, "*position d_tower"]]
 _UNDER_WAY: ContextVar[object] = ContextVar("the hooked run of this thread", default=None)
 
 
-@torch.compiler.disable
 def hooked_towers(
     points: Points,
     embed: Callable[[], EmbeddedPrompt],
@@ -120,7 +119,8 @@ def _run(
 
     try:
         handles += (attach(name) for name in on)
-        return embed(), passed, edits
+        uncompiled: Any = torch.compiler.disable(embed)
+        return uncompiled(), passed, edits
     except PromptError as error:
         if not edits:
             raise

@@ -1,6 +1,9 @@
 """Hook points inside the towers: what the model's own blocks compute, read and edited."""
 
+import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,10 +13,14 @@ import torch
 import transformers
 from torch import Tensor
 
+from data_prep.organism.world.dataset import write_clips
+from data_prep.organism.world.things import THINGS
+from data_prep.organism.world.things import clips as clips_of
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, ablate, load, names
 from hooked_omni.errors import HookError, PromptError
 from hooked_omni.hooks.tower_hooks import hooked_towers
 from tests.support.models import CLIP_OF, KINDS_OF, eager, frames, look, processed, sound
+from tests.support.places import ROOT
 from tests.support.runs import bits_equal, noise
 from tests.support.standins import STANDINS
 
@@ -63,20 +70,37 @@ def heard(clips: dict) -> dict[str, Any]:
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 def test_a_look_changes_no_bit(name, kernel, models, clips):
     omni: HookedOmni = models[name]
-    for kind in KINDS_OF[name][1:]:
-        inputs = clips[name, kind]
-        with eager(omni) if kernel == "eager" else torch.no_grad():
-            plain = omni.embed_inputs(**inputs)
-            hooks = [(lambda name: True, look)]
-            seen, cache = omni.embed_with_cache(inputs, fwd_hooks=hooks)
-        assert same(seen, plain) and seen.facts == plain.facts
-        for tower in TOWERS[name]:
-            if SPAN_OF[tower] in plain.spans:
-                expected = plain.embeds[0, plain.spans[SPAN_OF[tower]]]
-                given = cache[names.in_tower(tower)].flatten(0, -2)
-                bits_equal(given[: len(expected)], expected)  # after it, what is padded to 30 s
-                bits_equal(cache[pre(1, tower)], cache[post(0, tower)])
+    inputs = clips[name, CLIP_OF[name]]
+    with eager(omni) if kernel == "eager" else torch.inference_mode():
+        plain = omni.embed_inputs(**inputs)
+        hooks = [(lambda name: True, look)]
+        seen, cache = omni.embed_with_cache(inputs, fwd_hooks=hooks)
+    assert same(seen, plain) and seen.facts == plain.facts
+    for tower in TOWERS[name]:
+        expected = plain.embeds[0, plain.spans[SPAN_OF[tower]]]
+        given = cache[names.in_tower(tower)].flatten(0, -2)
+        bits_equal(given[: len(expected)], expected)  # after it, what is padded to 30 s
+        bits_equal(cache[pre(1, tower)], cache[post(0, tower)])
     assert standing(omni) == 0
+
+
+@contextmanager
+def collecting(hf: Any, tower: str) -> Iterator[list[Any]]:
+    """Hidden states of each run of a tower, as transformers itself collects them."""
+    home = {"audio": "audio_tower", "vision": "visual"}[tower]
+    module: Any = next(m for n, m in hf.named_modules() if n.endswith(home))
+    forward, runs = module.forward, []
+
+    def collect(*args: Any, **more: Any) -> Any:
+        output = forward(*args, **more, output_hidden_states=True)
+        runs.append(output.hidden_states)
+        return output
+
+    module.forward = collect
+    try:
+        yield runs
+    finally:
+        del module.forward
 
 
 @every
@@ -84,37 +108,23 @@ def test_activations_are_those_that_transformers_collects(name, models, clips):
     omni, inputs = models[name], clips[name, CLIP_OF[name]]
     prompt, cache = omni.embed_with_cache(inputs)
     for tower in TOWERS[name]:
-        own: Any = {}
-        module = omni.towers.hf.get_submodule(
-            next(n for n, _ in omni.towers.hf.named_modules() if n.endswith(_HOME[tower]))
-        )
-        forward = module.forward
-
-        def collect(*args: Any, forward: Any = forward, own: Any = own, **more: Any) -> Any:
-            output = forward(*args, **more, output_hidden_states=True)
-            own["states"] = output.hidden_states
-            return output
-
-        module.forward = collect
-        try:
-            again = omni.embed_inputs(**inputs)
-        finally:
-            del module.forward
-        assert same(prompt, again)
-        n_layers = sum(n.startswith(f"towers.{tower}.") and "resid_post" in n for n in cache)
-        assert len(own["states"]) == n_layers + 1
+        first, n_layers = post(0, tower), sum(f"{tower}.blocks" in n for n in cache) // 2
+        with collecting(omni.towers.hf, tower) as runs:
+            assert same(prompt, omni.embed_inputs(**inputs))
+            edited = omni.embed_with_cache(inputs, first, [(first, bend)])[1][first]
+        plain, after, again = runs  # an edit is compared with a run without
+        assert len(plain) == n_layers + 1
         for layer in range(n_layers):
-            bits_equal(cache[pre(layer, tower)], own["states"][layer])
-
-
-_HOME = {"audio": "audio_tower", "vision": "visual"}
+            bits_equal(cache[pre(layer, tower)], plain[layer])
+        bits_equal(edited, after[1])
+        bits_equal(plain, again)
 
 
 @every
 def test_an_edit_at_every_point_reaches_the_decoder(name, models, clips):
     omni, inputs = models[name], clips[name, CLIP_OF[name]]
     plain, cache = omni.embed_with_cache(inputs)
-    logits = omni.model(plain)
+    edited = plain
     for point in cache:
         edited, after = omni.embed_with_cache(inputs, point, [(point, bend)])
         bits_equal(after[point], bend(cache[point], None))
@@ -126,7 +136,7 @@ def test_an_edit_at_every_point_reaches_the_decoder(name, models, clips):
             bits_equal(edited.embeds[0, plain.spans[span]], plain.embeds[0, plain.spans[span]])
         if point == post(0, "vision") and plain.deepstack is not None:
             assert (edited.deepstack != plain.deepstack).flatten(1).any(1).all()
-        assert not torch.equal(omni.model(edited), logits)
+    assert not torch.equal(omni.model(edited), omni.model(plain))
 
 
 @every
@@ -142,7 +152,7 @@ def test_the_same_edit_after_one_block_and_before_the_next(name, models, clips):
 
 
 def test_another_clips_sound_is_patched_in(omni):
-    """The answer is planted: with its last layer, the other clip's sound is heard whole."""
+    """The answer is planted: with its last layer, the other clip is heard whole."""
     first, second = (
         omni.family.prepare(omni.processor, Prompt("What now?", audio="a"), None, sound(seed=seed))
         for seed in (2, 9)
@@ -235,10 +245,9 @@ WRONG: list[tuple[Any, Any, str]] = [
 
 @pytest.mark.parametrize(("point", "hook", "text"), WRONG, ids=[text for *_, text in WRONG])
 def test_what_cannot_act_is_refused(point, hook, text, omni, heard, as_installed):
-    plain = omni.embed_inputs(**heard)
     with pytest.raises(HookError, match=text):
         omni.embed_with_cache(heard, (), [(point, hook)])
-    assert standing(omni) == 0 and same(omni.embed_inputs(**heard), plain)
+    assert standing(omni) == 0
 
 
 def test_interventions_need_positions_of_the_decoder(omni, heard):
@@ -292,7 +301,7 @@ def _compiled_from_outside(hf: Any) -> None:
 )
 def test_a_compiled_tower_is_refused(compile_part, heard):
     omni = load("random-omni")
-    compile_part(omni.towers.hf)
+    compile_part(omni.hf)
     with pytest.raises(HookError, match="they are compiled"):
         omni.embed_with_cache(heard, post(0))
 
@@ -338,7 +347,7 @@ def test_threads_have_hooks_of_their_own(omni, heard):
     wrong: list[str] = []
 
     def embed(name: str) -> None:
-        for _ in range(5):
+        for _ in range(3):
             if name == "plain":
                 found = omni.embed_inputs(**heard)
             else:
@@ -403,3 +412,24 @@ def test_a_saved_prompt_says_that_it_was_edited(omni, heard, tmp_path):
     edited, _ = omni.embed_with_cache(heard, (), [(post(0), lambda a, hook: noise(*a.shape))])
     loaded = EmbeddedPrompt.load(edited.save(tmp_path / "edited.safetensors"))
     assert loaded.facts["tower_edits"] == [post(0)] and same(loaded, edited)
+
+
+def test_at_which_layer_of_the_tower_the_sound_can_be_read(tmp_path):
+    """The example of docs/hooks.md runs, and its table has what it finds."""
+    page = (
+        (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8").partition("### At which layer")[2]
+    )
+    chosen = clips_of(THINGS, "test", 2, 1000)
+    write_clips(chosen, THINGS, tmp_path)
+    files = [tmp_path / f"{clip.id}.mp4" for clip in chosen]
+    torch.manual_seed(0)
+    found: Any = dict(known=files[::2], new=files[1::2])
+    exec(page.partition("```python")[2].partition("```")[0], found)
+    rows = re.findall(r"\| `(.+)` \| ([\d.]+) \| ([\d.]+), ([\d.]+) \|", page)
+    assert len(rows) == 4
+    for at, share, mean, best in rows:
+        name = names.in_tower("audio", at)
+        shuffled = found["shuffled"][name]
+        assert found["shares"][name] == pytest.approx(float(share), abs=0.03)
+        assert sum(shuffled) / 200 == pytest.approx(float(mean), abs=0.02)
+        assert max(shuffled) < float(best) + 0.2 < found["shares"][name]

@@ -13,7 +13,7 @@ from analyses.cases import read_cases
 from analyses.running import results
 from analyses.running.elsewhere import without_sound
 from data_prep.manifest import file_name
-from hooked_omni import EmbeddedPrompt, HookedOmni, load
+from hooked_omni import EmbeddedPrompt, HookedOmni, load, names
 from hooked_omni.errors import MediaError
 from tests.support.running import command
 from tests.support.standins import STANDINS, write
@@ -70,6 +70,12 @@ def without_facts(path: Path) -> None:
     replace(EmbeddedPrompt.load(path), facts={}).save(path)
 
 
+def edited_in_a_tower(path: Path) -> None:
+    bundle = EmbeddedPrompt.load(path)
+    edits = [names.in_tower("vision")]
+    replace(bundle, facts={**bundle.facts, "tower_edits": edits}).save(path)
+
+
 def of_the_next_clip(path: Path) -> None:
     shutil.copy(path.with_name(f"{file_name('clip 1/hear')}.safetensors"), path)
 
@@ -85,6 +91,7 @@ def damaged(path: Path) -> None:
         (other_words, "got {'text': 'What is this?'}"),
         (other_items, "got {'turns': [('user', [('text', 'Hello.', None)])]}"),
         (other_family, "got {'family': 'internomni'}"),
+        (edited_in_a_tower, "got {'tower_edits': ['towers.vision.hook_out']}"),
         (without_facts, "got {'family': None, 'text': None"),
         (of_the_next_clip, "got {'video': '1.mp4'}"),
         (damaged, "expected a whole safetensors file"),
