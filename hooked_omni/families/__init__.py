@@ -5,7 +5,7 @@ from typing import Any
 
 from hooked_omni.errors import UnknownModelError
 from hooked_omni.families.family import Family
-from hooked_omni.families.not_computed import why_not_computed
+from hooked_omni.families.not_computed import NOT_COMPUTED
 from hooked_omni.families.omni.phi4_multimodal import PHI4_MULTIMODAL
 from hooked_omni.families.omni.qwen2_5_omni import QWEN2_5_OMNI
 from hooked_omni.families.omni.qwen3_omni import QWEN3_OMNI
@@ -58,7 +58,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """
     kind, text = config.get("model_type"), config.get("text_config")
     for part in (kind, text.get("model_type") if isinstance(text, Mapping) else None):
-        if reason := why_not_computed(part):
+        if reason := NOT_COMPUTED.get(str(part).removesuffix("_text")):
             raise UnknownModelError(
                 f"expected a decoder that can be hooked exactly, got model_type {part!r}: it has "
                 f"{reason}. Use one of those that `python -m hooked_omni models` lists."

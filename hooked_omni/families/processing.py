@@ -55,11 +55,12 @@ def media_of(prompt: Prompt, read: Read, hears: bool = True) -> list[Medium]:
 
 def _words(prompt: Prompt) -> dict[str, str]:
     """All words, by where they stand."""
-    said = {
-        f"turn {i}": "\n".join(str(item.source) for item in turn.items if item.kind == "text")
-        for i, turn in enumerate(prompt.messages, start=1)
-    }
-    return {**said, "text": said.popitem()[1], "system": prompt.system or ""}
+    *earlier, last = (
+        "\n".join(str(item.source) for item in turn.items if item.kind == "text")
+        for turn in prompt.messages
+    )
+    said = {f"turn {i}": words for i, words in enumerate(earlier, start=1)}
+    return {**said, "text": last, "system": prompt.system or ""}
 
 
 def require_plain_words(tokenizer: Any, prompt: Prompt, placeholders: tuple[str, ...] = ()) -> None:

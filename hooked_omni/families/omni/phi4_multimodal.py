@@ -69,7 +69,8 @@ def _decoder_config(hf_model: Any) -> DecoderConfig:
     (short, scaling), limit = make(config, "cpu"), rope.get("original_max_position_embeddings")
     inv_freqs = [short]
     if rope["rope_type"] == "longrope":  # Hugging Face makes the second ones where the model is
-        inv_freqs.append(make(config, weight.device, seq_len=limit + 1)[0])
+        device = "cpu" if weight.is_meta else weight.device
+        inv_freqs.append(make(config, device, seq_len=limit + 1)[0])
     n_heads, window = config.num_attention_heads, config.sliding_window
     return DecoderConfig(
         n_layers=config.num_hidden_layers,
