@@ -3,6 +3,7 @@
 The stand-ins do here what the released code did when it was run with tiny random weights.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,9 @@ def installed(tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setenv("PATH", str(command(base / "bin", "ffmpeg")))
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(base))
     yield
+    for name in [*sys.modules]:
+        if name.partition(".")[0] in ("videollama2", *PACKAGES):
+            del sys.modules[name]  # no other test finds them
 
 
 @pytest.fixture(scope="module")
