@@ -46,9 +46,9 @@ def words(omni: HookedOmni, prompt: Any, span: str) -> str:
 )
 def test_the_question_is_the_users_words_alone(models, name, text):
     omni = models[name]
-    clip = (frames(side=omni.media.size_factor), None) if name in SEES else (None, sound())
+    clip = frames(side=omni.media.size_factor) if name in SEES else sound()
     kind = "video" if name in SEES else "audio"
-    prompt = omni.embed_media(Prompt(text, **{kind: "clip"}), *clip)
+    prompt = omni.embed_media(Prompt(text, **{kind: "clip"}), (clip,))
     assert words(omni, prompt, "question") == text
     assert STAMPS.get(name, "") in words(omni, prompt, "markup")
 
@@ -56,7 +56,7 @@ def test_the_question_is_the_users_words_alone(models, name, text):
 @pytest.mark.parametrize("name", SEES)
 def test_steps_have_their_frames_and_times(models, name):
     omni = models[name]
-    prompt = omni.embed_media(look(name), frames(8, side=omni.media.size_factor), None)
+    prompt = omni.embed_media(look(name), (frames(8, side=omni.media.size_factor),))
     n_steps = 8 // omni.family.frames_per_step
     steps = [len(prompt.spans[f"frame {i}"]) for i in range(n_steps)]
     assert sum(steps) == len(prompt.spans["video"])
@@ -70,7 +70,7 @@ def test_steps_have_their_frames_and_times(models, name):
 @pytest.mark.parametrize("name", HEARS)
 @pytest.mark.parametrize("seconds", [0.6, 3.0, 29.9, 30.0, 47.3])
 def test_tokens_of_a_sound_lie_where_its_seconds_are(models, name, seconds):
-    prompt = models[name].embed_media(LISTEN, None, sound(seconds))
+    prompt = models[name].embed_media(LISTEN, (sound(seconds),))
     starts = prompt.spans.seconds["audio"]
     assert bool((starts.diff() > 0).all()) and seconds - 0.1 < float(starts[-1]) < seconds
     assert len(starts) == len(prompt.spans["audio"])
@@ -81,7 +81,7 @@ def test_a_window_is_heard_by_itself(models):
     omni = models["audio-flamingo3"]
     long = sound(40.0)
     first = replace(long, samples=long.samples[:480_000], seconds=30.0)
-    both, alone = (omni.embed_media(LISTEN, None, one) for one in (long, first))
+    both, alone = (omni.embed_media(LISTEN, (one,)) for one in (long, first))
     heard = [one.embeds[0, one.spans["audio"]] for one in (both, alone)]
     assert len(heard[0]) == 1000 and len(heard[1]) == 750
     torch.testing.assert_close(heard[0][:750], heard[1], rtol=0, atol=1e-5)
@@ -89,17 +89,17 @@ def test_a_window_is_heard_by_itself(models):
 
 def test_more_sound_than_windows(models):
     with pytest.raises(MediaError, match=r"whole sound, of 601\.0 s, .*got 600\.0 s"):
-        models["audio-flamingo3"].embed_media(LISTEN, None, sound(601.0))
+        models["audio-flamingo3"].embed_media(LISTEN, (sound(601.0),))
 
 
 def test_less_sound_than_is_filled_up_with_silence(models):
     with pytest.raises(MediaError, match=r"whole sound, of 0\.3 s, .*got 0\.5 s"):
-        models["qwen3-asr"].embed_media(LISTEN, None, sound(0.3))
+        models["qwen3-asr"].embed_media(LISTEN, (sound(0.3),))
 
 
 def test_a_system_prompt_where_the_question_stands(models):
     with pytest.raises(PromptError, match="expected no system prompt for Qwen3-ASR, got 'Be"):
-        models["qwen3-asr"].embed_media(replace(LISTEN, system="Be brief."), None, sound())
+        models["qwen3-asr"].embed_media(replace(LISTEN, system="Be brief."), (sound(),))
 
 
 @pytest.mark.parametrize("part", ["text", "system"])
@@ -111,7 +111,7 @@ def test_a_template_that_drops_words(models, monkeypatch, name, part):
     template = omni.processor.chat_template.replace("{{ part.text }}", kept)
     monkeypatch.setattr(omni.processor, "chat_template", template)
     with pytest.raises(PromptError, match=rf"expected a chat template .* drops '{part}'"):
-        omni.embed_media(Prompt(ASK, system="Be brief."), None, None)
+        omni.embed_media(Prompt(ASK, system="Be brief."), ())
 
 
 def test_tokens_that_repeat_the_frame_before_are_left_out(models):
@@ -121,7 +121,7 @@ def test_tokens_that_repeat_the_frame_before_are_left_out(models):
     pixels = video.frames.clone()
     pixels[2] = pixels[1]
     pixels[3, :, :28, :28] = pixels[2, :, :28, :28]  # one token's patches
-    prompt = omni.embed_media(look(""), replace(video, frames=pixels), None)
+    prompt = omni.embed_media(look(""), (replace(video, frames=pixels),))
     assert [len(prompt.spans[f"frame {i}"]) for i in range(4)] == [6, 6, 1, 5]
     assert prompt.spans.seconds["video"].tolist() == [0.0] * 6 + [0.5] * 6 + [1.0] + [1.5] * 5
 
@@ -151,12 +151,12 @@ def test_the_processor_resizes_whole_numbers(models, name):
     """As frames come from a file; resized fractions would be other numbers."""
     omni = models[name]
     video = frames(3)
-    own = omni.family.prepare(omni.processor, look(name), video, None)
+    own = omni.family.prepare(omni.processor, look(name), (video,))
     shifted = replace(video, frames=video.frames + 0.3)
     theirs = omni.family.prepare(omni.processor, look(name), shifted, None)
     key = next(key for key in own if key.startswith("pixel"))
     assert torch.equal(own[key], theirs[key])
-    assert omni.embed_media(look(name), video, None).facts["own_reading"].startswith("every frame")
+    assert omni.embed_media(look(name), (video,)).facts["own_reading"].startswith("every frame")
 
 
 @pytest.mark.parametrize("text", ["llama", "qwen3", "qwen3_moe"])
@@ -273,7 +273,9 @@ def voxtral() -> HookedOmni:
 @pytest.mark.parametrize("seconds", [None, 3.0, 31.0])
 def test_voxtral_hears_whole_windows(voxtral, seconds):
     audio = None if seconds is None else sound(seconds)
-    prompt = voxtral.embed_media(Prompt(ASK, audio=seconds and "sound"), None, audio)
+    prompt = voxtral.embed_media(
+        Prompt(ASK, audio=seconds and "sound"), () if audio is None else (audio,)
+    )
     if seconds == 3.0:
         report = prove(voxtral, prompt)
         assert report.prefill == report.decode == report.prefill_opened == 0
@@ -298,9 +300,9 @@ def test_voxtral_with_less_than_it_was_given(voxtral, monkeypatch):
 
     monkeypatch.setattr(MistralChat, "apply_chat_template", half)
     with pytest.raises(MediaError, match=r"hear the whole sound, of 31\.0 s, got 1 windows"):
-        voxtral.embed_media(LISTEN, None, sound(31.0))
+        voxtral.embed_media(LISTEN, (sound(31.0),))
     with pytest.raises(PromptError, match="expected no system prompt for Voxtral"):
-        voxtral.embed_media(replace(LISTEN, system="Be brief."), None, sound())
+        voxtral.embed_media(replace(LISTEN, system="Be brief."), (sound(),))
     with pytest.raises(PromptError, match=r"expected 375 audio tokens .*got 374"):
         ids = torch.tensor([[1, 3, 25, *[24] * 374, 4]])
         voxtral.embed_inputs(input_ids=ids, input_features=torch.zeros(1, 128, 3000))

@@ -43,7 +43,8 @@ def asked(omni: HookedOmni, words: str = WORDS, audio: Any = None, video: Any = 
         use_audio_in_video=False,
         system="Be brief.",
     )
-    return omni.family.prepare(omni.processor, prompt, video, audio)
+    read = tuple(one for one in (video, audio) if one is not None)
+    return omni.family.prepare(omni.processor, prompt, read)
 
 
 def captioned(omni: HookedOmni, prompt: Any, hooks: Any) -> Tensor:

@@ -79,7 +79,8 @@ def embed(omni: HookedOmni, kind: str, audio: Audio | None = None) -> EmbeddedPr
         use_audio_in_video=kind == "audio in video",
     )
     heard = (audio or sound()) if "audio" in kind else None
-    return omni.embed_media(prompt, video if "video" in kind else None, heard)
+    seen = video if "video" in kind else None
+    return omni.embed_media(prompt, tuple(one for one in (seen, heard) if one is not None))
 
 
 @every

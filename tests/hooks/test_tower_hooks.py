@@ -154,7 +154,7 @@ def test_the_same_edit_after_one_block_and_before_the_next(name, models, clips):
 def test_another_clips_sound_is_patched_in(omni):
     """The answer is planted: with its last layer, the other clip is heard whole."""
     first, second = (
-        omni.family.prepare(omni.processor, Prompt("What now?", audio="a"), None, sound(seed=seed))
+        omni.family.prepare(omni.processor, Prompt("What now?", audio="a"), (sound(seed=seed),))
         for seed in (2, 9)
     )
     plain, other = omni.embed_inputs(**first), omni.embed_inputs(**second)
@@ -190,7 +190,7 @@ def test_other_precisions(dtype, heard):
 
 def test_what_can_be_embedded(omni, heard):
     question = Prompt("What now?", video="clip", audio="sound")
-    arrays = (question, frames(), sound())
+    arrays = (question, (frames(), sound()))
     plain = omni.embed_media(*arrays)
     seen, cache = omni.embed_with_cache(arrays)
     assert same(seen, plain) and seen.facts == plain.facts
