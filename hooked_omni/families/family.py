@@ -204,8 +204,8 @@ class Family:
         if self.one_clip and (prompt.turns or (prompt.items and kinds not in orders)):
             raise PromptError(
                 f"expected one question and at most one clip, {self.one_clip}, for {self.name}, "
-                f"got {kinds} after {len(prompt.turns)} turns. Write Prompt(question, video=file) or "
-                "Prompt(question, audio=file)."
+                f"got {kinds} after {len(prompt.turns)} turns. Write Prompt(question, video=file) "
+                "or Prompt(question, audio=file)."
             )
         for source in prompt.sources(self.hears):
             if source.kind in ("video", "image") and not self.sees:

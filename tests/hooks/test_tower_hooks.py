@@ -264,7 +264,7 @@ def test_words_alone_reach_no_tower(omni, clips):
 def test_what_becomes_no_token_reaches_no_decoder(models, omni, clips):
     """Qwen2-Audio hears 30 s of every sound, and pooling leaves out an odd last frame."""
     padded = models["audio"], clips["audio", "audio"], 150
-    odd = omni, (Prompt("What now?", audio="sound"), None, sound(3.01)), 150
+    odd = omni, (Prompt("What now?", audio="sound"), (sound(3.01),)), 150
     for model, source, n in (padded, odd):
 
         def add(activation: Tensor, hook: Any, start: int) -> None:
@@ -387,7 +387,7 @@ def test_times_of_frames_and_steps_of_patches(models):
         changed = sound()
         changed.samples[16_000:32_000] = sound(seed=8).samples[16_000:32_000]
         question = Prompt("What now?", audio="sound")
-        plain, cache = omni.embed_with_cache((question, None, sound()), pre(0))
+        plain, cache = omni.embed_with_cache((question, (sound(),)), pre(0))
         other = omni.embed_with_cache((question, None, changed), pre(0))[1]
         seconds = plain.spans.seconds["audio"].repeat_interleave(per_token)
         moved = (cache[pre(0)] != other[pre(0)]).any(-1).flatten()[: len(seconds)]
