@@ -20,6 +20,9 @@ _TYPES = {
     "latent attention over keys that an indexer picks": "dots3_note deepseek_v32",
     "AltUp, which keeps several residual streams side by side": "gemma3n",
     "layers that share other layers' keys and values, and inputs of their own": "gemma4",
+    "layers of two head widths, keys that are values, patches that read later ones": (
+        "gemma4_unified"
+    ),
     "gates on the residual stream, which then is not one sum": "muse_spark",
 }
 NOT_COMPUTED = {kind: reason for reason, kinds in _TYPES.items() for kind in kinds.split()}

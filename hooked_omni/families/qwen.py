@@ -25,6 +25,7 @@ PATCHES_OF_16 = MediaSettings(
 """Frames for a tower with patches of 16 pixels, merged in twos: as many tokens as with 14."""
 
 EYES = {"vision": ("visual.blocks", "visual")}
+EARS = {"audio": ("audio_tower.layers", "multi_modal_projector")}
 
 
 def _fused_experts(name: str, config: Any) -> Conversion:

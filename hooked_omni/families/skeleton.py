@@ -39,9 +39,9 @@ def tower_points(hf_model: nn.Module, family: Family) -> dict[str, tuple[nn.Modu
     compiled = [m for m in modules.values() if m._compiled_call_impl or hasattr(m, "_orig_mod")]
     if compiled or not family.towers:
         raise HookError(
-            f"expected towers of transformers, as loaded, got those of {family.name}: "
-            f"{'they are compiled' if compiled else 'its towers are foreign code'}. Use the hooks "
-            "of its decoder, whose `hook_embed` is what the towers give it."
+            f"expected towers with hook points, as loaded, got those of {family.name}: "
+            f"{'they are compiled' if compiled else 'its file names none'}. Use the hooks of its "
+            "decoder, whose `hook_embed` is what the towers give it."
         )
     points: dict[str, tuple[nn.Module, bool]] = {}
     for tower, paths in family.towers.items():

@@ -277,7 +277,7 @@ def test_what_becomes_no_token_reaches_no_decoder(models, omni, clips):
 
 def test_towers_of_foreign_code_have_none():
     omni = HookedOmni.from_hf(*STANDINS["internvl2"]())
-    with pytest.raises(HookError, match="internvl2: its towers are foreign code"):
+    with pytest.raises(HookError, match="internvl2: its file names none"):
         omni.embed_with_cache(Prompt("What now?"))
 
 

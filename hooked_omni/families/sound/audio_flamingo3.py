@@ -21,6 +21,7 @@ AUDIO_FLAMINGO3 = Family(
     received=checks.of_input_features_mask(checks.received),
     prepare=partial(processing.prepare_sound, system="You are a helpful assistant."),
     sees=False,
+    towers=qwen.EARS,
     one_clip="anywhere",
     call=processing.call_in_dtype,
 )

@@ -24,5 +24,5 @@ QWEN2_AUDIO = Family(
     received=checks.received,
     prepare=partial(processing.prepare_sound, system=SYSTEM),
     sees=False,
-    towers={"audio": ("audio_tower.layers", "multi_modal_projector")},
+    towers=qwen.EARS,
 )

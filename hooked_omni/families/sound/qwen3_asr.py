@@ -48,6 +48,7 @@ QWEN3_ASR = Family(
     prepare=_prepare,
     correct_words=_correct_words,
     sees=False,
+    towers=qwen.EARS,
     one_clip="anywhere",
     call=processing.call_in_dtype,
 )

@@ -82,6 +82,7 @@ VOXTRAL = Family(
     received=checks.received_of_one_clip(_received),
     prepare=processing.of_one_clip(_prepare),
     sees=False,
+    towers=qwen.EARS,
     one_clip="first",
     own_reading="sound is filled up with silence to windows of 30 s, all of which is heard",
     proved="0, tiny random weights of its class, with mistral-common 1.13",

@@ -49,6 +49,7 @@ INTERNVL = Family(
     received=checks.received_of_one_clip(_received),
     prepare=processing.prepare_squares,
     hears=False,
+    towers={"vision": ("vision_tower.encoder.layer", "multi_modal_projector")},
     media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1),
     correct_words=checks.stamps_as_markup(re.compile(r"\n?Frame\d+: $")),
     frames_per_step=1,

@@ -71,6 +71,7 @@ VIDEO_LLAMA3 = Family(
     received=checks.received_of_one_clip(_received),
     prepare=partial(processing.prepare_video, system="", metadata=frame_times),
     hears=False,
+    towers={"vision": ("vision_model.encoder.layers", "projector")},
     media=MediaSettings(fps=1.0, max_frames=180, frame_factor=1, total_pixels=16_384 * 28 * 28),
     correct_words=checks.stamps_as_markup(re.compile(r",?Time [\d.]+s:$")),
     frames_per_step=1,
