@@ -24,7 +24,8 @@ def _prepare(processor: Any, prompt: Prompt, read: Read) -> dict[str, Any]:
             f"expected no system prompt for Qwen3-ASR, got {prompt.system!r}: the question stands "
             "in its place, the only one for words. Say all of it in the question."
         )
-    return processing.prepare_sound(processor, prompt, read, system=prompt.as_clip().text)
+    question = next(str(item.source) for item in prompt.content if item.kind == "text")
+    return processing.prepare_sound(processor, prompt, read, system=question)
 
 
 def _correct_words(tokenizer: Any, tokens: Int[Tensor, " pos"], masks: Masks) -> Masks:
