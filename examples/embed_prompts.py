@@ -13,6 +13,7 @@ folder. Without arguments: a clip of ours, by shipped models.
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from data_prep.manifest import Sample, file_name, read_manifest, write_manifest
 from examples._clip import two_seconds
@@ -34,6 +35,7 @@ parser.add_argument("folder", nargs="?", type=Path)
 parser.add_argument("--base", action="store_true", help="prompts of a base, which only sees")
 parser.add_argument("--questions", help="default: see,hear,both; of a base, hear")
 parser.add_argument("--system", help="system prompt; default: the family's")
+parser.add_argument("--order", choices=["text-first", "clip-first"], help="default: the family's")
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--dtype", help="that of the study; default: as saved")
 given = parser.parse_args()
@@ -50,12 +52,16 @@ folder = given.folder / "base" if given.base else given.folder
 folder.mkdir(parents=True, exist_ok=True)
 for sample in read_manifest(given.manifest):
     video, audio = (p and given.manifest.parent / p for p in (sample.video, sample.audio))
+    if sample.items:
+        raise SystemExit(f"expected samples of one clip, got items in {sample.id!r}. Leave it out.")
     for question in questions.split(","):
         path = folder / f"{file_name(f'{sample.id}/{question}')}.safetensors"
         own = None if given.base else audio
-        prompt = Prompt(
-            WORDS[question], video, own, system=given.system, use_audio_in_video=not given.base
-        )
+        asked: dict[str, Any] = dict(text=WORDS[question], video=video, audio=own)
+        if given.order:
+            words, clip = ("text", WORDS[question]), ("video", video, own)
+            asked = dict(items=[words, clip] if given.order == "text-first" else [clip, words])
+        prompt = Prompt(**asked, system=given.system, use_audio_in_video=not given.base)
         try:
             print(path if path.is_file() else towers.embed(prompt).save(path))
         except MediaError as error:

@@ -131,7 +131,7 @@ def _lines(
     data, base = as_text(study.data.name), as_text(study.base or "none")
     yield f"Samples: {counts}, of {data}. Base: {base}. "
     yield f"Judge: {as_text(judge['name'])}. "
-    yield f"Order: {as_text(tables['captions'].attrs['order'])}. "
+    yield f"Order: {as_text(tables['captions'].attrs.get('order', 'unknown'))}. "
     yield f"Greedy answers of up to {', '.join(map(str, limits))} tokens. "
     yield f"Versions: {as_text(versions)}.\n"
     if note := unlike_the_paper(read_facts(study.data)):

@@ -199,15 +199,17 @@ class Family:
 
     def require(self, prompt: Prompt) -> None:
         """Refuse, with a `PromptError` and before anything is read, items it does not take."""
-        kinds = [item.kind for item in prompt.content]
+        kinds, sources = [item.kind for item in prompt.content], prompt.sources(self.hears)
         orders = _CLIP_FIRST + (_CLIP_LAST if self.one_clip == "anywhere" else ())
-        if self.one_clip and (prompt.turns or (prompt.items and kinds not in orders)):
+        twice = [source.kind for source in sources].count("audio") > 1
+        others = prompt.items and kinds not in orders
+        if self.one_clip and (prompt.turns or others or twice):
             raise PromptError(
                 f"expected one question and at most one clip, {self.one_clip}, for {self.name}, "
                 f"got {kinds} after {len(prompt.turns)} turns. Write Prompt(question, video=file) "
                 "or Prompt(question, audio=file)."
             )
-        for source in prompt.sources(self.hears):
+        for source in sources:
             if source.kind in ("video", "image") and not self.sees:
                 raise PromptError(
                     f"expected a prompt without a picture for {self.name}, got "

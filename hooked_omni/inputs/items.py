@@ -60,7 +60,7 @@ def as_items(given: Any, where: str) -> tuple[PromptItem, ...]:
 def as_turns(given: Any) -> tuple[Turn, ...]:
     """Earlier turns, given as pairs of role and items; a `PromptError` for others."""
     turns = []
-    for i, turn in enumerate(given, start=1):
+    for i, turn in enumerate(given if isinstance(given, Iterable) else [given], start=1):
         if not isinstance(turn, tuple | list) or len(turn) != 2 or turn[0] not in _ROLES:
             raise PromptError(
                 f"expected a turn as ('user' or 'assistant', items), got {turn!r} as turn {i}. "

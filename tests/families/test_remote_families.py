@@ -334,3 +334,22 @@ def test_placeholders_among_the_words(adopted, name, word):
         word = word.replace("<audio>", "<audio>./</audio>")
     with pytest.raises(PromptError, match="expected plain words in 'text', got the special token"):
         adopted[name].embed(Prompt(f"Look {word} there"))
+
+
+@pytest.mark.parametrize("name", ["minicpm-o-2.6", "videollama2.1-av", "internomni"])
+def test_a_family_of_one_clip_takes_no_other_items(adopted, name):
+    """It says so before it looks for the files."""
+    omni = adopted[name]
+    for items in (
+        [("image", "i.png"), ("text", "What?")],
+        [("text", "What?"), ("video", "v.mp4")],  # its code puts the clip first
+        [("audio", "a.wav"), ("audio", "b.wav"), ("text", "What?")],
+        [("video", "v.mp4"), ("audio", "b.wav"), ("text", "What?")],  # with the video's own sound
+    ):
+        with pytest.raises(PromptError, match=f"at most one clip before it for {name}"):
+            omni.embed(Prompt(items=items))
+    with pytest.raises(PromptError, match="after 1 turns"):
+        omni.embed(Prompt("What?", turns=[("user", "Hello.")]))
+    plain = omni.embed_media(Prompt("What?", audio="a"), (sound(),))
+    listed = omni.embed_media(Prompt(items=[("audio", "a"), ("text", "What?")]), (sound(),))
+    assert torch.equal(plain.embeds, listed.embeds)

@@ -42,6 +42,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "no file": dict(items=[("video", None), ("text", "What?")]),
     "an image with sound": dict(items=[("image", "i.png", "a.wav"), ("text", "What?")]),
     "words from a path": dict(items=[("text", Path("a.txt"))]),
+    "a number for turns": dict(text="What?", turns=3),
     "a turn of the system": dict(text="What?", turns=[("system", "Be brief.")]),
     "a turn without role": dict(text="What?", turns=["What?"]),
     "an empty turn": dict(text="What?", turns=[("user", [])]),
