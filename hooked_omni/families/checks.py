@@ -240,7 +240,7 @@ def stamps_as_markup(stamp: re.Pattern[str]) -> Callable[[Any, Int[Tensor, " pos
             after = int(video.nonzero()[-1]) + 1
             while after < len(tokens) and masks["markup"][after]:
                 after += 1
-            found[after : after + 1] = not tokenizer.decode(tokens[after : after + 1]).strip()
+            found[after : after + 1] = tokenizer.decode(tokens[after : after + 1]) == "\n"
         found &= masks["question"]
         return {"question": masks["question"] & ~found, "markup": masks["markup"] | found}
 

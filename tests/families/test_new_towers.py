@@ -29,10 +29,7 @@ STAMPS = {"internvl": "Frame2: ", "video-llama3": "Time 0.5s:", "vl3-moe": "<1.2
 new = pytest.mark.parametrize("name", [*SEES, *HEARS])
 
 
-def look(name: str) -> Prompt:
-    return Prompt(ASK, video="clip", use_audio_in_video=False)
-
-
+LOOK = Prompt(ASK, video="clip")
 LISTEN = Prompt(ASK, audio="sound")
 
 
@@ -47,8 +44,8 @@ def words(omni: HookedOmni, prompt: Any, span: str) -> str:
 def test_the_question_is_the_users_words_alone(models, name, text):
     omni = models[name]
     clip = frames(side=omni.media.size_factor) if name in SEES else sound()
-    kind = "video" if name in SEES else "audio"
-    prompt = omni.embed_media(Prompt(text, **{kind: "clip"}), (clip,))
+    video, audio = ("clip", None) if name in SEES else (None, "clip")
+    prompt = omni.embed_media(Prompt(text, video=video, audio=audio), (clip,))
     assert words(omni, prompt, "question") == text
     assert STAMPS.get(name, "") in words(omni, prompt, "markup")
 
@@ -56,7 +53,7 @@ def test_the_question_is_the_users_words_alone(models, name, text):
 @pytest.mark.parametrize("name", SEES)
 def test_steps_have_their_frames_and_times(models, name):
     omni = models[name]
-    prompt = omni.embed_media(look(name), (frames(8, side=omni.media.size_factor),))
+    prompt = omni.embed_media(LOOK, (frames(8, side=omni.media.size_factor),))
     n_steps = 8 // omni.family.frames_per_step
     steps = [len(prompt.spans[f"frame {i}"]) for i in range(n_steps)]
     assert sum(steps) == len(prompt.spans["video"])
@@ -121,7 +118,7 @@ def test_tokens_that_repeat_the_frame_before_are_left_out(models):
     pixels = video.frames.clone()
     pixels[2] = pixels[1]
     pixels[3, :, :28, :28] = pixels[2, :, :28, :28]  # one token's patches
-    prompt = omni.embed_media(look(""), (replace(video, frames=pixels),))
+    prompt = omni.embed_media(LOOK, (replace(video, frames=pixels),))
     assert [len(prompt.spans[f"frame {i}"]) for i in range(4)] == [6, 6, 1, 5]
     assert prompt.spans.seconds["video"].tolist() == [0.0] * 6 + [0.5] * 6 + [1.0] + [1.5] * 5
 
@@ -151,12 +148,12 @@ def test_the_processor_resizes_whole_numbers(models, name):
     """As frames come from a file; resized fractions would be other numbers."""
     omni = models[name]
     video = frames(3)
-    own = omni.family.prepare(omni.processor, look(name), (video,))
+    own = omni.family.prepare(omni.processor, LOOK, (video,))
     shifted = replace(video, frames=video.frames + 0.3)
-    theirs = omni.family.prepare(omni.processor, look(name), shifted, None)
+    theirs = omni.family.prepare(omni.processor, LOOK, (shifted,))
     key = next(key for key in own if key.startswith("pixel"))
     assert torch.equal(own[key], theirs[key])
-    assert omni.embed_media(look(name), (video,)).facts["own_reading"].startswith("every frame")
+    assert omni.embed_media(LOOK, (video,)).facts["own_reading"].startswith("every frame")
 
 
 @pytest.mark.parametrize("text", ["llama", "qwen3", "qwen3_moe"])
@@ -254,7 +251,7 @@ class MistralChat:
         letters, made = [40 + ord(letter) for letter in words["text"]], {}
         if sounds:
             wave, rate = soundfile.read(
-                io.BytesIO(base64.b64decode(sounds[0]["base64"])), dtype="f4"
+                io.BytesIO(base64.b64decode(sounds[0]["base64"])), dtype="float32"
             )
             wave = np.pad(wave, (0, -len(wave) % 480_000)).reshape(-1, 480_000)
             mel = self.extractor([*wave], sampling_rate=rate, return_tensors="pt")
