@@ -9,7 +9,11 @@ that are there are kept. It needs what `python -m hooked_omni embed` needs, and 
 folder. Without arguments: a clip of ours, by shipped models.
 """
 
-# %% which model, which clips, where to
+from hooked_omni.endings import StopSignals, run_command
+
+if __name__ == "__main__":
+    StopSignals().__enter__()  # before what takes long to import, to the end of the process
+
 import argparse
 import tempfile
 from pathlib import Path
@@ -27,36 +31,53 @@ WORDS = {
     "both": "Describe what you see and hear.",
 }
 
-parser = argparse.ArgumentParser()
-parser.add_argument("model", nargs="?", default="random-omni")
-parser.add_argument("manifest", nargs="?", type=Path)
-parser.add_argument("folder", nargs="?", type=Path)
-parser.add_argument("--base", action="store_true", help="prompts of a base, which only sees")
-parser.add_argument("--questions", help="default: see,hear,both; of a base, hear")
-parser.add_argument("--system", help="system prompt; default: the family's")
-parser.add_argument("--device", default="cpu")
-parser.add_argument("--dtype", help="that of the study; default: as saved")
-given = parser.parse_args()
-if given.manifest is None:
-    given.folder = Path(tempfile.mkdtemp())
-    two_seconds(given.folder / "clip.mp4")
-    given.manifest = given.folder / "clip.jsonl"
-    write_manifest(given.manifest, [Sample("clip", video="clip.mp4")])
+
+# %% which model, which clips, where to
+def options(arguments: list[str] | None, prog_name: str) -> argparse.Namespace:
+    """What the command says; without a manifest, a clip of ours."""
+    parser = argparse.ArgumentParser(prog_name)
+    parser.add_argument("model", nargs="?", default="random-omni")
+    parser.add_argument("manifest", nargs="?", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--base", action="store_true", help="prompts of a base, which only sees")
+    parser.add_argument("--questions", help="default: see,hear,both; of a base, hear")
+    parser.add_argument("--system", help="system prompt; default: the family's")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", help="that of the study; default: as saved")
+    given = parser.parse_args(arguments)
+    given.questions = (given.questions or ("hear" if given.base else "see,hear,both")).split(",")
+    if unknown := sorted({*given.questions} - {*WORDS}):
+        parser.error(f"expected questions among {[*WORDS]}, got {unknown}")
+    if given.manifest is None:
+        given.folder = Path(tempfile.mkdtemp())
+        two_seconds(given.folder / "clip.mp4")
+        given.manifest = given.folder / "clip.jsonl"
+        write_manifest(given.manifest, [Sample("clip", video="clip.mp4")])
+    elif given.folder is None:
+        parser.error("expected a folder for the prompts after the manifest, got none")
+    return given
+
 
 # %% the towers, once, and every case
-questions = given.questions or ("hear" if given.base else "see,hear,both")
-towers = load_towers(given.model, given.device, given.dtype, trust_remote_code=True)
-folder = given.folder / "base" if given.base else given.folder
-folder.mkdir(parents=True, exist_ok=True)
-for sample in read_manifest(given.manifest):
-    video, audio = (p and given.manifest.parent / p for p in (sample.video, sample.audio))
-    for question in questions.split(","):
-        path = folder / f"{file_name(f'{sample.id}/{question}')}.safetensors"
-        own = None if given.base else audio
-        prompt = Prompt(
-            WORDS[question], video, own, system=given.system, use_audio_in_video=not given.base
-        )
-        try:
-            print(path if path.is_file() else towers.embed(prompt).save(path))
-        except MediaError as error:
-            print(f"left out: {sample.id}: {error}")  # the analyses skip it, and say so
+def main(arguments: list[str] | None, prog_name: str) -> None:
+    """Embed what is not there yet."""
+    given = options(arguments, prog_name)
+    samples = read_manifest(given.manifest)
+    towers = load_towers(given.model, given.device, given.dtype, trust_remote_code=True)
+    folder = given.folder / "base" if given.base else given.folder
+    for sample in samples:
+        video, audio = (p and given.manifest.parent / p for p in (sample.video, sample.audio))
+        for question in given.questions:
+            path = folder / f"{file_name(f'{sample.id}/{question}')}.safetensors"
+            own = None if given.base else audio
+            prompt = Prompt(
+                WORDS[question], video, own, system=given.system, use_audio_in_video=not given.base
+            )
+            try:
+                print(path if path.is_file() else towers.embed(prompt).save(path))
+            except MediaError as error:
+                print(f"left out: {sample.id}: {error}")  # the analyses skip it, and say so
+
+
+if __name__ == "__main__":
+    run_command(main, None, "python -m examples.embed_prompts")

@@ -44,6 +44,7 @@ class Server:
     backoff: float = 1.0  # seconds before the second try; doubled for each further one, up to 60
 
     def __post_init__(self) -> None:
+        keep_secret(self.url)
         if not re.match(r"https?://[^/]", self.url):
             example = "such as http://localhost:8000/v1"
             raise ManifestError(f"expected the address of a server, {example}, got {self.url!r}.")
@@ -100,13 +101,16 @@ class Server:
         except httpx.HTTPError as error:
             reason = f"connection lost: {error or type(error).__name__}"
             raise NoCaptionError(reason, retry=True) from error
+        except (httpx.InvalidURL, UnicodeError, OverflowError) as error:
+            raise ManifestError(
+                f"expected an address and a key that can be sent to {self.url!r:.80}, got: {error}."
+            ) from error
         return redacted(read)
 
     @cached_property
     def _client(self) -> httpx.Client:
         key = os.environ.get(self.key_variable)
         keep_secret(key)
-        keep_secret(self.url)
         headers = {"Content-Type": "application/json"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
