@@ -22,17 +22,16 @@ class Stopped(SystemExit):
 class StopSignals:
     """A block that SIGINT and SIGTERM end, with a line that says how to go on, and code 130 or 143.
 
-    The first signal unwinds the block, so that what is open is closed. The second ends the process
-    at once, as a kill does, and so do `patience` seconds: a server that never answers, or a library
-    that drops the exception, must not keep it. Processes started by the block end with the first.
-    Signals that are ignored stay so, and in a thread other than the main one, where Python has
-    none, all does.
+    The first signal unwinds the block, so that what is open is closed; the second, or `patience`
+    seconds in which something does not close, ends the process at once, as a kill does. Processes
+    started by the block end with the first. Signals that are ignored stay so, and in a thread other
+    than the main one, where Python has none, all does.
     """
 
     patience = 10.0
 
     def __init__(self) -> None:
-        self._process, self._code, self._open = os.getpid(), 0, True
+        self._process, self._code = os.getpid(), 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
@@ -44,9 +43,8 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self._open = False
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        while self._before:
+            signal.signal(*self._before.popitem())
         if self._code and kind is not Stopped:  # what else is raised now follows from the signal
             raise Stopped(self._code) from None
 
@@ -71,7 +69,7 @@ class StopSignals:
 
     def _end(self) -> None:
         time.sleep(self.patience)
-        if self._open:
+        if self._before:  # the block has not ended
             os._exit(self._code)
 
 

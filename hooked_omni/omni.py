@@ -14,7 +14,7 @@ from hooked_omni.families import Family, family_of
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
-from hooked_omni.hf.loading import file_source, float_dtype, load_towers, read_config
+from hooked_omni.hf.loading import file_source, float_dtype, known_device, load_towers, read_config
 from hooked_omni.hf.towers import Towers
 from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.media import MediaSettings
@@ -158,7 +158,7 @@ def load(
     """
     if decoder_only and str(name) not in SHIPPED:
         return _load_decoder(
-            name, torch.device(device), float_dtype(dtype), attn_implementation, revision
+            name, known_device(device), float_dtype(dtype), attn_implementation, revision
         )
     towers = load_towers(name, device, dtype, attn_implementation, revision, trust_remote_code)
     omni = HookedOmni.from_towers(towers)

@@ -98,13 +98,9 @@ class Server:
                         raise NoCaptionError("an answer too slow or too long", retry=True)
         except httpx.TimeoutException as error:
             raise NoCaptionError(f"no answer within {self.timeout:g} s", retry=True) from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OverflowError) as error:
             reason = f"connection lost: {error or type(error).__name__}"
             raise NoCaptionError(reason, retry=True) from error
-        except (httpx.InvalidURL, UnicodeError, OverflowError) as error:
-            raise ManifestError(
-                f"expected an address and a key that can be sent to {self.url!r:.80}, got: {error}."
-            ) from error
         return redacted(read)
 
     @cached_property

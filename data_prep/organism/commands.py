@@ -90,7 +90,8 @@ def compare(
     from data_prep.organism.evaluation.metrics import TARGETS, spread
     from hooked_omni.files import parse_object, read_text
 
-    paths, kinds = [one / split / "evaluation.json" for one in folders], dict.fromkeys(TARGETS, dict)
+    paths = [folder / split / "evaluation.json" for folder in folders]
+    kinds = dict.fromkeys(TARGETS, dict)
     found = [parse_object(read_text(path), str(path), **kinds) for path in paths]
     typer.echo(spread(found).round(3).to_string(index=False))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hooked_omni.errors import PromptError, UnknownModelError
 from hooked_omni.families.family import Family
 from hooked_omni.families.skeleton import find_decoder
-from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
+from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans, require_no_autocast
 from hooked_omni.inputs.spans import Spans
 
 
@@ -64,11 +64,12 @@ def embedded(
     second were sampled, where the inputs state another rate.
 
     Raises:
+        CheckpointError: Under `torch.autocast`, and for a model on the meta device.
         PromptError: For inputs without which the model would silently use other positions.
     """
     _require_a_processors_output(inputs)
     family.check_inputs(hf_model, inputs)
-    device = next(hf_model.parameters()).device
+    require_no_autocast(device := next(hf_model.parameters()).device)
     placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
     captured = captured_inputs(hf_model, family, placed)
     embeds = captured["inputs_embeds"].detach().clone()

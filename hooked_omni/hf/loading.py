@@ -38,7 +38,7 @@ def load_towers(
     trust_remote_code: bool = False,
 ) -> Towers:
     """The towers of a model; arguments and errors are those of `hooked_omni.load`."""
-    chosen, device = float_dtype(dtype), torch.device(device)
+    chosen, device = float_dtype(dtype), known_device(device)
     if str(name) in SHIPPED:
         hf, processor = SHIPPED[str(name)]()
         hf.name_or_path = str(name)
@@ -103,6 +103,17 @@ def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is not None and not (isinstance(known, torch.dtype) and known.is_floating_point):
         raise UnknownModelError(f"expected a floating-point dtype, got {dtype!r}. Try 'bfloat16'.")
     return known
+
+
+def known_device(name: str | torch.device) -> torch.device:
+    """A device that is there, by name; `UnknownModelError` for any other."""
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except Exception as error:  # each kind of device has errors of its own
+        raise UnknownModelError(
+            f"expected a device of this machine, such as cpu, got {str(name)!r} ({error!r:.80})."
+        ) from error
 
 
 def _processor(name: str | Path, source: dict[str, Any]) -> Any:

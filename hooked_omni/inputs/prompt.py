@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from hooked_omni.errors import BundleError, FileError, PromptError, SpanError
+from hooked_omni.errors import BundleError, CheckpointError, FileError, PromptError, SpanError
 from hooked_omni.files import parse_json, to_json
 from hooked_omni.inputs.bundle import read_bundle, write_bundle
 from hooked_omni.inputs.media import MediaSettings
@@ -255,6 +255,15 @@ class EmbeddedPrompt:
             return prompt.to(device)
         except (PromptError, SpanError) as error:
             raise BundleError(f"In {path}: {error} Or embed the prompt again.") from error
+
+
+def require_no_autocast(device: torch.device) -> None:
+    """Refuse, as a `CheckpointError`, numbers that are rounded otherwise than the weights are."""
+    if device.type == "meta" or torch.is_autocast_enabled(device.type):
+        raise CheckpointError(
+            f"expected weights with numbers, and no torch.autocast, got {device.type} with one of "
+            "the two. Leave autocast, and load the model with the dtype that you want."
+        )
 
 
 class NoSpans(Spans):

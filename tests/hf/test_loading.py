@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, load, prove
-from hooked_omni.errors import CheckpointError, PromptError
+from hooked_omni.errors import CheckpointError, PromptError, UnknownModelError
 from hooked_omni.families.skeleton import find_decoder
 from hooked_omni.hf import checkpoint
 from hooked_omni.inputs.media import MediaSettings
@@ -141,6 +141,14 @@ def test_half_precision_takes_half(folders, capsys):
         line = capsys.readouterr().err.splitlines()[0]
         sizes.append(float(line.split(": ")[1].split(" MiB")[0]))
     assert sizes[1] == pytest.approx(sizes[0] / 2, abs=0.01)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:99", "a\0b", "cpu/0"])
+@pytest.mark.parametrize("decoder_only", [True, False])
+def test_a_device_that_is_not_there(device, decoder_only):
+    for name in ("random-omni", "./no-such-folder"):
+        with pytest.raises(UnknownModelError, match="expected a device of this machine"):
+            load(name, device, decoder_only=decoder_only)
 
 
 def test_changed_sampling_reaches_the_towers():
