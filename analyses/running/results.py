@@ -212,8 +212,7 @@ def _arrow(path: Path, mark: Mapping[str, Any]) -> tuple[pa.Table, dict[str, Any
         if data[max(at - 32, 0) : at] != hashlib.sha256(whole).digest():
             raise ValueError("other bytes than its checksum is of")
         table = pq.read_table(pa.BufferReader(whole))
-        text = (table.schema.metadata or {}).get(_ATTRS, b"{}").decode()
-        attrs = parse_object(text, "its attributes")
+        attrs = parse_object((table.schema.metadata or {}).get(_ATTRS, b"{}").decode(), "attrs")
     except (OSError, ValueError) as error:
         raise ResultsError(
             f"expected a whole table at {path}, got {error}. Delete it, and give the same command "

@@ -62,9 +62,8 @@ def write_evaluation_set(folder: Path, split: str, per_thing: int) -> Evaluation
         )
     path = folder / "recipe.json"
     found = parse_object(read_text(path), str(path), recipe=dict)["recipe"]
-    seed = found.pop("seed", None)
-    recipe = parse_recipe(to_json(found, str(path)), seed)
-    chosen = clips(recipe.things, split, per_thing, seed)
+    recipe = parse_recipe(seed=found.pop("seed", None), text=to_json(found, str(path)))
+    chosen = clips(recipe.things, split, per_thing, recipe.seed)
     where = folder / "world" / split / "clips"
     write_clips(chosen, recipe.things, where)
-    return EvaluationSet(where, chosen, recipe.things, seed)
+    return EvaluationSet(where, chosen, recipe.things, recipe.seed)
