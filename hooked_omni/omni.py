@@ -202,7 +202,7 @@ def _tokenizer(name: str | Path, source: dict[str, Any]) -> Any:
     for kind in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
         try:
             return kind.from_pretrained(name, trust_remote_code=False, **source)
-        except (OSError, ValueError, TypeError, AttributeError, ImportError):
+        except Exception:  # tokenizers and their parsers raise their own each
             continue
     warnings.warn(
         f"{str(name)!r} has no tokenizer that loads without its own code: captions will be tokens "

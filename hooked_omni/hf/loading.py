@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from hooked_omni.errors import CheckpointError, UnknownModelError
 from hooked_omni.families import Family, family_of
@@ -80,7 +79,7 @@ def read_config(name: str | Path, source: dict[str, Any]) -> dict[str, Any]:
         if "revision" in source and not _HUB_NAME.fullmatch(str(name)):
             raise OSError("no such folder, and hub names have one slash")
         config, _ = transformers.PretrainedConfig.get_config_dict(name, **source)
-        if not config:
+        if not (isinstance(config, dict) and config):
             raise OSError("no config.json there")
     except (OSError, ValueError) as error:
         raise UnknownModelError(
@@ -119,10 +118,10 @@ def known_device(name: str | torch.device) -> torch.device:
 def _processor(name: str | Path, source: dict[str, Any]) -> Any:
     try:
         return transformers.AutoProcessor.from_pretrained(name, **source)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # processors, tokenizers and their parsers raise their own each
         raise CheckpointError(
             f"expected a processor beside the weights in {str(name)!r}, got none that loads "
-            f"({str(error).splitlines()[0]}). Fetch its files, or use `HookedOmni.from_hf`."
+            f"({error!r:.200}). Fetch its files, or use `HookedOmni.from_hf`."
         ) from error
 
 
@@ -139,7 +138,7 @@ def _weights(family: Family, name: str | Path, options: dict[str, Any]) -> Any:
             ignore_mismatched_sizes=True,  # listed below, with their names
             **options,
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except Exception as error:  # configs, files and kernels raise their own each
         raise CheckpointError(
             f"expected whole weights for {family.hf_class}, got {str(name)!r} "
             f"({str(error).strip()}). Download it again, or check that config and weights match."
