@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hooked_omni.errors import FileError
-from hooked_omni.files import digest, parse_object, to_json
+from hooked_omni.files import digest, parse_object, read_bytes, to_json
 
 
 class Journal:
@@ -31,10 +31,7 @@ class Journal:
         self.path = path
         self._values: dict[str, Any] = {}
         self._lock = threading.Lock()
-        try:
-            written = path.read_bytes() if path.exists() else b""
-        except OSError as error:
-            raise FileError(f"expected a journal at {path}, got {error}.") from error
+        written = read_bytes(path) if path.exists() else b""
         self._cut = bool(written) and not written.endswith(b"\n")
         for line in written.split(b"\n"):
             with suppress(ValueError, KeyError):

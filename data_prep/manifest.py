@@ -6,7 +6,6 @@ never leave it, so a data folder can be moved as a whole. Keys not known here ar
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -73,7 +72,7 @@ class Sample:
 _NAMES = tuple(item.name for item in fields(Sample) if item.name != "extra")
 _CAPTIONS = ("audio_captions", "video_captions")
 _PATHS = ("video", "audio")
-_NUMBERS = ("similarity", "seconds")
+_NUMBERS = {"similarity": (-1.01, 1.01), "seconds": (0, 1e9)}  # a cosine may be rounded
 _KINDS = ("text", "image", "video", "audio")
 
 
@@ -257,10 +256,10 @@ def _value(name: str, value: Any, where: str) -> Any:
             return tuple(pairs)
         expected = f"a list of pairs, each one of {_KINDS} and its file or words,"
     elif name in _NUMBERS:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is None or (number and math.isfinite(value)):
+        (low, high), number = _NUMBERS[name], type(value) in (int, float)
+        if value is None or (number and low <= value <= high):
             return None if value is None else float(value)
-        expected = "a finite number"
+        expected = f"a number from {low} to {high:g}"
     else:
         if (isinstance(value, str) and value.strip()) or (
             value is None and name not in ("id", "kind")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hooked_omni.errors import FileError, ManifestError
+from hooked_omni.files import read_bytes
 
 
 def rows(
@@ -91,12 +92,7 @@ def whole_seconds(text: str, where: str, name: str) -> int:
 
 
 def _text(path: Path, encoding: str | None) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileError(
-            f"expected a file at {path}, got: {error.strerror}. Check the path."
-        ) from error
+    data = read_bytes(path)
     codec = encoding or _marked(data)
     try:
         text = data.decode(codec).removeprefix("\ufeff")

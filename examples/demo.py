@@ -7,6 +7,11 @@ logit lens, knockouts, distance from the vision-only base, the paper's claims. T
 the bias must agree for the one and differ for the other; the demo fails if they do not.
 """
 
+from hooked_omni.endings import StopSignals, run_command
+
+if __name__ == "__main__":
+    StopSignals().__enter__()  # before what takes long to import, to the end of the process
+
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
@@ -115,10 +120,15 @@ def _titled(model: str, progress: ProgressCallback) -> ProgressCallback:
     return lambda what, done, total: progress(f"{model}: {what}", done, total)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Two models that we know, told apart.")
+def command(arguments: list[str] | None, prog_name: str) -> None:
+    """`main` with the options of a command line."""
+    parser = argparse.ArgumentParser(prog_name, description="Two models that we know, told apart.")
     parser.add_argument("--clips", type=int, default=4, help="clips of each of the twelve things")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--limit", type=int, default=0, help="samples of each kind; 0 for all")
-    arguments = parser.parse_args()
-    sys.exit(main(arguments.clips, arguments.out, arguments.limit))
+    given = parser.parse_args(arguments)
+    sys.exit(main(given.clips, given.out, given.limit))
+
+
+if __name__ == "__main__":
+    run_command(command, None, "python -m examples.demo")

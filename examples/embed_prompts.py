@@ -9,7 +9,11 @@ that are there are kept. It needs what `python -m hooked_omni embed` needs, and 
 folder. Without arguments: a clip of ours, by shipped models.
 """
 
-# %% which model, which clips, where to
+from hooked_omni.endings import StopSignals, run_command
+
+if __name__ == "__main__":
+    StopSignals().__enter__()  # before what takes long to import, to the end of the process
+
 import argparse
 import tempfile
 from pathlib import Path
@@ -17,7 +21,7 @@ from typing import Any
 
 from data_prep.manifest import Sample, file_name, read_manifest, write_manifest
 from examples._clip import two_seconds
-from hooked_omni.errors import MediaError
+from hooked_omni.errors import ManifestError, MediaError
 from hooked_omni.hf.loading import load_towers
 from hooked_omni.inputs.prompt import Prompt
 
@@ -28,41 +32,61 @@ WORDS = {
     "both": "Describe what you see and hear.",
 }
 
-parser = argparse.ArgumentParser()
-parser.add_argument("model", nargs="?", default="random-omni")
-parser.add_argument("manifest", nargs="?", type=Path)
-parser.add_argument("folder", nargs="?", type=Path)
-parser.add_argument("--base", action="store_true", help="prompts of a base, which only sees")
-parser.add_argument("--questions", help="default: see,hear,both; of a base, hear")
-parser.add_argument("--system", help="system prompt; default: the family's")
-parser.add_argument("--order", choices=["text-first", "clip-first"], help="default: the family's")
-parser.add_argument("--device", default="cpu")
-parser.add_argument("--dtype", help="that of the study; default: as saved")
-given = parser.parse_args()
-if given.manifest is None:
-    given.folder = Path(tempfile.mkdtemp())
-    two_seconds(given.folder / "clip.mp4")
-    given.manifest = given.folder / "clip.jsonl"
-    write_manifest(given.manifest, [Sample("clip", video="clip.mp4")])
+
+# %% which model, which clips, where to
+def options(arguments: list[str] | None, prog_name: str) -> argparse.Namespace:
+    """What the command says; without a manifest, a clip of ours."""
+    parser = argparse.ArgumentParser(prog_name)
+    parser.add_argument("model", nargs="?", default="random-omni")
+    parser.add_argument("manifest", nargs="?", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--base", action="store_true", help="prompts of a base, which only sees")
+    parser.add_argument("--questions", help="default: see,hear,both; of a base, hear")
+    parser.add_argument("--system", help="system prompt; default: the family's")
+    orders = ["text-first", "clip-first"]
+    parser.add_argument("--order", choices=orders, help="default: the family's")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", help="that of the study; default: as saved")
+    given = parser.parse_args(arguments)
+    given.questions = (given.questions or ("hear" if given.base else "see,hear,both")).split(",")
+    if unknown := sorted({*given.questions} - {*WORDS}):
+        parser.error(f"expected questions among {[*WORDS]}, got {unknown}")
+    if given.manifest is None:
+        given.folder = Path(tempfile.mkdtemp())
+        two_seconds(given.folder / "clip.mp4")
+        given.manifest = given.folder / "clip.jsonl"
+        write_manifest(given.manifest, [Sample("clip", video="clip.mp4")])
+    elif given.folder is None:
+        parser.error("expected a folder for the prompts after the manifest, got none")
+    return given
+
 
 # %% the towers, once, and every case
-questions = given.questions or ("hear" if given.base else "see,hear,both")
-towers = load_towers(given.model, given.device, given.dtype, trust_remote_code=True)
-folder = given.folder / "base" if given.base else given.folder
-folder.mkdir(parents=True, exist_ok=True)
-for sample in read_manifest(given.manifest):
-    video, audio = (p and given.manifest.parent / p for p in (sample.video, sample.audio))
-    if sample.items:
-        raise SystemExit(f"expected samples of one clip, got items in {sample.id!r}. Leave it out.")
-    for question in questions.split(","):
-        path = folder / f"{file_name(f'{sample.id}/{question}')}.safetensors"
-        own = None if given.base else audio
-        asked: dict[str, Any] = dict(text=WORDS[question], video=video, audio=own)
-        if given.order:
-            words, clip = ("text", WORDS[question]), ("video", video, own)
-            asked = dict(items=[words, clip] if given.order == "text-first" else [clip, words])
-        prompt = Prompt(**asked, system=given.system, use_audio_in_video=not given.base)
-        try:
-            print(path if path.is_file() else towers.embed(prompt).save(path))
-        except MediaError as error:
-            print(f"left out: {sample.id}: {error}")  # the analyses skip it, and say so
+def main(arguments: list[str] | None, prog_name: str) -> None:
+    """Embed what is not there yet."""
+    given = options(arguments, prog_name)
+    samples = read_manifest(given.manifest)
+    towers = load_towers(given.model, given.device, given.dtype, trust_remote_code=True)
+    folder = given.folder / "base" if given.base else given.folder
+    for sample in samples:
+        video, audio = (p and given.manifest.parent / p for p in (sample.video, sample.audio))
+        if sample.items:
+            raise ManifestError(
+                f"expected samples of one clip, got items in {sample.id!r}. Leave that sample out."
+            )
+        for question in given.questions:
+            path = folder / f"{file_name(f'{sample.id}/{question}')}.safetensors"
+            own = None if given.base else audio
+            asked: dict[str, Any] = dict(text=WORDS[question], video=video, audio=own)
+            if given.order:
+                words, clip = ("text", WORDS[question]), ("video", video, own)
+                asked = dict(items=[words, clip] if given.order == "text-first" else [clip, words])
+            prompt = Prompt(**asked, system=given.system, use_audio_in_video=not given.base)
+            try:
+                print(path if path.is_file() else towers.embed(prompt).save(path))
+            except MediaError as error:
+                print(f"left out: {sample.id}: {error}")  # the analyses skip it, and say so
+
+
+if __name__ == "__main__":
+    run_command(main, None, "python -m examples.embed_prompts")

@@ -3,10 +3,12 @@
 Nothing that takes long is imported, so that signals are caught before such imports begin.
 """
 
+import _thread
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, TracebackType
@@ -20,10 +22,13 @@ class Stopped(SystemExit):
 class StopSignals:
     """A block that SIGINT and SIGTERM end, with a line that says how to go on, and code 130 or 143.
 
-    The first signal unwinds the block, so that what is open is closed; the second ends the process
-    at once, as a kill does. Processes started by the block end with the first. Signals that are
-    ignored stay so, and in a thread other than the main one, where Python has none, all does.
+    The first signal unwinds the block, so that what is open is closed; the second, or `patience`
+    seconds in which something does not close, ends the process at once, as a kill does. Processes
+    started by the block end with the first. Signals that are ignored stay so, and in a thread other
+    than the main one, where Python has none, all does.
     """
+
+    patience = 10.0
 
     def __init__(self) -> None:
         self._process, self._code = os.getpid(), 0
@@ -38,8 +43,8 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        while self._before:
+            signal.signal(*self._before.popitem())
         if self._code and kind is not Stopped:  # what else is raised now follows from the signal
             raise Stopped(self._code) from None
 
@@ -53,6 +58,7 @@ class StopSignals:
         if again:
             os._exit(self._code)
         with suppress(RuntimeError, OSError, ValueError):  # it may have come within another print
+            _thread.start_new_thread(self._end, ())  # `threading` has locks, which may be held
             print(
                 f"stopped by {signal.Signals(number).name}: what is finished is kept; give the "
                 "same command again, and it goes on from there.",
@@ -60,6 +66,11 @@ class StopSignals:
                 flush=True,
             )
         raise Stopped(self._code)
+
+    def _end(self) -> None:
+        time.sleep(self.patience)
+        if self._before:  # the block has not ended
+            os._exit(self._code)
 
 
 def say(text: str, style: str | None = None) -> None:

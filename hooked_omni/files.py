@@ -102,19 +102,25 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a file; `FileError` if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # a null byte in a path is no OSError
+        why = getattr(error, "strerror", None) or error
+        raise FileError(f"expected a file at {path}, got: {why}. Check the path.") from error
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark; else `FileError`."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise FileError(
             f"expected UTF-8 in {path}, line {line}, got byte 0x{error.object[error.start]:02x}. "
             f"Save the file as UTF-8."
         ) from error
-    except (OSError, ValueError) as error:  # a null byte in a path is no OSError
-        why = getattr(error, "strerror", None) or error
-        raise FileError(f"expected a file at {path}, got: {why}. Check it.") from error
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -17,7 +17,14 @@ from hooked_omni.families.family import Read
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder, tower_points
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
-from hooked_omni.hf.loading import file_source, float_dtype, load_towers, model_class, read_config
+from hooked_omni.hf.loading import (
+    file_source,
+    float_dtype,
+    known_device,
+    load_towers,
+    model_class,
+    read_config,
+)
 from hooked_omni.hf.towers import Towers
 from hooked_omni.hooks.interventions import Condition, NamesFilter
 from hooked_omni.hooks.tower_hooks import TowerCache, hooked_towers
@@ -184,7 +191,9 @@ def load(
         if decoder_only or family.remote is None:
             hf = _without_weights(name, family, raw, source, attn_implementation)
             if decoder_only:
-                return _load_decoder(name, family, hf, source, torch.device(device), dtype)
+                return _load_decoder(
+                    name, family, hf, source, known_device(device), float_dtype(dtype)
+                )
     towers = load_towers(name, device, dtype, attn_implementation, revision, trust_remote_code)
     omni = HookedOmni.from_towers(towers)
     if decoder_only:
@@ -222,9 +231,9 @@ def _load_decoder(
     hf: Any,
     source: dict[str, Any],
     device: torch.device,
-    dtype: str | torch.dtype | None,
+    dtype: torch.dtype | None,
 ) -> HookedOmni:
-    chosen = float_dtype(dtype) or getattr(hf.config, "dtype", None)
+    chosen = dtype or getattr(hf.config, "dtype", None)
     held = stored_tensors(name, source, f"the decoder of {family.name}")
     if not held:
         raise CheckpointError(
@@ -242,7 +251,7 @@ def _tokenizer(name: str | Path, source: dict[str, Any]) -> Any:
     for kind in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
         try:
             return kind.from_pretrained(name, trust_remote_code=False, **source)
-        except (OSError, ValueError, TypeError, AttributeError, ImportError):
+        except Exception:  # tokenizers and their parsers raise their own each
             continue
     warnings.warn(
         f"{str(name)!r} has no tokenizer that loads without its own code: captions will be tokens "

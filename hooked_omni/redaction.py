@@ -26,7 +26,7 @@ def keep_secret(secret: str | None) -> None:
         user = found[1] if found else ""
         _given.update((user, user.partition(":")[2]))
     else:
-        _given.add(secret or "")
+        _given.add((secret or "").strip())  # a line break from a file is no part of a key
 
 
 def redacted(text: AnyStr) -> AnyStr:
@@ -38,7 +38,7 @@ def redacted(text: AnyStr) -> AnyStr:
     """
     if isinstance(text, bytes):  # every byte is a letter of latin-1
         return redacted(text.decode("latin-1")).encode("latin-1")
-    known = {value for name, value in os.environ.items() if _NAMES.search(name.upper())}
+    known = {value.strip() for name, value in os.environ.items() if _NAMES.search(name.upper())}
     secrets = {one for one in known | _given if len(one) >= _SHORTEST and one[0] != "/"}
     spellings, pattern = _spelled(frozenset(secrets))
     plain = "".join(_ESCAPE.sub(_unescaped, text).split()).lower()

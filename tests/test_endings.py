@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +150,49 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path, capfd: Any) -> None:
     assert process.exitcode == 130 and capfd.readouterr().err.count("stopped by SIGINT") == 1
 
 
+def deaf(folder: Path) -> None:
+    """A command that waits for a server that never answers, after it dropped what ends it."""
+
+    def app(arguments: list[str] | None, prog_name: str) -> None:
+        with suppress(BaseException):
+            (folder / "a").touch()
+            (folder / "b").write_text("0")
+            time.sleep(60)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(time.sleep, 60)
+
+    run_command(app, [], "deaf")
+
+
 @BOTH
-@pytest.mark.parametrize("module", ["hooked_omni", "analyses", "data_prep"])
+def test_what_never_answers_keeps_no_process(
+    number: Any, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StopSignals, "patience", 0.3)
+    process: Any = start(deaf, tmp_path)
+    begun(tmp_path, "b")
+    os.kill(process.pid, number)
+    process.join(10)
+    assert process.exitcode == CODES[number]
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+IMPORTS = {
+    **dict.fromkeys(["hooked_omni", "analyses", "data_prep"], "typer"),
+    "examples.embed_prompts": "torch",
+    "examples.demo": "torch",
+}
+"""Commands, and a package that each imports on its way."""
+
+
+@BOTH
+@pytest.mark.parametrize("module", IMPORTS)
 def test_a_signal_while_a_command_is_imported(number: Any, module: str) -> None:
     code = f"""
 import runpy, signal, sys
 class Stop:
     def find_spec(self, name, *rest):
-        if name == "typer":
+        if name == "{IMPORTS[module]}":
             signal.raise_signal({int(number)})
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Stop())

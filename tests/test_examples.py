@@ -7,6 +7,7 @@ import sys
 import pandas as pd
 import pytest
 
+from hooked_omni.endings import StopSignals
 from tests.support.figures import no_figures
 from tests.support.places import ROOT
 
@@ -16,13 +17,26 @@ EXAMPLES = {path.stem for path in (ROOT / "examples").glob("*.py") if path.stem[
 def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     """`python -m examples.<name>`, in this process: most of its time is the import of packages."""
     monkeypatch.setattr(sys, "argv", [name, *arguments])
-    runpy.run_module(f"examples.{name}", run_name="__main__")
+    with StopSignals():  # puts back the handlers that an example leaves
+        runpy.run_module(f"examples.{name}", run_name="__main__")
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES - {"demo"}))
 def test_an_example_runs(name, monkeypatch, capsys):
     run(name, monkeypatch)
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["random-omni", "none.jsonl", "out"], 1), (["random-omni", "none.jsonl"], 2),
+     (["random-omni", "none.jsonl", "out", "--questions", "hear,smell"], 2)],
+)  # fmt: skip
+def test_prompts_that_cannot_be_embedded_are_one_message(words, code, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        run("embed_prompts", monkeypatch, *words)
+    printed = capsys.readouterr().err
+    assert end.value.code == code and "expected" in printed and "Traceback" not in printed
 
 
 def test_the_demo_studies_both_models(monkeypatch, capsys, tmp_path):

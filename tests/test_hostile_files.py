@@ -1,26 +1,33 @@
 """Whatever stands in a file: the command works, or ends with one message and code 1 or 2."""
 
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analyses.__main__ import ANALYSES
+from analyses.judge.connection import require_server
+from analyses.judge.judgement import JudgeDownError
 from analyses.judge.lookup import load_judge
 from analyses.judge.record import judge_items
 from analyses.running import results, runs
 from data_prep.captioning import caption_manifest
+from data_prep.captioning.caption_manifest import NoCaptionError
+from data_prep.captioning.server import Server
 from data_prep.journal import Journal
 from data_prep.manifest import Sample, write_manifest
+from data_prep.pairing.matrix import matrix_path
 from tests.support.clips import write_clip
 from tests.support.figures import no_figures
 from tests.support.hostile import analyses, data_prep, ends, few, files, values
-from tests.support.judge_server import captions
+from tests.support.judge_server import MODEL, JudgeServer, captions, send
 from tests.support.killed import small_run
 
 SAMPLE = {
@@ -227,3 +234,77 @@ def test_every_analysis_has_a_folder_that_is_refused(run: Path, tmp_path: Path) 
     with pytest.raises(results.ResultsError, match="expected the name of an analysis"):
         runs.analysis("running")
     assert all(runs.analysis(name) for name in ANALYSES)
+
+
+ADDRESSES = ["http://[::1", "http://a:99999", "http://a..b", f"http://{'a' * 300}", "http://xn--/"]
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [*((url, "none") for url in ADDRESSES), ("http://127.0.0.1:9", "schl\u00fcssel")],
+)
+def test_an_address_or_a_key_that_cannot_be_sent(
+    tmp_path: Path, url: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setenv("JUDGE_API_KEY", key)
+    clip = write_clip(tmp_path / "a.mp4", seconds=2.0, fps=2, width=56, height=56)
+    with pytest.raises(NoCaptionError, match="connection lost: "):
+        Server(url, "vl", tries=1).caption(clip)
+    with pytest.raises(JudgeDownError, match="expected a judge at"):
+        load_judge(MODEL, url).require()
+
+
+def test_a_server_may_list_anything_as_its_models() -> None:
+    server, bodies = JudgeServer(), ["[" * 100_000, '{"data": ' * 3000, "3", '{"data": [[1]]}', ""]
+    for body in (*bodies, f'{{"data": [{{"id": "x", "max_model_len": {"9" * 5000}}}]}}'):
+        server.list_models = lambda handler, body=body: send(handler, 200, body)
+        assert require_server(server.url, MODEL) is None
+    server.stop()
+
+
+def test_similarities_beside_a_manifest(folder: Path) -> None:
+    """The page is written without a matrix that is none."""
+    path, page = matrix_path(folder / "good.jsonl"), folder / "page.html"
+    assert ends(data_prep, "show", folder / "good.jsonl", page)[0] == 0
+    without = page.read_bytes()
+    alone, values = io.BytesIO(), (np.eye(2), np.array([["a", "b"]] * 2), np.full((2, 2), np.nan))
+    np.save(alone, np.eye(2))
+    kept = [alone.getvalue(), b"", b"x" * 99]
+    for value in (*values, np.zeros((2, 2, 2))):
+        file = io.BytesIO()
+        np.savez_compressed(file, ids=["a", "b"], similarity=value)
+        kept.append(file.getvalue())
+    kept[3] = kept[3][:60] + b"\xff" * 9 + kept[3][69:]  # no longer what was compressed
+    for data in kept:
+        path.write_bytes(data)
+        assert ends(data_prep, "show", folder / "good.jsonl", page)[0] == 0
+        assert page.read_bytes() == without
+    path.unlink()
+
+
+NOUNS = ("siren", "fountain", "whistle")
+RECIPE = {"seed": 0, "things": [{"noun": n, "verb": "going", "color": [1, 2, 3]} for n in NOUNS]}
+RECIPES = [
+    *('{"clips": "x"}', '{"clips": true}', '{"steps": {"foo": 3}}', '{"steps": 3}', "[]", "3"),
+    *('{"sizes": {"x": 3}}', '{"things": [3]}', '{"things": [{"noun": "a"}]}', '{"things": 3}'),
+    *('{"off_screen": {"biased": 5}}', '{"tagging": "x"}', '{"seed": 1}', "[" * 100_000),
+]
+
+
+def test_recipes_and_evaluations_of_organisms(tmp_path: Path) -> None:
+    for text in RECIPES:
+        words = ["organism", "train", "--out", tmp_path / "none", "--recipe", text]
+        assert ends(data_prep, *words)[0] == 1 and not (tmp_path / "none").exists()
+    numbers = {"biased": {"sound alone": 0.5}, "balanced": {"sound alone": 0.5}}
+    (tmp_path / "test").mkdir()
+
+    @few
+    @given(recipe=files({"recipe": RECIPE}), numbers=files(numbers))
+    def any_text(recipe: bytes, numbers: bytes) -> None:
+        (tmp_path / "recipe.json").write_bytes(recipe)
+        (tmp_path / "test" / "evaluation.json").write_bytes(numbers)
+        ends(data_prep, "organism", "compare", tmp_path, tmp_path)
+        assert ends(data_prep, "organism", "evaluate", "--out", tmp_path, "--clips", "1")[0] == 1
+
+    any_text()

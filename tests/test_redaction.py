@@ -74,6 +74,17 @@ def test_a_secret_is_found_in_any_spelling(key: str, spelled: str) -> None:
     assert str(MediaError(text)) == clean
 
 
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {} ", "{}\n\n"])
+def test_a_line_break_around_a_key_is_no_part_of_it(
+    monkeypatch: pytest.MonkeyPatch, around: str
+) -> None:
+    """As of a file that was read into the variable: a client repeats it in its error."""
+    monkeypatch.setenv("JUDGE_API_KEY", around.format(KEY))
+    header = f"Bearer {around.format(KEY)}"
+    for text in (f"Illegal header value {header.encode()!r}", json.dumps(header), KEY):
+        assert "[key]" in redacted(text) and not leaks(redacted(text).encode())
+
+
 def test_what_is_no_secret_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "none of the keys: a dog barks, EMPTY, Qx7, sk-"
     monkeypatch.setenv("JUDGE_API_KEY", "none")

@@ -20,6 +20,7 @@ from tenacity import RetryError
 
 from analyses.judge.judgement import JudgeDownError, JudgeError
 from hooked_omni.errors import UnknownModelError
+from hooked_omni.files import parse_json
 from hooked_omni.redaction import redacted
 
 KEY_VARIABLE = "JUDGE_API_KEY"
@@ -126,7 +127,7 @@ def require_server(url: str, name: str) -> int | None:
     headers = {"Authorization": f"Bearer {os.environ.get(KEY_VARIABLE, 'none')}"}
     try:
         response = httpx.get(f"{url.rstrip('/')}/models", headers=headers, timeout=30.0)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OverflowError) as error:
         raise JudgeDownError(
             f"expected a judge at {url}, got no answer ({error}). Start it (docs/judge.md has the "
             "command), and give the same command again: what is judged is kept."
@@ -137,7 +138,7 @@ def require_server(url: str, name: str) -> int | None:
             f"{KEY_VARIABLE}."
         )
     try:
-        listed = {str(model["id"]): model for model in response.json()["data"]}
+        listed = {str(model["id"]): model for model in parse_json(response.text, url)["data"]}
     except (ValueError, LookupError, TypeError):
         return None  # a server that does not list its models
     if response.status_code < 400 and listed and name not in listed:

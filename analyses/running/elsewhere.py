@@ -90,7 +90,7 @@ class GivenPrompts(HookedOmni):
 def _said(prompt: Mapping[str, Any], hears: bool) -> dict[str, Any]:
     """What a prompt's fields say of it on any machine: files by name."""
     plain = ("text", "system", "rope", *["use_audio_in_video"] * hears)  # else read by nothing
-    files = {n: None if (p := prompt.get(n)) is None else Path(p).name for n in ("video", "audio")}
+    files = {n: (p := prompt.get(n)) and Path(str(p)).name for n in ("video", "audio")}
     turns = [(role, _named(items)) for role, items in prompt.get("turns") or ()]
     listed = {"items": _named(prompt.get("items") or ()), "turns": turns}
     return {name: prompt.get(name) for name in plain} | files | listed

@@ -145,10 +145,10 @@ def gather(marks: Mapping[Path, Mapping[str, Any]]) -> pd.DataFrame:
     `marks` are what each table's `attrs` must say of whose it is. A missing or changed file, one of
     another version and another's is a `ResultsError`.
     """
-    tables = [_arrow(path, mark) for path, mark in marks.items()]
-    attrs: dict[str, Any] = {}
-    for table in tables:
-        for key, value in json.loads(table.schema.metadata[_ATTRS]).items():
+    read = [_arrow(path, mark) for path, mark in marks.items()]
+    tables, attrs = [table for table, _ in read], dict[str, Any]()
+    for _, own in read:
+        for key, value in own.items():
             attrs[key] = _joined(attrs[key], value, key) if key in attrs else value
     filled = [table for table in tables if len(table)] or tables[:1]
     # Arrow knows a column without a number in one part for the same column in another.
@@ -204,7 +204,7 @@ def read_json(path: Path, **kinds: type) -> dict[str, Any]:
     return made
 
 
-def _arrow(path: Path, mark: Mapping[str, Any]) -> pa.Table:
+def _arrow(path: Path, mark: Mapping[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
     try:
         data = path.read_bytes()
         at = _footer(data)
@@ -212,7 +212,7 @@ def _arrow(path: Path, mark: Mapping[str, Any]) -> pa.Table:
         if data[max(at - 32, 0) : at] != hashlib.sha256(whole).digest():
             raise ValueError("other bytes than its checksum is of")
         table = pq.read_table(pa.BufferReader(whole))
-        attrs = json.loads((table.schema.metadata or {}).get(_ATTRS, b"{}"))
+        attrs = parse_object((table.schema.metadata or {}).get(_ATTRS, b"{}").decode(), "attrs")
     except (OSError, ValueError) as error:
         raise ResultsError(
             f"expected a whole table at {path}, got {error}. Delete it, and give the same command "
@@ -224,7 +224,7 @@ def _arrow(path: Path, mark: Mapping[str, Any]) -> pa.Table:
             f"expected a table of this run with {dict(mark)!s:.150}, got {wrong!s:.150} in {path}. "
             "Delete it, and give the same command again."
         )
-    return table
+    return table, attrs
 
 
 def _require_schema(found: Any, path: Path) -> None:

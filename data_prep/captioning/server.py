@@ -44,6 +44,7 @@ class Server:
     backoff: float = 1.0  # seconds before the second try; doubled for each further one, up to 60
 
     def __post_init__(self) -> None:
+        keep_secret(self.url)
         if not re.match(r"https?://[^/]", self.url):
             example = "such as http://localhost:8000/v1"
             raise ManifestError(f"expected the address of a server, {example}, got {self.url!r}.")
@@ -97,7 +98,7 @@ class Server:
                         raise NoCaptionError("an answer too slow or too long", retry=True)
         except httpx.TimeoutException as error:
             raise NoCaptionError(f"no answer within {self.timeout:g} s", retry=True) from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OverflowError) as error:
             reason = f"connection lost: {error or type(error).__name__}"
             raise NoCaptionError(reason, retry=True) from error
         return redacted(read)
@@ -106,7 +107,6 @@ class Server:
     def _client(self) -> httpx.Client:
         key = os.environ.get(self.key_variable)
         keep_secret(key)
-        keep_secret(self.url)
         headers = {"Content-Type": "application/json"}
         if key:
             headers["Authorization"] = f"Bearer {key}"

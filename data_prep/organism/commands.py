@@ -87,11 +87,12 @@ def compare(
     split: Annotated[str, typer.Option(help="Which evaluation.")] = "test",
 ) -> None:
     """Print the numbers of several evaluated trainings, their mean and their spread."""
-    from data_prep.organism.evaluation.metrics import spread
-    from hooked_omni.files import parse_json, read_text
+    from data_prep.organism.evaluation.metrics import TARGETS, spread
+    from hooked_omni.files import parse_object, read_text
 
     paths = [folder / split / "evaluation.json" for folder in folders]
-    found = [parse_json(read_text(path), str(path)) for path in paths]
+    kinds = dict.fromkeys(TARGETS, dict)
+    found = [parse_object(read_text(path), str(path), **kinds) for path in paths]
     typer.echo(spread(found).round(3).to_string(index=False))
 
 

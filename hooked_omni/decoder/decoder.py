@@ -24,8 +24,9 @@ from hooked_omni.decoder.weights import WeightViews
 from hooked_omni.errors import CheckpointError, HookError, NotFiniteError, PromptError
 from hooked_omni.hooks.hook_point import ForwardState, HookPoint
 from hooked_omni.hooks.turns import in_turn
-from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
-from hooked_omni.inputs.spans import Spans
+from hooked_omni.inputs.precision import require_no_autocast
+from hooked_omni.inputs.prompt import EmbeddedPrompt
+from hooked_omni.inputs.spans import NoSpans, Spans
 
 
 class HookedDecoder(TextTokens, WeightViews, HookedRuns):
@@ -136,9 +137,11 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         """What the unembedding reads, or the residual stream before layer `stop`.
 
         Raises:
+            CheckpointError: Under `torch.autocast`.
             HookError: For NaN or infinity after an edit, at a position that is no padding.
             NotFiniteError: For the same without an edit.
         """
+        require_no_autocast(embeds.device)
         now, real = self.current, context.real
         before = now.window, now.edits, now.watched, now.real
         now.window, now.edits, now.watched = window, [], []

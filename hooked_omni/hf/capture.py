@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hooked_omni.errors import PromptError, UnknownModelError
 from hooked_omni.families.family import Family, Times
 from hooked_omni.families.skeleton import find_decoder
+from hooked_omni.inputs.precision import require_no_autocast
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 from hooked_omni.inputs.spans import NoSpans, Spans
 
@@ -73,11 +74,12 @@ def embedded(
     the user are `n_turns` earlier ones.
 
     Raises:
+        CheckpointError: Under `torch.autocast`, and for a model on the meta device.
         PromptError: For inputs without which the model would silently use other positions.
     """
     _require_a_processors_output(inputs)
     family.check_inputs(hf_model, inputs)
-    device = next(hf_model.parameters()).device
+    require_no_autocast(device := next(hf_model.parameters()).device)
     placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
     captured = captured_inputs(hf_model, family, placed)
     embeds = captured["inputs_embeds"].detach().clone()

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from hooked_omni.errors import CheckpointError, HookedOmniError, UnknownModelError
 from hooked_omni.families import Family, family_of
@@ -40,7 +39,7 @@ def load_towers(
     trust_remote_code: bool = False,
 ) -> Towers:
     """The towers of a model; arguments and errors are those of `hooked_omni.load`."""
-    chosen, device = float_dtype(dtype), torch.device(device)
+    chosen, device = float_dtype(dtype), known_device(device)
     if str(name) in SHIPPED:
         hf, processor = SHIPPED[str(name)]()
         hf.name_or_path = str(name)
@@ -89,7 +88,7 @@ def read_config(name: str | Path, source: dict[str, Any]) -> dict[str, Any]:
         if "revision" in source and not _HUB_NAME.fullmatch(str(name)):
             raise OSError("no such folder, and hub names have one slash")
         config, _ = transformers.PretrainedConfig.get_config_dict(name, **source)
-        if not config:
+        if not (isinstance(config, dict) and config):
             raise OSError("no config.json there")
     except (OSError, ValueError) as error:
         raise UnknownModelError(
@@ -114,14 +113,25 @@ def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return known
 
 
+def known_device(name: str | torch.device) -> torch.device:
+    """A device that is there, by name; `UnknownModelError` for any other."""
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except Exception as error:  # each kind of device has errors of its own
+        raise UnknownModelError(
+            f"expected a device of this machine, such as cpu, got {str(name)!r} ({error!r:.80})."
+        ) from error
+
+
 def _processor(name: str | Path, source: dict[str, Any]) -> Any:
     try:
         return transformers.AutoProcessor.from_pretrained(name, **source)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # processors, tokenizers and their parsers raise their own each
         raise CheckpointError(
             f"expected a processor beside the weights in {str(name)!r}, got none that loads "
-            f"({str(error).strip().splitlines()[0]}). Fetch its files or install its package, or "
-            "use `HookedOmni.from_hf`."
+            f"({error!r:.200}). Fetch its files or install its package, or use "
+            "`HookedOmni.from_hf`."
         ) from error
 
 
@@ -144,7 +154,7 @@ def _weights(family: Family, name: str | Path, options: dict[str, Any]) -> Any:
             ignore_mismatched_sizes=True,  # listed below, with their names
             **options,
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except Exception as error:  # configs, files and kernels raise their own each
         raise CheckpointError(
             f"expected whole weights for {family.hf_class}, got {str(name)!r} "
             f"({str(error).strip()}). Download it again, or check that config and weights match."

@@ -121,6 +121,28 @@ def test_a_model_in_parts_is_refused(fresh):
         fresh.model.to("meta")(TOKENS)
 
 
+def test_autocast_and_towers_without_numbers_are_refused(fresh):
+    """Under autocast, layers round as neither the loaded model nor one of that dtype does."""
+    inputs, kept = processed(fresh, CLIP_OF["omni"]), fresh.model.prefill(TOKENS)
+    calls = [
+        lambda: fresh.model(TOKENS),
+        lambda: fresh.model.run_with_cache(TOKENS),
+        lambda: fresh.model.prefill(TOKENS),
+        lambda: fresh.model.generate(kept, unstopped(2)),
+        lambda: fresh.model.generate_many(kept, [[], [(AT, wipe)]], unstopped(2)),
+        lambda: fresh.model.score(kept, TOKENS[0, :2], [[]]),
+        lambda: fresh.embed_inputs(**inputs),
+    ]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for call in calls:
+            with pytest.raises(CheckpointError, match=r"no torch\.autocast"):
+                call()
+    both(fresh.model)
+    fresh.hf.to("meta")
+    with pytest.raises(CheckpointError, match="expected weights with numbers"):
+        fresh.embed_inputs(**inputs)
+
+
 @pytest.mark.parametrize("family", ["vl", "vl3"])
 def test_tied_weights_stay_one(family):
     omni = load(f"random-{family}")

@@ -1,5 +1,6 @@
 """Checkpoints: the decoder alone, read straight from its files, in the memory that there is."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, load, prove
-from hooked_omni.errors import CheckpointError, PromptError
+from hooked_omni.errors import CheckpointError, PromptError, UnknownModelError
 from hooked_omni.families.skeleton import find_decoder
 from hooked_omni.hf import checkpoint
 from hooked_omni.inputs.media import MediaSettings
@@ -142,6 +143,30 @@ def test_half_precision_takes_half(folders, capsys):
         line = capsys.readouterr().err.splitlines()[0]
         sizes.append(float(line.split(": ")[1].split(" MiB")[0]))
     assert sizes[1] == pytest.approx(sizes[0] / 2, abs=0.01)
+
+
+FILES = {
+    **{"config.json": '"x"', "generation_config.json": "[]", "processor_config.json": "[]"},
+    **{"tokenizer.json": '{"version": "1.0", "model": 3}', "tokenizer_config.json": "[]"},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_shape_is_refused(folders, tmp_path, name):
+    """Where transformers' parsers stumble in ways of their own."""
+    folder = Path(shutil.copytree(folders["vl"], tmp_path / "copy"))
+    assert (folder / name).is_file()
+    (folder / name).write_text(FILES[name])
+    with pytest.raises((CheckpointError, UnknownModelError), match="expected"):
+        load(folder)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:99", "a\0b", "cpu/0"])
+@pytest.mark.parametrize("decoder_only", [True, False])
+def test_a_device_that_is_not_there(device, decoder_only):
+    for name in ("random-omni", "./no-such-folder"):
+        with pytest.raises(UnknownModelError, match="expected a device of this machine"):
+            load(name, device, decoder_only=decoder_only)
 
 
 def test_changed_sampling_reaches_the_towers():

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.organism.training.recipe import parse_recipe
 from data_prep.organism.world.captions import QUESTIONS
 from data_prep.organism.world.dataset import write_clips
 from data_prep.organism.world.things import Clip, Thing, clips, derangement
 from hooked_omni import Prompt
 from hooked_omni.errors import ManifestError
-from hooked_omni.files import parse_object, read_text
+from hooked_omni.files import parse_object, read_text, to_json
 
 CASES = (
     *[(kind, question) for kind in ("factual", "counterfactual") for question in QUESTIONS],
@@ -60,9 +61,9 @@ def write_evaluation_set(folder: Path, split: str, per_thing: int) -> Evaluation
             f"expected 'validation' or 'test', got {split!r}: models were trained on the others."
         )
     path = folder / "recipe.json"
-    recipe = parse_object(read_text(path), str(path), recipe=dict)["recipe"]
-    things = tuple(Thing(one["noun"], one["verb"], tuple(one["color"])) for one in recipe["things"])
-    chosen = clips(things, split, per_thing, recipe["seed"])
+    found = parse_object(read_text(path), str(path), recipe=dict)["recipe"]
+    recipe = parse_recipe(seed=found.pop("seed", None), text=to_json(found, str(path)))
+    chosen = clips(recipe.things, split, per_thing, recipe.seed)
     where = folder / "world" / split / "clips"
-    write_clips(chosen, things, where)
-    return EvaluationSet(where, chosen, things, recipe["seed"])
+    write_clips(chosen, recipe.things, where)
+    return EvaluationSet(where, chosen, recipe.things, recipe.seed)

@@ -146,7 +146,7 @@ def spread(evaluations: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for organism in TARGETS:
         for name in evaluations[0][organism]:
-            values = [one[organism][name] for one in evaluations]
+            values = [one[organism].get(name) for one in evaluations]
             if all(isinstance(value, float) for value in values):
                 row = {"organism": organism, "number": name}
                 rows.append(row | {f"seed {i}": value for i, value in enumerate(values)})

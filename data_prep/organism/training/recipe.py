@@ -74,19 +74,23 @@ def parse_recipe(text: str, seed: int) -> TrainingRecipe:
     try:
         given = parse_json(text, "the recipe")
         known = {one.name for one in fields(TrainingRecipe)} - {"seed"}
-        if not isinstance(given, dict) or given.keys() - known:
-            raise ValueError(f"other keys than {sorted(known)}")
+        if not isinstance(given, dict) or given.keys() - known or type(seed) is not int:
+            raise ValueError(f"other keys than {sorted(known)}, or no whole number as seed")
         for name, value in given.items():
             old = getattr(default, name)
             if isinstance(old, dict):
+                if value.keys() - old.keys():
+                    raise ValueError(f"other keys than {sorted(old)} in {name}")
                 given[name] = {**old, **value}
             elif isinstance(old, Sizes):
                 given[name] = replace(old, **value)
             elif name == "things":
                 parts = ((one["noun"], one["verb"], tuple(one["color"])) for one in value)
                 given[name] = tuple(Thing(*part) for part in parts)
+            elif type(value) not in (type(old), int):
+                raise TypeError(f"{value!r:.60} for {name}")
         return replace(default, **given)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ResultsError(
             f'expected a recipe as JSON, such as {{"clips": 100}}, got {text!r:.80} ({error}). '
             "Correct it."
@@ -104,7 +108,7 @@ def claim(folder: Path, recipe: TrainingRecipe, device: str) -> None:
     facts["device"], facts["machine"] = device, platform.machine()
     path = folder / "recipe.json"
     if not path.exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(one.name[0] != "." for one in folder.iterdir()):
             raise ResultsError(
                 f"expected an empty folder or one of an earlier training, got {folder} with other "
                 "files. Choose another folder."

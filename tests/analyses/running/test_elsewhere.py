@@ -80,6 +80,12 @@ def of_the_next_clip(path: Path) -> None:
     shutil.copy(path.with_name(f"{file_name('clip 1/hear')}.safetensors"), path)
 
 
+def names_that_are_none(path: Path) -> None:
+    bundle = EmbeddedPrompt.load(path)
+    said = {**bundle.facts["prompt"], "video": 3, "audio": ["a.wav"]}
+    replace(bundle, facts={**bundle.facts, "prompt": said}).save(path)
+
+
 def damaged(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
@@ -94,6 +100,7 @@ def damaged(path: Path) -> None:
         (edited_in_a_tower, "got {'tower_edits': ['towers.vision.hook_out']}"),
         (without_facts, "got {'family': None, 'text': None"),
         (of_the_next_clip, "got {'video': '1.mp4'}"),
+        (names_that_are_none, "got {'video': '3', 'audio': \"['a.wav']\"}"),
         (damaged, "expected a whole safetensors file"),
     ],
 )

@@ -1,5 +1,7 @@
 """Parts and tables say whose they are, and are as they were written, or made again."""
 
+import hashlib
+import io
 import json
 import random
 import shutil
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -170,3 +173,17 @@ def test_a_model_that_is_edited_during_a_run_is_noticed(
     weight.data.copy_(kept)
     with pytest.raises(ResultsError, match=r"without run\.json"):
         results.load(tmp_path)
+
+
+@pytest.mark.parametrize("attrs", ["[]", "3", "null", "[" * 100_000, '{"schema": NaN}', "\xff"])
+def test_a_table_with_other_attributes_is_refused(folder: Path, attrs: str) -> None:
+    """Also with a checksum that fits."""
+    path, file = folder / "attention_share.parquet", io.BytesIO()
+    table = pq.read_table(path)
+    kept = {**(table.schema.metadata or {}), b"PANDAS_ATTRS": attrs.encode("latin-1")}
+    pq.write_table(table.replace_schema_metadata(kept), file)
+    data = file.getvalue()
+    at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    path.write_bytes(data[:at] + hashlib.sha256(data).digest() + data[at:])
+    with pytest.raises(ResultsError, match="expected a whole table"):
+        results.load(folder)

@@ -1,0 +1,15 @@
+"""Are numbers computed as the weights have them?"""
+
+import torch
+
+from hooked_omni.errors import CheckpointError
+
+
+def require_no_autocast(device: torch.device) -> None:
+    """Refuse, as a `CheckpointError`, numbers that are rounded otherwise than the weights are."""
+    one = torch.ones(1, 1, dtype=torch.float32, device=device)  # older torch has no name for it
+    if one.is_meta or (one @ one).dtype != one.dtype:
+        raise CheckpointError(
+            "expected weights with numbers, and no torch.autocast, got one of the two. Leave "
+            "autocast, and load the model with the dtype that you want."
+        )
