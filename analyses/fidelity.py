@@ -34,6 +34,7 @@ def joined(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         renamed = own[[*keys, "score"]].rename(columns={"score": f"{what}_fidelity"})
         merged = table.merge(renamed, on=keys, how="left", validate="one_to_one")
         merged.attrs, table = table.attrs, merged
+    table.attrs |= {name: scores.attrs[name] for name in ("judge",) if name in scores.attrs}
     return table
 
 

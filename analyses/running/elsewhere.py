@@ -69,8 +69,8 @@ class GivenPrompts(HookedOmni):
             raise MediaError(f"expected a prompt embedded elsewhere, got none at {path}.")
         bundle = EmbeddedPrompt.load(path, self.model.cfg.device)
         read = bundle.facts.get("prompt") or {}
-        theirs = {"family": bundle.facts.get("family"), **_said(read, self.family.hears)}
-        ours = {"family": self.family.name, **_said(asdict(prompt), self.family.hears)}
+        theirs = {"family": bundle.facts.get("family"), **said(read, self.family.hears)}
+        ours = {"family": self.family.name, **said(asdict(prompt), self.family.hears)}
         if wrong := {name: theirs[name] for name in ours if theirs[name] != ours[name]}:
             expected = {name: ours[name] for name in wrong}
             raise ResultsError(
@@ -80,7 +80,7 @@ class GivenPrompts(HookedOmni):
         return bundle
 
 
-def _said(prompt: Mapping[str, Any], hears: bool) -> dict[str, Any]:
+def said(prompt: Mapping[str, Any], hears: bool) -> dict[str, Any]:
     """What a prompt's fields say of it on any machine: files by name."""
     plain = ("text", "system", "rope", *["use_audio_in_video"] * hears)  # else read by nothing
     files = {n: None if (p := prompt.get(n)) is None else Path(p).name for n in ("video", "audio")}

@@ -26,6 +26,7 @@ FACTS: dict[str, Any] = {
     "data": [{"file": "pairs.jsonl", "sha256": "1"}],
     **{"clips": "2", "kinds": None, "wording": {}, "rope": "model", "system": None},
 }
+JUDGE = {"name": "planted", "model": "planted"}
 CONFIG = Study("m", Path("d"), "b").config("captions")
 
 
@@ -40,7 +41,7 @@ def planted(folder: Path, model: str, biased: bool) -> Path:
         table.attrs |= {"cases": dict.fromkeys(cases, "x"), "twins": {}, "base": "org/InternVL2-8B"}
         results.write_recipe(folder / name, results.make_recipe(name, CONFIG, of))
         results.save(folder / name, name, table, Figure(), CONFIG, **of)
-    given.attrs = {"model": f"org/{model}", "judge": {"name": "planted"}, "first_only": False}
+    given.attrs = {"model": f"org/{model}", "judge": JUDGE, "first_only": False}
     results.write_table(folder / "scores" / "planted.parquet", given, "scores")
     results.write_recipe(folder, results.make_recipe("study", CONFIG, FACTS))
     (folder / "report.md").write_text("done")
