@@ -136,12 +136,12 @@ def _differences(
     Twins of which each curve has one are subtracted from each other.
     """
     both = "question" in first and "question" in second and "question" not in by
+    twin = {**first.attrs.get("twins", {}), **second.attrs.get("twins", {})}
     sides = []
     for number, table in enumerate((first, second)):
-        twins = table.attrs.get("twins", {})
         question = "/" + table["question"].astype(str) if both else ""
         own = table["sample"].astype(str)
-        pair = own.map(lambda sample, twins=twins: twins.get(sample, sample)) + question
+        pair = own.map(lambda sample: twin.get(sample, sample)) + question
         sides.append(table.assign(own=own + question, pair=pair, curve=number))
     every = pd.concat(sides, ignore_index=True)
     apart = all(side["own"].nunique() == side["pair"].nunique() for side in sides)

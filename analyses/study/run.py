@@ -114,17 +114,17 @@ def _recipe(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
 def _require_references(cases: Mapping[str, list[Case]]) -> None:
     """Refuse a study whose answers nobody could score, before hours are spent on them."""
     known: dict[tuple[str, ...], list[bool]] = {}
-    for name in _SCORED & cases.keys():
+    for name in [name for name in cases if name in _SCORED]:
         for case in cases[name]:
             for what in ("audio",) if name == "logit_lens" else POINTS[case.question]:
-                there = bool(getattr(case, f"{what}_captions"))
                 # A control, such as silence, may have none.
-                for kind in {"", case.kind} & {"", *POOL}:
-                    known.setdefault((name, case.question, what, kind), []).append(there)
+                for kind in ("", case.kind) if case.kind in POOL else ("",):
+                    key = name, case.question, what, kind
+                    known.setdefault(key, []).append(bool(getattr(case, f"{what}_captions")))
     for (name, question, what, kind), there in known.items():
         if not any(there):
             raise ResultsError(
                 f"expected samples with {what}_captions in the manifest, to score {name} of the "
-                f"question {question!r} by, got none of {len(there)} {kind} cases with any. Add "
-                f"them, or use other `questions` in [{name}], or other `kinds`."
+                f"question {question!r} by, got none of {f'{len(there)} {kind}'.strip()} cases "
+                f"with any. Add them, or use other `questions` in [{name}], or other `kinds`."
             )

@@ -190,7 +190,7 @@ def of_shift() -> list[str]:
         (of_attention, "audio gets most of its attention in layer 0, 30.0 % [30.0, 30.0], n = 120"),
         (of_lens, "lens raw: 50.0 % [50.0, 50.0], n = 120 of"),
         (of_judged_lens, "raw: 50.0 % [50.0, 50.0], n = 120 of the sounds, as judged"),
-        (of_knockout, "most in layer 1: +50.00 points [50.00, 50.00], n = 120 ("),
+        (of_knockout, "+50.00 points [50.00, 50.00], n = 120 (band and p = 0.0001 for all"),
         (of_shift, "KL(base || model) is 0.500 nats [0.500, 0.500], n = 120 over"),
     ],
 )

@@ -12,8 +12,7 @@ from analyses.judge.sheet import choose, write_sheet
 from analyses.plots.statistics import POOL
 from analyses.study.claims import CLAIMS, Finding, check
 from benchmarks.claims import MODEL, captions, fidelity, knockouts
-from tests.analyses.study.test_claims import biased, checked, tables
-from tests.analyses.study.test_claims import scores as planted_scores
+from tests.analyses.study.test_claims import biased, checked
 
 Tables = dict[str, pd.DataFrame]
 FIDELITY = ("audio collapses", "video holds")
@@ -36,8 +35,8 @@ def verdicts(made: Tables, given: pd.DataFrame) -> dict[str, Finding]:
 
 def test_the_planted_study_agrees_before_it_is_spoiled() -> None:
     found = verdicts(*biased())
-    testable = [one for one in found.values() if one.claim.name != "the judge is fair"]
-    assert {one.verdict for one in testable} == {"agrees"}
+    undecided = {"audio is needed", "the judge is fair"}  # of 25 %, twenty clips are too few
+    assert {found[name].verdict for name in found.keys() - undecided} == {"agrees"}
 
 
 def no_score(made: Tables, given: pd.DataFrame) -> Any:
@@ -120,7 +119,7 @@ def test_a_kind_that_is_missing_is_named_and_costs_only_what_needs_it(gone: str)
     if gone == "factual":
         assert found["as the base would"].verdict == found["the base's rank"].verdict == "agrees"
         assert "all:" not in found["as the base would"].ours
-        assert {found[name].verdict for name in KNOCKED} == {"agrees"}
+        assert [found[name].verdict for name in KNOCKED] == ["agrees", "undecided", "agrees"]
 
 
 def test_a_handful_of_one_kind_is_not_the_whole_set() -> None:
@@ -155,7 +154,7 @@ def test_a_judge_that_fails_where_it_would_have_said_otherwise() -> None:
 def test_audio_that_rises_by_less_than_video_does_not_hold() -> None:
     rising = fidelity(audio=(0.23, 0.33), video=(0.2, 0.6))(np.random.default_rng(0), 250)
     one = of("video holds", *rising)
-    assert one.verdict == "differs" and "audio falls by more: 30" in one.ours
+    assert one.verdict == "differs" and "audio falls by more: 2" in one.ours
 
 
 @pytest.mark.parametrize("move", [0.03, -0.03])
@@ -175,7 +174,7 @@ def test_a_gain_in_early_layers_alone() -> None:
 )])  # fmt: skip
 def test_the_opposite_of_a_knockout(name: str, key: str, question: str) -> None:
     sign = -1 if name == "late video suppresses" else 1
-    moved = knockouts(key, question, 0.4, lambda center: sign * 0.2 * (center > 20))
+    moved = knockouts(key, question, 0.4, lambda center: sign * 0.2 * (center > 16))
     assert of(name, *moved(np.random.default_rng(0), 100)).verdict == "differs"
 
 
@@ -223,17 +222,15 @@ def test_published_numbers_of_something_else(facts: dict[str, Any]) -> None:
 
 
 def test_ratings_of_something_else_or_of_one_value(tmp_path: Path) -> None:
-    made = tables(True)
-    given = planted_scores(True, made).assign(text="a dog", reason="so", status="judged")
-    given["references"] = [["a dog"]] * len(given)
-    given["question"] = given["question"].where(given["what"] == "audio", "see")
-    plain = given[given["condition"] == ""].drop_duplicates(["sample", "kind", "what"])
+    _, plain = fidelity(audio=(0.5, 0.2), video=(0.6, 0.5))(np.random.default_rng(0), 20)
+    plain = plain.assign(text="a dog", reason="so", status="judged", judge="planted")
+    plain["references"] = [["a dog"]] * len(plain)
     sheet = tmp_path / "sheet.csv"
     write_sheet(choose(plain, 40), sheet, tmp_path / "sheet.html")
 
     def fair(scores: pd.DataFrame, *ratings: Path) -> Finding:
         fairness = [claim for claim in CLAIMS if claim.name == "the judge is fair"]
-        return check(made, scores, ratings, fairness)[0]
+        return check({}, scores, ratings, fairness)[0]
 
     anna, rows = tmp_path / "anna.csv", pd.read_csv(sheet, dtype=str)
     rows.assign(rating="0.5").to_csv(anna, index=False)
