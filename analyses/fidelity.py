@@ -49,7 +49,7 @@ def plot(scores: pd.DataFrame) -> Figure:
     The paper's numbers for this model and question stand as lines across the bars.
     """
     bands: Any = _bands(scores)
-    questions = list(dict.fromkeys(bands["question"]))
+    questions = sorted(dict.fromkeys(bands["question"]), key=figures.place)
     ylabel = f"fidelity, %\n(judge: {scores['judge'].iloc[0]})"
     figure, panels = figures.panels(len(questions), ylabel)
     for axes, question in zip(panels, questions, strict=True):

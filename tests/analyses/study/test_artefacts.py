@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analyses import knockout
+from analyses.fidelity import joined
 from analyses.judge.sheet import choose, write_sheet
-from analyses.plots.statistics import POOL
+from analyses.plots.statistics import POOL, in_words
 from analyses.study.claims import CLAIMS, Finding, check
+from analyses.study.judging import conditions
 from benchmarks.claims import MODEL, captions, fidelity, knockouts
 from tests.analyses.study.test_claims import biased, checked
 
@@ -176,6 +179,22 @@ def test_the_opposite_of_a_knockout(name: str, key: str, question: str) -> None:
     sign = -1 if name == "late video suppresses" else 1
     moved = knockouts(key, question, 0.4, lambda center: sign * 0.2 * (center > 16))
     assert of(name, *moved(np.random.default_rng(0), 100)).verdict == "differs"
+
+
+def test_a_knockout_has_one_band_on_a_page() -> None:
+    moved = knockouts("video", "hear", 0.23, lambda center: 0.2 * (center == 30))
+    made, given = moved(np.random.default_rng(0), 60)
+    given.loc[given.sample(frac=0.1, random_state=0).index, "score"] = np.nan  # missing ones, too
+    ours = of("late video suppresses", made, given)
+    assert ours.observed is not None
+    (effect,) = ours.observed.effects
+    table = joined(made["knockout"].assign(condition=conditions(made["knockout"])), given)
+    empty = dict.fromkeys(("heard_logprob", "seen_logprob", "caption_logprob"), np.nan)
+    lines = knockout.headline(table.assign(**empty, n_scored=1))
+    (line,) = [line for line in lines if "moves what is named" in line]
+    assert "layers 26 to 34" in line and "layers 26 to 34" in ours.ours
+    assert in_words(effect.point, "points", 2) in line
+    assert in_words(effect.point, "points", 1) in ours.ours
 
 
 def test_answers_that_are_empty_or_the_same() -> None:
