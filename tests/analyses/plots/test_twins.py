@@ -67,7 +67,7 @@ def test_the_order_of_samples_changes_no_band_and_one_without_a_twin_is_drawn_al
 def test_two_numbers_of_a_sample_are_refused():
     factual, other = twins_of(0, 0.9)
     with pytest.raises(ResultsError, match=r"one number for each sample, got several for 'p3'\."):
-        differ(pd.concat([factual, factual[["p3"]]]), other)
+        differ(pd.concat([factual, pd.Series({"p3": 1.0})]), other)
 
 
 def curves(common: float) -> list[Any]:
@@ -86,10 +86,11 @@ def curves(common: float) -> list[Any]:
 
 
 def test_twins_are_subtracted_from_each_other_and_their_signs_flip_together():
-    tested: Any = paired_permutation(*curves(0.9), "value", by=["point"], n_resamples=2000)
+    first, second = curves(0.9)
+    tested: Any = paired_permutation(first, second, "value", by=["point"], n_resamples=2000)
     assert tested["n"].tolist() == [N, N]
     assert tested["p_corrected"][0] < 0.01 < 0.05 < tested["p_corrected"][1]
-    bands: Any = simultaneous_bands(*curves(0.9), "value", by=["point"])
+    bands: Any = simultaneous_bands(first, second, "value", by=["point"])
     assert bands["low"][0] > 0 > bands["low"][1]
     # In the whole set each sample is subtracted from itself, twins at once.
     whole = pd.concat(curves(0.9), ignore_index=True)
@@ -99,7 +100,8 @@ def test_twins_are_subtracted_from_each_other_and_their_signs_flip_together():
     bands = simultaneous_bands(moved, whole, "value", by=["point"])
     assert bands["n"].tolist() == [2 * N, 2 * N]
     assert np.allclose(bands[["mean", "low", "high"]], 0)  # +1 and -1, always together
-    assert paired_permutation(moved, whole, "value", by=["point"])["p"].min() > 0.05
+    flipped: Any = paired_permutation(moved, whole, "value", by=["point"])
+    assert flipped["p"].min() > 0.05
     moved.attrs, whole.attrs = {}, {}
     bands = simultaneous_bands(moved, whole, "value", by=["point"])
     assert (bands["high"] - bands["low"]).min() > 0.3
@@ -140,7 +142,7 @@ def attention() -> pd.DataFrame:
     for layer in (0, 1, 2):
         for segment, share in shares.items():
             percent = (lambda r, s=share: 100 * s(r)) if callable(share) else 100 * share
-            place = dict(layer=layer, segment=segment, head=None, step=None)
+            place: Any = dict(layer=layer, segment=segment, head=None, step=None)
             per_key = dict(per_key=percent)
             parts.append(rows("both", share=share, percent=percent, **place, **per_key))
     return table(parts)
@@ -151,8 +153,8 @@ def of_attention() -> list[str]:
 
 
 def lens() -> pd.DataFrame:
-    named = dict(events=lambda right: ("dog",) * int(right), heard=("dog",), seen=())
-    place = dict(span="audio", lens="raw", layer=1, position=0, measure="top", token_text="a")
+    named: Any = dict(events=lambda right: ("dog",) * int(right), heard=("dog",), seen=())
+    place: Any = dict(span="audio", lens="raw", layer=1, position=0, measure="top", token_text="a")
     return table([rows(**named, **place)])
 
 
@@ -165,7 +167,7 @@ def of_judged_lens() -> list[str]:
 
 
 def of_knockout() -> list[str]:
-    found = dict(seen_found=0.0, heard_logprob=0.0, seen_logprob=0.0, caption_logprob=-1.0)
+    found: Any = dict(seen_found=0.0, heard_logprob=0.0, seen_logprob=0.0, caption_logprob=-1.0)
     found |= dict(n_scored=1, query="generated", n_layers=2)
     window: Any = dict(first_layer=1, last_layer=1, center=1)
     gains = rows(key="audio", heard_found=lambda right: right, **found, **window)
@@ -173,7 +175,7 @@ def of_knockout() -> list[str]:
 
 
 def shift() -> pd.DataFrame:
-    named = dict(token_text=" dog", events=("dog",), kl_base_model=lambda right: right)
+    named: Any = dict(token_text=" dog", events=("dog",), kl_base_model=lambda right: right)
     classes: Any = dict(base_rank=lambda right: 9 - 8 * right)
     classes |= dict(shift=lambda right: "unshifted" if right else "shifted")
     return table([rows(**named, **classes)])
