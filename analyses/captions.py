@@ -111,5 +111,5 @@ def _by_words(table: pd.DataFrame) -> pd.DataFrame:
         scores = dict(condition="", what=what, judge="words", score=table[column])
         parts.append(table[[*KEYS]].assign(**scores)[about])
     scores = pd.concat(parts, ignore_index=True)
-    scores.attrs = table.attrs
+    scores.attrs = table.attrs | {"judge": {"name": "words"}}
     return scores

@@ -32,8 +32,14 @@ def joined(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     for what in _MODALITIES:
         own: Any = scores[scores["what"] == what]
         renamed = own[[*keys, "score"]].rename(columns={"score": f"{what}_fidelity"})
-        merged = table.merge(renamed, on=keys, how="left", validate="one_to_one")
+        if renamed.duplicated(keys).any() or table.duplicated(keys).any():
+            raise ResultsError(
+                f"expected one answer and one score of {what} for each sample, question and "
+                "condition, got several. Choose rows of one judge."
+            )
+        merged = table.merge(renamed, on=keys, how="left")
         merged.attrs, table = table.attrs, merged
+    table.attrs |= {name: scores.attrs[name] for name in ("judge",) if name in scores.attrs}
     return table
 
 
@@ -43,7 +49,7 @@ def plot(scores: pd.DataFrame) -> Figure:
     The paper's numbers for this model and question stand as lines across the bars.
     """
     bands: Any = _bands(scores)
-    questions = list(dict.fromkeys(bands["question"]))
+    questions = sorted(dict.fromkeys(bands["question"]), key=figures.place)
     ylabel = f"fidelity, %\n(judge: {scores['judge'].iloc[0]})"
     figure, panels = figures.panels(len(questions), ylabel)
     for axes, question in zip(panels, questions, strict=True):

@@ -88,8 +88,9 @@ def percents(table: pd.DataFrame) -> pd.DataFrame:
             "expected rows for all of audio, video and text that the prompts have, got "
             f"{sorted(set(three['segment']))}: their 100 % is not known. Measure them too."
         )
-    most = max((set(own) for _, own in three.groupby("sample")["segment"]), key=len)
-    complete = three.groupby("sample")["segment"].transform(lambda own: set(own) == most)
+    found = three.groupby("sample")["segment"].agg(frozenset)
+    most = max(found, key=len)
+    complete = three["sample"].map(found.map(lambda own: own == most))
     shares = three[complete].groupby([*keys, "segment"], sort=False)["share"].mean()
     whole = shares.groupby(level=keys, sort=False).transform("sum")
     return (100 * shares / whole).rename("percent").reset_index()

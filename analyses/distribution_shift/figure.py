@@ -45,7 +45,7 @@ def token_bands(table: pd.DataFrame) -> pd.DataFrame:
         and `missing` as `contrast` has them.
     """
     require_rows(table)
-    rows = []
+    rows, twins = [], table.attrs.get("twins", {})
     for kind, question, group in figures.by_panel(pooled(table)):
         samples = group["sample"].unique()
         for tokens, part in (("all", group), ("events", first_pieces(group))):
@@ -55,8 +55,8 @@ def token_bands(table: pd.DataFrame) -> pd.DataFrame:
             for measure, values in measures.items():
                 known = dict(kind=kind, question=question, tokens=tokens, measure=measure)
                 sums = values.groupby(part["sample"]).sum()
-                answers = contrast([(sums / n).reindex(samples)], lambda mean: mean)
-                over = contrast([sums, n], lambda sums, n: sums / n)
+                answers = contrast([(sums / n).reindex(samples)], lambda mean: mean, twins)
+                over = contrast([sums, n], lambda sums, n: sums / n, twins)
                 rows.append(known | dict(over="answers") | answers)
                 rows.append(known | dict(over="tokens") | over | dict(missing=answers["missing"]))
     return pd.DataFrame(rows)

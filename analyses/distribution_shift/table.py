@@ -10,7 +10,7 @@ import torch
 from analyses.cases import Case, Cases, Skip, as_cases, embedded, plain_answer, tabulate
 from analyses.distribution_shift.divergence import compare, places
 from analyses.distribution_shift.sound_words import token_events
-from analyses.running.elsewhere import without_sound
+from analyses.running.elsewhere import said, without_sound
 from analyses.text.events import Events
 from analyses.text.pieces import pieces
 from analyses.text.vocabulary import shared_vocabulary, tokenizer_of
@@ -71,8 +71,8 @@ def run(
         `attrs` hold "base", its name, and "system", the system prompts that both were given.
 
     Raises:
-        ResultsError: For two models with different words, or an embedded case without its prompt
-            for the base.
+        ResultsError: For two models with different words, an embedded case without its prompt for
+            the base, or a base prompt of another clip or question.
     """
     shared = shared_vocabulary(omni.model, base.model)
     tokenizer, events = tokenizer_of(omni.model), Events.every(config.own)
@@ -80,6 +80,7 @@ def run(
     def rows(case: Case) -> Iterator[dict[str, Any]]:
         prompt = prefill(omni.model, embedded(omni, case, "audio", "video"))
         base_prompt = _base_prompt(omni, base, case, base_prompts or {})
+        _require_one_clip(case, prompt, base_prompt)
         answer = plain_answer(omni, case, prompt, config.max_new_tokens)
         ends = torch.tensor(omni.model.cfg.eos_tokens, dtype=torch.long)
         tokens = answer.tokens[~torch.isin(answer.tokens, ends)]
@@ -132,6 +133,19 @@ def _base_prompt(
     if "audio" in prompt.spans or "video" not in prompt.spans:
         raise Skip("expected a prompt for the base with video and without audio.")
     return prompt
+
+
+def _require_one_clip(case: Case, prompt: EmbeddedPrompt, base_prompt: EmbeddedPrompt) -> None:
+    """Refuse, as a `ResultsError`, prompts of two clips or words, as far as their facts say."""
+    ours, theirs = (
+        said(one.facts.get("prompt") or {}, hears=False) for one in (prompt, base_prompt)
+    )
+    for name in ("text", "video"):
+        if None not in (own := ours[name], other := theirs[name]) and own != other:
+            raise ResultsError(
+                f"expected a prompt of {case.id!r} for the base with {name} {own!r}, got one with "
+                f"{other!r}. Embed it of the same clip and words."
+            )
 
 
 def shift_of(base_rank: int) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analyses.cases import KEYS
 from analyses.plots import figures, published
-from analyses.plots.curves import paired_permutation
+from analyses.plots.curves import paired_permutation, simultaneous_bands
 from analyses.plots.statistics import in_words, mean_band, pooled, require_rows
 
 _PANELS = {
@@ -56,7 +56,7 @@ def plot(table: pd.DataFrame) -> Figure:
         row[0].set_ylabel(f"{letter}{': ' * bool(letter)}{name},\n{question}")
         for axes, column in zip(row, columns, strict=True):
             draw_panel(axes, group, column)
-            if column == "right":
+            if column == "right" and _judged(table):
                 points = published.points(_PUBLISHED, table.attrs, question, kind)
                 underneath(axes, points, published.title(table.attrs))
     for axes, column in zip(every[0], columns, strict=True):
@@ -132,25 +132,49 @@ def underneath(axes: Axes, points: pd.DataFrame, title: str) -> None:
         axes.axhline(level, color="black", ls="-.", lw=0.6, zorder=0, label=label)
 
 
+def changes(cut: pd.DataFrame, baseline: pd.DataFrame, measure: str) -> Any:
+    """By window, how far a measure is from the baseline's, with bands for all windows at once.
+
+    Args:
+        cut: The rows of one panel and key.
+        baseline: The panel's rows without a knockout.
+        measure: A column of both.
+
+    Returns:
+        As `simultaneous_bands`, with `before` and `after`, means over the samples that have both.
+        Windows without any are left out; a `ResultsError` if none is left.
+    """
+    both, untouched = _curves(cut, baseline, measure)
+    known = both.assign(before=untouched[measure]).dropna(subset=[measure, "before"])
+    means = known.groupby(_WINDOW, as_index=False).agg(
+        before=("before", "mean"), after=(measure, "mean")
+    )
+    return simultaneous_bands(both, untouched, measure, by=_WINDOW).merge(means, on=_WINDOW)
+
+
+def _curves(cut: Any, baseline: Any, measure: str) -> tuple[Any, Any]:
+    """The measure in each window, and the same rows with the baseline's in its place."""
+    untouched = cut.drop(columns=measure).merge(
+        baseline[[*KEYS, measure]], on=[*KEYS], how="left", validate="many_to_one"
+    )
+    return cut.reset_index(drop=True), untouched
+
+
 def _strongest(cut: Any, baseline: Any, row: str) -> str:
     """A sentence on the window in which the measure differs most from the baseline."""
-    untouched = cut.drop(columns=row).merge(
-        baseline[[*KEYS, row]], on=[*KEYS], how="left", validate="many_to_one"
-    )
-    tested = paired_permutation(cut, untouched, row, by=_WINDOW)
-    most: Any = tested.loc[tested["difference"].abs().idxmax()]
+    bands = changes(cut, baseline, row)
+    most: Any = bands.loc[bands["mean"].abs().idxmax()]
+    tested = paired_permutation(*_curves(cut, baseline, row), row, by=_WINDOW)
+    p = tested.merge(most[_WINDOW].to_frame().T)["p_corrected"].iloc[0]
     what, unit = _MOVED[row]
-    if abs(most["difference"]) < 0.005:  # 0.00 in print; rounding may make it other than zero
+    if abs(most["mean"]) < 0.005:  # 0.00 in print; rounding may make it other than zero
         return f"{_arrow(cut)} moves {what} in no window: 0.00 {unit}, n = {most['n']}."
     first, last = most["first_layer"], most["last_layer"]
-    changed = cut.assign(change=cut[row].to_numpy() - untouched[row].to_numpy())
-    here = changed[(changed["first_layer"] == first) & (changed["last_layer"] == last)]
-    band: Any = mean_band(here, "change", by=["key"]).iloc[0]
-    sign = "+" if band["mean"] > 0 else ""
+    sign = "+" if most["mean"] > 0 else ""
     where = f"layer {first}" if first == last else f"layers {first} to {last}"
     return (
-        f"{_arrow(cut)} moves {what} most in {where}: {sign}{in_words(band, unit, 2)} "
-        f"(p = {most['p_corrected']:.2g}, corrected for {len(tested)} windows)."
+        f"{_arrow(cut)} moves {what} most in {where}: {sign}{in_words(most, unit, 2)} "
+        f"(band and p = {p:.2g} for all {len(bands)} windows at once)."
     )
 
 

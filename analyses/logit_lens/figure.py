@@ -40,7 +40,7 @@ def plot(table: pd.DataFrame, scores: pd.DataFrame | None = None) -> Figure:
         for kind, _, _ in figures.by_panel(own):
             theirs = published.number(_PUBLISHED, table.attrs, question, kind)
             if theirs is not None:
-                label = f"{published.title(table.attrs)}, {kind}, all layers, judged"
+                label = f"{published.title(table.attrs)},\n{kind}, all layers, judged"
                 line: Any = dict(color="black", ls="-.", lw=1, zorder=0, label=label)
                 (more or [first])[0].axhline(theirs, **line)
         for axes in more:
@@ -91,7 +91,8 @@ def _heat(axes: Axes, table: pd.DataFrame) -> Any:
     top = top.dropna(subset=["second"])
     n = len(top[["sample", "question"]].drop_duplicates())
     axes.set(title=f"n = {n}", xlabel="second of the clip")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     if top.empty:
         return None
     pairs = zip(top["events"], top["heard"], strict=True)

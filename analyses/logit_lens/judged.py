@@ -41,7 +41,9 @@ def judged(scores: pd.DataFrame) -> pd.DataFrame:
     named = own["condition"].str.removesuffix(_OTHERS)
     own = own.assign(percent=100 * own["score"], condition=named, of=by_chance)
     table = own.set_index([*KEYS, "condition", "of"])["percent"].unstack("of", sort=False)
-    return table.reindex(columns=["recall", "chance"]).reset_index()
+    table = table.reindex(columns=["recall", "chance"]).reset_index()
+    table.attrs = scores.attrs
+    return table
 
 
 def bars(axes: Axes, table: pd.DataFrame, lens: str) -> None:

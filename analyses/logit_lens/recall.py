@@ -39,7 +39,9 @@ def recall(table: pd.DataFrame, of: str = "heard") -> pd.DataFrame:
             shares = [len(named & events) / len(events) for events in wanted if events]
             found = 100 * float(np.mean(shares)) if shares else np.nan
             rows.append((*key[:-1], lens, layer, found))
-    return pd.DataFrame(rows, columns=[*KEYS, "lens", "layer", "recall"])
+    found = pd.DataFrame(rows, columns=[*KEYS, "lens", "layer", "recall"])
+    found.attrs = table.attrs
+    return found
 
 
 def _others(keys: Sequence[tuple[Any, ...]], i: int) -> list[frozenset[str]]:
@@ -51,10 +53,8 @@ def _others(keys: Sequence[tuple[Any, ...]], i: int) -> list[frozenset[str]]:
 
 def _named(group: pd.DataFrame) -> Iterator[tuple[str, int, frozenset[str]]]:
     """Lens, layer, and the events that the top tokens there name."""
-    for lens, part in group.groupby("lens", sort=False):
-        named: dict[int, set[str]] = {int(layer): set() for layer in part["layer"].unique()}
-        for layer, events in zip(part["layer"], part["events"], strict=True):
-            named[int(layer)].update(events)
-        named[ANY_LAYER] = set().union(*named.values())
-        for layer, events in named.items():
-            yield str(lens), layer, frozenset(events)
+    named: dict[tuple[str, int], set[str]] = {}
+    for lens, layer, events in zip(group["lens"], group["layer"], group["events"], strict=True):
+        for at in (int(layer), ANY_LAYER):
+            named.setdefault((str(lens), at), set()).update(events)
+    yield from ((lens, layer, frozenset(events)) for (lens, layer), events in named.items())

@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from analyses.plots.statistics import N_RESAMPLES, Values, by_sample, mean_of, resampled
+from analyses.plots.statistics import (
+    N_RESAMPLES,
+    Pairs,
+    Values,
+    by_sample,
+    mean_of,
+    resampled,
+    summed,
+)
 from hooked_omni.errors import ResultsError
 
 _MOST_EXACT = 13  # samples: 8192 sign flips
@@ -41,15 +49,17 @@ def simultaneous_bands(
 
     Returns:
         One row per point: the columns of `by`, then `mean` (of first - second), `low`, `high`, `n`
-        (pairs) and `missing` (samples in either curve without a pair of numbers here).
+        (pairs) and `missing` (samples in either curve without a pair of numbers here). No pair at
+        all is a `ResultsError`.
     """
-    differences, points = _differences(first, second, value, by)
+    differences, points, pairs = _differences(first, second, value, by)
     mean, n = mean_of(differences)
-    means = resampled(differences, N_RESAMPLES, np.random.default_rng(rng))
+    means = resampled(differences, pairs, N_RESAMPLES, rng)
     error = np.nanstd(means, axis=0)
     deviations = np.abs(means - mean) / np.where(error > 0, error, np.inf)
     q = np.percentile(np.nanmax(deviations, axis=1), 100 * level)
-    bands = dict(mean=mean, low=mean - q * error, high=mean + q * error, n=n)
+    half = np.where(n > 1, q * error, np.nan)  # one sample has no band
+    bands = dict(mean=mean, low=mean - half, high=mean + half, n=n)
     return points.assign(**bands, missing=len(differences) - n)
 
 
@@ -65,7 +75,7 @@ def paired_permutation(
     """Do two curves differ anywhere? Signs of each sample's differences are flipped at random.
 
     All assignments of signs are tried for up to 13 samples (exact), else `n_resamples` random ones,
-    with the observed one among them, so that p is never 0.
+    with the observed one among them, so that p is never 0. Twins count as one sample.
 
     Args:
         first: Tidy rows with `sample`.
@@ -86,14 +96,9 @@ def paired_permutation(
     """
     if correction not in ("max", "holm", "none"):
         raise ResultsError(f"expected correction 'max', 'holm' or 'none', got {correction!r}.")
-    differences, points = _differences(first, second, value, by)
+    differences, points, pairs = _differences(first, second, value, by)
     difference, n = mean_of(differences)
-    if not n.any():
-        raise ResultsError(
-            f"expected samples with {value!r} in both curves, got none. Compare tables of the same "
-            "samples."
-        )
-    filled = np.where(np.isfinite(differences), differences, 0.0)
+    filled = summed(np.where(np.isfinite(differences), differences, 0.0), pairs)
     signs, exact = _signs(len(filled), n_resamples, np.random.default_rng(rng))
     # Flipping signs leaves the root of the sum of squares as it is: dividing by it makes points of
     # different spread comparable.
@@ -109,7 +114,7 @@ def paired_permutation(
         corrected = holm(p)
     unknown = np.where(n > 0, 0.0, np.nan)
     tested = dict(difference=difference, p=p + unknown, p_corrected=corrected + unknown, n=n)
-    result = points.assign(**tested, missing=len(filled) - n)
+    result = points.assign(**tested, missing=len(differences) - n)
     result.attrs |= dict(correction=correction, exact=exact, assignments=len(signs))
     return result
 
@@ -125,21 +130,37 @@ def holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
 
 def _differences(
     first: pd.DataFrame, second: pd.DataFrame, value: str, by: Sequence[str]
-) -> tuple[Values, pd.DataFrame]:
+) -> tuple[Values, pd.DataFrame, Pairs]:
+    """Differences by sample and point; the points; and which samples are drawn together.
+
+    Twins of which each curve has one are subtracted from each other.
+    """
     both = "question" in first and "question" in second and "question" not in by
-    unit = ["sample", "question"] if both else ["sample"]
-    named = []
+    twin = {**first.attrs.get("twins", {}), **second.attrs.get("twins", {})}
+    sides = []
     for number, table in enumerate((first, second)):
-        unique = table[unit].astype(str).agg("/".join, axis=1)
-        named.append(table.assign(sample=unique, curve=number)[["sample", "curve", *by, value]])
-    values, points = by_sample(pd.concat(named, ignore_index=True), value, ["curve", *by])
-    pairs = points.assign(column=range(len(points)))
-    sides = [pairs[pairs["curve"] == number].drop(columns="curve") for number in (0, 1)]
+        question = "/" + table["question"].astype(str) if both else ""
+        own = table["sample"].astype(str)
+        pair = own.map(lambda sample: twin.get(sample, sample)) + question
+        sides.append(table.assign(own=own + question, pair=pair, curve=number))
+    every = pd.concat(sides, ignore_index=True)
+    apart = all(side["own"].nunique() == side["pair"].nunique() for side in sides)
+    every["sample"] = every["pair" if apart else "own"]
+    twins = dict(zip(every["sample"], every["pair"], strict=True))
+    values, points, pairs = by_sample(every, value, ["curve", *by], twins)
+    numbered = points.assign(column=range(len(points)))
+    sides = [numbered[numbered["curve"] == number].drop(columns="curve") for number in (0, 1)]
     joined = sides[0].merge(sides[1], on=list(by), how="inner", suffixes=("", "_second"))
     if joined.empty:
         raise ResultsError(f"expected curves with points {list(by)} in common, got none.")
     columns = joined["column"].to_numpy(), joined["column_second"].to_numpy()
-    return values[:, columns[0]] - values[:, columns[1]], pd.DataFrame(joined[list(by)])
+    differences = values[:, columns[0]] - values[:, columns[1]]
+    if not np.isfinite(differences).any():
+        raise ResultsError(
+            f"expected samples with {value!r} in both curves, got none. Compare tables of the same "
+            "samples."
+        )
+    return differences, pd.DataFrame(joined[[*by]]), pairs
 
 
 def _signs(

@@ -1,11 +1,12 @@
 """How sure is a mean?
 
 Every band and every test resamples whole samples, the same ones at every point of every curve, so
-that what a sample has in common with itself is kept. A number that is missing is counted and
-stated, never averaged as zero and never dropped in silence.
+that what a sample has in common with itself, or twins with each other, is kept. A number that is
+missing is counted and stated, never averaged as zero and never dropped in silence.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from jaxtyping import Bool, Float, Int
 from hooked_omni.errors import ResultsError
 
 Values = Float[np.ndarray, "sample point"]
+Pairs = Int[np.ndarray, " sample"]
 
 POOL = ("factual", "counterfactual")
 """The kinds of clips that are the paper's whole set, "all"."""
 
 _STRATA = ("kind", "question")
+_NO_TWINS: Mapping[str, str] = {}
 _LEVEL, N_RESAMPLES = 0.95, 2000
 
 
@@ -49,20 +52,23 @@ def mean_band(
     Returns:
         One row per point: the columns of `by`, then `mean`, `low`, `high`, `n` (samples with a
         number) and `missing` (samples of the same kind and question without one). The band is NaN
-        for fewer than two samples. Several rows of a sample at one point are a `ResultsError`.
+        for fewer than two samples. Twins, by `table.attrs["twins"]`, are drawn together. Several
+        rows of a sample at one point are a `ResultsError`.
     """
-    rows = []
+    rows, twins = [], table.attrs.get("twins", {})
     for part in _strata(table, by):
-        values, points = by_sample(part, value, by)
+        values, points, pairs = by_sample(part, value, by, twins)
         mean, n = mean_of(values)
-        means = resampled(values, n_resamples, np.random.default_rng(rng))
+        means = resampled(values, pairs, n_resamples, rng)
         low, high = _percentiles(means, n, level)
         band = dict(mean=mean, low=low, high=high, n=n, missing=len(values) - n)
         rows.append(points.assign(**band))
     return pd.concat(rows, ignore_index=True)
 
 
-def contrast(groups: Sequence[pd.Series], of: Callable[..., Any]) -> dict[str, Any]:
+def contrast(
+    groups: Sequence[pd.Series], of: Callable[..., Any], twins: Mapping[str, str] = _NO_TWINS
+) -> dict[str, Any]:
     """A number that is computed from the means of several groups, with a bootstrap band.
 
     ```python
@@ -72,19 +78,28 @@ def contrast(groups: Sequence[pd.Series], of: Callable[..., Any]) -> dict[str, A
     Args:
         groups: One number for each sample, which the index names; drawn once for all groups.
         of: From the groups' means to the number; arrays in, array out.
+        twins: The twin of each sample that has one, which is drawn with it.
 
     Returns:
         A point as `mean_band` has it; `n` is the smallest group's. The band is NaN for fewer than
-        two, and where the number is not defined for some draw; all is NaN without numbers.
+        two, and where the number is not defined for some draw; all is NaN without numbers. Two
+        numbers of a sample in one group are a `ResultsError`.
     """
-    values = pd.concat(list(groups), axis=1).sort_index().to_numpy(float)
+    if twice := [sample for own in groups for sample in own.index[own.index.duplicated()]]:
+        raise ResultsError(
+            f"expected one number for each sample, got several for {twice[0]!r}. Choose rows of "
+            "one question and condition."
+        )
+    table = pd.concat(list(groups), axis=1).sort_index()
+    values = table.to_numpy(float)
     mean, n = mean_of(values)
     point = dict(mean=np.nan, low=np.nan, high=np.nan, n=int(n.min()))
     point["missing"] = sum(map(len, groups)) - int(n.sum())
     if point["n"] > 0:
         point["mean"] = float(of(*mean))
     if point["n"] > 1:
-        means = resampled(values, N_RESAMPLES, np.random.default_rng(0))
+        pairs = pairs_of(table.index, twins)
+        means = resampled(values, pairs, N_RESAMPLES, 0)
         tail = 50 * (1 - _LEVEL)
         point["low"], point["high"] = np.percentile(of(*means.T), [tail, 100 - tail]).tolist()
     return point
@@ -138,19 +153,41 @@ def mean_of(values: Values) -> tuple[Float[np.ndarray, " point"], Int[np.ndarray
     return np.divide(np.where(known, values, 0.0).sum(0), n, out=_nan(len(n)), where=n > 0), n
 
 
+def pairs_of(samples: Iterable[Any], twins: Mapping[str, str]) -> Pairs:
+    """Which samples are drawn together, by number: a clip and its twin, of the same picture."""
+    return np.unique([twins.get(sample, sample) for sample in samples], return_inverse=True)[1]
+
+
+def summed(values: Values, pairs: Pairs) -> Float[np.ndarray, "pair point"]:
+    """Sums over what is drawn together."""
+    sums = np.zeros((pairs.max() + 1, values.shape[1]))
+    np.add.at(sums, pairs, values)
+    return sums
+
+
 def resampled(
-    values: Values, n_resamples: int, rng: np.random.Generator
+    values: Values, pairs: Pairs, n_resamples: int, rng: np.random.Generator | int
 ) -> Float[np.ndarray, "resample point"]:
-    """Means over samples drawn with replacement, the same ones at every point."""
+    """Means over pairs drawn with replacement, the same ones at every point."""
     known = np.isfinite(values)
-    # How often each sample is drawn, which is all that a mean needs of a draw.
-    draws = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), n_resamples)
-    sums, counts = draws @ np.where(known, values, 0.0), draws @ known
+    numbers, n = summed(np.where(known, values, 0.0), pairs), summed(1.0 * known, pairs)
+    drawn = (seeded_draws if isinstance(rng, int) else _draws)(len(n), n_resamples, rng)
+    sums, counts = drawn @ numbers, drawn @ n
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 
-def by_sample(table: pd.DataFrame, value: str, by: Sequence[str]) -> tuple[Values, pd.DataFrame]:
-    """Numbers by sample and point, NaN where there is none; and the points."""
+def _draws(n: int, n_resamples: int, rng: Any) -> Float[np.ndarray, "resample pair"]:
+    """How often each is drawn, which is all that a mean needs of a draw."""
+    return 1.0 * np.random.default_rng(rng).multinomial(n, np.full(n, 1 / n), n_resamples)
+
+
+seeded_draws = lru_cache(maxsize=4)(_draws)  # the same for all curves of a page
+
+
+def by_sample(
+    table: pd.DataFrame, value: str, by: Sequence[str], twins: Mapping[str, str]
+) -> tuple[Values, pd.DataFrame, Pairs]:
+    """Numbers by sample and point, NaN where there is none; the points; and pairs of samples."""
     samples, names = pd.factorize(table["sample"], sort=True)
     points = table.groupby(list(by), sort=False, dropna=False)
     where = points.ngroup().to_numpy()
@@ -164,7 +201,7 @@ def by_sample(table: pd.DataFrame, value: str, by: Sequence[str]) -> tuple[Value
     values = np.full((len(names), int(where.max()) + 1), np.nan)
     values[samples, where] = table[value].astype("Float64").to_numpy(float, na_value=np.nan)
     first = np.unique(where, return_index=True)[1]
-    return values, pd.DataFrame(table.iloc[first][list(by)]).reset_index(drop=True)
+    return values, table.iloc[first][[*by]].reset_index(drop=True), pairs_of(names, twins)
 
 
 def _percentiles(means: Values, n: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

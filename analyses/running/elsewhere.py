@@ -75,8 +75,8 @@ class GivenPrompts(HookedOmni):
             raise MediaError(f"expected a prompt embedded elsewhere, got none at {path}.")
         bundle = EmbeddedPrompt.load(path, self.model.cfg.device)
         read, edits = bundle.facts.get("prompt") or {}, bundle.facts.get("tower_edits", [])
-        theirs = {"family": bundle.facts.get("family"), **_said(read, self.family.hears)}
-        ours = {"family": self.family.name, **_said(asdict(prompt), self.family.hears)}
+        theirs = {"family": bundle.facts.get("family"), **said(read, self.family.hears)}
+        ours = {"family": self.family.name, **said(asdict(prompt), self.family.hears)}
         theirs, ours = theirs | {"tower_edits": edits}, ours | {"tower_edits": []}
         if wrong := {name: theirs[name] for name in ours if theirs[name] != ours[name]}:
             expected = {name: ours[name] for name in wrong}
@@ -87,10 +87,10 @@ class GivenPrompts(HookedOmni):
         return bundle
 
 
-def _said(prompt: Mapping[str, Any], hears: bool) -> dict[str, Any]:
+def said(prompt: Mapping[str, Any], hears: bool) -> dict[str, Any]:
     """What a prompt's fields say of it on any machine: files by name."""
     plain = ("text", "system", "rope", *["use_audio_in_video"] * hears)  # else read by nothing
-    files = {n: (p := prompt.get(n)) and Path(str(p)).name for n in ("video", "audio")}
+    files = {name: _name(prompt.get(name)) for name in ("video", "audio")}
     turns = [(role, _named(items)) for role, items in prompt.get("turns") or ()]
     listed = {"items": _named(prompt.get("items") or ()), "turns": turns}
     return {name: prompt.get(name) for name in plain} | files | listed
@@ -98,5 +98,8 @@ def _said(prompt: Mapping[str, Any], hears: bool) -> dict[str, Any]:
 
 def _named(items: Sequence[Any]) -> list[Any]:
     """Items with the names of their files."""
-    named = lambda path: None if path is None else Path(path).name  # noqa: E731
-    return [(k, own if k == "text" else named(own), named(sound)) for k, own, sound in items]
+    return [(k, own if k == "text" else _name(own), _name(sound)) for k, own, sound in items]
+
+
+def _name(path: Any) -> str | None:
+    return path and Path(str(path)).name

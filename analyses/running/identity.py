@@ -4,7 +4,7 @@ A name does not say so: a folder may hold another checkpoint today. What is comp
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from torch import Tensor
 from analyses.cases import Case
 from data_prep.manifest import read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
-from hooked_omni.errors import BundleError, FileError
+from hooked_omni.errors import BundleError, FileError, ResultsError
 from hooked_omni.files import digest, file_hash
 from hooked_omni.fingerprint import tensor_hash
 
@@ -48,6 +48,19 @@ def clips_digest(manifest: Path) -> str:
     samples = read_manifest(manifest)
     paths = sorted({path for sample in samples for _, path in sample.files})
     return digest([[path, _content(manifest.parent / path)] for path in paths])
+
+
+def require_distinct(cases: Sequence[Case]) -> None:
+    """Refuse, as a `ResultsError`, one clip as two samples of a kind: it would count twice."""
+    first: dict[Any, str] = {}
+    for case in {case.sample: case for case in cases}.values():
+        files = [getattr(case.prompt, name, None) for name in ("video", "audio")]
+        known = case.kind, *map(_content, files)
+        if any(known[1:]) and first.setdefault(known, case.sample) != case.sample:
+            raise ResultsError(
+                f"expected each clip once among the {case.kind} samples, got {first[known]!r} and "
+                f"{case.sample!r} of one picture and sound. Leave one of them out."
+            )
 
 
 def case_mark(case: Case, recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,24 +12,20 @@ import pandas as pd
 
 from analyses import fidelity
 from analyses.judge.agreement import fairness
+from analyses.knockout.figure import changes
 from analyses.logit_lens.recall import ANY_LAYER, recall
 from analyses.plots import published
-from analyses.plots.curves import simultaneous_bands
 from analyses.plots.statistics import POOL
-from analyses.plots.twins import paired
-from analyses.study.effect import FEWEST, SMALLEST, Effect, Observed, Untestable, effect
+from analyses.study.effect import FEWEST, SMALLEST, Effect, Observed, Untestable
 from analyses.study.evidence import Evidence
 from analyses.study.judging import ANSWER, conditions, of_other_clips
-
-_WINDOW = ["first_layer", "last_layer"]
 
 
 def audio_falls(evidence: Evidence) -> Observed:
     """Audio fidelity of counterfactual clips against that of factual ones."""
     own, other = _fidelities(evidence, "audio", "hear")
     means = f"{own.mean():.1f} % -> {other.mean():.1f} %"
-    theirs = _fall(evidence, "audio", "hear")
-    fall = effect("falls by", [own, other], lambda f, c: f - c, above=SMALLEST, published=theirs)
+    fall = _falls(evidence)
     prose = (
         f"Asked what it hears, it is {own.mean():.0f} % faithful to the sound of untouched clips, "
         f"and {other.mean():.0f} % once the sound has been exchanged."
@@ -42,7 +38,7 @@ def more_than_video(evidence: Evidence) -> Observed:
     groups = [*_fidelities(evidence, "audio", "hear"), *_fidelities(evidence, "video", "see")]
     falls = [_fall(evidence, "audio", "hear"), _fall(evidence, "video", "see")]
     theirs = None if falls[0] is None or falls[1] is None else falls[0] - falls[1]
-    more = effect(
+    more = evidence.effect(
         "audio falls by more:",
         groups,
         lambda fa, ca, fv, cv: (fa - ca) - (fv - cv),
@@ -53,13 +49,19 @@ def more_than_video(evidence: Evidence) -> Observed:
         f"{what} {own.mean():.1f} % -> {other.mean():.1f} %"
         for what, own, other in (("audio", *groups[:2]), ("video", *groups[2:]))
     )
-    return Observed(means, (more,))
+    # Where video rises, audio "falls by more" while it rises too.
+    return Observed(means, (_falls(evidence), more))
+
+
+def _falls(evidence: Evidence) -> Effect:
+    groups, theirs = _fidelities(evidence, "audio", "hear"), _fall(evidence, "audio", "hear")
+    more: Any = dict(above=SMALLEST, published=theirs)
+    return evidence.effect("falls by", groups, lambda f, c: f - c, **more)
 
 
 def _fidelities(evidence: Evidence, what: str, question: str) -> list[pd.Series]:
-    """Of factual clips, and of counterfactual ones, which are drawn together with their twins."""
-    own, other = (evidence.fidelity(what, kind, question) for kind in POOL)
-    return [own, paired(other, evidence.twins)]
+    """Of factual clips, and of counterfactual ones."""
+    return [evidence.fidelity(what, kind, question) for kind in POOL]
 
 
 def _fall(evidence: Evidence, what: str, question: str) -> float | None:
@@ -86,7 +88,9 @@ def names_the_seen(evidence: Evidence) -> Observed:
     prose = "It then names {:.0f} % of what is seen, and {:.0f} % of what sounds.".format(*shares)
     controls = f"{np.nanmean(others):.1f} by answers to other clips, {constant:.1f} by one for all"
     difference = pd.Series(own - others, table.index)
-    found = effect("seen - heard, over that by other clips' answers,", [difference], above=SMALLEST)
+    found = evidence.effect(
+        "seen - heard, over that by other clips' answers,", [difference], above=SMALLEST
+    )
     own_mean = f"seen - heard {np.nanmean(own):.1f}"
     return Observed(f"{means}; {own_mean}, {controls}", (found,), prose)
 
@@ -128,12 +132,16 @@ def recalls(evidence: Evidence) -> tuple[str, list[pd.Series]]:
 def latent(evidence: Evidence) -> Observed:
     """What can be read at the audio positions against what is said, and chance."""
     by, (read, said, chance) = recalls(evidence)
-    theirs = evidence.published("latent_audio_recall", "counterfactual")
-    more = effect("read - said", [read - said], above=SMALLEST)
-    true = effect("read - chance", [read - chance], above=SMALLEST)
-    anywhere = effect("read", [read], unit="%", published=theirs)
+    judged = by.startswith("judged")  # as the paper's is
+    theirs = evidence.published("latent_audio_recall", "counterfactual") if judged else None
+    more = evidence.effect("read - said", [read - said], above=SMALLEST)
+    true = evidence.effect("read - chance", [read - chance], above=SMALLEST)
+    anywhere = evidence.effect("read", [read], unit="%", published=theirs)
     means = f"{read.mean():.1f} % can be read ({by}), {said.mean():.1f} % is said"
-    prose = f"Yet {read.mean():.0f} % of the sounds can be read off inside it."
+    prose = (
+        f"Inside it, {read.mean():.0f} % of the sounds can be read off, "
+        f"and {chance.mean():.0f} % of those of other clips."
+    )
     return Observed(f"{means}; by chance {chance.mean():.1f} %", (more, true, anywhere), prose)
 
 
@@ -171,47 +179,45 @@ def knocked_out(key: str, question: str, sign: int) -> Callable[[Evidence], Obse
 
     def measure(evidence: Evidence) -> Observed:
         what = "video" if question == "see" else "audio"
-        known = _cut(evidence, key, question, what)
-        if sign < 0 and known["before"].max() == 0:
+        bands = _late(evidence, key, question, what)
+        if sign < 0 and bands["before"].max() == 0:
             raise Untestable("knockout: 0 % without it, from which nothing can fall")
-        untouched = known.assign(value=known["before"])
-        sides = (known, untouched) if sign > 0 else (untouched, known)
-        bands: Any = simultaneous_bands(*sides, "value", by=_WINDOW)
-        best = bands.sort_values(["low", "mean"]).iloc[-1]
-        point = best.to_dict() | dict(low=bands["low"].max(), high=bands["high"].max())
-        first, last = best["first_layer"], best["last_layer"]
-        here = known[(known["first_layer"] == first) & (known["last_layer"] == last)]
-        means = f"{here['before'].mean():.1f} % -> {here['value'].mean():.1f} %"
-        point["missing"] = known.attrs["n_samples"] - point["n"]
-        moved = f"{'gains' if sign > 0 else 'loses'}, at most over {len(bands)} windows,"
-        theirs = _moved(key, question, sign, evidence)
+        if sign < 0:
+            bands = bands.assign(mean=-bands["mean"], low=-bands["high"], high=-bands["low"])
+        surely, at_most = (bands.loc[bands[end].idxmax()].to_dict() for end in ("low", "high"))
+        # If none surely moves it by so much, the one that may move it furthest decides.
+        point = surely if surely["low"] > SMALLEST else at_most
+        where = f"in layers {point['first_layer']:.0f} to {point['last_layer']:.0f}"
+        verb, theirs = "gains" if sign > 0 else "loses", _moved(key, question, sign, evidence)
+        moved = f"{verb} there (of {len(bands)} late windows)"
         found = Effect(moved, point, above=SMALLEST, published=theirs)
-        verb = "comes back to" if sign > 0 else "falls to"
         prose = (
-            f"Kept from reading the {key} in its layers {first:.0f} to {last:.0f}, its account of "
-            f"the {what} {verb} {here['value'].mean():.0f} %."
+            f"Kept from reading the {key} {where}, its account of the {what} goes from "
+            f"{point['before']:.0f} to {point['after']:.0f} %."
         )
-        where = f"in layers {first:.0f} to {last:.0f}"
-        return Observed(f"{means} {where}", (found,), prose if sign > 0 else "")
+        means = f"{point['before']:.1f} % -> {point['after']:.1f} % {where}"
+        return Observed(means, (found,), prose if sign > 0 else "")
 
     return measure
 
 
-def _cut(evidence: Evidence, key: str, question: str, what: str) -> Any:
-    """Fidelity in percent in each late window, and `before`, in windows with enough samples."""
+def _late(evidence: Evidence, key: str, question: str, what: str) -> Any:
+    """Changes of fidelity, in points, in late windows with numbers of enough samples.
+
+    The bands hold for all windows, early ones too, as in the sentences beside figure 6.
+    """
     table = evidence.table("knockout", question=question)
     judged = fidelity.joined(table.assign(condition=conditions(table)), evidence.scores)
-    named: Any = judged.assign(value=100 * judged[f"{what}_fidelity"])
-    baseline = named[named["key"] == "none"]
-    cut = named[(named["key"] == key) & (named["center"] >= named["n_layers"] / 2)]
-    before = baseline[["sample", "value"]].rename(columns={"value": "before"})
-    pairs = cut.merge(before, on="sample", how="left", validate="many_to_one")
-    known = pairs.dropna(subset=["value", "before"])
-    known = known[known.groupby(_WINDOW)["sample"].transform("nunique") >= FEWEST]
-    if known.empty:
-        raise Untestable(f"knockout: fewer than {FEWEST} samples with scores of {key}")
-    known.attrs["n_samples"] = baseline["sample"].nunique()
-    return known
+    named: Any = judged.assign(right=100 * judged[f"{what}_fidelity"])
+    cut, untouched = (named[named["key"] == one] for one in (key, "none"))
+    bands = changes(cut, untouched, "right")
+    late = bands["center"] >= table["n_layers"].iloc[0] / 2
+    enough = bands["n"] >= np.maximum(FEWEST, bands["missing"])
+    if not (late & enough).any():
+        raise Untestable(
+            f"knockout: no late window of {key} with scores of {FEWEST} samples and of half of them"
+        )
+    return bands[late & enough]
 
 
 def _moved(key: str, question: str, sign: int, evidence: Evidence) -> float | None:

@@ -4,9 +4,9 @@ The paper's claims, each with its number, what would show it, and what we found,
 Direction: is there an effect of this sign, beyond the smallest that would be of interest? The claim
 agrees if the whole 95 % band says so, differs if none of it does, and is undecided if it contains
 both sides; of a knockout the band holds for all windows at once. Size: does the band contain the
-paper's number for the same model, question and clips? With fewer than 12 samples that have numbers
-a claim is not testable. Claims of the *bias* are those that a model which trusts its eyes shows and
-one that does not must fail; the others are of how the model works inside.
+paper's number for the same model, question and clips? With fewer than 12 samples that have numbers,
+or than half of them, a claim is not testable. Claims of the *bias* are those that a model which
+trusts its eyes shows and one that does not must fail; the others are of how the model works inside.
 """
 
 from collections.abc import Callable, Mapping, Sequence

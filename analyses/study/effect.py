@@ -6,11 +6,11 @@ sides decides nothing.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analyses.plots.statistics import contrast, in_words
+from analyses.plots.statistics import in_words
 
 Verdict = Literal["agrees", "undecided", "differs", "not testable here"]
 
@@ -52,6 +52,8 @@ class Effect:
             raise Untestable(
                 f"{self.name}: {self.point['n']} samples with numbers, {FEWEST} needed"
             )
+        if not math.isfinite(self.point["low"]):
+            raise Untestable(f"{self.name}: numbers that do not vary, or of too few samples")
 
     @property
     def verdict(self) -> Verdict:
@@ -98,10 +100,3 @@ class Observed:
         verdicts = [effect.verdict for effect in self.effects]
         order: Sequence[Verdict] = ("differs", "undecided", "agrees")
         return next(verdict for verdict in order if verdict in verdicts)
-
-
-def effect(
-    name: str, groups: Sequence[Any], of: Callable[..., Any] = lambda mean: mean, **more: Any
-) -> Effect:
-    """The effect that `contrast` computes from the means of groups; `more` as in `Effect`."""
-    return Effect(name, contrast(groups, of), **more)

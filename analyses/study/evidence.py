@@ -1,6 +1,6 @@
 """What are claims checked against: which rows, of which clips and which question?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ import pandas as pd
 
 from analyses import fidelity
 from analyses.plots import published
-from analyses.plots.statistics import pooled
-from analyses.study.effect import FEWEST, Untestable
+from analyses.plots.statistics import POOL, contrast, pooled
+from analyses.study.effect import FEWEST, Effect, Untestable
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,22 @@ class Evidence:
         ]
         return 100 * own.set_index("sample")["score"]
 
+    def effect(
+        self,
+        name: str,
+        groups: Sequence[pd.Series],
+        of: Callable[..., Any] = lambda mean: mean,
+        **more: Any,
+    ) -> Effect:
+        """The effect that `contrast` computes from the means of groups; `more` as in `Effect`.
+
+        Untestable if most of a group has no numbers: what is left need not stand for the whole.
+        """
+        for n, n_all in ((int(group.count()), len(group)) for group in groups):
+            if n < n_all / 2:
+                raise Untestable(f"{name}: {n} of {n_all} samples with numbers, half needed")
+        return Effect(name, contrast(groups, of, self.twins), **more)
+
     def published(self, quantity: str, kind: str, question: str = "hear") -> float | None:
         """The paper's number for this study's model and base, question and kind of clips."""
         return published.number(quantity, self._of, question, kind)
@@ -57,23 +73,21 @@ class Evidence:
 
     @property
     def _of(self) -> dict[str, Any]:
-        """The names of the model and of its base."""
-        return {
-            key: table.attrs[key]
-            for table in self.tables.values()
-            for key in ("model", "base")
-            if key in table.attrs
-        }
+        """The names of the model and of its base, and the judge."""
+        every = [*self.tables.values(), self.scores]
+        names = ("model", "base", "judge")
+        return {n: table.attrs[n] for table in every for n in names if n in table.attrs}
 
     @staticmethod
     def _panel(table: Any, name: str, kind: str, question: str) -> Any:
-        if not table.empty:
-            table = pooled(table) if kind == "all" else table
-            table = table[(table["kind"] == kind) & (table["question"] == question)]
-        n = table["sample"].nunique() if not table.empty else 0
-        if n < FEWEST:
-            which = "factual and counterfactual" if kind == "all" else kind
+        n = {} if table.empty else table.groupby(["kind", "question"])["sample"].nunique()
+        needed = POOL if kind == "all" else (kind,)
+        counts = {one: int(n.get((one, question), 0)) for one in needed}
+        if min(counts.values()) < FEWEST:
+            found = " and ".join(f"{own} {one}" for one, own in counts.items())
+            each = " of each" * (len(counts) > 1)
             raise Untestable(
-                f"{name}: {n} {which} samples for question {question}, {FEWEST} needed"
+                f"{name}: {found} samples for question {question}, {FEWEST}{each} needed"
             )
-        return table
+        table = pooled(table) if kind == "all" else table
+        return table[(table["kind"] == kind) & (table["question"] == question)]

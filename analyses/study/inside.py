@@ -3,6 +3,8 @@
 As in `answers.py`; sections 5 and 8 of the paper use the whole set, factual and counterfactual.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ import pandas as pd
 
 from analyses.attention_share import percents
 from analyses.distribution_shift.sound_words import first_pieces
-from analyses.study.effect import FEWEST, Effect, Observed, Untestable, effect
+from analyses.plots.statistics import N_RESAMPLES, pairs_of, seeded_draws
+from analyses.study.effect import FEWEST, Effect, Observed, Untestable
 from analyses.study.evidence import Evidence
 
 
@@ -20,9 +23,14 @@ def unshifted(evidence: Evidence) -> Observed:
     Counterfactual clips decide: with its own sound, a clip's picture is reason enough to name it.
     """
     decides = _unshifted(evidence, "counterfactual", above=50.0)
-    theirs = evidence.published("audio_tokens_unshifted", "all")
-    whole = _unshifted(evidence, "all", published=theirs)
-    return Observed(f"{decides.point['mean']:.1f} %", (decides, whole))
+    effects = (decides, *_of_all(evidence, _unshifted, "audio_tokens_unshifted"))
+    return Observed(f"{decides.point['mean']:.1f} %", effects)
+
+
+def _of_all(evidence: Evidence, of: Callable[..., Effect], quantity: str) -> Iterator[Effect]:
+    """Of the whole set, beside the paper's number; nothing without one of its two kinds."""
+    with suppress(Untestable):
+        yield of(evidence, "all", published=evidence.published(quantity, "all"))
 
 
 def _unshifted(evidence: Evidence, kind: str, **more: Any) -> Effect:
@@ -31,25 +39,25 @@ def _unshifted(evidence: Evidence, kind: str, **more: Any) -> Effect:
     n = 1.0 * words.groupby("sample").size()
     answers = f"mean over answers {(own / n).mean():.1f} %"
     name = f"{kind}: of {len(words)} words ({answers})"
-    return effect(name, [own, n], lambda own, n: own / n, unit="%", **more)
+    return evidence.effect(name, [own, n], lambda own, n: own / n, unit="%", **more)
 
 
 def median_rank(evidence: Evidence) -> Observed:
     """Median rank in the base of the words that name sounds; clips as for `unshifted`."""
     decides = _rank(evidence, "counterfactual", below=1.5)
-    whole = _rank(evidence, "all", published=evidence.published("median_base_rank", "all"))
-    return Observed(f"{decides.point['mean']:g}", (decides, whole))
+    effects = (decides, *_of_all(evidence, _rank, "median_base_rank"))
+    return Observed(f"{decides.point['mean']:g}", effects)
 
 
 def _rank(evidence: Evidence, kind: str, **more: Any) -> Effect:
-    words = _sound_words(evidence, kind)
-    ranks = [own.to_numpy() for _, own in words.groupby("sample")["base_rank"]]
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(ranks), (1000, len(ranks)))
-    medians = [float(np.median(np.concatenate([ranks[i] for i in row]))) for row in drawn]
-    low, high = np.percentile(medians, [2.5, 97.5]).tolist()
-    median = float(words["base_rank"].median())
-    point = dict(mean=median, low=low, high=high, n=len(ranks), missing=0)
+    words = _sound_words(evidence, kind).sort_values("base_rank")
+    ranks, pairs = words["base_rank"].to_numpy(float), pairs_of(words["sample"], evidence.twins)
+    upto = seeded_draws(pairs.max() + 1, N_RESAMPLES, 0)[:, pairs].cumsum(1)  # words drawn so far
+    n = upto[:, -1:]
+    middle = [(upto > place).argmax(1) for place in ((n - 1) // 2, n // 2)]
+    low, high = np.percentile(ranks[middle].mean(0), [2.5, 97.5]).tolist()
+    median = float(np.median(ranks))
+    point = dict(mean=median, low=low, high=high, n=words["sample"].nunique(), missing=0)
     return Effect(f"{kind}: median of {len(words)} words", point, unit="", **more)
 
 
@@ -67,7 +75,7 @@ def divergence(evidence: Evidence) -> Observed:
     table = evidence.table("distribution_shift", "all")
     own, n = (table.groupby("sample")["kl_base_model"].agg(how) for how in ("sum", "size"))
     theirs = evidence.published("kl_divergence", "all")
-    near = effect(
+    near = evidence.effect(
         "mean over tokens",
         [own, 1.0 * n],
         lambda nats, n: nats / n,
@@ -91,14 +99,13 @@ def early_audio(evidence: Evidence) -> Observed:
     theirs: Any = evidence.curve("figure4_attention_share", "all", "both")
     known = theirs[(theirs["segment"] == "audio") & (theirs["layer"] < first)]["share_percent"]
     published = float(known.mean()) if len(known) == first else None
+    by_key = per_key.iloc[:, :first].mean(axis=1)
     return Observed(
         f"{early.mean():.1f} % in layers 0 to {first - 1}, {late.mean():.1f} % after",
         (
-            effect("early", [early], above=10.0, unit="%", published=published),
-            effect(
-                "early, a key,", [per_key.iloc[:, :first].mean(axis=1)], above=1.0, unit="x uniform"
-            ),
-            effect("after", [late], below=10.0, unit="%"),
+            evidence.effect("early", [early], above=10.0, unit="%", published=published),
+            evidence.effect("early, a key,", [by_key], above=1.0, unit="x uniform"),
+            evidence.effect("after", [late], below=10.0, unit="%"),
         ),
     )
 
@@ -108,17 +115,12 @@ def late_video(evidence: Evidence) -> Observed:
     both = ("video", "audio")
     video, audio = (_last_third(_attention(evidence, s, "percent")) for s in both)
     key_video, key_audio = (_last_third(_attention(evidence, s, "per_key")) for s in both)
+    a_key: Any = dict(above=0.1, unit="x uniform", digits=2)
     return Observed(
         f"video {video.mean():.1f} %, audio {audio.mean():.1f} %",
         (
-            effect("video - audio", [video - audio], above=10.0),
-            effect(
-                "a key, video - audio",
-                [key_video - key_audio],
-                above=0.1,
-                unit="x uniform",
-                digits=2,
-            ),
+            evidence.effect("video - audio", [video - audio], above=10.0),
+            evidence.effect("a key, video - audio", [key_video - key_audio], **a_key),
         ),
     )
 

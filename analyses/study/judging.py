@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
@@ -110,8 +110,8 @@ def judge_study(
         for name, texts in _answers(tables).items():
             todo += items(texts.assign(condition=name), samples, ("events",))
     scores = judge_items(todo, judge, out / "judgements.jsonl", progress)
-    model = tables["captions"].attrs["model"]
-    scores.attrs |= {"model": model, "first_only": first_only, "cut": unread}
+    of = {name: tables["captions"].attrs[name] for name in ("model", "twins")}
+    scores.attrs |= of | {"first_only": first_only, "cut": unread}
     results.write_table(scores_path(out, judge.name), scores, "scores")
     return scores
 
@@ -177,13 +177,12 @@ def scores_path(out: Path, judge: str) -> Path:
 
 def conditions(knockouts: pd.DataFrame) -> pd.Series:
     """A name for each row's condition, such as "generated !-> video @ 3-5"."""
-
-    def name(row: Any) -> str:
-        if row["key"] == "none":
-            return UNTOUCHED
-        return f"{row['query']} !-> {row['key']} @ {row['first_layer']}-{row['last_layer']}"
-
-    return cast(pd.Series, knockouts.apply(name, axis=1))
+    columns = (knockouts[c] for c in ("key", "query", "first_layer", "last_layer"))
+    names = [
+        UNTOUCHED if key == "none" else f"{query} !-> {key} @ {first}-{last}"
+        for key, query, first, last in zip(*columns, strict=True)
+    ]
+    return pd.Series(names, knockouts.index)
 
 
 def _recall(

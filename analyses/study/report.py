@@ -35,7 +35,7 @@ _FIGURES = {
 _CLAIMS_HEAD = """\
 ## The paper's claims
 
-arXiv 2604.02605. *Direction*: our 95 % band (over samples, by bootstrap; of a knockout, over
+arXiv 2604.02605. *Direction*: our 95 % band (over samples, by bootstrap; of a knockout, for
 all windows at once) lies wholly beyond the smallest effect of interest (agrees), wholly short
 of it (differs), or on both sides (undecided). *Size*: whether our band contains the paper's
 number for this model, question and kind of clips, where it has one.

@@ -13,9 +13,10 @@ import pandas as pd
 
 from analyses.cases import Case
 from analyses.judge.points import POINTS
+from analyses.plots.statistics import POOL
 from analyses.running import results, runs
 from analyses.running.elsewhere import bundle_facts
-from analyses.running.identity import clips_digest
+from analyses.running.identity import clips_digest, require_distinct
 from analyses.running.progress import ProgressCallback, no_progress
 from analyses.study import report
 from analyses.study.claims import Finding, check
@@ -23,6 +24,8 @@ from analyses.study.config import NEEDS_BASE, Study
 from analyses.study.judging import judge_study, require_judge, with_events
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash
+
+_SCORED = {"captions", "logit_lens", "knockout"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,8 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     results.require_folder(out)
     cases = {name: study.cases(name) for name in study.analyses}
     configs = {name: study.config(name) for name in study.analyses}
-    _require_references(cases["captions"])
+    _require_references(cases)
+    require_distinct(cases["captions"])
     judge, reading = require_judge(study.judge, out)
     facts = {
         "data": [{"file": study.data.name, "sha256": file_hash(study.data)}],
@@ -71,6 +75,11 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     results.require_same(out, recipe)
     omni = models.load(study.model, given[0])
     base = models.load(study.base, given[1]) if study.base else None
+    if base is not None and base.family.hears:
+        raise ResultsError(
+            f"expected a base that only sees, got {study.base}, which hears. Name the vision-only "
+            "model that this one was trained from."
+        )
     reading.groups(omni.model.cfg.n_layers)
     results.write_recipe(out, recipe)
     stages = {
@@ -103,13 +112,20 @@ def _recipe(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
     return results.make_recipe("study", replace(study, **only), facts)
 
 
-def _require_references(cases: list[Case]) -> None:
+def _require_references(cases: Mapping[str, list[Case]]) -> None:
     """Refuse a study whose answers nobody could score, before hours are spent on them."""
-    for what in ("audio", "video"):
-        of_point = [case for case in cases if what in POINTS[case.question]]
-        if of_point and not any(getattr(case, f"{what}_captions") for case in of_point):
+    known: dict[tuple[str, ...], list[bool]] = {}
+    for name in [name for name in cases if name in _SCORED]:
+        for case in cases[name]:
+            for what in ("audio",) if name == "logit_lens" else POINTS[case.question]:
+                # A control, such as silence, may have none.
+                for kind in ("", case.kind) if case.kind in POOL else ("",):
+                    key = name, case.question, what, kind
+                    known.setdefault(key, []).append(bool(getattr(case, f"{what}_captions")))
+    for (name, question, what, kind), there in known.items():
+        if not any(there):
             raise ResultsError(
-                f"expected samples with {what}_captions in the manifest, to score answers about "
-                f"the {what} by, got none of {len(of_point)} cases with any. Add them, or use "
-                "other questions in [captions]."
+                f"expected samples with {what}_captions in the manifest, to score {name} of the "
+                f"question {question!r} by, got none of {f'{len(there)} {kind}'.strip()} cases "
+                f"with any. Add them, or use other `questions` in [{name}], or other `kinds`."
             )

@@ -31,7 +31,9 @@ def fidelities(study: Evidence) -> Iterator[dict[str, Any]]:
     """Points of figure 2: each with its panel, its name in it, and the published number."""
     own = fidelity.plain(study.scores)
     bands: Any = mean_band(own.assign(m=100 * own["score"]), "m", by=["kind", "question", "what"])
-    for band in sorted(bands.to_dict("records"), key=lambda band: figures.place(band["kind"])):
+    for name in ("kind", "question"):
+        bands = bands.sort_values(name, key=lambda names: names.map(figures.place), kind="stable")
+    for band in bands.to_dict("records"):
         what, place = band["what"], (band["kind"], band["question"])
         theirs = study.published(f"{what}_fidelity", *place)
         known = dict(panel=f"{band['question']}: {what} fidelity", unit="%", published=theirs)

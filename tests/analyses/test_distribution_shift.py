@@ -160,6 +160,32 @@ def test_an_embedded_case_needs_a_base_prompt(model: HookedOmni, sees: HookedOmn
         run(model, [asked(model)], base=sees)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "got"),
+    [
+        (dict(video="clips/dog.mp4"), dict(video="bus.mp4"), "video 'dog.mp4', got one with 'bus"),
+        (dict(text="What sounds?"), dict(text="What is seen?"), "text 'What sounds?', got one wi"),
+        (dict(video="/there/a.mp4", text="x"), dict(video="here/a.mp4", text="x"), ""),
+        (dict(video="a.mp4"), {}, ""),  # made by hand
+    ],
+)
+def test_a_base_prompt_of_another_clip_is_refused(
+    model: HookedOmni, sees: HookedOmni, ours: Any, theirs: Any, got: str
+) -> None:
+    prompts = asked(model), asked(sees, None, "bus", "video")
+    own, shown = (
+        replace(prompt, facts={**prompt.facts, "prompt": facts})
+        for prompt, facts in zip(prompts, (ours, theirs), strict=True)
+    )
+    given: Any = dict(base=sees, base_prompts={"a/hear": shown})
+    if not got:
+        assert len(run(model, [Case(own, "a")], CONFIG, **given))
+        return
+    with pytest.raises(ResultsError, match="prompt of 'a/hear' for the base with ") as refused:
+        run(model, [Case(own, "a")], CONFIG, **given)
+    assert got in str(refused.value)
+
+
 def test_samples_that_cannot_be_compared_are_skipped(model: HookedOmni, sees: HookedOmni) -> None:
     silent, both = asked(sees, None, "bus", "video"), asked(model)
     clips = dict(mute=asked(model, kind="video"), blind=asked(model, kind="audio"))

@@ -288,18 +288,21 @@ def test_a_judges_fidelity_takes_the_place_of_words(panels: Any) -> None:
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen2.5-Omni-3B", "another/of-36-layers"])
 def test_published_points_under_their_model(panels: Any, name: str) -> None:
-    table = panels.assign(n_layers=36)
-    table.attrs = {**table.attrs, "model": name}
-    drawn = [c for axes in knockout.plot(table).axes[::3] for c in axes.collections]
-    points = [c.get_offsets() for c in drawn if str(c.get_label()).startswith("published")]
-    assert sum(len(np.asarray(each)) for each in points) == (112 if "Omni" in name else 0)
+    judged = panels.assign(n_layers=36, audio_fidelity=0.25, video_fidelity=0.75)
+    judge = {"name": "Qwen/Qwen3-32B", "model": "Qwen/Qwen3-32B"}
+    words: Any = {"name": "lexical"}
+    for table, by, n in ((judged, judge, 112), (judged, words, 0), (panels, judge, 0)):
+        table.attrs = {**panels.attrs, "model": name, "judge": by}
+        drawn = [c for axes in knockout.plot(table).axes[::3] for c in axes.collections]
+        points = [c.get_offsets() for c in drawn if str(c.get_label()).startswith("published")]
+        assert sum(len(np.asarray(each)) for each in points) == (n if "Omni" in name else 0)
 
 
 def test_the_headline(panels: Any) -> None:
     lines = "\n".join(knockout.headline(panels))
     freed = "counterfactual, hear: G !-> V moves what is named most in layer 5: +100.00 points"
     (line,) = (line for line in lines.splitlines() if line.startswith(freed))
-    assert "n = 2 (p = 0.5, corrected for 8 windows)" in line
+    assert "n = 2 (band and p = 0.5 for all 8 windows at once)" in line
     assert "counterfactual, hear: untouched, reference events named: 0.0 %" in lines
     assert "G !-> A moves the log-probability of reference words most in layer 2" in lines
 

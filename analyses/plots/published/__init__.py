@@ -27,7 +27,8 @@ def points(name: str, of: Mapping[Any, Any], question: str, kind: str) -> pd.Dat
     Args:
         name: The table: its file name without the ending.
         of: `table.attrs`: "model", and "base" where one is compared with. The last part of a
-            checkpoint's name counts, such as "Qwen2.5-Omni-3B".
+            checkpoint's name counts, such as "Qwen2.5-Omni-3B". "judge": a language model, or no
+            score of the paper's fits.
         question: As in our tables, such as "hear".
         kind: As in our tables, or "all" for factual and counterfactual clips together.
     """
@@ -38,6 +39,8 @@ def points(name: str, of: Mapping[Any, Any], question: str, kind: str) -> pd.Dat
     if "base" in published:
         base = _short(of.get("base"))
         fits &= published["base"].map(lambda b: pd.isna(b) or base.startswith(str(b)))
+    if "judge" in published and "model" not in of.get("judge", {"model": ""}):
+        fits &= published["judge"].isna()
     return cast(pd.DataFrame, published[fits]).reset_index(drop=True)
 
 

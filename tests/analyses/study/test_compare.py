@@ -26,6 +26,7 @@ FACTS: dict[str, Any] = {
     "data": [{"file": "pairs.jsonl", "sha256": "1"}],
     **{"clips": "2", "kinds": None, "wording": {}, "rope": "model", "system": None},
 }
+JUDGE = {"name": "planted", "model": "planted"}
 CONFIG = Study("m", Path("d"), "b").config("captions")
 
 
@@ -40,7 +41,7 @@ def planted(folder: Path, model: str, biased: bool) -> Path:
         table.attrs |= {"cases": dict.fromkeys(cases, "x"), "twins": {}, "base": "org/InternVL2-8B"}
         results.write_recipe(folder / name, results.make_recipe(name, CONFIG, of))
         results.save(folder / name, name, table, Figure(), CONFIG, **of)
-    given.attrs = {"model": f"org/{model}", "judge": {"name": "planted"}, "first_only": False}
+    given.attrs = {"model": f"org/{model}", "judge": JUDGE, "first_only": False}
     results.write_table(folder / "scores" / "planted.parquet", given, "scores")
     results.write_recipe(folder, results.make_recipe("study", CONFIG, FACTS))
     (folder / "report.md").write_text("done")
@@ -68,8 +69,8 @@ def cells(page: str, start: str) -> list[str]:
 def test_the_page_has_the_numbers_of_each_model(studies: list[Path], tmp_path: Path) -> None:
     page = compare_studies(studies, tmp_path / "out").read_text()
     fidelity, recall, shift = page.split("\n## ")[1:4]
-    assert cells(fidelity, "InternOmni")[3].startswith("25.0 % [")
-    assert cells(fidelity, "MiniCPM")[3] == "100.0 % [100.0, 100.0], n = 20; published 22.1"
+    assert cells(fidelity, "InternOmni")[4].startswith("25.0 % [")
+    assert cells(fidelity, "MiniCPM")[4] == "100.0 % [100.0, 100.0], n = 20; published 22.1"
     _, read, said, chance, _ = cells(recall, "MiniCPM")
     assert (read[:7], said[:7], chance[:6]) == ("100.0 %", "100.0 %", "50.0 %")
     assert read.endswith("published 75.4")

@@ -197,12 +197,56 @@ def test_two_studies_in_one_folder_are_refused(done: StudyResult, study: Study) 
         run_study(replace(study, max_new_tokens=13), out)
 
 
-def test_a_manifest_without_references_is_refused(data: Path, study: Study, tmp_path: Path) -> None:
-    bare = [replace(s, audio_captions=()) for s in read_manifest(data)]
+NAMES = ("captions", "logit_lens", "knockout", "distribution_shift")
+HEAR, SEE = (dict.fromkeys(NAMES, (question,)) for question in ("hear", "see"))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "kinds", "questions", "message"),
+    [
+        ("audio", ("factual", "counterfactual"), {}, "none of 4 cases"),
+        ("audio", ("counterfactual",), HEAR, "captions of the question 'hear' by, .* 2 counterf"),
+        ("video", ("factual",), {}, "captions of the question 'see' by, got none of 2 factual"),
+        ("video", ("factual",), HEAR | {"knockout": ("see",)}, "knockout of the question 'see'"),
+        ("audio", ("factual",), SEE | {"logit_lens": ("hear",)}, "logit_lens of the .* 2 factual"),
+    ],
+)
+def test_a_question_without_references_is_refused_first(
+    data: Path, study: Study, tmp_path: Path, lacking: str, kinds: Any, questions: Any, message: str
+) -> None:
+    none: Any = {f"{lacking}_captions": ()}
+    bare = [replace(s, **none) if s.kind in kinds else s for s in read_manifest(data)]
     manifest = write_manifest(data.parent / "bare.jsonl", bare)
+    unknown = replace(study, model="no such model", data=manifest, questions=questions)
+    with pytest.raises(ResultsError, match=rf"expected .*{lacking}_captions.* score .*{message}"):
+        run_study(unknown, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_control_may_have_no_references(data: Path, study: Study, tmp_path: Path) -> None:
+    samples = read_manifest(data)
+    silent = replace(samples[0], id="silent", kind="silence", audio_captions=())
+    manifest = write_manifest(data.parent / "silent.jsonl", [*samples, silent])
+    with pytest.raises(UnknownModelError, match="no such model"):  # all else is accepted
+        run_study(replace(study, model="no such model", data=manifest), tmp_path / "out")
+
+
+def test_one_clip_as_two_samples_is_refused_first(data: Path, study: Study, tmp_path: Path) -> None:
+    samples = read_manifest(data)
+    first = next(s for s in samples if s.kind == "factual")
+    shutil.copy(data.parent / str(first.video), data.parent / "under another name.mp4")
+    again = replace(first, id="again", video="under another name.mp4")
+    manifest = write_manifest(data.parent / "again.jsonl", [*samples, again])
     unknown = replace(study, model="no such model", data=manifest)
-    with pytest.raises(ResultsError, match="expected samples with audio_captions in the manifest"):
-        run_study(unknown, tmp_path)
+    with pytest.raises(ResultsError, match=rf"each clip once .* got {first.id!r} and 'again' of"):
+        run_study(unknown, tmp_path / "out")
+
+
+def test_a_base_that_hears_is_refused(study: Study, tmp_path: Path) -> None:
+    for base in ("random-omni", "organism-biased"):
+        with pytest.raises(ResultsError, match=f"a base that only sees, got {base}, which hears"):
+            run_study(replace(study, base=base), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_prints_claims(done: StudyResult, data: Path, copy: Path, capsys: Any) -> None:

@@ -29,6 +29,22 @@ def test_the_studies_that_are_shipped_can_be_read() -> None:
     assert organisms.base == "organism-base" and organisms.judge == {"name": "truth"}
 
 
+def test_the_page_has_the_papers_conditions_beside_ours() -> None:
+    files = [STUDIES / f"{name}.toml" for name in ("paper", "paper-careful")]
+    assert "docs/study.md has both" in files[0].read_text()
+    page = (ROOT / "docs" / "study.md").read_text()
+    ours = page.partition("## The paper's conditions, and ours")[2].partition("\n## ")[0]
+    paper, careful = map(read_study, files)
+    for name in ("rope", "wording", "system", "judge"):
+        assert getattr(paper, name) != getattr(careful, name)
+    for word in ("paper.toml", "paper-careful.toml", "rope", "[wording]", "system", "first_only"):
+        assert word in ours
+    changed = {n for n in careful.configs if careful.config(n) != paper.config(n)}
+    changed |= {n for n in careful.questions if careful.questions[n] != paper.questions.get(n)}
+    assert changed == {"logit_lens", "attention_share"}  # lens and attention are on the page
+    assert "| lens |" in ours and "| attention |" in ours
+
+
 @pytest.mark.parametrize(
     ("file", "model", "base", "width"),
     [
