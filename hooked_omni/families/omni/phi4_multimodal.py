@@ -17,7 +17,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import CheckpointError, PromptError
-from hooked_omni.families import checks, processing
+from hooked_omni.families import checks, one_by_one, processing
 from hooked_omni.families.family import Family, Masks, OnDisk, Read
 from hooked_omni.families.skeleton import find_decoder
 from hooked_omni.inputs.audio import Audio
@@ -146,7 +146,7 @@ def _correct_words(tokenizer: Any, tokens: Int[Tensor, " pos"], masks: Masks) ->
 def _prepare(processor: Any, prompt: Prompt, read: Read) -> dict[str, Any]:
     processing.require_model_rope(prompt)
     processing.require_plain_words(processor.tokenizer, prompt)
-    media = processing.media_of(prompt, read)
+    media = one_by_one.media_of(prompt, read)
     frames, sounds, clip = list[Tensor](), list[Audio](), dict[str, str]()
     for medium in media:
         placeholders = ""
