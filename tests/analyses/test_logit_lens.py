@@ -200,7 +200,7 @@ def test_the_published_number_stands_under_its_model(
     own = table.copy()
     own.attrs = {**table.attrs, "model": model}
     lines = {str(line.get_label()): line for line in plot(own).axes[0].get_lines()}
-    label = "published, MiniCPM-o 2.6, counterfactual, all layers, judged"
+    label = "published, MiniCPM-o 2.6,\ncounterfactual, all layers, judged"
     assert (label in lines) == (theirs is not None)
     if theirs is not None:
         assert set(np.asarray(lines[label].get_ydata())) == {theirs}
