@@ -31,7 +31,7 @@ class Journal:
         self.path = path
         self._values: dict[str, Any] = {}
         self._lock = threading.Lock()
-        written = read_bytes(path) if path.exists() else b""
+        written = read_bytes(path) if os.path.exists(path) else b""  # noqa: PTH110  # False for bad names
         self._cut = bool(written) and not written.endswith(b"\n")
         for line in written.split(b"\n"):
             with suppress(ValueError, KeyError):

@@ -184,6 +184,7 @@ def load(
         CheckpointError: For missing or extra weights, quantized ones, more than fits, files that
             differ from the model's card, and code that is not trusted or does not run.
     """
+    device, chosen = known_device(device), float_dtype(dtype)
     if str(name) not in SHIPPED:
         source = file_source(name, revision)
         raw = read_config(name, source)
@@ -191,10 +192,8 @@ def load(
         if decoder_only or family.remote is None:
             hf = _without_weights(name, family, raw, source, attn_implementation)
             if decoder_only:
-                return _load_decoder(
-                    name, family, hf, source, known_device(device), float_dtype(dtype)
-                )
-    towers = load_towers(name, device, dtype, attn_implementation, revision, trust_remote_code)
+                return _load_decoder(name, family, hf, source, device, chosen)
+    towers = load_towers(name, device, chosen, attn_implementation, revision, trust_remote_code)
     omni = HookedOmni.from_towers(towers)
     if decoder_only:
         omni.towers = None

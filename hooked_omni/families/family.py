@@ -203,10 +203,11 @@ class Family:
         orders = _CLIP_FIRST + (_CLIP_LAST if self.one_clip == "anywhere" else ())
         twice = [source.kind for source in sources].count("audio") > 1
         others = prompt.items and kinds not in orders
+        place = " before it" if self.one_clip == "first" else ""
         if self.one_clip and (prompt.turns or others or twice):
             raise PromptError(
-                f"expected one question and at most one clip, {self.one_clip}, for {self.name}, "
-                f"got {kinds} after {len(prompt.turns)} turns. Write Prompt(question, video=file) "
+                f"expected one question and at most one clip{place} for {self.name}, got "
+                f"{kinds} after {len(prompt.turns)} turns. Write Prompt(question, video=file) "
                 "or Prompt(question, audio=file)."
             )
         for source in sources:

@@ -283,7 +283,7 @@ def test_voxtral_hears_whole_windows(voxtral, seconds):
         assert prompt.spans.seconds["audio"][[0, 1, -1]].tolist() == pytest.approx(
             [0, 0.08, 30 * windows - 0.08]
         )
-        own = voxtral.family.prepare(MistralChat(), LISTEN, None, audio)["input_features"]
+        own = voxtral.family.prepare(MistralChat(), LISTEN, (audio,))["input_features"]
         first = MistralChat.extractor(audio.samples[:480_000], sampling_rate=16_000)
         assert torch.equal(own[0], torch.tensor(first.input_features[0]))
 

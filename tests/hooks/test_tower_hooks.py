@@ -80,7 +80,8 @@ def test_a_look_changes_no_bit(name, kernel, models, clips):
     for tower in TOWERS[name]:
         expected = plain.embeds[0, plain.spans[SPAN_OF[tower]]]
         given = cache[names.in_tower(tower)].flatten(0, -2)
-        bits_equal(given[: len(expected)], expected)  # after it, what is padded to 30 s
+        if name != "llava-onevision":  # which pools its tokens from these
+            bits_equal(given[: len(expected)], expected)  # after it, what is padded to 30 s
         bits_equal(cache[pre(1, tower)], cache[post(0, tower)])
     assert standing(omni) == 0
 
@@ -88,12 +89,12 @@ def test_a_look_changes_no_bit(name, kernel, models, clips):
 @contextmanager
 def collecting(hf: Any, tower: str) -> Iterator[list[Any]]:
     """Hidden states of each run of a tower, as transformers itself collects them."""
-    home = {"audio": "audio_tower", "vision": "visual"}[tower]
-    module: Any = next(m for n, m in hf.named_modules() if n.endswith(home))
+    homes = {"audio": ("audio_tower",), "vision": ("visual", "vision_tower", "vision_model")}[tower]
+    module: Any = next(m for n, m in hf.named_modules() if n.endswith(homes))
     forward, runs = module.forward, []
 
     def collect(*args: Any, **more: Any) -> Any:
-        output = forward(*args, **more, output_hidden_states=True)
+        output = forward(*args, **{**more, "output_hidden_states": True})
         runs.append(output.hidden_states)
         return output
 
@@ -389,7 +390,7 @@ def test_times_of_frames_and_steps_of_patches(models):
         changed.samples[16_000:32_000] = sound(seed=8).samples[16_000:32_000]
         question = Prompt("What now?", audio="sound")
         plain, cache = omni.embed_with_cache((question, (sound(),)), pre(0))
-        other = omni.embed_with_cache((question, None, changed), pre(0))[1]
+        other = omni.embed_with_cache((question, (changed,)), pre(0))[1]
         seconds = plain.spans.seconds["audio"].repeat_interleave(per_token)
         moved = (cache[pre(0)] != other[pre(0)]).any(-1).flatten()[: len(seconds)]
         apart = seconds[moved]
@@ -402,7 +403,7 @@ def test_times_of_frames_and_steps_of_patches(models):
         pixels[2:4] = 255 - pixels[2:4]  # the second of three steps
         question = Prompt("What now?", video="clip", use_audio_in_video=False)
         one, two = (
-            omni.embed_with_cache((question, video, None), pre(0, "vision"))[1][pre(0, "vision")]
+            omni.embed_with_cache((question, (video,)), pre(0, "vision"))[1][pre(0, "vision")]
             for video in (first, replace(first, frames=pixels))
         )
         steps = torch.arange(3).repeat_interleave(len(one) // 3)
