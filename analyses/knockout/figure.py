@@ -111,6 +111,8 @@ def draw_panel(axes: Axes, group: Any, measure: str) -> None:
     """A line for each key, the baseline with its band; what they rest on as the title."""
     baseline = mean_band(group[group["key"] == "none"], measure, by=["key"])
     level = baseline.iloc[0]
+    if measure == "right":  # a point of percent at least, where nothing moves
+        axes.update_datalim([(0, level["mean"] - 0.5), (0, level["mean"] + 0.5)], updatex=False)
     axes.axhspan(level["low"], level["high"], color="black", alpha=0.1, linewidth=0)
     axes.axhline(level["mean"], color="black", ls=":", zorder=3, label="untouched")
     bands = [baseline]

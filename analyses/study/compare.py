@@ -96,10 +96,10 @@ def _figure(path: Path, figure: Figure | None) -> Iterator[str]:
 def _numbers(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The points of a figure as a table, a row for each model; and why some have none."""
     cells: dict[str, dict[str, str]] = {}
-    for row in rows:
-        if not row["n"]:
-            yield f"* {as_text(row['model'])}: no numbers: {as_text(row['panel'])}.\n"
-            continue
+    without = dict.fromkeys((row["model"], row["panel"]) for row in rows if not row["n"])
+    for model, panel in without:
+        yield f"* {as_text(model)}: no numbers: {as_text(panel)}.\n"
+    for row in (row for row in rows if row["n"]):
         theirs, digits = row["published"], 1 if row["unit"] == "%" else 3
         note = "" if theirs is None else f"; published {theirs:g}"
         column = cells.setdefault(", ".join(filter(None, (row["panel"], row["name"]))), {})
