@@ -183,16 +183,17 @@ def test_a_run_killed_at_random_moments_and_repeated_ends_as_an_undisturbed_one(
     """Each run goes on where the one before was killed; what has its final name is whole."""
     folder, n_kills, rng, caught = pairs.parent, 6, random.Random(0), 0
     arguments = ["swap", str(pairs), str(folder / "out.jsonl"), "--control", "noise"]
-    began = time.perf_counter()
     start(main, arguments).join()
-    seconds, undisturbed = time.perf_counter() - began, outputs(folder)
+    undisturbed = outputs(folder)
     assert len(undisturbed) == N_PAIRS + 3
     clear(folder)
     for _ in range(n_kills):
         if (folder / "out.jsonl").exists():
             clear(folder)
-        process = start(main, arguments)
-        time.sleep(rng.uniform(0, seconds))
+        process, n_written = start(main, arguments), rng.randint(0, N_PAIRS)
+        while process.is_alive() and len(outputs(folder)) < n_written:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.02))  # in the middle of a clip, or between two
         process.kill()
         process.join()
         caught += process.exitcode == -9
