@@ -1,5 +1,6 @@
 """Tiny models that have other towers before a Qwen2, Qwen3 or Llama; see `random_weights.py`."""
 
+from copy import deepcopy
 from typing import Any
 
 import transformers
@@ -156,7 +157,8 @@ def _made(
     name: str, seed: int, tokenizer: Any, config: dict[str, Any], template: str, **parts: Any
 ) -> tuple[Any, Any]:
     """The model of a family of transformers, and its processor with `parts`."""
-    made = getattr(transformers, f"{name}Config")(**config)
+    # A copy: older classes write into what they are given.
+    made = getattr(transformers, f"{name}Config")(**deepcopy(config))
     model_class = getattr(transformers, f"{name}ForConditionalGeneration")
     model = built(model_class, made, seed, tokenizer)
     processor_class = getattr(transformers, f"{name}Processor")
