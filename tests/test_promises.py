@@ -1,4 +1,4 @@
-"""Every test that the documentation names as the keeper of a promise is there."""
+"""Tests that the documentation names as keepers of promises are there, and files it links to."""
 
 import ast
 import re
@@ -15,6 +15,16 @@ def test_every_named_test_is_there(page):
     named = KEEPERS.findall((ROOT / "docs" / page).read_text(encoding="utf-8"))
     missing = [f"{path}::{name}" for path, name in named if name not in _functions(path)]
     assert not missing
+
+
+LINKS = re.compile(r"\]\(([^)#:]+)\)")
+
+
+def test_every_linked_file_is_there():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
+    links = [(page, link) for page in pages for link in LINKS.findall(page.read_text("utf-8"))]
+    assert len(links) > 20
+    assert not [(page.name, link) for page, link in links if not (page.parent / link).exists()]
 
 
 def _functions(path: str) -> set[str]:
