@@ -74,14 +74,16 @@ def checklist(findings: Sequence[Finding]) -> list[str]:
     return lines
 
 
-def in_brief(model: str, findings: Sequence[Finding]) -> str:
+def in_brief(model: str, kinds: Sequence[str], findings: Sequence[Finding]) -> str:
     """What was found, in one paragraph for any reader."""
     counts = Counter(one.verdict for one in findings if one.claim.of_bias)
     says = {"agrees": "hold for it", "differs": "do not", "undecided": "are undecided"}
     says["not testable here"] = "could not be tested"
     verdicts = ", ".join(f"{counts[v]} {words}" for v, words in says.items() if counts[v])
     prose = [one.observed.prose for one in findings if one.observed and one.observed.prose]
-    head = f"{model} watched and listened to clips, some with the sound of another clip."
+    alone = {"factual": " with their own sound", "counterfactual": " with the sound of other clips"}
+    some = ", some with the sound of another clip" if "counterfactual" in kinds else ""
+    head = f"{model} watched and listened to clips{alone.get(kinds[0], '') if len(kinds) == 1 else some}."
     tail = f"Of {counts.total()} claims of a model that trusts its eyes, {verdicts}."
     return " ".join([head, *prose, tail])
 
@@ -127,7 +129,7 @@ def _lines(
     configs = [made["config"] for made in every]
     limits = sorted({c["max_new_tokens"] for c in configs if "max_new_tokens" in c})
     yield f"# What {as_text(study.model)} sees and hears\n"
-    yield as_text(in_brief(study.model, findings)) + "\n"
+    yield as_text(in_brief(study.model, kinds, findings)) + "\n"
     data, base = as_text(study.data.name), as_text(study.base or "none")
     yield f"Samples: {counts}, of {data}. Base: {base}. "
     yield f"Judge: {as_text(judge['name'])}. "
