@@ -83,7 +83,8 @@ def in_brief(model: str, kinds: Sequence[str], findings: Sequence[Finding]) -> s
     prose = [one.observed.prose for one in findings if one.observed and one.observed.prose]
     alone = {"factual": " with their own sound", "counterfactual": " with the sound of other clips"}
     some = ", some with the sound of another clip" if "counterfactual" in kinds else ""
-    head = f"{model} watched and listened to clips{alone.get(kinds[0], '') if len(kinds) == 1 else some}."
+    sounds = alone.get(kinds[0], "") if len(kinds) == 1 else some
+    head = f"{model} watched and listened to clips{sounds}."
     tail = f"Of {counts.total()} claims of a model that trusts its eyes, {verdicts}."
     return " ".join([head, *prose, tail])
 
