@@ -72,9 +72,7 @@ def _command(name: str) -> Callable[..., None]:
         decoder_only: Annotated[bool, _option(_ALONE, "--decoder-only")] = False,
         trust_remote_code: Annotated[bool, _option(_TRUST, "--trust-remote-code")] = False,
         rope: Annotated[str, _option("model, or paper-scripts.")] = "model",
-        order: Annotated[
-            str | None, _option("text-first, clip-first; default: the family's.")
-        ] = None,
+        order: Annotated[str | None, _option("text-first or clip-first.")] = None,
         device: Annotated[str, _option("cpu, cuda, ...")] = "cpu",
         dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
     ) -> None:
@@ -86,15 +84,13 @@ def _command(name: str) -> Callable[..., None]:
             raise typer.BadParameter(f"expected {needed}, for {name}")
         if (data is None) == (not clip):
             raise typer.BadParameter("expected --data, a manifest, or --clip, one of them")
-        wanted_kinds = None if kinds is None else tuple(kinds.split(","))
-        wanted = tuple(questions.split(","))
+        wanted = tuple(questions.split(",")), tuple(kinds.split(",")) if kinds is not None else None
         words = {key: text for key, _, text in (own.partition("=") for own in wording or ())}
-        given = data, tuple(clip or ()), audio, ask, wanted, wanted_kinds, limit, rope
-        selection = request.CaseSelection(*given, words, system, order)
-        more = embedded, decoder_only, trust_remote_code
-        models = request.ModelOptions(model, base, device, dtype, prompts, *more)
+        given = data, tuple(clip or ()), audio, ask, *wanted, limit, rope, words, system, order
+        more = prompts, embedded, decoder_only, trust_remote_code
+        models = request.ModelOptions(model, base, device, dtype, *more)
         results.require_folder(out)
-        _execute(request.prepare(name, selection, config, shard, models), out)
+        _execute(request.prepare(name, request.CaseSelection(*given), config, shard, models), out)
 
     return command
 

@@ -6,6 +6,7 @@ organisms' small world, where each thing has one noun and one verb, and is exact
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -24,12 +25,12 @@ _CHUNK = 256
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 
-class _Offline:
+class _Offline(ABC):
     """What the judges without a server and without prompts have in common."""
 
     @property
-    def facts(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def facts(self) -> dict[str, Any]: ...
 
     def require(self) -> None:
         """Nothing can be wrong before the first item."""
@@ -47,8 +48,8 @@ class _Offline:
         for item, before in items:
             on_judgement(item, replace(self.judge(item), tries=before + 1))
 
-    def judge(self, item: Item) -> Judgement:
-        raise NotImplementedError
+    @abstractmethod
+    def judge(self, item: Item) -> Judgement: ...
 
 
 @dataclass(frozen=True)

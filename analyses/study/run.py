@@ -59,18 +59,9 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     _require_references(cases)
     require_distinct(cases["captions"])
     judge, reading = require_judge(study.judge, out)
-    facts = {
-        "data": [{"file": study.data.name, "sha256": file_hash(study.data)}],
-        "clips": clips_digest(study.data),
-        "kinds": list(study.kinds) or None,
-        "rope": study.rope,
-        "system": study.system or None,
-        "order": study.order,
-        "wording": dict(study.wording),
-    }
     models, every = study.models(), [case for own in cases.values() for case in own]
     given = models.bundles(every), models.bundles(cases.get(NEEDS_BASE, []), of_base=True)
-    facts |= bundle_facts(*given)
+    facts = _facts(study) | bundle_facts(*given)
     recipe = _recipe(study, facts)
     results.require_same(out, recipe)
     omni = models.load(study.model, given[0])
@@ -98,6 +89,19 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     tables = with_events(tables, scores, configs["captions"].own)
     findings = check(tables, scores, study.ratings)
     return StudyResult(tables, scores, findings, report.write(study, out, tables, scores, findings))
+
+
+def _facts(study: Study) -> dict[str, Any]:
+    """What every analysis of a study is of."""
+    return {
+        "data": [{"file": study.data.name, "sha256": file_hash(study.data)}],
+        "clips": clips_digest(study.data),
+        "kinds": list(study.kinds) or None,
+        "rope": study.rope,
+        "system": study.system or None,
+        "order": study.order,
+        "wording": dict(study.wording),
+    }
 
 
 def _recipe(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,26 +79,9 @@ def decoder_config(hf_model: Any) -> DecoderConfig:
     config = hf_model.config.get_text_config()
     rope = config.rope_parameters
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    time, height, width = rope.get("mrope_section") or (d_head // 2, 0, 0)
-    sliding = getattr(config, "sliding_window", None) is not None
-    kinds = getattr(config, "layer_types", None) or [
-        "sliding_attention" if sliding else "full_attention"
-    ]
-    scaling = rope.get("rope_type", "default")
-    unsupported = {
-        "rope_type": scaling not in ("default", "dynamic"),
-        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0) != 1.0,
-        "hidden_act": config.hidden_act != "silu",
-        "layer_types": set(kinds) != {"full_attention"},
-        "mrope_section": 2 * (time + height + width) != d_head,
-    }
-    if any(unsupported.values()):
-        wrong = [name for name, bad in unsupported.items() if bad]
-        raise CheckpointError(
-            f"expected a decoder with default or dynamic rotary positions, SiLU and full "
-            f"attention, got another {wrong}: {rope}, {config.hidden_act!r}, {sorted(set(kinds))}. "
-            "Its numbers would differ: use a checkpoint without that, or see docs/add-a-model.md."
-        )
+    section = rope.get("mrope_section") or (d_head // 2, 0, 0)
+    _require_computed(config, 2 * sum(section) == d_head)
+    dynamic = rope.get("rope_type") == "dynamic"
     implementation = getattr(config, "_attn_implementation", None)
     weight = hf_model.get_input_embeddings().weight
     return DecoderConfig(
@@ -112,13 +95,35 @@ def decoder_config(hf_model: Any) -> DecoderConfig:
         n_ctx=config.max_position_embeddings,
         eps=config.rms_norm_eps,
         rope_theta=rope["rope_theta"],
-        mrope_section=(time, height, width),
-        rope_limit=config.max_position_embeddings if scaling == "dynamic" else None,
+        mrope_section=tuple(section),
+        rope_limit=config.max_position_embeddings if dynamic else None,
         attn_implementation="eager" if implementation == "eager" else "sdpa",
         model_name=getattr(hf_model, "name_or_path", "") or type(hf_model).__name__,
         dtype=weight.dtype,
         device=weight.device,
     )
+
+
+def _require_computed(config: Any, all_rotate: bool) -> None:
+    rope = config.rope_parameters
+    sliding = getattr(config, "sliding_window", None) is not None
+    kinds = getattr(config, "layer_types", None) or [
+        "sliding_attention" if sliding else "full_attention"
+    ]
+    unsupported = {
+        "rope_type": rope.get("rope_type", "default") not in ("default", "dynamic"),
+        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0) != 1.0,
+        "hidden_act": config.hidden_act != "silu",
+        "layer_types": set(kinds) != {"full_attention"},
+        "mrope_section": not all_rotate,
+    }
+    if any(unsupported.values()):
+        wrong = [name for name, bad in unsupported.items() if bad]
+        raise CheckpointError(
+            f"expected a decoder with default or dynamic rotary positions, SiLU and full "
+            f"attention, got another {wrong}: {rope}, {config.hidden_act!r}, {sorted(set(kinds))}. "
+            "Its numbers would differ: use a checkpoint without that, or see docs/add-a-model.md."
+        )
 
 
 def _without_biases(hf_model: Any) -> DecoderConfig:

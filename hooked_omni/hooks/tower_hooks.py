@@ -80,36 +80,44 @@ def _run(
     cached: Container[str],
 ) -> tuple[EmbeddedPrompt, dict[str, list[Tensor]], dict[str, Tensor]]:
     """The prompt, what passed the points (kept of the `cached`), and each one's latest edit."""
-    passed: dict[str, list[Tensor]] = {}
-    edits: dict[str, Tensor] = {}
-    handles, token = [], _UNDER_WAY.set(passed)
+    run, handles = _Run(on, cached), []
+    token = _UNDER_WAY.set(run)
+    try:
+        handles += (run.attach(name, *points[name]) for name in on)
+        uncompiled: Any = torch.compiler.disable(embed)
+        return uncompiled(), run.passed, run.edits
+    except PromptError as error:
+        if not run.edits:
+            raise
+        raise HookError(f"After edits at {sorted(run.edits)}: {error}") from error
+    finally:
+        _UNDER_WAY.reset(token)
+        for handle in handles:
+            handle.remove()
 
-    def through(name: str, tensor: Tensor) -> Tensor:
-        inner = _UNDER_WAY.set(None)  # what a hook embeds is no part of this run
-        try:
-            edited, changed = on[name].edit(tensor)
-        finally:
-            _UNDER_WAY.reset(inner)
-        if changed and not torch.equal(edited, tensor):
-            edits.pop(name, None)  # the latest is the last
-            edits[name] = edited
-        passed.setdefault(name, []).extend([edited.clone()] if name in cached else [])
-        return edited
 
-    def attach(name: str) -> Any:
-        module, incoming = points[name]
+class _Run:
+    """What passes the hook points of one run of the towers, and what is edited there."""
+
+    def __init__(self, on: Mapping[str, HookPoint], cached: Container[str]) -> None:
+        self.on, self.cached = on, cached
+        self.passed: dict[str, list[Tensor]] = {}
+        self.edits: dict[str, Tensor] = {}
+
+    def attach(self, name: str, module: nn.Module, incoming: bool) -> Any:
+        """The handle of a hook on `module`, on what comes in or goes out."""
 
         # Another thread may call a hook that is just being removed, and then without `rest`.
         def called(_module: nn.Module, args: tuple[Any, ...], rest: Any = None) -> Any:
-            if _UNDER_WAY.get() is not passed:
+            if _UNDER_WAY.get() is not self:
                 return None
             if incoming:
-                return (through(name, args[0]), *args[1:]), rest
+                return (self._through(name, args[0]), *args[1:]), rest
             if isinstance(rest, Tensor):
-                return through(name, rest)
+                return self._through(name, rest)
             if isinstance(rest, tuple):
-                return through(name, rest[0]), *rest[1:]
-            rest.pooler_output = through(name, rest.pooler_output)
+                return self._through(name, rest[0]), *rest[1:]
+            rest.pooler_output = self._through(name, rest.pooler_output)
             return rest
 
         if incoming:
@@ -117,15 +125,14 @@ def _run(
         # Before the hooks by which transformers collects hidden states: it must get the edited.
         return module.register_forward_hook(called, prepend=True)
 
-    try:
-        handles += (attach(name) for name in on)
-        uncompiled: Any = torch.compiler.disable(embed)
-        return uncompiled(), passed, edits
-    except PromptError as error:
-        if not edits:
-            raise
-        raise HookError(f"After edits at {sorted(edits)}: {error}") from error
-    finally:
-        _UNDER_WAY.reset(token)
-        for handle in handles:
-            handle.remove()
+    def _through(self, name: str, tensor: Tensor) -> Tensor:
+        inner = _UNDER_WAY.set(None)  # what a hook embeds is no part of this run
+        try:
+            edited, changed = self.on[name].edit(tensor)
+        finally:
+            _UNDER_WAY.reset(inner)
+        if changed and not torch.equal(edited, tensor):
+            self.edits.pop(name, None)  # the latest is the last
+            self.edits[name] = edited
+        self.passed.setdefault(name, []).extend([edited.clone()] if name in self.cached else [])
+        return edited
