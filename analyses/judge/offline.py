@@ -34,6 +34,7 @@ class _Offline(ABC):
 
     def require(self) -> None:
         """Nothing can be wrong before the first item."""
+        return
 
     def key(self, item: Item) -> Sequence[Any]:
         return self.facts, item.what, item.question, item.text, item.references, item.others
@@ -44,6 +45,10 @@ class _Offline(ABC):
     def fitted(self, item: Item) -> Item:
         return item
 
+
+class _OneByOne(_Offline):
+    """Judges whose items have nothing in common."""
+
     def judge_all(self, items: Iterable[tuple[Item, int]], on_judgement: OnJudgement) -> None:
         for item, before in items:
             on_judgement(item, replace(self.judge(item), tries=before + 1))
@@ -53,7 +58,7 @@ class _Offline(ABC):
 
 
 @dataclass(frozen=True)
-class Lexical(_Offline):
+class Lexical(_OneByOne):
     """Reference events that the caption names, by lemma and synonym; invented ones count against.
 
     An event, or for the picture a word that names a thing, is expected if at least half of the
@@ -192,7 +197,7 @@ class Embedding(_Offline):
 
 
 @dataclass(frozen=True)
-class Truth(_Offline):
+class Truth(_OneByOne):
     """Exact in the organisms' world: 1 for noun and verb of the right thing and no other."""
 
     things: tuple[Thing, ...] = THINGS

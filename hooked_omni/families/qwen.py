@@ -79,8 +79,8 @@ def decoder_config(hf_model: Any) -> DecoderConfig:
     config = hf_model.config.get_text_config()
     rope = config.rope_parameters
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    section = rope.get("mrope_section") or (d_head // 2, 0, 0)
-    _require_computed(config, 2 * sum(section) == d_head)
+    time, height, width = rope.get("mrope_section") or (d_head // 2, 0, 0)
+    _require_computed(config, 2 * (time + height + width) == d_head)
     dynamic = rope.get("rope_type") == "dynamic"
     implementation = getattr(config, "_attn_implementation", None)
     weight = hf_model.get_input_embeddings().weight
@@ -95,7 +95,7 @@ def decoder_config(hf_model: Any) -> DecoderConfig:
         n_ctx=config.max_position_embeddings,
         eps=config.rms_norm_eps,
         rope_theta=rope["rope_theta"],
-        mrope_section=tuple(section),
+        mrope_section=(time, height, width),
         rope_limit=config.max_position_embeddings if dynamic else None,
         attn_implementation="eager" if implementation == "eager" else "sdpa",
         model_name=getattr(hf_model, "name_or_path", "") or type(hf_model).__name__,
