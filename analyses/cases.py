@@ -177,6 +177,11 @@ def _prompt(
             f"got {question!r} for {sample.id!r}, which has {len(own)}. Ask them in another run."
         )
     media = [(kind, folder / one if kind != "text" else one) for kind, one in sample.items]
+    if own and order is not None:
+        raise ResultsError(
+            f"expected no order for {sample.id!r}, whose words stand where its items have them, "
+            f"got {order!r}. Leave it out, or write the items in that order."
+        )
     if own:
         return Prompt(items=media)
     video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))

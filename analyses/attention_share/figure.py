@@ -11,12 +11,12 @@ from analyses.plots import figures, published
 from analyses.plots.statistics import in_words, mean_band, pooled
 from hooked_omni.errors import ResultsError
 
-_LABELS = {"audio": "audio", "video": "video", "text": "query text"}
+_LABELS = {"audio": "audio", "video": "video", "image": "image", "text": "query text"}
 _PUBLISHED = "figure4_attention_share"
 
 
 def plot(table: pd.DataFrame) -> Figure:
-    """Mean over samples per layer, with 95 % bands; audio, video and text add up to 100 %.
+    """Mean over samples per layer, with 95 % bands; audio, video, images and text add up to 100 %.
 
     One panel for each kind and question, and for all kinds together. Samples without all the
     segments that others have are left out, as the title says: their 100 % is another. The paper's
@@ -40,7 +40,8 @@ def plot(table: pd.DataFrame) -> Figure:
             axes.scatter(*where, c=figures.COLORS[str(segment)], marker="x", label=title)
     left_out = len(set(table["sample"]) - set(complete["sample"]))
     if left_out:
-        figure.suptitle(f"{left_out} samples without all of audio, video and text left out")
+        most = ", ".join(s for s in MODALITIES if s in set(complete["segment"]))
+        figure.suptitle(f"{left_out} samples without all of {most} left out")
     panels[0].set_ylim(0, 100)
     figures.legend(figure)
     return figure
@@ -73,24 +74,24 @@ def headline(table: pd.DataFrame) -> list[str]:
 
 
 def percents(table: pd.DataFrame) -> pd.DataFrame:
-    """Percent on audio, video and text by case and layer, over heads and steps.
+    """Percent on audio, video, images and text by case and layer, over heads and steps.
 
-    Samples without all the segments that others have are left out. A table that lacks one of the
-    three that its prompts have is a `ResultsError`.
+    Samples without all the segments that others have are left out. A table that lacks one
+    that its prompts have is a `ResultsError`.
     """
-    three: Any = table[table["segment"].isin(MODALITIES)]
+    parts: Any = table[table["segment"].isin(MODALITIES)]
     keys = [*KEYS, "layer"]
-    if three.empty:
-        raise ResultsError("expected rows for audio, video or text, got none. Measure them too.")
-    each = three.groupby([*keys, "head", "step"], dropna=False, sort=False)["percent"].sum()
+    if parts.empty:
+        raise ResultsError(f"expected rows for any of {MODALITIES}, got none. Measure them too.")
+    each = parts.groupby([*keys, "head", "step"], dropna=False, sort=False)["percent"].sum()
     if (each - 100).abs().max() > 0.01:
         raise ResultsError(
-            "expected rows for all of audio, video and text that the prompts have, got "
-            f"{sorted(set(three['segment']))}: their 100 % is not known. Measure them too."
+            f"expected rows for all of {MODALITIES} that the prompts have, got "
+            f"{sorted(set(parts['segment']))}: their 100 % is not known. Measure them too."
         )
-    found = three.groupby("sample")["segment"].agg(frozenset)
+    found = parts.groupby("sample")["segment"].agg(frozenset)
     most = max(found, key=len)
-    complete = three["sample"].map(found.map(lambda own: own == most))
-    shares = three[complete].groupby([*keys, "segment"], sort=False)["share"].mean()
+    complete = parts["sample"].map(found.map(lambda own: own == most))
+    shares = parts[complete].groupby([*keys, "segment"], sort=False)["share"].mean()
     whole = shares.groupby(level=keys, sort=False).transform("sum")
     return (100 * shares / whole).rename("percent").reset_index()

@@ -21,7 +21,7 @@ COLUMNS = (
     *("layer", "head", "step", "token_text", "next_word", "segment"),
     *("share", "percent", "per_key", "n_keys", "n_queries", "answer"),
 )
-MODALITIES = ("audio", "video", "text")
+MODALITIES = ("audio", "video", "image", "text")
 """The segments whose shares add up to 100 %."""
 
 Shares = dict[str, Float[Tensor, "query layer head"]]
@@ -33,8 +33,8 @@ class Config:
 
     Attributes:
         max_new_tokens: Longest answer, in tokens; 50 in the paper's scripts.
-        segments: Spans whose shares are measured. "text" is all that is neither audio nor video,
-            the paper's query text, and the sum of "question", "system" and "markup"; "generated"
+        segments: Spans whose shares are measured. "text" is all that is no tower's, the paper's
+            query text, and the sum of "question", "system" and "markup"; "generated"
             is the answer so far.
         heads: Rows for each head, in place of their mean.
         tokens: Rows for each generated position, in place of their mean.
@@ -78,8 +78,8 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
           `table[table["next_word"] == "siren"]`.
         * `segment`: one of `config.segments`, or "sink".
         * `share`: of all attention, 0 to 1.
-        * `percent`: of the attention on audio, video and text, the paper's 100 %; only of segments
-          in the prompt, missing for "generated" and "sink".
+        * `percent`: of the attention on audio, video, images and text, of which a clip has the
+          paper's 100 %; only of segments in the prompt, missing for "generated" and "sink".
         * `per_key`: share divided by the segment's part of all keys that may be read at that step;
           uniform attention is 1. Missing where there is no key.
         * `n_keys`: tokens of the segment in the prompt; 0 for "generated".

@@ -137,15 +137,23 @@ def _base_prompt(
 
 def _require_one_clip(case: Case, prompt: EmbeddedPrompt, base_prompt: EmbeddedPrompt) -> None:
     """Refuse, as a `ResultsError`, prompts of two clips or words, as far as their facts say."""
-    ours, theirs = (
-        said(one.facts.get("prompt") or {}, hears=False) for one in (prompt, base_prompt)
-    )
-    for name in ("text", "video"):
-        if None not in (own := ours[name], other := theirs[name]) and own != other:
-            raise ResultsError(
-                f"expected a prompt of {case.id!r} for the base with {name} {own!r}, got one with "
-                f"{other!r}. Embed it of the same clip and words."
-            )
+    both = [one.facts.get("prompt") or {} for one in (prompt, base_prompt)]
+    own, other = map(_seen, both)
+    pairs = zip(own, other, strict=False)
+    differ = any(None not in (a[-1], b[-1]) and a != b for a, b in pairs) or len(own) != len(other)
+    if all(both) and differ:
+        raise ResultsError(
+            f"expected a prompt of {case.id!r} for the base with {own}, got one with {other}. "
+            "Embed it of the same clip and words."
+        )
+
+
+def _seen(prompt: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """What a prompt's facts say of it but for sounds, in order; None for what they leave out."""
+    known = said(prompt, hears=False)
+    items = known["items"] or [("text", known["text"], None), ("video", known["video"], None)]
+    every = [(role, *item) for role, own in (*known["turns"], ("user", items)) for item in own]
+    return [(role, kind, source) for role, kind, source, _ in every if kind != "audio"]
 
 
 def shift_of(base_rank: int) -> str:

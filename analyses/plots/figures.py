@@ -19,6 +19,7 @@ from data_prep.figure_text import label as as_written
 
 COLORS = {
     **{"audio": "#D55E00", "video": "#0072B2", "text": "#009E73", "both": "#CC79A7"},
+    "image": "#E69F00",
     **{"unshifted": "#8C8C8C", "marginal": "#BDBDBD", "shifted": "#E6E6E6", "kl": "white"},
     "other": "#56B4E9",
 }

@@ -54,9 +54,11 @@ def require_distinct(cases: Sequence[Case]) -> None:
     """Refuse, as a `ResultsError`, one clip as two samples of a kind: it would count twice."""
     first: dict[Any, str] = {}
     for case in {case.sample: case for case in cases}.values():
-        files = [getattr(case.prompt, name, None) for name in ("video", "audio")]
-        known = case.kind, *map(_content, files)
-        if any(known[1:]) and first.setdefault(known, case.sample) != case.sample:
+        prompt = case.prompt
+        if not isinstance(prompt, Prompt) or not _all_there(prompt):
+            continue  # embedded, or skipped
+        known = case.kind, str(_prompt(prompt)["said"])
+        if prompt.sources(hears=True) and first.setdefault(known, case.sample) != case.sample:
             raise ResultsError(
                 f"expected each clip once among the {case.kind} samples, got {first[known]!r} and "
                 f"{case.sample!r} of one picture and sound. Leave one of them out."
@@ -90,6 +92,10 @@ def _prompt(prompt: Prompt) -> dict[str, Any]:
     return {**fields, "listed": bool(prompt.items), "said": said}
 
 
+def _all_there(prompt: Prompt) -> bool:
+    return all(Path(source.path).is_file() for source in prompt.sources(hears=True))
+
+
 def _content(path: str | Path | None) -> str | None:
     with suppress(FileError):  # none, or one that is skipped for that
         return None if path is None else file_hash(path)
@@ -109,7 +115,7 @@ class KeptPrompts(HookedOmni):
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         """The kept prompt, or a new one; see `HookedOmni.embed`."""
-        if not all(Path(source.path).is_file() for source in prompt.sources(hears=True)):
+        if not _all_there(prompt):
             return super().embed(prompt)  # which says what is wrong with it
         made_by = [str(torch.__version__), transformers.__version__, version("hooked-omni")]
         fields = _prompt(replace(prompt, media=prompt.media or self.media))

@@ -240,6 +240,8 @@ def _joined(before: Any, value: Any, key: str) -> Any:
         return before + value
     if isinstance(before, dict) and isinstance(value, dict):
         return before | value
+    if key == "order":
+        return ", ".join(sorted({*f"{before}, {value}".split(", ")}))
     if before != value:
         raise ResultsError(f"expected parts that agree on {key!r}, got {before!r} and {value!r}.")
     return before

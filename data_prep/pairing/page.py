@@ -44,7 +44,7 @@ def run(manifest: Path, out: Path) -> Path:
     for sample in samples:
         video, audio = (_address(p, folder, out.parent) for p in (sample.video, sample.audio))
         rows.append(PageRow(sample, video, audio, _texts(sample.extra.get(OWN_CAPTIONS))))
-    files = dict.fromkeys(path for s in samples for path in (s.video, s.audio) if path)
+    files = dict.fromkeys(path for s in samples for _, path in s.files)
     missing = [path for path in files if not (folder / path).is_file()]
     environment = Environment(
         loader=PackageLoader("data_prep.pairing", ""),

@@ -182,6 +182,8 @@ def _loudness(clip: Sample, folder: Path, config: Config, journal: Journal) -> L
             f"expected clips with their own sound, got {clip.id!r}, which is {clip.kind}. Give the "
             f"manifest of the clips, not one of pairs."
         )
+    if clip.items:
+        raise MediaError("items, not one clip whose sound another's can replace")
     for name in ("audio_captions", "video_captions"):
         if not any(caption.strip() for caption in getattr(clip, name)):
             raise MediaError(f"no {name}")

@@ -17,17 +17,19 @@ from analyses.attention_share.sinks import SinkWatch, outlying
 from analyses.attention_share.table import COLUMNS
 from analyses.cases import Case
 from analyses.text.pieces import pieces, words
-from hooked_omni import EmbeddedPrompt, HookedOmni, Spans, knockout, names
+from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, Spans, knockout, names
 from hooked_omni.decoder.attention import CausalContext
 from hooked_omni.decoding.prefill import prefill
 from hooked_omni.decoding.score import forced_logits
 from hooked_omni.errors import ResultsError
 from hooked_omni.hooks.interventions import SpanHook, SpanPositions
-from tests.support.models import eager
+from hooked_omni.inputs.image import Image
+from tests.support.models import eager, sound
 from tests.support.planted import HEARD_HEAD, SEEN_HEAD, asked, planted
 
 Tables = dict[tuple[bool, bool], pd.DataFrame]
 CONFIG, EACH = Config(max_new_tokens=6), Config(max_new_tokens=6, heads=True, tokens=True)
+OF_A_CLIP = tuple(segment for segment in CONFIG.segments if segment != "image")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_shares_are_hugging_faces(omni: HookedOmni, prompt: EmbeddedPrompt, clip
 
     assert table["n_queries"].unique().tolist() == [len(steps)]
     three = sum(sum(paid_to(segment)) for segment in ("audio", "video", "text"))
-    for segment in CONFIG.segments:
+    for segment in OF_A_CLIP:
         by_hand = paid_to(segment)
         expected = torch.stack(by_hand).mean((0, 2))
         assert column(table, "share", segment=segment) == pytest.approx(expected.tolist(), abs=1e-6)
@@ -137,7 +139,7 @@ def test_shares_are_the_decode_steps(omni: HookedOmni, prompt: EmbeddedPrompt, s
     hooks += [(names.pattern(layer), look) for layer in range(len(steps))]
     made = omni.model.generate(prompt, max_new_tokens=6, fwd_hooks=hooks)
     assert set(table["answer"]) == {made.text}
-    for segment in CONFIG.segments:
+    for segment in OF_A_CLIP:
         inside = prompt.spans.mask(segment, range(prompt.n_pos + 6))
         each = [[row[:, inside[: row.shape[1]]].sum(-1) for row in layer] for layer in steps]
         shares = torch.stack([torch.stack(layer) for layer in each], 1)
@@ -312,15 +314,28 @@ def test_a_clip_without_audio_rows(omni: HookedOmni, clips: Any, prompt: Embedde
     deaf = Case(omni.embed_inputs(**clips["omni", "video"]), "deaf")
     table = attention_share.run(omni, [deaf, Case(prompt, "whole")], CONFIG)
     own = table[table["sample"] == "deaf"]
-    assert set(own["segment"]) == set(CONFIG.segments) - {"audio"}
+    assert set(own["segment"]) == set(OF_A_CLIP) - {"audio"}
     figure = attention_share.plot(table)
-    assert figure.get_suptitle() == "1 samples without all of audio, video and text left out"
+    assert figure.get_suptitle() == "1 samples without all of audio, video, text left out"
     assert figure.axes[0].get_title().endswith("\nn = 1")
+
+
+def test_an_image_is_part_of_the_hundred_percent(omni: HookedOmni) -> None:
+    side = omni.media.size_factor
+    picture = Image(torch.rand(3, 2 * side, 2 * side) * 255, ())
+    prompt = Prompt(items=[("image", "a.png"), ("audio", "b.wav"), ("text", "Do they fit?")])
+    embedded = omni.embed_media(prompt, (picture, sound(1.0)))
+    table: Any = attention_share.run(omni, [Case(embedded, "fit")], CONFIG)
+    parts = table[table["segment"].isin(("audio", "image", "text"))]
+    assert set(table["segment"]) >= {"audio", "image", "text"} and (parts["percent"] > 0).all()
+    assert parts.groupby("layer")["percent"].sum().tolist() == pytest.approx([100] * 4)
+    assert set(parts.query("segment == 'image'")["n_keys"]) == {len(embedded.spans["image"])}
+    assert {t.get_text() for t in attention_share.plot(table).legends[0].texts} >= {"image"}
 
 
 def test_a_hundred_percent_needs_all_three(tables: Tables) -> None:
     table = tables[False, False]
-    with pytest.raises(ResultsError, match="expected rows for audio, video or text, got none"):
+    with pytest.raises(ResultsError, match=r"rows for any of \('audio', .*'text'\), got none"):
         attention_share.plot(table.query("segment == 'generated'"))
     with pytest.raises(ResultsError, match=r"got \['audio'\]: their 100 % is not known"):
         attention_share.headline(table.query("segment == 'audio'"))

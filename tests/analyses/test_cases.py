@@ -237,9 +237,14 @@ def test_order_and_items_of_a_manifest_become_prompts(tmp_path: Path, models: di
     for manifest, question in ((alone, "hear"), (path, "own")):
         with pytest.raises(ResultsError, match="'own' for samples with words of their own"):
             read_cases(manifest, [question])
+    for order in ("text-first", "clip-first", "sound-first"):
+        with pytest.raises(ResultsError, match=f"no order for 'own', whose .* got '{order}'"):
+            read_cases(alone, ["own"], order=order)
 
 
-def test_order_moves_the_question_and_is_in_every_table(omni: HookedOmni, case: Case) -> None:
+def test_order_moves_the_question_and_is_in_every_table(
+    omni: HookedOmni, case: Case, tmp_path: Path
+) -> None:
     given = case.prompt
     assert isinstance(given, Prompt)
     words, clip = given.content
@@ -252,5 +257,11 @@ def test_order_moves_the_question_and_is_in_every_table(omni: HookedOmni, case: 
         assert tables[name].attrs["order"] == name
     assert starts == {"text-first": True, "clip-first": False}
     assert captions.run(omni, [case]).attrs["order"] == "text-first"
+    marks = {tmp_path / f"{name}.parquet": {} for name in [*tables, "again"]}
+    tables["again"] = tables["clip-first"]
+    for path in marks:
+        write_table(path, tables[path.stem], "captions")
+    for parts in (marks, dict(reversed(marks.items()))):  # of samples with words of their own
+        assert gather(parts).attrs["order"] == "clip-first, text-first"
     first = omni.model(omni.embed(given))
     assert torch.equal(omni.model(omni.embed(Prompt(items=(words, clip), media=SMALL))), first)

@@ -160,11 +160,21 @@ def test_an_embedded_case_needs_a_base_prompt(model: HookedOmni, sees: HookedOmn
         run(model, [asked(model)], base=sees)
 
 
+DOG, BUS = ["video", "clips/dog.mp4", "siren.wav"], ["video", "bus.mp4", None]
+WORDS, SOUND = ["text", "What?", None], ["audio", "siren.wav", None]
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "got"),
     [
-        (dict(video="clips/dog.mp4"), dict(video="bus.mp4"), "video 'dog.mp4', got one with 'bus"),
-        (dict(text="What sounds?"), dict(text="What is seen?"), "text 'What sounds?', got one wi"),
+        (dict(video="clips/dog.mp4"), dict(video="bus.mp4"), "'video', 'dog.mp4')], got one with"),
+        (dict(text="What sounds?"), dict(text="What is seen?"), "'text', 'What sounds?'), ("),
+        (dict(items=[DOG, WORDS]), dict(items=[BUS, WORDS]), "'video', 'dog.mp4'), "),
+        (dict(items=[DOG, WORDS]), dict(items=[WORDS, DOG]), "'video', 'dog.mp4'), "),
+        (dict(items=[DOG, DOG, WORDS]), dict(items=[DOG, WORDS]), "'video', 'dog.mp4'), "),
+        (dict(items=[WORDS], turns=[["user", [DOG]]]), dict(items=[WORDS]), "'dog.mp4'), "),
+        (dict(items=[SOUND, WORDS, DOG]), dict(text="What?", video="dog.mp4"), ""),
+        (dict(items=[SOUND, DOG, WORDS]), {}, ""),
         (dict(video="/there/a.mp4", text="x"), dict(video="here/a.mp4", text="x"), ""),
         (dict(video="a.mp4"), {}, ""),  # made by hand
     ],
