@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +15,8 @@ from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Read
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder, tower_points
 from hooked_omni.fingerprint import model_hash, tensor_hash
+from hooked_omni.hf import loading
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
-from hooked_omni.hf.loading import (
-    file_source,
-    float_dtype,
-    known_device,
-    load_towers,
-    model_class,
-    read_config,
-)
 from hooked_omni.hf.towers import Towers
 from hooked_omni.hooks.interventions import Condition, NamesFilter
 from hooked_omni.hooks.tower_hooks import TowerCache, hooked_towers
@@ -184,16 +176,18 @@ def load(
         CheckpointError: For missing or extra weights, quantized ones, more than fits, files that
             differ from the model's card, and code that is not trusted or does not run.
     """
-    device, chosen = known_device(device), float_dtype(dtype)
+    device, chosen = loading.known_device(device), loading.float_dtype(dtype)
     if str(name) not in SHIPPED:
-        source = file_source(name, revision)
-        raw = read_config(name, source)
+        source = loading.file_source(name, revision)
+        raw = loading.read_config(name, source)
         family = family_of(raw)
         if decoder_only or family.remote is None:
             hf = _without_weights(name, family, raw, source, attn_implementation)
             if decoder_only:
                 return _load_decoder(name, family, hf, source, device, chosen)
-    towers = load_towers(name, device, chosen, attn_implementation, revision, trust_remote_code)
+    towers = loading.load_towers(
+        name, device, chosen, attn_implementation, revision, trust_remote_code
+    )
     omni = HookedOmni.from_towers(towers)
     if decoder_only:
         omni.towers = None
@@ -209,7 +203,7 @@ def _without_weights(
         if reference is not None:
             found, config = reference(raw)
         else:
-            found = model_class(family)
+            found = loading.model_class(family)
             config = found.config_class.from_pretrained(name, **source)
         hf = empty(found, config, attention)
     except CheckpointError:
@@ -240,8 +234,7 @@ def _load_decoder(
             "safetensors file. Download it again, or convert it first."
         )
     fill(hf, decoder_tensors(family, hf, held, device, chosen))
-    with suppress(OSError):  # many checkpoints have none: the tokenizer's ends serve
-        hf.generation_config = transformers.GenerationConfig.from_pretrained(name, **source)
+    hf.generation_config = loading.generation_config(name, source) or hf.generation_config
     return HookedOmni(_hooked(family, hf, _tokenizer(name, source)), hf, family, None)
 
 
@@ -273,7 +266,13 @@ def _hooked(family: Family, hf: Any, tokenizer: Any) -> HookedTransformer:
 def _eos_tokens(hf: Any, tokenizer: Any) -> tuple[int, ...]:
     configured = getattr(hf.generation_config, "eos_token_id", None)
     if configured is not None:
-        return tuple(configured) if isinstance(configured, list | tuple) else (configured,)
+        ends = tuple(configured) if isinstance(configured, list | tuple) else (configured,)
+        if {*map(type, ends)} != {int}:
+            raise CheckpointError(
+                f"expected token ids as eos_token_id, got {configured!r}: captions would never "
+                "end. Mend generation_config.json."
+            )
+        return ends
     if tokenizer is None:
         return ()
     ends = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")]

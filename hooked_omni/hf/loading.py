@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.utils.hub import cached_file
 
 from hooked_omni.errors import CheckpointError, HookedOmniError, UnknownModelError
 from hooked_omni.families import Family, family_of
@@ -132,6 +133,20 @@ def _processor(name: str | Path, source: dict[str, Any]) -> Any:
             f"expected a processor beside the weights in {str(name)!r}, got none that loads "
             f"({error!r:.200}). Fetch its files or install its package, or use "
             "`HookedOmni.from_hf`."
+        ) from error
+
+
+def generation_config(name: str | Path, source: dict[str, Any]) -> Any:
+    """Which tokens end a caption; None without such a file, where the tokenizer's ends serve."""
+    file = "generation_config.json"
+    if cached_file(str(name), file, _raise_exceptions_for_missing_entries=False, **source) is None:
+        return None
+    try:
+        return transformers.GenerationConfig.from_pretrained(name, **source)
+    except Exception as error:  # a file may hold anything
+        raise CheckpointError(
+            f"expected {file} of {str(name)!r} as transformers writes it, got one that does not "
+            f"load ({error!r:.200}). Download it again: it says where captions end."
         ) from error
 
 

@@ -161,6 +161,15 @@ def test_a_file_of_another_shape_is_refused(folders, tmp_path, name):
         load(folder)
 
 
+@pytest.mark.parametrize("content", ["[]", "{", '"x"', '{"eos_token_id": {}}'])
+def test_ends_of_another_shape_are_refused_by_a_decoder_alone(folders, tmp_path, content):
+    """Left out, captions would end elsewhere."""
+    folder = Path(shutil.copytree(folders["vl"], tmp_path / "copy"))
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="expected"):
+        load(folder, decoder_only=True)
+
+
 @pytest.mark.parametrize("device", ["gpu", "", "cuda:99", "a\0b", "cpu/0"])
 @pytest.mark.parametrize("decoder_only", [True, False])
 def test_a_device_that_is_not_there(device, decoder_only):
