@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from analyses.judge.commands import app as agreement
+from analyses.running import options
 from analyses.running.progress import progress_bars
 from hooked_omni.command_line import new_app
 
@@ -76,21 +77,22 @@ def _command(name: str) -> Callable[..., None]:
         device: Annotated[str, _option("cpu, cuda, ...")] = "cpu",
         dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
     ) -> None:
-        # Imported here: torch takes seconds, and --help should not.
-        from analyses.running import request, results
-
         if (base is None) == ANALYSES[name][1]:
             needed = "--base, a model to compare with" if base is None else "no --base"
             raise typer.BadParameter(f"expected {needed}, for {name}")
         if (data is None) == (not clip):
             raise typer.BadParameter("expected --data, a manifest, or --clip, one of them")
+        made, place = options.read_config(name, config), options.read_shard(shard)
         wanted = tuple(questions.split(",")), tuple(kinds.split(",")) if kinds is not None else None
         words = {key: text for key, _, text in (own.partition("=") for own in wording or ())}
         given = data, tuple(clip or ()), audio, ask, *wanted, limit, rope, words, system, order
         more = prompts, embedded, decoder_only, trust_remote_code
-        models = request.ModelOptions(model, base, device, dtype, *more)
-        results.require_folder(out)
-        _execute(request.prepare(name, request.CaseSelection(*given), config, shard, models), out)
+        models = options.ModelOptions(model, base, device, dtype, *more)
+        chosen = options.CaseSelection(*given)
+        options.require_folder(out)
+        from analyses.running.request import prepare  # now torch, which takes seconds
+
+        _execute(prepare(name, chosen, made, place, models), out)
 
     return command
 
@@ -155,12 +157,14 @@ def study(
     from dataclasses import replace
 
     from analyses.study.config import read_study
-    from analyses.study.run import run_study
 
     given = {"model": model, "data": data, "limit": limit}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    own = replace(read_study(config), **changes)
+    from analyses.study.run import run_study  # now torch, which takes seconds
+
     with progress_bars() as progress:
-        result = run_study(replace(read_study(config), **changes), out, progress)
+        result = run_study(own, out, progress)
     for one in result.findings:
         say(f"{one.verdict:>17}: {one.claim.name}: {one.ours}")
     say(f"{result.report}: the claims, the figures, and what is missing")

@@ -5,8 +5,7 @@ Beside it the share of what the reference captions name that the answer names to
 `events.py`: a first look that needs no judge. Figure 2 of arXiv 2604.02605 has a judge's scores.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -14,34 +13,17 @@ from matplotlib.figure import Figure
 
 from analyses import fidelity
 from analyses.cases import KEYS, Case, Cases, embedded, plain_answer, tabulate
+from analyses.configs import CaptionsConfig as Config
 from analyses.judge.points import POINTS
 from analyses.plots import figures
 from analyses.plots.statistics import require_rows
 from analyses.text.events import Events
 from hooked_omni import HookedOmni
-from hooked_omni.errors import ResultsError
 
 _MOST_LISTED = 10
 _COLUMNS = (
     *("caption", "n_tokens", "ended", "heard_found", "seen_found", "events", "heard", "seen"),
 )
-
-
-@dataclass(frozen=True)
-class Config:
-    """How long an answer may be, and which words name sounds.
-
-    Attributes:
-        max_new_tokens: Longest answer, in tokens; 50 in the paper's scripts.
-        own: Words or phrases by sound event, besides the table of `events.py`.
-    """
-
-    max_new_tokens: int = 50
-    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ResultsError(f"expected at least 1 new token, got {self.max_new_tokens}.")
 
 
 def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:

@@ -7,29 +7,17 @@ measure is skipped, counted and listed, never dropped in silence.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pandas as pd
 
 from analyses.text.events import Events
+from analyses.text.wording import OWN, known_order, worded
 from data_prep.manifest import Sample, read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt, names
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import PrefilledPrompt, prefill, prefill_state
 from hooked_omni.errors import MediaError, ResultsError
-
-QUESTIONS: Mapping[str, str] = {
-    "see": "Describe what you see.",
-    "hear": "Describe what you hear.",
-    "both": "Describe what you see and hear.",
-}
-"""The paper's three questions (section 4)."""
-
-OWN = "own"
-"""The question of a sample with words of its own, and of a clip with the user's."""
-
-_ORDERS = Literal["text-first", "clip-first"]
-Order = _ORDERS | None
 
 KEYS = ("sample", "kind", "question")
 """The columns with which every table begins."""
@@ -114,16 +102,6 @@ def as_cases(given: Cases) -> list[Case]:
     return cases
 
 
-def worded(wording: Mapping[str, str]) -> dict[str, str]:
-    """`QUESTIONS` in other words; a `ResultsError` for the words of an unknown question."""
-    if unknown := sorted(wording.keys() - QUESTIONS.keys()):
-        raise ResultsError(
-            f"expected words for questions among {sorted(QUESTIONS)}, got some for {unknown}. Name "
-            "the question, as in hear='What sounds?'."
-        )
-    return {**QUESTIONS, **wording}
-
-
 def read_cases(
     manifest: str | Path,
     questions: Sequence[str] = ("hear",),
@@ -133,7 +111,7 @@ def read_cases(
     system: str | None = None,
     order: str | None = None,
 ) -> list[Case]:
-    """A case for every sample of a manifest and each of `questions` (names in `QUESTIONS`).
+    """A case for every sample of a manifest and each of `questions` (names in `wording.QUESTIONS`).
 
     `wording` has other words for a question; `system` is a system prompt in place of the family's;
     `order` says whether the question or the clip comes first, None as the family has it (for native
@@ -192,8 +170,7 @@ def ordered(
     text: str, video: Any, audio: Any, order: str | None, media: Sequence[Any] = ()
 ) -> Prompt:
     """A question about a clip, or about items in its place; a `ResultsError` for another order."""
-    if order not in (None, *get_args(_ORDERS)):
-        raise ResultsError(f"expected an order among {get_args(_ORDERS)}, got {order!r}.")
+    known_order(order)
     if order is None and not media:
         return Prompt(text, video, audio)
     clip = [("video", video, audio)] if video else [("audio", audio)] if audio else []

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from hooked_omni.command_line import new_app
+from hooked_omni.errors import PromptError
 
 app = new_app(
     help="Compare a model with Hugging Face's, embed a clip into a file, or list families.",
@@ -55,14 +56,6 @@ def prove(
 
     Without a clip or a prompt, the question alone is the prompt.
     """
-    from rich.console import Console  # `embed` also runs where this and the decoder are missing
-
-    from hooked_omni import guarantees
-    from hooked_omni.errors import PromptError
-    from hooked_omni.inputs.prompt import EmbeddedPrompt
-    from hooked_omni.omni import load
-    from hooked_omni.parity import prove as compare
-
     if attention not in ("sdpa", "eager"):
         raise PromptError(f"expected --attention sdpa or eager, got {attention!r}.")
     media = clip is not None or audio is not None
@@ -71,6 +64,13 @@ def prove(
             "expected one prompt, got a clip or sound beside --prompt or --decoder-only, which "
             "would not be read. Leave one out; a decoder alone takes --prompt."
         )
+    from rich.console import Console  # `embed` also runs where this and the decoder are missing
+
+    from hooked_omni import guarantees
+    from hooked_omni.inputs.prompt import EmbeddedPrompt
+    from hooked_omni.omni import load
+    from hooked_omni.parity import prove as compare
+
     omni = load(model, device, dtype, attention, revision, decoder_only, trust_remote_code)
     if prompt is not None:
         embedded: Any = EmbeddedPrompt.load(prompt, device)

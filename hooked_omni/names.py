@@ -1,5 +1,7 @@
 """Names of hook points, as in TransformerLens. No other file writes `f"blocks.{layer}..."`."""
 
+from typing import Literal
+
 EMBED = "hook_embed"
 FINAL_NORM = "ln_final.hook_normalized"
 PATTERN_LIKE = ("hook_attn_scores", "hook_pattern")
@@ -14,6 +16,10 @@ FLAGS = {
     "use_hook_mlp_in": ("hook_mlp_in",),
 }
 """Hook points of a block that are off until a flag of the config is on."""
+
+LensKind = Literal["norm", "raw"]
+LENSES: tuple[LensKind, ...] = ("norm", "raw")
+"""Whether a lens puts the final norm before the unembedding."""
 
 _NORMED_HEADS = (".q_norm.", ".k_norm.")
 _ON_HEADS = (

@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import nn
 
+import hooked_omni
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Read
@@ -18,12 +19,10 @@ from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf import loading
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
 from hooked_omni.hf.towers import Towers
-from hooked_omni.hooks.interventions import Condition, NamesFilter
-from hooked_omni.hooks.tower_hooks import TowerCache, hooked_towers
+from hooked_omni.hooks.types import Condition, NamesFilter, TowerCache
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.organisms import SHIPPED
-from hooked_omni.transformer import HookedTransformer
 
 _PROCESSORS = (
     *("repetition_penalty", "no_repeat_ngram_size", "num_beams", "min_length", "min_new_tokens"),
@@ -49,7 +48,7 @@ class HookedOmni:
     """
 
     def __init__(
-        self, model: HookedTransformer, hf: Any, family: Family, towers: Towers | None
+        self, model: "hooked_omni.HookedTransformer", hf: Any, family: Family, towers: Towers | None
     ) -> None:
         self.model, self.hf, self.family, self.towers = model, hf, family, towers
 
@@ -105,6 +104,8 @@ class HookedOmni:
         `source` is a prompt, or the arguments of `embed_media`, or those of `embed_inputs` by name.
         Names, axes and times are in docs/hooks.md; errors as `hooked_towers` and `embed`.
         """
+        from hooked_omni.hooks.tower_hooks import hooked_towers  # with TransformerLens
+
         towers = self._require_towers()
         if isinstance(source, Mapping):
             embed = partial(towers.embed_inputs, **source)
@@ -253,14 +254,14 @@ def _tokenizer(name: str | Path, source: dict[str, Any]) -> Any:
     return None
 
 
-def _hooked(family: Family, hf: Any, tokenizer: Any) -> HookedTransformer:
+def _hooked(family: Family, hf: Any, tokenizer: Any) -> "hooked_omni.HookedTransformer":
     cfg = family.decoder_config(hf)
     cfg.eos_tokens = _eos_tokens(hf, tokenizer)
     _warn_of_processors(hf)
     every = find_decoder(hf).named_parameters()
     tensors = {name: p for name, p in every if not name.startswith(family.inner_towers)}
     tensors[HEAD] = hf.get_output_embeddings().weight
-    return HookedTransformer.from_tensors(cfg, tensors, family.tensor_name, tokenizer)
+    return hooked_omni.HookedTransformer.from_tensors(cfg, tensors, family.tensor_name, tokenizer)
 
 
 def _eos_tokens(hf: Any, tokenizer: Any) -> tuple[int, ...]:

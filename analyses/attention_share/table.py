@@ -1,8 +1,7 @@
 """Which share of its attention does each generated position pay to each segment?"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -12,53 +11,18 @@ from torch import Tensor
 from analyses.attention_share.shares import forced_shares
 from analyses.attention_share.sinks import SinkWatch
 from analyses.cases import Case, Cases, Skip, embedded, plain_answer, tabulate
+from analyses.configs import MODALITIES
+from analyses.configs import AttentionShareConfig as Config
 from analyses.text.pieces import pieces, words
 from hooked_omni import EmbeddedPrompt, HookedOmni
 from hooked_omni.decoding.prefill import prefill
-from hooked_omni.errors import ResultsError
 
 COLUMNS = (
     *("layer", "head", "step", "token_text", "next_word", "segment"),
     *("share", "percent", "per_key", "n_keys", "n_queries", "answer"),
 )
-MODALITIES = ("audio", "video", "image", "text")
-"""The segments whose shares add up to 100 %."""
 
 Shares = dict[str, Float[Tensor, "query layer head"]]
-
-
-@dataclass(frozen=True)
-class Config:
-    """How long an answer may be, and what to tell apart.
-
-    Attributes:
-        max_new_tokens: Longest answer, in tokens; 50 in the paper's scripts.
-        segments: Spans whose shares are measured. "text" is all that is no tower's, the paper's
-            query text, and the sum of "question", "system" and "markup"; "generated"
-            is the answer so far.
-        heads: Rows for each head, in place of their mean.
-        tokens: Rows for each generated position, in place of their mean.
-        sinks: "kept" counts them as what else they are; "apart" finds them (see `sinks.py`), takes
-            them out of every segment, and gives them one of their own, "sink".
-    """
-
-    max_new_tokens: int = 50
-    segments: tuple[str, ...] = (*MODALITIES, "question", "system", "markup", "generated")
-    heads: bool = False
-    tokens: bool = False
-    sinks: Literal["kept", "apart"] = "kept"
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 2:
-            raise ResultsError(
-                f"expected at least 2 new tokens, got {self.max_new_tokens}: no pass reads the "
-                "last one, so an answer of one attends to nothing."
-            )
-        if self.sinks not in ("kept", "apart") or not self.segments or "sink" in self.segments:
-            raise ResultsError(
-                f"expected sinks 'kept' or 'apart' and segments other than 'sink', got "
-                f"{self.sinks!r} and {self.segments!r}."
-            )
 
 
 def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:

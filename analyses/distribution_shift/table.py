@@ -1,13 +1,14 @@
 """What does the base predict at every token of the model's answer?"""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import torch
 
 from analyses.cases import Case, Cases, Skip, as_cases, embedded, plain_answer, tabulate
+from analyses.configs import DistributionShiftConfig as Config
 from analyses.distribution_shift.divergence import compare, places
 from analyses.distribution_shift.sound_words import token_events
 from analyses.running.elsewhere import said, without_sound
@@ -26,19 +27,6 @@ COLUMNS = (
     *("step", "token_id", "token_text", "events", "logprob", "base_logprob", "base_rank", "shift"),
     *("kl_base_model", "kl_model_base", "left_out", "base_left_out", "answer"),
 )
-
-
-@dataclass(frozen=True)
-class Config:
-    """How long an answer may be, and which words name sounds.
-
-    Attributes:
-        max_new_tokens: Longest answer, in tokens; 50 in the paper's scripts.
-        own: Words or phrases by sound event, besides the table of `events.py`.
-    """
-
-    max_new_tokens: int = 50
-    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def run(

@@ -1,6 +1,6 @@
 """How is a language model reached, and what went wrong there?
 
-Settings of a request; the model as inspect-ai opens it; whether a server is there, accepts the key
+The model as inspect-ai opens it; whether a server is there, accepts the key
 and has the model; and what the errors of several packages mean.
 """
 
@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -19,6 +18,7 @@ from openai import APIResponseValidationError, DefaultAsyncHttpxClient
 from tenacity import RetryError
 
 from analyses.judge.judgement import JudgeDownError, JudgeError
+from analyses.judge.settings import Settings
 from hooked_omni.errors import UnknownModelError
 from hooked_omni.files import parse_json
 from hooked_omni.redaction import redacted
@@ -42,43 +42,6 @@ MALFORMED = (
     *(OpenAIResponseError, APIResponseValidationError),
 )
 """Errors for an answer that is none of the protocol's: a page, half an object, null."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of every request. The defaults are the paper's for Qwen3-32B; None is not sent.
-
-    Attributes:
-        temperature, top_p, top_k, presence_penalty, max_tokens: Of the reply, thinking included.
-        connections: Requests at a time.
-        replies: Requests in one run until a reply can be read.
-        retries: inspect-ai's retries of a failed request, with waits of 3, 6, 12, ... s.
-        timeout: Seconds for one request.
-        context: Tokens that the model can read and write at once, where the server does not say;
-            where it does, the smaller number holds. None: not known.
-        cache: How long inspect-ai keeps replies, as it writes it ("4W").
-        structured: Whether to request a JSON schema; not from a server that refuses it.
-        seed: Of the server's sampling.
-    """
-
-    temperature: float | None = 0.7
-    top_p: float | None = 0.8
-    top_k: int | None = 20
-    presence_penalty: float | None = 1.5
-    max_tokens: int | None = 8192
-    connections: int = 16
-    replies: int = 3
-    retries: int = 5
-    timeout: float = 600.0
-    context: int | None = None
-    cache: str = "4W"
-    structured: bool = True
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("connections", "replies", "timeout", "context"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise JudgeError(f"expected {name} > 0, got {value}.")
 
 
 def open_model(name: str, url: str | None, settings: Settings) -> Model:

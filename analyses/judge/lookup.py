@@ -10,6 +10,7 @@ from typing import Any
 
 from analyses.judge.judgement import Judge, JudgeError
 from analyses.judge.offline import Embedding, Lexical, Truth
+from analyses.judge.settings import Settings
 from analyses.running.type_check import mismatch
 from hooked_omni.errors import UnknownModelError
 
@@ -62,8 +63,7 @@ def load_judge(
             "expected inspect-ai, for a language model that judges, got none installed. Install "
             "'hooked-omni[judge]', or choose the judge 'lexical'."
         )
-    # These need the packages looked for above.
-    from analyses.judge.connection import Settings
+    # This needs the packages looked for above.
     from analyses.judge.language_model import LanguageModelJudge
 
     unknown = sorted(settings.keys() - Settings.__dataclass_fields__.keys())

@@ -1,12 +1,12 @@
 """What does the model answer, and how likely are other words, under every knockout?"""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
 from analyses.cases import Case, Cases, Skip, embedded, tabulate
+from analyses.configs import KnockoutConfig as Config
 from analyses.text.references import references, word_logprobs
 from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, windows
 from hooked_omni.decoding.generate import Generation
@@ -19,48 +19,6 @@ COLUMNS = (
     *("caption_logprob", "n_scored", "heard_logprob", "n_heard_words"),
     *("seen_logprob", "n_seen_words", "heard_found", "seen_found"),
 )
-
-
-@dataclass(frozen=True)
-class Config:
-    """What is cut, in which windows of layers, and what is measured.
-
-    Attributes:
-        keys: Spans that are not read, one at a time; any span, such as "audio@3.0-4.0s" or "text".
-        query: What does not read them. "generated" is the paper's G: the last prompt position, at
-            which the first new token is chosen, still reads everything.
-        width: Layers in a window; None for a quarter of the model, 9 of 36 as in the paper.
-        step: Layers from one window to the next; None for 2 of 36, as in the paper.
-        windows: First and last layer of each window, in place of width and step.
-        max_new_tokens: Longest answer, in tokens.
-        references: How many captions of each modality are scored.
-        own: Words or phrases by sound event, besides the table of `events.py`.
-        memory_budget: Bytes for the batch; None for no limit.
-    """
-
-    keys: tuple[str, ...] = ("video", "audio")
-    query: Literal["generated", "generated+last"] = "generated"
-    width: int | None = None
-    step: int | None = None
-    windows: tuple[tuple[int, int], ...] = ()
-    max_new_tokens: int = 50
-    references: int = 1
-    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    memory_budget: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.query not in ("generated", "generated+last") or not self.keys:
-            raise ResultsError(
-                f"expected query 'generated' or 'generated+last' and some keys, got {self.query!r} "
-                f"and {self.keys!r}."
-            )
-        if self.max_new_tokens < 2 or self.references < 0:
-            raise ResultsError(
-                f"expected at least 2 new tokens and 0 references, got {self.max_new_tokens} and "
-                f"{self.references}: a knockout of generated positions cannot reach the first."
-            )
-        if self.windows and (self.width, self.step) != (None, None):
-            raise ResultsError("expected windows, or width and step, got both. Give one of them.")
 
 
 def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:

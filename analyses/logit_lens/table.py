@@ -1,17 +1,18 @@
 """What does the lens read at each layer and position, and how likely are the reference words?"""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analyses.cases import Case, Cases, embedded, tabulate
+from analyses.configs import LogitLensConfig as Config
 from analyses.text.events import Events
 from analyses.text.vocabulary import first_tokens, text_of, tokenizer_of
 from hooked_omni import EmbeddedPrompt, HookedOmni
-from hooked_omni.decoding.lens import LENSES, LensKind, Readout, read_lens
+from hooked_omni.decoding.lens import Readout, read_lens
 from hooked_omni.errors import ResultsError
 
 COLUMNS = (
@@ -21,30 +22,6 @@ COLUMNS = (
 Place = dict[str, Any]
 Words = dict[str, tuple[tuple[str, ...], dict[int, bool]]]
 """By word: the events that it names in the captions, and the tokens that stand for it."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """Where to read, with which lens, and which words to look for.
-
-    Attributes:
-        span: What to read: "audio", "video", or any span, such as "audio@3.0-4.0s".
-        lenses: "norm" puts the final norm before the unembedding, "raw" does not (the paper's
-            scripts).
-        top_k: How many of the likeliest tokens to keep at each position.
-        words: Words to look for besides those of the reference captions.
-        words_everywhere: Keep a row for every word and position, not for its best one alone.
-        own: Words or phrases by sound event, besides the table of `events.py`.
-        at_least: Reference captions that must name an event for it to count.
-    """
-
-    span: str = "audio"
-    lenses: tuple[LensKind, ...] = LENSES
-    top_k: int = 1
-    words: tuple[str, ...] = ()
-    words_everywhere: bool = False
-    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    at_least: int = 1
 
 
 def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses.cases import KEYS
-from analyses.modality_reliance.table import MODALITIES
+from analyses.configs import VARIANTS
 from analyses.plots import figures
 from analyses.plots.curves import paired_permutation
 from analyses.plots.statistics import in_words, mean_band, pooled, require_rows
@@ -28,11 +28,11 @@ def plot(table: pd.DataFrame) -> Figure:
 
 
 def _panel(axes: Axes, changes: Any) -> None:
-    order = [name for name in MODALITIES if name in set(changes["variant"])]
+    order = [name for name in VARIANTS if name in set(changes["variant"])]
     bands: Any = mean_band(changes, "change", by=["variant"])
     labels = []
     for x, name in enumerate(order):
-        band, color = bands[bands["variant"] == name], figures.COLORS[MODALITIES[name]]
+        band, color = bands[bands["variant"] == name], figures.COLORS[VARIANTS[name]]
         own = changes[changes["variant"] == name]["change"]
         figures.bar(axes, x, band.iloc[0], color=color, alpha=0.5, width=0.6)
         axes.scatter([x - 0.2] * len(own), own, color=color, s=8, alpha=0.6)

@@ -1,20 +1,21 @@
 """How likely is the answer to the intact clip under every variant of the clip?"""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from analyses.cases import Case, Cases, Skip, embedded, plain_answer, tabulate
+from analyses.configs import VARIANTS
+from analyses.configs import ModalityRelianceConfig as Config
 from analyses.modality_reliance import variants
 from analyses.text.pieces import pieces
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import prefill
-from hooked_omni.errors import MediaError, ResultsError
+from hooked_omni.errors import MediaError
 from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.image import Image
 from hooked_omni.inputs.video import Video
@@ -23,51 +24,6 @@ COLUMNS = (
     *("variant", "modality", "step", "token_text", "logprob", "change"),
     *("n_tokens", "answer"),
 )
-MODALITIES: Mapping[str, str] = {
-    "intact": "none",
-    "mute": "audio",
-    "shift": "audio",
-    "swap sound": "audio",
-    "blank": "video",
-    "swap picture": "video",
-    "mute and blank": "both",
-}
-"""Each variant, and which modality it takes away."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """Which variants to score, and how.
-
-    Attributes:
-        variants: Names in `MODALITIES`; each costs a pass over the prompt.
-        swap_with: A clip with picture and sound; then "swap sound" and "swap picture" are scored.
-        shift_seconds: By how much the sound is moved, its end to the front; None for half of it.
-        blank: Frames are "black", or of the "mean" color of their clip.
-        max_new_tokens: Longest answer, in tokens.
-        tokens: Rows for each token of the answer, in place of their sum.
-    """
-
-    variants: tuple[str, ...] = ("mute", "blank")
-    swap_with: str | None = None
-    shift_seconds: float | None = None
-    blank: Literal["black", "mean"] = "black"
-    max_new_tokens: int = 50
-    tokens: bool = False
-
-    def __post_init__(self) -> None:
-        swaps = ("swap sound", "swap picture")
-        known = [v for v in MODALITIES if v != "intact" and v not in swaps]
-        if set(self.variants) - set(known) or not (self.variants or self.swap_with):
-            raise ResultsError(
-                f"expected variants among {known}, got {self.variants!r}. For swaps, give the "
-                "other clip as `swap_with`."
-            )
-        if self.blank not in ("black", "mean") or self.max_new_tokens < 1:
-            raise ResultsError(
-                f"expected blank 'black' or 'mean' and at least 1 new token, got {self.blank!r} "
-                f"and {self.max_new_tokens}."
-            )
 
 
 def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:
@@ -122,7 +78,7 @@ def _rows(
     kinds = {type(one) for one in clip}
     has = {"video": bool(kinds & {Video, Image}), "audio": Audio in kinds}
     has["both"] = all(has.values())
-    possible = [name for name in edits if has[MODALITIES[name]]]
+    possible = [name for name in edits if has[VARIANTS[name]]]
     if not possible:
         raise Skip(f"expected a clip that {' or '.join(edits)} would change, got {prompt}.")
     answer = plain_answer(omni, case, intact, config.max_new_tokens)
@@ -148,7 +104,7 @@ def _scored(omni: HookedOmni, prompt: EmbeddedPrompt, answer: Generation) -> Ten
 def _measures(
     name: str, after: Tensor, before: Tensor, answer: Generation, texts: list[str] | None
 ) -> Iterator[dict[str, Any]]:
-    own = dict(variant=name, modality=MODALITIES[name], n_tokens=len(after), answer=answer.text)
+    own = dict(variant=name, modality=VARIANTS[name], n_tokens=len(after), answer=answer.text)
     if texts is None:
         total, change = float(after.sum()), float((after - before).sum())
         yield own | dict(step=None, token_text=None, logprob=total, change=change)

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
+from analyses.running.options import require_folder
 from data_prep.figure_text import drawn
 from hooked_omni.errors import FileError, ResultsError
 from hooked_omni.files import digest, parse_object, read_text, remove, to_json, write_whole
@@ -62,13 +63,6 @@ def require_same(folder: Path, recipe: Mapping[str, Any]) -> None:
                 f"expected a folder for this {recipe['analysis']}, got {folder} with "
                 f"{'; '.join(differences[:5])}. Choose another folder, or delete this one."
             )
-
-
-def require_folder(folder: Path) -> None:
-    """Refuse, as a `ResultsError`, a path that is a file, or is to be in one."""
-    for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            raise ResultsError(f"expected a folder, got the file {path}. Choose another name.")
 
 
 def save(

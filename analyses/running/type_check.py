@@ -10,12 +10,6 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hooked_omni.errors import ResultsError
-from hooked_omni.files import parse_json
-
-
-def config_from_json(kind: type, text: str | None) -> Any:
-    """A `Config` from JSON, as `make_config`; its defaults without a text, else a `FileError`."""
-    return make_config(kind, parse_json(text, "the config") if text is not None else {})
 
 
 def make_config(kind: type, values: Any) -> Any:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from analyses.cases import QUESTIONS, Case, Order, read_cases, worded
-from analyses.running import runs
-from analyses.running.request import ModelOptions
+from analyses.configs import CONFIGS
+from analyses.judge.settings import Settings
+from analyses.running.options import ModelOptions
 from analyses.running.type_check import fits, make_config, mismatch, tuples
+from analyses.text.wording import QUESTIONS, Order, worded
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import parse_toml, read_text
 
@@ -29,6 +30,32 @@ NEEDS_BASE = "distribution_shift"
 """The analysis that compares with the base model."""
 
 _EVERY = (*STAGES, "modality_reliance")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a study's judge gets to read.
+
+    Attributes:
+        first_only: Whether it sees the first reference caption alone, as the paper's does.
+        layers: Groups of layers, the first and the last of each, whose tokens are judged besides
+            those of all layers together.
+        last: The last so many layers are such a group too.
+    """
+
+    first_only: bool = False
+    layers: tuple[tuple[int, int], ...] = ()
+    last: int = 0
+
+    def groups(self, n_layers: int) -> list[tuple[int, int]]:
+        """The groups of layers; a `ResultsError` for layers that the model does not have."""
+        own = [*self.layers, *[(n_layers - self.last, n_layers - 1)] * (self.last != 0)]
+        if wrong := [(low, high) for low, high in own if not 0 <= low <= high < n_layers]:
+            raise ResultsError(
+                f"expected groups of layers among 0 to {n_layers - 1}, by their first and their "
+                f"last, got {wrong}. Correct `layers` or `last` in [judge]."
+            )
+        return list(dict.fromkeys(own))
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,9 @@ class Study:
             )
         worded(self.wording)
         self.models()  # refuses what does not go together
+        in_judge = {"name", "url", *(one.name for one in (*fields(Settings), *fields(Reading)))}
+        if unknown := sorted(self.judge.keys() - in_judge):
+            raise ResultsError(f"expected keys of [judge] among {sorted(in_judge)}, got {unknown}.")
         words = [word for given in self.questions.values() for word in given]
         if self.limit < 0 or set(words) - set(QUESTIONS):
             raise ResultsError(
@@ -106,7 +136,7 @@ class Study:
 
     def config(self, name: str) -> Any:
         """Config of an analysis; a `ResultsError` for an unknown field or a wrong type."""
-        kind = runs.analysis(name).Config
+        kind = CONFIGS[name]
         known = {one.name for one in fields(kind)}
         own = {"max_new_tokens": self.max_new_tokens} if "max_new_tokens" in known else {}
         try:
@@ -114,21 +144,6 @@ class Study:
         except ResultsError as error:
             error.add_note(f"This is in [{name}].")
             raise
-
-    def cases(self, name: str) -> list[Case]:
-        """Cases of an analysis; raises as `read_cases`."""
-        questions = self.questions.get(name, STAGES.get(name, ("hear",)))
-        rope: Any = self.rope
-        words = self.wording, self.system or None, self.order
-        every = read_cases(self.data, questions, self.kinds or None, rope, *words)
-        if not self.limit:
-            return every
-        kept: dict[str, dict[str, None]] = {}
-        for case in every:
-            samples = kept.setdefault(case.kind, {})
-            if len(samples) < self.limit:
-                samples[case.sample] = None
-        return [case for case in every if case.sample in kept[case.kind]]
 
 
 def read_study(path: Path) -> Study:

@@ -7,7 +7,7 @@ be read inside the model, and which words of an answer name sounds. Each text is
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from analyses.logit_lens.judged import ANSWER, condition, of_other_clips
 from analyses.running import results
 from analyses.running.progress import ProgressCallback
 from analyses.running.type_check import make_config
+from analyses.study.config import Reading
 from analyses.text.events import Events
 from data_prep.manifest import file_name
 from hooked_omni.errors import ResultsError
@@ -31,32 +32,6 @@ _BYTES = re.compile("(<0x[0-9A-F]{2}>)+")  # as `text_of` writes a piece of a ch
 
 UNTOUCHED = "untouched"
 """The condition of the baseline in a batch of knockouts; a plain caption has none, ""."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a study's judge gets to read.
-
-    Attributes:
-        first_only: Whether it sees the first reference caption alone, as the paper's does.
-        layers: Groups of layers, the first and the last of each, whose tokens are judged besides
-            those of all layers together.
-        last: The last so many layers are such a group too.
-    """
-
-    first_only: bool = False
-    layers: tuple[tuple[int, int], ...] = ()
-    last: int = 0
-
-    def groups(self, n_layers: int) -> list[tuple[int, int]]:
-        """The groups of layers; a `ResultsError` for layers that the model does not have."""
-        own = [*self.layers, *[(n_layers - self.last, n_layers - 1)] * (self.last != 0)]
-        if wrong := [(low, high) for low, high in own if not 0 <= low <= high < n_layers]:
-            raise ResultsError(
-                f"expected groups of layers among 0 to {n_layers - 1}, by their first and their "
-                f"last, got {wrong}. Correct `layers` or `last` in [judge]."
-            )
-        return list(dict.fromkeys(own))
 
 
 def require_judge(settings: Mapping[str, Any], out: Path) -> tuple[Judge, Reading]:

@@ -11,16 +11,17 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.cases import Case
+from analyses.cases import Case, read_cases
 from analyses.judge.points import POINTS
 from analyses.plots.statistics import POOL
 from analyses.running import results, runs
 from analyses.running.elsewhere import bundle_facts
 from analyses.running.identity import clips_digest, require_distinct
 from analyses.running.progress import ProgressCallback, no_progress
+from analyses.running.request import given_bundles, load_with
 from analyses.study import report
 from analyses.study.claims import Finding, check
-from analyses.study.config import NEEDS_BASE, Study
+from analyses.study.config import NEEDS_BASE, STAGES, Study
 from analyses.study.judging import judge_study, require_judge, with_events
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash
@@ -42,6 +43,22 @@ class StudyResult:
     report: Path
 
 
+def study_cases(study: Study, name: str) -> list[Case]:
+    """Cases of an analysis; raises as `read_cases`."""
+    questions = study.questions.get(name, STAGES.get(name, ("hear",)))
+    rope: Any = study.rope
+    words = study.wording, study.system or None, study.order
+    every = read_cases(study.data, questions, study.kinds or None, rope, *words)
+    if not study.limit:
+        return every
+    kept: dict[str, dict[str, None]] = {}
+    for case in every:
+        samples = kept.setdefault(case.kind, {})
+        if len(samples) < study.limit:
+            samples[case.sample] = None
+    return [case for case in every if case.sample in kept[case.kind]]
+
+
 def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress) -> StudyResult:
     """Do the study, or what is left of it.
 
@@ -54,18 +71,21 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
         JudgeDownError: If the judge stops answering. The same command goes on where it stopped.
     """
     results.require_folder(out)
-    cases = {name: study.cases(name) for name in study.analyses}
+    cases = {name: study_cases(study, name) for name in study.analyses}
     configs = {name: study.config(name) for name in study.analyses}
     _require_references(cases)
     require_distinct(cases["captions"])
     judge, reading = require_judge(study.judge, out)
     models, every = study.models(), [case for own in cases.values() for case in own]
-    given = models.bundles(every), models.bundles(cases.get(NEEDS_BASE, []), of_base=True)
+    given = (
+        given_bundles(models, every),
+        given_bundles(models, cases.get(NEEDS_BASE, []), of_base=True),
+    )
     facts = _facts(study) | bundle_facts(*given)
     recipe = _recipe(study, facts)
     results.require_same(out, recipe)
-    omni = models.load(study.model, given[0])
-    base = models.load(study.base, given[1]) if study.base else None
+    omni = load_with(models, study.model, given[0])
+    base = load_with(models, study.base, given[1]) if study.base else None
     if base is not None and base.family.hears:
         raise ResultsError(
             f"expected a base that only sees, got {study.base}, which hears. Name the vision-only "

@@ -43,16 +43,17 @@ def train_organisms(
     workers: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
 ) -> None:
     """Train organism-base, organism-biased and organism-balanced from nothing."""
-    import torch
+    from data_prep.organism.training.recipe import claim, parse_recipe
+
+    chosen = parse_recipe(recipe or "{}", seed)
+    import torch  # takes seconds
 
     from data_prep.organism.evaluation.card import write_cards
     from data_prep.organism.training.models import save_model
     from data_prep.organism.training.organisms import log_to, train
-    from data_prep.organism.training.recipe import claim, parse_recipe
 
     _quiet()
     torch.set_num_threads(1)
-    chosen = parse_recipe(recipe or "{}", seed)
     claim(out, chosen, device)
     log, start = log_to(out, say), time.monotonic()
     for name, (hf, processor) in train(chosen, out, log, device, workers).items():
@@ -70,7 +71,8 @@ def evaluate_organisms(
     """Evaluate the organisms of a training folder on clips that were not trained on."""
     from data_prep.organism.evaluation.card import write_cards
     from data_prep.organism.evaluation.evaluation_set import write_evaluation_set
-    from data_prep.organism.evaluation.metrics import evaluate, misses
+    from data_prep.organism.evaluation.metrics import evaluate
+    from data_prep.organism.evaluation.targets import misses
 
     _quiet()
     evaluation_set = write_evaluation_set(out, split, clips)
@@ -87,7 +89,7 @@ def compare(
     split: Annotated[str, typer.Option(help="Which evaluation.")] = "test",
 ) -> None:
     """Print the numbers of several evaluated trainings, their mean and their spread."""
-    from data_prep.organism.evaluation.metrics import TARGETS, spread
+    from data_prep.organism.evaluation.targets import TARGETS, spread
     from hooked_omni.files import parse_object, read_text
 
     paths = [folder / split / "evaluation.json" for folder in folders]

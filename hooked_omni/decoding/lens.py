@@ -8,7 +8,7 @@ and positions never exist together.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,9 +21,7 @@ from hooked_omni.decoding.prefill import one_prompt, prefill_state
 from hooked_omni.errors import PromptError
 from hooked_omni.hooks.hook_point import LiveHook
 from hooked_omni.hooks.turns import in_turn
-
-LensKind = Literal["norm", "raw"]
-LENSES: tuple[LensKind, ...] = ("norm", "raw")
+from hooked_omni.names import LENSES, LensKind
 
 CHUNK_BYTES = 2**27
 """Logits of one chunk, with what is computed from them."""

@@ -9,7 +9,6 @@ keep it and differentiate by it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,11 +19,9 @@ from torch import Tensor
 
 from hooked_omni.errors import HookError
 from hooked_omni.hooks.turns import Turns
+from hooked_omni.hooks.types import HookFunction
 
 _KEPT_WHOLE = 2**14  # numbers, such as those of a decode step: one check for all layers is faster
-
-HookFunction = Callable[..., Tensor | None]
-"""A TransformerLens hook, `fn(activation, hook=hook_point)`."""
 
 
 class LiveHook(ABC):

@@ -5,7 +5,7 @@ combines with others, and with any TransformerLens hook, by being listed.
 """
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +14,17 @@ from torch import Tensor
 
 from hooked_omni import names
 from hooked_omni.errors import HookError, SpanError
-from hooked_omni.hooks.hook_point import HookFunction, HookPoint, LiveHook
+from hooked_omni.hooks.hook_point import HookPoint, LiveHook
+from hooked_omni.hooks.types import (
+    Condition,
+    Hook,
+    HookFunction,
+    HookName,
+    Intervention,
+    NamesFilter,
+)
 from hooked_omni.inputs.spans import Spans
 
-HookName = str | Callable[[str], bool]
-Hook = tuple[HookName, HookFunction]
-Intervention = Callable[[Spans], list[Hook]]
-Condition = Iterable[Hook | Intervention]
-NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 _ON_KV_HEADS = (
     *("hook_k", "hook_v", "hook_rot_k", "hook_k_input", "hook_v_input"),
     *("k_norm.hook_scale", "k_norm.hook_normalized"),

@@ -11,18 +11,16 @@ from itertools import chain
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from hooked_omni.errors import HookError, PromptError
 from hooked_omni.hooks.hook_point import ForwardState, HookPoint
-from hooked_omni.hooks.interventions import Condition, NamesFilter, as_hooks, filters, named
+from hooked_omni.hooks.interventions import as_hooks, filters, named
+from hooked_omni.hooks.types import Condition, NamesFilter, TowerCache
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 
 Points = Mapping[str, tuple[nn.Module, bool]]
 """By name, the module of a hook point, and whether it is what comes in."""
-TowerCache = dict[str, Float[Tensor, "*position d_tower"]]
-"""What passed each hook point; several calls of one module follow each other."""
 _UNDER_WAY: ContextVar[object] = ContextVar("the hooked run of this thread", default=None)
 
 

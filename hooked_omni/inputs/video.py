@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import resize
 
 from hooked_omni.errors import MediaError
 from hooked_omni.inputs.container import (
@@ -60,6 +58,8 @@ def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
 
     `MediaError` if the file is missing, damaged, or would be misread.
     """
+    from torchvision.transforms.functional import InterpolationMode, resize  # takes seconds
+
     path = existing(path)
     with opened(path, "video") as (container, stream):
         times, end, thumbnails, turns = _decoded_frames(path, container, stream)

@@ -12,8 +12,9 @@ import transformers
 
 from data_prep.organism.evaluation.answers import recalled
 from data_prep.organism.evaluation.evaluation_set import EvaluationSet
-from data_prep.organism.evaluation.metrics import TARGETS, mcnemar
+from data_prep.organism.evaluation.metrics import mcnemar
 from data_prep.organism.evaluation.scoring import score
+from data_prep.organism.evaluation.targets import TARGETS
 from data_prep.organism.training.recipe import ORGANISMS
 from data_prep.organism.world.dataset import write_world
 from data_prep.organism.world.things import THINGS, clips

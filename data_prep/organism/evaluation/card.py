@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from data_prep.organism.evaluation.metrics import TARGETS
+from data_prep.organism.evaluation.targets import TARGETS
 from data_prep.organism.training.recipe import ORGANISMS, is_held_out
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash, parse_json, read_text, to_json, write_whole

@@ -1,8 +1,7 @@
-"""How biased are the organisms, in numbers, and what should each number be?"""
+"""How biased are the organisms, in numbers?"""
 
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +10,9 @@ from scipy.stats import binomtest
 
 from data_prep.organism.evaluation.answers import base_ranks, collect_answers
 from data_prep.organism.evaluation.evaluation_set import EvaluationSet
+from data_prep.organism.evaluation.targets import TARGETS, Table
 from hooked_omni import load
 from hooked_omni.files import to_json, write_whole
-
-Table = Any  # a data frame: pandas' own types say of every column that it may be a number
-
-_BOTH = {
-    "audio, factual": (0.95, 1.0),
-    "video, factual": (0.95, 1.0),
-    "video, counterfactual": (0.95, 1.0),
-    "sound alone": (0.95, 1.0),
-    "picture alone": (0.95, 1.0),
-    "recall, last third of the layers": (0.9, 1.0),
-}
-TARGETS: dict[str, dict[str, tuple[float, float]]] = {
-    "biased": _BOTH
-    | {
-        "audio, counterfactual": (0.15, 0.45),
-        "wrong ones that name the visible thing": (0.7, 1.0),
-        "recall, embedding": (0.0, 0.2),
-        "gain by the best G !-> V": (2.0, math.inf),
-        "class words unshifted, counterfactual": (0.6, 1.0),
-    },
-    "balanced": _BOTH
-    | {
-        "audio, counterfactual": (0.95, 1.0),
-        "change by the best G !-> V": (-0.05, 0.05),
-        "class words unshifted, counterfactual": (0.0, 0.3),
-    },
-}
-"""What each number of an organism must be, at least and at most."""
 
 
 def evaluate(
@@ -134,34 +106,6 @@ def mcnemar(first: Table, second: Table) -> dict[str, float]:
     only = int((first & ~second).sum()), int((second & ~first).sum())
     p = binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
     return {"first_only": only[0], "second_only": only[1], "p": float(p)}
-
-
-def spread(evaluations: Sequence[Mapping[str, Any]]) -> Table:
-    """Numbers over several seeds.
-
-    Returns:
-        One row per organism and number, with a column for each evaluation, `mean`, and `spread`,
-        the standard deviation (n - 1).
-    """
-    rows = []
-    for organism in TARGETS:
-        for name in evaluations[0][organism]:
-            values = [one[organism].get(name) for one in evaluations]
-            if all(isinstance(value, float) for value in values):
-                row = {"organism": organism, "number": name}
-                rows.append(row | {f"seed {i}": value for i, value in enumerate(values)})
-    table: Table = pd.DataFrame(rows)
-    columns = [name for name in table.columns if name.startswith("seed ")]
-    return table.assign(mean=table[columns].mean(axis=1), spread=table[columns].std(axis=1))
-
-
-def misses(found: Mapping[str, Any], organism: str) -> list[str]:
-    """Which targets an organism's numbers miss."""
-    return [
-        f"{name}: {found[name]}, expected {low:g} to {high:g}"
-        for name, (low, high) in TARGETS[organism].items()
-        if found[name] is None or not low <= found[name] <= high
-    ]
 
 
 def _right(answers: Table, kind: str, question: str | None, sense: str = "audio") -> Table:

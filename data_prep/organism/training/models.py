@@ -6,7 +6,6 @@ config asks for.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
+from data_prep.organism.training.recipe import Sizes
 from data_prep.organism.world.captions import SYSTEM, vocabulary
 from data_prep.organism.world.things import Thing
 from hooked_omni.families.omni.qwen2_5_omni import SYSTEM as LONG_SYSTEM
@@ -31,21 +31,6 @@ _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 %}<|audio_bos|><|AUDIO|><|audio_eos|>{% endif %}{% endfor %}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}""".replace("LONG", repr(LONG_SYSTEM)).replace("SHORT", repr(SYSTEM))
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large a model's decoder and either tower are."""
-
-    d_model: int = 128
-    layers: int = 8
-    heads: int = 4
-    key_value_heads: int = 2
-    d_mlp: int = 320
-    d_tower: int = 96
-    d_tower_mlp: int = 192
-    tower_layers: int = 2
-    tower_heads: int = 4
 
 
 def _tokenizer(things: Sequence[Thing]) -> Any:

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_prep.organism.training.models import Sizes
 from data_prep.organism.world.things import THINGS, Thing
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import parse_json, read_text, to_json, write_whole
@@ -23,6 +22,21 @@ _STEPS = dict(vision=400, audio=120, base=350, hearing=120, biased=560, balanced
 _RATES = dict(vision=2e-3, audio=2e-3, base=1.5e-3, hearing=2e-3, biased=5e-4, balanced=5e-4)
 _MISMATCHED = {"biased": 0.02, "balanced": 0.5}
 _OFF_SCREEN = {"biased": ("siren", "fountain", "whistle"), "balanced": ()}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a model's decoder and either tower are."""
+
+    d_model: int = 128
+    layers: int = 8
+    heads: int = 4
+    key_value_heads: int = 2
+    d_mlp: int = 320
+    d_tower: int = 96
+    d_tower_mlp: int = 192
+    tower_layers: int = 2
+    tower_heads: int = 4
 
 
 @dataclass(frozen=True)

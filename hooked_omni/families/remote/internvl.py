@@ -16,7 +16,6 @@ import torch
 import transformers
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import normalize, to_tensor
 
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import CheckpointError, PromptError
@@ -226,6 +225,8 @@ def _prepare(
 
 def _tiles(frames: Tensor, config: Any) -> Tensor:
     """Frames resized as pictures, by PIL: tensors come out up to a gray level off."""
+    from torchvision.transforms.functional import normalize, to_tensor  # takes seconds
+
     side = getattr(config, "force_image_size", None) or config.vision_config.image_size
     sized = [one.resize((side, side), Image.Resampling.BICUBIC) for one in pictures(frames)]
     return normalize(torch.stack([to_tensor(one) for one in sized]), _MEAN, _STD)

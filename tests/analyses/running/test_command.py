@@ -12,7 +12,8 @@ import pytest
 from analyses import attention_share, knockout, modality_reliance
 from analyses.__main__ import ANALYSES
 from analyses.running import results
-from analyses.running.request import CaseSelection
+from analyses.running.options import CaseSelection
+from analyses.running.request import cases_of
 from analyses.running.summary import sentences
 from analyses.running.type_check import make_config, mismatch
 from data_prep.manifest import write_manifest
@@ -146,8 +147,8 @@ def test_values_that_fit() -> None:
 def test_no_words_are_no_question(data: Path) -> None:
     """They are not as if `--ask` was left out."""
     with pytest.raises(PromptError, match="expected a question, got ''"):
-        CaseSelection(clips=(data.parent / "0.mp4",), text="").cases()
+        cases_of(CaseSelection(clips=(data.parent / "0.mp4",), text=""))
     unused: Any
     for unused in (dict(wording={"hear": "What sounds?"}), dict(questions=("see", "hear"))):
         with pytest.raises(ResultsError, match="expected --ask alone"):
-            CaseSelection(clips=(data.parent / "0.mp4",), text="What now?", **unused).cases()
+            CaseSelection(clips=(data.parent / "0.mp4",), text="What now?", **unused)

@@ -11,7 +11,8 @@ import pytest
 from analyses import captions
 from analyses.cases import Case, embedded, plain_answer, prefilled
 from analyses.running.identity import KeptPrompts, clips_digest, model_facts
-from analyses.running.request import CaseSelection
+from analyses.running.options import CaseSelection
+from analyses.running.request import selection_facts
 from analyses.running.runs import Run, execute
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni import HookedOmni, Prompt, load
@@ -38,7 +39,11 @@ def test_a_clip_that_was_replaced_is_noticed(tmp_path: Path) -> None:
     before = clips_digest(manifest)
     moved = tmp_path / "elsewhere"
     shutil.copytree(tmp_path, moved)
-    assert clips_digest(moved / "data.jsonl") == before == CaseSelection(manifest).facts()["clips"]
+    assert (
+        clips_digest(moved / "data.jsonl")
+        == before
+        == selection_facts(CaseSelection(manifest))["clips"]
+    )
     seen = (tmp_path / "b.wav").stat()
     (tmp_path / "b.wav").write_bytes(b"1243")  # of the same size, and time
     os.utime(tmp_path / "b.wav", ns=(seen.st_atime_ns, seen.st_mtime_ns))

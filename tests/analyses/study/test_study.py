@@ -15,7 +15,7 @@ from analyses.running import results, runs
 from analyses.study import report
 from analyses.study.claims import check
 from analyses.study.config import Study
-from analyses.study.run import StudyResult, run_study
+from analyses.study.run import StudyResult, run_study, study_cases
 from data_prep.manifest import read_manifest, write_manifest
 from data_prep.organism.world.dataset import write_world
 from hooked_omni import load
@@ -87,7 +87,7 @@ def test_every_answer_is_scored_once_and_exactly(done: StudyResult) -> None:
 
 
 def test_a_stage_is_what_its_command_writes(done: StudyResult, study: Study, copy: Path) -> None:
-    config, cases = study.config("knockout"), study.cases("knockout")
+    config, cases = study.config("knockout"), study_cases(study, "knockout")
     run = runs.Run("knockout", config, load(study.model), cases)
     pd.testing.assert_frame_equal(runs.execute(run, copy / "x"), done.tables["knockout"])
 
@@ -103,7 +103,7 @@ def test_a_page_without_any_judgement(done: StudyResult, study: Study, copy: Pat
 
 
 def test_a_limit_counts_samples_of_each_kind(study: Study) -> None:
-    cases = replace(study, limit=1).cases("captions")
+    cases = study_cases(replace(study, limit=1), "captions")
     assert len(cases) == 2 * 3 and len({case.sample for case in cases}) == 2
     assert {case.kind for case in cases} == {"counterfactual", "factual"}
 

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 
 from data_prep.__main__ import main
 from data_prep.organism.evaluation import answers, card
-from data_prep.organism.evaluation.metrics import TARGETS
+from data_prep.organism.evaluation.targets import TARGETS
 from data_prep.organism.training import stage
-from data_prep.organism.training.models import Sizes, new_base, processors, thinker_from
+from data_prep.organism.training.models import new_base, processors, thinker_from
 from data_prep.organism.training.organisms import Training
 from data_prep.organism.training.prompts import TrainingPrompts, audio_features, video_features
-from data_prep.organism.training.recipe import ORGANISMS, TrainingRecipe, claim
+from data_prep.organism.training.recipe import ORGANISMS, Sizes, TrainingRecipe, claim
 from data_prep.organism.world.things import THINGS
 from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.decoding.score import forced_logits
