@@ -182,7 +182,7 @@ def _order(omni: HookedOmni, case: Case) -> str:
     """What comes first: "text-first", "clip-first", or "embedded" where that is not known."""
     if not isinstance(case.prompt, Prompt):
         return "embedded"
-    text_first = case.prompt.content[0].kind == "text" and not omni.family.one_clip
+    text_first = case.prompt.content[0].kind == "text" and omni.family.one_clip != "first"
     return "text-first" if text_first else "clip-first"
 
 

@@ -55,5 +55,8 @@ def _places(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Any, Tensor | No
             own = {k: v for k, v in own.items() if k[0] != "_" and k not in _BOOKKEEPING}
             kernel = getattr(vars(module).get("config"), "_attn_implementation", None)
             yield (name, type(module).__name__, own, kernel), None
-            for key, tensor in {**module._parameters, **module._buffers}.items():
+            tensors = {**module._parameters, **module._buffers}
+            if getattr(module, "rope_type", None) == "longrope":
+                del tensors["inv_freq"]  # written at every call, by the length of that prompt
+            for key, tensor in tensors.items():
                 yield f"{name}.{key}", tensor

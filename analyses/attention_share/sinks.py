@@ -3,8 +3,8 @@
 A sink is a token of the prompt that stands out twice: its residual stream in a middle layer has an
 outlying norm, and generated positions pay it outlying attention. Both are judged by the data, on a
 log scale, by distance from the median in robust standard deviations, among tokens of its own kind
-(audio, video, text): a word is not a sink because words differ from pictures. No position and no
-token is a sink by its name. After arXiv 2309.17453 (sinks) and arXiv 2402.17762 (norms).
+(audio, video, image, text): a word is not a sink because words differ from pictures. No position
+and no token is a sink by its name. After arXiv 2309.17453 (sinks) and arXiv 2402.17762 (norms).
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ from hooked_omni.inputs.spans import Spans
 _MADS = 3.5  # Iglewicz and Hoaglin (1993)
 _PER_SIGMA = 1.4826  # a normal distribution's standard deviation in median absolute deviations
 _LEAST_SIGMA = 0.2  # so that an outlier is at least twice the median: exp(0.2 * 3.5)
-_KINDS = ("audio", "video")
+_KINDS = ("audio", "video", "image")
 
 
 class SinkWatch:

@@ -73,9 +73,9 @@ class Evidence:
 
     @property
     def _of(self) -> dict[str, Any]:
-        """The names of the model and of its base, and the judge."""
+        """The names of the model and of its base, the judge, and the order."""
         every = [*self.tables.values(), self.scores]
-        names = ("model", "base", "judge")
+        names = ("model", "base", "judge", "order")
         return {n: table.attrs[n] for table in every for n in names if n in table.attrs}
 
     @staticmethod

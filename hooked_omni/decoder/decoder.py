@@ -113,15 +113,16 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         cache: KeyValueCache | SharedPrefix | None = None,
     ) -> Context:
         """How `window` reads the positions up to itself; `PromptError` past `cfg.rope_limit`."""
-        limit = self.cfg.rope_limit
+        limit, positions = self.cfg.rope_limit, prompt.position_ids_at(window)
         long = len(self.cfg.inv_freqs) > 1 and bool(prompt.position_ids.max() >= (limit or 0))
-        if limit is not None and window.stop > limit and not long:
+        # By ids, as Hugging Face decides: in time, a clip may take more of them than it has tokens.
+        if limit is not None and not long and (n := int(positions.max()) + 1) > limit:
             raise PromptError(
-                f"expected at most {limit} positions, got {window.stop}: after them this model "
+                f"expected at most {limit} positions, got {n}: after them this model "
                 "turns all of them by other rotary frequencies, not computed here. Use fewer "
                 "frames or tokens."
             )
-        cos, sin = self.rotary(prompt.position_ids_at(window), long)
+        cos, sin = self.rotary(positions, long)
         real = _real(prompt.mask, window)
         if isinstance(cache, SharedPrefix):
             context: Context = RowsContext(cache, cos, sin, window, real)

@@ -28,9 +28,10 @@ _SOUND_BY_KEY = {"audio": {"type": "audio", "audio_url": "sound"}}
 
 
 def _words(prompt: Prompt) -> dict[str, str]:
-    """All words, by where they stand."""
+    """All words, by where they stand; a medium between them is a line break."""
+    # Items of text may be written without a gap: two halves must not make a special token.
     *earlier, last = (
-        "\n".join(str(item.source) for item in turn.items if item.kind == "text")
+        "".join(str(item.source) if item.kind == "text" else "\n" for item in turn.items)
         for turn in prompt.messages
     )
     said = {f"turn {i}": words for i, words in enumerate(earlier, start=1)}
@@ -81,8 +82,8 @@ def chat(
     Raises:
         PromptError: For special or unknown words, or a processor without a template.
     """
-    own = [getattr(processor, f"{kind}_token", "") for kind in ("image", "video", "audio")]
-    require_plain_words(processor.tokenizer, prompt, tuple(token for token in own if token))
+    own = {kind: getattr(processor, f"{kind}_token", "") for kind in _FORMS}
+    require_plain_words(processor.tokenizer, prompt, tuple(one for one in own.values() if one))
     _require_known_words(processor.tokenizer, prompt)
     if not getattr(processor, "chat_template", None):
         raise PromptError(
@@ -99,13 +100,27 @@ def chat(
         ]
         messages.append({"role": turn.role, "content": content})
     made = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    for name, text in _words(prompt).items():
-        if lost := [line for line in text.split("\n") if line.strip() not in made]:
-            raise PromptError(
-                f"expected a chat template that keeps the words, got one that drops {name!r}, "
-                f"{lost[0]!r}. Leave them out, or set `processor.chat_template`."
-            )
+    _require_as_given(made, prompt, own)
     return made
+
+
+def _require_as_given(made: str, prompt: Prompt, placeholders: Mapping[str, str]) -> None:
+    """Refuse a template that drops words, or writes listed items in another order than theirs."""
+    at, last = 0, len(prompt.turns)
+    parts = [("system", "text", prompt.system or "")]
+    for i, turn in enumerate(prompt.messages):
+        name, listed = (f"turn {i + 1}", True) if i < last else ("text", bool(prompt.items))
+        kept = (item for item in turn.items if listed or item.kind == "text")
+        parts += [(name, item.kind, str(item.source)) for item in kept]
+    for name, kind, source in parts:
+        for line in source.split("\n") if kind == "text" else [placeholders[kind]]:
+            if (found := made.find(line.strip(), at)) < 0:
+                raise PromptError(
+                    f"expected a chat template that writes all as it is given, got one that drops "
+                    f"{name!r}, or moves it: {kind} {source!r}. Leave it out, give the items in an "
+                    "order that this model was made for, or set `processor.chat_template`."
+                )
+            at = found + len(line.strip())
 
 
 def prepare_sound(processor: Any, prompt: Prompt, read: Read, *, system: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from hooked_omni.decoder.config import DecoderConfig, Experts
 from hooked_omni.errors import CheckpointError
 from hooked_omni.families.family import Conversion, OnDisk, as_stored
+from hooked_omni.families.skeleton import find_decoder
 from hooked_omni.inputs.media import MediaSettings
 
 PATCHES_OF_16 = MediaSettings(
@@ -79,7 +80,9 @@ def decoder_config(hf_model: Any) -> DecoderConfig:
     config = hf_model.config.get_text_config()
     rope = config.rope_parameters
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    time, height, width = rope.get("mrope_section") or (d_head // 2, 0, 0)
+    rotary: Any = find_decoder(hf_model).rotary_emb
+    # Of the class: a config may leave it its default.
+    time, height, width = getattr(rotary, "mrope_section", None) or (d_head // 2, 0, 0)
     _require_computed(config, 2 * (time + height + width) == d_head)
     dynamic = rope.get("rope_type") == "dynamic"
     implementation = getattr(config, "_attn_implementation", None)
@@ -145,11 +148,13 @@ def _with_qk_norm(hf_model: Any) -> DecoderConfig:
     if not getattr(config, "num_experts", 0):
         return table
     step, dense = config.decoder_sparse_step, set(config.mlp_only_layers or ())
+    modules: Any = find_decoder(hf_model).modules()
     experts = Experts(
         n_experts=config.num_experts,
         n_active=config.num_experts_per_tok,
         d_mlp=config.moe_intermediate_size,
-        normalized=getattr(config, "norm_topk_prob", True),  # Qwen3-VL's always are
+        # Of the class: Qwen3-VL's always are, whatever its config says.
+        normalized=all(getattr(module, "norm_topk_prob", True) for module in modules),
         layers=tuple(i for i in range(table.n_layers) if i not in dense and (i + 1) % step == 0),
     )
     return replace(table, experts=experts)

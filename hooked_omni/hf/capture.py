@@ -248,7 +248,7 @@ def _word_masks(tokenizer: Any, tokens: Int[Tensor, " pos"], text: Tensor) -> di
     special = set(tokenizer.all_special_ids)
     special |= set(added) if isinstance(added, dict) else set()  # mistral-common's has none
     turn = {tokenizer.convert_tokens_to_ids(mark) for mark in ("<|im_start|>", "<|im_end|>")}
-    role, in_content = "", not turn & set(tokens.tolist())
+    role, in_content = "", not turn & set(tokens[text].tolist())  # padding may be an unknown mark
     for i in text.nonzero()[:, 0].tolist():
         token = int(tokens[i])
         if token in turn:

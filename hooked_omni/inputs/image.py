@@ -46,14 +46,17 @@ def read_image(path: str | Path, settings: MediaSettings = PAPER) -> Image:
     try:
         with PIL.Image.open(path) as file:
             require_memory(_PER_PIXEL * math.prod(file.size), path)
-            if getattr(file, "n_frames", 1) > 1 or file.mode not in _MODES:
+            # Pillow reads colors of 16 bits, too, as if they were of 8.
+            kind = f"{file.mode};16" if any(";16" in str(one[3]) for one in file.tile) else file.mode
+            if getattr(file, "n_frames", 1) > 1 or kind not in _MODES:
                 raise MediaError(
                     f"expected one picture of 8 bits a color in {path}, got "
-                    f"{getattr(file, 'n_frames', 1)} of mode {file.mode}. Save one as PNG, or give "
+                    f"{getattr(file, 'n_frames', 1)} of mode {kind}. Save one as PNG, or give "
                     "a clip as a video."
                 )
             turned = PIL.ImageOps.exif_transpose(file)
-            notes = ("turned as its EXIF says",) if file.getexif().get(0x0112, 1) != 1 else ()
+            is_turned = file.getexif().get(0x0112) in range(2, 9)
+            notes = ("turned as its EXIF says",) if is_turned else ()
             picture = _on_white(turned)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         if isinstance(error, MediaError):

@@ -74,7 +74,7 @@ class Prompt:
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", as_items(self.items, "items") if self.items != () else ())
         object.__setattr__(self, "turns", as_turns(self.turns))
-        require_one_way(bool(self.items), self.text, self.video, self.audio)
+        require_one_way(bool(self.items), self.text, self.video, self.audio, self.system)
         if not any(item.kind == "text" for item in self.content):
             raise PromptError(f"expected a question, got {self.text!r}. Say what to describe.")
         if not self.use_audio_in_video and (outside := [i.sound for i in self._every() if i.sound]):

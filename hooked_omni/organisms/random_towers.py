@@ -20,7 +20,8 @@ from hooked_omni.organisms.random_weights import (
 _SIDE = {"height": 56, "width": 56}
 _TOWER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 _SEES = {**_TOWER, "intermediate_size": 64, "patch_size": 14}
-_SOUND = "<|audio_bos|><|AUDIO|><|audio_eos|>"  # of the chat template
+_PARTS = "in message.content"  # of the chat template
+_SOUND = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 
 
 def random_qwen2_vl(seed: int = 0) -> tuple[Any, Any]:
@@ -78,7 +79,7 @@ def random_video_llama3(seed: int = 0) -> tuple[Any, Any]:
 
 
 def random_llava_onevision(seed: int = 0) -> tuple[Any, Any]:
-    """A LLaVA-OneVision and its processor."""
+    """A LLaVA-OneVision and its processor; as in the released one, a clip comes first."""
     tokenizer = byte_tokenizer()
     siglip = {"model_type": "siglip_vision_model", "image_size": 56, "vision_use_head": False}
     config = {
@@ -94,7 +95,8 @@ def random_llava_onevision(seed: int = 0) -> tuple[Any, Any]:
         "num_image_tokens": 16,
         "vision_feature_select_strategy": "full",
     }
-    return _made("LlavaOnevision", seed, tokenizer, config, chat_template("", "\n"), **pictures)
+    template = chat_template("", "\n").replace(_PARTS, f"{_PARTS} | sort(attribute='type') | reverse")
+    return _made("LlavaOnevision", seed, tokenizer, config, template, **pictures)
 
 
 def random_audio(seed: int = 0) -> tuple[Any, Any]:
@@ -110,7 +112,7 @@ def random_audio(seed: int = 0) -> tuple[Any, Any]:
 
 
 def random_audio_flamingo3(seed: int = 0) -> tuple[Any, Any]:
-    """An Audio Flamingo 3 and its processor."""
+    """An Audio Flamingo 3 and its processor; as in the released one, a sound comes first."""
     tokenizer = byte_tokenizer(audio_token="<sound>")
     config = {
         "text_config": _text("qwen2", tokenizer),
@@ -118,6 +120,7 @@ def random_audio_flamingo3(seed: int = 0) -> tuple[Any, Any]:
         "audio_token_id": tokenizer.audio_token_id,
     }
     template = chat_template("", "").replace(_SOUND, "<sound>")
+    template = template.replace(_PARTS, f"{_PARTS} | sort(attribute='type')")
     sound = {"feature_extractor": mel_features()}
     return _made("AudioFlamingo3", seed, tokenizer, config, template, **sound)
 

@@ -19,6 +19,7 @@ _TITLES = {
     "videollama2.1-7b-av": "VideoLLaMA 2.1-AV",
     "internomni": "InternOmni",
 }
+_ORDERS = {"qwen2.5-omni-3b": "text-first"}  # the others' own code puts the clip first
 
 
 def points(name: str, of: Mapping[Any, Any], question: str, kind: str) -> pd.DataFrame:
@@ -28,7 +29,8 @@ def points(name: str, of: Mapping[Any, Any], question: str, kind: str) -> pd.Dat
         name: The table: its file name without the ending.
         of: `table.attrs`: "model", and "base" where one is compared with. The last part of a
             checkpoint's name counts, such as "Qwen2.5-Omni-3B". "judge": a language model, or no
-            score of the paper's fits.
+            score of the paper's fits. "order": another than the paper's fits nothing; "embedded",
+            where it is not known, fits.
         question: As in our tables, such as "hear".
         kind: As in our tables, or "all" for factual and counterfactual clips together.
     """
@@ -39,6 +41,8 @@ def points(name: str, of: Mapping[Any, Any], question: str, kind: str) -> pd.Dat
     if "base" in published:
         base = _short(of.get("base"))
         fits &= published["base"].map(lambda b: pd.isna(b) or base.startswith(str(b)))
+    asked = _ORDERS.get(_short(of.get("model")), "embedded")
+    fits &= {asked, of.get("order", "embedded")} <= {asked, "embedded"}
     if "judge" in published and "model" not in of.get("judge", {"model": ""}):
         fits &= published["judge"].isna()
     return cast(pd.DataFrame, published[fits]).reset_index(drop=True)

@@ -29,6 +29,6 @@ AUDIO_FLAMINGO3 = Family(
     prepare=partial(processing.prepare_sound, system="You are a helpful assistant."),
     sees=False,
     towers=qwen.EARS,
-    one_clip="anywhere",
+    one_clip="first",
     call=processing.call_in_dtype,
 )

@@ -63,6 +63,6 @@ LLAVA_ONEVISION = Family(
     media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1),
     correct_words=checks.stamps_as_markup(re.compile("(?!)")),  # it writes none
     frames_per_step=1,
-    one_clip="anywhere",
+    one_clip="first",
     own_reading="every frame is resized to a square",
 )
