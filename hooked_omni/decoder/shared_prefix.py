@@ -42,20 +42,39 @@ class SharedPrefix:
     ) -> None:
         self.prompt, self.n_prefix = prompt, n_prefix
         self.suffix = KeyValueCache(cfg, len(first_layers), capacity - n_prefix)
-        self.first_layers = list(first_layers)  # with a hook, or the number of layers
+        self.rows = list(range(len(first_layers)))  # which are computed
         self.histories = [0] * len(first_layers)  # equal for equal tokens so far
-        self.place = list(range(len(first_layers)))  # of each row in the batch computed now
+        self.place = list(self.rows)  # of each row in the batch computed now
+        self._first_layers = list(first_layers)  # with a hook, or the number of layers
+        self._later: list[int] = []  # rows that are not computed for now
+        self._aside = [[side[:0] for side in sides] for sides in self._sides]
 
-    def advance(self, rows: list[int], tokens: list[int]) -> None:
-        """Go on with `rows` alone, whose next tokens are `tokens`."""
-        if len(rows) < len(self.histories):
-            index = torch.tensor(rows, device=self.suffix.keys[0].device)
-            self.suffix.keys = [keys[index] for keys in self.suffix.keys]
-            self.suffix.values = [values[index] for values in self.suffix.values]
-            self.first_layers = [self.first_layers[row] for row in rows]
-        longer = list(zip((self.histories[row] for row in rows), tokens, strict=True))
-        self.histories = _numbered(longer)
+    @property
+    def first_layers(self) -> list[int]:
+        """The first layer with a hook of each row, or the number of layers."""
+        return [self._first_layers[row] for row in self.rows]
+
+    @property
+    def _sides(self) -> tuple[list[Tensor], list[Tensor]]:
+        return self.suffix.keys, self.suffix.values
+
+    def go_on(
+        self, rows: Sequence[int], texts: Sequence[Sequence[int]], later: Sequence[int] = ()
+    ) -> None:
+        """Compute `rows`, with `texts` after the prompt; of all others, `later` may still come."""
+        self.histories = _numbered([tuple(text) for text in texts])
         self.place = list(range(len(rows)))
+        if rows == self.rows:
+            return
+        every, device = [*self.rows, *self._later], self.suffix.keys[0].device
+        now, then = (
+            torch.tensor([every.index(r) for r in n], device=device).long() for n in (rows, later)
+        )
+        for kept, aside in zip(self._sides, self._aside, strict=True):
+            for layer, own in enumerate(kept):
+                whole = torch.cat([own, aside[layer]]) if self._later else own
+                kept[layer], aside[layer] = whole[now], whole[then]
+        self.rows, self._later = list(rows), list(later)
 
 
 class RowsContext:

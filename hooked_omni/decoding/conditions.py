@@ -50,7 +50,7 @@ class Batch:
         shared = SharedPrefix(model.cfg, cache, n_shared, self._first_layers(model), total)
         if n_shared < prompt.n_pos:
             window = range(n_shared, prompt.n_pos)
-            with model.hooks(self.row_hooks(model, list(range(rows)), shared)):
+            with model.hooks(self.row_hooks(model, shared)):
                 last = prompt.embeds[:, n_shared:].repeat(rows, 1, 1)
                 final = model.run_pass(last, model.context(prompt, window, shared), window)
         return model.logits_of(final)[:, -1].expand(rows, -1), shared
@@ -64,12 +64,10 @@ class Batch:
             first.append(min([layer for layer in layers if layer is not None], default=n_layers))
         return first
 
-    def row_hooks(
-        self, model: HookedDecoder, rows: list[int], cache: KeyValueCache | SharedPrefix
-    ) -> list[Hook]:
+    def row_hooks(self, model: HookedDecoder, cache: KeyValueCache | SharedPrefix) -> list[Hook]:
         """One hook for each name, which calls each condition's hooks with their rows.
 
-        Which condition each row is of (`rows`), and where in the batch, is read at every call.
+        Which rows are computed, and where in the batch, is read at every call.
         """
         if not isinstance(cache, SharedPrefix):
             return self.conditions[0]
@@ -79,7 +77,7 @@ class Batch:
                 for one in model.named(name):
                     named.setdefault(one, {}).setdefault(row, []).append(function)
         return [
-            (name, (ScoreRows if name.endswith(names.PATTERN_LIKE) else Rows)(rows, cache, own))
+            (name, (ScoreRows if name.endswith(names.PATTERN_LIKE) else Rows)(cache, own))
             for name, own in named.items()
         ]
 
@@ -87,10 +85,8 @@ class Batch:
 class Rows(LiveHook):
     """Returns a copy with the edits of each row's hooks; rows whose hooks are equal go together."""
 
-    def __init__(
-        self, rows: list[int], shared: SharedPrefix, functions: dict[int, list[HookFunction]]
-    ) -> None:
-        self.rows, self.shared = rows, shared
+    def __init__(self, shared: SharedPrefix, functions: dict[int, list[HookFunction]]) -> None:
+        self.shared = shared
         together: dict[Hashable, list[int]] = {}
         for row, own in functions.items():
             together.setdefault(tuple(own), []).append(row)
@@ -108,7 +104,7 @@ class Rows(LiveHook):
 
     def present(self) -> Iterator[tuple[slice | list[int], list[HookFunction]]]:
         """Where each group's rows are in the batch now, and their hooks."""
-        place = dict(zip(self.rows, self.shared.place, strict=True))
+        place = dict(zip(self.shared.rows, self.shared.place, strict=True))
         for members, functions in self.groups:
             here = [place[row] for row in members if row in place]
             if here:

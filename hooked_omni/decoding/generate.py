@@ -5,7 +5,7 @@ position that `generate` of transformers gives it, and hooks fire at every step.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch import Tensor
 from hooked_omni.decoder.decoder import HookedDecoder
 from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoder.key_value_cache import KeyValueCache
-from hooked_omni.decoder.shared_prefix import SharedPrefix
 from hooked_omni.decoding.prefill import one_prompt, prompt_pass
 from hooked_omni.decoding.sampling import Sampling, with_sampling
 from hooked_omni.errors import PromptError
@@ -36,6 +35,9 @@ class Decoding:
         memory_budget: Bytes for the keys, values and activations of a sweep's rows; splits the
             batch. None for no limit.
         sampling: How tokens are drawn; None for the most likely one.
+        draft: In a sweep, a caption that is known, such as the plain one: rows that agree with it
+            take its tokens from a few passes, and the others go on from where they part.
+        score_draft: Return `draft_logprobs`.
     """
 
     max_new_tokens: int = 64
@@ -43,11 +45,18 @@ class Decoding:
     return_logits: bool = False
     memory_budget: int | None = None
     sampling: Sampling | None = None
+    draft: tuple[int, ...] = ()
+    score_draft: bool = False
 
     def __post_init__(self) -> None:
         if (n := self.max_new_tokens) < 1:
             raise PromptError(
                 f"expected max_new_tokens=1 or more, got max_new_tokens={n}. Raise it."
+            )
+        if len(self.draft) > n or (self.score_draft and not self.draft):
+            raise PromptError(
+                f"expected a draft of at most {n} tokens, and of one if it is scored, got "
+                f"{len(self.draft)}. Cut it off, or raise max_new_tokens."
             )
 
 
@@ -76,11 +85,13 @@ class Generation:
         tokens: New tokens, the end token included if it came.
         text: `tokens` without special ones; None for a model without a tokenizer.
         logits: What each new token was chosen from, with `return_logits`.
+        draft_logprobs: Of each token of the draft, as `score` gives them, with `score_draft`.
     """
 
     tokens: Int[Tensor, " n"]
     text: str | None
     logits: Float[Tensor, "n d_vocab"] | None = None
+    draft_logprobs: Float[Tensor, " draft"] | None = None
 
 
 @in_turn
@@ -89,30 +100,28 @@ def generate(
     model: HookedDecoder, prompt: Input, decoding: Decoding = Decoding(), fwd_hooks: Condition = ()
 ) -> Generation:
     """Caption of one prompt; arguments and errors as `HookedTransformer.generate`."""
+    if decoding.draft:
+        raise PromptError("expected a draft in a sweep alone, got one. Use `generate_many`.")
     prompt = one_prompt(model, prompt)
     hooks = as_hooks(fwd_hooks, prompt.spans)
     total = prompt.n_pos + decoding.max_new_tokens - 1
     model.require_runnable([*model.active_hooks(), *hooks], range(total), prompt.spans)
     final, cache = prompt_pass(model, prompt, hooks, prompt.n_pos, total)
     with model.hooks(hooks):
-        return decode(model, prompt, model.logits_of(final)[:, -1], cache, decoding, [0])[0]
+        return decode(model, prompt, model.logits_of(final)[:, -1], cache, decoding)
 
 
 def decode(
     model: HookedDecoder,
     prompt: EmbeddedPrompt,
-    logits: Float[Tensor, "row d_vocab"],
-    cache: KeyValueCache | SharedPrefix,
+    logits: Float[Tensor, "1 d_vocab"],
+    cache: KeyValueCache,
     decoding: Decoding,
-    rows: list[int],
-) -> list[Generation]:
-    """Captions of rows from their first `logits` and a `cache` with room for them.
-
-    Rows (0, 1, ...) whose caption has ended are taken out of `rows`.
-    """
-    ends = set(model.cfg.eos_tokens) if decoding.stop_at_eos else set()
-    tokens: list[list[int]] = [[] for _ in rows]
-    kept: list[list[Tensor]] = [[] for _ in rows]
+) -> Generation:
+    """A caption from its first `logits` and a `cache` with room for it."""
+    ends = end_tokens(model, decoding)
+    tokens: list[int] = []
+    kept: list[Tensor] = []
     sampling = decoding.sampling
     generator = None if sampling is None else sampling.generator(logits.device)
     for step in range(decoding.max_new_tokens):
@@ -120,32 +129,28 @@ def decode(
             chosen = logits.argmax(-1)
         else:
             chosen = sampling.choose(logits, generator)
-        for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
-            tokens[row].append(token)
-            if decoding.return_logits:
-                kept[row].append(logits[i].clone())
-        going = [i for i, row in enumerate(rows) if tokens[row][-1] not in ends]
-        if not going or step + 1 == decoding.max_new_tokens:
+        tokens.append(int(chosen))
+        kept += [logits[0].clone()] if decoding.return_logits else []
+        if tokens[-1] in ends or step + 1 == decoding.max_new_tokens:
             break
-        chosen, rows[:] = chosen[going], [rows[i] for i in going]
-        if isinstance(cache, SharedPrefix):
-            cache.advance(going, chosen.tolist())
         window = range(prompt.n_pos + step, prompt.n_pos + step + 1)
         context = model.context(prompt, window, cache)
         final = model.run_pass(model.embed(chosen[:, None]), context, window)
         logits = model.logits_of(final)[:, -1]
-    return [
-        Generation(
-            tokens=torch.tensor(own, dtype=torch.long),
-            text=_text(model, own),
-            logits=torch.stack(from_logits) if decoding.return_logits else None,
-        )
-        for own, from_logits in zip(tokens, kept, strict=True)
-    ]
+    return generation(model, tokens, kept)
 
 
-def _text(model: HookedDecoder, tokens: Sequence[int]) -> str | None:
-    """`tokens` without special ones; None for a model without a tokenizer."""
-    if model.tokenizer is None:
-        return None
-    return model.tokenizer.decode(list(tokens), skip_special_tokens=True)
+def end_tokens(model: HookedDecoder, decoding: Decoding) -> set[int]:
+    """The tokens that end a caption."""
+    return set(model.cfg.eos_tokens) if decoding.stop_at_eos else set()
+
+
+def generation(
+    model: HookedDecoder, tokens: list[int], logits: list[Tensor], scores: Tensor | None = None
+) -> Generation:
+    """A caption with its text; no `logits` if none were kept."""
+    text = None
+    if model.tokenizer is not None:
+        text = model.tokenizer.decode(tokens, skip_special_tokens=True)
+    kept = torch.stack(logits) if logits else None
+    return Generation(torch.tensor(tokens, dtype=torch.long), text, kept, scores)

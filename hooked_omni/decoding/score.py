@@ -13,6 +13,7 @@ from hooked_omni.decoder.decoder import HookedDecoder
 from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoding.conditions import batches
 from hooked_omni.decoding.prefill import one_prompt, prompt_pass
+from hooked_omni.decoding.rows import forced, logprob
 from hooked_omni.errors import PromptError
 from hooked_omni.hooks.interventions import Condition, as_hooks, reaches
 from hooked_omni.hooks.turns import in_turn
@@ -66,21 +67,18 @@ def score(
     Raises:
         HookError, PromptError: As `forced_logits`; and for no conditions, or too small a budget.
     """
-    prompt, text = one_prompt(model, prompt), _text(model, tokens)
-    tokens, conditions = torch.as_tensor(tokens, device=text.device), list(conditions)
-    total = prompt.n_pos + len(tokens) - 1
+    prompt, conditions = one_prompt(model, prompt), list(conditions)
+    _text(model, tokens)
+    known = torch.as_tensor(tokens).tolist()
+    total = prompt.n_pos + len(known) - 1
     scores: dict[int, Tensor] = {}
-    for batch in batches(model, prompt, conditions, total, len(tokens), memory_budget):
+    for batch in batches(model, prompt, conditions, total, len(known), memory_budget):
         logits, cache = batch.start(model, prompt, total)
-        logprobs = [logits.float().log_softmax(-1)[:, tokens[:1]]]
-        if len(tokens) > 1:
-            window, rows = range(prompt.n_pos, total), list(range(len(batch.members)))
-            embeds = text[:, :-1].repeat(len(rows), 1, 1)
-            with model.hooks(batch.row_hooks(model, rows, cache)):
-                final = model.run_pass(embeds, model.context(prompt, window, cache), window)
-            for position, token in enumerate(tokens[1:]):
-                after = model.logits_of(final[:, position]).float().log_softmax(-1)
-                logprobs.append(after[:, token, None])
+        logprobs = [logprob(logits, known[0])]
+        with model.hooks(batch.row_hooks(model, cache) if len(known) > 1 else []):
+            for _, start, final in forced(model, prompt, cache, known):
+                for at, token in enumerate(known[start + 1 : start + 1 + final.shape[1]]):
+                    logprobs.append(logprob(model.logits_of(final[:, at]), token))
         scores |= dict(zip(batch.members, torch.cat(logprobs, 1).unbind(), strict=True))
     return [scores[i] for i in range(len(conditions))]
 

@@ -196,7 +196,7 @@ def _edit(
                     f"got {spans.n_prompt} here, {prompt.n_pos} in the cache. Edit 'attn.hook_z'."
                 )
         write = _Write(at, chosen_heads, value(spans))
-        hook = SpanHook(SpanPositions(spans, span), write, chosen_heads)
+        hook = SpanHook(SpanPositions(spans, span), write, chosen_heads, each_alone=True)
         found = at_layers(at, chosen_layers)
         for name in found:
             for source in sources:

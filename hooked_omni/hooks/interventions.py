@@ -109,12 +109,15 @@ class SpanHook(LiveHook):
             edited activation, or None to have only looked.
         heads: Heads it acts on; None for all, and where an activation has none.
         keys: Positions whose scores or weights it acts on; None for all.
+        each_alone: Whether it does to many positions in one pass what it does to each by itself, so
+            that a text may be read in place of one that is written.
     """
 
     where: SpanPositions
     act: Callable[[Tensor, Int[Tensor, " n"], HookPoint], Tensor | None]
     heads: tuple[int, ...] | None = None
     keys: SpanPositions | None = None
+    each_alone: bool = False
 
     def reaches(self, window: range, back: int | None = None) -> bool:
         """Whether it acts on any position of `window`, and on a key that this one may read.
