@@ -1,27 +1,40 @@
 """How fast does a served judge go, and does its memory stay flat?
 
-    python -m benchmarks.judge [--n 10000] [--connections 64] [--seconds 0.05]
+    python -m benchmarks.judge [--n 10000] [--connections 64] [--seconds 0.05] [--layers]
 
 A server in a process of its own answers each request after a fixed time. Its own rate is
 connections / seconds: what a client without any cost would get. Printed as a Markdown row: that
 rate, ours, their ratio, CPU time for one judgement, and how far memory grew from a tenth of the
-judgements on to the end.
+judgements on to the end. `--layers` prints in its place what each layer costs below a judgement:
+requests of httpx alone, of the OpenAI client on top of it, of inspect-ai on top of both, without
+and with its cache, alternately in one process.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
+import openai
+from inspect_ai.model import CachePolicy
+
+from analyses.judge.connection import open_model
 from analyses.judge.judgement import Item
 from analyses.judge.lookup import load_judge
+from analyses.judge.messages import chat_messages
 from analyses.judge.record import judge_items
+from analyses.judge.settings import Settings
 
 _MODEL = "judge-32b"
 
@@ -32,6 +45,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=0.05)
+    parser.add_argument("--layers", action="store_true", help="what each layer costs")
     parser.add_argument("--serve", action="store_true", help="be the server")
     asked = parser.parse_args()
     if asked.serve:
@@ -41,17 +55,18 @@ def main() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            measure(asked.n, asked.connections, asked.seconds, server.stdout.readline().strip())
+            url = server.stdout.readline().strip()
+            if asked.layers:
+                layers(asked.n, asked.connections, url)
+            else:
+                measure(asked.n, asked.connections, asked.seconds, url)
         finally:
             server.terminate()
 
 
 def measure(n: int, connections: int, seconds: float, url: str) -> None:
     """Judge `n` captions, and print the row."""
-    items = [
-        Item(f"s{i}", "factual", "hear", "", "audio", f"A dog barks {i} times.", ("A dog barks",))
-        for i in range(n)
-    ]
+    items = _items(n)
     memory: list[int] = []
 
     def progress(_: str, done: int, of: int) -> None:
@@ -75,6 +90,63 @@ def measure(n: int, connections: int, seconds: float, url: str) -> None:
         f"| {n} | {connections} | {seconds * 1000:.0f} ms | {own:.0f}/s | {ours:.0f}/s | "
         f"{ours / own:.0%} | {cpu / n * 1000:.1f} ms | +{grown:.0f} MiB |"
     )
+
+
+def layers(n: int, connections: int, url: str) -> None:
+    """CPU time of one request through each layer: medians of seven rounds; print a table."""
+    item, settings = _items(1)[0], Settings(connections=connections)
+    words = chat_messages(item)
+    body = {
+        "model": _MODEL,
+        "messages": [{"role": one.role, "content": one.text} for one in words],
+        **{name: getattr(settings, name) for name in ("temperature", "top_p", "max_tokens")},
+    }
+    spent: dict[str, list[float]] = {}
+
+    async def one_round() -> None:
+        limits = httpx.Limits(max_connections=connections)
+        plain = httpx.AsyncClient(limits=limits, timeout=60)
+        client = openai.AsyncOpenAI(base_url=url, api_key="none")
+        model = open_model(_MODEL, url, settings)
+
+        def cached() -> CachePolicy:
+            return CachePolicy("4W", per_epoch=False, scopes={"n": str(next(numbers))})
+
+        asks: dict[str, Callable[[], Awaitable[Any]]] = {
+            "httpx": lambda: plain.post(f"{url}/chat/completions", json=body),
+            "OpenAI's client": lambda: client.chat.completions.create(**body),
+            "inspect-ai": lambda: model.generate(words),
+            "inspect-ai, with its cache": lambda: model.generate(words, cache=cached()),
+        }
+        for name, ask in asks.items():
+            left = iter(range(n))
+
+            async def work(ask: Any = ask, left: Any = left) -> None:
+                for _ in left:
+                    await asyncio.create_task(ask())  # inspect-ai keeps replies in the context
+
+            start = time.process_time()
+            await asyncio.gather(*(work() for _ in range(connections)))
+            spent.setdefault(name, []).append((time.process_time() - start) / n)
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["INSPECT_CACHE_DIR"], numbers = folder, itertools.count()
+        for _ in range(8):  # the first warms up
+            asyncio.run(one_round())
+        start = time.process_time()
+        judge = load_judge(_MODEL, url, Path(folder) / "logs", connections=connections)
+        judge_items(_items(n), judge, Path(folder) / "judged.jsonl")
+        spent["a judgement: reading, journal, logs"] = [0, (time.process_time() - start) / n]
+    print("| CPU for one request | ms |\n|---|---|")
+    for name, each in spent.items():
+        print(f"| {name} | {statistics.median(each[1:]) * 1000:.2f} |")
+
+
+def _items(n: int) -> list[Item]:
+    text = "A dog barks {} times.".format
+    return [
+        Item(f"s{i}", "factual", "hear", "", "audio", text(i), ("A dog barks",)) for i in range(n)
+    ]
 
 
 async def _serve(seconds: float) -> None:
