@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.cases import Case, Cases, Skip, embedded, tabulate
+from analyses.cases import Case, Cases, Skip, embedded, plain_answer, tabulate
 from analyses.configs import KnockoutConfig as Config
 from analyses.text.references import references, word_logprobs
 from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, windows
@@ -75,10 +75,13 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
         [] if layers is None else [knockout(query=config.query, key=key, layers=layers)]
         for key, layers in cuts
     ]
-    prompt = prefill(omni.model, embedded(omni, case, *config.keys))
-    budget = config.memory_budget
+    prompt, n_new = prefill(omni.model, embedded(omni, case, *config.keys)), config.max_new_tokens
+    # Only where other analyses have the answer, too: decoding it alone costs what it would save.
+    shared = prompt is case.prefilled_prompt
+    draft = tuple(plain_answer(omni, case, prompt, n_new).tokens.tolist()) if shared else ()
+    budget, settings = config.memory_budget, dict(draft=draft, score_draft=bool(draft))
     captions = omni.model.generate_many(
-        prompt, conditions, max_new_tokens=config.max_new_tokens, memory_budget=budget
+        prompt, conditions, max_new_tokens=n_new, memory_budget=budget, **settings
     )
     baseline = captions[0].tokens
     if len(baseline) < 2:
@@ -86,7 +89,9 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
             f"expected an answer of two tokens or more, got {captions[0].text!r}: a knockout of "
             "generated positions cannot reach its only one."
         )
-    scores = omni.model.score(prompt, baseline, conditions, budget)
+    scores: Sequence[Any] = [made.draft_logprobs for made in captions]
+    if tuple(baseline.tolist()) != draft:  # unknown, or in half precision rounded otherwise
+        scores = omni.model.score(prompt, baseline, conditions, budget)
     events = case.events(config.own)
     measured = _reference_words(omni, case, prompt, conditions, config)
     for i, ((key, layers), caption) in enumerate(zip(cuts, captions, strict=True)):
