@@ -10,12 +10,14 @@ import torch
 import transformers
 from torch import nn
 
+from hooked_omni.decoder.adapters import adapted, settings
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Read
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder, tower_points
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf import loading
+from hooked_omni.hf.adapters import require_projections
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
 from hooked_omni.hf.towers import Towers
 from hooked_omni.hooks.interventions import Condition, NamesFilter
@@ -63,11 +65,16 @@ class HookedOmni:
         """How clips are sampled for a prompt without settings; `omni.towers.media` sets it."""
         return self.family.media if self.towers is None else self.towers.media
 
+    @property
+    def adapter(self) -> dict[str, Any] | None:
+        """Name and hash of the adapter on the model, and whether it is merged; None for none."""
+        return None if self.towers is None else self.towers.adapter
+
     @classmethod
     def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedOmni":
         """Adopt a loaded Hugging Face model: its tensors are shared, not copied. Errors as `load`.
 
-        Unhooked layers use the model's own attention, `sdpa` or `eager`.
+        A `PeftModel`'s adapters stay beside the weights, as peft computes them. Unhooked layers use the model's own attention, `sdpa` or `eager`.
         """
         return cls.from_towers(Towers(hf_model, processor))
 
@@ -75,6 +82,7 @@ class HookedOmni:
     def from_towers(cls, towers: Towers) -> "HookedOmni":
         """Adopt the decoder of loaded towers; see `from_hf`."""
         family, remote = towers.family, towers.family.remote
+        require_projections(towers.hf, family)
         hf = towers.hf if remote is None else remote.text_model(towers.hf)
         return cls(_hooked(family, hf, towers.tokenizer), hf, family, towers)
 
@@ -129,6 +137,7 @@ class HookedOmni:
             inputs.append(backend.to_str().partition('"added_tokens"')[2])
         inputs += [tensor_hash(one.cpu()) for one in self.model.rotary.inv_freqs]
         inputs.append(_numbers(towers.config.to_dict()))  # positions follow from them at every call
+        inputs += settings(towers)
         modules = {"decoder": self.model, "hf": self.hf, "towers": towers}
         return model_hash(modules, repr(inputs), portable=portable)
 
@@ -156,6 +165,8 @@ def load(
     revision: str | None = None,
     decoder_only: bool = False,
     trust_remote_code: bool = False,
+    adapter: str | Path | None = None,
+    merge_adapter: bool = False,
 ) -> HookedOmni:
     """A model by hub name, local folder, or the name of one that comes with the package.
 
@@ -170,13 +181,21 @@ def load(
         revision: Branch, tag or commit on the hub.
         decoder_only: Leave out the towers, and any code of the checkpoint's: for embedded prompts.
         trust_remote_code: Run code that came with the checkpoint.
+        adapter: Folder with a LoRA adapter of this model, as peft writes it.
+        merge_adapter: Merge it into the weights, as peft does; else it stays beside them.
 
     Raises:
         UnknownModelError: For a name that is none of these, or a family not known here.
         CheckpointError: For missing or extra weights, quantized ones, more than fits, files that
-            differ from the model's card, and code that is not trusted or does not run.
+            differ from the model's card, code that is not trusted or does not run, and an adapter
+            of another base or kind.
     """
     device, chosen = loading.known_device(device), loading.float_dtype(dtype)
+    if adapter is not None and decoder_only:
+        raise CheckpointError(
+            f"expected the whole model for the adapter {str(adapter)!r}, got decoder_only=True. "
+            "Leave one out, or save the merged model first, with peft's merge_and_unload()."
+        )
     if str(name) not in SHIPPED:
         source = loading.file_source(name, revision)
         raw = loading.read_config(name, source)
@@ -186,7 +205,8 @@ def load(
             if decoder_only:
                 return _load_decoder(name, family, hf, source, device, chosen)
     towers = loading.load_towers(
-        name, device, chosen, attn_implementation, revision, trust_remote_code
+        *(name, device, chosen, attn_implementation, revision, trust_remote_code),
+        *(adapter, merge_adapter),
     )
     omni = HookedOmni.from_towers(towers)
     if decoder_only:
@@ -257,10 +277,12 @@ def _hooked(family: Family, hf: Any, tokenizer: Any) -> HookedTransformer:
     cfg = family.decoder_config(hf)
     cfg.eos_tokens = _eos_tokens(hf, tokenizer)
     _warn_of_processors(hf)
-    every = find_decoder(hf).named_parameters()
+    decoder = find_decoder(hf)
+    every = decoder.named_parameters()
     tensors = {name: p for name, p in every if not name.startswith(family.inner_towers)}
     tensors[HEAD] = hf.get_output_embeddings().weight
-    return HookedTransformer.from_tensors(cfg, tensors, family.tensor_name, tokenizer)
+    names = cfg, tensors, family.tensor_name, tokenizer
+    return HookedTransformer.from_tensors(*names, adapted(decoder))
 
 
 def _eos_tokens(hf: Any, tokenizer: Any) -> tuple[int, ...]:

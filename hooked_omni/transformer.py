@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hooked_omni.decoder.adapters import on_linear
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.decoder import HookedDecoder
 from hooked_omni.decoder.hooked_runs import Input
@@ -37,16 +38,21 @@ class HookedTransformer(HookedDecoder):
         tensors: Mapping[str, Tensor],
         tensor_name: Callable[[str], str] = str,
         tokenizer: Any = None,
+        adapted: Mapping[str, nn.Module] | None = None,
     ) -> "HookedTransformer":
         """Decoder whose parameters *are* `tensors`: shared, not copied.
 
         `tensor_name` goes from a parameter's name here to its name in `tensors`, which holds every
         parameter and nothing else. Without a tokenizer, only tokens are used. Missing or extra
-        tensors, and other shapes, are refused (`CheckpointError`).
+        tensors, and other shapes, are refused (`CheckpointError`). `adapted` are peft's layers by
+        the names of the projections that they stand for, and are shared as they are.
         """
         with torch.device("meta"):
             model = cls(cfg)
-        wanted = {tensor_name(name): (name, p) for name, p in model.named_parameters()}
+        own = model._adopt(adapted or {}, tensor_name)
+        tensors = {key: tensor for key, tensor in tensors.items() if id(tensor) not in own}
+        every = ((name, p) for name, p in model.named_parameters() if id(p) not in own)
+        wanted = {tensor_name(name): (name, p) for name, p in every}
         missing, extra = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
         if missing or extra:
             raise CheckpointError(
@@ -66,6 +72,19 @@ class HookedTransformer(HookedDecoder):
             setattr(model.get_submodule(path), leaf, shared)
         model.tokenizer = tokenizer
         return model
+
+    def _adopt(
+        self, adapted: Mapping[str, nn.Module], tensor_name: Callable[[str], str]
+    ) -> set[int]:
+        """Put peft's layers in the places of projections; return the ids of their tensors."""
+        own = set[int]()
+        for name, module in [*self.blocks.named_modules(prefix="blocks")]:
+            layer = adapted.get(tensor_name(f"{name}.weight").removesuffix(".weight"))
+            if layer is not None and on_linear(layer) and isinstance(module, nn.Linear):
+                self.set_submodule(name, layer)
+                self.mod_dict[name] = layer
+                own |= {id(parameter) for parameter in layer.parameters()}
+        return own
 
     def generate(
         self,

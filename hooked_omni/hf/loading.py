@@ -17,6 +17,8 @@ from transformers.utils.hub import cached_file
 from hooked_omni.errors import CheckpointError, HookedOmniError, UnknownModelError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Remote
+from hooked_omni.families.skeleton import empty
+from hooked_omni.hf.adapters import Adapter, read_adapter
 from hooked_omni.hf.checkpoint import require_room, stored_tensors
 from hooked_omni.hf.towers import Towers
 from hooked_omni.organisms import SHIPPED, require_whole
@@ -38,9 +40,12 @@ def load_towers(
     attn_implementation: str = "sdpa",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    adapter: str | Path | None = None,
+    merge_adapter: bool = False,
 ) -> Towers:
     """The towers of a model; arguments and errors are those of `hooked_omni.load`."""
     chosen, device = float_dtype(dtype), known_device(device)
+    own = None if adapter is None else read_adapter(adapter, name, merge_adapter)
     if str(name) in SHIPPED:
         hf, processor = SHIPPED[str(name)]()
         hf.name_or_path = str(name)
@@ -49,7 +54,7 @@ def load_towers(
             hf.config.dtype = chosen
             for tensor in hf.state_dict(keep_vars=True).values():
                 tensor.data = tensor.data.to(chosen) if tensor.is_floating_point() else tensor.data
-        return Towers(hf.to(device), processor)
+        return _with_adapter(hf.to(device), processor, own)
     source = file_source(name, revision)
     raw = read_config(name, source)
     family = family_of(raw)
@@ -57,6 +62,9 @@ def load_towers(
         _require_trust(family, name, trust_remote_code)
     elif family.on_disk.reference is not None:
         family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
+    if own is not None and family.remote is None:
+        found = model_class(family)
+        own.put_on(empty(found, found.config_class.from_pretrained(name, **source), "eager"), family)
     held = stored_tensors(name, source, family.hf_class or family.name)
     if held:
         require_room(sum(t.n_bytes(chosen) for t in held.values()), device, str(name))
@@ -72,7 +80,15 @@ def load_towers(
     else:
         _require_parts(family.remote, name, raw, [*held])
         hf, processor = _remote(family, name, options)
-    return Towers(hf.to(device).requires_grad_(False).eval(), processor)
+    return _with_adapter(hf.to(device).requires_grad_(False).eval(), processor, own)
+
+
+def _with_adapter(hf: Any, processor: Any, adapter: Adapter | None) -> Towers:
+    if adapter is None:
+        return Towers(hf, processor)
+    towers = Towers(adapter.put_on(hf, family_of(hf.config.to_dict())), processor)
+    towers.adapter = adapter.facts
+    return towers
 
 
 def file_source(name: str | Path, revision: str | None) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""What is a projection with adapters beside its weight?
+
+peft's own layer, shared with the Hugging Face model: the numbers are peft's, in its order, and
+`set_adapter`, `disable_adapter` and `merge_adapter` act on both.
+"""
+
+import copy
+from typing import Any
+
+from torch import nn
+
+
+def adapted(module: nn.Module) -> dict[str, Any]:
+    """peft's layers inside a module by name, without those inside one another."""
+    found: dict[str, Any] = {}
+    for name, one in module.named_modules():
+        inside = name.startswith(tuple(f"{outer}." for outer in found if outer))
+        if type(one).__module__.startswith("peft.") and not inside:
+            found[name] = one
+    return found
+
+
+def on_linear(layer: nn.Module) -> bool:
+    """Whether a layer of peft's stands for one projection."""
+    return isinstance(getattr(layer, "base_layer", None), nn.Linear)
+
+
+def merged(linear: nn.Linear) -> nn.Linear:
+    """A projection with what its adapters add, as peft merges it, a copy; itself without any."""
+    if not on_linear(linear):
+        return linear
+    layer: Any = copy.deepcopy(linear)
+    if layer.merged == layer.disable_adapters:  # as its `forward` would have it
+        (layer.unmerge if layer.merged else layer.merge)()
+    return layer.get_base_layer()
+
+
+def settings(module: nn.Module) -> list[str]:
+    """What makes the numbers of adapters inside a module beside their tensors."""
+    names = ("scaling", "active_adapters", "merged_adapters", "disable_adapters")
+    layers = adapted(module).items()
+    return [repr((path, [getattr(one, name, None) for name in names])) for path, one in layers]
