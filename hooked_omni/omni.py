@@ -16,7 +16,7 @@ from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Read
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder, tower_points
 from hooked_omni.fingerprint import model_hash, tensor_hash
-from hooked_omni.hf import loading
+from hooked_omni.hf import generation, loading
 from hooked_omni.hf.adapters import require_projections
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
 from hooked_omni.hf.towers import Towers
@@ -26,12 +26,6 @@ from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.organisms import SHIPPED
 from hooked_omni.transformer import HookedTransformer
-
-_PROCESSORS = (
-    *("repetition_penalty", "no_repeat_ngram_size", "num_beams", "min_length", "min_new_tokens"),
-    *("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
-    *("bad_words_ids", "sequence_bias", "guidance_scale"),
-)
 
 
 class HookedOmni:
@@ -74,7 +68,8 @@ class HookedOmni:
     def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedOmni":
         """Adopt a loaded Hugging Face model: its tensors are shared, not copied. Errors as `load`.
 
-        A `PeftModel`'s adapters stay beside the weights, as peft computes them. Unhooked layers use the model's own attention, `sdpa` or `eager`.
+        The adapters of a `PeftModel` stay beside the weights, as peft computes them. Unhooked
+        layers use the model's own attention, `sdpa` or `eager`.
         """
         return cls.from_towers(Towers(hf_model, processor))
 
@@ -254,7 +249,7 @@ def _load_decoder(
             "safetensors file. Download it again, or convert it first."
         )
     fill(hf, decoder_tensors(family, hf, held, device, chosen))
-    hf.generation_config = loading.generation_config(name, source) or hf.generation_config
+    hf.generation_config = generation.generation_config(name, source) or hf.generation_config
     return HookedOmni(_hooked(family, hf, _tokenizer(name, source)), hf, family, None)
 
 
@@ -275,45 +270,11 @@ def _tokenizer(name: str | Path, source: dict[str, Any]) -> Any:
 
 def _hooked(family: Family, hf: Any, tokenizer: Any) -> HookedTransformer:
     cfg = family.decoder_config(hf)
-    cfg.eos_tokens = _eos_tokens(hf, tokenizer)
-    _warn_of_processors(hf)
+    cfg.eos_tokens = generation.eos_tokens(hf, tokenizer)
+    generation.warn_of_processors(hf)
     decoder = find_decoder(hf)
     every = decoder.named_parameters()
     tensors = {name: p for name, p in every if not name.startswith(family.inner_towers)}
     tensors[HEAD] = hf.get_output_embeddings().weight
     names = cfg, tensors, family.tensor_name, tokenizer
     return HookedTransformer.from_tensors(*names, adapted(decoder))
-
-
-def _eos_tokens(hf: Any, tokenizer: Any) -> tuple[int, ...]:
-    configured = getattr(hf.generation_config, "eos_token_id", None)
-    if configured is not None:
-        ends = tuple(configured) if isinstance(configured, list | tuple) else (configured,)
-        if {*map(type, ends)} != {int}:
-            raise CheckpointError(
-                f"expected token ids as eos_token_id, got {configured!r}: captions would never "
-                "end. Mend generation_config.json."
-            )
-        return ends
-    if tokenizer is None:
-        return ()
-    ends = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")]
-    return tuple(end for end in ends if end is not None)
-
-
-def _warn_of_processors(hf: Any) -> None:
-    """Warn if `hf.generate` would not choose the likeliest token, as captions here do."""
-    plain = transformers.GenerationConfig()
-    neutral = {"repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0}
-    applied = {
-        name: value
-        for name in _PROCESSORS
-        if (value := getattr(hf.generation_config, name, None))
-        not in (None, getattr(plain, name), neutral.get(name))
-    }
-    if applied:
-        warnings.warn(
-            f"this checkpoint's generation_config sets {applied}, which `hf.generate` applies. "
-            "Captions here are plain argmax: to compare, turn these off there.",
-            stacklevel=5,
-        )

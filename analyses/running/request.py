@@ -107,6 +107,7 @@ class ModelOptions:
     """Which models, as in `load`, and the folders that keep their embedded prompts.
 
     `prompts` is of those that are made here, `embedded` of those made elsewhere (`elsewhere.py`).
+    `adapter` is the model's; the base has none.
     """
 
     model: str
@@ -117,6 +118,7 @@ class ModelOptions:
     embedded: Path | None = None
     decoder_only: bool = False
     trust_remote_code: bool = False
+    adapter: Path | None = None
 
     def __post_init__(self) -> None:
         if (self.embedded is None) == self.decoder_only or (self.embedded and self.prompts):
@@ -131,10 +133,10 @@ class ModelOptions:
         """The prompts embedded elsewhere; as `elsewhere.bundles`, None if they are made here."""
         return None if self.embedded is None else bundles(self.embedded, cases, of_base)
 
-    def load(self, name: str, given: Bundles | None) -> HookedOmni:
+    def load(self, name: str, given: Bundles | None, adapter: Path | None = None) -> HookedOmni:
         """One of the two, with its prompts."""
         how: Any = dict(decoder_only=self.decoder_only, trust_remote_code=self.trust_remote_code)
-        omni = load(name, device=self.device, dtype=self.dtype, **how)
+        omni = load(name, device=self.device, dtype=self.dtype, adapter=adapter, **how)
         if given is not None:
             return GivenPrompts(omni, given)
         return omni if self.prompts is None else KeptPrompts(omni, self.prompts)
@@ -159,6 +161,6 @@ def prepare(
     given = models.bundles(cases)
     of_base = None if models.base is None else models.bundles(cases, of_base=True)
     facts = selection.facts() | bundle_facts(given, of_base)
-    omni = models.load(models.model, given)
+    omni = models.load(models.model, given, models.adapter)
     base = None if models.base is None else models.load(models.base, of_base)
     return runs.Run(name, made, omni, cases, base, place, facts)

@@ -11,7 +11,7 @@ from torch import nn
 
 
 def adapted(module: nn.Module) -> dict[str, Any]:
-    """peft's layers inside a module by name, without those inside one another."""
+    """The layers of peft inside a module by name, without those inside one another."""
     found: dict[str, Any] = {}
     for name, one in module.named_modules():
         inside = name.startswith(tuple(f"{outer}." for outer in found if outer))
@@ -25,11 +25,12 @@ def on_linear(layer: nn.Module) -> bool:
     return isinstance(getattr(layer, "base_layer", None), nn.Linear)
 
 
-def merged(linear: nn.Linear) -> nn.Linear:
+def merged(linear: nn.Module) -> nn.Linear:
     """A projection with what its adapters add, as peft merges it, a copy; itself without any."""
+    layer: Any = linear
     if not on_linear(linear):
-        return linear
-    layer: Any = copy.deepcopy(linear)
+        return layer
+    layer = copy.deepcopy(layer)
     if layer.merged == layer.disable_adapters:  # as its `forward` would have it
         (layer.unmerge if layer.merged else layer.merge)()
     return layer.get_base_layer()

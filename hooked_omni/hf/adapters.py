@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -23,10 +22,13 @@ from hooked_omni.hf.checkpoint import read_header
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _COMPUTED = frozenset(
-    "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode "
-    "r lora_alpha lora_dropout bias use_rslora use_dora rank_pattern alpha_pattern "
-    "target_modules exclude_modules layers_to_transform layers_pattern target_parameters "
-    "modules_to_save trainable_token_indices fan_in_fan_out eva_config".split()
+    (
+        *("peft_type", "task_type", "auto_mapping", "peft_version", "inference_mode"),
+        *("base_model_name_or_path", "revision", "r", "lora_alpha", "lora_dropout", "bias"),
+        *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
+        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+        *("target_parameters", "modules_to_save", "trainable_token_indices", "eva_config"),
+    )
 )
 """Fields of a `LoraConfig` that may have any value. Others add numbers that only a whole
 `PeftModel` computes, or change the base's own."""
@@ -63,20 +65,18 @@ class Adapter:
         weight = hf_model.get_input_embeddings().weight
         try:
             config = peft.PeftConfig.from_pretrained(str(self.folder))
-            require_computed({"default": config})
             config.inference_mode = True
             model: Any = peft.PeftModel(hf_model, config, low_cpu_mem_usage=True)
-            where: Any = dict(torch_device=str(weight.device), low_cpu_mem_usage=True)
+            device = "cpu" if weight.is_meta else str(weight.device)
+            where: Any = dict(torch_device=device, low_cpu_mem_usage=True)
             result = model.load_adapter(str(self.folder), "default", **where)
             lost = [*result.missing_keys, *result.unexpected_keys]
             if lost:
                 raise ValueError(f"{len(lost)} tensors missing or left over, such as {lost[0]!r}")
-        except CheckpointError:
-            raise
         except Exception as error:  # peft's own errors are of any class
             raise CheckpointError(
-                f"expected an adapter of {type(hf_model).__name__} in {str(self.folder)!r}, got one "
-                f"that does not fit ({error!s:.300}). Name the base that it was trained on."
+                f"expected an adapter of {type(hf_model).__name__} in {str(self.folder)!r}, got "
+                f"one that does not fit ({error!s:.300}). Name the base that it was trained on."
             ) from error
         if not self.merged:
             require_projections(model.get_base_model(), family)
@@ -85,8 +85,10 @@ class Adapter:
         return model.get_base_model()
 
 
-def read_adapter(folder: str | Path, base: str | Path, merged: bool) -> Adapter:
-    """An adapter whose files are whole and were made for `base`.
+def read_adapter(
+    folder: str | Path, base: str | Path, revision: str | None, merged: bool
+) -> Adapter:
+    """An adapter whose files are whole, and were made for this revision of `base`.
 
     Raises:
         FileError: Without a readable `adapter_config.json`.
@@ -99,10 +101,14 @@ def read_adapter(folder: str | Path, base: str | Path, merged: bool) -> Adapter:
         )
     folder = Path(folder)
     raw = parse_object(read_text(folder / _CONFIG), str(folder / _CONFIG))
-    if (theirs := raw.get("base_model_name_or_path")) and Path(theirs).name != Path(base).name:
+    require_computed(raw)
+    theirs, of = raw.get("base_model_name_or_path"), raw.get("revision")
+    other = theirs and Path(str(theirs)).name != Path(base).resolve().name
+    if other or of not in (None, "main", revision):
         raise CheckpointError(
-            f"expected an adapter of {str(base)!r} in {str(folder)!r}, got one of {theirs!r}. Load "
-            f"that, or, if it is the same, write so in its {_CONFIG}."
+            f"expected an adapter of {str(base)!r}, revision {revision!r}, in {str(folder)!r}, got "
+            f"one of {theirs!r}, revision {of!r}. Load that; if it is the same, write so in its "
+            f"{_CONFIG}."
         )
     read_header(folder / _TENSORS, "an adapter", folder)
     tensors = load_file(folder / _TENSORS)
@@ -114,19 +120,20 @@ def read_adapter(folder: str | Path, base: str | Path, merged: bool) -> Adapter:
     return Adapter(folder, merged)
 
 
-def require_computed(configs: dict[str, Any]) -> None:
+def require_computed(config: dict[str, Any]) -> None:
     """Refuse, as a `CheckpointError`, adapters that are more than layers beside a weight."""
-    for name, config in configs.items():
-        plain, given = type(config)().to_dict(), config.to_dict()
-        other = {k: v for k, v in given.items() if k not in _COMPUTED and v != plain.get(k)}
-        if other.get("init_lora_weights") in _STARTS:
-            del other["init_lora_weights"]
-        if given["peft_type"] != "LORA" or other:
-            raise CheckpointError(
-                f"expected a LoRA adapter, with or without DoRA and rsLoRA, got {name!r} of type "
-                f"{given['peft_type']} with {other}. Load it with peft, and adopt "
-                "`from_hf(peft_model.merge_and_unload())`."
-            )
+    import peft  # an extra
+
+    plain = peft.LoraConfig().to_dict()
+    other = {k: v for k, v in config.items() if k not in _COMPUTED and v != plain.get(k)}
+    if other.get("init_lora_weights") in _STARTS:
+        del other["init_lora_weights"]
+    if config.get("peft_type") != "LORA" or other:
+        raise CheckpointError(
+            f"expected a LoRA adapter, with or without DoRA and rsLoRA, got one of type "
+            f"{config.get('peft_type')} with {other!s:.200}. Load it with peft, and adopt "
+            "`from_hf(peft_model.merge_and_unload())`."
+        )
 
 
 def require_projections(hf_model: Any, family: Family) -> None:
@@ -154,7 +161,8 @@ def without_wrapper(hf_model: nn.Module) -> nn.Module:
     layers = adapted(hf_model)
     if not layers:
         return hf_model
-    require_computed(whole.peft_config)
+    for config in whole.peft_config.values():
+        require_computed(config.to_dict())
     base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
     dropouts = [m for one in layers.values() for m in one.modules() if isinstance(m, nn.Dropout)]
     if any(one.training and one.p for one in dropouts):

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.utils.hub import cached_file
 
 from hooked_omni.errors import CheckpointError, HookedOmniError, UnknownModelError
 from hooked_omni.families import Family, family_of
@@ -45,7 +44,7 @@ def load_towers(
 ) -> Towers:
     """The towers of a model; arguments and errors are those of `hooked_omni.load`."""
     chosen, device = float_dtype(dtype), known_device(device)
-    own = None if adapter is None else read_adapter(adapter, name, merge_adapter)
+    own = None if adapter is None else read_adapter(adapter, name, revision, merge_adapter)
     if str(name) in SHIPPED:
         hf, processor = SHIPPED[str(name)]()
         hf.name_or_path = str(name)
@@ -64,7 +63,8 @@ def load_towers(
         family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
     if own is not None and family.remote is None:
         found = model_class(family)
-        own.put_on(empty(found, found.config_class.from_pretrained(name, **source), "eager"), family)
+        config = found.config_class.from_pretrained(name, **source)
+        own.put_on(empty(found, config, "eager"), family)
     held = stored_tensors(name, source, family.hf_class or family.name)
     if held:
         require_room(sum(t.n_bytes(chosen) for t in held.values()), device, str(name))
@@ -149,20 +149,6 @@ def _processor(name: str | Path, source: dict[str, Any]) -> Any:
             f"expected a processor beside the weights in {str(name)!r}, got none that loads "
             f"({error!r:.200}). Fetch its files or install its package, or use "
             "`HookedOmni.from_hf`."
-        ) from error
-
-
-def generation_config(name: str | Path, source: dict[str, Any]) -> Any:
-    """Which tokens end a caption; None without such a file, where the tokenizer's ends serve."""
-    file = "generation_config.json"
-    if cached_file(str(name), file, _raise_exceptions_for_missing_entries=False, **source) is None:
-        return None
-    try:
-        return transformers.GenerationConfig.from_pretrained(name, **source)
-    except Exception as error:  # a file may hold anything
-        raise CheckpointError(
-            f"expected {file} of {str(name)!r} as transformers writes it, got one that does not "
-            f"load ({error!r:.200}). Download it again: it says where captions end."
         ) from error
 
 
