@@ -35,7 +35,6 @@ Alone = Annotated[bool, typer.Option("--decoder-only", help="Load the decoder wi
 Bundle = Annotated[Path | None, typer.Option(help="File written by `embed`.")]
 Out = Annotated[Path, typer.Option(help="File to write.")]
 Lora = Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter, as peft writes it.")]
-Merge = Annotated[bool, typer.Option("--merge-adapter", help="Merge it into the weights.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 
 
@@ -53,7 +52,6 @@ def prove(
     decoder_only: Alone = False,
     trust_remote_code: Trust = False,
     adapter: Lora = None,
-    merge_adapter: Merge = False,
 ) -> None:
     """Compare a model with Hugging Face's, and print what is guaranteed and what is not.
 
@@ -75,7 +73,7 @@ def prove(
             "expected one prompt, got a clip or sound beside --prompt or --decoder-only, which "
             "would not be read. Leave one out; a decoder alone takes --prompt."
         )
-    how = revision, decoder_only, trust_remote_code, adapter, merge_adapter
+    how = revision, decoder_only, trust_remote_code, adapter
     omni = load(model, device, dtype, attention, *how)
     if prompt is not None:
         embedded: Any = EmbeddedPrompt.load(prompt, device)
@@ -104,12 +102,11 @@ def embed(
     revision: Revision = None,
     trust_remote_code: Trust = False,
     adapter: Lora = None,
-    merge_adapter: Merge = False,
 ) -> None:
     """Run the towers on a clip and a question, and write the decoder's inputs to a file."""
     from hooked_omni.hf.loading import load_towers  # not needed for --help
 
-    how = revision, trust_remote_code, adapter, merge_adapter
+    how = revision, trust_remote_code, adapter
     towers = load_towers(model, device, dtype, "sdpa", *how)
     prompt = towers.embed(_prompt(question, clip, audio, towers.family, system))
     parts = ", ".join(f"{len(prompt.spans[name])} {name}" for name in prompt.spans)

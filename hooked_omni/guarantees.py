@@ -14,7 +14,7 @@ def guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityReport) -
     title = f"{cfg.model_name} ({omni.family.name}), {dtype} on {cfg.device}"
     table = Table("guaranteed", "measured", title=title, title_justify="left")
     if (own := omni.adapter) is not None:
-        table.add_row(f"adapter {own['name']}", "merged" if own["merged"] else "kept, as by peft")
+        table.add_row(f"adapter {own['name']}", "beside the weights, as in peft")
     kernel, steps = cfg.attn_implementation, f"logits of {report.decode_steps} decode steps"
     differences = {
         f"logits of the prompt, {kernel}, against {type(omni.hf).__name__}": report.prefill,

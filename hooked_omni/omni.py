@@ -16,8 +16,8 @@ from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Read
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder, tower_points
 from hooked_omni.fingerprint import model_hash, tensor_hash
-from hooked_omni.hf import generation, loading
-from hooked_omni.hf.adapters import require_projections
+from hooked_omni.hf import loading
+from hooked_omni.hf.adapters import require_computed
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
 from hooked_omni.hf.towers import Towers
 from hooked_omni.hooks.interventions import Condition, NamesFilter
@@ -61,7 +61,7 @@ class HookedOmni:
 
     @property
     def adapter(self) -> dict[str, Any] | None:
-        """Name and hash of the adapter on the model, and whether it is merged; None for none."""
+        """Name of the adapter on the model, and hash of its files if loaded; None for none."""
         return None if self.towers is None else self.towers.adapter
 
     @classmethod
@@ -77,7 +77,7 @@ class HookedOmni:
     def from_towers(cls, towers: Towers) -> "HookedOmni":
         """Adopt the decoder of loaded towers; see `from_hf`."""
         family, remote = towers.family, towers.family.remote
-        require_projections(towers.hf, family)
+        require_computed(towers.hf, family)
         hf = towers.hf if remote is None else remote.text_model(towers.hf)
         return cls(_hooked(family, hf, towers.tokenizer), hf, family, towers)
 
@@ -161,7 +161,6 @@ def load(
     decoder_only: bool = False,
     trust_remote_code: bool = False,
     adapter: str | Path | None = None,
-    merge_adapter: bool = False,
 ) -> HookedOmni:
     """A model by hub name, local folder, or the name of one that comes with the package.
 
@@ -176,8 +175,8 @@ def load(
         revision: Branch, tag or commit on the hub.
         decoder_only: Leave out the towers, and any code of the checkpoint's: for embedded prompts.
         trust_remote_code: Run code that came with the checkpoint.
-        adapter: Folder with a LoRA adapter of this model, as peft writes it.
-        merge_adapter: Merge it into the weights, as peft does; else it stays beside them.
+        adapter: Folder with a LoRA adapter of this model, as peft writes it; it stays beside the
+            weights.
 
     Raises:
         UnknownModelError: For a name that is none of these, or a family not known here.
@@ -201,7 +200,7 @@ def load(
                 return _load_decoder(name, family, hf, source, device, chosen)
     towers = loading.load_towers(
         *(name, device, chosen, attn_implementation, revision, trust_remote_code),
-        *(adapter, merge_adapter),
+        adapter,
     )
     omni = HookedOmni.from_towers(towers)
     if decoder_only:
@@ -249,7 +248,7 @@ def _load_decoder(
             "safetensors file. Download it again, or convert it first."
         )
     fill(hf, decoder_tensors(family, hf, held, device, chosen))
-    hf.generation_config = generation.generation_config(name, source) or hf.generation_config
+    hf.generation_config = loading.generation_config(name, source) or hf.generation_config
     return HookedOmni(_hooked(family, hf, _tokenizer(name, source)), hf, family, None)
 
 
@@ -270,8 +269,8 @@ def _tokenizer(name: str | Path, source: dict[str, Any]) -> Any:
 
 def _hooked(family: Family, hf: Any, tokenizer: Any) -> HookedTransformer:
     cfg = family.decoder_config(hf)
-    cfg.eos_tokens = generation.eos_tokens(hf, tokenizer)
-    generation.warn_of_processors(hf)
+    cfg.eos_tokens = loading.eos_tokens(hf, tokenizer)
+    loading.warn_of_processors(hf)
     decoder = find_decoder(hf)
     every = decoder.named_parameters()
     tensors = {name: p for name, p in every if not name.startswith(family.inner_towers)}

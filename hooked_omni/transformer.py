@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hooked_omni.decoder.adapters import on_linear
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.decoder import HookedDecoder
 from hooked_omni.decoder.hooked_runs import Input
@@ -49,10 +48,11 @@ class HookedTransformer(HookedDecoder):
         """
         with torch.device("meta"):
             model = cls(cfg)
-        own = model._adopt(adapted or {}, tensor_name)
-        tensors = {key: tensor for key, tensor in tensors.items() if id(tensor) not in own}
-        every = ((name, p) for name, p in model.named_parameters() if id(p) not in own)
-        wanted = {tensor_name(name): (name, p) for name, p in every}
+        for name, _ in [*model.blocks.named_modules(prefix="blocks")] if adapted else ():
+            layer = adapted.get(tensor_name(f"{name}.weight").removesuffix(".weight"))
+            if layer is not None:
+                model.set_submodule(name, layer)
+        wanted = {tensor_name(name): (name, p) for name, p in model.named_parameters()}
         missing, extra = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
         if missing or extra:
             raise CheckpointError(
@@ -72,19 +72,6 @@ class HookedTransformer(HookedDecoder):
             setattr(model.get_submodule(path), leaf, shared)
         model.tokenizer = tokenizer
         return model
-
-    def _adopt(
-        self, adapted: Mapping[str, nn.Module], tensor_name: Callable[[str], str]
-    ) -> set[int]:
-        """Put peft's layers in the places of projections; return the ids of their tensors."""
-        own = set[int]()
-        for name, module in [*self.blocks.named_modules(prefix="blocks")]:
-            layer = adapted.get(tensor_name(f"{name}.weight").removesuffix(".weight"))
-            if layer is not None and on_linear(layer) and isinstance(module, nn.Linear):
-                self.set_submodule(name, layer)
-                self.mod_dict[name] = layer
-                own |= {id(parameter) for parameter in layer.parameters()}
-        return own
 
     def generate(
         self,

@@ -1,6 +1,6 @@
 """What is a projection with adapters beside its weight?
 
-peft's own layer, shared with the Hugging Face model: the numbers are peft's, in its order, and
+A layer of peft's, shared with the Hugging Face model: the numbers are peft's, in its order, and
 `set_adapter`, `disable_adapter` and `merge_adapter` act on both.
 """
 
@@ -20,15 +20,10 @@ def adapted(module: nn.Module) -> dict[str, Any]:
     return found
 
 
-def on_linear(layer: nn.Module) -> bool:
-    """Whether a layer of peft's stands for one projection."""
-    return isinstance(getattr(layer, "base_layer", None), nn.Linear)
-
-
 def merged(linear: nn.Module) -> nn.Linear:
     """A projection with what its adapters add, as peft merges it, a copy; itself without any."""
     layer: Any = linear
-    if not on_linear(linear):
+    if not hasattr(layer, "base_layer"):
         return layer
     layer = copy.deepcopy(layer)
     if layer.merged == layer.disable_adapters:  # as its `forward` would have it
