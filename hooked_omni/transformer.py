@@ -52,7 +52,10 @@ class HookedTransformer(HookedDecoder):
             layer = adapted.get(tensor_name(f"{name}.weight").removesuffix(".weight"))
             if layer is not None:
                 model.set_submodule(name, layer)
-        wanted = {tensor_name(name): (name, p) for name, p in model.named_parameters()}
+        own = {id(p) for layer in (adapted or {}).values() for p in layer.parameters()}
+        tensors = {key: tensor for key, tensor in tensors.items() if id(tensor) not in own}
+        every = [(name, p) for name, p in model.named_parameters() if id(p) not in own]
+        wanted = {tensor_name(name): (name, p) for name, p in every}
         missing, extra = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
         if missing or extra:
             raise CheckpointError(

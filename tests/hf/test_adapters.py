@@ -107,7 +107,7 @@ def test_edits_and_sweeps_with_adapters(folder):
 @pytest.mark.usefixtures("numbers_alone")
 def test_what_is_switched_in_peft_is_switched_here():
     whole, processor = tuned("random-omni")
-    whole.add_adapter("other", peft.LoraConfig(r=2, target_modules=TARGETS))
+    whole.add_adapter("attn", peft.LoraConfig(r=2, target_modules=TARGETS))
     shake(whole, seed=1)
     whole.eval()
     omni = HookedOmni.from_hf(whole, processor)
@@ -119,7 +119,7 @@ def test_what_is_switched_in_peft_is_switched_here():
         return omni.model(prompt), omni.model.W_Q, omni.content_hash()
 
     states = [numbers()]
-    whole.set_adapter("other")
+    whole.set_adapter("attn")
     states.append(numbers())
     with whole.disable_adapter():
         states.append(numbers())
