@@ -32,6 +32,7 @@ ANALYSES: dict[str, tuple[str, bool]] = {
 """Each analysis: what it needs, and whether it compares with a base model."""
 
 _ALONE = "Load decoders without towers; with --embedded."
+_ADAPTER = "Folder of a LoRA adapter of the model, as peft writes it; kept beside the weights."
 _TRUST = "Run code that came with the checkpoints."
 
 app = new_app(
@@ -72,6 +73,7 @@ def _command(name: str) -> Callable[..., None]:
         embedded: Annotated[Path | None, _option("Folder of prompts embedded elsewhere.")] = None,
         decoder_only: Annotated[bool, _option(_ALONE, "--decoder-only")] = False,
         trust_remote_code: Annotated[bool, _option(_TRUST, "--trust-remote-code")] = False,
+        adapter: Annotated[Path | None, _option(_ADAPTER)] = None,
         rope: Annotated[str, _option("model, or paper-scripts.")] = "model",
         order: Annotated[str | None, _option("text-first or clip-first.")] = None,
         device: Annotated[str, _option("cpu, cuda, ...")] = "cpu",
@@ -86,7 +88,7 @@ def _command(name: str) -> Callable[..., None]:
         wanted = tuple(questions.split(",")), tuple(kinds.split(",")) if kinds is not None else None
         words = {key: text for key, _, text in (own.partition("=") for own in wording or ())}
         given = data, tuple(clip or ()), audio, ask, *wanted, limit, rope, words, system, order
-        more = prompts, embedded, decoder_only, trust_remote_code
+        more = prompts, embedded, decoder_only, trust_remote_code, adapter
         models = options.ModelOptions(model, base, device, dtype, *more)
         chosen = options.CaseSelection(*given)
         options.require_folder(out)

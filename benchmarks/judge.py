@@ -30,11 +30,10 @@ import openai
 from inspect_ai.model import CachePolicy
 
 from analyses.judge.connection import open_model
-from analyses.judge.judgement import Item
+from analyses.judge.judgement import Item, Settings
 from analyses.judge.lookup import load_judge
 from analyses.judge.messages import chat_messages
 from analyses.judge.record import judge_items
-from analyses.judge.settings import Settings
 
 _MODEL = "judge-32b"
 

@@ -35,6 +35,7 @@ Trust = Annotated[
 Alone = Annotated[bool, typer.Option("--decoder-only", help="Load the decoder without the towers.")]
 Bundle = Annotated[Path | None, typer.Option(help="File written by `embed`.")]
 Out = Annotated[Path, typer.Option(help="File to write.")]
+Lora = Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter, as peft writes it.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 
 
@@ -51,6 +52,7 @@ def prove(
     revision: Revision = None,
     decoder_only: Alone = False,
     trust_remote_code: Trust = False,
+    adapter: Lora = None,
 ) -> None:
     """Compare a model with Hugging Face's, and print what is guaranteed and what is not.
 
@@ -71,7 +73,8 @@ def prove(
     from hooked_omni.omni import load
     from hooked_omni.parity import prove as compare
 
-    omni = load(model, device, dtype, attention, revision, decoder_only, trust_remote_code)
+    how = revision, decoder_only, trust_remote_code, adapter
+    omni = load(model, device, dtype, attention, *how)
     if prompt is not None:
         embedded: Any = EmbeddedPrompt.load(prompt, device)
     elif decoder_only:
@@ -98,13 +101,13 @@ def embed(
     dtype: Precision = None,
     revision: Revision = None,
     trust_remote_code: Trust = False,
+    adapter: Lora = None,
 ) -> None:
     """Run the towers on a clip and a question, and write the decoder's inputs to a file."""
     from hooked_omni.hf.loading import load_towers  # not needed for --help
 
-    towers = load_towers(
-        model, device, dtype, revision=revision, trust_remote_code=trust_remote_code
-    )
+    how = revision, trust_remote_code, adapter
+    towers = load_towers(model, device, dtype, "sdpa", *how)
     prompt = towers.embed(_prompt(question, clip, audio, towers.family, system))
     parts = ", ".join(f"{len(prompt.spans[name])} {name}" for name in prompt.spans)
     typer.echo(f"{prompt.save(out)}: {prompt.n_pos} positions, {parts}")

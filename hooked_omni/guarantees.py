@@ -13,6 +13,8 @@ def guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityReport) -
     dtype = str(cfg.dtype).removeprefix("torch.")
     title = f"{cfg.model_name} ({omni.family.name}), {dtype} on {cfg.device}"
     table = Table("guaranteed", "measured", title=title, title_justify="left")
+    if (own := omni.adapter) is not None:
+        table.add_row(f"adapter {own['name']}", "beside the weights, as in peft")
     kernel, steps = cfg.attn_implementation, f"logits of {report.decode_steps} decode steps"
     differences = {
         f"logits of the prompt, {kernel}, against {type(omni.hf).__name__}": report.prefill,

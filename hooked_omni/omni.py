@@ -11,24 +11,20 @@ import transformers
 from torch import nn
 
 import hooked_omni
+from hooked_omni.decoder.adapters import adapted, settings
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Read
 from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder, tower_points
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf import loading
+from hooked_omni.hf.adapters import require_computed
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
 from hooked_omni.hf.towers import Towers
 from hooked_omni.hooks.types import Condition, NamesFilter, TowerCache
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.organisms import SHIPPED
-
-_PROCESSORS = (
-    *("repetition_penalty", "no_repeat_ngram_size", "num_beams", "min_length", "min_new_tokens"),
-    *("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
-    *("bad_words_ids", "sequence_bias", "guidance_scale"),
-)
 
 
 class HookedOmni:
@@ -62,11 +58,17 @@ class HookedOmni:
         """How clips are sampled for a prompt without settings; `omni.towers.media` sets it."""
         return self.family.media if self.towers is None else self.towers.media
 
+    @property
+    def adapter(self) -> dict[str, Any] | None:
+        """Name of the adapter on the model, and hash of its files if loaded; None for none."""
+        return None if self.towers is None else self.towers.adapter
+
     @classmethod
     def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedOmni":
         """Adopt a loaded Hugging Face model: its tensors are shared, not copied. Errors as `load`.
 
-        Unhooked layers use the model's own attention, `sdpa` or `eager`.
+        The adapters of a `PeftModel` stay beside the weights, as peft computes them. Unhooked
+        layers use the model's own attention, `sdpa` or `eager`.
         """
         return cls.from_towers(Towers(hf_model, processor))
 
@@ -74,6 +76,7 @@ class HookedOmni:
     def from_towers(cls, towers: Towers) -> "HookedOmni":
         """Adopt the decoder of loaded towers; see `from_hf`."""
         family, remote = towers.family, towers.family.remote
+        require_computed(towers.hf, family)
         hf = towers.hf if remote is None else remote.text_model(towers.hf)
         return cls(_hooked(family, hf, towers.tokenizer), hf, family, towers)
 
@@ -130,6 +133,7 @@ class HookedOmni:
             inputs.append(backend.to_str().partition('"added_tokens"')[2])
         inputs += [tensor_hash(one.cpu()) for one in self.model.rotary.inv_freqs]
         inputs.append(_numbers(towers.config.to_dict()))  # positions follow from them at every call
+        inputs += settings(towers)
         modules = {"decoder": self.model, "hf": self.hf, "towers": towers}
         return model_hash(modules, repr(inputs), portable=portable)
 
@@ -157,6 +161,7 @@ def load(
     revision: str | None = None,
     decoder_only: bool = False,
     trust_remote_code: bool = False,
+    adapter: str | Path | None = None,
 ) -> HookedOmni:
     """A model by hub name, local folder, or the name of one that comes with the package.
 
@@ -171,13 +176,21 @@ def load(
         revision: Branch, tag or commit on the hub.
         decoder_only: Leave out the towers, and any code of the checkpoint's: for embedded prompts.
         trust_remote_code: Run code that came with the checkpoint.
+        adapter: Folder with a LoRA adapter of this model, as peft writes it; it stays beside the
+            weights.
 
     Raises:
         UnknownModelError: For a name that is none of these, or a family not known here.
         CheckpointError: For missing or extra weights, quantized ones, more than fits, files that
-            differ from the model's card, and code that is not trusted or does not run.
+            differ from the model's card, code that is not trusted or does not run, and an adapter
+            of another base or kind.
     """
     device, chosen = loading.known_device(device), loading.float_dtype(dtype)
+    if adapter is not None and decoder_only:
+        raise CheckpointError(
+            f"expected the whole model for the adapter {str(adapter)!r}, got decoder_only=True. "
+            "Leave one out, or save the merged model first, with peft's merge_and_unload()."
+        )
     if str(name) not in SHIPPED:
         source = loading.file_source(name, revision)
         raw = loading.read_config(name, source)
@@ -187,7 +200,8 @@ def load(
             if decoder_only:
                 return _load_decoder(name, family, hf, source, device, chosen)
     towers = loading.load_towers(
-        name, device, chosen, attn_implementation, revision, trust_remote_code
+        *(name, device, chosen, attn_implementation, revision, trust_remote_code),
+        adapter,
     )
     omni = HookedOmni.from_towers(towers)
     if decoder_only:
@@ -256,43 +270,11 @@ def _tokenizer(name: str | Path, source: dict[str, Any]) -> Any:
 
 def _hooked(family: Family, hf: Any, tokenizer: Any) -> "hooked_omni.HookedTransformer":
     cfg = family.decoder_config(hf)
-    cfg.eos_tokens = _eos_tokens(hf, tokenizer)
-    _warn_of_processors(hf)
-    every = find_decoder(hf).named_parameters()
+    cfg.eos_tokens = loading.eos_tokens(hf, tokenizer)
+    loading.warn_of_processors(hf)
+    decoder = find_decoder(hf)
+    every = decoder.named_parameters()
     tensors = {name: p for name, p in every if not name.startswith(family.inner_towers)}
     tensors[HEAD] = hf.get_output_embeddings().weight
-    return hooked_omni.HookedTransformer.from_tensors(cfg, tensors, family.tensor_name, tokenizer)
-
-
-def _eos_tokens(hf: Any, tokenizer: Any) -> tuple[int, ...]:
-    configured = getattr(hf.generation_config, "eos_token_id", None)
-    if configured is not None:
-        ends = tuple(configured) if isinstance(configured, list | tuple) else (configured,)
-        if {*map(type, ends)} != {int}:
-            raise CheckpointError(
-                f"expected token ids as eos_token_id, got {configured!r}: captions would never "
-                "end. Mend generation_config.json."
-            )
-        return ends
-    if tokenizer is None:
-        return ()
-    ends = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")]
-    return tuple(end for end in ends if end is not None)
-
-
-def _warn_of_processors(hf: Any) -> None:
-    """Warn if `hf.generate` would not choose the likeliest token, as captions here do."""
-    plain = transformers.GenerationConfig()
-    neutral = {"repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0}
-    applied = {
-        name: value
-        for name in _PROCESSORS
-        if (value := getattr(hf.generation_config, name, None))
-        not in (None, getattr(plain, name), neutral.get(name))
-    }
-    if applied:
-        warnings.warn(
-            f"this checkpoint's generation_config sets {applied}, which `hf.generate` applies. "
-            "Captions here are plain argmax: to compare, turn these off there.",
-            stacklevel=5,
-        )
+    names = cfg, tensors, family.tensor_name, tokenizer
+    return hooked_omni.HookedTransformer.from_tensors(*names, adapted(decoder))

@@ -37,16 +37,25 @@ class HookedTransformer(HookedDecoder):
         tensors: Mapping[str, Tensor],
         tensor_name: Callable[[str], str] = str,
         tokenizer: Any = None,
+        adapted: Mapping[str, nn.Module] | None = None,
     ) -> "HookedTransformer":
         """Decoder whose parameters *are* `tensors`: shared, not copied.
 
         `tensor_name` goes from a parameter's name here to its name in `tensors`, which holds every
         parameter and nothing else. Without a tokenizer, only tokens are used. Missing or extra
-        tensors, and other shapes, are refused (`CheckpointError`).
+        tensors, and other shapes, are refused (`CheckpointError`). `adapted` are peft's layers by
+        the names of the projections that they stand for, and are shared as they are.
         """
         with torch.device("meta"):
             model = cls(cfg)
-        wanted = {tensor_name(name): (name, p) for name, p in model.named_parameters()}
+        for name, _ in [*model.blocks.named_modules(prefix="blocks")] if adapted else ():
+            layer = adapted.get(tensor_name(f"{name}.weight").removesuffix(".weight"))
+            if layer is not None:
+                model.set_submodule(name, layer)
+        own = {id(p) for layer in (adapted or {}).values() for p in layer.parameters()}
+        tensors = {key: tensor for key, tensor in tensors.items() if id(tensor) not in own}
+        every = [(name, p) for name, p in model.named_parameters() if id(p) not in own]
+        wanted = {tensor_name(name): (name, p) for name, p in every}
         missing, extra = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
         if missing or extra:
             raise CheckpointError(

@@ -8,6 +8,7 @@ import torch
 from hooked_omni import EmbeddedPrompt, Prompt, load
 from hooked_omni.__main__ import main
 from hooked_omni.organisms.random_weights import random_omni
+from tests.support.adapters import saved
 from tests.support.clips import write_clip
 from tests.support.models import save_checkpoint
 
@@ -48,6 +49,12 @@ def test_a_clip_becomes_a_file_that_the_decoder_reads(folder, clip, tmp_path, ca
     assert "26 audio" in printed and "the towers" in printed
 
 
+def test_a_prompt_of_a_fine_tune_names_it(clip, tmp_path):
+    out, mine = tmp_path / "prompt.safetensors", saved(tmp_path / "mine")
+    run("embed", "random-omni", "--clip", clip, "--adapter", mine, "--out", out)
+    assert EmbeddedPrompt.load(out).facts["adapter"]["name"] == "mine"
+
+
 def test_words_alone_are_proved(folder, capsys):
     run("prove", folder, "--dtype", "bfloat16", "--attention", "eager")
     printed = " ".join(capsys.readouterr().out.split())
@@ -62,6 +69,7 @@ def test_words_alone_are_proved(folder, capsys):
         (["prove", "no/such/folder"], UNKNOWN),
         (["embed", "./none", "--out", "x"], UNKNOWN),
         ([*PROVE, "--attention", "flash"], "expected --attention sdpa or eager, got 'flash'"),
+        ([*PROVE, "--adapter", "nowhere"], "expected a file at nowhere/adapter_config.json"),
         ([*PROVE, "--decoder-only", "--clip", "clip.mp4"], "which would not be read"),
         ([*PROVE, "--prompt", "p.safetensors", "--clip", "clip.mp4"], "which would not be read"),
     ],

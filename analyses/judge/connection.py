@@ -17,8 +17,7 @@ from inspect_ai.model._openai import OpenAIResponseError
 from openai import APIResponseValidationError, DefaultAsyncHttpxClient
 from tenacity import RetryError
 
-from analyses.judge.judgement import JudgeDownError, JudgeError
-from analyses.judge.settings import Settings
+from analyses.judge.judgement import JudgeDownError, JudgeError, Settings
 from hooked_omni.errors import UnknownModelError
 from hooked_omni.files import parse_json
 from hooked_omni.redaction import redacted

@@ -8,9 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from analyses.judge.judgement import Judge, JudgeError
+from analyses.judge.judgement import Judge, JudgeError, Settings
 from analyses.judge.offline import Embedding, Lexical, Truth
-from analyses.judge.settings import Settings
 from analyses.running.type_check import mismatch
 from hooked_omni.errors import UnknownModelError
 

@@ -30,8 +30,10 @@ def model_facts(omni: HookedOmni) -> dict[str, Any]:
     """
     name, config = omni.model.cfg.model_name, asdict(omni.model.cfg)
     del config["model_name"], config["device"]
+    short, own = Path(name).name if Path(name).exists() else name, omni.adapter
     return {
-        "name": Path(name).name if Path(name).exists() else name,
+        "name": short if own is None else f"{short} + {own['name']}",
+        **({} if own is None else {"adapter": own}),
         "revision": getattr(omni.hf.config, "_commit_hash", None),
         "family": omni.family.name,
         "dtype": str(omni.model.cfg.dtype).removeprefix("torch."),

@@ -73,6 +73,7 @@ class ModelOptions:
     """Which models, as in `load`, and the folders that keep their embedded prompts.
 
     `prompts` is of those that are made here, `embedded` of those made elsewhere (`elsewhere.py`).
+    `adapter` is the model's; the base has none.
     """
 
     model: str
@@ -83,6 +84,7 @@ class ModelOptions:
     embedded: Path | None = None
     decoder_only: bool = False
     trust_remote_code: bool = False
+    adapter: Path | None = None
 
     def __post_init__(self) -> None:
         if (self.embedded is None) == self.decoder_only or (self.embedded and self.prompts):

@@ -57,10 +57,12 @@ def given_bundles(
     return None if models.embedded is None else bundles(models.embedded, cases, of_base)
 
 
-def load_with(models: ModelOptions, name: str, given: Bundles | None) -> HookedOmni:
+def load_with(
+    models: ModelOptions, name: str, given: Bundles | None, adapter: Path | None = None
+) -> HookedOmni:
     """One of the models, with its prompts."""
     how: Any = dict(decoder_only=models.decoder_only, trust_remote_code=models.trust_remote_code)
-    omni = load(name, device=models.device, dtype=models.dtype, **how)
+    omni = load(name, device=models.device, dtype=models.dtype, adapter=adapter, **how)
     if given is not None:
         return GivenPrompts(omni, given)
     return omni if models.prompts is None else KeptPrompts(omni, models.prompts)
@@ -75,6 +77,6 @@ def prepare(
     given = given_bundles(models, cases)
     of_base = None if models.base is None else given_bundles(models, cases, of_base=True)
     facts = selection_facts(chosen) | bundle_facts(given, of_base)
-    omni = load_with(models, models.model, given)
+    omni = load_with(models, models.model, given, models.adapter)
     base = None if models.base is None else load_with(models, models.base, of_base)
     return runs.Run(name, config, omni, cases, base, shard, facts)

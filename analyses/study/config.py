@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.configs import CONFIGS
-from analyses.judge.settings import Settings
+from analyses.judge.judgement import Settings
 from analyses.running.options import ModelOptions
 from analyses.running.type_check import fits, make_config, mismatch, tuples
 from analyses.text.wording import QUESTIONS, Order, worded
@@ -65,6 +65,7 @@ class Study:
     Attributes:
         model, device, dtype: As in `load`; an empty dtype is the saved one.
         decoder_only, trust_remote_code: As in `load`, of the model and the base.
+        adapter: As in `load`, of the model alone; in a file, relative to it.
         embedded: Folder of prompts embedded elsewhere, as `running/elsewhere.py` has it; in a file,
             relative to it. A decoder alone needs it.
         data: The manifest; in a file, relative to it.
@@ -100,6 +101,7 @@ class Study:
     embedded: Path | None = None
     decoder_only: bool = False
     trust_remote_code: bool = False
+    adapter: Path | None = None
     judge: Mapping[str, Any] = field(default_factory=lambda: {"name": "lexical"})
     ratings: tuple[Path, ...] = ()
     questions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -132,7 +134,8 @@ class Study:
     def models(self) -> ModelOptions:
         """The models, as a single analysis has them."""
         known = self.model, self.base or None, self.device, self.dtype or None
-        return ModelOptions(*known, None, self.embedded, self.decoder_only, self.trust_remote_code)
+        how = self.decoder_only, self.trust_remote_code, self.adapter
+        return ModelOptions(*known, None, self.embedded, *how)
 
     def config(self, name: str) -> Any:
         """Config of an analysis; a `ResultsError` for an unknown field or a wrong type."""
@@ -173,7 +176,7 @@ def read_study(path: Path) -> Study:
         if not words or not fits(words, Sequence[str]):
             raise ResultsError(f"expected a list of words in {path}, got {words!r} for {name}.")
     values = {name: tuples(value) for name, value in values.items()}
-    for name in ("data", "embedded"):
+    for name in ("data", "embedded", "adapter"):
         if isinstance(values.get(name), str):
             values[name] = path.parent / values[name]
     values["ratings"] = tuple(path.parent / name for name in values.get("ratings", ()))

@@ -84,7 +84,7 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     facts = _facts(study) | bundle_facts(*given)
     recipe = _recipe(study, facts)
     results.require_same(out, recipe)
-    omni = load_with(models, study.model, given[0])
+    omni = load_with(models, study.model, given[0], study.adapter)
     base = load_with(models, study.base, given[1]) if study.base else None
     if base is not None and base.family.hears:
         raise ResultsError(
@@ -131,7 +131,7 @@ def _recipe(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
     which models they are is in the folder of each analysis.
     """
     only: Any = dict(judge={}, ratings=(), limit=0, base="", device="", analyses=("captions",))
-    only |= dict(embedded=None, decoder_only=False, trust_remote_code=False)
+    only |= dict(embedded=None, decoder_only=False, trust_remote_code=False, adapter=None)
     only |= dict(model=Path(study.model).name, data=Path(study.data.name))
     return results.make_recipe("study", replace(study, **only), facts)
 

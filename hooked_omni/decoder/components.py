@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hooked_omni.decoder.adapters import merged
 from hooked_omni.decoder.attention import Angles, Attends, Heads, KVHeads, Real
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.experts import MixtureOfExperts
@@ -80,7 +81,7 @@ class Attention(nn.Module):
 
     `hook_attn_in` and `hook_q_input`, `hook_k_input`, `hook_v_input` (see `names.FLAGS`) hold a
     copy of the residual stream for every head that reads it, before the norm. Weights are views;
-    a bias that a decoder lacks is zero.
+    a bias that a decoder lacks is zero. With adapters beside them they are what peft would merge.
     """
 
     def __init__(self, cfg: DecoderConfig, layer: int) -> None:
@@ -171,8 +172,8 @@ class Attention(nn.Module):
         if kind == "bias" and not self.cfg.qkv_bias:
             return [self.o_proj.weight.new_zeros(width) for width in self.widths]
         if self.cfg.fused:
-            return getattr(self.qkv_proj, kind).split(self.widths)
-        return [getattr(one, kind) for one in (self.q_proj, self.k_proj, self.v_proj)]
+            return getattr(merged(self.qkv_proj), kind).split(self.widths)
+        return [getattr(merged(one), kind) for one in (self.q_proj, self.k_proj, self.v_proj)]
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
@@ -188,7 +189,7 @@ class Attention(nn.Module):
 
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
-        return rearrange(self.o_proj.weight, "m (h d) -> h d m", d=self.cfg.d_head)
+        return rearrange(merged(self.o_proj).weight, "m (h d) -> h d m", d=self.cfg.d_head)
 
     @property
     def b_Q(self) -> Float[Tensor, "head d_head"]:
@@ -242,12 +243,12 @@ class GatedMLP(nn.Module):
 
     def _gate_and_up(self) -> tuple[Tensor, ...]:
         if self.fused:
-            return self.gate_up_proj.weight.chunk(2)
-        return self.gate_proj.weight, self.up_proj.weight
+            return merged(self.gate_up_proj).weight.chunk(2)
+        return merged(self.gate_proj).weight, merged(self.up_proj).weight
 
     @property
     def W_out(self) -> Float[Tensor, "d_mlp d_model"]:
-        return self.down_proj.weight.T
+        return merged(self.down_proj).weight.T
 
     @property
     def b_out(self) -> Float[Tensor, " d_model"]:

@@ -63,7 +63,7 @@ def stored_tensors(name: str | Path, source: dict[str, Any], what: str) -> dict[
         if file is None and index is not None:
             raise _not_whole(what, name, f"no file {shard!r}, one of {len(shards)} in its index")
         if file is not None:
-            found |= _header(file, what, name)
+            found |= read_header(file, what, name)
     wrong = {key: tensor.kind for key, tensor in found.items() if tensor.kind not in _BYTES}
     weights = {key: kind for key, kind in wrong.items() if key.endswith("weight")}
     if weights:
@@ -90,7 +90,8 @@ def _file(name: str | Path, file: str, source: dict[str, Any]) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _header(file: Path, what: str, name: str | Path) -> dict[str, StoredTensor]:
+def read_header(file: Path, what: str, name: str | Path) -> dict[str, StoredTensor]:
+    """What one safetensors file holds; a `CheckpointError` with `what` and `name` if damaged."""
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")

@@ -7,6 +7,7 @@ with a checkpoint runs only if the caller allows it.
 import importlib.util
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from transformers.utils.hub import cached_file
 from hooked_omni.errors import CheckpointError, HookedOmniError, UnknownModelError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Remote
+from hooked_omni.families.skeleton import empty
+from hooked_omni.hf.adapters import adapter_facts, with_adapter
 from hooked_omni.hf.checkpoint import require_room, stored_tensors
 from hooked_omni.hf.towers import Towers
 from hooked_omni.organisms import SHIPPED, require_whole
@@ -29,6 +32,11 @@ _TWO_WAYS = (
     "prompts in an environment of its own with `python -m hooked_omni embed`, and load the decoder "
     "here with decoder_only=True."
 )
+_PROCESSORS = (
+    *("repetition_penalty", "no_repeat_ngram_size", "num_beams", "min_length", "min_new_tokens"),
+    *("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
+    *("bad_words_ids", "sequence_bias", "guidance_scale"),
+)
 
 
 def load_towers(
@@ -38,9 +46,11 @@ def load_towers(
     attn_implementation: str = "sdpa",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    adapter: str | Path | None = None,
 ) -> Towers:
     """The towers of a model; arguments and errors are those of `hooked_omni.load`."""
     chosen, device = float_dtype(dtype), known_device(device)
+    own = None if adapter is None else adapter_facts(Path(adapter), name, revision)
     if str(name) in SHIPPED:
         hf, processor = SHIPPED[str(name)]()
         hf.name_or_path = str(name)
@@ -49,7 +59,7 @@ def load_towers(
             hf.config.dtype = chosen
             for tensor in hf.state_dict(keep_vars=True).values():
                 tensor.data = tensor.data.to(chosen) if tensor.is_floating_point() else tensor.data
-        return Towers(hf.to(device), processor)
+        return _towers(hf.to(device), processor, adapter, own)
     source = file_source(name, revision)
     raw = read_config(name, source)
     family = family_of(raw)
@@ -57,6 +67,15 @@ def load_towers(
         _require_trust(family, name, trust_remote_code)
     elif family.on_disk.reference is not None:
         family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
+    if adapter is not None:
+        if family.remote is not None:
+            raise CheckpointError(
+                f"expected a class of transformers for an adapter, got {family.name}. Merge the "
+                "adapter with its own code, save that, and load it."
+            )
+        found = model_class(family)
+        config = found.config_class.from_pretrained(name, **source)
+        with_adapter(empty(found, config, "eager"), family, Path(adapter))
     held = stored_tensors(name, source, family.hf_class or family.name)
     if held:
         require_room(sum(t.n_bytes(chosen) for t in held.values()), device, str(name))
@@ -72,7 +91,15 @@ def load_towers(
     else:
         _require_parts(family.remote, name, raw, [*held])
         hf, processor = _remote(family, name, options)
-    return Towers(hf.to(device).requires_grad_(False).eval(), processor)
+    return _towers(hf.to(device).requires_grad_(False).eval(), processor, adapter, own)
+
+
+def _towers(hf: Any, processor: Any, adapter: str | Path | None, facts: Any) -> Towers:
+    if adapter is not None:
+        hf = with_adapter(hf, family_of(hf.config.to_dict()), Path(adapter))
+    towers = Towers(hf, processor)
+    towers.adapter = facts or towers.adapter
+    return towers
 
 
 def file_source(name: str | Path, revision: str | None) -> dict[str, Any]:
@@ -148,6 +175,41 @@ def generation_config(name: str | Path, source: dict[str, Any]) -> Any:
             f"expected {file} of {str(name)!r} as transformers writes it, got one that does not "
             f"load ({error!r:.200}). Download it again: it says where captions end."
         ) from error
+
+
+def eos_tokens(hf: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids that end a caption; `CheckpointError` for what is no id."""
+    configured = getattr(hf.generation_config, "eos_token_id", None)
+    if configured is not None:
+        ends = tuple(configured) if isinstance(configured, list | tuple) else (configured,)
+        if {*map(type, ends)} != {int}:
+            raise CheckpointError(
+                f"expected token ids as eos_token_id, got {configured!r}: captions would never "
+                "end. Mend generation_config.json."
+            )
+        return ends
+    if tokenizer is None:
+        return ()
+    ends = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")]
+    return tuple(end for end in ends if end is not None)
+
+
+def warn_of_processors(hf: Any) -> None:
+    """Warn if `hf.generate` would not choose the likeliest token, as captions here do."""
+    plain = transformers.GenerationConfig()
+    neutral = {"repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0}
+    applied = {
+        name: value
+        for name in _PROCESSORS
+        if (value := getattr(hf.generation_config, name, None))
+        not in (None, getattr(plain, name), neutral.get(name))
+    }
+    if applied:
+        warnings.warn(
+            f"this checkpoint's generation_config sets {applied}, which `hf.generate` applies. "
+            "Captions here are plain argmax: to compare, turn these off there.",
+            stacklevel=5,
+        )
 
 
 def model_class(family: Family) -> Any:

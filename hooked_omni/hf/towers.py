@@ -17,6 +17,7 @@ from torch import nn
 from hooked_omni.errors import HookedOmniError, MediaError, PromptError
 from hooked_omni.families import family_of
 from hooked_omni.families.family import Read
+from hooked_omni.hf.adapters import names_of, without_wrapper
 from hooked_omni.hf.capture import embedded
 from hooked_omni.inputs.audio import Audio, read_audio
 from hooked_omni.inputs.image import Image, read_image
@@ -38,12 +39,15 @@ class Towers:
         family: The model's family.
         media: How clips are sampled for a prompt without settings: as the family was made
             for, or as the checkpoint's config has it under "media_settings".
+        adapter: Name of the adapter on the model, and hash of its files if loaded; None for none.
     """
 
     def __init__(self, hf_model: nn.Module, processor: Any = None) -> None:
         config: Any = getattr(hf_model, "config", None)
         self.family = family_of({} if config is None else config.to_dict())
-        self.hf: Any = self.family.unwrap(hf_model)
+        self.hf: Any = self.family.unwrap(without_wrapper(hf_model))
+        names = names_of(self.hf)
+        self.adapter: dict[str, Any] | None = {"name": names} if names else None
         remote = self.family.remote
         self.processor = processor
         if remote is not None and processor is not None:
@@ -128,6 +132,7 @@ class Towers:
             "model": getattr(self.hf, "name_or_path", "") or type(self.hf).__name__,
             "revision": getattr(self.hf.config, "_commit_hash", None),
             "family": self.family.name,
+            **({} if self.adapter is None else {"adapter": self.adapter}),
             "own_reading": self.family.own_reading,
             "dtype": str(self.hf.get_input_embeddings().weight.dtype),
             "transformers": transformers.__version__,

@@ -1,5 +1,6 @@
 """Checkpoints: the decoder alone, read straight from its files, in the memory that there is."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,26 @@ def test_the_decoder_alone_has_the_bits_of_the_whole(folders, whole, tmp_path, n
     report = prove(omni, bundle, decode_steps=16 if attention == "sdpa" else 4)
     assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
     assert omni.model.cfg.eos_tokens == whole[name].model.cfg.eos_tokens != ()
+
+
+def test_the_decoder_of_video_salmonn_2_plus(folders, tmp_path):
+    """Qwen2.5-VL as transformers 4.51 wrote it, LoRA merged, beside a tower for sound."""
+    folder = in_one_file(folders["vl"], tmp_path / "salmonn")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    rope = config["text_config"].pop("rope_parameters")
+    config |= config.pop("text_config") | {"architectures": ["video_SALMONN2_plus"]}
+    config |= {"model_type": "qwen2_5_vl", "rope_theta": rope["rope_theta"]}
+    config["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    config |= {"audio_config": {"model_type": "whisper", "d_model": 8}, "audio_token_id": 258}
+    path.write_text(json.dumps(config))
+    edited(folder, lambda tensors: tensors.update({"audio.q_tokens": torch.ones(1, 1, 8)}))
+    omni, whole = alone(folder), load(folders["vl"])
+    tokens = omni.model.to_tokens("What do you hear now?")
+    assert torch.equal(omni.model(tokens), whole.model(tokens))
+    assert prove(omni, omni.model.as_prompt(tokens)).decode == 0
+    with pytest.raises(CheckpointError, match=r"1 unexpected_keys \['audio.q_tokens'\]"):
+        load(folder)
 
 
 @native

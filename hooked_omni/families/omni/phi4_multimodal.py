@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from hooked_omni.decoder.adapters import adapted
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import checks, one_by_one, processing
@@ -55,7 +56,9 @@ def _require_computed(config: Any) -> None:
 
 
 def _decoder_config(hf_model: Any) -> DecoderConfig:
-    if adapters := [name for name, _ in hf_model.named_parameters() if ".lora_" in name]:
+    kept = tuple(f"{path}." for path in adapted(hf_model))  # those of peft, which are computed
+    names = [name for name, _ in hf_model.named_parameters() if not name.startswith(kept)]
+    if adapters := [name for name in names if ".lora_" in name]:
         raise CheckpointError(
             f"expected adapters merged into the weights, got {len(adapters)} tensors beside them, "
             f"such as {adapters[0]!r}: hooks would read projections without them. Call peft's "

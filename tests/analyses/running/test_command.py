@@ -18,6 +18,7 @@ from analyses.running.summary import sentences
 from analyses.running.type_check import make_config, mismatch
 from data_prep.manifest import write_manifest
 from hooked_omni.errors import PromptError, ResultsError
+from tests.support.adapters import saved
 from tests.support.places import ROOT
 from tests.support.running import CONFIG, command
 from tests.support.running import run_attention_share as run
@@ -95,6 +96,16 @@ def test_kinds_and_questions(data: Path, tmp_path: Path) -> None:
     assert set(table["kind"]) == {"counterfactual"}
     asked = table[["sample", "question"]].drop_duplicates()["question"]
     assert asked.tolist() == ["see", "hear"] * 3
+
+
+def test_a_fine_tune_is_another_model(data: Path, tmp_path: Path, capsys: Any) -> None:
+    out, mine = tmp_path / "out", saved(tmp_path / "mine")
+    assert run(out, data, "--limit", 1, "--adapter", mine) == 0
+    model = json.loads((out / "run.json").read_text())["facts"]["model"]
+    assert model["name"] == "random-omni + mine" and len(model["adapter"]["hash"]) == 32
+    capsys.readouterr()
+    assert run(out, data, "--limit", 1) == 1
+    assert "adapter" in capsys.readouterr().err
 
 
 def test_a_quick_look_at_clips(data: Path, tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert one.data == tmp_path / "clips" / "x.jsonl"
     given = read(tmp_path, FINE + 'decoder_only = true\nembedded = "prompts/m"')
     assert given.embedded == tmp_path / "prompts" / "m"
+    tuned = read(tmp_path, FINE + 'adapter = "tuned/a"')
+    assert tuned.models().adapter == tuned.adapter == tmp_path / "tuned" / "a"
 
 
 def test_ratings_are_files_beside_the_study(tmp_path: Path) -> None:
