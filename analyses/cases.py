@@ -7,29 +7,17 @@ measure is skipped, counted and listed, never dropped in silence.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pandas as pd
 
+from analyses.asking import OWN, prompt_of, worded
 from analyses.text.events import Events
 from data_prep.manifest import Sample, read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt, names
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import PrefilledPrompt, prefill, prefill_state
 from hooked_omni.errors import MediaError, ResultsError
-
-QUESTIONS: Mapping[str, str] = {
-    "see": "Describe what you see.",
-    "hear": "Describe what you hear.",
-    "both": "Describe what you see and hear.",
-}
-"""The paper's three questions (section 4)."""
-
-OWN = "own"
-"""The question of a sample with words of its own, and of a clip with the user's."""
-
-_ORDERS = Literal["text-first", "clip-first"]
-Order = _ORDERS | None
 
 KEYS = ("sample", "kind", "question")
 """The columns with which every table begins."""
@@ -114,16 +102,6 @@ def as_cases(given: Cases) -> list[Case]:
     return cases
 
 
-def worded(wording: Mapping[str, str]) -> dict[str, str]:
-    """`QUESTIONS` in other words; a `ResultsError` for the words of an unknown question."""
-    if unknown := sorted(wording.keys() - QUESTIONS.keys()):
-        raise ResultsError(
-            f"expected words for questions among {sorted(QUESTIONS)}, got some for {unknown}. Name "
-            "the question, as in hear='What sounds?'."
-        )
-    return {**QUESTIONS, **wording}
-
-
 def read_cases(
     manifest: str | Path,
     questions: Sequence[str] = ("hear",),
@@ -159,46 +137,12 @@ def read_cases(
     folder = Path(manifest).parent
 
     def case(sample: Sample, question: str) -> Case:
-        prompt = _prompt(sample, question, words, folder, order)
-        prompt = replace(prompt, system=system, rope=rope)
+        prompt = prompt_of(sample, question, words, folder, order, system)
+        prompt = replace(prompt, rope=rope)
         captions = sample.audio_captions, sample.video_captions
         return Case(prompt, sample.id, sample.kind, question, *captions, twin=sample.twin)
 
     return [case(sample, question) for sample in chosen for question in questions]
-
-
-def _prompt(
-    sample: Sample, question: str, words: Mapping[str, str], folder: Path, order: str | None
-) -> Prompt:
-    own = [item for item in sample.items if item[0] == "text"]
-    if bool(own) != (question == OWN):
-        raise ResultsError(
-            f"expected the question {OWN!r} for samples with words of their own and for no others, "
-            f"got {question!r} for {sample.id!r}, which has {len(own)}. Ask them in another run."
-        )
-    media = [(kind, folder / one if kind != "text" else one) for kind, one in sample.items]
-    if own and order is not None:
-        raise ResultsError(
-            f"expected no order for {sample.id!r}, whose words stand where its items have them, "
-            f"got {order!r}. Leave it out, or write the items in that order."
-        )
-    if own:
-        return Prompt(items=media)
-    video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
-    return ordered(words[question], video, audio, order, media)
-
-
-def ordered(
-    text: str, video: Any, audio: Any, order: str | None, media: Sequence[Any] = ()
-) -> Prompt:
-    """A question about a clip, or about items in its place; a `ResultsError` for another order."""
-    if order not in (None, *get_args(_ORDERS)):
-        raise ResultsError(f"expected an order among {get_args(_ORDERS)}, got {order!r}.")
-    if order is None and not media:
-        return Prompt(text, video, audio)
-    clip = [("video", video, audio)] if video else [("audio", audio)] if audio else []
-    given, words = [*media, *clip], [("text", text)]
-    return Prompt(items=[*given, *words] if order == "clip-first" else [*words, *given])
 
 
 def _order(omni: HookedOmni, case: Case) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 import torch
 
+from analyses.asking import without_sound
 from analyses.cases import Case, Cases, Skip, as_cases, embedded, plain_answer, tabulate
 from analyses.distribution_shift.divergence import compare, places
 from analyses.distribution_shift.sound_words import token_events
-from analyses.running.elsewhere import said, without_sound
+from analyses.running.elsewhere import said
 from analyses.text.events import Events
 from analyses.text.pieces import pieces
 from analyses.text.vocabulary import shared_vocabulary, tokenizer_of

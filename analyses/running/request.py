@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from analyses.cases import OWN, Case, ordered, read_cases, worded
+from analyses.asking import OWN, ordered, worded
+from analyses.cases import Case, read_cases
 from analyses.running import runs
 from analyses.running.elsewhere import Bundles, GivenPrompts, bundle_facts, bundles
 from analyses.running.identity import KeptPrompts, clips_digest

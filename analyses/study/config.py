@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from analyses.cases import QUESTIONS, Case, Order, read_cases, worded
+from analyses.asking import QUESTIONS, Order, worded
+from analyses.cases import Case, read_cases
 from analyses.running import runs
 from analyses.running.request import ModelOptions
 from analyses.running.type_check import fits, make_config, mismatch, tuples

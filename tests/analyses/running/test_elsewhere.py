@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analyses.asking import without_sound
 from analyses.cases import read_cases
 from analyses.running import results
-from analyses.running.elsewhere import without_sound
 from data_prep.manifest import file_name
 from hooked_omni import EmbeddedPrompt, HookedOmni, load, names
 from hooked_omni.errors import MediaError
