@@ -9,7 +9,7 @@ from hooked_omni import EmbeddedPrompt, Prompt, load
 from hooked_omni.__main__ import main
 from hooked_omni.organisms.random_weights import random_omni
 from tests.support.clips import write_clip
-from tests.support.models import save_checkpoint
+from tests.support.models import config_alone, save_checkpoint
 
 QUESTION, PROVE = "What now?", ["prove", "random-omni"]
 UNKNOWN = "UnknownModelError: expected a hub name"
@@ -46,6 +46,28 @@ def test_a_clip_becomes_a_file_that_the_decoder_reads(folder, clip, tmp_path, ca
     printed = " ".join(capsys.readouterr().out.split())
     assert "equal to the bit" in printed and "not guaranteed" in printed
     assert "26 audio" in printed and "the towers" in printed
+
+
+REFUSED = [
+    ("random-audio", ["--clip", "clip.mp4", "--audio", "clip.mp4"], "This family does not see"),
+    ("random-voxtral", ["--clip", "clip.mp4", "--audio", "clip.mp4"], "This family does not see"),
+    ("random-vl", ["--audio", "clip.mp4"], "This family does not hear"),
+    ("random-omni", ["--clip", "none.mp4"], "got no file at"),
+    ("random-omni", ["--question", " "], "expected a question"),
+]
+
+
+@pytest.mark.parametrize("verb", ["embed", "prove"])
+@pytest.mark.parametrize(("name", "words", "message"), REFUSED)
+def test_what_a_family_does_not_take_is_refused_before_weights(
+    verb, name, words, message, clip, tmp_path, capsys
+):
+    model, out = config_alone(name, tmp_path / "model"), ["--out", "x"] if verb == "embed" else []
+    given = [str(clip.with_name(word)) if ".mp4" in word else word for word in words]
+    with pytest.raises(SystemExit) as end:
+        main([verb, str(model), *out, *given])
+    printed = " ".join(capsys.readouterr().err.split())
+    assert end.value.code == 1 and message in printed and "weights" not in printed
 
 
 def test_words_alone_are_proved(folder, capsys):

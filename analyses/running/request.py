@@ -9,15 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from analyses.asking import OWN, ordered, worded
+from analyses.asking import OWN, ordered, without_sound, worded
 from analyses.cases import Case, read_cases
 from analyses.running import runs
 from analyses.running.elsewhere import Bundles, GivenPrompts, bundle_facts, bundles
 from analyses.running.identity import KeptPrompts, clips_digest
 from analyses.running.type_check import config_from_json
 from hooked_omni import HookedOmni, load
-from hooked_omni.errors import MediaError, ResultsError
+from hooked_omni.errors import MediaError, PromptError, ResultsError
 from hooked_omni.files import file_hash, read_text
+from hooked_omni.hf.loading import family_named
 
 _SHARD = re.compile(r"(\d{1,9})/(\d{1,9})")
 
@@ -132,6 +133,24 @@ class ModelOptions:
         """The prompts embedded elsewhere; as `elsewhere.bundles`, None if they are made here."""
         return None if self.embedded is None else bundles(self.embedded, cases, of_base)
 
+    def require(self, cases: Sequence[Case]) -> None:
+        """Refuse, before weights are read, what the model's family does not take.
+
+        The base skips such a case; it is refused if it takes none of them. `PromptError`.
+        """
+        whole: Any = lambda prompt: prompt  # noqa: E731
+        asked = [(self.model, whole, 1), (self.base, without_sound, len(cases))]
+        for name, prompt_of, too_many in asked:
+            family, refused = family_named(name) if name else None, []
+            for case in cases if family else ():
+                try:
+                    family.require(prompt_of(case.prompt))
+                except PromptError as error:
+                    error.add_note(f"This is case {case.id!r}, for {name}.")
+                    refused.append(error)
+            if len(refused) >= too_many:
+                raise refused[0]
+
     def load(self, name: str, given: Bundles | None) -> HookedOmni:
         """One of the two, with its prompts."""
         how: Any = dict(decoder_only=self.decoder_only, trust_remote_code=self.trust_remote_code)
@@ -157,6 +176,7 @@ def prepare(
         raise ResultsError(f"expected a shard as i/n, such as 1/4, got {shard!r}.")
     cases, place = selection.cases(), (int(numbers[1]), int(numbers[2]))
     runs.shard_of(cases, place)
+    models.require(cases)
     given = models.bundles(cases)
     of_base = None if models.base is None else models.bundles(cases, of_base=True)
     facts = selection.facts() | bundle_facts(given, of_base)

@@ -24,6 +24,7 @@ from analyses.study.config import NEEDS_BASE, Study
 from analyses.study.judging import judge_study, require_judge, with_events
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash
+from hooked_omni.hf.loading import family_named
 
 _SCORED = {"captions", "logit_lens", "knockout"}
 
@@ -60,17 +61,18 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     require_distinct(cases["captions"])
     judge, reading = require_judge(study.judge, out)
     models, every = study.models(), [case for own in cases.values() for case in own]
+    models.require(every)
+    if study.base and family_named(study.base).hears:
+        raise ResultsError(
+            f"expected a base that only sees, got {study.base}, which hears. Name the vision-only "
+            "model that this one was trained from."
+        )
     given = models.bundles(every), models.bundles(cases.get(NEEDS_BASE, []), of_base=True)
     facts = _facts(study) | bundle_facts(*given)
     recipe = _recipe(study, facts)
     results.require_same(out, recipe)
     omni = models.load(study.model, given[0])
     base = models.load(study.base, given[1]) if study.base else None
-    if base is not None and base.family.hears:
-        raise ResultsError(
-            f"expected a base that only sees, got {study.base}, which hears. Name the vision-only "
-            "model that this one was trained from."
-        )
     reading.groups(omni.model.cfg.n_layers)
     results.write_recipe(out, recipe)
     stages = {

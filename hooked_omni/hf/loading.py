@@ -7,6 +7,7 @@ with a checkpoint runs only if the caller allows it.
 import importlib.util
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def load_towers(
         _require_parts(family.remote, name, raw, [*held])
         hf, processor = _remote(family, name, options)
     return Towers(hf.to(device).requires_grad_(False).eval(), processor)
+
+
+def family_named(name: str | Path, revision: str | None = None) -> Family:
+    """The family of a model, from its `config.json` alone; errors as `load`."""
+    if str(name) in SHIPPED:
+        return _shipped_family(str(name))
+    return family_of(read_config(name, file_source(name, revision)))
+
+
+@cache
+def _shipped_family(name: str) -> Family:
+    return family_of(SHIPPED[name]()[0].config.to_dict())  # small enough to be made for that
 
 
 def file_source(name: str | Path, revision: str | None) -> dict[str, Any]:

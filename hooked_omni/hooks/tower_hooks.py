@@ -19,8 +19,8 @@ from hooked_omni.hooks.hook_point import ForwardState, HookPoint
 from hooked_omni.hooks.interventions import Condition, NamesFilter, as_hooks, filters, named
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 
-Points = Mapping[str, tuple[nn.Module, bool]]
-"""By name, the module of a hook point, and whether it is what comes in."""
+Points = Mapping[str, tuple[list[nn.Module], bool]]
+"""By name, the modules of a hook point, one of which runs, and whether it is what comes in."""
 TowerCache = dict[str, Float[Tensor, "*position d_tower"]]
 """What passed each hook point; several calls of one module follow each other."""
 _UNDER_WAY: ContextVar[object] = ContextVar("the hooked run of this thread", default=None)
@@ -66,8 +66,8 @@ def hooked_towers(
         if same and not torch.equal(before[name][-1], last):
             raise HookError(
                 f"expected an edit of {name!r} that reaches the decoder, got the same prompt to "
-                "the bit: these positions become no token, or a norm or rounding hides it. Edit "
-                "others."
+                "the bit: these positions become no token, the model takes an earlier block, or a "
+                "norm or rounding hides it. Edit others."
             )
         prompt = replace(prompt, facts={**prompt.facts, "tower_edits": sorted(edits)})
     return prompt, {name: torch.cat(passed[name]) for name in passed if name in cached}
@@ -83,7 +83,9 @@ def _run(
     run, handles = _Run(on, cached), []
     token = _UNDER_WAY.set(run)
     try:
-        handles += (run.attach(name, *points[name]) for name in on)
+        for name in on:
+            modules, incoming = points[name]
+            handles += (run.attach(name, module, incoming) for module in modules)
         uncompiled: Any = torch.compiler.disable(embed)
         return uncompiled(), run.passed, run.edits
     except PromptError as error:

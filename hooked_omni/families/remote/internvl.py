@@ -22,7 +22,7 @@ from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.family import Conversion, Family, OnDisk, Remote, as_stored
-from hooked_omni.families.processing import require_model_rope, require_plain_words
+from hooked_omni.families.processing import require_plain_words
 from hooked_omni.families.remote.chat import (
     file_options,
     pictures,
@@ -197,7 +197,6 @@ def _prepare(
     processor: InternVLProcessor, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
     placeholders = ("<image>", "<audio>", "<IMG_CONTEXT>", "<AUDIO_CONTEXT>")
-    require_model_rope(prompt)
     require_plain_words(processor.tokenizer, prompt, placeholders)
     words, tiles, heard = prompt.text, None, {}
     weight = processor.hf.get_input_embeddings().weight

@@ -21,7 +21,7 @@ from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.checks import n_audio_tokens
 from hooked_omni.families.family import Family, OnDisk, Remote
-from hooked_omni.families.processing import require_model_rope, require_plain_words
+from hooked_omni.families.processing import require_plain_words
 from hooked_omni.families.remote.chat import (
     file_options,
     pictures,
@@ -138,7 +138,6 @@ def _times(
 def _prepare(
     processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
-    require_model_rope(prompt)
     require_plain_words(processor.tokenizer, prompt, _PLACEHOLDERS)
     frames = [] if video is None else pictures(video.frames)
     sounds = [] if audio is None else _seconds(audio)
