@@ -193,7 +193,8 @@ def embedded(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
     """The case's prompt, embedded; as `prefilled` left it if it did for this model.
 
     Raises:
-        Skip: If the clip cannot be read, or lacks one of the spans that it `needs`.
+        Skip: If the clip cannot be read, or lacks one of the spans that it `needs`, such as
+            "audio", or "video or image" for either.
     """
     known, prompt = case.prefilled_prompt, case.prompt
     if known is not None and known.state and known.state.model is omni.model:
@@ -204,9 +205,10 @@ def embedded(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
             prompt = omni.embed(prompt)
         except MediaError as error:
             raise Skip(str(error)) from error
-    missing = [name for name in needs if name not in prompt.spans]
-    if missing:
-        raise Skip(f"expected {' and '.join(needs)} in the prompt, got no {missing[0]}.")
+    for need in needs:
+        if not any(name in prompt.spans for name in need.split(" or ")):
+            has = [name for name in ("audio", "video", "image") if name in prompt.spans]
+            raise Skip(f"expected {' and '.join(needs)} in the prompt, got no {need}, but {has}.")
     return prompt
 
 

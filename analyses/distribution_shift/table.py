@@ -79,7 +79,7 @@ def run(
     tokenizer, events = tokenizer_of(omni.model), Events.every(config.own)
 
     def rows(case: Case) -> Iterator[dict[str, Any]]:
-        prompt = prefill(omni.model, embedded(omni, case, "audio", "video"))
+        prompt = prefill(omni.model, embedded(omni, case, "audio", "video or image"))
         base_prompt = _base_prompt(omni, base, case, base_prompts or {})
         _require_one_clip(case, prompt, base_prompt)
         answer = plain_answer(omni, case, prompt, config.max_new_tokens)
@@ -131,8 +131,8 @@ def _base_prompt(
             f"expected base_prompts with {case.id!r}, whose prompt is embedded for one model "
             f"already, got {sorted(given)}. Embed it for the base too, or give a `Prompt`."
         )
-    if "audio" in prompt.spans or "video" not in prompt.spans:
-        raise Skip("expected a prompt for the base with video and without audio.")
+    if "audio" in prompt.spans or not any(name in prompt.spans for name in ("video", "image")):
+        raise Skip("expected a prompt for the base with video or image and without audio.")
     return prompt
 
 

@@ -158,7 +158,13 @@ def _missing(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> Iterat
     for name, table in tables.items():
         skipped = table.attrs.get("skipped", {})
         yield f"* {name}: {len(skipped)} of {table.attrs['n_cases']} cases skipped."
-        yield from _first(f"{case}: {reason}" for case, reason in skipped.items())
+        by_reason: dict[str, list[str]] = {}
+        for case, reason in skipped.items():
+            by_reason.setdefault(reason, []).append(case)
+        yield from _first(
+            f"{cases[0]}{f' and {len(cases) - 1} more' if cases[1:] else ''}: {reason}"
+            for reason, cases in by_reason.items()
+        )
         unmatched = table.attrs.get("unmatched", {})
         yield from _first(
             f"{case}: the judge's {', '.join(words)} match no token"

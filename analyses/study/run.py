@@ -61,13 +61,13 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     require_distinct(cases["captions"])
     judge, reading = require_judge(study.judge, out)
     models, every = study.models(), [case for own in cases.values() for case in own]
+    given = models.bundles(every), models.bundles(cases.get(NEEDS_BASE, []), of_base=True)
     models.require(every)
     if study.base and family_named(study.base).hears:
         raise ResultsError(
             f"expected a base that only sees, got {study.base}, which hears. Name the vision-only "
             "model that this one was trained from."
         )
-    given = models.bundles(every), models.bundles(cases.get(NEEDS_BASE, []), of_base=True)
     facts = _facts(study) | bundle_facts(*given)
     recipe = _recipe(study, facts)
     results.require_same(out, recipe)
