@@ -197,5 +197,6 @@ PHI4_MULTIMODAL = Family(
         ),
         "vision": ("img_processor.encoder.layers", "image_embed.img_projection_down"),
     },
-    own_reading="every frame is resized and cut into squares of 448 pixels by the processor",
+    own_reading="every frame, read at 448 x 252 pixels at most, is resized and cut into squares of "
+    "448 pixels by the processor",
 )

@@ -260,7 +260,7 @@ INTERNVL2 = Family(
     received=checks.received_of_one_clip(_received),
     prepare=processing.of_one_clip(_prepare),
     hears=False,
-    media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1),
+    media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1, resize=False),
     correct_words=question_after_clip,
     call=_call,
     frames_per_step=1,

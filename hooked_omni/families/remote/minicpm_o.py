@@ -176,7 +176,7 @@ MINICPM_O = Family(
     check_inputs=_check_inputs,
     received=checks.received_of_one_clip(_received),
     prepare=processing.of_one_clip(_prepare),
-    media=MediaSettings(fps=1.0, min_frames=1, frame_factor=1),
+    media=MediaSettings(fps=1.0, min_frames=1, frame_factor=1, resize=False),
     correct_words=question_after_clip,
     call=_call,
     find_media=_find_media,

@@ -218,7 +218,7 @@ VIDEOLLAMA2 = Family(
     check_inputs=_check_inputs,
     received=checks.received_of_one_clip(_received),
     prepare=processing.of_one_clip(_prepare),
-    media=MediaSettings(min_frames=_N_FRAMES, max_frames=_N_FRAMES),
+    media=MediaSettings(min_frames=_N_FRAMES, max_frames=_N_FRAMES, resize=False),
     correct_words=_correct_words,
     call=_call,
     find_media=_find_media,
