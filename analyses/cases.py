@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from analyses.asking import prompt_of
 from analyses.text.events import Events
-from analyses.text.wording import OWN, known_order, worded
+from analyses.text.wording import OWN, worded
 from data_prep.manifest import Sample, read_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt, names
 from hooked_omni.decoding.generate import Generation
@@ -137,45 +138,12 @@ def read_cases(
     folder = Path(manifest).parent
 
     def case(sample: Sample, question: str) -> Case:
-        prompt = _prompt(sample, question, words, folder, order)
-        prompt = replace(prompt, system=system, rope=rope)
+        prompt = prompt_of(sample, question, words, folder, order, system)
+        prompt = replace(prompt, rope=rope)
         captions = sample.audio_captions, sample.video_captions
         return Case(prompt, sample.id, sample.kind, question, *captions, twin=sample.twin)
 
     return [case(sample, question) for sample in chosen for question in questions]
-
-
-def _prompt(
-    sample: Sample, question: str, words: Mapping[str, str], folder: Path, order: str | None
-) -> Prompt:
-    own = [item for item in sample.items if item[0] == "text"]
-    if bool(own) != (question == OWN):
-        raise ResultsError(
-            f"expected the question {OWN!r} for samples with words of their own and for no others, "
-            f"got {question!r} for {sample.id!r}, which has {len(own)}. Ask them in another run."
-        )
-    media = [(kind, folder / one if kind != "text" else one) for kind, one in sample.items]
-    if own and order is not None:
-        raise ResultsError(
-            f"expected no order for {sample.id!r}, whose words stand where its items have them, "
-            f"got {order!r}. Leave it out, or write the items in that order."
-        )
-    if own:
-        return Prompt(items=media)
-    video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
-    return ordered(words[question], video, audio, order, media)
-
-
-def ordered(
-    text: str, video: Any, audio: Any, order: str | None, media: Sequence[Any] = ()
-) -> Prompt:
-    """A question about a clip, or about items in its place; a `ResultsError` for another order."""
-    known_order(order)
-    if order is None and not media:
-        return Prompt(text, video, audio)
-    clip = [("video", video, audio)] if video else [("audio", audio)] if audio else []
-    given, words = [*media, *clip], [("text", text)]
-    return Prompt(items=[*given, *words] if order == "clip-first" else [*words, *given])
 
 
 def _order(omni: HookedOmni, case: Case) -> str:
@@ -226,7 +194,8 @@ def embedded(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
     """The case's prompt, embedded; as `prefilled` left it if it did for this model.
 
     Raises:
-        Skip: If the clip cannot be read, or lacks one of the spans that it `needs`.
+        Skip: If the clip cannot be read, or lacks one of the spans that it `needs`, such as
+            "audio", or "video or image" for either.
     """
     known, prompt = case.prefilled_prompt, case.prompt
     if known is not None and known.state and known.state.model is omni.model:
@@ -237,9 +206,10 @@ def embedded(omni: HookedOmni, case: Case, *needs: str) -> EmbeddedPrompt:
             prompt = omni.embed(prompt)
         except MediaError as error:
             raise Skip(str(error)) from error
-    missing = [name for name in needs if name not in prompt.spans]
-    if missing:
-        raise Skip(f"expected {' and '.join(needs)} in the prompt, got no {missing[0]}.")
+    for need in needs:
+        if not any(name in prompt.spans for name in need.split(" or ")):
+            has = [name for name in ("audio", "video", "image") if name in prompt.spans]
+            raise Skip(f"expected {' and '.join(needs)} in the prompt, got no {need}, but {has}.")
     return prompt
 
 

@@ -4,8 +4,9 @@ python -m examples.embed_prompts OpenGVLab/InternOmni data/pairs.jsonl prompts/i
 python -m examples.embed_prompts OpenGVLab/InternVL2-8B data/pairs.jsonl prompts/internomni --base
 
 The first writes a bundle for each sample and question, under the name by which the analyses'
-`--embedded` and a study's `embedded` find it; the second, those of the base, beside them. Bundles
-that are there are kept. It needs what `python -m hooked_omni embed` needs, and this repository's
+`--embedded` and a study's `embedded` find it; the second, those of the base, beside them. Samples
+of items are embedded too, those with words of their own under the question "own". Bundles that are
+there are kept. It needs what `python -m hooked_omni embed` needs, and this repository's
 folder. Without arguments: a clip of ours, by shipped models.
 """
 
@@ -16,21 +17,16 @@ if __name__ == "__main__":
 
 import argparse
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from analyses.asking import prompt_of, without_sound
+from analyses.text.wording import OWN, worded
 from data_prep.manifest import Sample, file_name, read_manifest, write_manifest
 from examples._clip import two_seconds
-from hooked_omni.errors import ManifestError, MediaError
-from hooked_omni.hf.loading import load_towers
+from hooked_omni.errors import MediaError, PromptError
+from hooked_omni.hf.loading import family_named, load_towers
 from hooked_omni.inputs.prompt import Prompt
-
-# The words must be those of the study: its [wording], or these, which are the defaults.
-WORDS = {
-    "see": "Describe what you see.",
-    "hear": "Describe what you hear.",
-    "both": "Describe what you see and hear.",
-}
 
 
 # %% which model, which clips, where to
@@ -41,16 +37,20 @@ def options(arguments: list[str] | None, prog_name: str) -> argparse.Namespace:
     parser.add_argument("manifest", nargs="?", type=Path)
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--base", action="store_true", help="prompts of a base, which only sees")
-    parser.add_argument("--questions", help="default: see,hear,both; of a base, hear")
+    everything = "default: see,hear,both; of a base, hear; where samples have words, own"
+    parser.add_argument("--questions", help=everything)
+    parser.add_argument("--wording", action="append", default=[], help="as 'hear=What sounds?'")
     parser.add_argument("--system", help="system prompt; default: the family's")
     orders = ["text-first", "clip-first"]
     parser.add_argument("--order", choices=orders, help="default: the family's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", help="that of the study; default: as saved")
     given = parser.parse_args(arguments)
-    given.questions = (given.questions or ("hear" if given.base else "see,hear,both")).split(",")
-    if unknown := sorted({*given.questions} - {*WORDS}):
-        parser.error(f"expected questions among {[*WORDS]}, got {unknown}")
+    wording = (one.partition("=") for one in given.wording)
+    given.words = worded({name: text for name, _, text in wording})
+    given.questions = given.questions and given.questions.split(",")
+    if unknown := sorted({*(given.questions or ())} - {*given.words, OWN}):
+        parser.error(f"expected questions among {[*given.words, OWN]}, got {unknown}")
     if given.manifest is None:
         given.folder = Path(tempfile.mkdtemp())
         two_seconds(given.folder / "clip.mp4")
@@ -61,31 +61,37 @@ def options(arguments: list[str] | None, prog_name: str) -> argparse.Namespace:
     return given
 
 
+# %% the prompts, as the analyses make them
+def prompts(given: argparse.Namespace) -> Iterator[tuple[str, Prompt]]:
+    """Every prompt, and the name of its case."""
+    usual = ["hear"] if given.base else ["see", "hear", "both"]
+    for sample in read_manifest(given.manifest):
+        has_words = any(kind == "text" for kind, _ in sample.items)
+        for question in given.questions or ([OWN] if has_words else usual):
+            how = given.words, given.manifest.parent, given.order, given.system
+            prompt = prompt_of(sample, question, *how)
+            yield f"{sample.id}/{question}", without_sound(prompt) if given.base else prompt
+
+
 # %% the towers, once, and every case
 def main(arguments: list[str] | None, prog_name: str) -> None:
     """Embed what is not there yet."""
     given = options(arguments, prog_name)
-    samples = read_manifest(given.manifest)
+    cases, family = dict(prompts(given)), family_named(given.model)
+    for name, prompt in cases.items():
+        try:
+            family.require(prompt)  # before weights are read
+        except PromptError as error:
+            error.add_note(f"This is case {name!r}.")
+            raise
     towers = load_towers(given.model, given.device, given.dtype, trust_remote_code=True)
     folder = given.folder / "base" if given.base else given.folder
-    for sample in samples:
-        video, audio = (p and given.manifest.parent / p for p in (sample.video, sample.audio))
-        if sample.items:
-            raise ManifestError(
-                f"expected samples of one clip, got items in {sample.id!r}. Leave that sample out."
-            )
-        for question in given.questions:
-            path = folder / f"{file_name(f'{sample.id}/{question}')}.safetensors"
-            own = None if given.base else audio
-            asked: dict[str, Any] = dict(text=WORDS[question], video=video, audio=own)
-            if given.order:
-                words, clip = ("text", WORDS[question]), ("video", video, own)
-                asked = dict(items=[words, clip] if given.order == "text-first" else [clip, words])
-            prompt = Prompt(**asked, system=given.system, use_audio_in_video=not given.base)
-            try:
-                print(path if path.is_file() else towers.embed(prompt).save(path))
-            except MediaError as error:
-                print(f"left out: {sample.id}: {error}")  # the analyses skip it, and say so
+    for name, prompt in cases.items():
+        path = folder / f"{file_name(name)}.safetensors"
+        try:
+            print(path if path.is_file() else towers.embed(prompt).save(path))
+        except MediaError as error:
+            print(f"left out: {name}: {error}")  # the analyses skip it, and say so
 
 
 if __name__ == "__main__":

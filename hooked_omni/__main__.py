@@ -69,18 +69,21 @@ def prove(
     from rich.console import Console  # `embed` also runs where this and the decoder are missing
 
     from hooked_omni import guarantees
+    from hooked_omni.hf.loading import family_named
     from hooked_omni.inputs.prompt import EmbeddedPrompt
     from hooked_omni.omni import load
     from hooked_omni.parity import prove as compare
 
+    given = None if prompt is None else EmbeddedPrompt.load(prompt)  # first: it may be refused
+    asked = _prompt(question, clip, audio, family_named(model, revision))
     how = revision, decoder_only, trust_remote_code, adapter
     omni = load(model, device, dtype, attention, *how)
-    if prompt is not None:
-        embedded: Any = EmbeddedPrompt.load(prompt, device)
+    if given is not None:
+        embedded: Any = given.to(device)
     elif decoder_only:
         embedded = omni.model.as_prompt(omni.model.to_tokens(question))
     else:
-        embedded = omni.embed(_prompt(question, clip, audio, omni.family))
+        embedded = omni.embed(asked)
     report = compare(omni, embedded)
     console = Console()
     console.print(guarantees.guaranteed(omni, embedded, report))
@@ -104,11 +107,12 @@ def embed(
     adapter: Lora = None,
 ) -> None:
     """Run the towers on a clip and a question, and write the decoder's inputs to a file."""
-    from hooked_omni.hf.loading import load_towers  # not needed for --help
+    from hooked_omni.hf.loading import family_named, load_towers  # not needed for --help
 
+    asked = _prompt(question, clip, audio, family_named(model, revision), system)
     how = revision, trust_remote_code, adapter
     towers = load_towers(model, device, dtype, "sdpa", *how)
-    prompt = towers.embed(_prompt(question, clip, audio, towers.family, system))
+    prompt = towers.embed(asked)
     parts = ", ".join(f"{len(prompt.spans[name])} {name}" for name in prompt.spans)
     typer.echo(f"{prompt.save(out)}: {prompt.n_pos} positions, {parts}")
 
@@ -135,11 +139,17 @@ def models() -> None:
 def _prompt(
     question: str, clip: Path | None, audio: Path | None, family: Any, system: str | None = None
 ) -> Any:
+    """What is asked; refused, before weights are read, where the family does not take it."""
+    from hooked_omni.inputs.container import existing
     from hooked_omni.inputs.prompt import Prompt
 
     if clip is not None and not family.sees and audio is None:
         clip, audio = None, clip  # such a model takes the clip's sound
-    return Prompt(question, video=clip, audio=audio, system=system)
+    asked = Prompt(question, video=clip, audio=audio, system=system)
+    family.require(asked)
+    for source in asked.sources(family.hears):
+        existing(source.path)
+    return asked
 
 
 def main(arguments: list[str] | None = None) -> None:

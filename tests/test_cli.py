@@ -10,7 +10,7 @@ from hooked_omni.__main__ import main
 from hooked_omni.organisms.random_weights import random_omni
 from tests.support.adapters import saved
 from tests.support.clips import write_clip
-from tests.support.models import save_checkpoint
+from tests.support.models import config_alone, save_checkpoint
 
 QUESTION, PROVE = "What now?", ["prove", "random-omni"]
 UNKNOWN = "UnknownModelError: expected a hub name"
@@ -53,6 +53,28 @@ def test_a_prompt_of_a_fine_tune_names_it(clip, tmp_path):
     out, mine = tmp_path / "prompt.safetensors", saved(tmp_path / "mine")
     run("embed", "random-omni", "--clip", clip, "--adapter", mine, "--out", out)
     assert EmbeddedPrompt.load(out).facts["adapter"]["name"] == "mine"
+
+
+REFUSED = [
+    ("random-audio", ["--clip", "clip.mp4", "--audio", "clip.mp4"], "This family does not see"),
+    ("random-voxtral", ["--clip", "clip.mp4", "--audio", "clip.mp4"], "This family does not see"),
+    ("random-vl", ["--audio", "clip.mp4"], "This family does not hear"),
+    ("random-omni", ["--clip", "none.mp4"], "got no file at"),
+    ("random-omni", ["--question", " "], "expected a question"),
+]
+
+
+@pytest.mark.parametrize("verb", ["embed", "prove"])
+@pytest.mark.parametrize(("name", "words", "message"), REFUSED)
+def test_what_a_family_does_not_take_is_refused_before_weights(
+    verb, name, words, message, clip, tmp_path, capsys
+):
+    model, out = config_alone(name, tmp_path / "model"), ["--out", "x"] if verb == "embed" else []
+    given = [str(clip.with_name(word)) if ".mp4" in word else word for word in words]
+    with pytest.raises(SystemExit) as end:
+        main([verb, str(model), *out, *given])
+    printed = " ".join(capsys.readouterr().err.split())
+    assert end.value.code == 1 and message in printed and "weights" not in printed
 
 
 def test_words_alone_are_proved(folder, capsys):

@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 import torch
 
+from analyses.asking import without_sound
 from analyses.cases import Case, Cases, Skip, as_cases, embedded, plain_answer, tabulate
 from analyses.configs import DistributionShiftConfig as Config
 from analyses.distribution_shift.divergence import compare, places
 from analyses.distribution_shift.sound_words import token_events
-from analyses.running.elsewhere import said, without_sound
+from analyses.running.elsewhere import said
 from analyses.text.events import Events
 from analyses.text.pieces import pieces
 from analyses.text.vocabulary import shared_vocabulary, tokenizer_of
@@ -66,7 +67,7 @@ def run(
     tokenizer, events = tokenizer_of(omni.model), Events.every(config.own)
 
     def rows(case: Case) -> Iterator[dict[str, Any]]:
-        prompt = prefill(omni.model, embedded(omni, case, "audio", "video"))
+        prompt = prefill(omni.model, embedded(omni, case, "audio", "video or image"))
         base_prompt = _base_prompt(omni, base, case, base_prompts or {})
         _require_one_clip(case, prompt, base_prompt)
         answer = plain_answer(omni, case, prompt, config.max_new_tokens)
@@ -118,8 +119,8 @@ def _base_prompt(
             f"expected base_prompts with {case.id!r}, whose prompt is embedded for one model "
             f"already, got {sorted(given)}. Embed it for the base too, or give a `Prompt`."
         )
-    if "audio" in prompt.spans or "video" not in prompt.spans:
-        raise Skip("expected a prompt for the base with video and without audio.")
+    if "audio" in prompt.spans or not any(name in prompt.spans for name in ("video", "image")):
+        raise Skip("expected a prompt for the base with video or image and without audio.")
     return prompt
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from analyses.asking import without_sound
 from analyses.cases import Case
 from data_prep.manifest import file_name
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
@@ -18,17 +19,6 @@ from hooked_omni.inputs.bundle import kept_checksum
 
 Bundles = Mapping[Prompt, Path]
 """The bundle of each case's prompt."""
-
-
-def without_sound(prompt: Prompt) -> Prompt:
-    """The prompt for a base that only sees: the same words and pictures."""
-
-    def seen(items: Sequence[Any]) -> list[Any]:
-        return [(item[0], item[1]) for item in items if item[0] != "audio"]
-
-    turns = [(role, seen(items)) for role, items in prompt.messages[:-1]]
-    own = dict(audio=None, items=seen(prompt.items) if prompt.items else (), turns=turns)
-    return replace(prompt, **own, use_audio_in_video=False, rope="model")
 
 
 def bundles(folder: Path, cases: Sequence[Case], of_base: bool = False) -> Bundles:

@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
-from analyses.cases import Case, ordered, read_cases
+from analyses.asking import ordered, without_sound
+from analyses.cases import Case, read_cases
 from analyses.running import runs
 from analyses.running.elsewhere import Bundles, GivenPrompts, bundle_facts, bundles
 from analyses.running.identity import KeptPrompts, clips_digest
 from analyses.running.options import CaseSelection, ModelOptions
 from analyses.text.wording import OWN, worded
 from hooked_omni import HookedOmni, load
+from hooked_omni.errors import PromptError
 from hooked_omni.files import file_hash
+from hooked_omni.hf.loading import family_named
 
 
 def cases_of(chosen: CaseSelection) -> list[Case]:
@@ -57,6 +61,25 @@ def given_bundles(
     return None if models.embedded is None else bundles(models.embedded, cases, of_base)
 
 
+def require_taken(models: ModelOptions, cases: Sequence[Case]) -> None:
+    """Refuse, before weights are read, what the model's family does not take.
+
+    The base skips such a case; it is refused if it takes none of them. `PromptError`.
+    """
+    whole: Any = lambda prompt: prompt  # noqa: E731
+    asked = [(models.model, whole, 1), (models.base, without_sound, len(cases))]
+    for name, prompt_of, too_many in asked:
+        family, refused = family_named(name) if name else None, []
+        for case in cases if family else ():
+            try:
+                family.require(prompt_of(case.prompt))
+            except PromptError as error:
+                error.add_note(f"This is case {case.id!r}, for {name}.")
+                refused.append(error)
+        if len(refused) >= too_many:
+            raise refused[0]
+
+
 def load_with(
     models: ModelOptions, name: str, given: Bundles | None, adapter: Path | None = None
 ) -> HookedOmni:
@@ -76,6 +99,7 @@ def prepare(
     runs.shard_of(cases, shard)
     given = given_bundles(models, cases)
     of_base = None if models.base is None else given_bundles(models, cases, of_base=True)
+    require_taken(models, cases)
     facts = selection_facts(chosen) | bundle_facts(given, of_base)
     omni = load_with(models, models.model, given, models.adapter)
     base = None if models.base is None else load_with(models, models.base, of_base)

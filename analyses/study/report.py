@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analyses import fidelity
-from analyses.plots import figures
+from analyses.plots import figures, published
 from analyses.running import results, runs
 from analyses.study.claims import Finding
 from analyses.study.config import Study
@@ -137,8 +137,8 @@ def _lines(
     yield f"Order: {as_text(tables['captions'].attrs.get('order', 'unknown'))}. "
     yield f"Greedy answers of up to {', '.join(map(str, limits))} tokens. "
     yield f"Versions: {as_text(versions)}.\n"
-    if note := unlike_the_paper(read_facts(study.data)):
-        yield f"Note: {as_text(note)}.\n"
+    for note in (unlike_the_paper(read_facts(study.data)), published.note(study.model)):
+        yield f"Note: {as_text(note)}.\n" if note else ""
     yield _CLAIMS_HEAD
     yield from checklist(findings)
     for name in tables:
@@ -158,7 +158,13 @@ def _missing(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> Iterat
     for name, table in tables.items():
         skipped = table.attrs.get("skipped", {})
         yield f"* {name}: {len(skipped)} of {table.attrs['n_cases']} cases skipped."
-        yield from _first(f"{case}: {reason}" for case, reason in skipped.items())
+        by_reason: dict[str, list[str]] = {}
+        for case, reason in skipped.items():
+            by_reason.setdefault(reason, []).append(case)
+        yield from _first(
+            f"{cases[0]}{f' and {len(cases) - 1} more' if cases[1:] else ''}: {reason}"
+            for reason, cases in by_reason.items()
+        )
         unmatched = table.attrs.get("unmatched", {})
         yield from _first(
             f"{case}: the judge's {', '.join(words)} match no token"

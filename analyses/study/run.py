@@ -18,13 +18,14 @@ from analyses.running import results, runs
 from analyses.running.elsewhere import bundle_facts
 from analyses.running.identity import clips_digest, require_distinct
 from analyses.running.progress import ProgressCallback, no_progress
-from analyses.running.request import given_bundles, load_with
+from analyses.running.request import given_bundles, load_with, require_taken
 from analyses.study import report
 from analyses.study.claims import Finding, check
 from analyses.study.config import NEEDS_BASE, STAGES, Study
 from analyses.study.judging import judge_study, require_judge, with_events
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash
+from hooked_omni.hf.loading import family_named
 
 _SCORED = {"captions", "logit_lens", "knockout"}
 
@@ -81,16 +82,17 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
         given_bundles(models, every),
         given_bundles(models, cases.get(NEEDS_BASE, []), of_base=True),
     )
+    require_taken(models, every)
+    if study.base and family_named(study.base).hears:
+        raise ResultsError(
+            f"expected a base that only sees, got {study.base}, which hears. Name the vision-only "
+            "model that this one was trained from."
+        )
     facts = _facts(study) | bundle_facts(*given)
     recipe = _recipe(study, facts)
     results.require_same(out, recipe)
     omni = load_with(models, study.model, given[0], study.adapter)
     base = load_with(models, study.base, given[1]) if study.base else None
-    if base is not None and base.family.hears:
-        raise ResultsError(
-            f"expected a base that only sees, got {study.base}, which hears. Name the vision-only "
-            "model that this one was trained from."
-        )
     reading.groups(omni.model.cfg.n_layers)
     results.write_recipe(out, recipe)
     stages = {

@@ -102,7 +102,8 @@ def _from_model(source: Captioner, samples: Iterable[Sample], out: Path) -> Capt
         clip = out.parent / (sample.video or "")
         try:
             if not clip.is_file():
-                raise MediaError(f"no clip at {sample.video}")
+                kinds = [kind for kind, _ in sample.files]
+                raise MediaError(f"no clip at {sample.video or f'all: its files are {kinds}'}")
             key = digest(clip_hash(clip), source.facts)
         except MediaError as error:
             missing[sample.id] = str(error)

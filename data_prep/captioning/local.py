@@ -60,8 +60,9 @@ class Local:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         try:
+            processor = AutoProcessor.from_pretrained(self.model)  # before weights are read
             model: Any = AutoModelForImageTextToText.from_pretrained(self.model, dtype=self.dtype)
-            return model.to(self.device).eval(), AutoProcessor.from_pretrained(self.model)
+            return model.to(self.device).eval(), processor
         except Exception as error:  # hub, config and weights raise their own each
             raise UnknownModelError(
                 f"expected a vision-language model, got {self.model!r}, which does not load "

@@ -158,7 +158,7 @@ class Family:
         config_key: A key that its `config.json` has and another family of its `model_types` lacks.
         inner_towers: Names of towers that are parts of the Hugging Face decoder.
         towers: By "audio" and "vision", paths inside the model, from any depth on: of its tower's
-            list of blocks, and of the module whose output enters the decoder.
+            list of blocks, and of the modules of which one runs, whose output enters the decoder.
         own_reading: What the model's own code does to every clip; every bundle's facts say so.
         one_clip: Where its one clip stands beside its one question, if it takes no more than these:
             "first", as its own code writes them, or "anywhere".
@@ -192,7 +192,7 @@ class Family:
     remote: Remote | None = None
     config_key: str | None = None
     inner_towers: tuple[str, ...] = ()
-    towers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    towers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     own_reading: str | None = None
     one_clip: Literal["first", "anywhere"] | None = None
     proved: str = "0, tiny random weights of its class"
@@ -209,6 +209,11 @@ class Family:
                 f"expected one question and at most one clip{place} for {self.name}, got "
                 f"{kinds} after {len(prompt.turns)} turns. Write Prompt(question, video=file) "
                 "or Prompt(question, audio=file)."
+            )
+        if prompt.rope != "model" and (self.one_clip or not (self.hears and self.sees)):
+            raise PromptError(
+                f"expected rope='model' for {self.name}, whose sound inside video has no positions "
+                f"of its own, got {prompt.rope!r}. Leave it out."
             )
         for source in sources:
             if source.kind in ("video", "image") and not self.sees:

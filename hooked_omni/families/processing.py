@@ -51,14 +51,6 @@ def require_plain_words(tokenizer: Any, prompt: Prompt, placeholders: tuple[str,
             )
 
 
-def require_model_rope(prompt: Prompt) -> None:
-    """Refuse positions that only sound inside a video can have."""
-    if prompt.rope != "model":
-        raise PromptError(
-            f"expected rope='model' without sound inside video, got {prompt.rope!r}. Leave it out."
-        )
-
-
 def _require_known_words(tokenizer: Any, prompt: Prompt) -> None:
     """Small models know few words; they would read all others as the same unknown token."""
     unknown_id = tokenizer.unk_token_id
@@ -125,7 +117,6 @@ def _require_as_given(made: str, prompt: Prompt, placeholders: Mapping[str, str]
 
 def prepare_sound(processor: Any, prompt: Prompt, read: Read, *, system: str) -> dict[str, Any]:
     """Inputs of a model that hears and does not see; `PromptError` for words it does not take."""
-    require_model_rope(prompt)
     text = chat(processor, prompt, system, _SOUND_BY_KEY)
 
     def arguments(medium: Medium) -> dict[str, Any]:
@@ -149,7 +140,6 @@ def prepare_squares(processor: Any, prompt: Prompt, read: Read) -> dict[str, Any
 
     `PromptError` for words it does not take.
     """
-    require_model_rope(prompt)
 
     def arguments(medium: Medium) -> dict[str, Any]:
         video: Any = medium.read
@@ -187,7 +177,6 @@ def prepare_video(
     `metadata` gives the times of the frames as the processor reads them; without, it assumes 24
     frames a second.
     """
-    require_model_rope(prompt)
 
     def arguments(medium: Medium) -> dict[str, Any]:
         if not isinstance(medium.read, Video):

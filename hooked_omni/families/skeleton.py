@@ -30,8 +30,8 @@ def find_decoder(hf_model: nn.Module) -> nn.Module:
     )
 
 
-def tower_points(hf_model: nn.Module, family: Family) -> dict[str, tuple[nn.Module, bool]]:
-    """By name, the module of each hook point in the towers, and whether it is what comes in.
+def tower_points(hf_model: nn.Module, family: Family) -> dict[str, tuple[list[nn.Module], bool]]:
+    """By name, the modules of each hook point in the towers, and whether it is what comes in.
 
     `HookError` for towers of foreign code, and for compiled ones, which may miss a hook or keep it.
     """
@@ -43,12 +43,12 @@ def tower_points(hf_model: nn.Module, family: Family) -> dict[str, tuple[nn.Modu
             f"{'they are compiled' if compiled else 'its file names none'}. Use the hooks of its "
             "decoder, whose `hook_embed` is what the towers give it."
         )
-    points: dict[str, tuple[nn.Module, bool]] = {}
+    points: dict[str, tuple[list[nn.Module], bool]] = {}
     for tower, paths in family.towers.items():
-        blocks, out = (next(m for n, m in modules.items() if n.endswith(f".{p}")) for p in paths)
+        blocks, *out = (next(m for n, m in modules.items() if n.endswith(f".{p}")) for p in paths)
         for layer, block in enumerate(blocks.children()):
-            points[names.in_tower(tower, names.resid_pre(layer))] = block, True
-            points[names.in_tower(tower, names.resid_post(layer))] = block, False
+            points[names.in_tower(tower, names.resid_pre(layer))] = [block], True
+            points[names.in_tower(tower, names.resid_post(layer))] = [block], False
         points[names.in_tower(tower)] = out, False
     return points
 

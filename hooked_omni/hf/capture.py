@@ -32,12 +32,24 @@ class _Captured(Exception):
 def captured_inputs(
     hf_model: nn.Module, family: Family, inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Keyword arguments with which `hf_model` calls its decoder on `inputs`."""
+    """Keyword arguments with which `hf_model` calls its decoder on `inputs`.
+
+    What a hook of this thread calls the model for meanwhile runs to its end, as in other threads.
+    """
     own_thread, decoder = threading.get_ident(), find_decoder(hf_model)
+    calls = list[nn.Module]()  # of the whole model, one inside the other
     first: Any = next(decoder.get_submodule("layers").children())
 
+    def enter(module: nn.Module, _: Any) -> None:
+        if threading.get_ident() == own_thread:
+            calls.append(module)
+
+    def leave(*_: Any) -> None:
+        if threading.get_ident() == own_thread:
+            del calls[-1:]
+
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if threading.get_ident() != own_thread:  # another one may run the model to its end
+        if threading.get_ident() != own_thread or len(calls) > 1:
             return
         given = {**kwargs, **({"inputs_embeds": args[0]} if args else {})}
         # A decoder that merges the clips itself is stopped at its first block.
@@ -45,6 +57,10 @@ def captured_inputs(
             raise _Captured(given)
 
     handles = [m.register_forward_pre_hook(stop, with_kwargs=True) for m in (decoder, first)]
+    handles += [
+        hf_model.register_forward_pre_hook(enter),
+        hf_model.register_forward_hook(leave, always_call=True),
+    ]
     try:
         family.call(hf_model, inputs)
     except _Captured as captured:

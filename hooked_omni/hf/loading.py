@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shutil
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ def _towers(hf: Any, processor: Any, adapter: str | Path | None, facts: Any) -> 
     towers = Towers(hf, processor)
     towers.adapter = facts or towers.adapter
     return towers
+
+
+def family_named(name: str | Path, revision: str | None = None) -> Family:
+    """The family of a model, from its `config.json` alone; errors as `load`."""
+    if str(name) in SHIPPED:
+        return _shipped_family(str(name))
+    return family_of(read_config(name, file_source(name, revision)))
+
+
+@cache
+def _shipped_family(name: str) -> Family:
+    return family_of(SHIPPED[name]()[0].config.to_dict())  # small enough to be made for that
 
 
 def file_source(name: str | Path, revision: str | None) -> dict[str, Any]:

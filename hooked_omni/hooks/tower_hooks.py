@@ -19,8 +19,8 @@ from hooked_omni.hooks.interventions import as_hooks, filters, named
 from hooked_omni.hooks.types import Condition, NamesFilter, TowerCache
 from hooked_omni.inputs.prompt import EmbeddedPrompt
 
-Points = Mapping[str, tuple[nn.Module, bool]]
-"""By name, the module of a hook point, and whether it is what comes in."""
+Points = Mapping[str, tuple[list[nn.Module], bool]]
+"""By name, the modules of a hook point, one of which runs, and whether it is what comes in."""
 _UNDER_WAY: ContextVar[object] = ContextVar("the hooked run of this thread", default=None)
 
 
@@ -64,8 +64,8 @@ def hooked_towers(
         if same and not torch.equal(before[name][-1], last):
             raise HookError(
                 f"expected an edit of {name!r} that reaches the decoder, got the same prompt to "
-                "the bit: these positions become no token, or a norm or rounding hides it. Edit "
-                "others."
+                "the bit: these positions become no token, the model takes an earlier block, or a "
+                "norm or rounding hides it. Edit others."
             )
         prompt = replace(prompt, facts={**prompt.facts, "tower_edits": sorted(edits)})
     return prompt, {name: torch.cat(passed[name]) for name in passed if name in cached}
@@ -81,7 +81,9 @@ def _run(
     run, handles = _Run(on, cached), []
     token = _UNDER_WAY.set(run)
     try:
-        handles += (run.attach(name, *points[name]) for name in on)
+        for name in on:
+            modules, incoming = points[name]
+            handles += (run.attach(name, module, incoming) for module in modules)
         uncompiled: Any = torch.compiler.disable(embed)
         return uncompiled(), run.passed, run.edits
     except PromptError as error:

@@ -17,7 +17,8 @@ class MediaSettings:
 
     Sizes are in pixels per frame, except `total_pixels`, for the whole clip (90 % of a context of
     128 000 tokens). Heights and widths are multiples of `size_factor`, frame counts of
-    `frame_factor`. Of a sound only the first `sound_seconds` are heard; None for all of it.
+    `frame_factor`. Without `resize`, frames keep their own size, for a processor that resizes them
+    by a rule of its own. Of a sound only the first `sound_seconds` are heard; None for all of it.
     """
 
     fps: float = 2.0
@@ -30,10 +31,13 @@ class MediaSettings:
     frame_factor: int = 2
     sampling_rate: int = 16_000
     sound_seconds: float | None = None
+    resize: bool = True
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not (math.isfinite(value) and value > 0):
+            if name == "resize" or value is None:
+                continue
+            if not (math.isfinite(value) and value > 0):
                 raise MediaError(f"expected {name} > 0, got {value}. Give a positive number.")
         ordered = [
             ("frame_factor", self.frame_factor, "max_frames", self.max_frames),

@@ -40,7 +40,7 @@ _PER_PIXEL = 50
 
 @dataclass(frozen=True)
 class Video:
-    """The sampled frames of a clip, resized, values 0..255."""
+    """The sampled frames of a clip, resized unless its settings say otherwise, values 0..255."""
 
     frames: Float[Tensor, "frame channel height width"]  # RGB
     fps: float  # sampled frames per second of clip, as the model's processor needs it
@@ -79,11 +79,13 @@ def read_video(path: str | Path, settings: MediaSettings = PAPER) -> Video:
             f"decord, the paper's reader, gave other frames than requested (wanted, got): {wrong}; "
             f"frame_seconds has the times of those it gave"
         )
-    shape = resized_shape(frames.shape[2], frames.shape[3], len(indices), settings)
-    # One at a time: resizing takes 12 bytes a pixel of the clip's own size.
-    each = [resize(f[None], list(shape), InterpolationMode.BICUBIC, antialias=True) for f in frames]
+    if settings.resize:
+        shape = list(resized_shape(frames.shape[2], frames.shape[3], len(indices), settings))
+        # One at a time: resizing takes 12 bytes a pixel of the clip's own size.
+        each = [resize(f[None], shape, InterpolationMode.BICUBIC, antialias=True) for f in frames]
+        frames = torch.cat(each)
     return Video(
-        frames=torch.cat(each).float(),
+        frames=frames.float(),
         fps=len(indices) / len(times) * native_fps,
         seconds=float(end - times[0]),
         frame_seconds=tuple(float(times[index] - origin) for index in given),
@@ -216,7 +218,8 @@ def _sampled(
         if len(reader) != len(times) or not 0 < native_fps < math.inf:
             raise RuntimeError(f"{len(reader)} of {len(times)} frames at {native_fps} per second")
         indices = sampled_indices(len(times), native_fps, settings)
-        require_memory((_PER_PIXEL + 3 * len(indices)) * math.prod(size), path)
+        per_frame = 3 if settings.resize else 15  # bytes: as decoded, and as floats of that size
+        require_memory((_PER_PIXEL + per_frame * len(indices)) * math.prod(size), path)
         batch = reader.get_batch(indices)
         starts = reader.get_frame_timestamp(indices)[:, 0]
     except (decord.DECORDError, RuntimeError) as error:

@@ -43,7 +43,7 @@ def random_phi4(
         sliding_window=window,
         bos_token_id=None,
         pad_token_id=tokenizer.pad_token_id,
-        vision_config={**sides, "num_hidden_layers": 2, "image_token_id": tokenizer.image_token_id},
+        vision_config={**sides, "num_hidden_layers": 3, "image_token_id": tokenizer.image_token_id},
         audio_config={
             **sides,
             **dict.fromkeys(convolutions, 32),

@@ -343,7 +343,7 @@ def test_a_hundred_percent_needs_all_three(tables: Tables) -> None:
 
 @pytest.mark.parametrize(
     ("model", "question"),
-    [("Qwen/Qwen2.5-Omni-3B", "both"), ("x", "both"), ("qwen2.5-omni-3b", "see")],
+    [("Qwen/Qwen2.5-Omni-3B", "both"), ("x", "both"), ("qwen/qwen2.5-omni-3b", "see")],
 )
 def test_published_points_stand_under_their_model_question_and_pool(
     model: str, question: str

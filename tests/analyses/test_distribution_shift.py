@@ -205,7 +205,7 @@ def test_samples_that_cannot_be_compared_are_skipped(model: HookedOmni, sees: Ho
     assert set(table["sample"]) == {"whole"}
     skipped = table.attrs["skipped"]
     assert "got no audio" in skipped["mute/hear"] and "got no video" in skipped["blind/hear"]
-    assert "for the base with video and without audio" in skipped["loud/hear"]
+    assert "for the base with video or image and without audio" in skipped["loud/hear"]
 
 
 def test_a_model_without_an_answer(model: HookedOmni, sees: HookedOmni, monkeypatch: Any) -> None:

@@ -181,12 +181,15 @@ def test_a_reference_is_read_as_far_as_its_last_word(model: HookedOmni, passes: 
     np.testing.assert_array_equal(*scores)
 
 
+PAPERS = {"model": "Qwen/Qwen2.5-Omni-3B"}
+
+
 def test_windows_of_the_paper_and_of_other_depths() -> None:
     def centers(n_layers: int, **more: Any) -> list[int]:
         windows = chosen_windows(knockout.Config(**more), n_layers)
         return [(w.start + w.stop - 1) // 2 for w in windows]
 
-    points = published.points("figure6_knockout", {"model": "Qwen2.5-Omni-3B"}, "hear", "factual")
+    points = published.points("figure6_knockout", PAPERS, "hear", "factual")
     assert centers(36) == sorted(set(points["center_layer"])) == list(range(4, 31, 2))
     assert {len(w) for w in chosen_windows(knockout.Config(), 36)} == {9}
     assert centers(28) == list(range(3, 25, 2))

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import decord
 import numpy as np
 import pytest
 import soundfile
@@ -13,9 +14,11 @@ import torch
 import transformers
 from torch import Tensor
 
+from data_prep.clips import write_clip
 from hooked_omni import HookedOmni, Prompt, load, prove
 from hooked_omni.errors import CheckpointError, MediaError, PromptError
 from hooked_omni.families import checks
+from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.organisms.random_towers import random_internvl
 from tests.support.checkpoints import copied, edited, in_one_file, with_config
 from tests.support.models import frames, processed, sound, uneven_gains
@@ -154,6 +157,28 @@ def test_the_processor_resizes_whole_numbers(models, name):
     key = next(key for key in own if key.startswith("pixel"))
     assert torch.equal(own[key], theirs[key])
     assert omni.embed_media(LOOK, (video,)).facts["own_reading"].startswith("every frame")
+
+
+@pytest.mark.parametrize("name", ["internvl", "llava-onevision"])
+def test_a_clips_frames_are_resized_once(models, name, tmp_path):
+    """As on the model card: by the processor alone, from the size that they have in the file."""
+    omni = models[name]
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 50, 90, 3)).repeat(4, 1).repeat(4, 2)
+    clip = write_clip(tmp_path / "clip.mp4", pixels.astype(np.uint8), fps=1)
+    raw = decord.VideoReader(str(clip)).get_batch(range(4)).asnumpy()
+    (video,) = read = omni.read_media(prompt := Prompt(ASK, video=clip))
+    assert torch.equal(video.frames, torch.from_numpy(raw).permute(0, 3, 1, 2).float())
+    own = omni.family.prepare(omni.processor, prompt, read)
+    given = [torch.from_numpy(raw).permute(0, 3, 1, 2)]
+    card = omni.processor.video_processor(given, do_sample_frames=False, return_tensors="pt")
+    (theirs,) = card.values()
+    ours = next(value for key, value in own.items() if key.startswith("pixel"))
+    bits_equal(ours, theirs.reshape(ours.shape))
+    twice = omni.read_media(replace(prompt, media=MediaSettings(fps=1.0, frame_factor=1)))
+    assert not torch.equal(omni.embed_media(prompt, twice).embeds, omni.embed(prompt).embeds)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(MediaError, match="memory to read"):
+        patch.setenv("HOOKED_OMNI_MEDIA_GB", "0.007")  # 0.0045 where frames are resized
+        omni.embed(prompt)
 
 
 @pytest.mark.parametrize("text", ["llama", "qwen3", "qwen3_moe"])

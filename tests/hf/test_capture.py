@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, prove
+from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, names, prove
 from hooked_omni.errors import MediaError, PromptError
-from hooked_omni.families.skeleton import find_decoder
+from hooked_omni.families.skeleton import find_decoder, tower_points
 from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.video import read_video
@@ -121,6 +121,33 @@ def test_frames_are_sampled_at_the_given_rate(omni, clip):
     assert prompt.facts["video"]["frames"] == 12
     assert prompt.facts["prompt"]["media"]["fps"] == 4.0
     np.testing.assert_allclose(prompt.spans.seconds["video"].unique(), np.arange(6) / 2)
+
+
+@pytest.mark.parametrize("name", ["omni", "audio", "phi4"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_hook_may_run_the_model_while_a_clip_is_embedded(name, fails, models, clips):
+    """Its own call ends with logits, and of the clip is captured what is captured without it."""
+    omni, (inputs, other) = models[name], (clips[name, kind] for kind in ("audio", "text"))
+    plain, expected = omni.embed_inputs(**inputs), omni.hf(**other).logits
+    found: list[Any] = []
+
+    def run(*_: Any, hook: Any = None) -> None:
+        if fails:
+            with pytest.raises((TypeError, ValueError, AttributeError)):
+                omni.hf()
+        found.append(omni.hf(**other).logits)
+        found.append(omni.embed_inputs(**other).n_pos)
+
+    block = next(iter(tower_points(omni.towers.hf, omni.family).values()))[0][0]
+    handle = block.register_forward_hook(run)
+    own = omni.embed_inputs(**inputs)
+    handle.remove()
+    point = names.in_tower("audio", names.resid_post(0))
+    hooked, _ = omni.embed_with_cache(inputs, (), [(point, run)])
+    assert torch.equal(own.embeds, plain.embeds) and torch.equal(hooked.embeds, plain.embeds)
+    assert len(found) == 4 and all(torch.equal(logits, expected) for logits in found[::2])
+    assert found[1] == found[3] == expected.shape[1]
+    assert not omni.hf._forward_hooks and not omni.hf._forward_pre_hooks
 
 
 def test_a_clip_is_embedded_while_another_thread_runs_the_model(omni, clips):

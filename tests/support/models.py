@@ -14,6 +14,7 @@ import torch
 from hooked_omni import HookedOmni, Prompt
 from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.video import Video
+from hooked_omni.organisms import SHIPPED
 
 _FPS, _SECONDS, _RATE = 2.0, 3.0, 16_000
 _OMNI = ("text", "audio", "video", "audio in video", "video then audio")
@@ -107,6 +108,13 @@ def left_padded(omni: HookedOmni, inputs: dict[str, Any], width: int) -> dict[st
             row = inputs[name]
             padded[name] = torch.cat([row.new_full((len(row), width), value), row], dim=1)
     return padded
+
+
+def config_alone(name: str, folder: Path) -> Path:
+    """A checkpoint of which nothing but the config is there: whoever reads weights fails."""
+    hf, _ = SHIPPED[name]()
+    hf.config.save_pretrained(folder)
+    return folder
 
 
 def twice(inputs: dict[str, Any]) -> dict[str, Any]:

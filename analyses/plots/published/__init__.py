@@ -1,8 +1,8 @@
 """Numbers published in arXiv 2604.02605, to draw under our own curves.
 
-Each is of a model (and its base), a question and a kind of clips ("all" for the whole set); what
-the paper does not state is empty, and fits anything. Figures 4 and 6 were read off the published
-plots (within half a percentage point); `scalars` is from the text.
+Each is of a checkpoint (and its base), a question and a kind of clips ("all" for the whole set);
+what the paper does not state is empty, and fits anything. Figures 4 and 6 were read off the
+published plots (within half a percentage point); `scalars` is from the text.
 """
 
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from typing import Any, cast
 
 import pandas as pd
 
-__all__ = ["number", "points", "title"]
+__all__ = ["note", "number", "points", "title"]
 
 _TITLES = {
-    "qwen2.5-omni-3b": "Qwen2.5-Omni-3B",
-    "minicpm-o-2_6": "MiniCPM-o 2.6",
-    "videollama2.1-7b-av": "VideoLLaMA 2.1-AV",
-    "internomni": "InternOmni",
+    "Qwen/Qwen2.5-Omni-3B": "Qwen2.5-Omni-3B",
+    "openbmb/MiniCPM-o-2_6": "MiniCPM-o 2.6",
+    "DAMO-NLP-SG/VideoLLaMA2.1-7B-AV": "VideoLLaMA 2.1-AV",
+    "OpenGVLab/InternOmni": "InternOmni",
 }
-_ORDERS = {"qwen2.5-omni-3b": "text-first"}  # the others' own code puts the clip first
+_ORDERS = {"Qwen/Qwen2.5-Omni-3B": "text-first"}  # the others' own code puts the clip first
 
 
 def points(name: str, of: Mapping[Any, Any], question: str, kind: str) -> pd.DataFrame:
@@ -27,21 +27,21 @@ def points(name: str, of: Mapping[Any, Any], question: str, kind: str) -> pd.Dat
 
     Args:
         name: The table: its file name without the ending.
-        of: `table.attrs`: "model", and "base" where one is compared with. The last part of a
-            checkpoint's name counts, such as "Qwen2.5-Omni-3B". "judge": a language model, or no
-            score of the paper's fits. "order": another than the paper's fits nothing; "embedded",
-            where it is not known, fits.
+        of: `table.attrs`: "model", and "base" where one is compared with, by the whole name on the
+            hub, or a folder that ends so ("/data/Qwen/Qwen2.5-Omni-3B"): another owner's is another
+            model. "judge": a language model, or no score of the paper's fits. "order":
+            another than the paper's fits nothing; "embedded", where it is not known, fits.
         question: As in our tables, such as "hear".
         kind: As in our tables, or "all" for factual and counterfactual clips together.
     """
     published = pd.read_csv(Path(__file__).with_name(f"{name}.csv"))
-    fits = published["model"] == _short(of.get("model"))
+    fits = published["model"].map(lambda known: _is(of.get("model"), known))
     for column, own in (("question", question), ("kind", kind)):
         fits &= published[column].isna() | (published[column] == own)
     if "base" in published:
-        base = _short(of.get("base"))
-        fits &= published["base"].map(lambda b: pd.isna(b) or base.startswith(str(b)))
-    asked = _ORDERS.get(_short(of.get("model")), "embedded")
+        fits &= published["base"].map(lambda known: pd.isna(known) or _is(of.get("base"), known))
+    orders = (order for known, order in _ORDERS.items() if _is(of.get("model"), known))
+    asked = next(orders, "embedded")
     fits &= {asked, of.get("order", "embedded")} <= {asked, "embedded"}
     if "judge" in published and "model" not in of.get("judge", {"model": ""}):
         fits &= published["judge"].isna()
@@ -56,8 +56,22 @@ def number(quantity: str, of: Mapping[Any, Any], question: str, kind: str) -> fl
 
 def title(of: Mapping[Any, Any]) -> str:
     """The paper's name of a model, for legends: "published, Qwen2.5-Omni-3B"."""
-    return f"published, {_TITLES.get(_short(of.get('model')), 'another model')}"
+    known = (title for name, title in _TITLES.items() if _is(of.get("model"), name))
+    return f"published, {next(known, 'another model')}"
 
 
-def _short(name: Any) -> str:
-    return str(name or "").rstrip("/").rpartition("/")[2].lower()
+def note(model: str) -> str | None:
+    """Why no number is of a model whose last name alone is a published one's; None for others."""
+    like = [name for name in _TITLES if _is(model, name.rpartition("/")[2])]
+    if not like or _is(model, like[0]):
+        return None
+    return (
+        f"published numbers are of {like[0]}, and none stands beside those of {model!r}, which may "
+        f"be another model of that name. If it is the same, name its folder so"
+    )
+
+
+def _is(name: Any, known: str) -> bool:
+    """Whether a name, of a hub or a path, ends in all parts of a known one."""
+    parts = known.lower().split("/")
+    return str(name or "").lower().rstrip("/").split("/")[-len(parts) :] == parts

@@ -147,7 +147,6 @@ def _correct_words(tokenizer: Any, tokens: Int[Tensor, " pos"], masks: Masks) ->
 
 
 def _prepare(processor: Any, prompt: Prompt, read: Read) -> dict[str, Any]:
-    processing.require_model_rope(prompt)
     processing.require_plain_words(processor.tokenizer, prompt)
     media = one_by_one.media_of(prompt, read)
     frames, sounds, clip = list[Tensor](), list[Audio](), dict[str, str]()
@@ -193,5 +192,14 @@ PHI4_MULTIMODAL = Family(
     frames_per_step=1,
     one_clip="anywhere",
     inner_towers=("embed_tokens_extend.",),
-    own_reading="every frame is resized and cut into squares of 448 pixels by the processor",
+    towers={
+        "audio": (
+            "audio_embed.encoder.encoders",
+            "audio_embed.down_proj_for_speech",
+            "audio_embed.down_proj_for_vision_speech",  # beside a picture
+        ),
+        "vision": ("img_processor.encoder.layers", "image_embed.img_projection_down"),
+    },
+    own_reading="every frame, read at 448 x 252 pixels at most, is resized and cut into squares of "
+    "448 pixels by the processor",
 )

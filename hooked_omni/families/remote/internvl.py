@@ -21,7 +21,7 @@ from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.family import Conversion, Family, OnDisk, Remote, as_stored
-from hooked_omni.families.processing import require_model_rope, require_plain_words
+from hooked_omni.families.processing import require_plain_words
 from hooked_omni.families.remote.chat import (
     file_options,
     pictures,
@@ -196,7 +196,6 @@ def _prepare(
     processor: InternVLProcessor, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
     placeholders = ("<image>", "<audio>", "<IMG_CONTEXT>", "<AUDIO_CONTEXT>")
-    require_model_rope(prompt)
     require_plain_words(processor.tokenizer, prompt, placeholders)
     words, tiles, heard = prompt.text, None, {}
     weight = processor.hf.get_input_embeddings().weight
@@ -262,7 +261,7 @@ INTERNVL2 = Family(
     received=checks.received_of_one_clip(_received),
     prepare=processing.of_one_clip(_prepare),
     hears=False,
-    media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1),
+    media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1, resize=False),
     correct_words=question_after_clip,
     call=_call,
     frames_per_step=1,

@@ -21,7 +21,7 @@ from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.checks import n_audio_tokens
 from hooked_omni.families.family import Family, OnDisk, Remote
-from hooked_omni.families.processing import require_model_rope, require_plain_words
+from hooked_omni.families.processing import require_plain_words
 from hooked_omni.families.remote.chat import (
     file_options,
     pictures,
@@ -138,7 +138,6 @@ def _times(
 def _prepare(
     processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
-    require_model_rope(prompt)
     require_plain_words(processor.tokenizer, prompt, _PLACEHOLDERS)
     frames = [] if video is None else pictures(video.frames)
     sounds = [] if audio is None else _seconds(audio)
@@ -177,7 +176,7 @@ MINICPM_O = Family(
     check_inputs=_check_inputs,
     received=checks.received_of_one_clip(_received),
     prepare=processing.of_one_clip(_prepare),
-    media=MediaSettings(fps=1.0, min_frames=1, frame_factor=1),
+    media=MediaSettings(fps=1.0, min_frames=1, frame_factor=1, resize=False),
     correct_words=question_after_clip,
     call=_call,
     find_media=_find_media,

@@ -24,7 +24,7 @@ from torch import Tensor
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.family import Family, OnDisk, Remote
-from hooked_omni.families.processing import require_model_rope, require_plain_words
+from hooked_omni.families.processing import require_plain_words
 from hooked_omni.families.remote.chat import question_after_clip
 from hooked_omni.families.remote.text_model import as_qwen, qwen_reference
 from hooked_omni.inputs.audio import Audio
@@ -165,7 +165,6 @@ def _correct_words(
 def _prepare(
     processor: VideoLLaMAProcessor, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
-    require_model_rope(prompt)
     require_plain_words(processor.tokenizer, prompt, ("<image>", "<video>", "<audio>"))
     clip: dict[str, Tensor] = {}
     if video is not None:
@@ -219,7 +218,7 @@ VIDEOLLAMA2 = Family(
     check_inputs=_check_inputs,
     received=checks.received_of_one_clip(_received),
     prepare=processing.of_one_clip(_prepare),
-    media=MediaSettings(min_frames=_N_FRAMES, max_frames=_N_FRAMES),
+    media=MediaSettings(min_frames=_N_FRAMES, max_frames=_N_FRAMES, resize=False),
     correct_words=_correct_words,
     call=_call,
     find_media=_find_media,

@@ -47,7 +47,6 @@ def _wave_file(audio: Audio) -> str:
 def _prepare(
     processor: Any, prompt: Prompt, video: Video | None, audio: Audio | None
 ) -> dict[str, Any]:
-    processing.require_model_rope(prompt)
     processing.require_plain_words(processor.tokenizer, prompt)
     if prompt.system is not None:
         raise PromptError(

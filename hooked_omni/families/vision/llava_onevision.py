@@ -60,7 +60,7 @@ LLAVA_ONEVISION = Family(
     prepare=processing.prepare_squares,
     hears=False,
     towers={"vision": ("vision_tower.encoder.layers", "multi_modal_projector")},
-    media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1),
+    media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1, resize=False),
     correct_words=checks.stamps_as_markup(re.compile("(?!)")),  # it writes none
     frames_per_step=1,
     one_clip="first",

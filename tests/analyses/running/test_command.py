@@ -1,6 +1,7 @@
 """What the command line accepts, refuses before anything is loaded, and prints."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -16,9 +17,11 @@ from analyses.running.options import CaseSelection
 from analyses.running.request import cases_of
 from analyses.running.summary import sentences
 from analyses.running.type_check import make_config, mismatch
-from data_prep.manifest import write_manifest
+from data_prep.manifest import Sample, write_manifest
 from hooked_omni.errors import PromptError, ResultsError
+from hooked_omni.files import write_whole
 from tests.support.adapters import saved
+from tests.support.models import config_alone
 from tests.support.places import ROOT
 from tests.support.running import CONFIG, command
 from tests.support.running import run_attention_share as run
@@ -68,6 +71,56 @@ def test_what_cannot_be_run_is_refused_at_once(
     assert run(out, data, *more) == 1
     assert message in capsys.readouterr().err.replace("\n", " ")
     assert not out.exists()
+
+
+def _items(data: Path, *kinds: str, folder: Path) -> Path:
+    """A manifest of one sample with such items, of files beside it."""
+    files = {"audio": "0.mp4", "video": "1.mp4", "image": "a.png"}
+    for name in files.values():
+        shutil.copy(data.parent / "0.mp4", folder / name)
+    said: Any = dict(audio_captions=("A dog",), video_captions=("A dog",))
+    items = tuple((kind, files[kind]) for kind in kinds)
+    return write_manifest(folder / "items.jsonl", [Sample("one", **said, items=items)])
+
+
+TAKES_NOT = [
+    ("random-audio", ("image",), "This family does not see"),
+    ("random-audio", ("video",), "This family does not see"),
+    ("random-voxtral", ("audio", "audio"), "at most one clip"),
+    ("random-internvl", ("image",), "at most one clip"),
+    ("random-phi4", ("image", "audio"), "at most one clip"),
+    ("random-vl3", ("audio",), "This family does not hear"),
+]
+
+
+@pytest.mark.parametrize(("name", "kinds", "message"), TAKES_NOT)
+@pytest.mark.parametrize("study", [False, True])
+def test_items_that_a_family_does_not_take_are_refused_before_weights(
+    name: str, kinds: Any, message: str, study: bool, data: Path, tmp_path: Path, capsys: Any
+) -> None:
+    model, out = config_alone(name, tmp_path / "model"), tmp_path / "out"
+    manifest = _items(data, *kinds, folder=tmp_path)
+    words: list[Any] = ["captions", "--model", model, "--data", manifest, "--out", out]
+    if study:
+        config = write_whole(tmp_path / "s.toml", _STUDY.format(model, manifest.name).encode())
+        words = ["study", "--config", config, "--out", out]
+    assert command(*words) == 1
+    printed = " ".join(capsys.readouterr().err.split())
+    assert message in printed and "case 'one/" in printed and not (out / "captions").exists()
+
+
+_STUDY = """model = "{}"
+data = "{}"
+analyses = ["captions"]
+judge.name = "lexical"
+"""
+
+
+def test_a_base_that_takes_none_is_refused_before_weights(data: Path, tmp_path: Path, capsys: Any):
+    model, base = (config_alone(f"random-{n}", tmp_path / n) for n in ("omni", "audio"))
+    words = ["distribution_shift", "--data", data, "--out", tmp_path / "out", "--model", model]
+    assert command(*words, "--base", base) == 1
+    assert "This family does not see" in capsys.readouterr().err
 
 
 def test_an_empty_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,13 +8,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
+from analyses.asking import without_sound
 from analyses.cases import read_cases
 from analyses.running import results
-from analyses.running.elsewhere import without_sound
-from data_prep.manifest import file_name
+from data_prep.manifest import Sample, file_name, write_manifest
+from examples import embed_prompts
 from hooked_omni import EmbeddedPrompt, HookedOmni, load, names
-from hooked_omni.errors import MediaError
+from hooked_omni.errors import MediaError, PromptError, ResultsError
+from tests.support.clips import write_clip
+from tests.support.models import config_alone
 from tests.support.running import command
 from tests.support.standins import STANDINS, write
 
@@ -118,6 +122,61 @@ def test_a_bundle_of_something_else_is_refused(
     assert analyze(tmp_path / "out", data, "--decoder-only", "--embedded", copy) == 1
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out" / "run.json").exists()
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Samples of images, sounds and videos in any order, with words of their own or without."""
+    folder = tmp_path_factory.mktemp("items")
+    write_clip(folder / "a.mp4", seconds=1.0, fps=4, width=56, height=56, audio_hz=300.0)
+    Image.new("RGB", (60, 40), "red").save(folder / "b.png")
+    heard, seen, film = ("audio", "a.mp4"), ("image", "b.png"), ("video", "a.mp4")
+    words = ("text", "What\ud7a3 is \u201cthis\u201d?\nA. A dog.")
+    said: Any = dict(audio_captions=("A dog barks",))
+    own = [(seen, heard, words), (words, heard), (film, seen, words)]
+    plain = [(seen, heard), (heard,), (film, heard, seen)]
+    for name, of in (("own", own), ("plain", plain)):
+        samples = [Sample(f"{name}/{i}", items=each, **said) for i, each in enumerate(of)]
+        write_manifest(folder / f"{name}.jsonl", samples)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "question"), [("own", "own"), ("plain", "hear")])
+def test_samples_of_items_are_embedded_by_the_example_and_found(
+    name: str, question: str, items: Path, tmp_path: Path, capsys: Any
+) -> None:
+    data, folder = items / f"{name}.jsonl", tmp_path / "prompts"
+    given = ["--questions", question] if name == "plain" else []  # else known
+    for model, more in (("random-omni", []), ("random-vl", ["--base"])):
+        embed_prompts.main([model, str(data), str(folder), *given, *more], "embed_prompts")
+    assert len([*folder.glob("*.safetensors")]) == len([*folder.glob("base/*.safetensors")]) == 3
+    asked = ["--questions", question]
+    there = ["--decoder-only", "--embedded", folder]
+    assert analyze(tmp_path / "here", data, *asked) == 0, capsys.readouterr().err
+    assert analyze(tmp_path / "there", data, *asked, *there) == 0
+    here, found = (results.load(tmp_path / out) for out in ("here", "there"))
+    pd.testing.assert_frame_equal(here, found)
+    # An image is picture enough; a sound without any is skipped, with that reason.
+    ((case, reason),) = here.attrs["skipped"].items()
+    assert case == f"{name}/1/{question}" and "got no video or image, but ['audio']" in reason
+    assert set(here["sample"]) == {f"{name}/0", f"{name}/2"}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "does not see"),
+        (["--questions", "hear"], "words of their own"),
+        (["--order", "clip-first"], "expected no order"),
+        (["--wording", "smell=What?"], "expected words for questions among"),
+    ],
+)
+def test_what_the_example_cannot_embed_is_refused_before_weights(
+    more: list[str], message: str, items: Path, tmp_path: Path
+) -> None:
+    words = [config_alone("random-audio", tmp_path), items / "own.jsonl", tmp_path / "out", *more]
+    with pytest.raises((PromptError, ResultsError), match=message):
+        embed_prompts.main([str(word) for word in words], "embed_prompts")
 
 
 def test_what_is_not_there_is_refused_before_a_model_is_loaded(

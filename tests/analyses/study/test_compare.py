@@ -30,6 +30,9 @@ JUDGE = {"name": "planted", "model": "planted"}
 CONFIG = Study("m", Path("d"), "b").config("captions")
 
 
+OWNERS = {"InternOmni": "OpenGVLab", "MiniCPM-o-2_6": "openbmb"}
+
+
 def planted(folder: Path, model: str, biased: bool) -> Path:
     """The files of a finished study whose tables are those of the tests of claims."""
     tables = planted_tables(biased)
@@ -37,11 +40,15 @@ def planted(folder: Path, model: str, biased: bool) -> Path:
     of = {**FACTS, "model": {"name": model, "dtype": "float32"}}
     for name, table in tables.items():
         cases = table[["sample", "question"]].drop_duplicates().agg("/".join, axis=1)
-        table.attrs = {"model": f"org/{model}", "n_cases": len(cases), "skipped": {}}
-        table.attrs |= {"cases": dict.fromkeys(cases, "x"), "twins": {}, "base": "org/InternVL2-8B"}
+        table.attrs = {"model": f"{OWNERS[model]}/{model}", "n_cases": len(cases), "skipped": {}}
+        table.attrs |= {
+            "cases": dict.fromkeys(cases, "x"),
+            "twins": {},
+            "base": "OpenGVLab/InternVL2-8B",
+        }
         results.write_recipe(folder / name, results.make_recipe(name, CONFIG, of))
         results.save(folder / name, name, table, Figure(), CONFIG, **of)
-    given.attrs = {"model": f"org/{model}", "judge": JUDGE, "first_only": False}
+    given.attrs = {"model": f"{OWNERS[model]}/{model}", "judge": JUDGE, "first_only": False}
     results.write_table(folder / "scores" / "planted.parquet", given, "scores")
     results.write_recipe(folder, results.make_recipe("study", CONFIG, FACTS))
     (folder / "report.md").write_text("done")

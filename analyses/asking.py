@@ -1,0 +1,67 @@
+"""Which prompt puts a question about a sample to a model?
+
+Known without a model, so that prompts can be made where only the towers run.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from analyses.text.wording import OWN, known_order
+from data_prep.manifest import Sample
+from hooked_omni.errors import ResultsError
+from hooked_omni.inputs.prompt import Prompt
+
+
+def prompt_of(
+    sample: Sample,
+    question: str,
+    words: Mapping[str, str],
+    folder: Path,
+    order: str | None = None,
+    system: str | None = None,
+) -> Prompt:
+    """A question, by its name in `words` or "own", about a sample of a manifest in `folder`.
+
+    `order` and `system` as in `cases.read_cases`; a `ResultsError` for what does not go together.
+    """
+    own = [item for item in sample.items if item[0] == "text"]
+    if bool(own) != (question == OWN):
+        raise ResultsError(
+            f"expected the question {OWN!r} for samples with words of their own and for no others, "
+            f"got {question!r} for {sample.id!r}, which has {len(own)}. Ask them in another run."
+        )
+    media = [(kind, folder / one if kind != "text" else one) for kind, one in sample.items]
+    if own and order is not None:
+        raise ResultsError(
+            f"expected no order for {sample.id!r}, whose words stand where its items have them, "
+            f"got {order!r}. Leave it out, or write the items in that order."
+        )
+    if own:
+        return Prompt(items=media, system=system)
+    video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
+    return replace(ordered(words[question], video, audio, order, media), system=system)
+
+
+def ordered(
+    text: str, video: Any, audio: Any, order: str | None, media: Sequence[Any] = ()
+) -> Prompt:
+    """A question about a clip, or about items in its place; a `ResultsError` for another order."""
+    known_order(order)
+    if order is None and not media:
+        return Prompt(text, video, audio)
+    clip = [("video", video, audio)] if video else [("audio", audio)] if audio else []
+    given, words = [*media, *clip], [("text", text)]
+    return Prompt(items=[*given, *words] if order == "clip-first" else [*words, *given])
+
+
+def without_sound(prompt: Prompt) -> Prompt:
+    """The prompt for a base that only sees: the same words and pictures."""
+
+    def seen(items: Sequence[Any]) -> list[Any]:
+        return [(item[0], item[1]) for item in items if item[0] != "audio"]
+
+    turns = [(role, seen(items)) for role, items in prompt.messages[:-1]]
+    own = dict(audio=None, items=seen(prompt.items) if prompt.items else (), turns=turns)
+    return replace(prompt, **own, use_audio_in_video=False, rope="model")
