@@ -106,12 +106,14 @@ class SpanHook(LiveHook):
             edited activation, or None to have only looked.
         heads: Heads it acts on; None for all, and where an activation has none.
         keys: Positions whose scores or weights it acts on; None for all.
+        by_query: Whether it takes scores or patterns in blocks of queries; see `by_query`.
     """
 
     where: SpanPositions
     act: Callable[[Tensor, Int[Tensor, " n"], HookPoint], Tensor | None]
     heads: tuple[int, ...] | None = None
     keys: SpanPositions | None = None
+    by_query: bool = False
 
     def reaches(self, window: range, back: int | None = None) -> bool:
         """Whether it acts on any position of `window`, and on a key that this one may read.
