@@ -5,8 +5,6 @@ from typing import Literal
 
 import torch
 
-from hooked_omni.decoder.memory import ATTENTION_BUDGET
-
 
 @dataclass(frozen=True)
 class Experts:
@@ -77,7 +75,7 @@ class DecoderConfig:
     experts: Experts | None = None
     n_deepstack: int = 0
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
-    attention_budget: int = ATTENTION_BUDGET
+    attention_budget: int = 2**31
     use_attn_result: bool = False
     use_split_qkv_input: bool = False
     use_attn_in: bool = False

@@ -1,4 +1,8 @@
-"""How much memory do scores take, how much is free, and into how many blocks are queries cut?"""
+"""How much memory does a pass take, how much is free, and into how many blocks are queries cut?
+
+From a decoder's table alone. A pass holds the tensors that stand in one block at a time; sizes are
+checked against measured peaks in `benchmarks/plan.py`.
+"""
 
 import math
 from itertools import pairwise
@@ -6,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from hooked_omni.decoder.config import DecoderConfig
+
 SCORE_BYTES = 12
 """Of one score, at its peak: itself or its edit, the softmax in float32, and the pattern."""
-ATTENTION_BUDGET = 2**31
-"""Bytes that the scores of one layer may take before they are made in blocks of queries."""
 _FEWEST = 16  # queries in a block: matrix products of fewer rows use kernels that round otherwise
 
 
@@ -19,6 +23,37 @@ def query_blocks(window: range, bytes_a_query: int, budget: int) -> list[range]:
     n_blocks = max(min(n_blocks, len(window) // _FEWEST), 1)
     edges = [window.start + len(window) * i // n_blocks for i in range(n_blocks + 1)]
     return [range(start, stop) for start, stop in pairwise(edges)]
+
+
+def keys_values_bytes(cfg: DecoderConfig, n_pos: int) -> int:
+    """Of all layers."""
+    return 2 * cfg.n_layers * cfg.n_key_value_heads * cfg.d_head * n_pos * cfg.dtype.itemsize
+
+
+def pass_bytes(cfg: DecoderConfig, n_pos: int) -> int:
+    """What stands at once while a block reads positions, beside weights, keys and values.
+
+    The streams before, in and after attention with the MLP's four, or what rotates the heads.
+    """
+    width, read = cfg.n_heads * cfg.d_head, 2 * cfg.n_key_value_heads * cfg.d_head
+    mixed = cfg.experts is not None
+    # All experts' outputs are added into one; each alone has few positions.
+    mlp = 5 * cfg.d_model if mixed else 4 * cfg.d_model + 4 * cfg.d_mlp
+    rotated = 2 * cfg.d_model + read + 5 * width
+    of_angles = 2 * cfg.d_head * cfg.dtype.itemsize + 12 * cfg.d_head
+    return n_pos * (max(mlp, rotated) * cfg.dtype.itemsize + of_angles)
+
+
+def opened_bytes(cfg: DecoderConfig, n_query: int, n_key: int) -> int:
+    """Of a layer's scores and pattern, if its hooks are `by_query`, and keys for every head."""
+    scores = min(SCORE_BYTES * cfg.n_heads * n_query * n_key, cfg.attention_budget)
+    return scores + repeated_bytes(cfg, n_key)
+
+
+def repeated_bytes(cfg: DecoderConfig, n_key: int) -> int:
+    """Of a layer's keys and values, copied for each head that reads them."""
+    copied = cfg.n_heads if cfg.n_heads > cfg.n_key_value_heads else 0
+    return 2 * copied * cfg.d_head * n_key * cfg.dtype.itemsize
 
 
 def free_bytes(device: torch.device) -> int | None:
