@@ -140,6 +140,14 @@ class ModelOptions:
         return omni if self.prompts is None else KeptPrompts(omni, self.prompts)
 
 
+def chosen_config(name: str, config: str | None) -> Any:
+    """An analysis's config from a JSON object, or a JSON file; None for its defaults."""
+    text = config
+    if config is not None and not config.lstrip().startswith("{"):
+        text = read_text(Path(config))
+    return config_from_json(runs.analysis(name).Config, text)
+
+
 def prepare(
     name: str, selection: CaseSelection, config: str | None, shard: str, models: ModelOptions
 ) -> runs.Run:
@@ -147,10 +155,7 @@ def prepare(
 
     `config` is a JSON object, or a JSON file; `shard` is "i/n".
     """
-    text = config
-    if config is not None and not config.lstrip().startswith("{"):
-        text = read_text(Path(config))
-    made = config_from_json(runs.analysis(name).Config, text)
+    made = chosen_config(name, config)
     numbers = _SHARD.fullmatch(shard)
     if numbers is None:
         raise ResultsError(f"expected a shard as i/n, such as 1/4, got {shard!r}.")

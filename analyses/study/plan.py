@@ -10,6 +10,8 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
+from rich.table import Table
 
 from analyses.cases import Case
 from analyses.knockout.table import chosen_windows
@@ -111,7 +113,7 @@ class Costs:
             n, one = 1, row_bytes(cfg, total, n_pos, m)
             n += len(config.keys) * len(chosen_windows(config, cfg.n_layers))
             rows = n if config.memory_budget is None else min(config.memory_budget // one, n)
-            # Decoded, scored by the baseline's caption, and by references of what is heard and seen.
+            # Decoded; scored by the baseline's caption, and by references heard and seen.
             return rows * one, m * STEP + (2 + 2 * config.references) * n * own
         if name == "distribution_shift" and self.base is not None:
             theirs = Costs(self.base)
@@ -209,3 +211,19 @@ def _rows(costs: Costs, stages: Stages, sizes: Mapping[str, Sizes]) -> Iterator[
         if own:
             n_bytes, captions = (list(values) for values in zip(*found, strict=True))
             yield name, len(own), max(s.n_pos for s in own), int(max(n_bytes)), sum(captions)
+
+
+def printed(table: pd.DataFrame) -> None:
+    """Show a plan."""
+    shown = Table("stage", "cases", "longest prompt", "peak memory", "plain captions", box=None)
+    for stage, n_cases, n_pos, n_bytes, captions in table.itertuples(index=False):
+        size = memory.in_words(n_bytes)
+        shown.add_row(stage, str(n_cases), f"{n_pos} positions", size, f"{captions:.2f}")
+    peak, total = memory.in_words(table["n_bytes"].max()), f"{table['captions'].sum():.2f}"
+    shown.add_row("all", "", "", peak, total, style="bold")
+    console = Console(highlight=False)
+    console.print(f"weights: {memory.in_words(table.attrs['weights'])}, {table.attrs['dtype']}")
+    console.print(shown)
+    console.print("Reading media and the towers come on top; of answers as long as they may be.")
+    for case, reason in [*table.attrs["skipped"].items()][:10]:
+        console.print(f"skipped: {case}: {reason}", markup=False)
