@@ -43,7 +43,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
-    "small": Shape(2, 256, 8, 4, 4096, 4_000),
+    "small": Shape(2, 256, 8, 4, 8192, 2_000),
     "wide": Shape(2, 512, 8, 2, 8192, 4_000),
     "deep": Shape(24, 256, 4, 4, 512, 4_000),
     "10 minutes": Shape(2, 64, 4, 2, 128, 100_000),

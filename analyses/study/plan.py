@@ -30,7 +30,8 @@ from hooked_omni.hf.towers import Towers
 Stages = Mapping[str, tuple[Any, Sequence[Case]]]
 """By analysis, its config and its cases."""
 COLUMNS = ("stage", "n_cases", "n_pos", "n_bytes", "captions")
-STEP = 32  # positions of a pass that cost as much as reading all weights once, on one CPU thread
+_STEP = 50  # positions of a pass that cost as much as reading all weights once, on one CPU thread
+_REFERENCE = 12  # tokens of a reference caption, up to its last word for a sound
 _LENS_ROW = 1_500  # bytes of a row of the lens's table, as made and as kept
 _MODALITIES = ("audio", "video", "image")
 _NEEDS: Mapping[str, Callable[[Any], Sequence[str]]] = {
@@ -87,7 +88,7 @@ class Costs:
     def answer(self, n_pos: int, n_new: int) -> tuple[float, float]:
         """Bytes and work of decoding a plain caption after it."""
         grown = memory.keys_values_bytes(self.cfg, n_pos + n_new)
-        return grown, n_new * (STEP + self._position(n_pos))
+        return grown, n_new * (_STEP + self._position(n_pos))
 
     def caption(self, sizes: Sizes, n_new: int) -> float:
         """Work of a plain caption."""
@@ -100,7 +101,7 @@ class Costs:
             read = len(config.lenses) * sizes.n_audio
             logits = min(CHUNK_BYTES, 16 * cfg.d_vocab * sizes.n_audio)
             work = read * cfg.d_vocab * cfg.d_model / _layer_weights(cfg)
-            return logits + _LENS_ROW * cfg.n_layers * read * config.top_k, work
+            return max(logits, _LENS_ROW * cfg.n_layers * read * config.top_k), work
         m: int = config.max_new_tokens
         total, own = n_pos + m, m * self._position(n_pos)
         grown = memory.keys_values_bytes(cfg, total)
@@ -114,7 +115,10 @@ class Costs:
             n += len(config.keys) * len(chosen_windows(config, cfg.n_layers))
             rows = n if config.memory_budget is None else min(config.memory_budget // one, n)
             # Decoded; scored by the baseline's caption, and by references heard and seen.
-            return rows * one, m * STEP + (2 + 2 * config.references) * n * own
+            scored = own + config.references * _REFERENCE * self._position(n_pos)
+            # Of three times the scores, two stand at once unless every row has hooks of its own.
+            n_bytes = rows * (one - m * cfg.n_heads * total * cfg.dtype.itemsize)
+            return n_bytes, m * _STEP + 2 * n * scored
         if name == "distribution_shift" and self.base is not None:
             theirs = Costs(self.base)
             n_bytes, work = theirs.prefill(sizes.n_base)

@@ -68,6 +68,6 @@ def free_bytes(device: torch.device) -> int | None:
     return int(lines["MemAvailable"].split()[0]) * 1024
 
 
-def in_words(n_bytes: float) -> str:
+def in_words(n_bytes: int | float) -> str:
     """Bytes for people."""
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes > 2**27 else f"{n_bytes / 2**20:.2f} MiB"
