@@ -21,7 +21,7 @@ from analyses.study.config import NEEDS_BASE
 from hooked_omni import EmbeddedPrompt, Prompt
 from hooked_omni.decoder import memory
 from hooked_omni.decoder.config import DecoderConfig
-from hooked_omni.decoding.conditions import row_bytes
+from hooked_omni.decoding.conditions import most_rows, row_bytes
 from hooked_omni.decoding.lens import CHUNK_BYTES
 from hooked_omni.errors import MediaError, ResultsError
 from hooked_omni.hf.loading import unloaded
@@ -111,13 +111,10 @@ class Costs:
         if name == "attention_share":
             return grown + memory.opened_bytes(cfg, m, total), own
         if name == "knockout":
-            n, one = 1, row_bytes(cfg, total, n_pos, m)
-            n += len(config.keys) * len(chosen_windows(config, cfg.n_layers))
-            rows = n if config.memory_budget is None else min(config.memory_budget // one, n)
+            n = 1 + len(config.keys) * len(chosen_windows(config, cfg.n_layers))
             # Decoded; scored by the baseline's caption, and by references heard and seen.
             scored = own + config.references * _REFERENCE * self._position(n_pos)
-            # Of three times the scores, two stand at once unless every row has hooks of its own.
-            n_bytes = rows * (one - m * cfg.n_heads * total * cfg.dtype.itemsize)
+            n_bytes = max(self._rows(n, at_once, n_pos, m, config) for at_once in (1, m))
             return n_bytes, m * _STEP + 2 * n * scored
         if name == "distribution_shift" and self.base is not None:
             theirs = Costs(self.base)
@@ -130,6 +127,13 @@ class Costs:
             n = len(config.variants) + 2 * (config.swap_with is not None)
             return other + max(forced, n_bytes), n * (work + own)
         return 0, 0
+
+    def _rows(self, n: int, n_query: int, n_pos: int, n_new: int, config: Any) -> int:
+        """Bytes of as many of `n` rows as fit the budget, of which so many queries run at once."""
+        at = self.cfg, n_pos + n_new, n_pos, n_query
+        # Of three times the scores, two stand at once, but for a row that is being edited.
+        spare = n_query * self.cfg.n_heads * (n_pos + n_new) * self.cfg.dtype.itemsize
+        return min(most_rows(*at, config.memory_budget), n) * (row_bytes(*at) - spare)
 
     def _position(self, n_keys: float) -> float:
         return 1 + 2 * self.cfg.n_heads * self.cfg.d_head * n_keys / _layer_weights(self.cfg)

@@ -174,7 +174,7 @@ def batches(
     for i, hooks in enumerate(every):
         own = not all(isinstance(function, SpanHook) for _, function in hooks)
         groups.setdefault(i if own else _effect(hooks, prompt.n_pos), []).append(i)
-    most = _most_rows(model, total, prompt.n_pos, n_query, memory_budget)
+    most = most_rows(model.cfg, total, prompt.n_pos, n_query, memory_budget)
     return [
         Batch(
             members=members[first : first + most],
@@ -227,12 +227,13 @@ def row_bytes(cfg: DecoderConfig, total: int, n_pos: int, n_query: int) -> int:
     return (kept + passing) * cfg.dtype.itemsize + 8 * cfg.d_vocab
 
 
-def _most_rows(
-    model: HookedDecoder, total: int, n_pos: int, n_query: int, memory_budget: int | None
+def most_rows(
+    cfg: DecoderConfig, total: int, n_pos: int, n_query: int, memory_budget: int | None
 ) -> int:
+    """How many rows fit a budget; `PromptError` for none."""
     if memory_budget is None:
         return sys.maxsize
-    one = row_bytes(model.cfg, total, n_pos, n_query)
+    one = row_bytes(cfg, total, n_pos, n_query)
     if memory_budget < one:
         raise PromptError(
             f"expected a memory budget of at least {one:,} bytes, which one condition needs, got "
