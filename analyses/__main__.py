@@ -172,6 +172,43 @@ def study(
     say(f"{result.report}: the claims, the figures, and what is missing")
 
 
+@app.command("plan")
+def plan_command(
+    config: Annotated[Path | None, _option("A study, as TOML; in its place, what follows.")] = None,
+    analysis: Annotated[str | None, _option("An analysis, of --data or --clip.")] = None,
+    settings: Annotated[str | None, _option("Its Config: JSON, or a JSON file.")] = None,
+    model: Annotated[str | None, _option("Of the analysis; or in place of the file's.")] = None,
+    base: Annotated[str | None, _option("The base model, where there is one.")] = None,
+    data: Annotated[Path | None, _option("Manifest, as data_prep writes it.")] = None,
+    clip: Annotated[list[Path] | None, _option("A clip, not --data; repeatable.")] = None,
+    dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
+) -> None:
+    """What a study or an analysis will take of memory and work, before any weight is read."""
+    from dataclasses import replace
+
+    from analyses.study.config import read_study
+
+    if (config is None) == (analysis is None):
+        raise typer.BadParameter("expected --config, a study, or --analysis, one of them")
+    if config is not None:
+        given: dict[str, Any] = dict(model=model, base=base, data=data, dtype=dtype)
+        own = replace(read_study(config), **{k: v for k, v in given.items() if v is not None})
+    elif analysis not in ANALYSES or model is None or (data is None) == (not clip):
+        raise typer.BadParameter(f"expected one of {[*ANALYSES]}, --model, and --data or --clip")
+    elif (base is None) == ANALYSES[analysis][1]:
+        raise typer.BadParameter("expected --base for an analysis that compares, and for no other")
+    else:
+        own = None
+        settled = options.read_config(analysis, settings)
+        chosen = options.CaseSelection(data, tuple(clip or ()))
+        models = options.ModelOptions(model, base, dtype=dtype)
+    from analyses.running.request import cases_of  # now torch, which takes seconds
+    from analyses.study.plan import plan, planned, printed
+
+    what = ({analysis: (settled, cases_of(chosen))}, models) if own is None else planned(own)
+    printed(plan(*what))
+
+
 @app.command("compare")
 def compare(
     studies: Annotated[list[Path], typer.Argument(help="Folders of finished studies.")],

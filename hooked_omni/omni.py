@@ -15,7 +15,7 @@ from hooked_omni.decoder.adapters import adapted, settings
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Read
-from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder, tower_points
+from hooked_omni.families.skeleton import HEAD, fill, find_decoder, tower_points
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf import loading
 from hooked_omni.hf.adapters import require_computed
@@ -196,7 +196,7 @@ def load(
         raw = loading.read_config(name, source)
         family = family_of(raw)
         if decoder_only or family.remote is None:
-            hf = _without_weights(name, family, raw, source, attn_implementation)
+            hf = loading.without_weights(name, family, raw, source, attn_implementation)
             if decoder_only:
                 return _load_decoder(name, family, hf, source, device, chosen)
     towers = loading.load_towers(
@@ -207,30 +207,6 @@ def load(
     if decoder_only:
         omni.towers = None
     return omni
-
-
-def _without_weights(
-    name: str | Path, family: Family, raw: dict[str, Any], source: dict[str, Any], attention: str
-) -> Any:
-    """The model that a decoder alone fills; `CheckpointError` for a decoder not computed here."""
-    reference = family.on_disk.reference
-    try:
-        if reference is not None:
-            found, config = reference(raw)
-        else:
-            found = loading.model_class(family)
-            config = found.config_class.from_pretrained(name, **source)
-        hf = empty(found, config, attention)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a config may hold anything
-        raise CheckpointError(
-            f"expected a config of {family.name} in {str(name)!r}, got one that does not make a "
-            f"model ({error}). Download it again, or check that it belongs to these weights."
-        ) from error
-    hf.name_or_path = str(name)
-    family.decoder_config(hf)
-    return hf
 
 
 def _load_decoder(

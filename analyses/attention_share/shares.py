@@ -42,9 +42,10 @@ def forced_shares(
         paid = pattern[0].float()
         sums = paid[..., :n_pos] @ inside[:-1]
         sums += paid[..., n_pos:].sum(-1, keepdim=True) * inside[-1]
-        shares[:, names.layer_of(str(hook.name))] = sums.transpose(0, 1).cpu()
+        rows = slice(hook.window.start - n_pos, hook.window.stop - n_pos)
+        shares[rows, names.layer_of(str(hook.name))] = sums.transpose(0, 1).cpu()
 
-    look = SpanHook(SpanPositions(prompt.spans, "generated"), reduce)
+    look = SpanHook(SpanPositions(prompt.spans, "generated"), reduce, by_query=True)
     own: list[Hook] = [(names.pattern(layer), look) for layer in range(cfg.n_layers)]
     forced_logits(model, prompt, tokens, [*own, *hooks])
     return dict(zip(segments, shares.double().unbind(-1), strict=True))

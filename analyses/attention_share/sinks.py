@@ -66,7 +66,7 @@ class SinkWatch:
         norms: list[Hook] = [(names.resid_pre(self.layer), _Norms(self))]
         hooks = [] if len(self.norms) else norms
         for layer in range(self.cfg.n_layers):
-            look = SpanHook(generated, partial(self._add, layer))
+            look = SpanHook(generated, partial(self._add, layer), by_query=True)
             hooks.append((names.pattern(layer), look))
         return hooks
 

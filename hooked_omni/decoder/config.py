@@ -44,6 +44,8 @@ class DecoderConfig:
         n_deepstack: After how many of the first blocks vision features are added to the residual
             stream (DeepStack, arXiv 2406.04334).
         attn_implementation: Kernel of a layer without a hook on its scores or pattern.
+        attention_budget: Bytes that the scores of a layer may take. Above, they are made in blocks
+            of queries, where all hooks on them are `by_query`; else whole, if there is room.
         use_attn_result, use_split_qkv_input, use_attn_in, use_hook_mlp_in: Whether the hook points
             of `names.FLAGS` are live; most are large.
         eos_tokens: Token ids that end a caption.
@@ -73,6 +75,7 @@ class DecoderConfig:
     experts: Experts | None = None
     n_deepstack: int = 0
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    attention_budget: int = 2**31
     use_attn_result: bool = False
     use_split_qkv_input: bool = False
     use_attn_in: bool = False

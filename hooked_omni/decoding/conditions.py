@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_omni import names
+from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.decoder import HookedDecoder
 from hooked_omni.decoder.key_value_cache import KeyValueCache
 from hooked_omni.decoder.shared_prefix import SharedPrefix
@@ -169,7 +170,7 @@ def batches(
     for i, hooks in enumerate(every):
         own = not all(isinstance(function, SpanHook) for _, function in hooks)
         groups.setdefault(i if own else _effect(hooks, prompt.n_pos), []).append(i)
-    most = _most_rows(model, total, prompt.n_pos, n_query, memory_budget)
+    most = most_rows(model.cfg, total, prompt.n_pos, n_query, memory_budget)
     return [
         Batch(
             members=members[first : first + most],
@@ -215,15 +216,20 @@ def _hooks(
     return hooks
 
 
-def _most_rows(
-    model: HookedDecoder, total: int, n_pos: int, n_query: int, memory_budget: int | None
-) -> int:
-    if memory_budget is None:
-        return sys.maxsize
-    cfg = model.cfg
+def row_bytes(cfg: DecoderConfig, total: int, n_pos: int, n_query: int) -> int:
+    """Memory of one condition's row, of which `n_query` positions run in one pass."""
     kept = 2 * cfg.n_layers * cfg.n_key_value_heads * cfg.d_head * (total - n_pos + 1)
     passing = n_query * (3 * cfg.n_heads * total + 4 * cfg.d_mlp + 8 * cfg.d_model)
-    one = (kept + passing) * cfg.dtype.itemsize + 8 * cfg.d_vocab
+    return (kept + passing) * cfg.dtype.itemsize + 8 * cfg.d_vocab
+
+
+def most_rows(
+    cfg: DecoderConfig, total: int, n_pos: int, n_query: int, memory_budget: int | None
+) -> int:
+    """How many rows fit a budget; `PromptError` for none."""
+    if memory_budget is None:
+        return sys.maxsize
+    one = row_bytes(cfg, total, n_pos, n_query)
     if memory_budget < one:
         raise PromptError(
             f"expected a memory budget of at least {one:,} bytes, which one condition needs, got "

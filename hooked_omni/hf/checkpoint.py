@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
+from hooked_omni.decoder.memory import free_bytes, in_words
 from hooked_omni.errors import CheckpointError, FileError
 from hooked_omni.families import Family
 from hooked_omni.families.family import Conversion, as_stored, unchanged
@@ -119,28 +120,14 @@ def _not_whole(what: str, name: str | Path, came: str) -> CheckpointError:
 
 def require_room(n_bytes: int, device: torch.device, what: str) -> None:
     """Print how much memory is needed and free; `CheckpointError`, with both, for too little."""
-    free = _free(device)
-    room = "an unknown amount" if free is None else _size(free)
-    print(f"{what}: {_size(n_bytes)} of weights; {device} has {room} free", file=sys.stderr)
+    free = free_bytes(device)
+    room = "an unknown amount" if free is None else in_words(free)
+    print(f"{what}: {in_words(n_bytes)} of weights; {device} has {room} free", file=sys.stderr)
     if free is not None and n_bytes > free:
         raise CheckpointError(
-            f"expected room for {_size(n_bytes)} of weights of {what} on {device}, got "
-            f"{_size(free)} free. Use dtype='bfloat16', decoder_only=True, or a larger device."
+            f"expected room for {in_words(n_bytes)} of weights of {what} on {device}, got "
+            f"{in_words(free)} free. Use dtype='bfloat16', decoder_only=True, or a larger device."
         )
-
-
-def _free(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    memory = Path("/proc/meminfo")
-    if device.type != "cpu" or not memory.is_file():
-        return None
-    lines = dict(line.split(":", 1) for line in memory.read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes > 2**27 else f"{n_bytes / 2**20:.2f} MiB"
 
 
 def decoder_tensors(

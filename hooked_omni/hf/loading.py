@@ -235,6 +235,59 @@ def model_class(family: Family) -> Any:
     return found
 
 
+def without_weights(
+    name: str | Path,
+    family: Family,
+    raw: dict[str, Any],
+    source: dict[str, Any],
+    attention: str,
+    towers: bool = False,
+) -> Any:
+    """A model on the meta device: one that a decoder alone fills, or on request with its towers.
+
+    `CheckpointError` for a decoder that is not computed here, or a config that makes no model.
+    """
+    reference = None if towers else family.on_disk.reference
+    try:
+        if reference is not None:
+            found, config = reference(raw)
+        else:
+            found = model_class(family)
+            config = found.config_class.from_pretrained(name, **source)
+        hf = empty(found, config, attention)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a config may hold anything
+        raise CheckpointError(
+            f"expected a config of {family.name} in {str(name)!r}, got one that does not make a "
+            f"model ({error}). Download it again, or check that it belongs to these weights."
+        ) from error
+    hf.name_or_path = str(name)
+    family.decoder_config(hf)
+    return hf
+
+
+def unloaded(name: str, dtype: str | None = None, decoder_only: bool = False) -> Towers:
+    """A model on the meta device, of which config and processor alone are read, no weight.
+
+    Those that come with the package are loaded: they have a few megabytes. Errors as `load_towers`,
+    and `CheckpointError` for towers of foreign code, which nothing but their own code can count.
+    """
+    if name in SHIPPED:
+        return load_towers(name, dtype=dtype)
+    source, chosen = file_source(name, None), float_dtype(dtype)
+    raw = read_config(name, source)
+    family = family_of(raw)
+    if family.remote is not None and not decoder_only:
+        raise CheckpointError(
+            f"expected towers of transformers, or prompts embedded elsewhere, got {family.name}: "
+            f"its own code makes its positions. {_TWO_WAYS}"
+        )
+    hf = without_weights(name, family, raw, source, "sdpa", towers=not decoder_only)
+    hf.to(chosen or hf.config.dtype or torch.float32)
+    return Towers(hf, None if decoder_only else _processor(name, source))
+
+
 def _weights(family: Family, name: str | Path, options: dict[str, Any]) -> Any:
     found = model_class(family)
     try:

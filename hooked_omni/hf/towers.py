@@ -20,6 +20,7 @@ from hooked_omni.families.family import Read
 from hooked_omni.hf.adapters import names_of, without_wrapper
 from hooked_omni.hf.capture import embedded
 from hooked_omni.inputs.audio import Audio, read_audio
+from hooked_omni.inputs.headers import read_header
 from hooked_omni.inputs.image import Image, read_image
 from hooked_omni.inputs.items import Source
 from hooked_omni.inputs.media import MediaSettings
@@ -67,11 +68,6 @@ class Towers:
 
     def read_media(self, prompt: Prompt) -> Read:
         """What `embed` passes to the towers, in order; raises as `embed`."""
-        if self.processor is None:
-            raise PromptError(
-                "expected a model with a processor, got none. Pass `processor=` to `from_hf`, or "
-                "use `embed_inputs` with its output."
-            )
         self._require(prompt)
         media = prompt.media or self.media
         return tuple(_read(source, media) for source in prompt.sources(self.family.hears))
@@ -89,24 +85,8 @@ class Towers:
             MediaError: If the towers would get less than this, more, or something else.
             PromptError: For a prompt that this model does not take, or media of another.
         """
-        self._require(prompt)
         prompt = replace(prompt, media=prompt.media or self.media)
-        expected = [source.kind for source in prompt.sources(self.family.hears)]
-        if (kinds := [type(one).__name__.lower() for one in read]) != expected:
-            raise PromptError(
-                f"expected {expected} as what was read for this prompt, got {kinds}. Pass what "
-                "`read_media` gives, in its order."
-            )
-        try:
-            inputs = self.family.prepare(self.processor, prompt, read)
-        except HookedOmniError:
-            raise
-        except (AssertionError, ValueError, RuntimeError, IndexError) as error:
-            raise MediaError(
-                f"expected a clip that the processor of {self.family.name} takes, got {error!r}. "
-                "Change the media settings, such as size_factor and sampling_rate."
-            ) from error
-        self._require_all(inputs, read)
+        inputs = self._inputs(prompt, read)
         return embedded(
             self.hf,
             self.family,
@@ -126,6 +106,47 @@ class Towers:
         facts = self.facts() | {"use_audio_in_video": inputs.get("use_audio_in_video")}
         return embedded(self.hf, self.family, self.tokenizer, inputs, facts)
 
+    def count_positions(self, prompt: Prompt) -> dict[str, int]:
+        """How many positions a prompt has, "prompt", and of each modality, by its files' headers.
+
+        Neither weights nor frames are read: the processor writes the tokens. A sound's header may
+        be off by the end of its last packet, and so by two tokens. Raises as `embed`.
+        """
+        self._require(prompt)
+        prompt = replace(prompt, media=prompt.media or self.media)
+        try:
+            tokens = self._inputs(prompt, self._headers(prompt, "meta"))["input_ids"][0]
+        except MediaError:  # some processors look at the numbers
+            tokens = self._inputs(prompt, self._headers(prompt, "cpu"))["input_ids"][0]
+        ids = self.family.media_tokens(self.hf)
+        counts = {kind: int((tokens == token).sum()) for kind, token in ids.items()}
+        return {"prompt": len(tokens), **counts}
+
+    def _headers(self, prompt: Prompt, device: str) -> Read:
+        media, sources = prompt.media or self.media, prompt.sources(self.family.hears)
+        return tuple(read_header(source, media, device) for source in sources)
+
+    def _inputs(self, prompt: Prompt, read: Read) -> dict[str, Any]:
+        """Model inputs for what was read, of which nothing is lost; raises as `embed_media`."""
+        self._require(prompt)
+        expected = [source.kind for source in prompt.sources(self.family.hears)]
+        if (kinds := [type(one).__name__.lower() for one in read]) != expected:
+            raise PromptError(
+                f"expected {expected} as what was read for this prompt, got {kinds}. Pass what "
+                "`read_media` gives, in its order."
+            )
+        try:
+            inputs = self.family.prepare(self.processor, prompt, read)
+        except HookedOmniError:
+            raise
+        except (AssertionError, ValueError, RuntimeError, IndexError) as error:
+            raise MediaError(
+                f"expected a clip that the processor of {self.family.name} takes, got {error!r}. "
+                "Change the media settings, such as size_factor and sampling_rate."
+            ) from error
+        self._require_all(inputs, read)
+        return inputs
+
     def facts(self) -> dict[str, Any]:
         """Model, revision, precision and versions that a prompt is made with."""
         return {
@@ -141,7 +162,12 @@ class Towers:
         }
 
     def _require(self, prompt: Prompt) -> None:
-        """Refuse items that the family, or this model of it, does not take."""
+        """Refuse items that the family, or this model of it, does not take, or any, unprocessed."""
+        if self.processor is None:
+            raise PromptError(
+                "expected a model with a processor, got none. Pass `processor=` to `from_hf`, or "
+                "use `embed_inputs` with its output."
+            )
         self.family.require(prompt)
         images = [s.path for s in prompt.sources(self.family.hears) if s.kind == "image"]
         if images and "image" not in self.family.media_tokens(self.hf):

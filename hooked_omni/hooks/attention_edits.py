@@ -79,7 +79,9 @@ def knockout(
         queries, keys = SpanPositions(spans, query), SpanPositions(spans, key)
         _require_cuttable(spans, queries, keys)
 
-        edit = SpanHook(queries, _Cut(keys, chosen_heads), chosen_heads, keys, True)
+        edit = SpanHook(
+            queries, _Cut(keys, chosen_heads), chosen_heads, keys, each_alone=True, by_query=True
+        )
         return [(name, edit) for name in at_layers("attn.hook_attn_scores", chosen_layers)]
 
     return hooks
@@ -131,7 +133,8 @@ def scale_attention(
             touched = pairs.any(-1, keepdim=True)
             return torch.where(touched, scaled / scaled.sum(-1, keepdim=True), pattern)
 
-        edit = SpanHook(queries, scale, chosen_heads, keys, True)
+        blocks = {"each_alone": True, "by_query": True}
+        edit = SpanHook(queries, scale, chosen_heads, keys, **blocks)
         return [(name, edit) for name in at_layers("attn.hook_pattern", chosen_layers)]
 
     return hooks

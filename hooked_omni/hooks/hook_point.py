@@ -10,6 +10,7 @@ keep it and differentiate by it.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, Literal
 
 import torch
@@ -91,8 +92,17 @@ class HookPoint(tl.HookPoint):
         return bool(self._forward_hooks or self._forward_pre_hooks or self._backward_hooks)
 
     @property
+    def by_query(self) -> bool:
+        """Whether all hooks here take blocks of queries; see `by_query`."""
+        functions = [handle.user_hook for handle in self.fwd_hooks]
+        return not self.bwd_hooks and all(getattr(f, "by_query", False) for f in functions)
+
+    @property
     def window(self) -> range:
-        """Absolute positions of the pass under way: the prompt's, then one in each decode step."""
+        """Absolute positions of the pass under way: the prompt's, then one in each decode step.
+
+        For hooks on scores and patterns `by_query`, those of the block of queries.
+        """
         return self.current.window
 
     def add_hook(
@@ -117,6 +127,26 @@ class HookPoint(tl.HookPoint):
             return copy.clone() if copy is not tensor and copy.requires_grad else None
 
         return checked
+
+
+def by_query(function: HookFunction) -> HookFunction:
+    """`function` for scores and patterns too large to be whole: called for blocks of queries.
+
+    ```python
+    @by_query
+    def measure(pattern, hook):  # [batch, head, query, key], queries at hook.window
+        paid[list(hook.window)] = pattern[0, :, :, audio].sum(-1).mean(0)
+    ```
+
+    Each block has all keys. It must do the same to each query whatever others are in the block.
+    """
+
+    @wraps(function)
+    def of_block(tensor: Tensor, hook: Any) -> Tensor | None:
+        return function(tensor, hook=hook)
+
+    vars(of_block)["by_query"] = True
+    return of_block
 
 
 def edit_of(function: HookFunction, tensor: Tensor, hook: Any) -> Tensor | None:

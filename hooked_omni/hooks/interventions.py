@@ -111,6 +111,7 @@ class SpanHook(LiveHook):
         keys: Positions whose scores or weights it acts on; None for all.
         each_alone: Whether it does to many positions in one pass what it does to each by itself, so
             that a text may be read in place of one that is written.
+        by_query: Whether it takes scores or patterns in blocks of queries; see `by_query`.
     """
 
     where: SpanPositions
@@ -118,6 +119,7 @@ class SpanHook(LiveHook):
     heads: tuple[int, ...] | None = None
     keys: SpanPositions | None = None
     each_alone: bool = False
+    by_query: bool = False
 
     def reaches(self, window: range, back: int | None = None) -> bool:
         """Whether it acts on any position of `window`, and on a key that this one may read.

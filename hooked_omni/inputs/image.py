@@ -73,11 +73,16 @@ def read_image(path: str | Path, settings: MediaSettings = PAPER) -> Image:
             f"expected an aspect ratio of at most {MAX_ASPECT}, got {width} x {height} in {path}. "
             "Crop it."
         )
-    token = settings.size_factor**2
-    size = fitted(height, width, settings.size_factor, _LEAST * token, _MOST * token)
+    size = image_shape(height, width, settings)
     require_memory(_PER_PIXEL * math.prod(size), path)
     pixels = np.array(picture.resize(size[::-1], PIL.Image.Resampling.BICUBIC))
     return Image(torch.from_numpy(pixels).permute(2, 0, 1).float(), notes)
+
+
+def image_shape(height: int, width: int, settings: MediaSettings) -> tuple[int, int]:
+    """Height and width of a picture after resizing."""
+    token = settings.size_factor**2
+    return fitted(height, width, settings.size_factor, _LEAST * token, _MOST * token)
 
 
 def _on_white(picture: Any) -> Any:

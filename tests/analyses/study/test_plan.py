@@ -1,0 +1,135 @@
+"""A plan knows positions, memory and work before a weight is read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analyses.captions import Config as CaptionsConfig
+from analyses.cases import Case
+from analyses.knockout import Config as KnockoutConfig
+from analyses.logit_lens import Config as LensConfig
+from analyses.running.request import ModelOptions
+from analyses.study.plan import plan
+from benchmarks.plan import rows
+from hooked_omni import Prompt, load
+from hooked_omni.errors import CheckpointError, ResultsError, UnknownModelError
+from hooked_omni.hf.loading import unloaded
+from hooked_omni.organisms import SHIPPED
+from tests.support.clips import write_clip
+from tests.support.models import save_checkpoint
+from tests.support.running import command
+
+SEES = ("vl", "internvl", "video-llama3", "llava-onevision")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A turned clip with sound."""
+    path = tmp_path_factory.mktemp("clips") / "a.mp4"
+    return write_clip(path, seconds=3.3, fps=12.5, width=240, height=136, turns=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose weights are gone."""
+    path = tmp_path_factory.mktemp("models") / "omni"
+    save_checkpoint(*SHIPPED["random-omni"](), path)
+    for weights in path.glob("*.safetensors"):
+        weights.unlink()
+    return path
+
+
+@pytest.mark.parametrize("name", ["omni", "omni3", "audio", "phi4", *SEES])
+def test_positions_are_those_that_the_towers_make(clip: Path, name: str) -> None:
+    towers = load(f"random-{name}").towers
+    assert towers is not None
+    if towers.family.sees:
+        prompt = Prompt("What now?", video=clip, use_audio_in_video=towers.family.hears)
+    else:
+        prompt = Prompt("What now?", audio=clip)
+    counted, made = towers.count_positions(prompt), towers.embed(prompt)
+    for kind in ("audio", "video"):
+        found = len(made.spans[kind]) if kind in made.spans else 0
+        # The header of a sound leaves out how its last packet is filled up.
+        assert 0 <= found - counted.get(kind, 0) <= (2 if kind == "audio" else 0)
+    sounds = len(made.spans["audio"]) - counted["audio"] if "audio" in made.spans else 0
+    assert counted["prompt"] == made.n_pos - sounds
+
+
+def test_a_plan_needs_no_weights(clip: Path, folder: Path) -> None:
+    case, silent = (
+        Case(Prompt("What?", video=clip), "a"),
+        Case(Prompt("What?", clip, None, False), "b"),
+    )
+    gone = Case(Prompt("What?", video=clip.with_name("gone.mp4")), "c")
+    cases = [case, silent, gone]
+    stages = {
+        "captions": CaptionsConfig(20),
+        "logit_lens": LensConfig(),
+        "knockout": KnockoutConfig(),
+    }
+    table = plan({k: (c, cases) for k, c in stages.items()}, ModelOptions(str(folder)))
+    found = table.set_index("stage")
+    assert found["n_cases"].to_dict() == {"pass": 2, "answer": 2, "logit_lens": 1, "knockout": 1}
+    assert [*table.attrs["skipped"]] == ["c/"] or "gone.mp4" in str(table.attrs["skipped"])
+    hf = SHIPPED["random-omni"]()[0]
+    assert table.attrs["weights"] == sum(p.nbytes for p in hf.parameters())
+    both = found["captions"][["pass", "answer"]].sum()
+    assert both == pytest.approx(2.0)  # a plain caption of each case
+    half = plan(
+        {"captions": (stages["captions"], cases)}, ModelOptions(str(folder), dtype="bfloat16")
+    )
+    assert half.attrs["weights"] * 2 == table.attrs["weights"]
+    with pytest.raises(ResultsError, match=r"expected a clip that can be read, got .*gone.mp4"):
+        plan({"captions": (CaptionsConfig(), [gone])}, ModelOptions(str(folder)))
+
+
+def test_memory_is_what_is_measured() -> None:
+    """Within 20 % at every stage; `python -m benchmarks.plan` has larger shapes."""
+    measured = rows("small")
+    assert len(measured) == 8
+    wrong = {stage: (real, ours) for stage, real, ours in measured if abs(ours / real - 1) > 0.2}
+    assert not wrong
+    assert max(real for _, real, _ in measured) > 300 * 2**20
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_a_plan_for_an_unknown_model_is_refused(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["--analysis", "captions", "--clip", str(clip)]
+    assert command("plan", *start, "--model", "no/such/model") != 0
+    assert "expected a hub name, a folder with a config.json, or one of" in _said(capsys)
+    for kind in ("bert", "mamba"):
+        (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')
+        assert command("plan", *start, "--model", str(tmp_path)) != 0
+        assert f"got {'a model of type' if kind == 'none' else ''}" in _said(capsys)
+        with pytest.raises(UnknownModelError, match=kind):
+            unloaded(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "minicpmo", "version": "4.5"}')
+    with pytest.raises(CheckpointError, match="its own code makes its positions"):
+        unloaded(str(tmp_path))
+
+
+def test_a_plan_is_printed(clip: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given: Any = ["--analysis", "knockout", "--model", str(folder), "--clip", str(clip)]
+    assert command("plan", *given, "--settings", '{"max_new_tokens": 8}') == 0
+    said = _said(capsys)
+    for text in (
+        "weights:",
+        "float32",
+        "knockout",
+        "positions",
+        "plain captions",
+        "towers come on",
+    ):
+        assert text in said
+    assert command("plan", *given, "--config", "study.toml") == 2
+    assert command("plan", "--analysis", "distribution_shift", *given[2:]) == 2
+    assert command("plan", "--analysis", "knockouts", *given[2:]) == 2
+
+
+def _said(capsys: pytest.CaptureFixture[str]) -> str:
+    out = capsys.readouterr()
+    return " ".join((out.out + out.err).split())
