@@ -18,7 +18,7 @@ import typer
 
 from analyses.judge.commands import app as agreement
 from analyses.running.progress import progress_bars
-from hooked_omni.command_line import new_app
+from hooked_omni.command_line import Cpus, Ray, Stored, joined, new_app
 
 ANALYSES: dict[str, tuple[str, bool]] = {
     "captions": ("reference captions, for what is named", False),
@@ -75,6 +75,9 @@ def _command(name: str) -> Callable[..., None]:
         order: Annotated[str | None, _option("text-first or clip-first.")] = None,
         device: Annotated[str, _option("cpu, cuda, ...")] = "cpu",
         dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
+        ray: Ray = None,
+        cpus: Cpus = None,
+        storage: Stored = "driver",
     ) -> None:
         # Imported here: torch takes seconds, and --help should not.
         from analyses.running import request, results
@@ -90,7 +93,9 @@ def _command(name: str) -> Callable[..., None]:
         more = prompts, embedded, decoder_only, trust_remote_code
         models = request.ModelOptions(model, base, device, dtype, *more)
         results.require_folder(out)
-        _execute(request.prepare(name, request.CaseSelection(*given), config, shard, models), out)
+        with joined(ray, cpus, storage) as cluster:
+            selected = request.CaseSelection(*given)
+            _execute(*request.prepare(name, selected, config, shard, models, cluster), out)
 
     return command
 
@@ -99,11 +104,11 @@ for _name in ANALYSES:
     app.command(_name, help=_question(_name))(_command(_name))
 
 
-def _execute(run: Any, out: Path) -> None:
+def _execute(run: Any, workers: Any, out: Path) -> None:
     from analyses.running import runs
 
     with progress_bars() as progress:
-        table = runs.execute(run, out, progress)
+        table = runs.execute(run, out, progress, workers)
     skipped = table.attrs["skipped"]
     for case, reason in list(skipped.items())[:10]:
         say(f"skipped: {case}: {reason}")
@@ -150,6 +155,9 @@ def study(
     model: Annotated[str | None, _option("In place of the file's.")] = None,
     data: Annotated[Path | None, _option("In place of the file's.")] = None,
     limit: Annotated[int | None, _option("Samples of each kind.", min=1)] = None,
+    ray: Ray = None,
+    cpus: Cpus = None,
+    storage: Stored = "driver",
 ) -> None:
     """The whole study: captions, analyses, judge, the paper's claims, figures and report.md."""
     from dataclasses import replace
@@ -159,8 +167,8 @@ def study(
 
     given = {"model": model, "data": data, "limit": limit}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    with progress_bars() as progress:
-        result = run_study(replace(read_study(config), **changes), out, progress)
+    with joined(ray, cpus, storage) as cluster, progress_bars() as progress:
+        result = run_study(replace(read_study(config), **changes), out, progress, cluster)
     for one in result.findings:
         say(f"{one.verdict:>17}: {one.claim.name}: {one.ours}")
     say(f"{result.report}: the claims, the figures, and what is missing")

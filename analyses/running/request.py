@@ -6,6 +6,7 @@ From words on the command line to a run: cases of a manifest or of single clips,
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from analyses.running.elsewhere import Bundles, GivenPrompts, bundle_facts, bund
 from analyses.running.identity import KeptPrompts, clips_digest
 from analyses.running.type_check import config_from_json
 from hooked_omni import HookedOmni, load
+from hooked_omni.cluster import Cluster
 from hooked_omni.errors import MediaError, ResultsError
 from hooked_omni.files import file_hash, read_text
 
@@ -139,10 +141,34 @@ class ModelOptions:
             return GivenPrompts(omni, given)
         return omni if self.prompts is None else KeptPrompts(omni, self.prompts)
 
+    def both(
+        self, cases: Sequence[Case], of_base: Sequence[Case] | None
+    ) -> tuple[HookedOmni, HookedOmni | None, dict[str, Any]]:
+        """The model, the base if there is one, and the facts of prompts embedded elsewhere."""
+        given = self.bundles(cases), None if of_base is None else self.bundles(of_base, True)
+        omni = self.load(self.model, given[0])
+        base = None if self.base is None else self.load(self.base, given[1])
+        return omni, base, bundle_facts(*given)
+
+    def on(
+        self, cluster: Cluster | None, cases: Sequence[Case], of_base: Sequence[Case] | None
+    ) -> tuple["ModelOptions", runs.Workers | None]:
+        """What is loaded here, on the CPU if a cluster computes, and what its workers load."""
+        if cluster is None:
+            return self, None
+        device = self.device.partition(":")[0]  # a worker sees one GPU
+        there = partial(replace(self, device=device).both, cases, of_base)
+        return replace(self, device="cpu"), runs.Workers(cluster, there, int(device != "cpu"))
+
 
 def prepare(
-    name: str, selection: CaseSelection, config: str | None, shard: str, models: ModelOptions
-) -> runs.Run:
+    name: str,
+    selection: CaseSelection,
+    config: str | None,
+    shard: str,
+    models: ModelOptions,
+    cluster: Cluster | None = None,
+) -> tuple[runs.Run, runs.Workers | None]:
     """A run of an analysis; what is cheap to get wrong is checked before a model is loaded.
 
     `config` is a JSON object, or a JSON file; `shard` is "i/n".
@@ -156,9 +182,7 @@ def prepare(
         raise ResultsError(f"expected a shard as i/n, such as 1/4, got {shard!r}.")
     cases, place = selection.cases(), (int(numbers[1]), int(numbers[2]))
     runs.shard_of(cases, place)
-    given = models.bundles(cases)
-    of_base = None if models.base is None else models.bundles(cases, of_base=True)
-    facts = selection.facts() | bundle_facts(given, of_base)
-    omni = models.load(models.model, given)
-    base = None if models.base is None else models.load(models.base, of_base)
-    return runs.Run(name, made, omni, cases, base, place, facts)
+    every, facts = (cases, cases if models.base else None), selection.facts()
+    here, workers = models.on(cluster, *every)
+    omni, base, embedded = here.both(*every)
+    return runs.Run(name, made, omni, cases, base, place, facts | embedded), workers

@@ -22,6 +22,7 @@ from analyses.study import report
 from analyses.study.claims import Finding, check
 from analyses.study.config import NEEDS_BASE, Study
 from analyses.study.judging import judge_study, require_judge, with_events
+from hooked_omni.cluster import Cluster
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash
 
@@ -42,14 +43,20 @@ class StudyResult:
     report: Path
 
 
-def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress) -> StudyResult:
+def run_study(
+    study: Study,
+    out: Path,
+    progress: ProgressCallback = no_progress,
+    cluster: Cluster | None = None,
+) -> StudyResult:
     """Do the study, or what is left of it.
 
     Each analysis has a folder of its own in `out`, as its own command makes it. `progress` is
-    called with "cases" or the judge's name, how many are done, and of how many.
+    called with "cases" or the judge's name, how many are done, and of how many. A `cluster`
+    computes the cases.
 
     Raises:
-        ResultsError: For a folder of another study, and as `runs.execute`.
+        ResultsError, ClusterError: For a folder of another study, and as `runs.execute`.
         JudgeError: For a judge that cannot be used; before the model is loaded if possible.
         JudgeDownError: If the judge stops answering. The same command goes on where it stopped.
     """
@@ -59,13 +66,13 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     _require_references(cases)
     require_distinct(cases["captions"])
     judge, reading = require_judge(study.judge, out)
-    models, every = study.models(), [case for own in cases.values() for case in own]
-    given = models.bundles(every), models.bundles(cases.get(NEEDS_BASE, []), of_base=True)
+    every = [case for own in cases.values() for case in own], cases.get(NEEDS_BASE, [])
+    models, workers = study.models().on(cluster, *every)
+    given = models.bundles(every[0]), models.bundles(every[1], of_base=True)
     facts = _facts(study) | bundle_facts(*given)
     recipe = _recipe(study, facts)
     results.require_same(out, recipe)
-    omni = models.load(study.model, given[0])
-    base = models.load(study.base, given[1]) if study.base else None
+    omni, base, _ = models.both(*every)
     if base is not None and base.family.hears:
         raise ResultsError(
             f"expected a base that only sees, got {study.base}, which hears. Name the vision-only "
@@ -84,7 +91,8 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
         )
         for name in study.analyses
     }
-    tables = {path.name: table for path, table in runs.execute_all(stages, progress).items()}
+    made = runs.execute_all(stages, progress, workers=workers)
+    tables = {path.name: table for path, table in made.items()}
     scores = judge_study(judge, tables, cases["captions"], out, progress, reading)
     tables = with_events(tables, scores, configs["captions"].own)
     findings = check(tables, scores, study.ratings)
