@@ -6,6 +6,7 @@ weights, and the contents of each task's files. A task whose worker is lost is d
 """
 
 import importlib.util
+import logging
 import os
 import platform
 import socket
@@ -19,9 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal
 
-from hooked_omni.command_line import Storage
 from hooked_omni.endings import say
 from hooked_omni.errors import ClusterError, FileError, WorkerLostError
 from hooked_omni.files import digest, file_hash, remove, write_whole
@@ -35,16 +35,18 @@ Made = tuple[Work, dict[str, Any]]
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "av", "librosa")
 _CODE = ("hooked_omni", "analyses", "data_prep")
+_STORAGES = ("driver", "shared")
 _MOST_LOSSES = 3
 _TICK = 1.0  # seconds between looks at which nodes there are
-# Read when ray is imported: no reports home, no lines of its own among ours, answers in seconds.
-_SETTINGS = {
+SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_py_gcs_connect_timeout_s": "3",
     "RAY_gcs_rpc_server_connect_timeout_s": "2",
 }
+"""Read when ray is imported: no reports home, no lines of its own among ours, answers in seconds."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Cluster:
 
     address: str = "auto"
     cpus: int | None = None
-    storage: Storage = "driver"
+    storage: Literal["driver", "shared"] = "driver"
 
     def __post_init__(self) -> None:
         host, _, port = self.address.rpartition(":")
@@ -74,9 +76,9 @@ class Cluster:
                 f"expected auto, local or HOST:PORT as the address, got {self.address!r}. "
                 "`ray status` prints that of a cluster."
             )
-        if (self.cpus or 1) < 1 or self.storage not in get_args(Storage):
+        if (self.cpus or 1) < 1 or self.storage not in _STORAGES:
             raise ClusterError(
-                f"expected at least 1 CPU and storage among {get_args(Storage)}, got {self.cpus} "
+                f"expected at least 1 CPU and storage among {_STORAGES}, got {self.cpus} "
                 f"and {self.storage!r}."
             )
         if importlib.util.find_spec("ray") is None:
@@ -92,7 +94,7 @@ class Cluster:
         Raises:
             ClusterError: If there is no cluster of this version, within seconds.
         """
-        for name, value in _SETTINGS.items():
+        for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         import ray
         import ray._private.utils
@@ -101,6 +103,7 @@ class Cluster:
             yield ray
             return
         ray._private.utils.set_sigterm_handler = lambda handler: None  # it has one: `StopSignals`
+        logging.getLogger("ray").setLevel(logging.ERROR)
         quiet: dict[str, Any] = dict(log_to_driver=False, configure_logging=False)
         try:
             if self.address == "local":
@@ -241,6 +244,8 @@ class _Actor:
             return self.work(task.given, task.outputs), []
         with tempfile.TemporaryDirectory() as own:
             paths = [Path(own, str(i), path.name) for i, path in enumerate(task.outputs)]
+            for path in paths:
+                path.parent.mkdir()
             value = self.work(task.given, paths)
             return value, [path.read_bytes() if path.exists() else None for path in paths]
 
@@ -362,8 +367,8 @@ class _Workers:
         """Forget a worker, and say why; the reason."""
         self.failures += task is None
         self.ray.kill(actor)
-        why = [line for line in text.splitlines() if ":" not in line[:20]] or [text]
-        self.reason = " ".join(" ".join(why).split())[:300]
+        why = [line for line in text.splitlines() if line[:1] != "\t"]  # else ids
+        self.reason = " ".join(" ".join(why).partition(" Some common")[0].split())[:300]
         name, what = self.names.get(actor, "a worker"), task.name if task else "loading its model"
         say(f"lost: {name}, at {what}: {self.reason}")
         return self.reason

@@ -35,7 +35,7 @@ def new_app(**settings: Any) -> typer.Typer:
 
 
 @contextmanager
-def joined(ray: str | None, cpus: int | None, storage: Storage) -> Iterator[Any]:
+def joined(ray: str | None, cpus: int | None, storage: Storage = "driver") -> Iterator[Any]:
     """The `Cluster` that the options name, connected to while the block runs; None without one.
 
     `ClusterError` as `Cluster` and `Cluster.joined`.
