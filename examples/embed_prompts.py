@@ -16,12 +16,18 @@ if __name__ == "__main__":
 
 import argparse
 import tempfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_prep.manifest import Sample, file_name, read_manifest, write_manifest
 from examples._clip import two_seconds
-from hooked_omni.errors import ManifestError, MediaError
+from hooked_omni.cluster.joining import Cluster
+from hooked_omni.cluster.spreading import spread
+from hooked_omni.cluster.tasks import Made, Task
+from hooked_omni.errors import ManifestError, MediaError, WorkerLostError
+from hooked_omni.fingerprint import model_hash
 from hooked_omni.hf.loading import load_towers
 from hooked_omni.inputs.prompt import Prompt
 
@@ -47,6 +53,9 @@ def options(arguments: list[str] | None, prog_name: str) -> argparse.Namespace:
     parser.add_argument("--order", choices=orders, help="default: the family's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", help="that of the study; default: as saved")
+    parser.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster: auto, local, HOST:PORT")
+    parser.add_argument("--cpus", type=int, help="of a worker")
+    parser.add_argument("--storage", choices=["driver", "shared"], default="driver")
     given = parser.parse_args(arguments)
     given.questions = (given.questions or ("hear" if given.base else "see,hear,both")).split(",")
     if unknown := sorted({*given.questions} - {*WORDS}):
@@ -61,31 +70,51 @@ def options(arguments: list[str] | None, prog_name: str) -> argparse.Namespace:
     return given
 
 
-# %% the towers, once, and every case
-def main(arguments: list[str] | None, prog_name: str) -> None:
-    """Embed what is not there yet."""
-    given = options(arguments, prog_name)
-    samples = read_manifest(given.manifest)
-    towers = load_towers(given.model, given.device, given.dtype, trust_remote_code=True)
+# %% every case, and the towers, once or in each worker of a cluster
+def wanted(given: argparse.Namespace) -> Iterator[tuple[Path, Prompt]]:
+    """Each case's prompt, and where it goes."""
     folder = given.folder / "base" if given.base else given.folder
-    for sample in samples:
+    for sample in read_manifest(given.manifest):
         video, audio = (p and given.manifest.parent / p for p in (sample.video, sample.audio))
         if sample.items:
             raise ManifestError(
                 f"expected samples of one clip, got items in {sample.id!r}. Leave that sample out."
             )
         for question in given.questions:
-            path = folder / f"{file_name(f'{sample.id}/{question}')}.safetensors"
             own = None if given.base else audio
             asked: dict[str, Any] = dict(text=WORDS[question], video=video, audio=own)
             if given.order:
                 words, clip = ("text", WORDS[question]), ("video", video, own)
                 asked = dict(items=[words, clip] if given.order == "text-first" else [clip, words])
             prompt = Prompt(**asked, system=given.system, use_audio_in_video=not given.base)
-            try:
-                print(path if path.is_file() else towers.embed(prompt).save(path))
-            except MediaError as error:
-                print(f"left out: {sample.id}: {error}")  # the analyses skip it, and say so
+            yield folder / f"{file_name(f'{sample.id}/{question}')}.safetensors", prompt
+
+
+def worker(model: str, device: str, dtype: str | None) -> Made:
+    """What a worker does: embed, and save."""
+    towers = load_towers(model, device, dtype, trust_remote_code=True)
+    weights = model_hash({"towers": towers.hf}, portable=True)
+    return lambda prompt, paths: towers.embed(prompt).save(paths[0]), {"weights": weights}
+
+
+def main(arguments: list[str] | None, prog_name: str) -> None:
+    """Embed what is not there yet."""
+    given = options(arguments, prog_name)
+    tasks = [
+        Task(path.stem, prompt, tuple(Path(s.path) for s in prompt.sources(True)), (path,))
+        for path, prompt in wanted(given)
+    ]
+    left = [task for task in tasks if not task.outputs[0].is_file()]
+    make = partial(worker, given.model, given.device, given.dtype)
+    cluster = Cluster(given.ray, given.cpus, given.storage) if given.ray else None
+    for task, future in spread(cluster, make, left, gpus=int(given.device != "cpu")):
+        try:
+            future.result()
+        except (MediaError, WorkerLostError) as error:
+            print(f"left out: {task.name}: {error}")  # the analyses skip it, and say so
+    for task in tasks:
+        if task.outputs[0].is_file():
+            print(task.outputs[0])
 
 
 if __name__ == "__main__":

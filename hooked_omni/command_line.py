@@ -41,7 +41,7 @@ def joined(ray: str | None, cpus: int | None, storage: Storage = "driver") -> It
     `ClusterError` as `Cluster` and `Cluster.joined`.
     """
     if ray is not None:
-        from hooked_omni.cluster import Cluster  # a help page need not import it
+        from hooked_omni.cluster.joining import Cluster  # a help page need not import it
 
         cluster = Cluster(ray, cpus, storage)
         with cluster.joined():

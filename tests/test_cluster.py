@@ -18,8 +18,10 @@ from data_prep.__main__ import main as data_prep
 from data_prep.captioning import caption_manifest
 from data_prep.manifest import Sample, read_manifest, write_manifest
 from data_prep.swapping import swap_manifest
-from hooked_omni import cluster as clusters
-from hooked_omni.cluster import Cluster, Task, spread
+from hooked_omni.cluster import joining
+from hooked_omni.cluster.joining import Cluster
+from hooked_omni.cluster.spreading import spread
+from hooked_omni.cluster.tasks import Task
 from hooked_omni.errors import ClusterError, WorkerLostError
 from tests.support import forked, workers
 from tests.support.clips import write_clip
@@ -35,7 +37,7 @@ def nodes() -> Iterator[tuple[Any, Any, Any]]:
     """Two nodes of one CPU each, and a driver that waits for what it is to do."""
     given, ours = Pipe()
     waiting = forked.start(workers.driver, given)
-    os.environ.update(clusters.SETTINGS, RAY_AUTH_MODE="disabled")
+    os.environ.update(joining.SETTINGS, RAY_AUTH_MODE="disabled")
     from ray.cluster_utils import Cluster as Nodes
 
     options: Any = dict(num_cpus=1, object_store_memory=80_000_000, include_dashboard=False)
@@ -52,9 +54,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of ten clips, one of them deaf."""
     folder = tmp_path_factory.mktemp("data")
     for i in range(10):
-        sound = None if i == 3 else 100.0 * (i + 1)
-        seconds = 1.5 if i == 8 else 1.0
-        write_clip(folder / f"{i}.mp4", seconds=seconds, fps=4, width=56, height=56, audio_hz=sound)
+        length, sound = 1.5 if i == 8 else 1.0, None if i == 3 else 100.0 * (i + 1)
+        write_clip(folder / f"{i}.mp4", seconds=length, fps=4, width=56, height=56, audio_hz=sound)
     return write_manifest(
         folder / "data.jsonl", [Sample(f"{i}", video=f"{i}.mp4") for i in range(10)]
     )
@@ -65,9 +66,8 @@ def test_a_case_that_kills_its_workers_is_listed_and_the_rest_goes_on(nodes, dat
     tasks = [Task(str(i), i, outputs=(tmp_path / f"{i}.txt",)) for i in range(5, 16)]
     tasks.append(Task("long", 100, (data.parent / "8.mp4",), (tmp_path / "100.txt",)))
     found = {}
-    for task, future in spread(
-        cluster, workers.doubling, tasks, WEIGHTS, 0, lambda *a: seen.append(a)
-    ):
+    note = lambda *one: seen.append(one)  # noqa: E731
+    for task, future in spread(cluster, workers.doubling, tasks, WEIGHTS, progress=note):
         found[task.given] = future
     assert len(found) == 12 and "long" in [str(n) if n != 100 else "long" for n in list(found)[:2]]
     assert isinstance(found.pop(13).exception(), WorkerLostError)
@@ -88,20 +88,19 @@ def test_captions_and_swaps(nodes, data, tmp_path):
     )
     assert list(missing) == ["3"] and "died" in missing["3"]
     named = read_manifest(data.parent / "named.jsonl")
-    assert [s.video_captions for s in named if s.id != "3"] == [
-        (f"The clip {i}.mp4.",) for i in range(10) if i != 3
-    ]
-    samples = [
-        Sample(f"{i}", "counterfactual", video=f"{i}.mp4", audio=f"{i + 1}.mp4") for i in range(4)
-    ]
+    expected = [(f"The clip {i}.mp4.",) if i != 3 else () for i in range(10)]
+    assert [sample.video_captions for sample in named] == expected
+    swapped = [(f"{i}", "counterfactual", f"{i}.mp4", f"{i + 1}.mp4") for i in range(4)]
+    samples = [Sample(name, kind, video=v, audio=a) for name, kind, v, a in swapped]
     pairs = write_manifest(data.parent / "pairs.jsonl", samples)
     here = swap_manifest.run(pairs, data.parent / "here.jsonl")
     with pytest.raises(SystemExit) as end:
         data_prep(["swap", str(pairs), str(data.parent / "there.jsonl"), "--ray", nodes[0].address])
     assert end.value.code == 0 and list(here) == ["2"]
-    for i in (0, 1, 3):
-        one, other = (data.parent / f"{name}.clips/{i}.mp4" for name in ("here", "there"))
-        assert one.read_bytes() == other.read_bytes()
+    made = [read_manifest(data.parent / f"{name}.jsonl") for name in ("here", "there")]
+    for one, other in zip(*made, strict=True):
+        files = [data.parent / str(sample.video) for sample in (one, other)]
+        assert files[0].read_bytes() == files[1].read_bytes() and files[0] != files[1]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_no_cluster_is_an_error_within_seconds(tmp_path, data, capfd):
 
 
 def test_without_ray_there_is_a_clear_error(monkeypatch):
-    monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(joining.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ClusterError, match=r"hooked-omni\[ray\]"):
         Cluster()
 

@@ -16,7 +16,7 @@ from analyses.running.elsewhere import Bundles, GivenPrompts, bundle_facts, bund
 from analyses.running.identity import KeptPrompts, clips_digest
 from analyses.running.type_check import config_from_json
 from hooked_omni import HookedOmni, load
-from hooked_omni.cluster import Cluster
+from hooked_omni.cluster.joining import Cluster
 from hooked_omni.errors import MediaError, ResultsError
 from hooked_omni.files import file_hash, read_text
 

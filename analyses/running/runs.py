@@ -23,7 +23,9 @@ from analyses.running.identity import case_mark, model_facts
 from analyses.running.progress import ProgressCallback, no_progress
 from data_prep.manifest import file_name
 from hooked_omni import HookedOmni, Prompt
-from hooked_omni.cluster import Cluster, Made, Task, spread
+from hooked_omni.cluster.joining import Cluster
+from hooked_omni.cluster.spreading import spread
+from hooked_omni.cluster.tasks import Made, Task
 from hooked_omni.errors import ResultsError, WorkerLostError
 from hooked_omni.files import exclusive
 
@@ -125,12 +127,10 @@ def execute_all(
             results.write_recipe(out, recipe)
         left = [(case, _left(case, folders, marks)) for case, folders in every]
         left = [(case, parts) for case, parts in left if parts]
-        n_done = len(every) - len(left)
-        progress(title, n_done, len(every))
-        there = None if workers is None else _spread(left, runs, workers, progress)
-        for _ in there or _here(left, runs):
-            n_done += 1
-            progress(title, n_done, len(every))
+        n_there = len(every) - len(left)
+        progress(title, n_there, len(every))
+        for n, _ in enumerate(_each(left, runs, workers, progress), n_there + 1):
+            progress(title, n, len(every))
         facts_of = cache(model_facts)  # again: what was edited or replaced meanwhile is noticed
         for out, run in runs.items():
             finish(out, run.name, results.gather(mark(out)), run.config, run.all_facts(facts_of))
@@ -174,13 +174,9 @@ def _is_done(path: Path, mark: Mapping[str, Any]) -> bool:
     return False
 
 
-def _here(left: Sequence[tuple[Case, Parts]], runs: Mapping[Path, Run]) -> Iterator[None]:
-    for case, parts in left:
-        yield _compute(case, parts, list(parts), runs)
-
-
-def _compute(case: Case, parts: Parts, paths: Sequence[Path], runs: Mapping[Path, Run]) -> None:
+def _work(runs: Mapping[Path, Run], given: tuple[Case, Parts], paths: Sequence[Path]) -> None:
     """The tables of one case in all runs that lack it, written to `paths`."""
+    case, parts = given
     with suppress(Skip):  # each analysis skips it by itself, and says why
         case = prefilled(runs[next(iter(parts.values()))[0]].omni, case)
     for path, (out, mark) in zip(paths, parts.values(), strict=True):
@@ -195,21 +191,24 @@ def _compute(case: Case, parts: Parts, paths: Sequence[Path], runs: Mapping[Path
         results.write_table(path, table, run.name, **mark, devices={device: True})
 
 
-def _spread(
+def _each(
     left: Sequence[tuple[Case, Parts]],
     runs: Mapping[Path, Run],
-    workers: Workers,
+    workers: Workers | None,
     progress: ProgressCallback,
 ) -> Iterator[None]:
-    """The same, by the workers of a cluster."""
-    of, facts = {case.id: (case, parts) for case, parts in left}, dict[str, Any]()
-    for run in runs.values():
-        base = {} if run.base is None else {"base": model_facts(run.base)}
-        facts |= {"embedded": run.facts.get("embedded"), "model": model_facts(run.omni), **base}
-    plans = {out: (run.name, run.config, run.base is not None) for out, run in runs.items()}
-    make = partial(_work, workers.load, plans)
-    tasks = [_task(case, parts) for case, parts in left]
-    for task, future in spread(workers.cluster, make, tasks, facts, workers.gpus, progress):
+    """Compute what is left, here or by workers, case by case."""
+    of = {case.id: (case, parts) for case, parts in left}
+    tasks = [_task(case, parts, workers is not None) for case, parts in left]
+    if workers is None:
+        done = spread(None, lambda: (partial(_work, runs), {}), tasks)
+    else:
+        plans = {out: (run.name, run.config, run.base is not None) for out, run in runs.items()}
+        make = partial(_worker, workers.load, plans)
+        first, based = next(iter(runs.values())), [r.base for r in runs.values() if r.base]
+        facts = _facts(first.omni, based[0] if based else None, first.facts)
+        done = spread(workers.cluster, make, tasks, facts, workers.gpus, progress)
+    for task, future in done:
         try:
             future.result()
         except WorkerLostError as reason:
@@ -217,21 +216,26 @@ def _spread(
         yield
 
 
-def _task(case: Case, parts: Parts) -> Task:
-    bare = replace(case, prefilled_prompt=None, prefilled_from=None, answers={})
+def _task(case: Case, parts: Parts, away: bool) -> Task:
     read = case.prompt.sources(hears=True) if isinstance(case.prompt, Prompt) else ()
     files = dict.fromkeys(Path(source.path) for source in read)
-    return Task(case.id, (bare, parts), tuple(files), tuple(path.absolute() for path in parts))
+    if away:  # what is prefilled stays with its model
+        case = replace(case, prefilled_prompt=None, prefilled_from=None, answers={})
+    return Task(case.id, (case, parts), tuple(files), tuple(path.absolute() for path in parts))
 
 
-def _work(load: Loaded, plans: Mapping[Path, tuple[str, Any, bool]]) -> Made:
+def _worker(load: Loaded, plans: Mapping[Path, tuple[str, Any, bool]]) -> Made:
     """What a worker does."""
     omni, base, embedded = load()
     runs = {o: Run(name, c, omni, [], base if two else None) for o, (name, c, two) in plans.items()}
-    facts = {"embedded": embedded.get("embedded"), "model": model_facts(omni)}
-    if base is not None:
-        facts["base"] = model_facts(base)
-    return lambda given, paths: _compute(*given, paths, runs), facts
+    needed = base if any(two for _, _, two in plans.values()) else None
+    return partial(_work, runs), _facts(omni, needed, embedded)
+
+
+def _facts(omni: HookedOmni, base: HookedOmni | None, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same here and in a worker."""
+    facts = {"embedded": more.get("embedded"), "model": model_facts(omni)}
+    return facts if base is None else {**facts, "base": model_facts(base)}
 
 
 def _lose(case: Case, parts: Parts, runs: Mapping[Path, Run], reason: str) -> None:

@@ -22,7 +22,7 @@ from analyses.study import report
 from analyses.study.claims import Finding, check
 from analyses.study.config import NEEDS_BASE, Study
 from analyses.study.judging import judge_study, require_judge, with_events
-from hooked_omni.cluster import Cluster
+from hooked_omni.cluster.joining import Cluster
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash
 

@@ -20,7 +20,9 @@ from data_prep.clips import clip_hash
 from data_prep.console import say_reasons
 from data_prep.journal import Journal
 from data_prep.manifest import Sample, read_manifest, rebased, write_manifest
-from hooked_omni.cluster import Cluster, Task, spread
+from hooked_omni.cluster.joining import Cluster
+from hooked_omni.cluster.spreading import spread
+from hooked_omni.cluster.tasks import Task
 from hooked_omni.endings import say
 from hooked_omni.errors import HookedOmniError, MediaError, WorkerLostError
 from hooked_omni.files import digest
@@ -169,9 +171,9 @@ def _there(
     journal: Journal, clips: dict[str, Path], source: Any, cluster: Cluster
 ) -> Iterator[tuple[str, Future[Any]]]:
     """The same by the workers of a cluster."""
-    tasks = [Task(key, clip.absolute(), (clip,)) for key, clip in clips.items()]
+    keys = {Task(clip.name, clip.absolute(), (clip,)): key for key, clip in clips.items()}
     gpus = int(not source.device.startswith("cpu"))
-    for task, future in spread(cluster, source.worker, tasks, gpus=gpus):
+    for task, future in spread(cluster, source.worker, [*keys], gpus=gpus):
         if future.exception() is None:
-            journal.put(task.name, [future.result()])
-        yield task.name, future
+            journal.put(keys[task], [future.result()])
+        yield keys[task], future

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data_prep.captioning.caption_manifest import NoCaptionError
 from data_prep.captioning.question import DEFAULT, Question, description
-from hooked_omni.cluster import Made
+from hooked_omni.cluster.tasks import Made
 from hooked_omni.errors import UnknownModelError
 from hooked_omni.fingerprint import model_hash
 

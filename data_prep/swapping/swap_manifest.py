@@ -22,7 +22,9 @@ from data_prep.manifest import (
     write_manifest,
 )
 from data_prep.swapping.swap_clip import CONTROLS, is_swapped, swap
-from hooked_omni.cluster import Cluster, Made, Task, spread
+from hooked_omni.cluster.joining import Cluster
+from hooked_omni.cluster.spreading import spread
+from hooked_omni.cluster.tasks import Made, Task
 from hooked_omni.errors import ManifestError, MediaError, WorkerLostError
 from hooked_omni.files import exclusive
 

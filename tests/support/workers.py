@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from hooked_omni.cluster import Cluster, Made
+from hooked_omni.cluster.joining import Cluster
+from hooked_omni.cluster.tasks import Made
 
 WEIGHTS = {"weights": "those of the driver"}
 N_CASES = 10
