@@ -3,8 +3,8 @@
     python -m benchmarks.cluster [--cases 36] [--tokens 200]
 
 One CPU thread each, on this machine, which needs two idle cores for it. Timed is from when the last
-worker has its model to the end of the last case: a start does not grow with the work, and is printed
-beside. Tables are compared to the bit.
+worker has its model to the end of the last case: a start does not grow with the work, and stands
+beside it. Tables are compared to the bit.
 """
 
 import os

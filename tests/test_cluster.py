@@ -41,7 +41,7 @@ def nodes() -> Iterator[tuple[Any, Any, Any]]:
     from ray.cluster_utils import Cluster as Nodes
 
     options: Any = dict(num_cpus=1, object_store_memory=80_000_000, include_dashboard=False)
-    made = Nodes(initialize_head=True, head_node_args=options)
+    made: Any = Nodes(initialize_head=True, head_node_args=options)
     second = made.add_node(num_cpus=1, object_store_memory=80_000_000)
     OWN_ADDRESSES.add(made.head_node.node_ip_address)
     yield made, second, (waiting, ours)

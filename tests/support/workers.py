@@ -15,7 +15,6 @@ from hooked_omni.cluster.joining import Cluster
 from hooked_omni.cluster.tasks import Made
 
 WEIGHTS = {"weights": "those of the driver"}
-N_CASES = 10
 
 
 def doubling() -> Made:
@@ -90,6 +89,11 @@ def small_run(
     with pytest.MonkeyPatch.context() as patch:
         no_figures(patch)
         execute(run, out, progress, cluster and Workers(cluster, models))
+
+
+def small_run_on(cluster: Cluster, data: Path, out: Path) -> None:
+    """The same, always on a cluster."""
+    small_run(data, out, cluster)
 
 
 def driver(given: Connection) -> None:
