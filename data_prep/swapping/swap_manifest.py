@@ -103,7 +103,7 @@ def _control(sample: Sample, control: str) -> Sample:
     return replace(sample, audio_captions=captions, **made)
 
 
-def _request(sample: Sample, root: Path, clips: str) -> tuple[Any, ...] | None:
+def _request(sample: Sample, root: Path, clips: str) -> tuple[Path, Path | None, Path, Any] | None:
     """What `swap` is to do for a sample; None where its sound is in its clip.
 
     A `MediaError` for a sample without a video.

@@ -104,10 +104,10 @@ class Cluster:
 def _reached(address: str) -> str:
     """The address as HOST:PORT, after an answer from there."""
     from ray._private.services import canonicalize_bootstrap_address
-    from ray._raylet import GcsClient
 
+    raylet: Any = importlib.import_module("ray._raylet")
     found = canonicalize_bootstrap_address(address) or address
     host, _, port = found.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
-    GcsClient(address=found)  # anything may listen at a port
+    raylet.GcsClient(address=found)  # anything may listen at a port
     return found

@@ -59,8 +59,8 @@ class WorkerActor:
         self.shared = token is not None
         if token is not None and not (token[0].is_file() and token[0].read_text() == token[1]):
             raise ClusterError(
-                f"expected the folder {token[0].parent} of the driver on {where}, got another one or "
-                "none. Choose a folder that all machines share, or --storage driver."
+                f"expected the driver's folder {token[0].parent} on {where}, got another or none. "
+                "Choose a folder that all machines share, or --storage driver."
             )
         self.work, facts = make()
         return where, {**versions(), **facts}

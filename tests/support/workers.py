@@ -13,6 +13,7 @@ import pytest
 
 from hooked_omni.cluster.joining import Cluster
 from hooked_omni.cluster.tasks import Made
+from tests.support.places import OWN_ADDRESSES
 
 WEIGHTS = {"weights": "those of the driver"}
 
@@ -99,4 +100,5 @@ def small_run_on(cluster: Cluster, data: Path, out: Path) -> None:
 def driver(given: Connection) -> None:
     """A driver to be killed, which is forked before Ray has threads."""
     data, out, cluster = given.recv()
+    OWN_ADDRESSES.add(cluster.address.partition(":")[0])
     small_run(data, out, cluster)
