@@ -26,7 +26,7 @@ demo: setup
 	$(BIN)/python -m examples.demo --out $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 test-oldest test-newest: test-%: setup .%/ready
 	PYTHONPATH=.$* $(BIN)/python -m pytest -q tests/test_parity.py tests/hf/test_capture.py \

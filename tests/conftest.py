@@ -22,6 +22,7 @@ from tests.support.models import (
     uneven_gains,
     watched,
 )
+from tests.support.places import OWN_ADDRESSES
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -34,7 +35,7 @@ def _no_network() -> Iterator[None]:
     connect = socket.socket.connect
 
     def refuse(self: socket.socket, address: Any) -> None:
-        local = self.family == socket.AF_UNIX or str(address[0]) in ("127.0.0.1", "::1")
+        local = self.family == socket.AF_UNIX or str(address[0]) in OWN_ADDRESSES
         if not local:
             raise RuntimeError(f"expected a test without network, got a connection to {address}.")
         connect(self, address)

@@ -1,12 +1,19 @@
 """Every example runs as its first lines say, without network, on the shipped models."""
 
 import json
+import os
+import re
 import runpy
+import subprocess
 import sys
+from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
+from typer.main import get_command
 
+from analyses.__main__ import app as analyses
 from hooked_omni.endings import StopSignals
 from tests.support.figures import no_figures
 from tests.support.places import ROOT
@@ -55,3 +62,45 @@ def test_the_demo_studies_both_models(monkeypatch, capsys, tmp_path):
         table = pd.read_parquet(made / "knockout.parquet")
         facts = json.loads((made / "run.json").read_text())
         assert facts["rows"] == len(table) and facts["n_cases"] == 4
+
+
+CLUSTER = sorted((ROOT / "examples" / "cluster").iterdir())
+
+
+def test_examples_for_clusters_name_commands_and_options_that_exist():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+    from ray.scripts.scripts import cli as ray_commands
+
+    known: dict[str, Any] = {"analyses": get_command(analyses), "ray": ray_commands}
+    found = 0
+    for path in CLUSTER:
+        text = re.sub(r"\\\n|^# {3}", " ", path.read_text(), flags=re.MULTILINE)
+        for program, name, words in re.findall(r"\b(analyses|ray) ([a-z_]+)([^\n'&]*)", text):
+            if name in known[program].commands:  # else it is prose
+                options = {o for p in known[program].commands[name].params for o in p.opts}
+                assert {*re.findall(r"--[a-z-]+", words)} <= options, (path, words)
+                found += 1
+    assert found >= 9
+    config = yaml.safe_load((ROOT / "examples" / "cluster" / "ray.yaml").read_text())
+    validate_config(prepare_config(config))
+
+
+@pytest.mark.parametrize("path", [path for path in CLUSTER if path.suffix == ".slurm"], ids=str)
+def test_a_job_of_slurm_runs_its_commands(path, tmp_path):
+    """With programs that print what they are given, in place of a cluster's."""
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "ray", "srun", "scontrol", "sleep"):
+        said = "n1" if name == "scontrol" else f'{name} "$@"'
+        (programs / name).write_text(f"#!/bin/sh\necho {said}\n")
+        (programs / name).chmod(0o755)
+    of_slurm = {"PROJECT": str(tmp_path), "SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "8"}
+    of_slurm |= {"SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_NODELIST": "n[1-4]"}
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}", **of_slurm}
+    done = subprocess.run(["bash", path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    expected = {
+        "shards": ["--shard 2/8", "--out runs/shards/2"],
+        "study": ["--ray n1:6379 --storage shared", "ray start --address=n1:6379", "--nodes=3"],
+    }
+    assert all(words in done.stdout for words in expected[path.stem])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from analyses.running.identity import KeptPrompts, clips_digest
 from analyses.running.options import CaseSelection, ModelOptions
 from analyses.text.wording import OWN, worded
 from hooked_omni import HookedOmni, load
+from hooked_omni.cluster.joining import Cluster
 from hooked_omni.errors import PromptError
 from hooked_omni.files import file_hash
 from hooked_omni.hf.loading import family_named
@@ -91,16 +93,44 @@ def load_with(
     return omni if models.prompts is None else KeptPrompts(omni, models.prompts)
 
 
+def load_both(
+    models: ModelOptions, cases: Sequence[Case], of_base: Sequence[Case] | None
+) -> tuple[HookedOmni, HookedOmni | None, dict[str, Any]]:
+    """The model, the base if there is one, and the facts of prompts embedded elsewhere."""
+    given = given_bundles(models, cases)
+    theirs = None if of_base is None else given_bundles(models, of_base, of_base=True)
+    omni = load_with(models, models.model, given, models.adapter)
+    base = None if models.base is None else load_with(models, models.base, theirs)
+    return omni, base, bundle_facts(given, theirs)
+
+
+def on_cluster(
+    models: ModelOptions,
+    cluster: Cluster | None,
+    cases: Sequence[Case],
+    of_base: Sequence[Case] | None,
+) -> tuple[ModelOptions, runs.Workers | None]:
+    """What is loaded here, on the CPU if a cluster computes, and what its workers load."""
+    if cluster is None:
+        return models, None
+    device = models.device.partition(":")[0]  # a worker sees one GPU
+    there = partial(load_both, replace(models, device=device), cases, of_base)
+    return replace(models, device="cpu"), runs.Workers(cluster, there, int(device != "cpu"))
+
+
 def prepare(
-    name: str, chosen: CaseSelection, config: Any, shard: tuple[int, int], models: ModelOptions
-) -> runs.Run:
+    name: str,
+    chosen: CaseSelection,
+    config: Any,
+    shard: tuple[int, int],
+    models: ModelOptions,
+    cluster: Cluster | None = None,
+) -> tuple[runs.Run, runs.Workers | None]:
     """A run of an analysis; what is cheap to get wrong is checked before a model is loaded."""
     cases = cases_of(chosen)
     runs.shard_of(cases, shard)
-    given = given_bundles(models, cases)
-    of_base = None if models.base is None else given_bundles(models, cases, of_base=True)
+    every, facts = (cases, cases if models.base else None), selection_facts(chosen)
     require_taken(models, cases)
-    facts = selection_facts(chosen) | bundle_facts(given, of_base)
-    omni = load_with(models, models.model, given, models.adapter)
-    base = None if models.base is None else load_with(models, models.base, of_base)
-    return runs.Run(name, config, omni, cases, base, shard, facts)
+    here, workers = on_cluster(models, cluster, *every)
+    omni, base, embedded = load_both(here, *every)
+    return runs.Run(name, config, omni, cases, base, shard, facts | embedded), workers

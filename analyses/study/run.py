@@ -18,11 +18,12 @@ from analyses.running import results, runs
 from analyses.running.elsewhere import bundle_facts
 from analyses.running.identity import clips_digest, require_distinct
 from analyses.running.progress import ProgressCallback, no_progress
-from analyses.running.request import given_bundles, load_with, require_taken
+from analyses.running.request import given_bundles, on_cluster, require_taken
 from analyses.study import report
 from analyses.study.claims import Finding, check
 from analyses.study.config import NEEDS_BASE, STAGES, Study
 from analyses.study.judging import judge_study, require_judge, with_events
+from hooked_omni.cluster.joining import Cluster
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash
 from hooked_omni.hf.loading import family_named
@@ -60,14 +61,20 @@ def study_cases(study: Study, name: str) -> list[Case]:
     return [case for case in every if case.sample in kept[case.kind]]
 
 
-def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress) -> StudyResult:
+def run_study(
+    study: Study,
+    out: Path,
+    progress: ProgressCallback = no_progress,
+    cluster: Cluster | None = None,
+) -> StudyResult:
     """Do the study, or what is left of it.
 
     Each analysis has a folder of its own in `out`, as its own command makes it. `progress` is
-    called with "cases" or the judge's name, how many are done, and of how many.
+    called with "cases" or the judge's name, how many are done, and of how many. A `cluster`
+    computes the cases.
 
     Raises:
-        ResultsError: For a folder of another study, and as `runs.execute`.
+        ResultsError, ClusterError: For a folder of another study, and as `runs.execute`.
         JudgeError: For a judge that cannot be used; before the model is loaded if possible.
         JudgeDownError: If the judge stops answering. The same command goes on where it stopped.
     """
@@ -77,12 +84,10 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     _require_references(cases)
     require_distinct(cases["captions"])
     judge, reading = require_judge(study.judge, out)
-    models, every = study.models(), [case for own in cases.values() for case in own]
-    given = (
-        given_bundles(models, every),
-        given_bundles(models, cases.get(NEEDS_BASE, []), of_base=True),
-    )
-    require_taken(models, every)
+    every = [case for own in cases.values() for case in own], cases.get(NEEDS_BASE, [])
+    models, workers = on_cluster(study.models(), cluster, *every)
+    given = given_bundles(models, every[0]), given_bundles(models, every[1], of_base=True)
+    require_taken(models, every[0])
     if study.base and family_named(study.base).hears:
         raise ResultsError(
             f"expected a base that only sees, got {study.base}, which hears. Name the vision-only "
@@ -91,8 +96,7 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
     facts = _facts(study) | bundle_facts(*given)
     recipe = _recipe(study, facts)
     results.require_same(out, recipe)
-    omni = load_with(models, study.model, given[0], study.adapter)
-    base = load_with(models, study.base, given[1]) if study.base else None
+    omni, base, _ = load_both(models, *every)
     reading.groups(omni.model.cfg.n_layers)
     results.write_recipe(out, recipe)
     stages = {
@@ -106,7 +110,8 @@ def run_study(study: Study, out: Path, progress: ProgressCallback = no_progress)
         )
         for name in study.analyses
     }
-    tables = {path.name: table for path, table in runs.execute_all(stages, progress).items()}
+    made = runs.execute_all(stages, progress, workers=workers)
+    tables = {path.name: table for path, table in made.items()}
     scores = judge_study(judge, tables, cases["captions"], out, progress, reading)
     tables = with_events(tables, scores, configs["captions"].own)
     findings = check(tables, scores, study.ratings)

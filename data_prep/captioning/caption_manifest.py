@@ -7,7 +7,7 @@ content, the words, the sampling and the model: a stopped run goes on where it w
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +20,11 @@ from data_prep.clips import clip_hash
 from data_prep.console import say_reasons
 from data_prep.journal import Journal
 from data_prep.manifest import Sample, read_manifest, rebased, write_manifest
+from hooked_omni.cluster.joining import Cluster
+from hooked_omni.cluster.spreading import spread
+from hooked_omni.cluster.tasks import Task
 from hooked_omni.endings import say
-from hooked_omni.errors import HookedOmniError, MediaError
+from hooked_omni.errors import HookedOmniError, MediaError, WorkerLostError
 from hooked_omni.files import digest
 
 
@@ -46,7 +49,12 @@ class Captioner(Protocol):
 
 
 def run(
-    manifest: Path, out: Path, source: Path | Captioner, *, again: bool = False
+    manifest: Path,
+    out: Path,
+    source: Path | Captioner,
+    *,
+    again: bool = False,
+    cluster: Cluster | None = None,
 ) -> dict[str, str]:
     """Write the manifest with video captions.
 
@@ -59,6 +67,7 @@ def run(
         out: The manifest to write; the journal is kept beside it.
         source: A file of captions by id of the sample or of its video, or a model.
         again: Also caption samples that have video captions.
+        cluster: Where each worker has a `Local` model, in place of this process.
 
     Returns:
         Why, for each sample that is still without a caption.
@@ -70,7 +79,7 @@ def run(
         captions, missing = _from_file(source, todo)
     else:
         facts = source.facts
-        captions, missing = _from_model(source, todo, out)
+        captions, missing = _from_model(source, todo, out, cluster)
     written = [replace(s, video_captions=captions.get(s.id, s.video_captions)) for s in samples]
     made = {"by": "captions", **facts, "captioned": len(captions), "missing": missing}
     write_manifest(out, written, made)
@@ -94,7 +103,9 @@ def _from_file(path: Path, samples: Iterable[Sample]) -> Captions:
     return captions, missing
 
 
-def _from_model(source: Captioner, samples: Iterable[Sample], out: Path) -> Captions:
+def _from_model(
+    source: Captioner, samples: Iterable[Sample], out: Path, cluster: Cluster | None
+) -> Captions:
     journal = Journal(out.with_name(f"{out.stem}.captions.jsonl"), _are_captions)
     sharing: dict[str, list[str]] = defaultdict(list)
     clips, missing = {}, {}
@@ -111,7 +122,10 @@ def _from_model(source: Captioner, samples: Iterable[Sample], out: Path) -> Capt
         sharing[key].append(sample.id)
         clips[key] = clip
     new = {key: clip for key, clip in clips.items() if key not in journal}
-    failed, captions = _fill(journal, new, source), {}
+    ended = _here(journal, new, source)
+    if cluster is not None:
+        ended = _there(journal, new, source, cluster)
+    failed, captions = _failures(journal, track(ended, "captioning", len(new), disable=not new)), {}
     for key, names in sharing.items():
         if key in failed:
             missing |= dict.fromkeys(names, failed[key])
@@ -125,26 +139,42 @@ def _are_captions(value: Any) -> bool:
     return len(texts) > 0 and all(isinstance(one, str) and one.strip() for one in texts)
 
 
-def _fill(journal: Journal, clips: dict[str, Path], source: Captioner) -> dict[str, str]:
-    """Caption clips; why, for each that could not be captioned."""
+def _failures(journal: Journal, ended: Iterable[tuple[str, Future[Any]]]) -> dict[str, str]:
+    """Why, for each clip that could not be captioned."""
     failed, folder = dict[str, str](), journal.path.parent.absolute()
+    for key, future in ended:
+        try:
+            future.result()
+        except (NoCaptionError, MediaError, WorkerLostError) as error:
+            reason = str(error).replace(f"{folder}{os.sep}", "")
+            failed[key] = " ".join(reason.split())
+    return failed
+
+
+def _here(
+    journal: Journal, clips: dict[str, Path], source: Captioner
+) -> Iterator[tuple[str, Future[Any]]]:
+    """Caption clips, and write down their captions; each as it ends."""
     pool = ThreadPoolExecutor(source.workers, "captions")
 
     def caption(key: str, clip: Path) -> None:
         journal.put(key, [source.caption(clip)])
 
     try:
-        futures: dict[Future[None], str] = {
-            pool.submit(caption, key, clip): key for key, clip in clips.items()
-        }
-        done = as_completed(futures)
-        for future in track(done, "captioning", total=len(futures), disable=not futures):
-            try:
-                future.result()
-            except (NoCaptionError, MediaError) as error:
-                reason = str(error).replace(f"{folder}{os.sep}", "")
-                failed[futures[future]] = " ".join(reason.split())
+        futures = {pool.submit(caption, key, clip): key for key, clip in clips.items()}
+        yield from ((futures[future], future) for future in as_completed(futures))
     finally:
         # A full disk or a Ctrl-C ends the run now, not after the clips in the queue.
         pool.shutdown(wait=True, cancel_futures=True)
-    return failed
+
+
+def _there(
+    journal: Journal, clips: dict[str, Path], source: Any, cluster: Cluster
+) -> Iterator[tuple[str, Future[Any]]]:
+    """The same by the workers of a cluster."""
+    keys = {Task(clip.name, clip.absolute(), (clip,)): key for key, clip in clips.items()}
+    gpus = int(not source.device.startswith("cpu"))
+    for task, future in spread(cluster, source.worker, [*keys], gpus=gpus):
+        if future.exception() is None:
+            journal.put(keys[task], [future.result()])
+        yield keys[task], future

@@ -1,7 +1,7 @@
 """How does a Hugging Face vision-language model in this process describe a clip?"""
 
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data_prep.captioning.caption_manifest import NoCaptionError
 from data_prep.captioning.question import DEFAULT, Question, description
+from hooked_omni.cluster.tasks import Made
 from hooked_omni.errors import UnknownModelError
+from hooked_omni.fingerprint import model_hash
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,16 @@ class Local:
     dtype: str = "auto"  # of the weights, such as "bfloat16"; "auto" as saved
     workers: int = field(default=1, init=False)
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without the loaded model."""
+        return Local, (self.model, self.question, self.device, self.dtype)
+
+    def worker(self) -> Made:
+        """The same in a worker of a cluster, with its one GPU."""
+        own = replace(self, device=self.device.partition(":")[0])
+        weights = model_hash({"model": own._loaded[0]}, portable=True)
+        return lambda clip, paths: own.caption(clip), {"facts": own.facts, "weights": weights}
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -82,6 +82,13 @@ def swap(
     return True
 
 
+def is_swapped(
+    video: Path, audio: Path | None, out: Path, control: Control | None, seed: int
+) -> bool:
+    """Whether the file that `swap` would write is there; a `MediaError` without its sources."""
+    return _is_made(out, _comment(video, video if audio is None else audio, control, seed))
+
+
 def _check_request(video: Path, audio: Path, out: Path, control: str | None) -> None:
     if control is not None and control not in CONTROLS:
         raise MediaError(f"expected a control of {list(CONTROLS)}, got {control!r}.")

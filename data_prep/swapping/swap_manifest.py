@@ -6,6 +6,7 @@ run goes on where it was: whole files are recognized.
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from data_prep.manifest import (
     unique,
     write_manifest,
 )
-from data_prep.swapping.swap_clip import CONTROLS, swap
-from hooked_omni.errors import ManifestError, MediaError
+from data_prep.swapping.swap_clip import CONTROLS, is_swapped, swap
+from hooked_omni.cluster.joining import Cluster
+from hooked_omni.cluster.spreading import spread
+from hooked_omni.cluster.tasks import Made, Task
+from hooked_omni.errors import ManifestError, MediaError, WorkerLostError
 from hooked_omni.files import exclusive
 
 # Key in `extra` that marks a file made here, and of what.
@@ -34,6 +38,7 @@ def run(
     controls: Sequence[str] = (),
     seed: int = 0,
     progress: Callable[[list[Sample]], Iterable[Sample]] = iter,
+    cluster: Cluster | None = None,
 ) -> dict[str, str]:
     """Write a manifest whose samples all have their own sound, and the clips for it.
 
@@ -44,6 +49,7 @@ def run(
         controls: Added for every factual sample: "self", "silence", "noise", "reversed".
         seed: Of the noise.
         progress: Shows how far it is.
+        cluster: Where clips are made, in place of this process.
 
     Returns:
         Why each sample that is left out could not be made: a reason by id.
@@ -58,9 +64,11 @@ def run(
     places = [str(manifest)] * len(given) + ["the added controls"] * len(added)
     samples = unique(zip(places, given + added, strict=True))
     clips = f"{out.stem}.clips"
-    kept, left_out = [], {}
+    kept, left_out = [], dict[str, str]()
     with exclusive(inside(out.parent, clips, "the folder of the new clips")):
-        for sample in progress(samples):
+        if cluster is not None:
+            left_out |= _lost(cluster, samples, out.parent, clips, seed)
+        for sample in progress([sample for sample in samples if sample.id not in left_out]):
             try:
                 kept.append(_swapped(sample, out.parent, clips, seed))
             except MediaError as error:
@@ -95,19 +103,63 @@ def _control(sample: Sample, control: str) -> Sample:
     return replace(sample, audio_captions=captions, **made)
 
 
-def _swapped(sample: Sample, root: Path, clips: str, seed: int) -> Sample:
-    """The sample with a clip of its own; one whose sound is in its clip stays as it is."""
+def _request(sample: Sample, root: Path, clips: str) -> tuple[Path, Path | None, Path, Any] | None:
+    """What `swap` is to do for a sample; None where its sound is in its clip.
+
+    A `MediaError` for a sample without a video.
+    """
     control: Any = sample.kind if sample.kind in CONTROLS else None
     if sample.audio is None and (_MARK in sample.extra or control is None):
-        return sample
+        return None
     if sample.video is None:
         raise MediaError("expected a video to swap the sound of, got none in the manifest.")
-    target = f"{clips}/{file_name(sample.id)}.mp4"
     audio = None if sample.audio is None else inside(root, sample.audio)
     if control == "self" and audio is not None:
         control = None  # the own sound is in a file of its own
-    swap(inside(root, sample.video), audio, root / target, control, seed)
-    made = {"video": sample.video, "audio": sample.audio, "control": control}
-    if control == "noise":
+    return inside(root, sample.video), audio, root / _target(sample, clips), control
+
+
+def _target(sample: Sample, clips: str) -> str:
+    return f"{clips}/{file_name(sample.id)}.mp4"
+
+
+def _swapped(sample: Sample, root: Path, clips: str, seed: int) -> Sample:
+    """The sample with a clip of its own; one whose sound is in its clip stays as it is."""
+    if (request := _request(sample, root, clips)) is None:
+        return sample
+    swap(*request, seed)
+    made = {"video": sample.video, "audio": sample.audio, "control": request[3]}
+    if request[3] == "noise":
         made["seed"] = seed
-    return replace(sample, video=target, audio=None, extra={**sample.extra, _MARK: made})
+    extra = {**sample.extra, _MARK: made}
+    return replace(sample, video=_target(sample, clips), audio=None, extra=extra)
+
+
+def _lost(
+    cluster: Cluster, samples: Iterable[Sample], root: Path, clips: str, seed: int
+) -> dict[str, str]:
+    """Make the clips that are not there on a cluster; why, for those that it lost workers by."""
+    tasks, lost = [], {}
+    for sample in samples:
+        with suppress(MediaError):  # `_swapped` says what is wrong with it
+            request = _request(sample, root, clips)
+            if request is not None and not is_swapped(*request, seed):
+                files = tuple(path for path in request[:2] if path is not None)
+                given = (*files, *[None] * (2 - len(files)), request[3], seed)
+                tasks.append(Task(sample.id, given, files, (request[2].absolute(),)))
+    for task, future in spread(cluster, _worker, tasks):
+        try:
+            future.result()
+        except WorkerLostError as reason:
+            lost[task.name] = str(reason)
+        except MediaError:
+            continue  # `_swapped` says so
+    return lost
+
+
+def _worker() -> Made:
+    def work(given: tuple[Any, ...], paths: Sequence[Path]) -> None:
+        video, audio, control, seed = given
+        swap(video, audio, paths[0], control, seed)
+
+    return work, {}

@@ -157,6 +157,15 @@ def own_length(container: Any, stream: Any) -> Fraction | None:
     return stream.duration * stream.time_base
 
 
+def promised_seconds(path: Path) -> float:
+    """How long a file's header says it is; 0 for a file that has none, or that is not there."""
+    try:
+        with av.open(str(path)) as container:
+            return float((container.duration or 0) / av.time_base)
+    except (FFmpegError, OSError, ValueError):
+        return 0.0
+
+
 def _damaged(path: Path, packet: Any, what: str) -> MediaError:
     at = "" if packet.pts is None else f" at {float(packet.pts * packet.time_base):.3f} s"
     return MediaError(f"expected intact data in {path}, got a damaged {what}{at}. Fetch it again.")

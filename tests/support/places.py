@@ -12,3 +12,7 @@ def without_network() -> dict[str, str]:
     own = str(Path(__file__).with_name("no_network"))
     paths = [own, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+OWN_ADDRESSES = {"127.0.0.1", "::1"}
+"""Of this machine; a cluster has it by another one, which its fixture adds."""

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,15 @@ from analyses.cases import Case, read_cases
 from analyses.running import results, runs
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni import HookedOmni, Prompt, load
-from hooked_omni.errors import FileError, ResultsError
+from hooked_omni.cluster.joining import Cluster
+from hooked_omni.cluster.spreading import spread
+from hooked_omni.cluster.tasks import Task
+from hooked_omni.errors import FileError, ResultsError, WorkerLostError
 from hooked_omni.files import exclusive
 from tests.support.killed import small_run, stopped_at_random
 from tests.support.running import assert_same, command
 from tests.support.running import run_attention_share as run
+from tests.support.workers import small_run as small_cluster_run
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -212,3 +218,28 @@ def test_every_case_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     error = capsys.readouterr().err
     assert "got 1 that were skipped" in error and "gone/hear: expected a media file" in error
     assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_a_case_that_lost_its_workers_is_tried_again(data, tmp_path, monkeypatch):
+    """It is skipped with the reason; the other cases are as they are."""
+
+    def losing(cluster: Any, make: Any, tasks: Any, *more: Any) -> Iterator[tuple[Task, Any]]:
+        for task, future in spread(None, make, tasks):
+            if task.name == "clip 1/hear":
+                future = Future[None]()
+                future.set_exception(WorkerLostError("out of memory"))
+            yield task, future
+
+    small_cluster_run(data, whole := tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "spread", losing)
+        small_cluster_run(data, out := tmp_path / "out", Cluster("local"))
+    lost, made = results.load(out), results.read_run(out)
+    assert made["lost"] == {"clip 1/hear": "out of memory"}
+    assert "out of memory" in made["skipped"]["clip 1/hear"] and made["n_cases"] == 6
+    expected = results.load(whole)
+    others: Any = expected[expected["sample"] != "clip 1"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(lost, others)
+    small_cluster_run(data, out)
+    assert_same(out, whole)
+    assert "lost" not in results.read_run(out)

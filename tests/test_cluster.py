@@ -1,0 +1,192 @@
+"""Work on a real Ray cluster of two nodes: nothing is lost or doubled, whatever is killed."""
+
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analyses.running.results import load
+from data_prep.__main__ import main as data_prep
+from data_prep.captioning import caption_manifest
+from data_prep.manifest import Sample, read_manifest, write_manifest
+from data_prep.swapping import swap_manifest
+from hooked_omni.cluster import joining
+from hooked_omni.cluster.joining import Cluster
+from hooked_omni.cluster.spreading import spread
+from hooked_omni.cluster.tasks import Task
+from hooked_omni.errors import ClusterError, WorkerLostError
+from tests.support import forked, workers
+from tests.support.clips import write_clip
+from tests.support.places import OWN_ADDRESSES
+from tests.support.running import assert_same, command
+from tests.support.workers import WEIGHTS
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[tuple[Any, Any, Any]]:
+    """Two nodes of one CPU each, and a driver that waits for what it is to do."""
+    given, ours = Pipe()
+    waiting = forked.start(workers.driver, given)
+    os.environ.update(joining.SETTINGS, RAY_AUTH_MODE="disabled")
+    from ray.cluster_utils import Cluster as Nodes
+
+    options: Any = dict(num_cpus=1, object_store_memory=80_000_000, include_dashboard=False)
+    made: Any = Nodes(initialize_head=True, head_node_args=options)
+    second = made.add_node(num_cpus=1, object_store_memory=80_000_000)
+    OWN_ADDRESSES.add(made.head_node.node_ip_address)
+    yield made, second, (waiting, ours)
+    waiting.kill()
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of ten clips, one of them deaf."""
+    folder = tmp_path_factory.mktemp("data")
+    for i in range(10):
+        length, sound = 1.5 if i == 8 else 1.0, None if i == 3 else 100.0 * (i + 1)
+        write_clip(folder / f"{i}.mp4", seconds=length, fps=4, width=56, height=56, audio_hz=sound)
+    return write_manifest(
+        folder / "data.jsonl", [Sample(f"{i}", video=f"{i}.mp4") for i in range(10)]
+    )
+
+
+def test_a_case_that_kills_its_workers_is_listed_and_the_rest_goes_on(nodes, data, tmp_path, capfd):
+    cluster, seen = Cluster(nodes[0].address, 1, "shared"), list[tuple[str, int, int]]()
+    tasks = [Task(str(i), i, outputs=(tmp_path / f"{i}.txt",)) for i in range(5, 16)]
+    tasks.append(Task("long", 100, (data.parent / "8.mp4",), (tmp_path / "100.txt",)))
+    found = {}
+    note = lambda *one: seen.append(one)  # noqa: E731
+    for task, future in spread(cluster, workers.doubling, tasks, WEIGHTS, progress=note):
+        found[task.given] = future
+    assert len(found) == 12 and "long" in [str(n) if n != 100 else "long" for n in list(found)[:2]]
+    assert isinstance(found.pop(13).exception(), WorkerLostError)
+    assert isinstance(found.pop(7).exception(), ValueError)
+    assert {n: future.result() for n, future in found.items()} == {n: 2 * n for n in found}
+    assert all((tmp_path / f"{n}.txt").read_text() == str(2 * n) for n in found)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".txt"] * 10  # no token is left
+    last = {name: done for name, done, _ in seen}
+    assert sum(last.values()) == 10 and {total for *_, total in seen} == {12}
+    printed = capfd.readouterr()
+    assert printed.err.count("lost: ") == 3 and "at 13" in printed.err and not printed.out
+
+
+def test_captions_and_swaps(nodes, data, tmp_path):
+    cluster = Cluster(nodes[0].address, 1)
+    missing = caption_manifest.run(
+        data, data.parent / "named.jsonl", workers.Named(), cluster=cluster
+    )
+    assert list(missing) == ["3"] and "died" in missing["3"]
+    named = read_manifest(data.parent / "named.jsonl")
+    expected = [(f"The clip {i}.mp4.",) if i != 3 else () for i in range(10)]
+    assert [sample.video_captions for sample in named] == expected
+    swapped = [(f"{i}", "counterfactual", f"{i}.mp4", f"{i + 1}.mp4") for i in range(4)]
+    samples = [Sample(name, kind, video=v, audio=a) for name, kind, v, a in swapped]
+    pairs = write_manifest(data.parent / "pairs.jsonl", samples)
+    here = swap_manifest.run(pairs, data.parent / "here.jsonl")
+    with pytest.raises(SystemExit) as end:
+        data_prep(["swap", str(pairs), str(data.parent / "there.jsonl"), "--ray", nodes[0].address])
+    assert end.value.code == 0 and list(here) == ["2"]
+    made = [read_manifest(data.parent / f"{name}.jsonl") for name in ("here", "there")]
+    for one, other in zip(*made, strict=True):
+        files = [data.parent / str(sample.video) for sample in (one, other)]
+        assert files[0].read_bytes() == files[1].read_bytes() and files[0] != files[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "why"), [(workers.other_weights, "others"), (workers.full, "the GPU is full")]
+)
+def test_workers_that_differ_or_do_not_start_do_nothing(nodes, make, why, tmp_path):
+    tasks = [Task("5", 5, outputs=(tmp_path / "5",))]
+    with pytest.raises(ClusterError, match=why):
+        list(spread(Cluster(nodes[0].address, 1), make, tasks, WEIGHTS))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_shared_is_noticed(nodes, tmp_path):
+    cluster = Cluster(nodes[0].address, 1, "shared")
+    own = Task("5", 5, (Path("/proc/self/cmdline"),))  # each process reads another one
+    with pytest.raises(ClusterError, match="as the driver has it"):
+        list(spread(cluster, workers.doubling, [own], WEIGHTS))
+    folder = os.open(tmp_path, os.O_RDONLY)  # a folder that this process alone has at its path
+    there = Task("5", 5, outputs=(Path(f"/proc/self/fd/{folder}/5"),))
+    with pytest.raises(ClusterError, match="--storage driver"):
+        list(spread(cluster, workers.doubling, [there], WEIGHTS))
+    os.close(folder)
+    assert not list(tmp_path.iterdir())
+
+
+def test_room_that_is_not_there(nodes):
+    with pytest.raises(ClusterError, match=r"'CPU': 64.*2 nodes"):
+        list(spread(Cluster(nodes[0].address, 64), workers.doubling, [Task("5", 5)]))
+    with pytest.raises(ClusterError, match=r"'GPU': 1"):
+        list(spread(Cluster(nodes[0].address, 1), workers.doubling, [Task("5", 5)], gpus=1))
+
+
+def test_no_cluster_is_an_error_within_seconds(tmp_path, data, capfd):
+    listening = socket.create_server(("127.0.0.1", 0))
+    silent = f"127.0.0.1:{listening.getsockname()[1]}"
+    for address in ("127.0.0.1:1", silent, "none.invalid:6379", "nonsense", "ray://h:1", ""):
+        begun = time.monotonic()
+        words = "captions", "--model", "random-omni", "--data", data, "--out", tmp_path / "out"
+        assert command(*words, "--ray", address) == 1
+        assert time.monotonic() - begun < 20
+        assert "expected " in capfd.readouterr().err
+    listening.close()
+    assert command(*words, "--cpus", "2") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_ray_there_is_a_clear_error(monkeypatch):
+    monkeypatch.setattr(joining.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ClusterError, match=r"hooked-omni\[ray\]"):
+        Cluster()
+
+
+def test_a_folder_goes_from_laptop_to_cluster_and_back(nodes, data, tmp_path, capfd):
+    """A driver, a worker and a node are killed on the way."""
+    made, second, (waiting, ours) = nodes
+    whole, out, cluster = tmp_path / "whole", tmp_path / "out", Cluster(made.address, 1)
+    parts = lambda: len(list(out.glob("parts/*.parquet")))  # noqa: E731
+
+    def until(n: int, done: int) -> None:
+        if done == n:
+            raise KeyboardInterrupt
+
+    workers.small_run(data, whole)
+    with pytest.raises(KeyboardInterrupt):
+        workers.small_run(data, out, None, lambda title, done, total: until(2, done))
+    assert parts() == 2
+    ours.send((data, out, cluster))
+    while parts() < 4:
+        assert waiting.is_alive()
+        time.sleep(0.01)
+    waiting.kill()
+    waiting.join()
+    assert 4 <= parts() < 10 and not (out / "run.json").exists()
+    before, killed = parts(), set[str]()
+
+    def disturb(title: str, done: int, total: int) -> None:
+        if (process := re.search(r"process (\d+)", title)) and not killed:
+            killed.add(title)
+            os.kill(int(process[1]), signal.SIGKILL)
+            threading.Timer(0.5, made.remove_node, [second], {"allow_graceful": False}).start()
+        if title == "attention_share":
+            until(9, done)
+
+    with pytest.raises(KeyboardInterrupt):
+        workers.small_run(data, out, cluster, disturb)
+    assert before < parts() == 9 and "lost: " in capfd.readouterr().err
+    workers.small_run(data, out)
+    assert_same(out, whole)
+    assert len(load(out).attrs["cases"]) == 10
