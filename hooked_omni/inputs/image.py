@@ -47,7 +47,9 @@ def read_image(path: str | Path, settings: MediaSettings = PAPER) -> Image:
         with PIL.Image.open(path) as file:
             require_memory(_PER_PIXEL * math.prod(file.size), path)
             # Pillow reads colors of 16 bits, too, as if they were of 8.
-            kind = f"{file.mode};16" if any(";16" in str(one[3]) for one in file.tile) else file.mode
+            kind = (
+                f"{file.mode};16" if any(";16" in str(one[3]) for one in file.tile) else file.mode
+            )
             if getattr(file, "n_frames", 1) > 1 or kind not in _MODES:
                 raise MediaError(
                     f"expected one picture of 8 bits a color in {path}, got "

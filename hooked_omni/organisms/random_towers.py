@@ -95,7 +95,9 @@ def random_llava_onevision(seed: int = 0) -> tuple[Any, Any]:
         "num_image_tokens": 16,
         "vision_feature_select_strategy": "full",
     }
-    template = chat_template("", "\n").replace(_PARTS, f"{_PARTS} | sort(attribute='type') | reverse")
+    template = chat_template("", "\n").replace(
+        _PARTS, f"{_PARTS} | sort(attribute='type') | reverse"
+    )
     return _made("LlavaOnevision", seed, tokenizer, config, template, **pictures)
 
 
