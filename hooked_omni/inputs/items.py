@@ -80,8 +80,8 @@ def require_one_way(items: bool, text: Any, video: Any, audio: Any, system: Any)
     """Refuse items beside the arguments that stand for one clip, and wrong ones of these."""
     if system is not None and not (isinstance(system, str) and system.strip()):
         raise PromptError(
-            f"expected words as a system prompt, got {system!r}: the family's own would stand there "
-            "all the same. Leave it out, or say something."
+            f"expected words as a system prompt, got {system!r}: the family's own would stand "
+            "there all the same. Leave it out, or say something."
         )
     if items and (text or video is not None or audio is not None):
         raise PromptError(
