@@ -48,11 +48,12 @@ class HookedTransformer(HookedDecoder):
         """
         with torch.device("meta"):
             model = cls(cfg)
-        for name, _ in [*model.blocks.named_modules(prefix="blocks")] if adapted else ():
-            layer = adapted.get(tensor_name(f"{name}.weight").removesuffix(".weight"))
+        layers = adapted or {}
+        for name, _ in [*model.blocks.named_modules(prefix="blocks")]:
+            layer = layers.get(tensor_name(f"{name}.weight").removesuffix(".weight"))
             if layer is not None:
                 model.set_submodule(name, layer)
-        own = {id(p) for layer in (adapted or {}).values() for p in layer.parameters()}
+        own = {id(p) for layer in layers.values() for p in layer.parameters()}
         tensors = {key: tensor for key, tensor in tensors.items() if id(tensor) not in own}
         every = [(name, p) for name, p in model.named_parameters() if id(p) not in own]
         wanted = {tensor_name(name): (name, p) for name, p in every}
