@@ -25,6 +25,7 @@ from analyses.study.plan import Costs, Sizes
 from benchmarks.timing import machine
 from hooked_omni import EmbeddedPrompt, HookedOmni, Spans
 from hooked_omni import knockout as cut
+from hooked_omni.decoder.memory import opened_bytes
 from hooked_omni.decoding.prefill import prefill
 from hooked_omni.organisms.random_weights import built, random_omni, random_vl
 
@@ -43,7 +44,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
-    "small": Shape(2, 256, 8, 4, 8192, 2_000),
+    "small": Shape(2, 128, 8, 4, 8192, 2_000),
     "wide": Shape(2, 512, 8, 2, 8192, 4_000),
     "deep": Shape(24, 256, 4, 4, 512, 4_000),
     "10 minutes": Shape(2, 64, 4, 2, 128, 100_000),
@@ -131,7 +132,9 @@ def opened(
 ) -> tuple[float, float]:
     """A knockout that opens the prompt's own attention, within its budget."""
     omni.model.cfg.attention_budget = 2**28
-    n_bytes = 2**28 + costs.answer(prompt.n_pos, 1)[0] + costs.prefill(prompt.n_pos)[0] / 2
+    streams = 8 * prompt.embeds.nbytes
+    scores = opened_bytes(omni.model.cfg, prompt.n_pos, prompt.n_pos) + streams
+    n_bytes = costs.answer(prompt.n_pos, 1)[0] + max(scores, costs.prefill(prompt.n_pos)[0])
     Path("/proc/self/clear_refs").write_text("5")
     omni.model.generate(prompt, max_new_tokens=1, fwd_hooks=[cut("A !-> V @ 0")])
     return resident("VmHWM") - beside, costs.standing(sizes) + n_bytes

@@ -32,6 +32,8 @@ from hooked_omni.hf.towers import Towers
 
 Stages = Mapping[str, tuple[Any, Sequence[Case]]]
 """By analysis, its config and its cases."""
+Taken = tuple[int | float, int | float]
+"""Bytes, and work."""
 COLUMNS = ("stage", "n_cases", "n_pos", "n_bytes", "captions")
 _STEP = 50  # positions of a pass that cost as much as reading all weights once, on one CPU thread
 _REFERENCE = 12  # tokens of a reference caption, up to its last word for a sound
@@ -84,11 +86,11 @@ class Costs:
         own = streams * self.cfg.d_model * self.cfg.dtype.itemsize
         return self.n_bytes + memory.keys_values_bytes(self.cfg, sizes.n_pos) + own
 
-    def prefill(self, n_pos: int) -> tuple[float, float]:
+    def prefill(self, n_pos: int) -> Taken:
         """Bytes and work of a pass over a prompt."""
         return memory.pass_bytes(self.cfg, n_pos), n_pos * self._position(n_pos / 2)
 
-    def answer(self, n_pos: int, n_new: int) -> tuple[float, float]:
+    def answer(self, n_pos: int, n_new: int) -> Taken:
         """Bytes and work of decoding a plain caption after it."""
         grown = memory.keys_values_bytes(self.cfg, n_pos + n_new)
         return grown, n_new * (_STEP + self._position(n_pos))
@@ -97,7 +99,7 @@ class Costs:
         """Work of a plain caption."""
         return self.prefill(sizes.n_pos)[1] + self.answer(sizes.n_pos, n_new)[1]
 
-    def analysis(self, name: str, config: Any, sizes: Sizes) -> tuple[float, float]:
+    def analysis(self, name: str, config: Any, sizes: Sizes) -> Taken:
         """Bytes and work of an analysis of a case whose answer, as long as it may be, is known."""
         cfg, n_pos = self.cfg, sizes.n_pos
         if name == "logit_lens":
@@ -133,12 +135,13 @@ class Costs:
 
     def _rows(self, n: int, n_query: int, n_pos: int, n_new: int, config: Any) -> int:
         """Bytes of as many of `n` rows as fit the budget, of which so many queries run at once."""
-        at = self.cfg, n_pos + n_new, n_pos, n_query
-        # Of three times the scores, two stand at once, but for a row that is being edited.
-        spare = n_query * self.cfg.n_heads * (n_pos + n_new) * self.cfg.dtype.itemsize
-        return min(most_rows(*at, config.memory_budget), n) * (row_bytes(*at) - spare)
+        cfg, total = self.cfg, n_pos + n_new
+        # Scores twice, or the MLP, whichever is more: it comes when they are gone.
+        passing = n_query * max(2 * cfg.n_heads * total, 4 * cfg.d_mlp + 8 * cfg.d_model)
+        one = row_bytes(cfg, total, n_pos, 0) + passing * cfg.dtype.itemsize
+        return min(most_rows(cfg, total, n_pos, n_query, config.memory_budget), n) * one
 
-    def _position(self, n_keys: float) -> float:
+    def _position(self, n_keys: int | float) -> float:
         return 1 + 2 * self.cfg.n_heads * self.cfg.d_head * n_keys / _layer_weights(self.cfg)
 
 
@@ -208,7 +211,7 @@ def _weight_bytes(hf: Any) -> int:
 
 def _rows(costs: Costs, stages: Stages, sizes: Mapping[str, Sizes]) -> Iterator[tuple[Any, ...]]:
     """Of each stage; the pass and the answer are made once for all analyses of a case."""
-    ways: dict[str, tuple[Any, Callable[[Sizes], tuple[float, float]]]] = {
+    ways: dict[str, tuple[Any, Callable[[Sizes], Taken]]] = {
         "pass": ([*sizes], lambda s: costs.prefill(s.n_pos))
     }
     longest = max(getattr(config, "max_new_tokens", 1) for config, _ in stages.values())
@@ -234,9 +237,9 @@ def printed(table: pd.DataFrame) -> None:
     """Show a plan."""
     shown = Table("stage", "cases", "longest prompt", "peak memory", "plain captions", box=None)
     for stage, n_cases, n_pos, n_bytes, captions in table.itertuples(index=False):
-        size = memory.in_words(n_bytes)
+        size = memory.in_words(int(n_bytes))
         shown.add_row(stage, str(n_cases), f"{n_pos} positions", size, f"{captions:.2f}")
-    peak, total = memory.in_words(table["n_bytes"].max()), f"{table['captions'].sum():.2f}"
+    peak, total = memory.in_words(int(table["n_bytes"].max())), f"{table['captions'].sum():.2f}"
     shown.add_row("all", "", "", peak, total, style="bold")
     console = Console(highlight=False)
     console.print(f"weights: {memory.in_words(table.attrs['weights'])}, {table.attrs['dtype']}")

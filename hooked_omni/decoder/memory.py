@@ -19,7 +19,7 @@ _FEWEST = 16  # queries in a block: matrix products of fewer rows use kernels th
 
 def query_blocks(window: range, bytes_a_query: int, budget: int) -> list[range]:
     """`window` in as few parts as fit the budget, of about one size and of 16 queries at least."""
-    n_blocks = math.ceil(len(window) * bytes_a_query / budget)
+    n_blocks = math.ceil(len(window) / max(budget // bytes_a_query, 1))
     n_blocks = max(min(n_blocks, len(window) // _FEWEST), 1)
     edges = [window.start + len(window) * i // n_blocks for i in range(n_blocks + 1)]
     return [range(start, stop) for start, stop in pairwise(edges)]
@@ -46,8 +46,9 @@ def pass_bytes(cfg: DecoderConfig, n_pos: int) -> int:
 
 def opened_bytes(cfg: DecoderConfig, n_query: int, n_key: int) -> int:
     """Of a layer's scores and pattern, if its hooks are `by_query`, and keys for every head."""
-    scores = min(SCORE_BYTES * cfg.n_heads * n_query * n_key, cfg.attention_budget)
-    return scores + repeated_bytes(cfg, n_key)
+    one = SCORE_BYTES * cfg.n_heads * n_key
+    at_once = max(map(len, query_blocks(range(n_query), one, cfg.attention_budget)))
+    return at_once * one + repeated_bytes(cfg, n_key)
 
 
 def repeated_bytes(cfg: DecoderConfig, n_key: int) -> int:

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -18,7 +19,7 @@ from hooked_omni.inputs.video import Video, resized_shape, sampled_indices
 
 
 def read_header(source: Source, settings: MediaSettings, device: str) -> Image | Video | Audio:
-    """Silence, or pictures of one number each on a device; no frame is decoded.
+    """Silence, or pictures of one number each on a device; no frame but the first is decoded.
 
     Frames are black and white in turn, so that no processor leaves one out as like the one before.
 
@@ -40,11 +41,10 @@ def read_header(source: Source, settings: MediaSettings, device: str) -> Image |
         whole = Fraction(container.duration or 0, av.time_base)
         length = float(own_length(container, stream) or whole)
         rate = float(getattr(stream, "average_rate", None) or 0)
-        total = stream.frames if stream.type == "video" else 0
-        total = total or round(length * rate)
-        codec = stream.codec_context
-        size = (codec.height, codec.width) if stream.type == "video" else (0, 0)
-    if length <= 0 or (source.kind == "video" and total < 2):
+        total, size = round(length * rate), (0, 0)
+        if source.kind == "video":
+            total, size = stream.frames or total, _upright(next(container.decode(stream), None))
+    if length <= 0 or (source.kind == "video" and (total < 2 or not all(size))):
         raise MediaError(
             f"expected a header that tells how long {path} is, got {length} s and {total} frames. "
             "Remux it: ffmpeg -i clip.mp4 -c copy other.mp4"
@@ -55,7 +55,15 @@ def read_header(source: Source, settings: MediaSettings, device: str) -> Image |
         return Audio(np.zeros(n, np.float32), settings.sampling_rate, seconds, ())
     indices = sampled_indices(total, rate, settings)
     n_frames, times = len(indices), tuple(index / rate for index in indices)
-    shape = resized_shape(*size, n_frames, settings)  # the same number of pixels if it is turned
+    shape = resized_shape(*size, n_frames, settings)
     frames = 255.0 * (torch.arange(n_frames, device=device) % 2)[:, None, None, None]
     frames = frames.expand(-1, 3, *shape)
     return Video(frames, n_frames / total * rate, length, times, ())
+
+
+def _upright(frame: Any) -> tuple[int, int]:
+    """Height and width of a frame after its turn; zeros for none."""
+    if frame is None:
+        return 0, 0
+    size = frame.height, frame.width
+    return size[::-1] if round(frame.rotation / 90) % 2 else size

@@ -105,7 +105,6 @@ def test_shares_and_sinks_in_blocks_are_the_same(omni, prompt):
 
     for whole, blocks in zip(*in_blocks(model, 16, measured), strict=True):
         torch.testing.assert_close(blocks, whole, atol=1e-6, rtol=0)
-    assert len(query_blocks(range(99), 10, 200)) == 6
 
 
 def test_a_hook_sees_all_queries_unless_it_takes_blocks(omni):
@@ -129,6 +128,14 @@ def test_a_hook_sees_all_queries_unless_it_takes_blocks(omni):
     assert all(a.stop == b.start for a, b in itertools.pairwise(windows[1:]))
     assert [shape for _, shape, _ in blocks] == [(1, 4, len(w), N_POS) for w in windows]
     assert sum(s for _, _, s in blocks[1:]) == pytest.approx(4 * N_POS, rel=1e-4)
+
+
+def test_blocks_are_of_one_size_and_not_small():
+    for n, one, most in ((99, 10, 200), (1_000, 7, 1), (31, 1, 5), (5, 10, 10), (100_001, 12, 999)):
+        blocks = query_blocks(range(7, 7 + n), one, most)
+        sizes = [len(block) for block in blocks]
+        assert sum(sizes) == n and max(sizes) - min(sizes) <= 1
+        assert min(sizes) >= min(16, n) and (max(sizes) * one <= most or max(sizes) < 32)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
