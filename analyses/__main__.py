@@ -200,20 +200,21 @@ def plan_command(
     if config is not None:
         given: dict[str, Any] = dict(model=model, base=base, data=data, dtype=dtype)
         own = replace(read_study(config), **{k: v for k, v in given.items() if v is not None})
-    elif analysis not in ANALYSES or model is None or (data is None) == (not clip):
-        raise typer.BadParameter(f"expected one of {[*ANALYSES]}, --model, and --data or --clip")
-    elif (base is None) == ANALYSES[analysis][1]:
-        raise typer.BadParameter("expected --base for an analysis that compares, and for no other")
-    else:
-        own = None
-        settled = options.read_config(analysis, settings)
-        chosen = options.CaseSelection(data, tuple(clip or ()))
-        models = options.ModelOptions(model, base, dtype=dtype)
-    from analyses.running.request import cases_of  # now torch, which takes seconds
-    from analyses.study.plan import plan, planned, printed
+        from analyses.study.plan import plan_of_study  # now torch, which takes seconds
 
-    what = ({analysis: (settled, cases_of(chosen))}, models) if own is None else planned(own)
-    printed(plan(*what))
+        plan_of_study(own)
+        return
+    if analysis not in ANALYSES or model is None or (data is None) == (not clip):
+        raise typer.BadParameter(f"expected one of {[*ANALYSES]}, --model, and --data or --clip")
+    if (base is None) == ANALYSES[analysis][1]:
+        raise typer.BadParameter("expected --base for an analysis that compares, and for no other")
+    settled = options.read_config(analysis, settings)
+    chosen = options.CaseSelection(data, tuple(clip or ()))
+    models = options.ModelOptions(model, base, dtype=dtype)
+    from analyses.running.request import cases_of
+    from analyses.study.plan import plan, printed
+
+    printed(plan({analysis: (settled, cases_of(chosen))}, models))
 
 
 @app.command("compare")

@@ -21,7 +21,8 @@ import pandas as pd
 from analyses import captions
 from analyses.cases import read_cases
 from analyses.running import results
-from analyses.running.request import ModelOptions
+from analyses.running.options import ModelOptions
+from analyses.running.request import on_cluster
 from analyses.running.runs import Run, execute
 from benchmarks.timing import machine
 from data_prep.organism.world.dataset import write_world
@@ -62,7 +63,7 @@ def _timed(run: Run, out: Path, n: int) -> tuple[float, float]:
             ends.append((time.perf_counter(), done))
 
     with cluster.joined(num_cpus=n):
-        _, workers = ModelOptions("organism-biased").on(cluster, run.cases, None)
+        _, workers = on_cluster(ModelOptions("organism-biased"), cluster, run.cases, None)
         execute(run, out, note, workers)
     (first, before), (last, after) = ends[0], ends[-1]
     return first - begun, (last - first) / (after - before)

@@ -79,7 +79,8 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
     # Only where other analyses have the answer, too: decoding it alone costs what it would save.
     shared = prompt is case.prefilled_prompt
     draft = tuple(plain_answer(omni, case, prompt, n_new).tokens.tolist()) if shared else ()
-    budget, settings = config.memory_budget, dict(draft=draft, score_draft=bool(draft))
+    budget = config.memory_budget
+    settings: dict[str, Any] = dict(draft=draft, score_draft=bool(draft))
     captions = omni.model.generate_many(
         prompt, conditions, max_new_tokens=n_new, memory_budget=budget, **settings
     )

@@ -71,14 +71,16 @@ def require_taken(models: ModelOptions, cases: Sequence[Case]) -> None:
     whole: Any = lambda prompt: prompt  # noqa: E731
     asked = [(models.model, whole, 1), (models.base, without_sound, len(cases))]
     for name, prompt_of, too_many in asked:
-        family, refused = family_named(name) if name else None, []
-        for case in cases if family else ():
+        if name is None:
+            continue
+        family, refused = family_named(name), []
+        for case in cases:
             try:
                 family.require(prompt_of(case.prompt))
             except PromptError as error:
                 error.add_note(f"This is case {case.id!r}, for {name}.")
                 refused.append(error)
-        if len(refused) >= too_many:
+        if cases and len(refused) >= too_many:
             raise refused[0]
 
 

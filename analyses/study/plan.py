@@ -152,12 +152,6 @@ def _layer_weights(cfg: DecoderConfig) -> int:
     return cfg.d_model * (heads + 3 * width)
 
 
-def planned(study: Study) -> tuple[Stages, ModelOptions]:
-    """The stages of a study, for `plan`."""
-    stages = {name: (study.config(name), study_cases(study, name)) for name in study.analyses}
-    return stages, study.models()
-
-
 def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
     """What each stage takes, in the order in which they run.
 
@@ -190,7 +184,7 @@ def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
             skipped[case.id] = str(error)
     if not sizes:
         raise ResultsError(f"expected a clip that can be read, got {[*skipped.items()][:3]}.")
-    table = pd.DataFrame(_rows(costs, stages, sizes), columns=[*COLUMNS])
+    table: Any = pd.DataFrame(_rows(costs, stages, sizes), columns=[*COLUMNS])
     table.attrs = dict(weights=costs.n_bytes, dtype=str(costs.cfg.dtype), skipped=skipped)
     return table
 
@@ -239,7 +233,7 @@ def printed(table: pd.DataFrame) -> None:
     for stage, n_cases, n_pos, n_bytes, captions in table.itertuples(index=False):
         size = memory.in_words(int(n_bytes))
         shown.add_row(stage, str(n_cases), f"{n_pos} positions", size, f"{captions:.2f}")
-    peak, total = memory.in_words(int(table["n_bytes"].max())), f"{table['captions'].sum():.2f}"
+    peak, total = memory.in_words(max(table["n_bytes"])), f"{table['captions'].sum():.2f}"
     shown.add_row("all", "", "", peak, total, style="bold")
     console = Console(highlight=False)
     console.print(f"weights: {memory.in_words(table.attrs['weights'])}, {table.attrs['dtype']}")
@@ -247,3 +241,9 @@ def printed(table: pd.DataFrame) -> None:
     console.print("Reading media and the towers come on top; of answers as long as they may be.")
     for case, reason in [*table.attrs["skipped"].items()][:10]:
         console.print(f"skipped: {case}: {reason}", markup=False)
+
+
+def plan_of_study(study: Study) -> None:
+    """Show what a study takes; errors as `plan`."""
+    stages = {name: (study.config(name), study_cases(study, name)) for name in study.analyses}
+    printed(plan(stages, study.models()))

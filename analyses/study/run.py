@@ -18,7 +18,7 @@ from analyses.running import results, runs
 from analyses.running.elsewhere import bundle_facts
 from analyses.running.identity import clips_digest, require_distinct
 from analyses.running.progress import ProgressCallback, no_progress
-from analyses.running.request import given_bundles, on_cluster, require_taken
+from analyses.running.request import given_bundles, load_both, on_cluster, require_taken
 from analyses.study import report
 from analyses.study.claims import Finding, check
 from analyses.study.config import NEEDS_BASE, STAGES, Study

@@ -89,8 +89,9 @@ def test_which_comes_first_is_said_as_it_is(models):
         omni = models[name]
         kind, one = ("video", frames()) if omni.family.sees else ("audio", sound())
         both = [("text", "What?"), (kind, "c")]
+        one_clip: Any = {kind: "c"}
         for prompt in (
-            Prompt("What?", **{kind: "c"}),
+            Prompt("What?", **one_clip),
             Prompt(items=both),
             Prompt(items=both[::-1]),
         ):

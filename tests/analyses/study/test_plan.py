@@ -69,7 +69,7 @@ def test_a_plan_needs_no_weights(clip: Path, folder: Path) -> None:
         "logit_lens": LensConfig(),
         "knockout": KnockoutConfig(),
     }
-    table = plan({k: (c, cases) for k, c in stages.items()}, ModelOptions(str(folder)))
+    table: Any = plan({k: (c, cases) for k, c in stages.items()}, ModelOptions(str(folder)))
     found = table.set_index("stage")
     assert found["n_cases"].to_dict() == {"pass": 2, "answer": 2, "logit_lens": 1, "knockout": 1}
     assert [*table.attrs["skipped"]] == ["c/"] or "gone.mp4" in str(table.attrs["skipped"])
