@@ -139,10 +139,11 @@ class ModelOptions:
         The base skips such a case; it is refused if it takes none of them. `PromptError`.
         """
         whole: Any = lambda prompt: prompt  # noqa: E731
-        asked = [(self.model, whole, 1), (self.base, without_sound, len(cases))]
+        asked = [(self.model, whole, 1)]
+        asked += [] if self.base is None else [(self.base, without_sound, len(cases))]
         for name, prompt_of, too_many in asked:
-            family, refused = family_named(name) if name else None, []
-            for case in cases if family else ():
+            family, refused = family_named(name), []
+            for case in cases:
                 try:
                     family.require(prompt_of(case.prompt))
                 except PromptError as error:
