@@ -5,7 +5,7 @@ from typing import Any
 
 from hooked_omni.errors import UnknownModelError
 from hooked_omni.families.family import Family
-from hooked_omni.families.not_computed import NOT_COMPUTED
+from hooked_omni.families.not_computed import NOT_COMPUTED, OTHER_LAYOUTS
 from hooked_omni.families.omni.phi4_multimodal import PHI4_MULTIMODAL
 from hooked_omni.families.omni.qwen2_5_omni import QWEN2_5_OMNI
 from hooked_omni.families.omni.qwen3_omni import QWEN3_OMNI
@@ -67,6 +67,8 @@ def family_of(config: Mapping[str, Any]) -> Family:
         has_key = family.config_key is None or family.config_key in config
         if kind in family.model_types and has_key:
             return family
+    if advice := OTHER_LAYOUTS.get(str(kind)):
+        raise UnknownModelError(f"expected a layout of transformers' own, got {kind!r}: {advice}.")
     known = sorted({t for family in FAMILIES for t in family.model_types})
     raise UnknownModelError(
         f"expected a model of type {known}, got {kind!r}. See docs/add-a-model.md."

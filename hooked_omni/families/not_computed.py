@@ -25,5 +25,14 @@ _TYPES = {
     ),
     "gates on the residual stream, which then is not one sum": "muse_spark",
 }
+OTHER_LAYOUTS = {
+    "phi4mm": (
+        "Phi-4-multimodal with code of its own. Load the same model as transformers has it, "
+        "model_type 'phi4_multimodal': revision 'refs/pr/70' of the same name on the hub, or what "
+        "convert_phi4_multimodal_weights_to_hf.py of transformers' repository makes of this one. "
+        "Its adapters are merged into the weights before: docs/add-a-model.md"
+    )
+}
+"""From the `model_type` of a checkpoint whose model is known in another layout to what to load."""
 NOT_COMPUTED = {kind: reason for reason, kinds in _TYPES.items() for kind in kinds.split()}
 """From the `model_type` of a checkpoint, or of its text model, to what it has."""

@@ -10,6 +10,7 @@ from hooked_omni.__main__ import main
 from hooked_omni.errors import CheckpointError, UnknownModelError
 from hooked_omni.families import FAMILIES, family_of
 from hooked_omni.families.not_computed import NOT_COMPUTED
+from hooked_omni.hf.loading import family_named
 from tests.support.checkpoints import copied, with_config
 from tests.support.places import ROOT
 
@@ -76,3 +77,10 @@ def test_a_variant_is_refused_before_its_weights(folders, tmp_path, name, change
             CheckpointError, match=r"^expected (a decoder|a text model|a config|attention).*got"
         ):
             load(folder, decoder_only=decoder_only)
+
+
+@pytest.mark.parametrize("command", [load, family_named])
+def test_another_layout_says_what_to_load(command, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "phi4mm", "auto_map": {}}')
+    with pytest.raises(UnknownModelError, match=r"got 'phi4mm': .*'refs/pr/70'.*adapters"):
+        command(tmp_path)
