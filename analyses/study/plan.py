@@ -182,7 +182,8 @@ def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
     if not sizes:
         raise ResultsError(f"expected a clip that can be read, got {[*skipped.items()][:3]}.")
     table = pd.DataFrame(_rows(costs, stages, sizes), columns=[*COLUMNS])
-    table.attrs = dict(weights=costs.n_bytes, dtype=str(costs.cfg.dtype), skipped=skipped)
+    facts: dict[Any, Any] = dict(weights=costs.n_bytes, dtype=str(costs.cfg.dtype), skipped=skipped)
+    table.attrs = facts
     return table
 
 
@@ -227,11 +228,12 @@ def _rows(costs: Costs, stages: Stages, sizes: Mapping[str, Sizes]) -> Iterator[
 def printed(table: pd.DataFrame) -> None:
     """Show a plan."""
     shown = Table("stage", "cases", "longest prompt", "peak memory", "plain captions", box=None)
-    for stage, n_cases, n_pos, n_bytes, captions in table.itertuples(index=False):
-        size = memory.in_words(int(n_bytes))
-        shown.add_row(stage, str(n_cases), f"{n_pos} positions", size, f"{captions:.2f}")
-    peak, total = memory.in_words(int(table["n_bytes"].max())), f"{table['captions'].sum():.2f}"
-    shown.add_row("all", "", "", peak, total, style="bold")
+    rows: list[dict[str, Any]] = table.to_dict("records")
+    for row in rows:
+        n_pos, size = f"{row['n_pos']} positions", memory.in_words(row["n_bytes"])
+        shown.add_row(row["stage"], str(row["n_cases"]), n_pos, size, f"{row['captions']:.2f}")
+    peak, total = max(row["n_bytes"] for row in rows), sum(row["captions"] for row in rows)
+    shown.add_row("all", "", "", memory.in_words(peak), f"{total:.2f}", style="bold")
     console = Console(highlight=False)
     console.print(f"weights: {memory.in_words(table.attrs['weights'])}, {table.attrs['dtype']}")
     console.print(shown)

@@ -72,11 +72,11 @@ def test_a_plan_needs_no_weights(clip: Path, folder: Path) -> None:
     table = plan({k: (c, cases) for k, c in stages.items()}, ModelOptions(str(folder)))
     found = table.set_index("stage")
     assert found["n_cases"].to_dict() == {"pass": 2, "answer": 2, "logit_lens": 1, "knockout": 1}
-    assert [*table.attrs["skipped"]] == ["c/"] or "gone.mp4" in str(table.attrs["skipped"])
+    assert len(table.attrs["skipped"]) == 1 and "gone.mp4" in str(table.attrs["skipped"])
     hf = SHIPPED["random-omni"]()[0]
     assert table.attrs["weights"] == sum(p.nbytes for p in hf.parameters())
-    both = found["captions"][["pass", "answer"]].sum()
-    assert both == pytest.approx(2.0)  # a plain caption of each case
+    both = [found["captions"].to_dict()[stage] for stage in ("pass", "answer")]
+    assert sum(both) == pytest.approx(2.0)  # a plain caption of each case
     half = plan(
         {"captions": (stages["captions"], cases)}, ModelOptions(str(folder), dtype="bfloat16")
     )
@@ -101,10 +101,10 @@ def test_a_plan_for_an_unknown_model_is_refused(
     start = ["--analysis", "captions", "--clip", str(clip)]
     assert command("plan", *start, "--model", "no/such/model") != 0
     assert "expected a hub name, a folder with a config.json, or one of" in _said(capsys)
-    for kind in ("bert", "mamba"):
+    for kind, reason in {"bert": "expected a model of type", "mamba": "hooked exactly"}.items():
         (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')
         assert command("plan", *start, "--model", str(tmp_path)) != 0
-        assert f"got {'a model of type' if kind == 'none' else ''}" in _said(capsys)
+        assert reason in _said(capsys)
         with pytest.raises(UnknownModelError, match=kind):
             unloaded(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "minicpmo", "version": "4.5"}')
