@@ -21,7 +21,7 @@ import torch
 
 from analyses import attention_share, distribution_shift, knockout, logit_lens, modality_reliance
 from analyses.cases import Case, embedded, plain_answer, prefilled
-from analyses.study.plan import Costs, Sizes
+from analyses.study.plan import Costs, PromptSizes
 from benchmarks.timing import machine
 from hooked_omni import EmbeddedPrompt, HookedOmni, Spans
 from hooked_omni import knockout as cut
@@ -87,7 +87,7 @@ def stages(shape: Shape) -> Iterator[tuple[str, float, float]]:
     every = {id(p): p.nbytes for one in (omni, base) for p in one.hf.parameters()}
     costs = Costs(omni.model.cfg, sum(every.values()), base.model.cfg)
     counts = {"prompt": prompt.n_pos, **{k: len(at) for k, at in prompt.spans.positions.items()}}
-    sizes, shared = Sizes(counts, theirs.n_pos), [Case(prompt, "clip")]
+    sizes, shared = PromptSizes(counts, theirs.n_pos), [Case(prompt, "clip")]
     # The base's prompt stands all the time here; a run embeds it when it comes to it.
     beside = start + theirs.embeds.nbytes
 
@@ -128,7 +128,7 @@ def stages(shape: Shape) -> Iterator[tuple[str, float, float]]:
 
 
 def opened(
-    omni: HookedOmni, prompt: EmbeddedPrompt, costs: Costs, sizes: Sizes, beside: int
+    omni: HookedOmni, prompt: EmbeddedPrompt, costs: Costs, sizes: PromptSizes, beside: int
 ) -> tuple[float, float]:
     """A knockout that opens the prompt's own attention, within its budget."""
     omni.model.cfg.attention_budget = 2**28
