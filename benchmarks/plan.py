@@ -130,13 +130,14 @@ def stages(shape: Shape) -> Iterator[tuple[str, float, float]]:
 def opened(
     omni: HookedOmni, prompt: EmbeddedPrompt, costs: Costs, sizes: PromptSizes, beside: int
 ) -> tuple[float, float]:
-    """A knockout that opens the prompt's own attention, within its budget."""
+    """A knockout that opens the prompt's own attention, in the last layer, within its budget."""
+    last = omni.model.cfg.n_layers - 1
     omni.model.cfg.attention_budget = 2**28
     streams = 8 * prompt.embeds.nbytes
     scores = opened_bytes(omni.model.cfg, prompt.n_pos, prompt.n_pos) + streams
     n_bytes = costs.answer(prompt.n_pos, 1)[0] + max(scores, costs.prefill(prompt.n_pos)[0])
     Path("/proc/self/clear_refs").write_text("5")
-    omni.model.generate(prompt, max_new_tokens=1, fwd_hooks=[cut("A !-> V @ 0")])
+    omni.model.generate(prompt, max_new_tokens=1, fwd_hooks=[cut(f"A !-> V @ {last}")])
     return resident("VmHWM") - beside, costs.standing(sizes) + n_bytes
 
 
