@@ -163,6 +163,7 @@ def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
     """
     every = {case.id: case for _, cases in stages.values() for case in cases}
     of_base = stages[NEEDS_BASE][1] if models.base and NEEDS_BASE in stages else []
+    compared = {case.id for case in of_base}
     given = models.bundles([*every.values()]), models.bundles(of_base, of_base=True)
     loaded = [
         unloaded(n, models.dtype, models.decoder_only) for n in (models.model, models.base) if n
@@ -174,7 +175,7 @@ def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
         prompt: Any = case.prompt  # not embedded, as of a manifest or a clip
         try:
             counts = _counts(loaded[0], prompt, given[0])
-            with_base = any(case is other for other in of_base)
+            with_base = case.id in compared
             theirs = _counts(loaded[1], without_sound(prompt), given[1]) if with_base else {}
             sizes[case.id] = PromptSizes(counts, theirs.get("prompt", 0))
         except MediaError as error:

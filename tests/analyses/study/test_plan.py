@@ -10,8 +10,10 @@ from analyses.cases import Case
 from analyses.knockout import Config as KnockoutConfig
 from analyses.logit_lens import Config as LensConfig
 from analyses.running.request import ModelOptions
+from analyses.study.config import STAGES, read_study
 from analyses.study.plan import plan
 from benchmarks.plan import rows
+from data_prep.manifest import Sample, write_manifest
 from hooked_omni import Prompt, load
 from hooked_omni.errors import CheckpointError, ResultsError, UnknownModelError
 from hooked_omni.hf.loading import unloaded
@@ -83,6 +85,24 @@ def test_a_plan_needs_no_weights(clip: Path, folder: Path) -> None:
     assert half.attrs["weights"] * 2 == table.attrs["weights"]
     with pytest.raises(ResultsError, match=r"expected a clip that can be read, got .*gone.mp4"):
         plan({"captions": (CaptionsConfig(), [gone])}, ModelOptions(str(folder)))
+
+
+def test_a_study_is_planned_with_its_base(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(clip.read_bytes())
+    samples = [Sample(name, "factual", video="a.mp4") for name in ("a", "b")]
+    write_manifest(tmp_path / "pairs.jsonl", samples)
+    lines = ['model = "random-omni"', 'base = "random-vl"', 'data = "pairs.jsonl"']
+    lines += [f"analyses = {[*STAGES, 'modality_reliance']}", "max_new_tokens = 20"]
+    (tmp_path / "study.toml").write_text("\n".join(lines).replace("'", '"'))
+    study = read_study(tmp_path / "study.toml")
+    stages = {name: (study.config(name), study.cases(name)) for name in study.analyses}
+    found = plan(stages, study.models()).set_index("stage")
+    n_cases = {"pass": 6, "attention_share": 2, "knockout": 4, "distribution_shift": 2}
+    assert {name: found["n_cases"].to_dict()[name] for name in n_cases} == n_cases
+    captions = found["captions"].to_dict()
+    # The pass of the base, and those of two variants, are most of what these do.
+    assert 0.3 < captions["distribution_shift"] / 2 < 1.2
+    assert 0.5 < captions["modality_reliance"] / (2 * 2) < 1.2
 
 
 def test_memory_is_what_is_measured() -> None:
