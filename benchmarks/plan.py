@@ -21,7 +21,7 @@ import torch
 
 from analyses import attention_share, distribution_shift, knockout, logit_lens, modality_reliance
 from analyses.cases import Case, embedded, plain_answer, prefilled
-from analyses.study.plan import Costs, Sizes
+from analyses.study.plan import Costs, PromptSizes
 from benchmarks.timing import machine
 from hooked_omni import EmbeddedPrompt, HookedOmni, Spans
 from hooked_omni import knockout as cut
@@ -87,7 +87,7 @@ def stages(shape: Shape) -> Iterator[tuple[str, float, float]]:
     every = {id(p): p.nbytes for one in (omni, base) for p in one.hf.parameters()}
     costs = Costs(omni.model.cfg, sum(every.values()), base.model.cfg)
     counts = {"prompt": prompt.n_pos, **{k: len(at) for k, at in prompt.spans.positions.items()}}
-    sizes, shared = Sizes(counts, theirs.n_pos), [Case(prompt, "clip")]
+    sizes, shared = PromptSizes(counts, theirs.n_pos), [Case(prompt, "clip")]
     # The base's prompt stands all the time here; a run embeds it when it comes to it.
     beside = start + theirs.embeds.nbytes
 
@@ -128,15 +128,16 @@ def stages(shape: Shape) -> Iterator[tuple[str, float, float]]:
 
 
 def opened(
-    omni: HookedOmni, prompt: EmbeddedPrompt, costs: Costs, sizes: Sizes, beside: int
+    omni: HookedOmni, prompt: EmbeddedPrompt, costs: Costs, sizes: PromptSizes, beside: int
 ) -> tuple[float, float]:
-    """A knockout that opens the prompt's own attention, within its budget."""
+    """A knockout that opens the prompt's own attention, in the last layer, within its budget."""
+    last = omni.model.cfg.n_layers - 1
     omni.model.cfg.attention_budget = 2**28
     streams = 8 * prompt.embeds.nbytes
     scores = opened_bytes(omni.model.cfg, prompt.n_pos, prompt.n_pos) + streams
     n_bytes = costs.answer(prompt.n_pos, 1)[0] + max(scores, costs.prefill(prompt.n_pos)[0])
     Path("/proc/self/clear_refs").write_text("5")
-    omni.model.generate(prompt, max_new_tokens=1, fwd_hooks=[cut("A !-> V @ 0")])
+    omni.model.generate(prompt, max_new_tokens=1, fwd_hooks=[cut(f"A !-> V @ {last}")])
     return resident("VmHWM") - beside, costs.standing(sizes) + n_bytes
 
 

@@ -47,7 +47,7 @@ _NEEDS: Mapping[str, Callable[[Any], Sequence[str]]] = {
 
 
 @dataclass(frozen=True)
-class Sizes:
+class PromptSizes:
     """Positions of one prompt, "prompt", and of its spans, and of the base's prompt; 0 for none."""
 
     counts: Mapping[str, int]
@@ -80,7 +80,7 @@ class Costs:
     n_bytes: int = 0
     base: DecoderConfig | None = None
 
-    def standing(self, sizes: Sizes) -> int:
+    def standing(self, sizes: PromptSizes) -> int:
         """Bytes of weights, and of a case that is `prefilled`: what it is made of, and keeps."""
         streams = (2 + self.cfg.n_deepstack) * sizes.n_pos + self.cfg.n_layers * sizes.n_audio
         own = streams * self.cfg.d_model * self.cfg.dtype.itemsize
@@ -95,11 +95,11 @@ class Costs:
         grown = memory.keys_values_bytes(self.cfg, n_pos + n_new)
         return grown, n_new * (_STEP + self._position(n_pos))
 
-    def caption(self, sizes: Sizes, n_new: int) -> float:
+    def caption(self, sizes: PromptSizes, n_new: int) -> float:
         """Work of a plain caption."""
         return self.prefill(sizes.n_pos)[1] + self.answer(sizes.n_pos, n_new)[1]
 
-    def analysis(self, name: str, config: Any, sizes: Sizes) -> Taken:
+    def analysis(self, name: str, config: Any, sizes: PromptSizes) -> Taken:
         """Bytes and work of an analysis of a case whose answer, as long as it may be, is known."""
         cfg, n_pos = self.cfg, sizes.n_pos
         if name == "logit_lens":
@@ -124,7 +124,7 @@ class Costs:
         if name == "distribution_shift" and self.base is not None:
             theirs = Costs(self.base)
             n_bytes, work = theirs.prefill(sizes.n_base)
-            n_bytes += theirs.standing(Sizes({"prompt": sizes.n_base + m}))
+            n_bytes += theirs.standing(PromptSizes({"prompt": sizes.n_base + m}))
             return max(forced, n_bytes), own + work + m * theirs._position(sizes.n_base)
         if name == "modality_reliance":
             n_bytes, work = self.prefill(n_pos)
@@ -166,26 +166,28 @@ def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
     """
     every = {case.id: case for _, cases in stages.values() for case in cases}
     of_base = stages[NEEDS_BASE][1] if models.base and NEEDS_BASE in stages else []
+    compared = {case.id for case in of_base}
     given = given_bundles(models, [*every.values()]), given_bundles(models, of_base, True)
     loaded = [
         unloaded(n, models.dtype, models.decoder_only) for n in (models.model, models.base) if n
     ]
     tables = [towers.family.decoder_config(towers.hf) for towers in loaded]
     costs = Costs(tables[0], sum(_weight_bytes(towers.hf) for towers in loaded), *tables[1:])
-    sizes, skipped = dict[str, Sizes](), dict[str, str]()
+    sizes, skipped = dict[str, PromptSizes](), dict[str, str]()
     for case in every.values():
         prompt: Any = case.prompt  # not embedded, as of a manifest or a clip
         try:
             counts = _counts(loaded[0], prompt, given[0])
-            with_base = any(case is other for other in of_base)
+            with_base = case.id in compared
             theirs = _counts(loaded[1], without_sound(prompt), given[1]) if with_base else {}
-            sizes[case.id] = Sizes(counts, theirs.get("prompt", 0))
+            sizes[case.id] = PromptSizes(counts, theirs.get("prompt", 0))
         except MediaError as error:
             skipped[case.id] = str(error)
     if not sizes:
         raise ResultsError(f"expected a clip that can be read, got {[*skipped.items()][:3]}.")
-    table: Any = pd.DataFrame(_rows(costs, stages, sizes), columns=[*COLUMNS])
-    table.attrs = dict(weights=costs.n_bytes, dtype=str(costs.cfg.dtype), skipped=skipped)
+    table = pd.DataFrame(_rows(costs, stages, sizes), columns=[*COLUMNS])
+    facts: dict[Any, Any] = dict(weights=costs.n_bytes, dtype=str(costs.cfg.dtype), skipped=skipped)
+    table.attrs = facts
     return table
 
 
@@ -203,9 +205,11 @@ def _weight_bytes(hf: Any) -> int:
     return sum(tensor.nbytes for tensor in {id(one): one for one in hf.parameters()}.values())
 
 
-def _rows(costs: Costs, stages: Stages, sizes: Mapping[str, Sizes]) -> Iterator[tuple[Any, ...]]:
+def _rows(
+    costs: Costs, stages: Stages, sizes: Mapping[str, PromptSizes]
+) -> Iterator[tuple[Any, ...]]:
     """Of each stage; the pass and the answer are made once for all analyses of a case."""
-    ways: dict[str, tuple[Any, Callable[[Sizes], Taken]]] = {
+    ways: dict[str, tuple[Any, Callable[[PromptSizes], Taken]]] = {
         "pass": ([*sizes], lambda s: costs.prefill(s.n_pos))
     }
     longest = max(getattr(config, "max_new_tokens", 1) for config, _ in stages.values())
@@ -230,11 +234,12 @@ def _rows(costs: Costs, stages: Stages, sizes: Mapping[str, Sizes]) -> Iterator[
 def printed(table: pd.DataFrame) -> None:
     """Show a plan."""
     shown = Table("stage", "cases", "longest prompt", "peak memory", "plain captions", box=None)
-    for stage, n_cases, n_pos, n_bytes, captions in table.itertuples(index=False):
-        size = memory.in_words(int(n_bytes))
-        shown.add_row(stage, str(n_cases), f"{n_pos} positions", size, f"{captions:.2f}")
-    peak, total = memory.in_words(max(table["n_bytes"])), f"{table['captions'].sum():.2f}"
-    shown.add_row("all", "", "", peak, total, style="bold")
+    rows: list[dict[str, Any]] = table.to_dict("records")
+    for row in rows:
+        n_pos, size = f"{row['n_pos']} positions", memory.in_words(row["n_bytes"])
+        shown.add_row(row["stage"], str(row["n_cases"]), n_pos, size, f"{row['captions']:.2f}")
+    peak, total = max(row["n_bytes"] for row in rows), sum(row["captions"] for row in rows)
+    shown.add_row("all", "", "", memory.in_words(peak), f"{total:.2f}", style="bold")
     console = Console(highlight=False)
     console.print(f"weights: {memory.in_words(table.attrs['weights'])}, {table.attrs['dtype']}")
     console.print(shown)

@@ -116,7 +116,10 @@ class Towers:
         prompt = replace(prompt, media=prompt.media or self.media)
         try:
             tokens = self._inputs(prompt, self._headers(prompt, "meta"))["input_ids"][0]
-        except MediaError:  # some processors look at the numbers
+        except MediaError as error:
+            if error.__cause__ is None:
+                raise
+            # The processor looks at numbers, which the meta device has not.
             tokens = self._inputs(prompt, self._headers(prompt, "cpu"))["input_ids"][0]
         ids = self.family.media_tokens(self.hf)
         counts = {kind: int((tokens == token).sum()) for kind, token in ids.items()}

@@ -148,7 +148,7 @@ def test_memory_is_printed_before_it_is_taken(folders, capsys, decoder_only):
 
 @pytest.mark.parametrize("decoder_only", [False, True])
 def test_what_does_not_fit_is_refused_with_the_numbers(folders, monkeypatch, decoder_only):
-    monkeypatch.setattr(checkpoint, "_free", lambda device: 2**17)
+    monkeypatch.setattr(checkpoint, "free_bytes", lambda device: 2**17)
     monkeypatch.setattr(checkpoint, "_read", None)  # nothing is read
     with pytest.raises(CheckpointError) as error:
         load(folders["omni"], decoder_only=decoder_only)
