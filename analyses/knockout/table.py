@@ -121,6 +121,7 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
     # Only where other analyses have the answer, too: decoding it alone costs what it would save.
     shared = prompt is case.prefilled_prompt
     draft = tuple(plain_answer(omni, case, prompt, n_new).tokens.tolist()) if shared else ()
+    draft = draft if len(draft) > 1 else ()
     budget, settings = config.memory_budget, dict(draft=draft, score_draft=bool(draft))
     captions = omni.model.generate_many(
         prompt, conditions, max_new_tokens=n_new, memory_budget=budget, **settings
