@@ -77,6 +77,7 @@ def test_a_draft_through_a_zoo_of_conditions(omni, full, prompt, reference):
     draft = tuple(plain(omni, full))
     order = list(zoo(prompt, reference))
     random.Random(5).shuffle(order)
+    order = order[:18]
     tried = replace(unstopped(STEPS), draft=draft, score_draft=True)
     every = zoo(prompt, reference)
     made = omni.model.generate_many(full, [every[name] for name in order], tried)
@@ -87,10 +88,9 @@ def test_a_draft_through_a_zoo_of_conditions(omni, full, prompt, reference):
         assert ours.draft_logprobs.shape == (STEPS,), name
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_random_interventions(omni, full, seed):
+def test_random_interventions(omni, full):
     def make() -> Conditions:
-        dice = random.Random(seed)
+        dice = random.Random(0)
         parts = (random_part(dice, True, [knockout("G+last !-> V @ 1")]) for _ in range(60))
         ours = [part for part in parts if not isinstance(part, tuple)][:8]
         return [[], *([part] for part in ours)]
@@ -183,7 +183,7 @@ def twins() -> HookedOmni:
     return omni
 
 
-@pytest.mark.parametrize("apart", [0.0, 1e-7, 3e-7])
+@pytest.mark.parametrize("apart", [0.0, 2e-7])
 def test_planted_ties_fall_as_they_do_row_by_row(twins, clips, apart, monkeypatch):
     weight = twins.model.unembed.weight.data
     kept, n = weight.clone(), len(weight)
