@@ -186,11 +186,11 @@ def verify(runs: int, n_new: int = 32) -> None:
             pairs = zip(sweep(), sweep(draft=draft), strict=True)
             equal = all(torch.equal(a.tokens, b.tokens) for a, b in pairs)
             both, batch = took["draft"] + took["plain"], took["batch"]
+            known, scores = took["draft, scored"], took["batch, score"]
             print(
                 f"| {len(chosen)} | {name}{'' if equal else ' (TOKENS DIFFER)'} | {batch:.2f} s | "
                 f"{took['draft']:.2f} s | {took['draft'] / batch:.2f} | {both:.2f} s | "
-                f"{both / batch:.2f} | {took['batch, score']:.2f} s | "
-                f"{took['draft, scored']:.2f} s | {took['draft, scored'] / took['batch, score']:.2f} |",
+                f"{both / batch:.2f} | {scores:.2f} s | {known:.2f} s | {known / scores:.2f} |",
                 flush=True,
             )
 
