@@ -158,7 +158,7 @@ def verify(runs: int, n_new: int = 32) -> None:
     omni, prompt = build(36, 256, 1600)
     chained(omni)
     model, prompt = omni.model, omni.model.prefill(prompt)
-    settings = dict(max_new_tokens=n_new, stop_at_eos=False)
+    settings: dict[str, Any] = dict(max_new_tokens=n_new, stop_at_eos=False)
     plain = model.generate(prompt, **settings).tokens.tolist()
     for count in (29, 72):
         chosen = (cuts(36, 72)[:: 72 // count] if count < 72 else cuts(36, 72))[:count]
