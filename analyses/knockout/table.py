@@ -9,7 +9,7 @@ import pandas as pd
 from analyses.cases import Case, Cases, Skip, embedded, plain_answer, tabulate
 from analyses.text.references import references, word_logprobs
 from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, windows
-from hooked_omni.decoding.generate import Generation
+from hooked_omni.decoding.generate import Decoding, Generation
 from hooked_omni.decoding.prefill import prefill
 from hooked_omni.errors import ResultsError
 
@@ -122,10 +122,9 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
     shared = prompt is case.prefilled_prompt
     draft = tuple(plain_answer(omni, case, prompt, n_new).tokens.tolist()) if shared else ()
     draft = draft if len(draft) > 1 else ()
-    budget, settings = config.memory_budget, dict(draft=draft, score_draft=bool(draft))
-    captions = omni.model.generate_many(
-        prompt, conditions, max_new_tokens=n_new, memory_budget=budget, **settings
-    )
+    budget, scored = config.memory_budget, bool(draft)
+    decoding = Decoding(n_new, memory_budget=budget, draft=draft, score_draft=scored)
+    captions = omni.model.generate_many(prompt, conditions, decoding)
     baseline = captions[0].tokens
     if len(baseline) < 2:
         raise Skip(
