@@ -4,7 +4,8 @@
 positions, 32 tokens, 72 conditions (36 windows of 9 layers, video and audio); (c) as (a) with a
 mixture of 16 experts, two active, in all blocks but one, and 256 wide. The sweep runs beside
 one eager Hugging Face run per condition, as the paper's scripts do it, every token is compared, and
-beside one plain Hugging Face caption. `--growth` prints how the cost grows instead.
+beside one plain Hugging Face caption. `--growth` prints how the cost grows instead, `--verify` what
+a known caption saves, in seconds of processor time.
 """
 
 import argparse
@@ -140,17 +141,72 @@ def growth() -> None:
             print(f"| {n_pos} | {count} | {sweep:.2f} s | {sweep / plain:.2f} |", flush=True)
 
 
+def chained(omni: HookedOmni) -> None:
+    """After each token, the next of the vocabulary: captions that no knockout moves."""
+    weight = omni.model.embed.weight.detach()
+    weight.mul_(1000)
+    omni.model.unembed.weight = torch.nn.Parameter(weight.roll(-1, 0) / 1000, requires_grad=False)
+
+
+def verify(runs: int, n_new: int = 32) -> None:
+    """A draft that rows leave never, at its fifth token, or at the first they can, and none."""
+    print(
+        "| conditions | rows leave the draft | batch | with the draft | ratio | and its decoding | "
+        "ratio | batch, then `score` | draft, scored | ratio |"
+    )
+    print("|---" * 10 + "|")
+    omni, prompt = build(36, 256, 1600)
+    chained(omni)
+    model, prompt = omni.model, omni.model.prefill(prompt)
+    settings: dict[str, Any] = dict(max_new_tokens=n_new, stop_at_eos=False)
+    plain = model.generate(prompt, **settings).tokens.tolist()
+    for count in (29, 72):
+        chosen = (cuts(36, 72)[:: 72 // count] if count < 72 else cuts(36, 72))[:count]
+        conditions = [[knockout(query="generated", key=k, layers=w)] for k, w in chosen]
+        for name, at in (("never", n_new), ("at the 5th of 32", 4), ("at once", 1)):
+            draft = (*plain[:at], *((token + 7) % 256 for token in plain[at:]))
+
+            def sweep(conditions: Any = conditions, **how: Any) -> list[Any]:
+                return model.generate_many(prompt, conditions, **settings, **how)
+
+            def scored(conditions: Any = conditions, draft: Any = draft) -> None:
+                model.generate_many(prompt, conditions, **settings)
+                model.score(prompt, torch.tensor(draft), conditions)
+
+            ways = {
+                "batch": sweep,
+                "draft": lambda sweep=sweep, draft=draft: sweep(draft=draft),
+                "plain": lambda: model.generate(prompt, **settings),
+                "batch, score": scored,
+                "draft, scored": lambda sweep=sweep, draft=draft: sweep(
+                    draft=draft, score_draft=True
+                ),
+            }
+            took = in_turn(ways, runs, time.process_time)
+            pairs = zip(sweep(), sweep(draft=draft), strict=True)
+            equal = all(torch.equal(a.tokens, b.tokens) for a, b in pairs)
+            both, batch = took["draft"] + took["plain"], took["batch"]
+            known, scores = took["draft, scored"], took["batch, score"]
+            print(
+                f"| {len(chosen)} | {name}{'' if equal else ' (TOKENS DIFFER)'} | {batch:.2f} s | "
+                f"{took['draft']:.2f} s | {took['draft'] / batch:.2f} | {both:.2f} s | "
+                f"{both / batch:.2f} | {scores:.2f} s | {known:.2f} s | {known / scores:.2f} |",
+                flush=True,
+            )
+
+
 @torch.no_grad()
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description="What does a sweep cost, next to one caption?")
     parser.add_argument("--growth", action="store_true", help="how the cost grows")
     parser.add_argument("--only", choices=("a", "b", "c"), help="one row")
+    parser.add_argument("--verify", type=int, metavar="RUNS", help="what a known caption saves")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(machine(), end="\n\n")
-    if arguments.growth:
-        growth()
+    if arguments.growth or arguments.verify:
+        growth() if arguments.growth else verify(arguments.verify)
         return
     print(
         "| | model | positions | new tokens | conditions | captions equal | HF eager, one by one | "

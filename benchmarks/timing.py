@@ -17,15 +17,19 @@ import transformers
 __all__ = ["in_turn", "machine"]
 
 
-def in_turn(ways: Mapping[Any, Callable[[], object]], runs: int) -> dict[Any, float]:
-    """Median seconds of each way; every round runs all of them."""
+def in_turn(
+    ways: Mapping[Any, Callable[[], object]],
+    runs: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Any, float]:
+    """Median seconds of each way by a clock; every round runs all of them."""
     seconds: dict[Any, list[float]] = {name: [] for name in ways}
     for round_ in range(runs + 1):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = clock()
             way()
             if round_:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 

@@ -9,7 +9,7 @@ from analyses.cases import Case, Cases, Skip, embedded, plain_answer, tabulate
 from analyses.configs import KnockoutConfig as Config
 from analyses.text.references import references, word_logprobs
 from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, windows
-from hooked_omni.decoding.generate import Generation
+from hooked_omni.decoding.generate import Decoding, Generation
 from hooked_omni.decoding.prefill import prefill
 from hooked_omni.errors import ResultsError
 
@@ -79,11 +79,10 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
     # Only where other analyses have the answer, too: decoding it alone costs what it would save.
     shared = prompt is case.prefilled_prompt
     draft = tuple(plain_answer(omni, case, prompt, n_new).tokens.tolist()) if shared else ()
-    budget = config.memory_budget
-    settings: dict[str, Any] = dict(draft=draft, score_draft=bool(draft))
-    captions = omni.model.generate_many(
-        prompt, conditions, max_new_tokens=n_new, memory_budget=budget, **settings
-    )
+    draft = draft if len(draft) > 1 else ()
+    budget, scored = config.memory_budget, bool(draft)
+    decoding = Decoding(n_new, memory_budget=budget, draft=draft, score_draft=scored)
+    captions = omni.model.generate_many(prompt, conditions, decoding)
     baseline = captions[0].tokens
     if len(baseline) < 2:
         raise Skip(

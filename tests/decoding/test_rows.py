@@ -58,14 +58,14 @@ def plain(omni: HookedOmni, prompt: Any, n: int = STEPS) -> list[int]:
     return omni.model.generate(prompt, unstopped(n)).tokens.tolist()
 
 
-@pytest.mark.parametrize("name", ["plain", "part", "other", "first token alone", "parts in it"])
+@pytest.mark.parametrize("name", ["plain", "part", "other", "two tokens", "parts in it"])
 def test_any_draft_gives_the_same_captions(omni, full, name):
     known = plain(omni, full)
     drafts = {
         "plain": known,
         "part": known[:5],
         "other": known[::-1],
-        "first token alone": known[:1],
+        "two tokens": known[:2],
         "parts in it": [*known[:3], (known[3] + 1) % 256, *known[4:]],
     }
     made = require_same(omni, full, sweep, drafts[name])
@@ -77,6 +77,7 @@ def test_a_draft_through_a_zoo_of_conditions(omni, full, prompt, reference):
     draft = tuple(plain(omni, full))
     order = list(zoo(prompt, reference))
     random.Random(5).shuffle(order)
+    order = order[:18]
     tried = replace(unstopped(STEPS), draft=draft, score_draft=True)
     every = zoo(prompt, reference)
     made = omni.model.generate_many(full, [every[name] for name in order], tried)
@@ -87,10 +88,9 @@ def test_a_draft_through_a_zoo_of_conditions(omni, full, prompt, reference):
         assert ours.draft_logprobs.shape == (STEPS,), name
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_random_interventions(omni, full, seed):
+def test_random_interventions(omni, full):
     def make() -> Conditions:
-        dice = random.Random(seed)
+        dice = random.Random(0)
         parts = (random_part(dice, True, [knockout("G+last !-> V @ 1")]) for _ in range(60))
         ours = [part for part in parts if not isinstance(part, tuple)][:8]
         return [[], *([part] for part in ours)]
@@ -183,7 +183,7 @@ def twins() -> HookedOmni:
     return omni
 
 
-@pytest.mark.parametrize("apart", [0.0, 1e-7, 3e-7])
+@pytest.mark.parametrize("apart", [0.0, 2e-7])
 def test_planted_ties_fall_as_they_do_row_by_row(twins, clips, apart, monkeypatch):
     weight = twins.model.unembed.weight.data
     kept, n = weight.clone(), len(weight)
@@ -197,7 +197,7 @@ def test_planted_ties_fall_as_they_do_row_by_row(twins, clips, apart, monkeypatc
         rows_module, "generate", lambda *given: alone.append(given) or generate(*given)
     )
     require_same(twins, prompt, sweep, plain(twins, prompt))
-    require_same(twins, prompt, sweep, [1])
+    require_same(twins, prompt, sweep, [1, 2])
     assert alone  # rows were decided by their own arithmetic
     weight.copy_(kept)
 
