@@ -116,13 +116,8 @@ class Study:
             )
         worded(self.wording)
         self.models()  # refuses what does not go together
-        if not isinstance(self.judge.get("name"), str) or "logs" in self.judge:
-            raise ResultsError(
-                "expected [judge] with a `name`, such as 'lexical', and no `logs`, which lie in "
-                f"the study's folder, got {dict(self.judge)}."
-            )
         in_judge = {"name", "url", *(one.name for one in (*fields(Settings), *fields(Reading)))}
-        if unknown := sorted(self.judge.keys() - in_judge):
+        if unknown := sorted(self.judge.keys() - in_judge - {"logs"}):
             raise JudgeError(f"expected settings among {sorted(in_judge)}, got {unknown}.")
         words = [word for given in self.questions.values() for word in given]
         if self.limit < 0 or set(words) - set(QUESTIONS):

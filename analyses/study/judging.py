@@ -39,11 +39,16 @@ def require_judge(settings: Mapping[str, Any], out: Path) -> tuple[Judge, Readin
 
     Raises:
         JudgeError, UnknownModelError: For one that cannot be used, as far as can be known now.
-        ResultsError: For layers if the judge reads no tokens of any.
+        ResultsError: Without a name, and for layers if the judge reads no tokens of any.
     """
     given = dict(settings)
     own = {one.name: given.pop(one.name) for one in fields(Reading) if one.name in given}
-    name, reading = given.pop("name"), make_config(Reading, own)
+    name, reading = given.pop("name", None), make_config(Reading, own)
+    if not isinstance(name, str) or "logs" in given:
+        raise ResultsError(
+            "expected [judge] with a `name`, such as 'lexical', and no `logs`, which lie in the "
+            f"study's folder, got {dict(settings)}."
+        )
     judge = load_judge(name, given.pop("url", None), out / "judge-logs", **given)
     if (reading.layers or reading.last) and not judge.prompt_version("recall"):
         raise ResultsError(
