@@ -6,7 +6,7 @@ A server in a process of its own answers each request after a fixed time. Its ow
 connections / seconds: what a client without any cost would get. Printed as a Markdown row: that
 rate, ours, their ratio, CPU time for one judgement, and how far memory grew from a tenth of the
 judgements on to the end. `--layers` prints in its place what each layer costs below a judgement:
-requests of httpx alone, of the OpenAI client on top of it, of inspect-ai on top of both, without
+HTTP requests alone, the OpenAI client on top of them, inspect-ai on top of both, without
 and with its cache, alternately in one process.
 """
 
@@ -25,7 +25,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 from inspect_ai.model import CachePolicy
 
@@ -103,16 +102,15 @@ def layers(n: int, connections: int, url: str) -> None:
     spent: dict[str, list[float]] = {}
 
     async def one_round() -> None:
-        limits = httpx.Limits(max_connections=connections)
-        plain = httpx.AsyncClient(limits=limits, timeout=60)
+        plain, where = openai.DefaultAsyncHttpxClient(), f"{url}/chat/completions"
         client = openai.AsyncOpenAI(base_url=url, api_key="none")
         model = open_model(_MODEL, url, settings)
 
         def cached() -> CachePolicy:
-            return CachePolicy("4W", per_epoch=False, scopes={"n": str(next(numbers))})
+            return CachePolicy(expiry="4W", per_epoch=False, scopes={"n": str(next(numbers))})
 
         asks: dict[str, Callable[[], Awaitable[Any]]] = {
-            "httpx": lambda: plain.post(f"{url}/chat/completions", json=body),
+            "HTTP, as the OpenAI client sends it": lambda: plain.post(where, json=body),
             "OpenAI's client": lambda: client.chat.completions.create(**body),
             "inspect-ai": lambda: model.generate(words),
             "inspect-ai, with its cache": lambda: model.generate(words, cache=cached()),
@@ -127,6 +125,8 @@ def layers(n: int, connections: int, url: str) -> None:
             start = time.process_time()
             await asyncio.gather(*(work() for _ in range(connections)))
             spent.setdefault(name, []).append((time.process_time() - start) / n)
+        for one in (plain.aclose, client.close, model.api.aclose):
+            await one()  # before its loop ends
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["INSPECT_CACHE_DIR"], numbers = folder, itertools.count()

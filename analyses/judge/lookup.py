@@ -30,7 +30,7 @@ def load_judge(
         name: Of the judge.
         url: Address of an OpenAI-compatible server, the part before `/chat/completions`.
         logs: Folder for the replies of a language model, for `inspect view`; None keeps none.
-        settings: Fields of `connection.Settings`, for a language model.
+        settings: Fields of `judgement.Settings`, for a language model.
 
     Raises:
         UnknownModelError: For a name that stands for no judge.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.configs import CONFIGS
-from analyses.judge.judgement import Settings
+from analyses.judge.judgement import JudgeError, Settings
 from analyses.running.options import ModelOptions
 from analyses.running.type_check import fits, make_config, mismatch, tuples
 from analyses.text.wording import QUESTIONS, Order, worded
@@ -117,8 +117,8 @@ class Study:
         worded(self.wording)
         self.models()  # refuses what does not go together
         in_judge = {"name", "url", *(one.name for one in (*fields(Settings), *fields(Reading)))}
-        if unknown := sorted(self.judge.keys() - in_judge):
-            raise ResultsError(f"expected keys of [judge] among {sorted(in_judge)}, got {unknown}.")
+        if unknown := sorted(self.judge.keys() - in_judge - {"logs"}):
+            raise JudgeError(f"expected settings among {sorted(in_judge)}, got {unknown}.")
         words = [word for given in self.questions.values() for word in given]
         if self.limit < 0 or set(words) - set(QUESTIONS):
             raise ResultsError(
