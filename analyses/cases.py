@@ -239,5 +239,6 @@ def tabulate(
     twins = {case.sample: case.twin for case in cases if case.twin is not None}
     order = ", ".join(sorted({_order(omni, case) for case in cases}))
     counts = {"n_cases": len(cases), "skipped": skipped, "twins": twins, "order": order}
-    table.attrs = {"model": omni.model.cfg.model_name, **counts}
+    own = "" if omni.adapter is None else f" + {omni.adapter['name']}"  # another model's numbers
+    table.attrs = {"model": omni.model.cfg.model_name + own, **counts}
     return table

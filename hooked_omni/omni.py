@@ -19,6 +19,7 @@ from hooked_omni.families.skeleton import HEAD, fill, find_decoder, tower_points
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf import loading
 from hooked_omni.hf.adapters import require_computed
+from hooked_omni.hf.captions import eos_tokens, generation_config, warn_of_processors
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
 from hooked_omni.hf.towers import Towers
 from hooked_omni.hooks.types import Condition, NamesFilter, TowerCache
@@ -225,7 +226,7 @@ def _load_decoder(
             "safetensors file. Download it again, or convert it first."
         )
     fill(hf, decoder_tensors(family, hf, held, device, chosen))
-    hf.generation_config = loading.generation_config(name, source) or hf.generation_config
+    hf.generation_config = generation_config(name, source) or hf.generation_config
     return HookedOmni(_hooked(family, hf, _tokenizer(name, source)), hf, family, None)
 
 
@@ -246,8 +247,8 @@ def _tokenizer(name: str | Path, source: dict[str, Any]) -> Any:
 
 def _hooked(family: Family, hf: Any, tokenizer: Any) -> "hooked_omni.HookedTransformer":
     cfg = family.decoder_config(hf)
-    cfg.eos_tokens = loading.eos_tokens(hf, tokenizer)
-    loading.warn_of_processors(hf)
+    cfg.eos_tokens = eos_tokens(hf, tokenizer)
+    warn_of_processors(hf)
     decoder = find_decoder(hf)
     every = decoder.named_parameters()
     tensors = {name: p for name, p in every if not name.startswith(family.inner_towers)}

@@ -47,6 +47,15 @@ def adapter_facts(folder: Path, base: str | Path, revision: str | None) -> dict[
     return {"name": folder.resolve().name, "hash": digest(hashes)}
 
 
+def require_own_class(family: Family) -> None:
+    """Refuse, as a `CheckpointError`, an adapter of a model whose code is not in transformers."""
+    if family.remote is not None:
+        raise CheckpointError(
+            f"expected a class of transformers for an adapter, got {family.name}. Merge the "
+            "adapter with its own code, save that, and load it."
+        )
+
+
 def with_adapter(hf_model: Any, family: Family, folder: Path) -> Any:
     """A model, with or without weights, with the adapter in a folder beside them.
 

@@ -7,20 +7,18 @@ with a checkpoint runs only if the caller allows it.
 import importlib.util
 import re
 import shutil
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers.utils.hub import cached_file
 
 from hooked_omni.errors import CheckpointError, HookedOmniError, UnknownModelError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Remote
 from hooked_omni.families.skeleton import empty
-from hooked_omni.hf.adapters import adapter_facts, with_adapter
+from hooked_omni.hf.adapters import adapter_facts, require_own_class, with_adapter
 from hooked_omni.hf.checkpoint import require_room, stored_tensors
 from hooked_omni.hf.towers import Towers
 from hooked_omni.organisms import SHIPPED, require_whole
@@ -32,11 +30,6 @@ _TWO_WAYS = (
     "Either read that code, and pass trust_remote_code=True (--trust-remote-code); or embed the "
     "prompts in an environment of its own with `python -m hooked_omni embed`, and load the decoder "
     "here with decoder_only=True."
-)
-_PROCESSORS = (
-    *("repetition_penalty", "no_repeat_ngram_size", "num_beams", "min_length", "min_new_tokens"),
-    *("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
-    *("bad_words_ids", "sequence_bias", "guidance_scale"),
 )
 
 
@@ -69,11 +62,7 @@ def load_towers(
     elif family.on_disk.reference is not None:
         family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
     if adapter is not None:
-        if family.remote is not None:
-            raise CheckpointError(
-                f"expected a class of transformers for an adapter, got {family.name}. Merge the "
-                "adapter with its own code, save that, and load it."
-            )
+        require_own_class(family)
         found = model_class(family)
         config = found.config_class.from_pretrained(name, **source)
         with_adapter(empty(found, config, "eager"), family, Path(adapter))
@@ -174,55 +163,6 @@ def _processor(name: str | Path, source: dict[str, Any]) -> Any:
             f"({error!r:.200}). Fetch its files or install its package, or use "
             "`HookedOmni.from_hf`."
         ) from error
-
-
-def generation_config(name: str | Path, source: dict[str, Any]) -> Any:
-    """Which tokens end a caption; None without such a file, where the tokenizer's ends serve."""
-    file = "generation_config.json"
-    if cached_file(str(name), file, _raise_exceptions_for_missing_entries=False, **source) is None:
-        return None
-    try:
-        return transformers.GenerationConfig.from_pretrained(name, **source)
-    except Exception as error:  # a file may hold anything
-        raise CheckpointError(
-            f"expected {file} of {str(name)!r} as transformers writes it, got one that does not "
-            f"load ({error!r:.200}). Download it again: it says where captions end."
-        ) from error
-
-
-def eos_tokens(hf: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Token ids that end a caption; `CheckpointError` for what is no id."""
-    configured = getattr(hf.generation_config, "eos_token_id", None)
-    if configured is not None:
-        ends = tuple(configured) if isinstance(configured, list | tuple) else (configured,)
-        if {*map(type, ends)} != {int}:
-            raise CheckpointError(
-                f"expected token ids as eos_token_id, got {configured!r}: captions would never "
-                "end. Mend generation_config.json."
-            )
-        return ends
-    if tokenizer is None:
-        return ()
-    ends = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")]
-    return tuple(end for end in ends if end is not None)
-
-
-def warn_of_processors(hf: Any) -> None:
-    """Warn if `hf.generate` would not choose the likeliest token, as captions here do."""
-    plain = transformers.GenerationConfig()
-    neutral = {"repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0}
-    applied = {
-        name: value
-        for name in _PROCESSORS
-        if (value := getattr(hf.generation_config, name, None))
-        not in (None, getattr(plain, name), neutral.get(name))
-    }
-    if applied:
-        warnings.warn(
-            f"this checkpoint's generation_config sets {applied}, which `hf.generate` applies. "
-            "Captions here are plain argmax: to compare, turn these off there.",
-            stacklevel=5,
-        )
 
 
 def model_class(family: Family) -> Any:

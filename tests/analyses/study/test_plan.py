@@ -12,6 +12,7 @@ from analyses.logit_lens import Config as LensConfig
 from analyses.running.request import ModelOptions
 from analyses.study.config import STAGES, read_study
 from analyses.study.plan import plan
+from analyses.study.run import study_cases
 from benchmarks.plan import rows
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni import Prompt, load
@@ -95,7 +96,7 @@ def test_a_study_is_planned_with_its_base(clip: Path, tmp_path: Path) -> None:
     lines += [f"analyses = {[*STAGES, 'modality_reliance']}", "max_new_tokens = 20"]
     (tmp_path / "study.toml").write_text("\n".join(lines).replace("'", '"'))
     study = read_study(tmp_path / "study.toml")
-    stages = {name: (study.config(name), study.cases(name)) for name in study.analyses}
+    stages = {name: (study.config(name), study_cases(study, name)) for name in study.analyses}
     found = plan(stages, study.models()).set_index("stage")
     n_cases = {"pass": 6, "attention_share": 2, "knockout": 4, "distribution_shift": 2}
     assert {name: found["n_cases"].to_dict()[name] for name in n_cases} == n_cases
