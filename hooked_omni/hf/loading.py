@@ -66,8 +66,7 @@ def load_towers(
         found = model_class(family)
         config = found.config_class.from_pretrained(name, **source)
         with_adapter(empty(found, config, "eager"), family, Path(adapter))
-    held = stored_tensors(name, source, family.hf_class or family.name)
-    if held:
+    if held := stored_tensors(name, source, family.hf_class or family.name):
         require_room(sum(t.n_bytes(chosen) for t in held.values()), device, str(name))
     options = {
         _DTYPE: "auto" if chosen is None else chosen,
