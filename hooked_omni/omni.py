@@ -13,10 +13,11 @@ from torch import nn
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Read
-from hooked_omni.families.skeleton import HEAD, empty, fill, find_decoder, tower_points
+from hooked_omni.families.skeleton import HEAD, fill, find_decoder, tower_points
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf import loading
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
+from hooked_omni.hf.placement import DeviceMap, dispatched, known_device, placement
 from hooked_omni.hf.towers import Towers
 from hooked_omni.hooks.interventions import Condition, NamesFilter
 from hooked_omni.hooks.tower_hooks import TowerCache, hooked_towers
@@ -156,6 +157,7 @@ def load(
     revision: str | None = None,
     decoder_only: bool = False,
     trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
 ) -> HookedOmni:
     """A model by hub name, local folder, or the name of one that comes with the package.
 
@@ -170,23 +172,29 @@ def load(
         revision: Branch, tag or commit on the hub.
         decoder_only: Leave out the towers, and any code of the checkpoint's: for embedded prompts.
         trust_remote_code: Run code that came with the checkpoint.
+        device_map: In place of `device`, for a model larger than one: "auto", another of
+            accelerate's ways, or the device of each module, by its name in `hf`.
 
     Raises:
         UnknownModelError: For a name that is none of these, or a family not known here.
         CheckpointError: For missing or extra weights, quantized ones, more than fits, files that
-            differ from the model's card, and code that is not trusted or does not run.
+            differ from the model's card, code that is not trusted or does not run, and a
+            `device_map` that is not of this model, or moves weights at each call.
     """
-    device, chosen = loading.known_device(device), loading.float_dtype(dtype)
+    device, chosen = known_device(device), loading.float_dtype(dtype)
     if str(name) not in SHIPPED:
         source = loading.file_source(name, revision)
         raw = loading.read_config(name, source)
         family = family_of(raw)
         if decoder_only or family.remote is None:
-            hf = _without_weights(name, family, raw, source, attn_implementation)
+            hf = loading.without_weights(name, family, raw, source, attn_implementation)
+            hf.name_or_path = str(name)
+            family.decoder_config(hf)
             if decoder_only:
-                return _load_decoder(name, family, hf, source, device, chosen)
+                places = {"": device} if device_map is None else device_map
+                return _load_decoder(name, family, hf, source, places, chosen)
     towers = loading.load_towers(
-        name, device, chosen, attn_implementation, revision, trust_remote_code
+        name, device, chosen, attn_implementation, revision, trust_remote_code, device_map
     )
     omni = HookedOmni.from_towers(towers)
     if decoder_only:
@@ -194,36 +202,12 @@ def load(
     return omni
 
 
-def _without_weights(
-    name: str | Path, family: Family, raw: dict[str, Any], source: dict[str, Any], attention: str
-) -> Any:
-    """The model that a decoder alone fills; `CheckpointError` for a decoder not computed here."""
-    reference = family.on_disk.reference
-    try:
-        if reference is not None:
-            found, config = reference(raw)
-        else:
-            found = loading.model_class(family)
-            config = found.config_class.from_pretrained(name, **source)
-        hf = empty(found, config, attention)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a config may hold anything
-        raise CheckpointError(
-            f"expected a config of {family.name} in {str(name)!r}, got one that does not make a "
-            f"model ({error}). Download it again, or check that it belongs to these weights."
-        ) from error
-    hf.name_or_path = str(name)
-    family.decoder_config(hf)
-    return hf
-
-
 def _load_decoder(
     name: str | Path,
     family: Family,
     hf: Any,
     source: dict[str, Any],
-    device: torch.device,
+    device_map: DeviceMap,
     dtype: torch.dtype | None,
 ) -> HookedOmni:
     chosen = dtype or getattr(hf.config, "dtype", None)
@@ -233,7 +217,10 @@ def _load_decoder(
             f"expected whole weights for the decoder of {family.name} in {str(name)!r}, got no "
             "safetensors file. Download it again, or convert it first."
         )
-    fill(hf, decoder_tensors(family, hf, held, device, chosen))
+    places = placement(hf.to(chosen), device_map)
+    fill(hf, decoder_tensors(family, hf, held, places, chosen))
+    if len({*places.values()}) > 1:
+        dispatched(hf, places)
     hf.generation_config = loading.generation_config(name, source) or hf.generation_config
     return HookedOmni(_hooked(family, hf, _tokenizer(name, source)), hf, family, None)
 
@@ -260,6 +247,12 @@ def _hooked(family: Family, hf: Any, tokenizer: Any) -> HookedTransformer:
     every = find_decoder(hf).named_parameters()
     tensors = {name: p for name, p in every if not name.startswith(family.inner_towers)}
     tensors[HEAD] = hf.get_output_embeddings().weight
+    away = [name for name, p in tensors.items() if p.is_meta]
+    if away and len(away) < len(tensors):
+        raise CheckpointError(
+            f"expected weights that stay on their devices, got {len(away)} that accelerate "
+            f"moves in at each call, such as {away[0]!r}. Load it without offloading."
+        )
     return HookedTransformer.from_tensors(cfg, tensors, family.tensor_name, tokenizer)
 
 

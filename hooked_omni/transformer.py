@@ -65,6 +65,7 @@ class HookedTransformer(HookedDecoder):
             shared = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)
             setattr(model.get_submodule(path), leaf, shared)
         model.tokenizer = tokenizer
+        model.follow_weights()
         return model
 
     def generate(

@@ -5,7 +5,7 @@ one, that layer alone materializes both, in the order of operations of `eager_at
 (transformers, `modeling_qwen2_5_omni.py`).
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -53,8 +53,8 @@ class CausalContext:
         if cache is not None:
             cache.length = window.start
         self.deepstack: Tensor | None = None
-        self._allowed: dict[int | None, Tensor] = {}  # by how many positions a layer reads
-        self._additive: dict[int | None, Tensor] = {}
+        self._allowed: dict[Any, Tensor] = {}  # by how many positions a layer reads, and where
+        self._additive: dict[Any, Tensor] = {}
 
     def enter(self, layer: int, resid: Tensor) -> Tensor:
         """All rows, in every layer."""
@@ -115,7 +115,7 @@ class CausalContext:
 
     def allowed(self, size: int | None) -> Bool[Tensor, "batch 1 query key"]:
         """Which keys each query may read, in a layer that reads `size` positions; None for all."""
-        if size not in self._allowed:
+        if (at := (size, self.cos.device)) not in self._allowed:
             query = torch.arange(self.window.start, self.window.stop, device=self.cos.device)
             key = torch.arange(self.window.stop, device=self.cos.device)
             allowed = (key <= query[:, None])[None, None]
@@ -123,15 +123,15 @@ class CausalContext:
                 allowed = allowed & (key > query[:, None] - size)
             if self.real is not None:
                 allowed = allowed & self.real[:, None, None, : self.window.stop]
-            self._allowed[size] = allowed
-        return self._allowed[size]
+            self._allowed[at] = allowed
+        return self._allowed[at]
 
     def _additive_mask(self, like: Tensor, size: int | None) -> Float[Tensor, "batch 1 query key"]:
-        if size not in self._additive:
+        if (at := (size, like.device)) not in self._additive:
             zero = torch.zeros((), dtype=like.dtype, device=like.device)
             minimum = torch.finfo(like.dtype).min
-            self._additive[size] = torch.where(self.allowed(size), zero, minimum)
-        return self._additive[size]
+            self._additive[at] = torch.where(self.allowed(size), zero, minimum)
+        return self._additive[at]
 
     def _real_queries(self) -> Bool[Tensor, "batch query"] | None:
         return None if self.real is None else self.real[:, self.window.start : self.window.stop]

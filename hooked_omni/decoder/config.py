@@ -48,7 +48,8 @@ class DecoderConfig:
             of `names.FLAGS` are live; most are large.
         eos_tokens: Token ids that end a caption.
         model_name: For people and for results.
-        dtype, device: Of the weights.
+        dtype, device: Of the weights; with layers on several devices, that of the embedding.
+        devices: Of each layer, where they are not all the same; empty if they are.
     """
 
     n_layers: int
@@ -81,8 +82,13 @@ class DecoderConfig:
     model_name: str = "unnamed"
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    devices: tuple[torch.device, ...] = ()
     normalization_type: Literal["RMS"] = "RMS"
     act_fn: Literal["silu"] = "silu"
     gated_mlp: bool = True
     attn_only: bool = False
     positional_embedding_type: Literal["rotary"] = "rotary"
+
+    def device_of(self, layer: int) -> torch.device:
+        """Where the weights, keys and values of a layer are."""
+        return self.devices[layer] if self.devices else self.device

@@ -49,9 +49,8 @@ class SharedPrefix:
     def advance(self, rows: list[int], tokens: list[int]) -> None:
         """Go on with `rows` alone, whose next tokens are `tokens`."""
         if len(rows) < len(self.histories):
-            index = torch.tensor(rows, device=self.suffix.keys[0].device)
-            self.suffix.keys = [keys[index] for keys in self.suffix.keys]
-            self.suffix.values = [values[index] for values in self.suffix.values]
+            self.suffix.keys = [keys[rows] for keys in self.suffix.keys]
+            self.suffix.values = [values[rows] for values in self.suffix.values]
             self.first_layers = [self.first_layers[row] for row in rows]
         longer = list(zip((self.histories[row] for row in rows), tokens, strict=True))
         self.histories = _numbered(longer)
@@ -137,7 +136,8 @@ class RowsContext:
             return self.shared.suffix.append(layer, k, v)
         place = self.shared.place
         keys, values = self.shared.suffix.append(layer, k[place], v[place])
-        return keys.index_select(0, self.leaders), values.index_select(0, self.leaders)
+        leaders = self.leaders.to(keys.device)
+        return keys.index_select(0, leaders), values.index_select(0, leaders)
 
     def _mask(self, scores: RowScores, size: int | None) -> None:
         if (forbidden := self._forbidden(scores, size)) is not None:

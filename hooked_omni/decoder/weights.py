@@ -29,7 +29,8 @@ class WeightViews(nn.Module):
         """Unembedding direction of each token, to be read after the final norm."""
         if isinstance(tokens, str):
             tokens = self.to_single_token(tokens)
-        return self.unembed.weight[torch.as_tensor(tokens, device=self.cfg.device)]
+        tokens = torch.as_tensor(tokens, device=self.unembed.weight.device)
+        return self.unembed.weight[tokens].to(self.cfg.device)
 
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
@@ -73,7 +74,9 @@ class WeightViews(nn.Module):
     def __getattr__(self, name: str) -> Any:
         """`W_Q` ... `W_out`, `b_Q` ... `b_out` of all layers, stacked into a new tensor."""
         if name in _OF_ATTENTION:
-            return torch.stack([getattr(block.attn, name) for block in self.blocks])
-        if name in _OF_MLP:
-            return torch.stack([getattr(block.mlp, name) for block in self.blocks])
-        return super().__getattr__(name)
+            parts = [block.attn for block in self.blocks]
+        elif name in _OF_MLP:
+            parts = [block.mlp for block in self.blocks]
+        else:
+            return super().__getattr__(name)
+        return torch.stack([getattr(part, name).to(self.cfg.device) for part in parts])

@@ -17,7 +17,15 @@ from transformers.utils.hub import cached_file
 from hooked_omni.errors import CheckpointError, HookedOmniError, UnknownModelError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Remote
+from hooked_omni.families.skeleton import empty
 from hooked_omni.hf.checkpoint import require_room, stored_tensors
+from hooked_omni.hf.placement import (
+    DeviceMap,
+    bytes_by_place,
+    dispatched,
+    known_device,
+    placement,
+)
 from hooked_omni.hf.towers import Towers
 from hooked_omni.organisms import SHIPPED, require_whole
 
@@ -38,6 +46,7 @@ def load_towers(
     attn_implementation: str = "sdpa",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
 ) -> Towers:
     """The towers of a model; arguments and errors are those of `hooked_omni.load`."""
     chosen, device = float_dtype(dtype), known_device(device)
@@ -49,21 +58,34 @@ def load_towers(
             hf.config.dtype = chosen
             for tensor in hf.state_dict(keep_vars=True).values():
                 tensor.data = tensor.data.to(chosen) if tensor.is_floating_point() else tensor.data
-        return Towers(hf.to(device), processor)
+        if device_map is None:
+            return Towers(hf.to(device), processor)
+        return Towers(dispatched(hf, placement(hf, device_map)), processor)
     source = file_source(name, revision)
     raw = read_config(name, source)
     family = family_of(raw)
     if family.remote is not None:
         _require_trust(family, name, trust_remote_code)
+        if device_map is not None:
+            raise CheckpointError(
+                f"expected no device_map for {family.name}, whose own code places its towers, got "
+                f"{device_map!r}. {_TWO_WAYS}"
+            )
     elif family.on_disk.reference is not None:
         family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
     held = stored_tensors(name, source, family.hf_class or family.name)
-    if held:
+    places = {"": device}
+    if device_map is not None:
+        hf = without_weights(name, family, raw, source, attn_implementation, whole=True)
+        places = placement(hf.to(chosen or getattr(hf.config, "dtype", None)), device_map)
+        for place, n_bytes in bytes_by_place(hf, places).items():
+            require_room(n_bytes, place, str(name))
+    elif held:
         require_room(sum(t.n_bytes(chosen) for t in held.values()), device, str(name))
     options = {
         _DTYPE: "auto" if chosen is None else chosen,
         "attn_implementation": attn_implementation,
-        **({"device_map": {"": device}} if importlib.util.find_spec("accelerate") else {}),
+        **({"device_map": places} if importlib.util.find_spec("accelerate") else {}),
         **source,
     }
     if family.remote is None:
@@ -72,7 +94,8 @@ def load_towers(
     else:
         _require_parts(family.remote, name, raw, [*held])
         hf, processor = _remote(family, name, options)
-    return Towers(hf.to(device).requires_grad_(False).eval(), processor)
+    hf = hf.to(device) if device_map is None else hf
+    return Towers(hf.requires_grad_(False).eval(), processor)
 
 
 def file_source(name: str | Path, revision: str | None) -> dict[str, Any]:
@@ -114,17 +137,6 @@ def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return known
 
 
-def known_device(name: str | torch.device) -> torch.device:
-    """A device that is there, by name; `UnknownModelError` for any other."""
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except Exception as error:  # each kind of device has errors of its own
-        raise UnknownModelError(
-            f"expected a device of this machine, such as cpu, got {str(name)!r} ({error!r:.80})."
-        ) from error
-
-
 def _processor(name: str | Path, source: dict[str, Any]) -> Any:
     try:
         return transformers.AutoProcessor.from_pretrained(name, **source)
@@ -158,6 +170,32 @@ def model_class(family: Family) -> Any:
             f"expected transformers with {family.hf_class}, got {transformers.__version__}. Update."
         )
     return found
+
+
+def without_weights(
+    name: str | Path,
+    family: Family,
+    raw: dict[str, Any],
+    source: dict[str, Any],
+    attention: str,
+    whole: bool = False,
+) -> Any:
+    """The model that a decoder alone fills, or the `whole` one; `CheckpointError` for neither."""
+    reference = None if whole else family.on_disk.reference
+    try:
+        if reference is not None:
+            found, config = reference(raw)
+        else:
+            found = model_class(family)
+            config = found.config_class.from_pretrained(name, **source)
+        return empty(found, config, attention)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a config may hold anything
+        raise CheckpointError(
+            f"expected a config of {family.name} in {str(name)!r}, got one that does not make a "
+            f"model ({error}). Download it again, or check that it belongs to these weights."
+        ) from error
 
 
 def _weights(family: Family, name: str | Path, options: dict[str, Any]) -> Any:
