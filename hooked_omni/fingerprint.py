@@ -55,5 +55,11 @@ def _places(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Any, Tensor | No
             own = {k: v for k, v in own.items() if k[0] != "_" and k not in _BOOKKEEPING}
             kernel = getattr(vars(module).get("config"), "_attn_implementation", None)
             yield (name, type(module).__name__, own, kernel), None
-            for key, tensor in {**module._parameters, **module._buffers}.items():
-                yield f"{name}.{key}", tensor
+            tensors = {**module._parameters, **module._buffers}
+            if type(module)._save_to_state_dict is not nn.Module._save_to_state_dict:
+                module._save_to_state_dict(tensors, "", keep_vars=True)  # scales of quantized ones
+            for key, tensor in tensors.items():
+                packed = hasattr(tensor, "__tensor_flatten__")
+                for part in tensor.__tensor_flatten__()[0] if packed else ():
+                    yield f"{name}.{key}.{part}", getattr(tensor, part)
+                yield f"{name}.{key}", None if packed else tensor

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from torch import nn
 
 from hooked_omni.errors import CheckpointError, PromptError
@@ -16,21 +15,18 @@ from hooked_omni.families.family import Read
 from hooked_omni.families.skeleton import HEAD, fill, find_decoder, tower_points
 from hooked_omni.fingerprint import model_hash, tensor_hash
 from hooked_omni.hf import loading
+from hooked_omni.hf.captions import eos_tokens, generation_config, warn_of_processors
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
 from hooked_omni.hf.placement import DeviceMap, dispatched, known_device, placement
+from hooked_omni.hf.quantized import quantization, quantized_projections
 from hooked_omni.hf.towers import Towers
 from hooked_omni.hooks.interventions import Condition, NamesFilter
 from hooked_omni.hooks.tower_hooks import TowerCache, hooked_towers
 from hooked_omni.inputs.media import MediaSettings
+from hooked_omni.inputs.precision import is_quantized
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.organisms import SHIPPED
 from hooked_omni.transformer import HookedTransformer
-
-_PROCESSORS = (
-    *("repetition_penalty", "no_repeat_ngram_size", "num_beams", "min_length", "min_new_tokens"),
-    *("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
-    *("bad_words_ids", "sequence_bias", "guidance_scale"),
-)
 
 
 class HookedOmni:
@@ -65,19 +61,22 @@ class HookedOmni:
         return self.family.media if self.towers is None else self.towers.media
 
     @classmethod
-    def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedOmni":
+    def from_hf(
+        cls, hf_model: nn.Module, processor: Any = None, allow_quantized: bool = False
+    ) -> "HookedOmni":
         """Adopt a loaded Hugging Face model: its tensors are shared, not copied. Errors as `load`.
 
-        Unhooked layers use the model's own attention, `sdpa` or `eager`.
+        Unhooked layers use the model's own attention, `sdpa` or `eager`; quantized projections are
+        its own modules.
         """
-        return cls.from_towers(Towers(hf_model, processor))
+        return cls.from_towers(Towers(hf_model, processor), allow_quantized)
 
     @classmethod
-    def from_towers(cls, towers: Towers) -> "HookedOmni":
+    def from_towers(cls, towers: Towers, allow_quantized: bool = False) -> "HookedOmni":
         """Adopt the decoder of loaded towers; see `from_hf`."""
         family, remote = towers.family, towers.family.remote
         hf = towers.hf if remote is None else remote.text_model(towers.hf)
-        return cls(_hooked(family, hf, towers.tokenizer), hf, family, towers)
+        return cls(_hooked(family, hf, towers.tokenizer, allow_quantized), hf, family, towers)
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         """Read the clip, run the towers once, capture the decoder's inputs; see `Towers.embed`."""
@@ -158,6 +157,7 @@ def load(
     decoder_only: bool = False,
     trust_remote_code: bool = False,
     device_map: DeviceMap | None = None,
+    allow_quantized: bool = False,
 ) -> HookedOmni:
     """A model by hub name, local folder, or the name of one that comes with the package.
 
@@ -174,6 +174,9 @@ def load(
         trust_remote_code: Run code that came with the checkpoint.
         device_map: In place of `device`, for a model larger than one: "auto", another of
             accelerate's ways, or the device of each module, by its name in `hf`.
+        allow_quantized: Take a checkpoint whose projections are quantized: its numbers are those of
+            Hugging Face's quantized model, not the original's. Weight views, hooks that read them
+            (`names.READ_WEIGHTS`) and gradients are refused.
 
     Raises:
         UnknownModelError: For a name that is none of these, or a family not known here.
@@ -184,7 +187,7 @@ def load(
     device, chosen = known_device(device), loading.float_dtype(dtype)
     if str(name) not in SHIPPED:
         source = loading.file_source(name, revision)
-        raw = loading.read_config(name, source)
+        raw = loading.read_config(name, source, allow_quantized and not decoder_only)
         family = family_of(raw)
         if decoder_only or family.remote is None:
             hf = loading.without_weights(name, family, raw, source, attn_implementation)
@@ -194,9 +197,10 @@ def load(
                 places = {"": device} if device_map is None else device_map
                 return _load_decoder(name, family, hf, source, places, chosen)
     towers = loading.load_towers(
-        name, device, chosen, attn_implementation, revision, trust_remote_code, device_map
+        *(name, device, chosen, attn_implementation, revision, trust_remote_code, device_map),
+        allow_quantized=allow_quantized,
     )
-    omni = HookedOmni.from_towers(towers)
+    omni = HookedOmni.from_towers(towers, allow_quantized)
     if decoder_only:
         omni.towers = None
     return omni
@@ -221,7 +225,7 @@ def _load_decoder(
     fill(hf, decoder_tensors(family, hf, held, places, chosen))
     if len({*places.values()}) > 1:
         dispatched(hf, places)
-    hf.generation_config = loading.generation_config(name, source) or hf.generation_config
+    hf.generation_config = generation_config(name, source) or hf.generation_config
     return HookedOmni(_hooked(family, hf, _tokenizer(name, source)), hf, family, None)
 
 
@@ -240,51 +244,35 @@ def _tokenizer(name: str | Path, source: dict[str, Any]) -> Any:
     return None
 
 
-def _hooked(family: Family, hf: Any, tokenizer: Any) -> HookedTransformer:
-    cfg = family.decoder_config(hf)
-    cfg.eos_tokens = _eos_tokens(hf, tokenizer)
-    _warn_of_processors(hf)
+def _hooked(
+    family: Family, hf: Any, tokenizer: Any, allow_quantized: bool = False
+) -> HookedTransformer:
+    cfg, modules = family.decoder_config(hf), quantized_projections(find_decoder(hf))
+    if how := quantization(hf):
+        if not allow_quantized:
+            raise CheckpointError(
+                f"expected floating-point weights, got a model quantized by {how}. Load the "
+                "original checkpoint; or pass allow_quantized=True, for numbers of this one."
+            )
+        cfg.quantized, own = how, Path(cfg.model_name)
+        name = own.name if own.exists() else cfg.model_name
+        cfg.model_name = f"{name} (quantized by {how}, not the original's numbers)"
+    cfg.eos_tokens = eos_tokens(hf, tokenizer)
+    warn_of_processors(hf)
     every = find_decoder(hf).named_parameters()
     tensors = {name: p for name, p in every if not name.startswith(family.inner_towers)}
-    tensors[HEAD] = hf.get_output_embeddings().weight
+    tensors[HEAD] = getattr(hf.get_output_embeddings(), "weight", None)
+    inside = tuple(f"{name.removesuffix('weight')}" for name in modules)
+    packed = [n for n, p in tensors.items() if is_quantized(p) and not n.startswith(inside)]
+    if packed:
+        raise CheckpointError(
+            f"expected quantized projections alone, got {packed[:3]} that are quantized too: "
+            "embeddings, experts and the unembedding are read as numbers. Load the original."
+        )
     away = [name for name, p in tensors.items() if p.is_meta]
     if away and len(away) < len(tensors):
         raise CheckpointError(
             f"expected weights that stay on their devices, got {len(away)} that accelerate "
             f"moves in at each call, such as {away[0]!r}. Load it without offloading."
         )
-    return HookedTransformer.from_tensors(cfg, tensors, family.tensor_name, tokenizer)
-
-
-def _eos_tokens(hf: Any, tokenizer: Any) -> tuple[int, ...]:
-    configured = getattr(hf.generation_config, "eos_token_id", None)
-    if configured is not None:
-        ends = tuple(configured) if isinstance(configured, list | tuple) else (configured,)
-        if {*map(type, ends)} != {int}:
-            raise CheckpointError(
-                f"expected token ids as eos_token_id, got {configured!r}: captions would never "
-                "end. Mend generation_config.json."
-            )
-        return ends
-    if tokenizer is None:
-        return ()
-    ends = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")]
-    return tuple(end for end in ends if end is not None)
-
-
-def _warn_of_processors(hf: Any) -> None:
-    """Warn if `hf.generate` would not choose the likeliest token, as captions here do."""
-    plain = transformers.GenerationConfig()
-    neutral = {"repetition_penalty": 1.0, "num_beams": 1, "no_repeat_ngram_size": 0}
-    applied = {
-        name: value
-        for name in _PROCESSORS
-        if (value := getattr(hf.generation_config, name, None))
-        not in (None, getattr(plain, name), neutral.get(name))
-    }
-    if applied:
-        warnings.warn(
-            f"this checkpoint's generation_config sets {applied}, which `hf.generate` applies. "
-            "Captions here are plain argmax: to compare, turn these off there.",
-            stacklevel=5,
-        )
+    return HookedTransformer.from_tensors(cfg, tensors, family.tensor_name, tokenizer, modules)

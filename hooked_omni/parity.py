@@ -206,7 +206,8 @@ def _require_live(model: HookedTransformer) -> int:
     tokens = torch.arange(2, 10)[None] % model.cfg.d_vocab
     with model.every_hook_point():
         clean = model(tokens)
-        for name in model.hook_dict:
+        points = model.filtered(None)
+        for name in points:
 
             def shake(tensor: Tensor, hook: HookPoint) -> Tensor:
                 if not tensor.is_floating_point():  # which experts: the next ones
@@ -218,7 +219,7 @@ def _require_live(model: HookedTransformer) -> int:
                 raise ParityError(
                     f"expected an edit at {name!r} to move the logits, got the same to the bit."
                 )
-    return len(model.hook_dict)
+    return len(points)
 
 
 def _sum_rows(sums: list[float], prompt: EmbeddedPrompt) -> HookFunction:

@@ -1,6 +1,7 @@
 """The decoder of an audio-visual LLM: hooks, captions, sweeps, scores and lenses in one place."""
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,15 +38,20 @@ class HookedTransformer(HookedDecoder):
         tensors: Mapping[str, Tensor],
         tensor_name: Callable[[str], str] = str,
         tokenizer: Any = None,
+        modules: Mapping[str, nn.Module] = MappingProxyType({}),
     ) -> "HookedTransformer":
         """Decoder whose parameters *are* `tensors`: shared, not copied.
 
         `tensor_name` goes from a parameter's name here to its name in `tensors`, which holds every
-        parameter and nothing else. Without a tokenizer, only tokens are used. Missing or extra
-        tensors, and other shapes, are refused (`CheckpointError`).
+        parameter and nothing else. Without a tokenizer, only tokens are used. `modules` stand in
+        place of projections, by the names of their weights. Missing or extra tensors, and other
+        shapes, are refused (`CheckpointError`).
         """
         with torch.device("meta"):
             model = cls(cfg)
+        for name, own in [*model.named_modules()] if modules else ():
+            if isinstance(own, nn.Linear) and (key := tensor_name(f"{name}.weight")) in modules:
+                model.set_submodule(name, modules[key])
         wanted = {tensor_name(name): (name, p) for name, p in model.named_parameters()}
         missing, extra = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
         if missing or extra:

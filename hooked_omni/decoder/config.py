@@ -47,6 +47,8 @@ class DecoderConfig:
         use_attn_result, use_split_qkv_input, use_attn_in, use_hook_mlp_in: Whether the hook points
             of `names.FLAGS` are live; most are large.
         eos_tokens: Token ids that end a caption.
+        quantized: How projections are quantized, which then are Hugging Face's own modules and
+            have no weights to view; empty for none.
         model_name: For people and for results.
         dtype, device: Of the weights; with layers on several devices, that of the embedding.
         devices: Of each layer, where they are not all the same; empty if they are.
@@ -79,6 +81,7 @@ class DecoderConfig:
     use_attn_in: bool = False
     use_hook_mlp_in: bool = False
     eos_tokens: tuple[int, ...] = ()
+    quantized: str = ""
     model_name: str = "unnamed"
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

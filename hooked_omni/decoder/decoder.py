@@ -142,18 +142,28 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
             NotFiniteError: For the same without an edit.
         """
         require_no_autocast(embeds.device)
+        if self.cfg.quantized:
+            self._require_no_gradient(embeds)
         now, real = self.current, context.real
         before = now.window, now.edits, now.watched, now.real
         now.window, now.edits, now.watched = window, [], []
         now.real = None if real is None else real[:, window.start : window.stop]
         try:
-            final = self._run_blocks(embeds, context, stop)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.cfg.quantized):
+                final = self._run_blocks(embeds, context, stop)
             now.watch(final)
             watched = [t.to(final.device) for t in now.watched] if self.cfg.devices else now.watched
             self._require_finite(torch.cat(watched))
             return final
         finally:  # a hook may run the model itself
             now.window, now.edits, now.watched, now.real = before
+
+    def _require_no_gradient(self, embeds: Resid) -> None:
+        if torch.is_grad_enabled() and (embeds.requires_grad or self.has_backward_hooks()):
+            raise HookError(
+                f"expected a run without gradients of a quantized model ({self.cfg.quantized}), "
+                "got embeddings or hooks that need some: rounding has none. Load the original."
+            )
 
     def _run_blocks(self, embeds: Resid, context: Context, stop: int | None) -> Resid:
         resid = self.hook_embed(embeds)

@@ -176,11 +176,11 @@ class HookedRuns(HookedRootModule):
 
     @contextmanager
     def every_hook_point(self) -> Iterator[None]:
-        """All hook points are live as long as the `with` block."""
+        """All hook points that can be are live as long as the `with` block."""
         with self.current.turns.block():
             before = {flag: getattr(self.cfg, flag) for flag in names.FLAGS}
             try:
-                for flag in before:
+                for flag in before.keys() - (names.READ_WEIGHTS if self.cfg.quantized else ()):
                     setattr(self.cfg, flag, True)
                 yield
             finally:

@@ -42,13 +42,16 @@ class StoredTensor:
         return math.prod(self.shape) * each
 
 
-def stored_tensors(name: str | Path, source: dict[str, Any], what: str) -> dict[str, StoredTensor]:
+def stored_tensors(
+    name: str | Path, source: dict[str, Any], what: str, allow_quantized: bool = False
+) -> dict[str, StoredTensor]:
     """The tensors in a checkpoint's safetensors files, by name; none if it has no such file.
 
     `source` finds its files, as `file_source` gives it; `what` names the weights in errors.
 
     Raises:
-        CheckpointError: For a missing, damaged or cut-off file, and for quantized weights.
+        CheckpointError: For a missing, damaged or cut-off file, and for quantized weights that are
+            not allowed.
     """
     index = _file(name, _INDEX, source)
     if index is not None:
@@ -68,7 +71,7 @@ def stored_tensors(name: str | Path, source: dict[str, Any], what: str) -> dict[
             found |= _header(file, what, name)
     wrong = {key: tensor.kind for key, tensor in found.items() if tensor.kind not in _BYTES}
     weights = {key: kind for key, kind in wrong.items() if key.endswith("weight")}
-    if weights:
+    if weights and not allow_quantized:
         key, kind = next(iter(weights.items()))
         raise CheckpointError(
             f"expected floating-point weights of {what} in {str(name)!r}, got {len(weights)} "

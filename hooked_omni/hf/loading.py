@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.utils.hub import cached_file
 
 from hooked_omni.errors import CheckpointError, HookedOmniError, UnknownModelError
 from hooked_omni.families import Family, family_of
@@ -20,6 +19,7 @@ from hooked_omni.families.family import Remote
 from hooked_omni.families.skeleton import empty
 from hooked_omni.hf.checkpoint import require_room, stored_tensors
 from hooked_omni.hf.placement import (
+    WAYS,
     DeviceMap,
     bytes_by_place,
     dispatched,
@@ -47,6 +47,7 @@ def load_towers(
     revision: str | None = None,
     trust_remote_code: bool = False,
     device_map: DeviceMap | None = None,
+    allow_quantized: bool = False,
 ) -> Towers:
     """The towers of a model; arguments and errors are those of `hooked_omni.load`."""
     chosen, device = float_dtype(dtype), known_device(device)
@@ -62,7 +63,7 @@ def load_towers(
             return Towers(hf.to(device), processor)
         return Towers(dispatched(hf, placement(hf, device_map)), processor)
     source = file_source(name, revision)
-    raw = read_config(name, source)
+    raw = read_config(name, source, allow_quantized)
     family = family_of(raw)
     if family.remote is not None:
         _require_trust(family, name, trust_remote_code)
@@ -73,15 +74,18 @@ def load_towers(
             )
     elif family.on_disk.reference is not None:
         family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
-    held = stored_tensors(name, source, family.hf_class or family.name)
-    places = {"": device}
-    if device_map is not None:
+    held = stored_tensors(name, source, family.hf_class or family.name, allow_quantized)
+    places, quantized = {"": device}, is_quantized(raw)
+    if device_map in WAYS and quantized:
+        places = device_map  # transformers knows what each kind of weights takes
+    elif device_map is not None:
         hf = without_weights(name, family, raw, source, attn_implementation, whole=True)
         places = placement(hf.to(chosen or getattr(hf.config, "dtype", None)), device_map)
         for place, n_bytes in bytes_by_place(hf, places).items():
-            require_room(n_bytes, place, str(name))
+            require_room(0 if quantized else n_bytes, place, str(name))
     elif held:
-        require_room(sum(t.n_bytes(chosen) for t in held.values()), device, str(name))
+        own = None if quantized else chosen
+        require_room(sum(t.n_bytes(own) for t in held.values()), device, str(name))
     options = {
         _DTYPE: "auto" if chosen is None else chosen,
         "attn_implementation": attn_implementation,
@@ -94,7 +98,7 @@ def load_towers(
     else:
         _require_parts(family.remote, name, raw, [*held])
         hf, processor = _remote(family, name, options)
-    hf = hf.to(device) if device_map is None else hf
+    hf = hf.to(device) if device_map is None and not quantized else hf
     return Towers(hf.requires_grad_(False).eval(), processor)
 
 
@@ -106,7 +110,9 @@ def file_source(name: str | Path, revision: str | None) -> dict[str, Any]:
     return {"local_files_only": True}
 
 
-def read_config(name: str | Path, source: dict[str, Any]) -> dict[str, Any]:
+def read_config(
+    name: str | Path, source: dict[str, Any], allow_quantized: bool = False
+) -> dict[str, Any]:
     """`config.json` as it is: no class is chosen, and no code is run."""
     try:
         if "revision" in source and not _HUB_NAME.fullmatch(str(name)):
@@ -119,14 +125,19 @@ def read_config(name: str | Path, source: dict[str, Any]) -> dict[str, Any]:
             f"expected a hub name, a folder with a config.json, or one of {sorted(SHIPPED)}, got "
             f"{str(name)!r} ({str(error).splitlines()[0]}). Check the name."
         ) from error
-    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    if any(part.get("quantization_config") for part in parts):
+    if is_quantized(config) and not allow_quantized:
         raise CheckpointError(
             f"expected floating-point weights in {str(name)!r}, got a config with "
             "`quantization_config`. Load the original checkpoint, with dtype='bfloat16' to take "
-            "less memory."
+            "less memory; or pass allow_quantized=True, for numbers that are not the original's."
         )
     return config
+
+
+def is_quantized(config: dict[str, Any]) -> bool:
+    """Whether a `config.json`, or a part of it, has a `quantization_config`."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    return any(part.get("quantization_config") for part in parts)
 
 
 def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -145,20 +156,6 @@ def _processor(name: str | Path, source: dict[str, Any]) -> Any:
             f"expected a processor beside the weights in {str(name)!r}, got none that loads "
             f"({error!r:.200}). Fetch its files or install its package, or use "
             "`HookedOmni.from_hf`."
-        ) from error
-
-
-def generation_config(name: str | Path, source: dict[str, Any]) -> Any:
-    """Which tokens end a caption; None without such a file, where the tokenizer's ends serve."""
-    file = "generation_config.json"
-    if cached_file(str(name), file, _raise_exceptions_for_missing_entries=False, **source) is None:
-        return None
-    try:
-        return transformers.GenerationConfig.from_pretrained(name, **source)
-    except Exception as error:  # a file may hold anything
-        raise CheckpointError(
-            f"expected {file} of {str(name)!r} as transformers writes it, got one that does not "
-            f"load ({error!r:.200}). Download it again: it says where captions end."
         ) from error
 
 
