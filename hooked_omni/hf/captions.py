@@ -1,4 +1,4 @@
-"""What does a checkpoint say of captions: which tokens end them, and what `generate` would apply?"""
+"""What does a checkpoint say of captions: which tokens end them, what `generate` would apply?"""
 
 import warnings
 from pathlib import Path
