@@ -250,11 +250,12 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
                 f"expected tokens from 0 to {self.cfg.d_vocab - 1}, got {int(tokens.min())} to "
                 f"{int(tokens.max())}. They belong to another vocabulary."
             )
+        embeds = self.embed(tokens)
         batch, n_pos = tokens.shape
         every = torch.arange(n_pos)
         spans = {"question": every, "text": every, "prompt": every, "last": every[-1:]}
         return EmbeddedPrompt(
-            embeds=self.embed(tokens),
+            embeds=embeds.detach() if self.cfg.quantized else embeds,
             position_ids=torch.arange(n_pos, device=tokens.device).expand(3, batch, -1),
             mask=None,
             tokens=tokens,

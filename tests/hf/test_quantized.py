@@ -111,7 +111,9 @@ def test_gradients_are_refused(omni):
     prompt.embeds.requires_grad_()
     with pytest.raises(HookError, match="without gradients of a quantized model"):
         omni.model(prompt)
+    omni.model.embed.weight.requires_grad_()  # as in a model that was adopted, not loaded
     assert not omni.model(WORDS).requires_grad
+    omni.model.embed.weight.requires_grad_(False)
 
 
 def test_one_changed_scale_is_another_model(omni):
