@@ -261,7 +261,9 @@ def _hooked(
     cfg.eos_tokens = eos_tokens(hf, tokenizer)
     warn_of_processors(hf)
     every = find_decoder(hf).named_parameters()
-    tensors = {name: p for name, p in every if not name.startswith(family.inner_towers)}
+    tensors: dict[str, Any] = {
+        name: p for name, p in every if not name.startswith(family.inner_towers)
+    }
     tensors[HEAD] = getattr(hf.get_output_embeddings(), "weight", None)
     inside = tuple(f"{name.removesuffix('weight')}" for name in modules)
     packed = [n for n, p in tensors.items() if is_quantized(p) and not n.startswith(inside)]

@@ -209,7 +209,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
             CheckpointError: If parts of the model were retyped, or moved but for whole layers.
             PromptError: For a prompt of another width or dtype, and for unknown tokens.
         """
-        weight, blocks = self.embed.weight, [block.ln1.weight for block in self.blocks]
+        weight, blocks = self.embed.weight, [b.get_parameter("ln1.weight") for b in self.blocks]
         kinds = {(w.dtype, w.device.type) for w in (weight, *blocks, self.unembed.weight)}
         if len(kinds) > 1 or weight.is_meta:
             raise CheckpointError(
@@ -277,7 +277,7 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
 
     def _devices(self) -> tuple[torch.device, ...]:
         """Of each layer; empty if all are on the embedding's."""
-        own = tuple(block.ln1.weight.device for block in self.blocks)
+        own = tuple(block.get_parameter("ln1.weight").device for block in self.blocks)
         return own if {*own} != {self.embed.weight.device} else ()
 
 

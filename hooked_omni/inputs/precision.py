@@ -19,5 +19,6 @@ def require_no_autocast(device: torch.device) -> None:
 
 def is_quantized(tensor: Any) -> bool:
     """Whether it is no tensor of plain numbers: of small types, packed in a class, or not there."""
-    packed = tensor is None or hasattr(tensor, "__tensor_flatten__")
-    return packed or not tensor.is_floating_point() or tensor.itemsize < 2
+    if tensor is None or hasattr(tensor, "__tensor_flatten__"):
+        return True
+    return not tensor.is_floating_point() or tensor.itemsize < 2

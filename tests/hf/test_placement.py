@@ -24,7 +24,7 @@ from tests.support.two_devices import two_devices
 FIRST, SECOND = two_devices()
 LAYERS = "model.language_model.layers"
 MAP = {"": FIRST, f"{LAYERS}.1": SECOND, "model.language_model.norm": SECOND, "lm_head": SECOND}
-NEAR = dict(rtol=1e-4, atol=1e-5)  # the pretended kernels add in another order
+NEAR: Any = dict(rtol=1e-4, atol=1e-5)  # the pretended kernels add in another order
 WORDS = torch.arange(5, 13)[None]
 
 

@@ -42,7 +42,9 @@ def omni(folder: Path) -> HookedOmni:
 
 
 def test_the_numbers_are_hugging_faces_quantized_ones(omni, plain):
-    assert omni.model.blocks[0].mlp.up_proj is find_decoder(omni.hf).layers[0].mlp.up_proj
+    assert omni.model.get_submodule("blocks.0.mlp.up_proj") is find_decoder(omni.hf).get_submodule(
+        "layers.0.mlp.up_proj"
+    )
     prompt = omni.embed_inputs(**processed(omni, "audio in video"))
     report = prove(omni, prompt, decode_steps=3)
     assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
@@ -133,7 +135,7 @@ def test_without_leave_they_are_refused(folder, omni, plain):
     with pytest.raises(CheckpointError, match=r"allow_quantized=True.*not the original's"):
         load(folder)
     with pytest.raises(CheckpointError, match=r"quantized by bitsandbytes.*allow_quantized=True"):
-        HookedOmni.from_hf(omni.hf, omni.towers.processor)
+        HookedOmni.from_hf(omni.hf, omni.processor)
     with pytest.raises(CheckpointError, match="got a config with `quantization_config`"):
         load(folder, decoder_only=True, allow_quantized=True)
     assert load(plain, allow_quantized=True).model.cfg.quantized == ""
@@ -147,4 +149,4 @@ def test_a_quantized_unembedding_is_refused(plain):
     with pytest.raises(
         CheckpointError, match=r"quantized projections alone, got \['lm_head.weight'\]"
     ):
-        HookedOmni.from_hf(omni.hf, omni.towers.processor, allow_quantized=True)
+        HookedOmni.from_hf(omni.hf, omni.processor, allow_quantized=True)

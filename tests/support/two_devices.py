@@ -40,7 +40,7 @@ class Pretend(Tensor):
         made.raw = raw
         return made
 
-    def __repr__(self) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"{self.device}: {self.raw!r}"
 
     def data_ptr(self) -> int:
@@ -49,7 +49,7 @@ class Pretend(Tensor):
     def tolist(self) -> Any:
         return self.raw.tolist()
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
