@@ -30,7 +30,8 @@ from hooked_omni.cluster.spreading import spread
 from hooked_omni.cluster.tasks import Made, Task
 from hooked_omni.errors import MediaError, PromptError, WorkerLostError
 from hooked_omni.fingerprint import model_hash
-from hooked_omni.hf.loading import family_named, load_towers
+from hooked_omni.hf.config_file import family_named
+from hooked_omni.hf.loading import load_towers
 from hooked_omni.inputs.prompt import Prompt
 
 

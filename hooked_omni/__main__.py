@@ -69,7 +69,7 @@ def prove(
     from rich.console import Console  # `embed` also runs where this and the decoder are missing
 
     from hooked_omni import guarantees
-    from hooked_omni.hf.loading import family_named
+    from hooked_omni.hf.config_file import family_named
     from hooked_omni.inputs.prompt import EmbeddedPrompt
     from hooked_omni.omni import load
     from hooked_omni.parity import prove as compare
@@ -107,7 +107,8 @@ def embed(
     adapter: Lora = None,
 ) -> None:
     """Run the towers on a clip and a question, and write the decoder's inputs to a file."""
-    from hooked_omni.hf.loading import family_named, load_towers  # not needed for --help
+    from hooked_omni.hf.config_file import family_named
+    from hooked_omni.hf.loading import load_towers  # not needed for --help
 
     asked = _prompt(question, clip, audio, family_named(model, revision), system)
     how = revision, trust_remote_code, adapter

@@ -58,5 +58,10 @@ def _places(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Any, Tensor | No
             tensors = {**module._parameters, **module._buffers}
             if getattr(module, "rope_type", None) == "longrope":
                 del tensors["inv_freq"]  # written at every call, by the length of that prompt
+            if type(module)._save_to_state_dict is not nn.Module._save_to_state_dict:
+                module._save_to_state_dict(tensors, "", keep_vars=True)  # scales of quantized ones
             for key, tensor in tensors.items():
-                yield f"{name}.{key}", tensor
+                packed = hasattr(tensor, "__tensor_flatten__")
+                for part in tensor.__tensor_flatten__()[0] if packed else ():
+                    yield f"{name}.{key}.{part}", getattr(tensor, part)
+                yield f"{name}.{key}", None if packed else tensor

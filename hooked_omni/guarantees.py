@@ -46,6 +46,10 @@ def not_guaranteed(omni: HookedOmni, prompt: EmbeddedPrompt, report: ParityRepor
             "equal tokens in sweeps in this precision",
             "a batch rounds otherwise; where two tokens are close it may choose the other",
         )
+    if how := omni.model.cfg.quantized:
+        table.add_row(
+            "the original's numbers", f"quantized by {how}: compared with Hugging Face's, so loaded"
+        )
     if omni.model.cfg.experts is not None:
         table.add_row(
             "Hugging Face's grouped experts",

@@ -21,6 +21,9 @@ LensKind = Literal["norm", "raw"]
 LENSES: tuple[LensKind, ...] = ("norm", "raw")
 """Whether a lens puts the final norm before the unembedding."""
 
+READ_WEIGHTS = ("use_attn_result", "use_split_qkv_input", "use_attn_in")
+"""Flags of hook points that are computed from weights, which quantized projections do not have."""
+
 _NORMED_HEADS = (".q_norm.", ".k_norm.")
 _ON_HEADS = (
     *("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_z", "hook_result"),

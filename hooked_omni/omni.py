@@ -21,6 +21,20 @@ from hooked_omni.hf import loading
 from hooked_omni.hf.adapters import require_computed
 from hooked_omni.hf.captions import eos_tokens, generation_config, warn_of_processors
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
+from hooked_omni.hf.config_file import file_source, float_dtype, read_config
+from hooked_omni.hf.placement import (
+    DeviceMap,
+    dispatched,
+    known_device,
+    placement,
+    require_in_place,
+)
+from hooked_omni.hf.quantized import (
+    quantization,
+    quantized_projections,
+    require_allowed,
+    require_projections,
+)
 from hooked_omni.hf.towers import Towers
 from hooked_omni.hooks.types import Condition, NamesFilter, TowerCache
 from hooked_omni.inputs.media import MediaSettings
@@ -65,21 +79,24 @@ class HookedOmni:
         return None if self.towers is None else self.towers.adapter
 
     @classmethod
-    def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedOmni":
+    def from_hf(
+        cls, hf_model: nn.Module, processor: Any = None, allow_quantized: bool = False
+    ) -> "HookedOmni":
         """Adopt a loaded Hugging Face model: its tensors are shared, not copied. Errors as `load`.
 
-        The adapters of a `PeftModel` stay beside the weights, as peft computes them. Unhooked
-        layers use the model's own attention, `sdpa` or `eager`.
+        The adapters of a `PeftModel` stay beside the weights, as peft computes them, and quantized
+        projections are its own modules. Unhooked layers use the model's own attention, `sdpa` or
+        `eager`.
         """
-        return cls.from_towers(Towers(hf_model, processor))
+        return cls.from_towers(Towers(hf_model, processor), allow_quantized)
 
     @classmethod
-    def from_towers(cls, towers: Towers) -> "HookedOmni":
+    def from_towers(cls, towers: Towers, allow_quantized: bool = False) -> "HookedOmni":
         """Adopt the decoder of loaded towers; see `from_hf`."""
         family, remote = towers.family, towers.family.remote
         require_computed(towers.hf, family)
         hf = towers.hf if remote is None else remote.text_model(towers.hf)
-        return cls(_hooked(family, hf, towers.tokenizer), hf, family, towers)
+        return cls(_hooked(family, hf, towers.tokenizer, allow_quantized), hf, family, towers)
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         """Read the clip, run the towers once, capture the decoder's inputs; see `Towers.embed`."""
@@ -163,6 +180,8 @@ def load(
     decoder_only: bool = False,
     trust_remote_code: bool = False,
     adapter: str | Path | None = None,
+    device_map: DeviceMap | None = None,
+    allow_quantized: bool = False,
 ) -> HookedOmni:
     """A model by hub name, local folder, or the name of one that comes with the package.
 
@@ -179,32 +198,39 @@ def load(
         trust_remote_code: Run code that came with the checkpoint.
         adapter: Folder with a LoRA adapter of this model, as peft writes it; it stays beside the
             weights.
+        device_map: In place of `device`, for a model larger than one: "auto", another of
+            accelerate's ways, or the device of each module, by its name in `hf`.
+        allow_quantized: Take a checkpoint whose projections are quantized: its numbers are those of
+            Hugging Face's quantized model, not the original's. Weight views, hooks that read them
+            (`names.READ_WEIGHTS`) and gradients are refused.
 
     Raises:
         UnknownModelError: For a name that is none of these, or a family not known here.
         CheckpointError: For missing or extra weights, quantized ones, more than fits, files that
-            differ from the model's card, code that is not trusted or does not run, and an adapter
-            of another base or kind.
+            differ from the model's card, code that is not trusted or does not run, an adapter of
+            another base or kind, and a `device_map` that is not of this model, or moves weights at
+            each call.
     """
-    device, chosen = loading.known_device(device), loading.float_dtype(dtype)
+    device, chosen = known_device(device), float_dtype(dtype)
     if adapter is not None and decoder_only:
         raise CheckpointError(
             f"expected the whole model for the adapter {str(adapter)!r}, got decoder_only=True. "
             "Leave one out, or save the merged model first, with peft's merge_and_unload()."
         )
     if str(name) not in SHIPPED:
-        source = loading.file_source(name, revision)
-        raw = loading.read_config(name, source)
+        source = file_source(name, revision)
+        raw = read_config(name, source, allow_quantized and not decoder_only)
         family = family_of(raw)
         if decoder_only or family.remote is None:
             hf = loading.without_weights(name, family, raw, source, attn_implementation)
             if decoder_only:
-                return _load_decoder(name, family, hf, source, device, chosen)
+                places = {"": device} if device_map is None else device_map
+                return _load_decoder(name, family, hf, source, places, chosen)
     towers = loading.load_towers(
         *(name, device, chosen, attn_implementation, revision, trust_remote_code),
-        adapter,
+        *(adapter, device_map, allow_quantized),
     )
-    omni = HookedOmni.from_towers(towers)
+    omni = HookedOmni.from_towers(towers, allow_quantized)
     if decoder_only:
         omni.towers = None
     return omni
@@ -215,7 +241,7 @@ def _load_decoder(
     family: Family,
     hf: Any,
     source: dict[str, Any],
-    device: torch.device,
+    device_map: DeviceMap,
     dtype: torch.dtype | None,
 ) -> HookedOmni:
     chosen = dtype or getattr(hf.config, "dtype", None)
@@ -225,7 +251,10 @@ def _load_decoder(
             f"expected whole weights for the decoder of {family.name} in {str(name)!r}, got no "
             "safetensors file. Download it again, or convert it first."
         )
-    fill(hf, decoder_tensors(family, hf, held, device, chosen))
+    places = placement(hf.to(chosen), device_map)
+    fill(hf, decoder_tensors(family, hf, held, places, chosen))
+    if len({*places.values()}) > 1:
+        dispatched(hf, places)
     hf.generation_config = generation_config(name, source) or hf.generation_config
     return HookedOmni(_hooked(family, hf, _tokenizer(name, source)), hf, family, None)
 
@@ -245,13 +274,25 @@ def _tokenizer(name: str | Path, source: dict[str, Any]) -> Any:
     return None
 
 
-def _hooked(family: Family, hf: Any, tokenizer: Any) -> "hooked_omni.HookedTransformer":
-    cfg = family.decoder_config(hf)
+def _hooked(
+    family: Family, hf: Any, tokenizer: Any, allow_quantized: bool = False
+) -> "hooked_omni.HookedTransformer":
+    decoder = find_decoder(hf)
+    cfg, modules = family.decoder_config(hf), quantized_projections(decoder)
+    layers = {f"{name}.weight": layer for name, layer in adapted(decoder).items()}
+    if how := quantization(hf):
+        require_allowed(how, allow_quantized, layers)
+        cfg.quantized, own = how, Path(cfg.model_name)
+        name = own.name if own.exists() else cfg.model_name
+        cfg.model_name = f"{name} (quantized by {how}, not the original's numbers)"
     cfg.eos_tokens = eos_tokens(hf, tokenizer)
     warn_of_processors(hf)
-    decoder = find_decoder(hf)
     every = decoder.named_parameters()
-    tensors = {name: p for name, p in every if not name.startswith(family.inner_towers)}
-    tensors[HEAD] = hf.get_output_embeddings().weight
+    tensors: dict[str, Any] = {
+        name: p for name, p in every if not name.startswith(family.inner_towers)
+    }
+    tensors[HEAD] = getattr(hf.get_output_embeddings(), "weight", None)
+    require_projections(tensors, modules)
+    require_in_place(tensors)
     names = cfg, tensors, family.tensor_name, tokenizer
-    return hooked_omni.HookedTransformer.from_tensors(*names, adapted(decoder))
+    return hooked_omni.HookedTransformer.from_tensors(*names, modules | layers)

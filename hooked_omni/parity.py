@@ -111,7 +111,8 @@ def _hf_run(omni: HookedOmni, prompt: EmbeddedPrompt, steps: int) -> tuple[Run, 
 
     def look_and_add(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         positions = kwargs["position_ids"]
-        seen.append((positions if positions.ndim == 3 else positions[None])[-3:])
+        own = (positions if positions.ndim == 3 else positions[None])[-3:]
+        seen.append(own.to(prompt.embeds.device))  # devices may differ from layer to layer
         return args, kwargs | _vision_features(prompt, positions.shape[-1])
 
     handle = find_decoder(hf).register_forward_pre_hook(look_and_add, with_kwargs=True)
@@ -169,7 +170,7 @@ def _compare(
                     )
                 embeds = model.embed(torch.tensor([tokens[step - 1 : step]], device=embeds.device))
             final = model.run_pass(embeds, model.context(prompt, window, cache), window)
-            ours = model.unembed(final)[0]
+            ours = model.unembedded(final)[0]
             real = slice(None) if prompt.mask is None or step else prompt.mask[0] != 0
             differences.append(float((ours[real] - logits[real]).abs().max()))
             if not differences[-1] <= limit:
@@ -205,7 +206,8 @@ def _require_live(model: HookedTransformer) -> int:
     tokens = torch.arange(2, 10)[None] % model.cfg.d_vocab
     with model.every_hook_point():
         clean = model(tokens)
-        for name in model.hook_dict:
+        points = model.filtered(None)
+        for name in points:
 
             def shake(tensor: Tensor, hook: HookPoint) -> Tensor:
                 if not tensor.is_floating_point():  # which experts: the next ones
@@ -217,14 +219,14 @@ def _require_live(model: HookedTransformer) -> int:
                 raise ParityError(
                     f"expected an edit at {name!r} to move the logits, got the same to the bit."
                 )
-    return len(model.hook_dict)
+    return len(points)
 
 
 def _sum_rows(sums: list[float], prompt: EmbeddedPrompt) -> HookFunction:
     def measure(pattern: Tensor, hook: HookPoint) -> None:
         off = (pattern.float().sum(-1) - 1).abs().amax((0, 1))
         if prompt.mask is not None and len(off) == prompt.n_pos:
-            off = off[prompt.mask[0] != 0]
+            off = off[(prompt.mask[0] != 0).to(off.device)]
         sums.append(float(off.max()))
 
     return measure

@@ -1,6 +1,7 @@
 """The decoder of an audio-visual LLM: hooks, captions, sweeps, scores and lenses in one place."""
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,25 +38,23 @@ class HookedTransformer(HookedDecoder):
         tensors: Mapping[str, Tensor],
         tensor_name: Callable[[str], str] = str,
         tokenizer: Any = None,
-        adapted: Mapping[str, nn.Module] | None = None,
+        modules: Mapping[str, nn.Module] = MappingProxyType({}),
     ) -> "HookedTransformer":
         """Decoder whose parameters *are* `tensors`: shared, not copied.
 
         `tensor_name` goes from a parameter's name here to its name in `tensors`, which holds every
-        parameter and nothing else. Without a tokenizer, only tokens are used. Missing or extra
-        tensors, and other shapes, are refused (`CheckpointError`). `adapted` are peft's layers by
-        the names of the projections that they stand for, and are shared as they are.
+        parameter and nothing else. Without a tokenizer, only tokens are used. `modules`, quantized
+        or peft's, stand in place of projections, by the names of their weights, and are shared as
+        they are. Missing or extra tensors, and other shapes, are refused (`CheckpointError`).
         """
         with torch.device("meta"):
             model = cls(cfg)
-        layers = adapted or {}
-        for name, _ in [*model.blocks.named_modules(prefix="blocks")]:
-            layer = layers.get(tensor_name(f"{name}.weight").removesuffix(".weight"))
-            if layer is not None:
-                model.set_submodule(name, layer)
-        own = {id(p) for layer in layers.values() for p in layer.parameters()}
-        tensors = {key: tensor for key, tensor in tensors.items() if id(tensor) not in own}
-        every = [(name, p) for name, p in model.named_parameters() if id(p) not in own]
+        for name, own in [*model.named_modules()] if modules else ():
+            if isinstance(own, nn.Linear) and (key := tensor_name(f"{name}.weight")) in modules:
+                model.set_submodule(name, modules[key])
+        shared = {id(p) for module in modules.values() for p in module.parameters()}
+        tensors = {key: tensor for key, tensor in tensors.items() if id(tensor) not in shared}
+        every = [(name, p) for name, p in model.named_parameters() if id(p) not in shared]
         wanted = {tensor_name(name): (name, p) for name, p in every}
         missing, extra = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
         if missing or extra:
@@ -75,6 +74,7 @@ class HookedTransformer(HookedDecoder):
             shared = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)
             setattr(model.get_submodule(path), leaf, shared)
         model.tokenizer = tokenizer
+        model.follow_weights()
         return model
 
     def generate(

@@ -34,14 +34,15 @@ def forced_shares(
         hooks: Further hooks, such as those of `SinkWatch`.
     """
     n_pos, cfg = prompt.n_pos, model.cfg
-    members = [prompt.spans.mask(segment, range(n_pos + 1)) for segment in segments]
-    inside = torch.stack(members, 1).float().to(cfg.device)  # the last row is for the answer
+    masks = [prompt.spans.mask(segment, range(n_pos + 1)) for segment in segments]
+    inside = torch.stack(masks, 1).float().to(cfg.device)  # the last row is for the answer
     shares = torch.empty(len(tokens) - 1, cfg.n_layers, cfg.n_heads, len(segments))
 
     def reduce(pattern: Tensor, _index: Tensor, hook: HookPoint) -> None:
         paid = pattern[0].float()
-        sums = paid[..., :n_pos] @ inside[:-1]
-        sums += paid[..., n_pos:].sum(-1, keepdim=True) * inside[-1]
+        members = inside.to(paid.device)
+        sums = paid[..., :n_pos] @ members[:-1]
+        sums += paid[..., n_pos:].sum(-1, keepdim=True) * members[-1]
         rows = slice(hook.window.start - n_pos, hook.window.stop - n_pos)
         shares[rows, names.layer_of(str(hook.name))] = sums.transpose(0, 1).cpu()
 

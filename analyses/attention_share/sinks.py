@@ -76,8 +76,8 @@ class SinkWatch:
 
     def paid(self) -> Float[Tensor, "query layer head sink"]:
         """Attention of each generated position to each sink."""
-        paid = torch.stack([torch.cat(queries) for queries in self.read], 1)
-        return paid[..., self._chosen().to(paid.device)].cpu()
+        paid = torch.stack([torch.cat(queries).cpu() for queries in self.read], 1)
+        return paid[..., self._chosen()]
 
     def _add(self, layer: int, pattern: Tensor, _index: Tensor, _hook: HookPoint) -> None:
         """Add up the attention on the prompt's tokens, and keep the candidates' part.
@@ -86,7 +86,7 @@ class SinkWatch:
         """
         paid = pattern[0, ..., : self.spans.n_prompt].float()
         if layer >= self.layer:
-            self.received += paid.mean(0).sum(0)
+            self.received += paid.mean(0).sum(0).to(self.received.device)
         candidates = paid[..., self.candidates.to(paid.device)]
         self.read[layer].append(candidates.transpose(0, 1))
 

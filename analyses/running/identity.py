@@ -29,7 +29,7 @@ def model_facts(omni: HookedOmni) -> dict[str, Any]:
     Neither the device nor the checkpoint's place: other machines may go on with a folder.
     """
     name, config = omni.model.cfg.model_name, asdict(omni.model.cfg)
-    del config["model_name"], config["device"]
+    del config["model_name"], config["device"], config["devices"]
     short, own = Path(name).name if Path(name).exists() else name, omni.adapter
     return {
         "name": short if own is None else f"{short} + {own['name']}",

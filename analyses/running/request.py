@@ -17,7 +17,7 @@ from hooked_omni import HookedOmni, load
 from hooked_omni.cluster.joining import Cluster
 from hooked_omni.errors import PromptError
 from hooked_omni.files import file_hash
-from hooked_omni.hf.loading import family_named
+from hooked_omni.hf.config_file import family_named
 
 
 def cases_of(chosen: CaseSelection) -> list[Case]:

@@ -137,6 +137,8 @@ def _lines(
     yield f"Order: {as_text(tables['captions'].attrs.get('order', 'unknown'))}. "
     yield f"Greedy answers of up to {', '.join(map(str, limits))} tokens. "
     yield f"Versions: {as_text(versions)}.\n"
+    if "not the original's numbers" in (name := str(tables["captions"].attrs["model"])):
+        yield f"Note: of {as_text(name)}; nothing published is compared with it.\n"
     for note in (unlike_the_paper(read_facts(study.data)), published.note(study.model)):
         yield f"Note: {as_text(note)}.\n" if note else ""
     yield _CLAIMS_HEAD

@@ -26,7 +26,7 @@ from analyses.study.judging import judge_study, require_judge, with_events
 from hooked_omni.cluster.joining import Cluster
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash
-from hooked_omni.hf.loading import family_named
+from hooked_omni.hf.config_file import family_named
 
 _SCORED = {"captions", "logit_lens", "knockout"}
 

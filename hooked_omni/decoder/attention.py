@@ -57,9 +57,9 @@ class CausalContext:
         if cache is not None:
             cache.length = window.start
         self.deepstack: Tensor | None = None
-        # By how many positions a layer reads, and of which queries.
-        self._allowed: dict[tuple[int | None, range], Tensor] = {}
-        self._additive: dict[tuple[int | None, range], Tensor] = {}
+        # By how many positions a layer reads, and of which queries, where.
+        self._allowed: dict[Any, Tensor] = {}
+        self._additive: dict[Any, Tensor] = {}
 
     def enter(self, layer: int, resid: Tensor) -> Tensor:
         """All rows, in every layer."""
@@ -151,7 +151,7 @@ class CausalContext:
 
     def allowed(self, size: int | None, block: range) -> Bool[Tensor, "batch 1 query key"]:
         """Which keys each query of a block may read, in a layer that reads `size`; None for all."""
-        if (size, block) not in self._allowed:
+        if (at := (size, block, self.cos.device)) not in self._allowed:
             query = torch.arange(block.start, block.stop, device=self.cos.device)
             key = torch.arange(self.window.stop, device=self.cos.device)
             allowed = (key <= query[:, None])[None, None]
@@ -159,18 +159,18 @@ class CausalContext:
                 allowed = allowed & (key > query[:, None] - size)
             if self.real is not None:
                 allowed = allowed & self.real[:, None, None, : self.window.stop]
-            self._keep(self._allowed, (size, block), allowed)
-        return self._allowed[size, block]
+            self._keep(self._allowed, at, allowed)
+        return self._allowed[at]
 
     def _additive_mask(
         self, like: Tensor, size: int | None, block: range
     ) -> Float[Tensor, "batch 1 query key"]:
-        if (size, block) not in self._additive:
+        if (at := (size, block, like.device)) not in self._additive:
             zero = torch.zeros((), dtype=like.dtype, device=like.device)
             minimum = torch.finfo(like.dtype).min
             additive = torch.where(self.allowed(size, block), zero, minimum)
-            self._keep(self._additive, (size, block), additive)
-        return self._additive[size, block]
+            self._keep(self._additive, at, additive)
+        return self._additive[at]
 
     def _keep(self, masks: dict[Any, Tensor], key: tuple[int | None, range], mask: Tensor) -> None:
         """For all layers if it is of all queries; else the masks of one block at a time."""

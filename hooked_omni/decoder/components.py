@@ -17,6 +17,7 @@ from hooked_omni.decoder.attention import Angles, Attends, Heads, KVHeads, Real
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.experts import MixtureOfExperts
 from hooked_omni.decoder.rotary import rotate
+from hooked_omni.decoder.weights import matrix
 from hooked_omni.hooks.hook_point import HookPoint, exact_where
 
 Resid = Float[Tensor, "batch pos d_model"]
@@ -170,10 +171,11 @@ class Attention(nn.Module):
     def _parts(self, kind: Literal["weight", "bias"]) -> Sequence[Tensor]:
         """Weights or biases of queries, keys and values; zeros for a bias that is not there."""
         if kind == "bias" and not self.cfg.qkv_bias:
-            return [self.o_proj.weight.new_zeros(width) for width in self.widths]
+            return [matrix(self.o_proj).new_zeros(width) for width in self.widths]
+        read = matrix if kind == "weight" else lambda projection: merged(projection).bias
         if self.cfg.fused:
-            return getattr(merged(self.qkv_proj), kind).split(self.widths)
-        return [getattr(merged(one), kind) for one in (self.q_proj, self.k_proj, self.v_proj)]
+            return read(self.qkv_proj).split(self.widths)
+        return [read(one) for one in (self.q_proj, self.k_proj, self.v_proj)]
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
@@ -189,7 +191,7 @@ class Attention(nn.Module):
 
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
-        return rearrange(merged(self.o_proj).weight, "m (h d) -> h d m", d=self.cfg.d_head)
+        return rearrange(matrix(self.o_proj), "m (h d) -> h d m", d=self.cfg.d_head)
 
     @property
     def b_Q(self) -> Float[Tensor, "head d_head"]:
@@ -206,7 +208,7 @@ class Attention(nn.Module):
     @property
     def b_O(self) -> Float[Tensor, " d_model"]:
         """Output bias: zero, these decoders have none."""
-        return self.o_proj.weight.new_zeros(self.cfg.d_model)
+        return matrix(self.o_proj).new_zeros(self.cfg.d_model)
 
 
 class GatedMLP(nn.Module):
@@ -243,17 +245,17 @@ class GatedMLP(nn.Module):
 
     def _gate_and_up(self) -> tuple[Tensor, ...]:
         if self.fused:
-            return merged(self.gate_up_proj).weight.chunk(2)
-        return merged(self.gate_proj).weight, merged(self.up_proj).weight
+            return matrix(self.gate_up_proj).chunk(2)
+        return matrix(self.gate_proj), matrix(self.up_proj)
 
     @property
     def W_out(self) -> Float[Tensor, "d_mlp d_model"]:
-        return merged(self.down_proj).weight.T
+        return matrix(self.down_proj).T
 
     @property
     def b_out(self) -> Float[Tensor, " d_model"]:
         """Output bias: zero, these decoders have none."""
-        return self.down_proj.weight.new_zeros(self.down_proj.out_features)
+        return matrix(self.down_proj).new_zeros(self.down_proj.out_features)
 
 
 class Block(nn.Module):

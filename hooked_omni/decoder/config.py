@@ -49,8 +49,11 @@ class DecoderConfig:
         use_attn_result, use_split_qkv_input, use_attn_in, use_hook_mlp_in: Whether the hook points
             of `names.FLAGS` are live; most are large.
         eos_tokens: Token ids that end a caption.
+        quantized: How projections are quantized, which then are Hugging Face's own modules and
+            have no weights to view; empty for none.
         model_name: For people and for results.
-        dtype, device: Of the weights.
+        dtype, device: Of the weights; with layers on several devices, that of the embedding.
+        devices: Of each layer, where they are not all the same; empty if they are.
     """
 
     n_layers: int
@@ -81,11 +84,17 @@ class DecoderConfig:
     use_attn_in: bool = False
     use_hook_mlp_in: bool = False
     eos_tokens: tuple[int, ...] = ()
+    quantized: str = ""
     model_name: str = "unnamed"
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    devices: tuple[torch.device, ...] = ()
     normalization_type: Literal["RMS"] = "RMS"
     act_fn: Literal["silu"] = "silu"
     gated_mlp: bool = True
     attn_only: bool = False
     positional_embedding_type: Literal["rotary"] = "rotary"
+
+    def device_of(self, layer: int) -> torch.device:
+        """Where the weights, keys and values of a layer are."""
+        return self.devices[layer] if self.devices else self.device

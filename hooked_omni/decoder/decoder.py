@@ -143,30 +143,52 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
             NotFiniteError: For the same without an edit.
         """
         require_no_autocast(embeds.device)
+        if self.cfg.quantized:
+            self._require_no_gradient(embeds)
         now, real = self.current, context.real
         before = now.window, now.edits, now.watched, now.real
         now.window, now.edits, now.watched = window, [], []
         now.real = None if real is None else real[:, window.start : window.stop]
         try:
-            final = self._run_blocks(embeds, context, stop)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.cfg.quantized):
+                final = self._run_blocks(embeds, context, stop)
             now.watch(final)
-            self._require_finite(torch.cat(now.watched))
+            watched = [t.to(final.device) for t in now.watched] if self.cfg.devices else now.watched
+            self._require_finite(torch.cat(watched))
             return final
         finally:  # a hook may run the model itself
             now.window, now.edits, now.watched, now.real = before
 
+    def _require_no_gradient(self, embeds: Resid) -> None:
+        if torch.is_grad_enabled() and (embeds.requires_grad or self.has_backward_hooks()):
+            raise HookError(
+                f"expected a run without gradients of a quantized model ({self.cfg.quantized}), "
+                "got embeddings or hooks that need some: rounding has none. Load the original."
+            )
+
     def _run_blocks(self, embeds: Resid, context: Context, stop: int | None) -> Resid:
         resid = self.hook_embed(embeds)
         for layer, block in enumerate(islice(self.blocks, stop)):
+            if resid.device != (own := self.cfg.device_of(layer)):
+                resid = resid.to(own)
+                _move(context, own)
             resid = block(context.enter(layer, resid), context)
         resid = context.leave(resid)
-        return self.ln_final(resid) if stop is None else resid
+        return (self.normed(resid) if stop is None else resid).to(self.cfg.device)
+
+    def normed(self, resid: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:
+        """After the final norm, on its device."""
+        return self.ln_final(resid.to(self.ln_final.weight.device))
+
+    def unembedded(self, final: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_vocab"]:
+        """Logits, on the prompt's device."""
+        return self.unembed(final.to(self.unembed.weight.device)).to(self.cfg.device)
 
     def logits_of(
         self, final: Float[Tensor, "*pos d_model"], real: Bool[Tensor, "*pos"] | None = None
     ) -> Float[Tensor, "*pos d_vocab"]:
         """Logits; `NotFiniteError` for NaN or infinity among those of `real` positions."""
-        logits = self.unembed(final)
+        logits = self.unembedded(final)
         self._require_finite(logits if real is None else logits[real])
         return logits
 
@@ -185,17 +207,19 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         """`input` as this decoder's input: checked, on its device, plain text embedded.
 
         Raises:
-            CheckpointError: If parts of the model were moved or retyped.
+            CheckpointError: If parts of the model were retyped, or moved but for whole layers.
             PromptError: For a prompt of another width or dtype, and for unknown tokens.
         """
-        weight, block = self.embed.weight, next(self.blocks[-1].parameters())
-        kinds = {(w.dtype, w.device) for w in (weight, block, self.unembed.weight)}
+        weight, blocks = self.embed.weight, [b.get_parameter("ln1.weight") for b in self.blocks]
+        kinds = {(w.dtype, w.device.type) for w in (weight, *blocks, self.unembed.weight)}
         if len(kinds) > 1 or weight.is_meta:
             raise CheckpointError(
-                f"expected weights of one dtype on one device, got {kinds}. Move the whole model."
+                "expected weights of one dtype on one device, or whole layers on several of a "
+                f"kind, got {kinds}. Move the whole model."
             )
-        if (self.cfg.dtype, self.cfg.device) != (weight.dtype, weight.device):
-            self._follow_weights()  # they are shared: the Hugging Face model was moved
+        placed = (self.cfg.dtype, self.cfg.device, self.cfg.devices)
+        if placed != (weight.dtype, weight.device, self._devices()):
+            self.follow_weights()
         if isinstance(input, str | list):
             input = self.to_tokens(input)
         return self._checked(input) if isinstance(input, EmbeddedPrompt) else self._embedded(input)
@@ -227,11 +251,12 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
                 f"expected tokens from 0 to {self.cfg.d_vocab - 1}, got {int(tokens.min())} to "
                 f"{int(tokens.max())}. They belong to another vocabulary."
             )
+        embeds = self.embed(tokens)
         batch, n_pos = tokens.shape
         every = torch.arange(n_pos)
         spans = {"question": every, "text": every, "prompt": every, "last": every[-1:]}
         return EmbeddedPrompt(
-            embeds=self.embed(tokens),
+            embeds=embeds.detach() if self.cfg.quantized else embeds,
             position_ids=torch.arange(n_pos, device=tokens.device).expand(3, batch, -1),
             mask=None,
             tokens=tokens,
@@ -242,12 +267,19 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
     @in_turn
     def _apply(self, fn: Any, recurse: bool = True) -> "HookedDecoder":
         moved = super()._apply(fn, recurse)
-        self._follow_weights()
+        self.follow_weights()
         return moved
 
-    def _follow_weights(self) -> None:
+    def follow_weights(self) -> None:
+        """Take dtype and devices from the weights, which are shared: others may move them."""
         self.cfg.dtype, self.cfg.device = self.embed.weight.dtype, self.embed.weight.device
+        self.cfg.devices = self._devices()
         self.rotary = Rotary(self.cfg)
+
+    def _devices(self) -> tuple[torch.device, ...]:
+        """Of each layer; empty if all are on the embedding's."""
+        own = tuple(block.get_parameter("ln1.weight").device for block in self.blocks)
+        return own if {*own} != {self.embed.weight.device} else ()
 
 
 def _real(mask: Int[Tensor, "batch pos"] | None, window: range) -> Tensor | None:
@@ -255,3 +287,10 @@ def _real(mask: Int[Tensor, "batch pos"] | None, window: range) -> Tensor | None
         return None
     later = mask.new_ones(mask.shape[0], max(window.stop - mask.shape[1], 0))
     return torch.cat([mask, later], dim=1) != 0
+
+
+def _move(context: Context, device: torch.device) -> None:
+    """Take what layers share to the device of the next one."""
+    context.cos, context.sin = context.cos.to(device), context.sin.to(device)
+    context.real = None if context.real is None else context.real.to(device)
+    context.deepstack = None if context.deepstack is None else context.deepstack.to(device)

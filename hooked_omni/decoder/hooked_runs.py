@@ -100,14 +100,16 @@ class HookedRuns(HookedRootModule):
         Caching changes no number, except that it opens the attention of a layer whose scores or
         pattern are cached (see `attention.py`). With `fwd_hooks`, the cache holds what they made.
 
-        None as `names_filter` caches all that is live; as `device`, leaves it where it is.
+        None as `names_filter` caches all that is live; as `device`, leaves it where it is, or takes
+        what layers on several devices have to the prompt's.
         `remove_batch_dim` drops a batch axis of one; `pos_slice` is a TransformerLens `Slice`.
 
         Raises:
             HookError: For a name that no live hook point has, or a hook that cannot act.
         """
         kept: dict[str, Tensor] = {}
-        keep = Keep(kept, device, pos_slice)
+        together = self.cfg.device if self.cfg.devices else None  # layers can be stacked
+        keep = Keep(kept, together if device is None else device, pos_slice)
         stop = how.get("stop_at_layer")
         hooks = self._spelled_out(as_hooks(fwd_hooks, getattr(input, "spans", None)), stop)
         cached = self.filtered(names_filter, stop)
@@ -174,11 +176,11 @@ class HookedRuns(HookedRootModule):
 
     @contextmanager
     def every_hook_point(self) -> Iterator[None]:
-        """All hook points are live as long as the `with` block."""
+        """All hook points that can be are live as long as the `with` block."""
         with self.current.turns.block():
             before = {flag: getattr(self.cfg, flag) for flag in names.FLAGS}
             try:
-                for flag in before:
+                for flag in before.keys() - (names.READ_WEIGHTS if self.cfg.quantized else ()):
                     setattr(self.cfg, flag, True)
                 yield
             finally:

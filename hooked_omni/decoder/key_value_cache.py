@@ -15,8 +15,9 @@ class KeyValueCache:
     def __init__(self, cfg: DecoderConfig, batch: int, capacity: int) -> None:
         shape = (batch, cfg.n_key_value_heads, capacity, cfg.d_head)
         self.length = 0
+        places = [cfg.device_of(layer) for layer in range(cfg.n_layers)]
         self.keys, self.values = (
-            [torch.empty(shape, dtype=cfg.dtype, device=cfg.device) for _ in range(cfg.n_layers)]
+            [torch.empty(shape, dtype=cfg.dtype, device=place) for place in places]
             for _ in range(2)
         )
 

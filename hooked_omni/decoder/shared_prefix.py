@@ -66,10 +66,8 @@ class SharedPrefix:
         self.place = list(range(len(rows)))
         if rows == self.rows:
             return
-        every, device = [*self.rows, *self._later], self.suffix.keys[0].device
-        now, then = (
-            torch.tensor([every.index(r) for r in n], device=device).long() for n in (rows, later)
-        )
+        every = [*self.rows, *self._later]
+        now, then = ([every.index(r) for r in n] for n in (rows, later))
         for kept, aside in zip(self._sides, self._aside, strict=True):
             for layer, own in enumerate(kept):
                 whole = torch.cat([own, aside[layer]]) if self._later else own
@@ -156,7 +154,8 @@ class RowsContext:
             return self.shared.suffix.append(layer, k, v)
         place = self.shared.place
         keys, values = self.shared.suffix.append(layer, k[place], v[place])
-        return keys.index_select(0, self.leaders), values.index_select(0, self.leaders)
+        leaders = self.leaders.to(keys.device)
+        return keys.index_select(0, leaders), values.index_select(0, leaders)
 
     def _mask(self, scores: RowScores, size: int | None) -> None:
         if (forbidden := self._forbidden(scores, size)) is not None:

@@ -8,10 +8,24 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 
+from hooked_omni.decoder.adapters import merged
 from hooked_omni.decoder.config import DecoderConfig
+from hooked_omni.errors import CheckpointError
+from hooked_omni.inputs.precision import is_quantized
 
 _OF_ATTENTION = frozenset({"W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"})
 _OF_MLP = frozenset({"W_gate", "W_in", "W_out", "b_out"})
+
+
+def matrix(projection: nn.Module) -> Float[Tensor, "out in"]:
+    """Weights of a projection, as peft would merge its; `CheckpointError` for a quantized one."""
+    weight: Any = getattr(merged(projection), "weight", None)
+    if is_quantized(weight):
+        raise CheckpointError(
+            f"expected floating-point weights to view, got a {type(projection).__name__}, which is "
+            "quantized: there is no one matrix. Load the original checkpoint."
+        )
+    return weight
 
 
 class WeightViews(nn.Module):
@@ -29,7 +43,8 @@ class WeightViews(nn.Module):
         """Unembedding direction of each token, to be read after the final norm."""
         if isinstance(tokens, str):
             tokens = self.to_single_token(tokens)
-        return self.unembed.weight[torch.as_tensor(tokens, device=self.cfg.device)]
+        tokens = torch.as_tensor(tokens, device=self.unembed.weight.device)
+        return self.unembed.weight[tokens].to(self.cfg.device)
 
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
@@ -73,7 +88,9 @@ class WeightViews(nn.Module):
     def __getattr__(self, name: str) -> Any:
         """`W_Q` ... `W_out`, `b_Q` ... `b_out` of all layers, stacked into a new tensor."""
         if name in _OF_ATTENTION:
-            return torch.stack([getattr(block.attn, name) for block in self.blocks])
-        if name in _OF_MLP:
-            return torch.stack([getattr(block.mlp, name) for block in self.blocks])
-        return super().__getattr__(name)
+            parts = [block.attn for block in self.blocks]
+        elif name in _OF_MLP:
+            parts = [block.mlp for block in self.blocks]
+        else:
+            return super().__getattr__(name)
+        return torch.stack([getattr(part, name).to(self.cfg.device) for part in parts])

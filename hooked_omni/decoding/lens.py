@@ -43,7 +43,7 @@ def lens_logits(
     model: HookedDecoder, resid: Float[Tensor, "pos d_model"], kind: LensKind = "norm"
 ) -> Float[Tensor, "pos d_vocab"]:
     """Logits of a residual stream."""
-    return model.logits_of(model.ln_final(resid) if kind == "norm" else resid)
+    return model.logits_of(model.normed(resid) if kind == "norm" else resid)
 
 
 @in_turn

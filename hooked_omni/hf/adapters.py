@@ -47,6 +47,16 @@ def adapter_facts(folder: Path, base: str | Path, revision: str | None) -> dict[
     return {"name": folder.resolve().name, "hash": digest(hashes)}
 
 
+def require_alone(adapter: object, device_map: object, allow_quantized: bool) -> None:
+    """Refuse an adapter with weights in several places, or quantized ones (`CheckpointError`)."""
+    if adapter is not None and (device_map is not None or allow_quantized):
+        raise CheckpointError(
+            f"expected an adapter on whole weights of one device, got {str(adapter)!r} with a "
+            "device_map or allow_quantized. Merge it first, with peft's merge_and_unload(), and "
+            "load what that saves."
+        )
+
+
 def require_own_class(family: Family) -> None:
     """Refuse, as a `CheckpointError`, an adapter of a model whose code is not in transformers."""
     if family.remote is not None:

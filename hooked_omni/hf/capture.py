@@ -112,9 +112,9 @@ def embedded(
         spans = _spans(positions, times, [family.frames_per_step / rate for rate in fps])
     return EmbeddedPrompt(
         embeds=embeds,
-        position_ids=_position_ids(captured.get("position_ids"), embeds),
-        mask=mask,
-        tokens=tokens,
+        position_ids=_position_ids(captured.get("position_ids"), embeds).to(embeds.device),
+        mask=None if mask is None else mask.to(embeds.device),
+        tokens=tokens.to(embeds.device),
         spans=spans,
         facts=facts,
         deepstack=_deepstack(captured, embeds),
@@ -165,7 +165,7 @@ def _tokens(
     """The token of each position, and where each modality of the first prompt sits."""
     if family.find_media is not None:
         tokens, media = family.find_media(hf_model, inputs, embeds.shape[1])
-        return tokens[None].to(embeds.device), media
+        return tokens[None], media
     ids, first = family.media_tokens(hf_model), inputs["input_ids"][0].cpu()
     return inputs["input_ids"].clone(), {name: first == token for name, token in ids.items()}
 

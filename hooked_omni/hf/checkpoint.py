@@ -6,7 +6,8 @@ read. The decoder alone is read straight to its device, without the towers.
 
 import math
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from hooked_omni.families import Family
 from hooked_omni.families.family import Conversion, as_stored, unchanged
 from hooked_omni.families.skeleton import HEAD, find_decoder
 from hooked_omni.files import parse_object, read_text
+from hooked_omni.hf.placement import place_of
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
@@ -41,13 +43,16 @@ class StoredTensor:
         return math.prod(self.shape) * each
 
 
-def stored_tensors(name: str | Path, source: dict[str, Any], what: str) -> dict[str, StoredTensor]:
+def stored_tensors(
+    name: str | Path, source: dict[str, Any], what: str, allow_quantized: bool = False
+) -> dict[str, StoredTensor]:
     """The tensors in a checkpoint's safetensors files, by name; none if it has no such file.
 
     `source` finds its files, as `file_source` gives it; `what` names the weights in errors.
 
     Raises:
-        CheckpointError: For a missing, damaged or cut-off file, and for quantized weights.
+        CheckpointError: For a missing, damaged or cut-off file, and for quantized weights that are
+            not allowed.
     """
     index = _file(name, _INDEX, source)
     if index is not None:
@@ -67,7 +72,7 @@ def stored_tensors(name: str | Path, source: dict[str, Any], what: str) -> dict[
             found |= read_header(file, what, name)
     wrong = {key: tensor.kind for key, tensor in found.items() if tensor.kind not in _BYTES}
     weights = {key: kind for key, kind in wrong.items() if key.endswith("weight")}
-    if weights:
+    if weights and not allow_quantized:
         key, kind = next(iter(weights.items()))
         raise CheckpointError(
             f"expected floating-point weights of {what} in {str(name)!r}, got {len(weights)} "
@@ -126,7 +131,8 @@ def require_room(n_bytes: int, device: torch.device, what: str) -> None:
     if free is not None and n_bytes > free:
         raise CheckpointError(
             f"expected room for {in_words(n_bytes)} of weights of {what} on {device}, got "
-            f"{in_words(free)} free. Use dtype='bfloat16', decoder_only=True, or a larger device."
+            f"{in_words(free)} free. Use dtype='bfloat16', decoder_only=True, a larger device, or "
+            "several, with a device_map."
         )
 
 
@@ -134,10 +140,10 @@ def decoder_tensors(
     family: Family,
     model: Any,
     held: Mapping[str, StoredTensor],
-    device: torch.device,
+    places: Mapping[str, torch.device],
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
-    """Every tensor of the empty `model`'s decoder and head, read to `device` in `dtype`.
+    """Every tensor of the empty `model`'s decoder and head, read to its place in `dtype`.
 
     Raises:
         CheckpointError: For tensors that are missing, left over or of another shape, before any is
@@ -159,14 +165,27 @@ def decoder_tensors(
             "random numbers: check the download and `tie_word_embeddings`."
         )
     _require_same(family, model, held, home, sources)
-    keys = {key for conversion in sources.values() for key in conversion.keys}
-    n_bytes = sum(held[key].n_bytes(dtype) for key in keys)
-    require_room(n_bytes, device, f"decoder of {model.name_or_path}")
-    tensors = _read(sources, held, device, dtype)
+    where, n_bytes = _where(model, sources, places), Counter[torch.device]()
+    for name, conversion in sources.items():
+        n_bytes[where[name]] += sum(held[key].n_bytes(dtype) for key in conversion.keys)
+    for place, needed in n_bytes.items():
+        require_room(needed, place, f"decoder of {model.name_or_path}")
+    tensors = _read(sources, held, where, dtype)
     embeddings = tensors["embed_tokens.weight"]
     if HEAD not in tensors or (_ties(model) and torch.equal(tensors[HEAD], embeddings)):
         tensors[HEAD] = embeddings
     return tensors
+
+
+def _where(
+    model: Any, names: Iterable[str], places: Mapping[str, torch.device]
+) -> dict[str, torch.device]:
+    """The device of each of the decoder's tensors, and of the head's."""
+    modules = {id(module): name for name, module in model.named_modules()}
+    decoder, head = modules[id(find_decoder(model))], modules[id(model.get_output_embeddings())]
+    whole = {name: head if name == HEAD else f"{decoder}.{name}" for name in names}
+    found = {name: place_of(places, path) for name, path in whole.items()}
+    return {name: place for name, place in found.items() if place is not None}
 
 
 def _home(family: Family, model: Any, held: Mapping[str, StoredTensor]) -> tuple[str, str]:
@@ -217,21 +236,22 @@ def _ties(model: Any) -> bool:
 def _read(
     sources: dict[str, Conversion],
     held: Mapping[str, StoredTensor],
-    device: torch.device,
+    where: Mapping[str, torch.device],
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
-    opened: dict[Path, Any] = {}
+    opened: dict[tuple[Path, torch.device], Any] = {}
 
-    def part(key: str) -> Tensor:
+    def part(key: str, device: torch.device) -> Tensor:
         file = held[key].file
-        if file not in opened:
-            opened[file] = safe_open(file, framework="pt", device=str(device))
-        tensor = opened[file].get_tensor(key)
-        return tensor if dtype is None else tensor.to(dtype)
+        if (file, device) not in opened:
+            # Few devices can be read to straight from a file.
+            reads = str(device) if device.type == "cuda" else "cpu"
+            opened[file, device] = safe_open(file, framework="pt", device=reads)
+        return opened[file, device].get_tensor(key).to(device, dtype)
 
     try:
         return {
-            name: conversion.make([part(key) for key in conversion.keys])
+            name: conversion.make([part(key, where[name]) for key in conversion.keys])
             for name, conversion in sources.items()
         }
     except (SafetensorError, OSError, RuntimeError) as error:

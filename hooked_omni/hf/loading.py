@@ -5,25 +5,31 @@ with a checkpoint runs only if the caller allows it.
 """
 
 import importlib.util
-import re
 import shutil
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from hooked_omni.errors import CheckpointError, HookedOmniError, UnknownModelError
+from hooked_omni.errors import CheckpointError, HookedOmniError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Remote
 from hooked_omni.families.skeleton import empty
-from hooked_omni.hf.adapters import adapter_facts, require_own_class, with_adapter
+from hooked_omni.hf.adapters import adapter_facts, require_alone, require_own_class, with_adapter
 from hooked_omni.hf.checkpoint import require_room, stored_tensors
+from hooked_omni.hf.config_file import file_source, float_dtype, model_class, read_config
+from hooked_omni.hf.placement import (
+    WAYS,
+    DeviceMap,
+    bytes_by_place,
+    dispatched,
+    known_device,
+    placement,
+)
 from hooked_omni.hf.towers import Towers
-from hooked_omni.organisms import SHIPPED, require_whole
+from hooked_omni.organisms import SHIPPED
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 _DTYPE = "dtype" if _VERSION >= (4, 56) else "torch_dtype"
 _TWO_WAYS = (
@@ -41,9 +47,12 @@ def load_towers(
     revision: str | None = None,
     trust_remote_code: bool = False,
     adapter: str | Path | None = None,
+    device_map: DeviceMap | None = None,
+    allow_quantized: bool = False,
 ) -> Towers:
     """The towers of a model; arguments and errors are those of `hooked_omni.load`."""
     chosen, device = float_dtype(dtype), known_device(device)
+    require_alone(adapter, device_map, allow_quantized)
     own = None if adapter is None else adapter_facts(Path(adapter), name, revision)
     if str(name) in SHIPPED:
         hf, processor = SHIPPED[str(name)]()
@@ -53,12 +62,19 @@ def load_towers(
             hf.config.dtype = chosen
             for tensor in hf.state_dict(keep_vars=True).values():
                 tensor.data = tensor.data.to(chosen) if tensor.is_floating_point() else tensor.data
-        return _towers(hf.to(device), processor, adapter, own)
+        if device_map is None:
+            return _towers(hf.to(device), processor, adapter, own)
+        return _towers(dispatched(hf, placement(hf, device_map)), processor, None, None)
     source = file_source(name, revision)
-    raw = read_config(name, source)
+    raw = read_config(name, source, allow_quantized)
     family = family_of(raw)
     if family.remote is not None:
         _require_trust(family, name, trust_remote_code)
+        if device_map is not None:
+            raise CheckpointError(
+                f"expected no device_map for {family.name}, whose own code places its towers, got "
+                f"{device_map!r}. {_TWO_WAYS}"
+            )
     elif family.on_disk.reference is not None:
         family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
     if adapter is not None:
@@ -66,12 +82,22 @@ def load_towers(
         found = model_class(family)
         config = found.config_class.from_pretrained(name, **source)
         with_adapter(empty(found, config, "eager"), family, Path(adapter))
-    if held := stored_tensors(name, source, family.hf_class or family.name):
-        require_room(sum(t.n_bytes(chosen) for t in held.values()), device, str(name))
+    held = stored_tensors(name, source, family.hf_class or family.name, allow_quantized)
+    places, quantized = {"": device}, is_quantized(raw)
+    if device_map in WAYS and quantized:
+        places = device_map  # transformers knows what each kind of weights takes
+    elif device_map is not None:
+        hf = without_weights(name, family, raw, source, attn_implementation, whole=True)
+        places = placement(hf.to(chosen or getattr(hf.config, "dtype", None)), device_map)
+        for place, n_bytes in bytes_by_place(hf, places).items():
+            require_room(0 if quantized else n_bytes, place, str(name))
+    elif held:
+        own = None if quantized else chosen
+        require_room(sum(t.n_bytes(own) for t in held.values()), device, str(name))
     options = {
         _DTYPE: "auto" if chosen is None else chosen,
         "attn_implementation": attn_implementation,
-        **({"device_map": {"": device}} if importlib.util.find_spec("accelerate") else {}),
+        **({"device_map": places} if importlib.util.find_spec("accelerate") else {}),
         **source,
     }
     if family.remote is None:
@@ -80,7 +106,8 @@ def load_towers(
     else:
         _require_parts(family.remote, name, raw, [*held])
         hf, processor = _remote(family, name, options)
-    return _towers(hf.to(device).requires_grad_(False).eval(), processor, adapter, own)
+    hf = hf.to(device) if device_map is None and not quantized else hf
+    return _towers(hf.requires_grad_(False).eval(), processor, adapter, own)
 
 
 def _towers(hf: Any, processor: Any, adapter: str | Path | None, facts: Any) -> Towers:
@@ -91,66 +118,10 @@ def _towers(hf: Any, processor: Any, adapter: str | Path | None, facts: Any) -> 
     return towers
 
 
-def family_named(name: str | Path, revision: str | None = None) -> Family:
-    """The family of a model, from its `config.json` alone; errors as `load`."""
-    if str(name) in SHIPPED:
-        return _shipped_family(str(name))
-    return family_of(read_config(name, file_source(name, revision)))
-
-
-@cache
-def _shipped_family(name: str) -> Family:
-    return family_of(SHIPPED[name]()[0].config.to_dict())  # small enough to be made for that
-
-
-def file_source(name: str | Path, revision: str | None) -> dict[str, Any]:
-    """Arguments with which `from_pretrained` finds the files of `name`: on the hub or on disk."""
-    if not Path(name).exists():
-        return {"revision": revision}
-    require_whole(Path(name))
-    return {"local_files_only": True}
-
-
-def read_config(name: str | Path, source: dict[str, Any]) -> dict[str, Any]:
-    """`config.json` as it is: no class is chosen, and no code is run."""
-    try:
-        if "revision" in source and not _HUB_NAME.fullmatch(str(name)):
-            raise OSError("no such folder, and hub names have one slash")
-        config, _ = transformers.PretrainedConfig.get_config_dict(name, **source)
-        if not (isinstance(config, dict) and config):
-            raise OSError("no config.json there")
-    except (OSError, ValueError) as error:
-        raise UnknownModelError(
-            f"expected a hub name, a folder with a config.json, or one of {sorted(SHIPPED)}, got "
-            f"{str(name)!r} ({str(error).splitlines()[0]}). Check the name."
-        ) from error
+def is_quantized(config: dict[str, Any]) -> bool:
+    """Whether a `config.json`, or a part of it, has a `quantization_config`."""
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    if any(part.get("quantization_config") for part in parts):
-        raise CheckpointError(
-            f"expected floating-point weights in {str(name)!r}, got a config with "
-            "`quantization_config`. Load the original checkpoint, with dtype='bfloat16' to take "
-            "less memory."
-        )
-    return config
-
-
-def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """A floating-point type by name."""
-    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(known, torch.dtype) and known.is_floating_point):
-        raise UnknownModelError(f"expected a floating-point dtype, got {dtype!r}. Try 'bfloat16'.")
-    return known
-
-
-def known_device(name: str | torch.device) -> torch.device:
-    """A device that is there, by name; `UnknownModelError` for any other."""
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except Exception as error:  # each kind of device has errors of its own
-        raise UnknownModelError(
-            f"expected a device of this machine, such as cpu, got {str(name)!r} ({error!r:.80})."
-        ) from error
+    return any(part.get("quantization_config") for part in parts)
 
 
 def _processor(name: str | Path, source: dict[str, Any]) -> Any:
@@ -164,29 +135,19 @@ def _processor(name: str | Path, source: dict[str, Any]) -> Any:
         ) from error
 
 
-def model_class(family: Family) -> Any:
-    """The class of transformers that loads a family; `CheckpointError` if it is not there."""
-    found = getattr(transformers, family.hf_class, None)
-    if found is None:
-        raise CheckpointError(
-            f"expected transformers with {family.hf_class}, got {transformers.__version__}. Update."
-        )
-    return found
-
-
 def without_weights(
     name: str | Path,
     family: Family,
     raw: dict[str, Any],
     source: dict[str, Any],
     attention: str,
-    towers: bool = False,
+    whole: bool = False,
 ) -> Any:
     """A model on the meta device: one that a decoder alone fills, or on request with its towers.
 
     `CheckpointError` for a decoder that is not computed here, or a config that makes no model.
     """
-    reference = None if towers else family.on_disk.reference
+    reference = None if whole else family.on_disk.reference
     try:
         if reference is not None:
             found, config = reference(raw)
@@ -222,7 +183,7 @@ def unloaded(name: str, dtype: str | None = None, decoder_only: bool = False) ->
             f"expected towers of transformers, or prompts embedded elsewhere, got {family.name}: "
             f"its own code makes its positions. {_TWO_WAYS}"
         )
-    hf = without_weights(name, family, raw, source, "sdpa", towers=not decoder_only)
+    hf = without_weights(name, family, raw, source, "sdpa", whole=not decoder_only)
     hf.to(chosen or hf.config.dtype or torch.float32)
     return Towers(hf, None if decoder_only else _processor(name, source))
 

@@ -19,6 +19,7 @@ from hooked_omni.families import family_of
 from hooked_omni.families.family import Read
 from hooked_omni.hf.adapters import names_of, without_wrapper
 from hooked_omni.hf.capture import embedded
+from hooked_omni.hf.quantized import quantization
 from hooked_omni.inputs.audio import Audio, read_audio
 from hooked_omni.inputs.headers import read_header
 from hooked_omni.inputs.image import Image, read_image
@@ -152,6 +153,7 @@ class Towers:
 
     def facts(self) -> dict[str, Any]:
         """Model, revision, precision and versions that a prompt is made with."""
+        how = quantization(self.hf)
         return {
             "model": getattr(self.hf, "name_or_path", "") or type(self.hf).__name__,
             "revision": getattr(self.hf.config, "_commit_hash", None),
@@ -162,6 +164,7 @@ class Towers:
             "transformers": transformers.__version__,
             "torch": str(torch.__version__),
             "hooked_omni": _own_version(),
+            **({"quantized": f"{how}: not the original's numbers"} if how else {}),
         }
 
     def _require(self, prompt: Prompt) -> None:

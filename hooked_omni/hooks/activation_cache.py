@@ -49,13 +49,20 @@ class ActivationCache(transformer_lens.ActivationCache):
         recompute_ln: bool = False,
     ) -> Float[Tensor, "component *batch_pos_out d_model"]:
         """As in TransformerLens, with the norm's gain: scale by the cached norm, then multiply."""
-        scaled = super().apply_ln_to_stack(
-            residual_stack, layer, mlp_input, pos_slice, batch_slice, has_batch_dim, recompute_ln
+        gain, home = self._gain(layer, mlp_input), residual_stack.device
+        # Computed again by a norm, which is where its layer is.
+        stack = residual_stack.to(gain.device) if recompute_ln else residual_stack
+        scaled = (
+            super()
+            .apply_ln_to_stack(
+                stack, layer, mlp_input, pos_slice, batch_slice, has_batch_dim, recompute_ln
+            )
+            .to(home)
         )
         # TransformerLens recomputes through the whole norm, which has applied the gain already.
         if recompute_ln and self._is_final(layer):
             return scaled
-        return scaled * self._gain(layer, mlp_input)
+        return scaled * gain.to(home)
 
     def decompose_resid(
         self,
@@ -102,7 +109,7 @@ class ActivationCache(transformer_lens.ActivationCache):
         project_2d: Float[Tensor, "d_model n_out"],
         mlp_input: bool = False,
     ) -> Tensor:
-        gained = project_2d * self._gain(layer, mlp_input)[:, None]
+        gained = project_2d * self._gain(layer, mlp_input)[:, None].to(project_2d.device)
         return super()._stack_neuron_results_apply_ln_projected(
             layer, pos_slice, neuron_slice, gained, mlp_input
         )

@@ -49,7 +49,7 @@ class ForwardState:
     def watch(self, tensor: Float[Tensor, "row pos *rest"]) -> None:
         """Have numbers checked when the pass ends: what reads them may hide a NaN."""
         if self.real is not None:
-            tensor = tensor[self.real.expand(tensor.shape[:2])]
+            tensor = tensor[self.real.expand(tensor.shape[:2]).to(tensor.device)]
         small = tensor.numel() <= _KEPT_WHOLE
         self.watched += [tensor.reshape(-1)] if small else [t.view(1) for t in tensor.aminmax()]
 

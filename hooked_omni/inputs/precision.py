@@ -1,5 +1,7 @@
 """Are numbers computed as the weights have them?"""
 
+from typing import Any
+
 import torch
 
 from hooked_omni.errors import CheckpointError
@@ -13,3 +15,10 @@ def require_no_autocast(device: torch.device) -> None:
             "expected weights with numbers, and no torch.autocast, got one of the two. Leave "
             "autocast, and load the model with the dtype that you want."
         )
+
+
+def is_quantized(tensor: Any) -> bool:
+    """Whether it is no tensor of plain numbers: of small types, packed in a class, or not there."""
+    if tensor is None or hasattr(tensor, "__tensor_flatten__"):
+        return True
+    return not tensor.is_floating_point() or tensor.itemsize < 2

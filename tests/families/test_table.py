@@ -10,7 +10,7 @@ from hooked_omni.__main__ import main
 from hooked_omni.errors import CheckpointError, UnknownModelError
 from hooked_omni.families import FAMILIES, family_of
 from hooked_omni.families.not_computed import NOT_COMPUTED
-from hooked_omni.hf.loading import family_named
+from hooked_omni.hf.config_file import family_named
 from tests.support.checkpoints import copied, with_config
 from tests.support.places import ROOT
 

@@ -1,0 +1,78 @@
+"""What does `config.json` say, before anything is loaded: which family, class, precision?"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from hooked_omni.errors import CheckpointError, UnknownModelError
+from hooked_omni.families import Family, family_of
+from hooked_omni.inputs.precision import is_quantized
+from hooked_omni.organisms import SHIPPED, require_whole
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def family_named(name: str | Path, revision: str | None = None) -> Family:
+    """The family of a model, from its `config.json` alone; errors as `load`."""
+    if str(name) in SHIPPED:
+        return _shipped_family(str(name))
+    return family_of(read_config(name, file_source(name, revision)))
+
+
+@cache
+def _shipped_family(name: str) -> Family:
+    return family_of(SHIPPED[name]()[0].config.to_dict())  # small enough to be made for that
+
+
+def file_source(name: str | Path, revision: str | None) -> dict[str, Any]:
+    """Arguments with which `from_pretrained` finds the files of `name`: on the hub or on disk."""
+    if not Path(name).exists():
+        return {"revision": revision}
+    require_whole(Path(name))
+    return {"local_files_only": True}
+
+
+def read_config(
+    name: str | Path, source: dict[str, Any], allow_quantized: bool = False
+) -> dict[str, Any]:
+    """`config.json` as it is: no class is chosen, and no code is run."""
+    try:
+        if "revision" in source and not _HUB_NAME.fullmatch(str(name)):
+            raise OSError("no such folder, and hub names have one slash")
+        config, _ = transformers.PretrainedConfig.get_config_dict(name, **source)
+        if not (isinstance(config, dict) and config):
+            raise OSError("no config.json there")
+    except (OSError, ValueError) as error:
+        raise UnknownModelError(
+            f"expected a hub name, a folder with a config.json, or one of {sorted(SHIPPED)}, got "
+            f"{str(name)!r} ({str(error).splitlines()[0]}). Check the name."
+        ) from error
+    if is_quantized(config) and not allow_quantized:
+        raise CheckpointError(
+            f"expected floating-point weights in {str(name)!r}, got a config with "
+            "`quantization_config`. Load the original checkpoint, with dtype='bfloat16' to take "
+            "less memory; or pass allow_quantized=True, for numbers that are not the original's."
+        )
+    return config
+
+
+def float_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """A floating-point type by name."""
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(known, torch.dtype) and known.is_floating_point):
+        raise UnknownModelError(f"expected a floating-point dtype, got {dtype!r}. Try 'bfloat16'.")
+    return known
+
+
+def model_class(family: Family) -> Any:
+    """The class of transformers that loads a family; `CheckpointError` if it is not there."""
+    found = getattr(transformers, family.hf_class, None)
+    if found is None:
+        raise CheckpointError(
+            f"expected transformers with {family.hf_class}, got {transformers.__version__}. Update."
+        )
+    return found

@@ -1,0 +1,60 @@
+"""Which parts of a Hugging Face model are quantized, and how?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from hooked_omni.errors import CheckpointError
+from hooked_omni.inputs.precision import is_quantized
+
+
+def quantization(hf: nn.Module) -> str:
+    """The method and the kinds of modules, such as "bitsandbytes (Linear4bit)"; empty for none."""
+    config: Any = getattr(getattr(hf, "config", None), "quantization_config", None)
+    method = config.get("quant_method") if isinstance(config, dict) else config
+    method = getattr(method, "quant_method", method)
+    kinds = sorted({type(module).__name__ for module in quantized_projections(hf).values()})
+    if method is None and not kinds:
+        return ""
+    return f"{getattr(method, 'value', method) or 'hand'} ({', '.join(kinds) or 'dequantized'})"
+
+
+def quantized_projections(module: nn.Module) -> dict[str, nn.Module]:
+    """Modules that compute with quantized weights of their own, by what these would be called."""
+    linear = {f"{n}.weight": part for n, part in module.named_modules() if _is_linear(part)}
+    return {name: part for name, part in linear.items() if any(map(is_quantized, _held(part)))}
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
+
+
+def _held(module: nn.Module) -> list[Tensor]:
+    every = (*module._parameters.values(), *module._buffers.values())
+    return [tensor for tensor in every if tensor is not None]
+
+
+def require_allowed(how: str, allowed: bool, adapters: Mapping[str, Any]) -> None:
+    """Refuse quantized weights that nobody wanted, or with adapters (`CheckpointError`)."""
+    if not allowed:
+        raise CheckpointError(
+            f"expected floating-point weights, got a model quantized by {how}. Load the "
+            "original checkpoint; or pass allow_quantized=True, for numbers of this one."
+        )
+    if adapters:
+        raise CheckpointError(
+            f"expected adapters on floating-point weights, got them on some quantized by {how}. "
+            "Merge them into the original checkpoint, with peft's merge_and_unload()."
+        )
+
+
+def require_projections(tensors: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> None:
+    """Refuse tensors that are quantized, and of no projection in `modules` (`CheckpointError`)."""
+    inside = tuple(f"{name.removesuffix('weight')}" for name in modules)
+    packed = [n for n, p in tensors.items() if is_quantized(p) and not n.startswith(inside)]
+    if packed:
+        raise CheckpointError(
+            f"expected quantized projections alone, got {packed[:3]} that are quantized too: "
+            "embeddings, experts and the unembedding are read as numbers. Load the original."
+        )

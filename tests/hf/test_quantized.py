@@ -1,0 +1,152 @@
+"""A quantized checkpoint has the numbers of Hugging Face's quantized model, and says so."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from analyses.plots import published
+from analyses.running.identity import model_facts
+from hooked_omni import HookedOmni, knockout, load, names, prove
+from hooked_omni.errors import CheckpointError, HookError
+from hooked_omni.families.skeleton import find_decoder
+from hooked_omni.guarantees import not_guaranteed
+from hooked_omni.organisms.random_weights import random_omni
+from tests.support.models import processed, save_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore:MatMul8bitLt")
+KINDS = {"int8": dict(load_in_8bit=True), "nf4": dict(load_in_4bit=True, bnb_4bit_quant_type="nf4")}
+WORDS = torch.arange(5, 13)[None]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(*random_omni(n_layers=2), tmp_path_factory.mktemp("plain") / "omni")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request: Any, plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as a user would download it: saved quantized."""
+    how = transformers.BitsAndBytesConfig(**KINDS[request.param])
+    kind = transformers.Qwen2_5OmniThinkerForConditionalGeneration
+    hf = kind.from_pretrained(plain, quantization_config=how, device_map="cpu")
+    processor = transformers.AutoProcessor.from_pretrained(plain)
+    return save_checkpoint(hf, processor, tmp_path_factory.mktemp("q") / "Qwen2.5-Omni-3B")
+
+
+@pytest.fixture(scope="module")
+def omni(folder: Path) -> HookedOmni:
+    return load(folder, allow_quantized=True)
+
+
+def test_the_numbers_are_hugging_faces_quantized_ones(omni, plain):
+    assert omni.model.get_submodule("blocks.0.mlp.up_proj") is find_decoder(omni.hf).get_submodule(
+        "layers.0.mlp.up_proj"
+    )
+    prompt = omni.embed_inputs(**processed(omni, "audio in video"))
+    report = prove(omni, prompt, decode_steps=3)
+    assert report.prefill == report.decode == report.prefill_opened == report.decode_opened == 0
+    with omni.model.every_hook_point():
+        assert report.live_hooks == len(omni.model.filtered(None)) < len(omni.model.hook_dict)
+    assert not torch.equal(omni.model(WORDS), load(plain).model(WORDS))
+    theirs = omni.hf.generate(
+        input_ids=WORDS, attention_mask=torch.ones_like(WORDS), max_new_tokens=5, do_sample=False
+    )
+    ours = omni.model.generate(WORDS, max_new_tokens=5, stop_at_eos=False)
+    assert ours.tokens.tolist() == theirs[0, WORDS.shape[1] :].tolist()
+    cut = knockout(query="generated", key="audio", layers=[0, 1])
+    captions = omni.model.generate_many(prompt, [[], [cut]], max_new_tokens=3)
+    assert len(captions) == 2
+
+
+def test_everything_says_that_they_are_not_the_originals(omni):
+    how, says = omni.model.cfg.quantized, "not the original's numbers"
+    assert "bitsandbytes" in how and "Linear" in how
+    assert omni.model.as_prompt(WORDS) is not None and says in omni.model.cfg.model_name
+    prompt = omni.embed_inputs(input_ids=WORDS, attention_mask=torch.ones_like(WORDS))
+    assert prompt.facts["quantized"] == f"{how}: {says}"
+    facts = model_facts(omni)
+    assert facts["config"]["quantized"] == how and says in facts["name"]
+    assert "/" not in facts["name"].partition(" ")[0]
+    of = {"model": omni.model.cfg.model_name}
+    assert published.number("audio_fidelity", of, "hear", "all") is None
+    assert published.points("figure4_attention_share", of, "hear", "factual").empty
+    report = prove(omni, prompt, decode_steps=0)
+    reasons = [*not_guaranteed(omni, prompt, report).columns[0].cells]
+    assert "the original's numbers" in reasons
+
+
+VIEWS = ["W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out", "b_O", "b_out", "QK", "OV"]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_there_are_no_weights_to_view(omni, view):
+    for owner in (omni.model, omni.model.blocks[0].attn, omni.model.blocks[0].mlp):
+        if hasattr(type(owner), view) or owner is omni.model:
+            with pytest.raises(
+                CheckpointError, match="floating-point weights to view, got a Linear"
+            ):
+                getattr(owner, view)
+    assert omni.model.W_U.shape[0] == omni.model.W_E.shape[1] == 64
+
+
+@pytest.mark.parametrize("flag", names.READ_WEIGHTS)
+def test_hooks_that_read_weights_are_refused(omni, flag):
+    getattr(omni.model, f"set_{flag}")(True)
+    try:
+        for point in names.FLAGS[flag]:
+            with pytest.raises(CheckpointError, match="floating-point weights to view"):
+                omni.model.run_with_hooks(
+                    WORDS, fwd_hooks=[(names.in_block(point, 0), lambda tensor, hook: tensor * 2)]
+                )
+    finally:
+        getattr(omni.model, f"set_{flag}")(False)
+
+
+def test_gradients_are_refused(omni):
+    look = lambda gradient, hook: None  # noqa: E731
+    with pytest.raises(HookError, match="without gradients of a quantized model"):
+        omni.model.run_with_hooks(WORDS, bwd_hooks=[(names.resid_pre(1), look)])
+    prompt = omni.model.as_prompt(WORDS)
+    prompt.embeds.requires_grad_()
+    with pytest.raises(HookError, match="without gradients of a quantized model"):
+        omni.model(prompt)
+    omni.model.embed.weight.requires_grad_()  # as in a model that was adopted, not loaded
+    assert not omni.model(WORDS).requires_grad
+    omni.model.embed.weight.requires_grad_(False)
+
+
+def test_one_changed_scale_is_another_model(omni):
+    before = omni.content_hash()
+    omni.model(WORDS)
+    assert omni.content_hash() == before
+    layer = omni.model.blocks[1].mlp.up_proj
+    scales = layer.state.SCB if hasattr(layer, "state") else layer.weight.quant_state.absmax
+    kept = scales.clone()
+    scales[0] *= 1.5
+    assert omni.content_hash() != before
+    scales.copy_(kept)
+    assert omni.content_hash() == before
+
+
+def test_without_leave_they_are_refused(folder, omni, plain):
+    with pytest.raises(CheckpointError, match=r"allow_quantized=True.*not the original's"):
+        load(folder)
+    with pytest.raises(CheckpointError, match=r"quantized by bitsandbytes.*allow_quantized=True"):
+        HookedOmni.from_hf(omni.hf, omni.processor)
+    with pytest.raises(CheckpointError, match="got a config with `quantization_config`"):
+        load(folder, decoder_only=True, allow_quantized=True)
+    assert load(plain, allow_quantized=True).model.cfg.quantized == ""
+
+
+def test_a_quantized_unembedding_is_refused(plain):
+    omni = load(plain)
+    omni.hf.lm_head.weight = torch.nn.Parameter(
+        torch.zeros(omni.hf.lm_head.weight.shape, dtype=torch.int8), requires_grad=False
+    )
+    with pytest.raises(
+        CheckpointError, match=r"quantized projections alone, got \['lm_head.weight'\]"
+    ):
+        HookedOmni.from_hf(omni.hf, omni.processor, allow_quantized=True)
