@@ -172,7 +172,7 @@ class CausalContext:
             self._keep(self._additive, at, additive)
         return self._additive[at]
 
-    def _keep(self, masks: dict[Any, Tensor], key: tuple[int | None, range], mask: Tensor) -> None:
+    def _keep(self, masks: dict[Any, Tensor], key: Any, mask: Tensor) -> None:
         """For all layers if it is of all queries; else the masks of one block at a time."""
         if key[1] != self.window:
             masks.clear()

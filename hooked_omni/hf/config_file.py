@@ -10,7 +10,6 @@ import transformers
 
 from hooked_omni.errors import CheckpointError, UnknownModelError
 from hooked_omni.families import Family, family_of
-from hooked_omni.inputs.precision import is_quantized
 from hooked_omni.organisms import SHIPPED, require_whole
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -51,7 +50,7 @@ def read_config(
             f"expected a hub name, a folder with a config.json, or one of {sorted(SHIPPED)}, got "
             f"{str(name)!r} ({str(error).splitlines()[0]}). Check the name."
         ) from error
-    if is_quantized(config) and not allow_quantized:
+    if is_quantized_by(config) and not allow_quantized:
         raise CheckpointError(
             f"expected floating-point weights in {str(name)!r}, got a config with "
             "`quantization_config`. Load the original checkpoint, with dtype='bfloat16' to take "
@@ -76,3 +75,9 @@ def model_class(family: Family) -> Any:
             f"expected transformers with {family.hf_class}, got {transformers.__version__}. Update."
         )
     return found
+
+
+def is_quantized_by(config: dict[str, Any]) -> bool:
+    """Whether a `config.json`, or a part of it, has a `quantization_config`."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    return any(part.get("quantization_config") for part in parts)

@@ -18,7 +18,13 @@ from hooked_omni.families.family import Remote
 from hooked_omni.families.skeleton import empty
 from hooked_omni.hf.adapters import adapter_facts, require_alone, require_own_class, with_adapter
 from hooked_omni.hf.checkpoint import require_room, stored_tensors
-from hooked_omni.hf.config_file import file_source, float_dtype, model_class, read_config
+from hooked_omni.hf.config_file import (
+    file_source,
+    float_dtype,
+    is_quantized_by,
+    model_class,
+    read_config,
+)
 from hooked_omni.hf.placement import (
     WAYS,
     DeviceMap,
@@ -83,7 +89,7 @@ def load_towers(
         config = found.config_class.from_pretrained(name, **source)
         with_adapter(empty(found, config, "eager"), family, Path(adapter))
     held = stored_tensors(name, source, family.hf_class or family.name, allow_quantized)
-    places, quantized = {"": device}, is_quantized(raw)
+    places, quantized = {"": device}, is_quantized_by(raw)
     if device_map in WAYS and quantized:
         places = device_map  # transformers knows what each kind of weights takes
     elif device_map is not None:
@@ -116,12 +122,6 @@ def _towers(hf: Any, processor: Any, adapter: str | Path | None, facts: Any) -> 
     towers = Towers(hf, processor)
     towers.adapter = facts or towers.adapter
     return towers
-
-
-def is_quantized(config: dict[str, Any]) -> bool:
-    """Whether a `config.json`, or a part of it, has a `quantization_config`."""
-    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    return any(part.get("quantization_config") for part in parts)
 
 
 def _processor(name: str | Path, source: dict[str, Any]) -> Any:
