@@ -253,12 +253,6 @@ def test_experts_have_adapters_merged_alone():
 def test_a_whole_is_wanted_and_peft_and_no_dropout(folder, base, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="decoder_only"):
         load(base, adapter=folder, decoder_only=True)
-
-
-@pytest.mark.parametrize("places", [{"device_map": "auto"}, {"allow_quantized": True}])
-def test_an_adapter_is_beside_whole_weights_of_one_device(base, folder, places):
-    with pytest.raises(CheckpointError, match="an adapter on whole weights of one device"):
-        load(base, adapter=folder, **places)
     whole = tuned("random-omni")[0].train()
     with pytest.raises(CheckpointError, match="in training"):
         HookedOmni.from_hf(whole)
@@ -275,3 +269,9 @@ def test_an_adapter_is_beside_whole_weights_of_one_device(base, folder, places):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(CheckpointError, match=r"pip install 'hooked-omni\[adapters\]'"):
         load(base, adapter=folder)
+
+
+@pytest.mark.parametrize("places", [{"device_map": "auto"}, {"allow_quantized": True}])
+def test_an_adapter_is_beside_whole_weights_of_one_device(base, folder, places):
+    with pytest.raises(CheckpointError, match="an adapter on whole weights of one device"):
+        load(base, adapter=folder, **places)
