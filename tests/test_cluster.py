@@ -40,6 +40,7 @@ def nodes() -> Iterator[tuple[Any, Any, Any]]:
     os.environ.update(joining.SETTINGS, RAY_AUTH_MODE="disabled")
     from ray.cluster_utils import Cluster as Nodes
 
+    handler = signal.getsignal(signal.SIGTERM)
     options: Any = dict(num_cpus=1, object_store_memory=80_000_000, include_dashboard=False)
     made: Any = Nodes(initialize_head=True, head_node_args=options)
     second = made.add_node(num_cpus=1, object_store_memory=80_000_000)
@@ -47,6 +48,7 @@ def nodes() -> Iterator[tuple[Any, Any, Any]]:
     yield made, second, (waiting, ours)
     waiting.kill()
     made.shutdown()
+    signal.signal(signal.SIGTERM, handler)  # nodes set one of their own
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from data_prep.organism.world.dataset import write_world
 from data_prep.organism.world.things import THINGS
 from hooked_omni import HookedOmni, load
 
+pytestmark = pytest.mark.xdist_group("science")  # what all share is made once
+
 N, N_TRANSPLANTED = 40, 20
 NAMES = ("organism-biased", "organism-balanced")
 CONFIGS: dict[Any, Any] = {

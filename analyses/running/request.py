@@ -101,6 +101,7 @@ def load_both(
     """The model, the base if there is one, and the facts of prompts embedded elsewhere."""
     given = given_bundles(models, cases)
     theirs = None if of_base is None else given_bundles(models, of_base, of_base=True)
+    require_taken(models, cases)
     omni = load_with(models, models.model, given, models.adapter)
     base = None if models.base is None else load_with(models, models.base, theirs)
     return omni, base, bundle_facts(given, theirs)
@@ -132,7 +133,6 @@ def prepare(
     cases = cases_of(chosen)
     runs.shard_of(cases, shard)
     every, facts = (cases, cases if models.base else None), selection_facts(chosen)
-    require_taken(models, cases)
     here, workers = on_cluster(models, cluster, *every)
     omni, base, embedded = load_both(here, *every)
     return runs.Run(name, config, omni, cases, base, shard, facts | embedded), workers

@@ -85,7 +85,8 @@ def judge_study(
         for name, texts in _answers(tables).items():
             todo += items(texts.assign(condition=name), samples, ("events",))
     scores = judge_items(todo, judge, out / "judgements.jsonl", progress)
-    of = {name: tables["captions"].attrs[name] for name in ("model", "twins", "order")}
+    known = tables["captions"].attrs
+    of = {name: known[name] for name in ("model", "twins", "order") if name in known}
     scores.attrs |= of | {"first_only": first_only, "cut": unread}
     results.write_table(scores_path(out, judge.name), scores, "scores")
     return scores

@@ -18,7 +18,7 @@ from analyses.running import results, runs
 from analyses.running.elsewhere import bundle_facts
 from analyses.running.identity import clips_digest, require_distinct
 from analyses.running.progress import ProgressCallback, no_progress
-from analyses.running.request import given_bundles, load_both, on_cluster, require_taken
+from analyses.running.request import given_bundles, load_both, on_cluster
 from analyses.study import report
 from analyses.study.claims import Finding, check
 from analyses.study.config import NEEDS_BASE, STAGES, Study
@@ -87,7 +87,6 @@ def run_study(
     every = [case for own in cases.values() for case in own], cases.get(NEEDS_BASE, [])
     models, workers = on_cluster(study.models(), cluster, *every)
     given = given_bundles(models, every[0]), given_bundles(models, every[1], of_base=True)
-    require_taken(models, every[0])
     if study.base and family_named(study.base).hears:
         raise ResultsError(
             f"expected a base that only sees, got {study.base}, which hears. Name the vision-only "

@@ -138,13 +138,14 @@ class CausalContext:
 
     def _takes_blocks(self, attn: Attends, n_bytes: int) -> bool:
         """Whether no hook here needs all queries at once; `HookError` if one does without room."""
+        device = attn.cfg.device_of(attn.layer)
         whole = [p for p in (attn.hook_attn_scores, attn.hook_pattern) if not p.by_query]
-        free = free_bytes(attn.cfg.device) if whole else None
+        free = free_bytes(device) if whole else None
         if free is not None and n_bytes > free:
             raise HookError(
                 f"expected room for the scores of {len(self.window)} queries and "
                 f"{self.window.stop} keys at {whole[0].name!r}, {in_words(n_bytes)}, got "
-                f"{in_words(free)} free on {attn.cfg.device}. Make its hooks `by_query`, which get "
+                f"{in_words(free)} free on {device}. Make its hooks `by_query`, which get "
                 "blocks of queries, or use a shorter clip."
             )
         return not whole

@@ -47,22 +47,21 @@ def adapter_facts(folder: Path, base: str | Path, revision: str | None) -> dict[
     return {"name": folder.resolve().name, "hash": digest(hashes)}
 
 
-def require_alone(adapter: object, device_map: object, allow_quantized: bool) -> None:
-    """Refuse an adapter with weights in several places, or quantized ones (`CheckpointError`)."""
-    if adapter is not None and (device_map is not None or allow_quantized):
+def require_one_device(adapter: object, device_map: object) -> None:
+    """Refuse, as a `CheckpointError`, an adapter with weights in several places."""
+    if adapter is not None and device_map is not None:
         raise CheckpointError(
-            f"expected an adapter on whole weights of one device, got {str(adapter)!r} with a "
-            "device_map or allow_quantized. Merge it first, with peft's merge_and_unload(), and "
-            "load what that saves."
+            f"expected an adapter on weights of one device, got {str(adapter)!r} with a "
+            f"device_map. {_MERGE}"
         )
 
 
-def require_own_class(family: Family) -> None:
-    """Refuse, as a `CheckpointError`, an adapter of a model whose code is not in transformers."""
-    if family.remote is not None:
+def require_whole_weights(family: Family, quantized: bool) -> None:
+    """Refuse, as a `CheckpointError`, an adapter on quantized weights or on foreign code."""
+    if quantized or family.remote is not None:
         raise CheckpointError(
-            f"expected a class of transformers for an adapter, got {family.name}. Merge the "
-            "adapter with its own code, save that, and load it."
+            "expected an adapter on floating-point weights of a class of transformers, got "
+            f"{'quantized ones' if quantized else family.name}. {_MERGE}"
         )
 
 

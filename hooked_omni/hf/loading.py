@@ -16,7 +16,12 @@ from hooked_omni.errors import CheckpointError, HookedOmniError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Remote
 from hooked_omni.families.skeleton import empty
-from hooked_omni.hf.adapters import adapter_facts, require_alone, require_own_class, with_adapter
+from hooked_omni.hf.adapters import (
+    adapter_facts,
+    require_one_device,
+    require_whole_weights,
+    with_adapter,
+)
 from hooked_omni.hf.checkpoint import require_room, stored_tensors
 from hooked_omni.hf.config_file import (
     file_source,
@@ -58,22 +63,15 @@ def load_towers(
 ) -> Towers:
     """The towers of a model; arguments and errors are those of `hooked_omni.load`."""
     chosen, device = float_dtype(dtype), known_device(device)
-    require_alone(adapter, device_map, allow_quantized)
+    require_one_device(adapter, device_map)
     own = None if adapter is None else adapter_facts(Path(adapter), name, revision)
     if str(name) in SHIPPED:
-        hf, processor = SHIPPED[str(name)]()
-        hf.name_or_path = str(name)
-        hf.set_attn_implementation(attn_implementation)
-        if chosen is not None:  # as in loading, rotary frequencies stay in float32
-            hf.config.dtype = chosen
-            for tensor in hf.state_dict(keep_vars=True).values():
-                tensor.data = tensor.data.to(chosen) if tensor.is_floating_point() else tensor.data
-        if device_map is None:
-            return _towers(hf.to(device), processor, adapter, own)
-        return _towers(dispatched(hf, placement(hf, device_map)), processor, None, None)
+        hf, processor = _shipped(str(name), chosen, attn_implementation)
+        hf = hf.to(device) if device_map is None else dispatched(hf, placement(hf, device_map))
+        return _towers(hf, processor, adapter, own)
     source = file_source(name, revision)
     raw = read_config(name, source, allow_quantized)
-    family = family_of(raw)
+    family, quantized = family_of(raw), is_quantized_by(raw)
     if family.remote is not None:
         _require_trust(family, name, trust_remote_code)
         if device_map is not None:
@@ -84,12 +82,12 @@ def load_towers(
     elif family.on_disk.reference is not None:
         family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
     if adapter is not None:
-        require_own_class(family)
+        require_whole_weights(family, quantized)
         found = model_class(family)
         config = found.config_class.from_pretrained(name, **source)
         with_adapter(empty(found, config, "eager"), family, Path(adapter))
-    held = stored_tensors(name, source, family.hf_class or family.name, allow_quantized)
-    places, quantized = {"": device}, is_quantized_by(raw)
+    held = stored_tensors(name, source, family.hf_class or family.name, quantized)
+    places: DeviceMap = {"": device}
     if device_map in WAYS and quantized:
         places = device_map  # transformers knows what each kind of weights takes
     elif device_map is not None:
@@ -98,8 +96,8 @@ def load_towers(
         for place, n_bytes in bytes_by_place(hf, places).items():
             require_room(0 if quantized else n_bytes, place, str(name))
     elif held:
-        own = None if quantized else chosen
-        require_room(sum(t.n_bytes(own) for t in held.values()), device, str(name))
+        kept = None if quantized else chosen
+        require_room(sum(t.n_bytes(kept) for t in held.values()), device, str(name))
     options = {
         _DTYPE: "auto" if chosen is None else chosen,
         "attn_implementation": attn_implementation,
@@ -114,6 +112,17 @@ def load_towers(
         hf, processor = _remote(family, name, options)
     hf = hf.to(device) if device_map is None and not quantized else hf
     return _towers(hf.requires_grad_(False).eval(), processor, adapter, own)
+
+
+def _shipped(name: str, dtype: torch.dtype | None, attention: str) -> tuple[Any, Any]:
+    hf, processor = SHIPPED[name]()
+    hf.name_or_path = name
+    hf.set_attn_implementation(attention)
+    if dtype is not None:  # as in loading, rotary frequencies stay in float32
+        hf.config.dtype = dtype
+        for tensor in hf.state_dict(keep_vars=True).values():
+            tensor.data = tensor.data.to(dtype) if tensor.is_floating_point() else tensor.data
+    return hf, processor
 
 
 def _towers(hf: Any, processor: Any, adapter: str | Path | None, facts: Any) -> Towers:

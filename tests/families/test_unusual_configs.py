@@ -105,7 +105,7 @@ def test_which_comes_first_is_said_as_it_is(models):
 
 
 def test_published_numbers_are_of_the_papers_order():
-    of = {"model": "Qwen2.5-Omni-3B", "judge": {"model": "j"}}
+    of = {"model": "Qwen/Qwen2.5-Omni-3B", "judge": {"model": "j"}}
     for order, fits in (("text-first", True), ("embedded", True), ("clip-first", False)):
         found = published.number("audio_fidelity", of | {"order": order}, "hear", "factual")
         assert (found is not None) == fits

@@ -1,6 +1,7 @@
 """A LoRA fine-tune: peft's own numbers beside the weights or merged, and none of another base."""
 
 import copy
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -260,7 +261,7 @@ def test_a_whole_is_wanted_and_peft_and_no_dropout(folder, base, tmp_path, monke
     soft = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with pytest.raises(CheckpointError, match="PROMPT_TUNING"):
         HookedOmni.from_hf(peft.PeftModel(hf, soft))
-    with pytest.raises(CheckpointError, match=r"class of transformers for an adapter, got minicpm"):
+    with pytest.raises(CheckpointError, match=r"class of transformers, got minicpm"):
         remote = tmp_path / "minicpm-o"
         remote.mkdir()
         (remote / "config.json").write_text('{"model_type": "minicpmo"}')
@@ -271,7 +272,19 @@ def test_a_whole_is_wanted_and_peft_and_no_dropout(folder, base, tmp_path, monke
         load(base, adapter=folder)
 
 
-@pytest.mark.parametrize("places", [{"device_map": "auto"}, {"allow_quantized": True}])
-def test_an_adapter_is_beside_whole_weights_of_one_device(base, folder, places):
-    with pytest.raises(CheckpointError, match="an adapter on whole weights of one device"):
-        load(base, adapter=folder, **places)
+def test_an_adapter_is_beside_whole_weights_of_one_device(base, folder, tmp_path):
+    with pytest.raises(CheckpointError, match="an adapter on weights of one device"):
+        load(base, adapter=folder, device_map="auto")
+    packed = Path(shutil.copytree(base, tmp_path / "packed" / "random-omni"))
+    config = json.loads((packed / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (packed / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"floating-point weights .* got quantized ones"):
+        load(packed, adapter=saved(tmp_path / "own"), allow_quantized=True)
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_an_adapter_on_files_is_named_with_its_hash(tmp_path, dtype):
+    folder = save_checkpoint(*SHIPPED["random-omni"](), tmp_path / "random-omni")
+    facts = load(folder, dtype=dtype, adapter=saved(tmp_path / "tuned")).adapter
+    assert facts is not None and facts["name"] == "tuned" and len(facts["hash"]) > 8

@@ -22,7 +22,7 @@ from hooked_omni import HookedOmni, Prompt, knockout, load, prove
 from hooked_omni.errors import CheckpointError, PromptError
 from hooked_omni.organisms import trained
 
-pytestmark = pytest.mark.usefixtures("numbers_alone")
+pytestmark = [pytest.mark.usefixtures("numbers_alone"), pytest.mark.xdist_group("trained")]
 FOLDER = Path(trained.__file__).parent
 LISTENERS = ("organism-biased", "organism-balanced")
 

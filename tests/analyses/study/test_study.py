@@ -25,6 +25,8 @@ from tests.support.judge_server import MODEL, JudgeServer
 from tests.support.killed import of_study, small_study, stopped_at_random, study_of
 from tests.support.running import command
 
+pytestmark = pytest.mark.xdist_group("study")  # what all share is made once
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
