@@ -5,6 +5,7 @@ checked before a weight is read. Layers are placed whole, and stay where they ar
 """
 
 import difflib
+import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -38,6 +39,11 @@ def placement(hf: Any, device_map: DeviceMap) -> dict[str, torch.device]:
             embeddings, or leaves parts on a disk, or on the CPU beside other devices.
         UnknownModelError: For a device that is not there, and an unknown way to make a map.
     """
+    if importlib.util.find_spec("accelerate") is None:
+        raise CheckpointError(
+            f"expected accelerate for the device_map {device_map!r}, got no such package. "
+            "pip install 'hooked-omni[quantized]'."
+        )
     if isinstance(device_map, str):
         named = _inferred(hf, device_map)
     elif isinstance(device_map, Mapping):
