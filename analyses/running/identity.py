@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from analyses.cases import Case
 from data_prep.manifest import read_manifest
@@ -94,6 +94,13 @@ def _prompt(prompt: Prompt) -> dict[str, Any]:
     return {**fields, "listed": bool(prompt.items), "said": said}
 
 
+def _hooked(hf: nn.Module) -> bool:
+    """Whether hooks of others stand in the towers: what they do is in no key of a kept prompt."""
+    every = (held for m in hf.modules() for held in (m._forward_hooks, m._forward_pre_hooks))
+    hooks = (hook for held in every for hook in held.values())
+    return any(not str(getattr(h, "__module__", "")).startswith("transformers.") for h in hooks)
+
+
 def _all_there(prompt: Prompt) -> bool:
     return all(Path(source.path).is_file() for source in prompt.sources(hears=True))
 
@@ -117,8 +124,8 @@ class KeptPrompts(HookedOmni):
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         """The kept prompt, or a new one; see `HookedOmni.embed`."""
-        if not _all_there(prompt):
-            return super().embed(prompt)  # which says what is wrong with it
+        if not _all_there(prompt) or self.towers is None or _hooked(self.towers.hf):
+            return super().embed(prompt)  # which says what is wrong with it, or is edited
         made_by = [str(torch.__version__), transformers.__version__, version("hooked-omni")]
         fields = _prompt(replace(prompt, media=prompt.media or self.media))
         key = digest(fields, self.content_hash(), made_by)

@@ -4,7 +4,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,6 +17,23 @@ from analyses.running.runs import Run, execute
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.errors import ResultsError
+
+
+def test_a_prompt_under_hooks_is_neither_kept_nor_read(data: Path, tmp_path: Path) -> None:
+    """What a hook on a tower does is in no key."""
+    omni = load("random-omni")
+    kept, prompt = KeptPrompts(omni, tmp_path), Prompt("What now?", video=data.parent / "0.mp4")
+    first, towers = kept.embed(prompt), cast(Any, omni.towers)
+    mlp = towers.hf.model.visual.blocks[1].mlp
+    for register, hook in (
+        (mlp.register_forward_hook, lambda module, args, output: output / 2),
+        (mlp.register_forward_pre_hook, lambda module, args: (args[0] / 2,)),
+    ):
+        with register(hook):
+            edited = kept.embed(prompt)
+        assert not edited.embeds.equal(first.embeds) and len([*tmp_path.iterdir()]) == 1
+        assert kept.embed(prompt).embeds.equal(first.embeds)
+        assert kept.embed(prompt).facts == first.facts
 
 
 def test_weights_tell_models_of_one_name_apart(omni: HookedOmni) -> None:
