@@ -13,8 +13,11 @@ if __name__ == "__main__":
     StopSignals().__enter__()  # before what takes long to import, to the end of the process
 
 import argparse
+import os
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +27,10 @@ from rich.console import Console
 from rich.table import Table
 
 from analyses.cases import read_cases
-from analyses.running.progress import ProgressCallback, progress_bars
-from analyses.study.claims import Finding
+from analyses.running.progress import progress_bars
+from analyses.study.claims import Finding, check
 from analyses.study.config import read_study
+from analyses.study.finished import read_finished
 from analyses.study.run import run_study
 from data_prep.organism.world.dataset import write_world
 from hooked_omni import load, prove
@@ -91,12 +95,11 @@ def main(clips: int, out: Path, limit: int = 0) -> int:
         f"logits equal Hugging Face's: largest difference {report.prefill:g} at prefill, "
         f"{report.decode:g} in {report.decode_steps} decode steps"
     )
-    found = {}
-    with progress_bars() as progress:
-        for model in (BIASED, BALANCED):
-            own = replace(study, model=model)
-            found[model] = run_study(own, out / model, _titled(model, progress))
-    findings = {model: one.findings for model, one in found.items()}
+    console.print("studying both, each on a core of its own; progress is the biased one's")
+    with studied_beside(study.data, out / BALANCED, limit), progress_bars() as progress:
+        findings = {BIASED: run_study(study, out / BIASED, progress).findings}
+    twin = read_finished(out / BALANCED).evidence
+    findings[BALANCED] = check(twin.tables, twin.scores, study.ratings)
     console.print()
     for line in summary_lines(findings):
         console.print(line, markup=False)
@@ -109,15 +112,34 @@ def main(clips: int, out: Path, limit: int = 0) -> int:
             first.claim.name, first.claim.published, first.verdict, second.verdict, style=style
         )
     console.print(table)
-    for model, one in found.items():
-        console.print(f"{model}: {one.report}", markup=False)
+    for model in findings:
+        console.print(f"{model}: {out / model / 'report.md'}", markup=False)
     for line in surprises(findings):
         console.print(f"not as it must be: {line}", style="red", markup=False)
     return 1 if surprises(findings) else 0
 
 
-def _titled(model: str, progress: ProgressCallback) -> ProgressCallback:
-    return lambda what, done, total: progress(f"{model}: {what}", done, total)
+@contextmanager
+def studied_beside(data: Path, out: Path, limit: int) -> Iterator[None]:
+    """The balanced model's study by its own command, which ends with the block."""
+    words = ["--config", STUDY, "--model", BALANCED, "--data", data, "--out", out]
+    words += ["--limit", limit] if limit else []
+    command = [sys.executable, "-m", "analyses", "study", *map(str, words)]
+    log = out.with_suffix(".log")
+    with log.open("w") as lines:
+        beside = subprocess.Popen(
+            command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=lines, stderr=lines
+        )
+    try:
+        yield
+        if beside.wait():
+            raise RuntimeError(f"expected a study in {out}, got none: {log.read_text()[-500:]}")
+    finally:
+        beside.terminate()
+        try:
+            beside.wait(5)
+        except subprocess.TimeoutExpired:
+            beside.kill()  # what was done stays
 
 
 def command(arguments: list[str] | None, prog_name: str) -> None:
