@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import in_turn, machine
-from hooked_omni import HookedOmni
+from hooked_omni import HookedOmni, HookedTransformer
 from hooked_omni.organisms.random_weights import random_omni
 
 N_POS, NEW_TOKENS, RUNS = 800, 33, 9
@@ -34,6 +34,7 @@ def main() -> None:
     before = resident_bytes()
     omni = HookedOmni.from_hf(hf, processor)
     added = resident_bytes() - before
+    assert isinstance(omni.model, HookedTransformer)  # imported before, with what it needs
     tokens = torch.randint(0, 256, (1, N_POS), generator=torch.Generator().manual_seed(0))
     inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     prompt = omni.embed_inputs(**inputs)

@@ -1,6 +1,6 @@
 """Is it still the same tensor, the same model? Hashes of all that makes their numbers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 _CHUNK = 1 << 22  # words
 # Of TransformerLens, about hooks that come and go.
 _BOOKKEEPING = ("is_caching", "context_level")
+_NUMBERS = frozenset((int, float, bool))
 
 
 def tensor_hash(tensor: Tensor) -> str:
@@ -40,9 +41,16 @@ def model_hash(modules: Mapping[str, nn.Module], *also: str, portable: bool = Fa
     """
     places = list(_places(modules))
     tensors = {id(tensor): tensor for _, tensor in places if tensor is not None}
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        one = (lambda tensor: tensor_hash(tensor.cpu())) if portable else tensor_hash
-        hashes = dict(zip(tensors, pool.map(one, tensors.values()), strict=True))
+
+    def hashed(part: Sequence[tuple[int, Tensor]]) -> dict[int, str]:
+        return {key: tensor_hash(one.cpu() if portable else one) for key, one in part}
+
+    n_threads, every = torch.get_num_threads(), [*tensors.items()]
+    parts = [
+        every[i::n_threads] for i in range(n_threads)
+    ]  # most are small
+    with ThreadPoolExecutor(n_threads) as pool:
+        hashes = {key: one for part in pool.map(hashed, parts) for key, one in part.items()}
     found = [(place, hashes.get(id(tensor))) for place, tensor in places]
     return xxhash.xxh3_128(repr((found, also)).encode()).hexdigest()
 
@@ -51,12 +59,15 @@ def _places(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Any, Tensor | No
     """Every module with its own numbers, and every tensor with its name."""
     for prefix, whole in modules.items():
         for name, module in whole.named_modules(prefix=prefix):
-            own = {k: v for k, v in vars(module).items() if type(v) in (int, float, bool)}
-            own = {k: v for k, v in own.items() if k[0] != "_" and k not in _BOOKKEEPING}
+            own = {
+                key: value
+                for key, value in vars(module).items()
+                if key[0] != "_" and type(value) in _NUMBERS and key not in _BOOKKEEPING
+            }
             kernel = getattr(vars(module).get("config"), "_attn_implementation", None)
             yield (name, type(module).__name__, own, kernel), None
             tensors = {**module._parameters, **module._buffers}
-            if getattr(module, "rope_type", None) == "longrope":
+            if vars(module).get("rope_type") == "longrope":
                 del tensors["inv_freq"]  # written at every call, by the length of that prompt
             if type(module)._save_to_state_dict is not nn.Module._save_to_state_dict:
                 module._save_to_state_dict(tensors, "", keep_vars=True)  # scales of quantized ones
