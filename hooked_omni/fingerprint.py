@@ -46,9 +46,7 @@ def model_hash(modules: Mapping[str, nn.Module], *also: str, portable: bool = Fa
         return {key: tensor_hash(one.cpu() if portable else one) for key, one in part}
 
     n_threads, every = torch.get_num_threads(), [*tensors.items()]
-    parts = [
-        every[i::n_threads] for i in range(n_threads)
-    ]  # most are small
+    parts = [every[i::n_threads] for i in range(n_threads)]  # most are small
     with ThreadPoolExecutor(n_threads) as pool:
         hashes = {key: one for part in pool.map(hashed, parts) for key, one in part.items()}
     found = [(place, hashes.get(id(tensor))) for place, tensor in places]
