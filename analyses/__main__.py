@@ -94,10 +94,12 @@ def _command(name: str) -> Callable[..., None]:
         more = prompts, embedded, decoder_only, trust_remote_code, adapter
         models = options.ModelOptions(model, base, device, dtype, *more)
         chosen = options.CaseSelection(*given)
+        models.require()
         options.require_folder(out)
-        from analyses.running.request import prepare  # now torch, which takes seconds
-
+        options.shard_of(chosen.asked(), place)
         with joined(ray, cpus, storage) as cluster:
+            from analyses.running.request import prepare  # now torch, which takes seconds
+
             _execute(*prepare(name, chosen, made, place, models, cluster), out)
 
     return command
@@ -126,6 +128,9 @@ def merge(
     shards: Annotated[list[Path], typer.Argument(help="Folders of all its shards.")],
 ) -> None:
     """Put the shards of a run together: one table, one figure, one run.json."""
+    options.require_folder(out)
+    for folder in shards:
+        options.require_finished(folder, "run.json")
     from analyses.running.shards import merge_shards
 
     table = merge_shards(out, shards)
@@ -137,6 +142,8 @@ def summary(
     folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
 ) -> None:
     """The paper's headline sentences, with the numbers of these runs."""
+    for folder in folders:
+        options.require_finished(folder, "run.json")
     from rich.console import Console
 
     from analyses.running.summary import sentences
@@ -165,14 +172,16 @@ def study(
     """The whole study: captions, analyses, judge, the paper's claims, figures and report.md."""
     from dataclasses import replace
 
-    from analyses.study.config import read_study
+    from analyses.study.config import read_study, require_startable
 
     given = {"model": model, "data": data, "limit": limit}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     own = replace(read_study(config), **changes)
-    from analyses.study.run import run_study  # now torch, which takes seconds
-
+    require_startable(own)
+    options.require_folder(out)
     with joined(ray, cpus, storage) as cluster, progress_bars() as progress:
+        from analyses.study.run import run_study  # now torch, which takes seconds
+
         result = run_study(own, out, progress, cluster)
     for one in result.findings:
         say(f"{one.verdict:>17}: {one.claim.name}: {one.ours}")
@@ -193,13 +202,14 @@ def plan_command(
     """What a study or an analysis will take of memory and work, before any weight is read."""
     from dataclasses import replace
 
-    from analyses.study.config import read_study
+    from analyses.study.config import read_study, require_startable
 
     if (config is None) == (analysis is None):
         raise typer.BadParameter("expected --config, a study, or --analysis, one of them")
     if config is not None:
         given: dict[str, Any] = dict(model=model, base=base, data=data, dtype=dtype)
         own = replace(read_study(config), **{k: v for k, v in given.items() if v is not None})
+        require_startable(own)
         from analyses.study.plan import plan_of_study  # now torch, which takes seconds
 
         plan_of_study(own)
@@ -211,6 +221,7 @@ def plan_command(
     settled = options.read_config(analysis, settings)
     chosen = options.CaseSelection(data, tuple(clip or ()))
     models = options.ModelOptions(model, base, dtype=dtype)
+    models.require()
     from analyses.running.request import cases_of
     from analyses.study.plan import plan, printed
 
@@ -224,6 +235,11 @@ def compare(
     judge: Annotated[str | None, _option("Whose scores, where several judged.")] = None,
 ) -> None:
     """Several models side by side, from the files of their studies: no model is loaded."""
+    from analyses.study.config import FINISHED
+
+    for folder in studies:
+        options.require_finished(folder, *FINISHED)
+    options.require_folder(out)
     from analyses.study.compare import compare_studies
 
     say(f"{compare_studies(studies, out, judge)}: {len(studies)} studies side by side")

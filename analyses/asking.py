@@ -1,17 +1,57 @@
 """Which prompt puts a question about a sample to a model?
 
-Known without a model, so that prompts can be made where only the towers run.
+Known without a model, so that prompts can be made where only the towers run, and without torch.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from analyses.text.wording import OWN, known_order
-from data_prep.manifest import Sample
+from analyses.text.wording import OWN, known_order, worded
+from data_prep.manifest import Sample, read_manifest
 from hooked_omni.errors import ResultsError
-from hooked_omni.inputs.prompt import Prompt
+from hooked_omni.inputs.items import Prompt
+
+
+class Asked(NamedTuple):
+    """A question, by its name, about a sample, as a prompt."""
+
+    sample: Sample
+    question: str
+    prompt: Prompt
+
+
+def asked(
+    manifest: str | Path,
+    questions: Sequence[str] = ("hear",),
+    kinds: Sequence[str] | None = None,
+    rope: Any = "model",
+    wording: Mapping[str, str] | None = None,
+    system: str | None = None,
+    order: str | None = None,
+) -> list[Asked]:
+    """Each of `questions` about every sample of a manifest; arguments, errors as `read_cases`."""
+    words = worded(wording or {})
+    unknown = [question for question in questions if question not in (*words, OWN)]
+    if unknown or not questions:
+        raise ResultsError(
+            f"expected questions among {sorted(words)}, got {unknown}. Your own words about a clip "
+            "go into --ask."
+        )
+    samples = read_manifest(manifest)
+    chosen = [s for s in samples if kinds is None or s.kind in kinds]
+    if not chosen:
+        raise ResultsError(
+            f"expected a sample of kind {kinds or 'any'} in {manifest}, got "
+            f"{len(samples)} of {sorted({s.kind for s in samples})}."
+        )
+    more = words, Path(manifest).parent, order, system
+    return [
+        Asked(sample, question, replace(prompt_of(sample, question, *more), rope=rope))
+        for sample in chosen
+        for question in questions
+    ]
 
 
 def prompt_of(

@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from analyses.asking import prompt_of
+from analyses.asking import asked
 from analyses.text.events import Events
-from analyses.text.wording import OWN, worded
-from data_prep.manifest import Sample, read_manifest
+from data_prep.manifest import Sample
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt, names
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import PrefilledPrompt, prefill, prefill_state
@@ -122,28 +121,15 @@ def read_cases(
         FileError, ManifestError: For a manifest that cannot be read, or is wrong.
         ResultsError: For an unknown question, or no sample of these kinds.
     """
-    words = worded(wording or {})
-    unknown = [question for question in questions if question not in (*words, OWN)]
-    if unknown or not questions:
-        raise ResultsError(
-            f"expected questions among {sorted(words)}, got {unknown}. Correct them."
-        )
-    samples = read_manifest(manifest)
-    chosen = [s for s in samples if kinds is None or s.kind in kinds]
-    if not chosen:
-        raise ResultsError(
-            f"expected a sample of kind {kinds or 'any'} in {manifest}, got "
-            f"{len(samples)} of {sorted({s.kind for s in samples})}."
-        )
-    folder = Path(manifest).parent
+    return [
+        case_of(*one) for one in asked(manifest, questions, kinds, rope, wording, system, order)
+    ]
 
-    def case(sample: Sample, question: str) -> Case:
-        prompt = prompt_of(sample, question, words, folder, order, system)
-        prompt = replace(prompt, rope=rope)
-        captions = sample.audio_captions, sample.video_captions
-        return Case(prompt, sample.id, sample.kind, question, *captions, twin=sample.twin)
 
-    return [case(sample, question) for sample in chosen for question in questions]
+def case_of(sample: Sample, question: str, prompt: Prompt) -> Case:
+    """A question about a sample of a manifest as a case."""
+    captions = sample.audio_captions, sample.video_captions
+    return Case(prompt, sample.id, sample.kind, question, *captions, twin=sample.twin)
 
 
 def _order(omni: HookedOmni, case: Case) -> str:

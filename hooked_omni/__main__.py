@@ -10,6 +10,7 @@ from hooked_omni.endings import StopSignals, run_command
 if __name__ == "__main__":
     StopSignals().__enter__()  # before what takes long to import, to the end of the process
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ import typer
 
 from hooked_omni.command_line import new_app
 from hooked_omni.errors import PromptError
+from hooked_omni.hf.spelling import require_spelled
 
 app = new_app(
     help="Compare a model with Hugging Face's, embed a clip into a file, or list families.",
@@ -66,6 +68,10 @@ def prove(
             "expected one prompt, got a clip or sound beside --prompt or --decoder-only, which "
             "would not be read. Leave one out; a decoder alone takes --prompt."
         )
+    require_spelled(model, device, dtype, adapter)
+    asked = _prompt(question, clip, audio)
+    if prompt is not None and not prompt.is_file():
+        raise PromptError(f"expected a file that `embed` wrote, got none at {prompt}. Check it.")
     from rich.console import Console  # `embed` also runs where this and the decoder are missing
 
     from hooked_omni import guarantees
@@ -75,7 +81,7 @@ def prove(
     from hooked_omni.parity import prove as compare
 
     given = None if prompt is None else EmbeddedPrompt.load(prompt)  # first: it may be refused
-    asked = _prompt(question, clip, audio, family_named(model, revision))
+    asked = _taken(asked, family_named(model, revision))
     how = revision, decoder_only, trust_remote_code, adapter
     omni = load(model, device, dtype, attention, *how)
     if given is not None:
@@ -107,10 +113,14 @@ def embed(
     adapter: Lora = None,
 ) -> None:
     """Run the towers on a clip and a question, and write the decoder's inputs to a file."""
+    require_spelled(model, device, dtype, adapter)
+    asked = _prompt(question, clip, audio, system)
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise PromptError(f"expected a file to write, in a folder that is there, got {out}.")
     from hooked_omni.hf.config_file import family_named
-    from hooked_omni.hf.loading import load_towers  # not needed for --help
+    from hooked_omni.hf.loading import load_towers  # now torch, which takes seconds
 
-    asked = _prompt(question, clip, audio, family_named(model, revision), system)
+    asked = _taken(asked, family_named(model, revision))
     how = revision, trust_remote_code, adapter
     towers = load_towers(model, device, dtype, "sdpa", *how)
     prompt = towers.embed(asked)
@@ -137,19 +147,22 @@ def models() -> None:
         Console().print(table)
 
 
-def _prompt(
-    question: str, clip: Path | None, audio: Path | None, family: Any, system: str | None = None
-) -> Any:
-    """What is asked; refused, before weights are read, where the family does not take it."""
+def _prompt(question: str, clip: Path | None, audio: Path | None, system: str | None = None) -> Any:
+    """What is asked; files that are not there are refused, before torch is imported."""
     from hooked_omni.inputs.container import existing
-    from hooked_omni.inputs.prompt import Prompt
+    from hooked_omni.inputs.items import Prompt
 
-    if clip is not None and not family.sees and audio is None:
-        clip, audio = None, clip  # such a model takes the clip's sound
-    asked = Prompt(question, video=clip, audio=audio, system=system)
+    for path in (clip, audio):
+        if path is not None:
+            existing(path)
+    return Prompt(question, video=clip, audio=audio, system=system)
+
+
+def _taken(asked: Any, family: Any) -> Any:
+    """The prompt as a family takes it; refused, before weights are read, where it does not."""
+    if asked.video is not None and not family.sees and asked.audio is None:
+        asked = replace(asked, video=None, audio=asked.video)  # it takes the clip's sound
     family.require(asked)
-    for source in asked.sources(family.hears):
-        existing(source.path)
     return asked
 
 
