@@ -49,8 +49,9 @@ class Question:
     def images(self, clip: Path) -> list[Image.Image]:
         """The frames of a clip."""
         read = read_frames(clip, self.media)
+        height, width = read.shape
         every = [Image.fromarray(frame.transpose(1, 2, 0)) for frame in read.pixels]
-        return [one.resize(read.shape[::-1], Image.Resampling.BICUBIC) for one in every]
+        return [one.resize((width, height), Image.Resampling.BICUBIC) for one in every]
 
 
 DEFAULT = Question()

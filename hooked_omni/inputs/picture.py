@@ -28,7 +28,7 @@ _PER_PIXEL = 24  # bytes, of the picture as read and turned, and of its floats
 def read_picture(
     path: str | Path, settings: MediaSettings = PAPER
 ) -> tuple[UInt8[np.ndarray, "height width channel"], tuple[str, ...]]:
-    """RGB, upright and resized, and peculiarities of the file; arguments, errors as `read_image`."""
+    """RGB, upright and resized, and peculiarities of the file; as `read_image`."""
     path = existing(path)
     try:
         with PIL.Image.open(path) as file:

@@ -1,6 +1,6 @@
 """Which frames does a clip give a model?
 
-Those of qwen-omni-utils 0.0.9, the paper's pipeline: read as in `frames.py`, resized by torchvision.
+Those of qwen-omni-utils 0.0.9, the paper's pipeline: read by `frames.py`, resized by torchvision.
 """
 
 from dataclasses import dataclass
