@@ -43,10 +43,15 @@ def read_picture(
                     f"{getattr(file, 'n_frames', 1)} of mode {kind}. Save one as PNG, or give "
                     "a clip as a video."
                 )
-            turned = PIL.ImageOps.exif_transpose(file)
-            is_turned = file.getexif().get(0x0112) in range(2, 9)
+            size, is_turned = file.size, file.getexif().get(0x0112) in range(2, 9)
+            file.load()  # turns a TIFF, and mixes up one that is not compressed
+            if file.size != size:
+                raise MediaError(
+                    f"expected a picture of {size}, as its header says, in {path}, got one of "
+                    f"{file.size}: Pillow misreads how it is turned. Save it as PNG."
+                )
             notes = ("turned as its EXIF says",) if is_turned else ()
-            picture = _on_white(turned)
+            picture = _on_white(PIL.ImageOps.exif_transpose(file))
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         if isinstance(error, MediaError):
             raise
