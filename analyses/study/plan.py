@@ -244,10 +244,7 @@ def printed(table: pd.DataFrame) -> None:
     console = Console(highlight=False)
     console.print(f"weights: {memory.in_words(table.attrs['weights'])}, {table.attrs['dtype']}")
     console.print(shown)
-    console.print(
-        "Reading media and the towers come on top of all of it: what a tower takes is its"
-    )
-    console.print("class's own, and not estimated. Of answers as long as they may be.")
+    console.print("Media and towers come on top, not estimated; of answers as long as they may be.")
     for case, reason in [*table.attrs["skipped"].items()][:10]:
         console.print(f"skipped: {case}: {reason}", markup=False)
 
