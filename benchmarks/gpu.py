@@ -23,6 +23,7 @@ from benchmarks.plan import prompt_of, settings, works
 from benchmarks.sweep import cuts, hf_caption, hf_cut, peak_bytes
 from benchmarks.timing import machine
 from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, prove
+from hooked_omni.decoder.memory import in_words
 from hooked_omni.organisms.random_weights import built, random_omni, random_vl
 
 NO_GRAPHS = (
@@ -160,7 +161,7 @@ def table(name: str, on: Machine, graphs: bool) -> Iterator[str]:
     for what, seconds, peak in figures(omni, base, sizes, on):
         took[what] = seconds
         ratio = seconds / took["plain caption, HF sdpa"]
-        yield f"| {what} | {1000 * seconds:.1f} | {ratio:.2f} | {peak / 2**30:.2f} GiB |"
+        yield f"| {what} | {1000 * seconds:.1f} | {ratio:.2f} | {in_words(peak)} |"
     five = sum(seconds for what, seconds in took.items() if what.startswith("a prefilled case"))
     step = (took["plain caption"] - took["its first token"]) / (sizes.n_new - 1)
     floor = sum(p.nbytes for p in omni.model.parameters()) / on.bandwidth
