@@ -1,4 +1,4 @@
-"""Which questions with given answers come with a sample?
+r"""Which questions with given answers come with a sample?
 
 They stand in its line under `questions`, in one form whatever benchmark they are from:
 
@@ -102,7 +102,7 @@ def _parsed(record: Any, where: str) -> ChoiceQuestion:
     if not known or wrong or "text" not in known or "options" not in known:
         raise ManifestError(
             f"expected an object with 'text' and 'options' for {where}, got {str(record)[:80]!r}"
-            f"{f' with wrong {wrong}' if wrong else ''}. Import the benchmark again, or write it so."
+            f"{f' with wrong {wrong}' if wrong else ''}. Import it again, or correct it."
         )
     own = {name: known[name] for name in texts if name in known}
     try:
