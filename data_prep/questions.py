@@ -32,7 +32,7 @@ class ChoiceQuestion:
 
     Raises:
         ManifestError: For no text, fewer than two options, empty or equal ones, a label that is
-            none of them, or words of another number.
+            none of them, or words that are empty, equal, or of another number.
     """
 
     text: str
@@ -57,6 +57,8 @@ class ChoiceQuestion:
             yield f"the label {self.label!r}, which is none of {list(self.options)}"
         if self.words and len(self.words) != len(self.options):
             yield f"{len(self.words)} words for {len(self.options)} options"
+        if len({*self.words, ""}) <= len(self.words):
+            yield f"words {list(self.words)}, of which some are empty or equal"
 
     @property
     def record(self) -> dict[str, Any]:
