@@ -29,9 +29,9 @@ def read_questions(
     """A draft for each clip that can be asked something, with its questions in their order.
 
     `json` is a file with a list of items (or with what `items` makes one of), or a folder of them.
-    Each has `texts`, the first of which names its clip. `draft` makes its sample; `question` raises
-    a `ManifestError` for what cannot be asked. A question that comes again is kept once, and not
-    at all if its labels differ.
+    Each has the fields `texts`. `draft` makes its sample, with an `extra` of its own; `question`
+    raises a `ManifestError` for what cannot be asked. A question that comes again is kept once, and
+    not at all if its labels differ.
 
     Raises:
         ManifestError: For a file of another layout or version, or if nothing can be asked.
@@ -42,6 +42,8 @@ def read_questions(
         sample = (one := draft(item)).sample.id
         drafts.setdefault(sample, one)
         try:
+            if not sample.strip():
+                raise ManifestError("expected the name of a clip, got none. Add it.")
             asked = question(item)
             found.setdefault((sample, asked.text, asked.task), {})[f"{sample}, {where}"] = asked
         except ManifestError as error:
@@ -69,10 +71,10 @@ def _items(
         for index, item in enumerate(listed):
             known = item if isinstance(item, dict) else {}
             wrong = [name for name in texts if not isinstance(known.get(name), str)]
-            if wrong or not known[texts[0]].strip():
+            if wrong:
                 raise ManifestError(
                     f"expected texts in the fields {[*texts]} of {path}, item {index}, got none "
-                    f"in {wrong or [texts[0]]}. {_ADVICE}"
+                    f"in {wrong}. {_ADVICE}"
                 )
             yield f"item {index} of {path.name}", known
 

@@ -28,12 +28,12 @@ def read_cmm(json: Path) -> Wanted:
 def _draft(item: Item) -> Draft:
     video, audio = (stems_of(item.get(key)) for key in ("video_path", "audio_path"))
     given = "+".join(["visual"] * len(video) + ["audio"] * len(audio))
-    name = "+".join(dict.fromkeys(video + audio)) or "no clip"
-    return Draft(Sample(name, extra={MODALITY: given}), video, audio)
+    sample = Sample("+".join(dict.fromkeys(video + audio)), extra={MODALITY: given})
+    return Draft(sample, video, audio)
 
 
 def _question(item: Item) -> ChoiceQuestion:
     given = _draft(item).sample.extra[MODALITY]
     if item[MODALITY] != given:
-        raise ManifestError(f"expected files for {item[MODALITY]!r}, got {given or 'none'!r}.")
+        raise ManifestError(f"expected files for {item[MODALITY]!r}, got {given!r}.")
     return yes_no(item["question"], item["answer"], item["category"], item["sub_category"])

@@ -23,8 +23,8 @@ def read_mmau(json: Path) -> Wanted:
 
 
 def _draft(item: Item) -> Draft:
-    sounds = stems_of(item["audio_id"]) or ("None",)
-    return Draft(Sample(sounds[0]), sounds=sounds)
+    sounds = stems_of(item["audio_id"])
+    return Draft(Sample("".join(sounds)), sounds=sounds)
 
 
 def _question(item: Item) -> ChoiceQuestion:

@@ -97,6 +97,7 @@ print("torch" in sys.modules)
 
 def test_each_command_has_help(capsys):
     importers = ["audiocaps", "authors", "avhbench", "vggsound", "huggingface", "separate-audio"]
+    importers += ["cmm", "mmau", "omnibench", "worldsense"]
     commands = [[name] for name in ("captions", "pairs", "swap", "check", "show", "import")]
     commands += [["import", name] for name in importers]
     commands += [["organism", name] for name in ("world", "train", "evaluate", "compare")]

@@ -14,7 +14,7 @@ from data_prep.__main__ import main
 from data_prep.check import problems
 from data_prep.importers.avhbench import read_avhbench
 from data_prep.importers.benchmark import multiple_choice, yes_no
-from data_prep.importers.clip_folder import Imported, Wanted, find_clips
+from data_prep.importers.clip_folder import Draft, Imported, Wanted, find_clips
 from data_prep.importers.cmm import read_cmm
 from data_prep.importers.mmau import read_mmau
 from data_prep.importers.worldsense import read_worldsense
@@ -221,6 +221,7 @@ def test_whatever_stands_in_a_field_each_question_is_kept_listed_or_refused(tmp_
                 found = wanted(tmp_path, read, layout(read, good, bad, other))
             except ManifestError as error:
                 assert "own.json" in str(error) and "other versions" in str(error)
+                assert not isinstance(value, str)
                 continue
             write_manifest(tmp_path / "m.jsonl", [draft.sample for draft in found.drafts])
             kept = [one for draft in found.drafts for one in questions_of(draft.sample)]
@@ -299,6 +300,13 @@ def test_commands_count_questions_and_list_what_cannot_be_asked(tmp_path, capsys
     assert facts["by"] == "import cmm" and [*facts["missing"]] == [
         f"{HEARD[2:]}, item 1 of own.json"
     ]
+
+
+def test_the_sound_of_a_draft_stays_where_none_is_looked_for(tmp_path):
+    write_clip(tmp_path / "a.mp4")
+    draft = Draft(Sample("a", audio="rain.wav"), ("a",))
+    (sample,) = find_clips(Wanted([draft]), tmp_path, tmp_path).samples
+    assert (sample.video, sample.audio) == ("a.mp4", "rain.wav")
 
 
 def test_a_sound_alone_and_a_silent_video_are_checked_for_what_they_are(tmp_path):
