@@ -2,7 +2,7 @@
 
 JSON Lines of `{index, question, options, answer, audio_path, image_path, ...}` beside a folder
 with `image/` and `audio/`; the answer is the words of an option. A sample asks its own question,
-with the options below it. Read: `dataset/batch-5_1142_20240817.jsonl` of
+with the options below it. Read: parts of `dataset/batch-5_1142_20240817.jsonl` in
 github.com/multimodal-art-projection/OmniBench.
 """
 

@@ -108,7 +108,10 @@ def test_each_command_has_help(capsys):
 
 @pytest.mark.parametrize(
     ("importer", "table"),
-    [("vggsound", "a,0,rain\n"), ("authors", '[{"id": "a_000000", "audio_captions": ["rain"]}]')],
+    [
+        ("vggsound", "a,0,rain\n"),
+        ("authors", '[{"id": "a_000000", "audio_captions": ["rain"], "questions": 3}]'),
+    ],
 )
 def test_other_importers_write_manifests(tmp_path, importer, table):
     write_clip(tmp_path / "clips" / "a_000000.mp4")
