@@ -106,9 +106,10 @@ def _parsed(record: Any, where: str) -> ChoiceQuestion:
             f"expected an object with 'text' and 'options' for {where}, got {str(record)[:80]!r}"
             f"{f' with wrong {wrong}' if wrong else ''}. Import it again, or correct it."
         )
-    own = {name: known[name] for name in texts if name in known}
+    own: dict[str, Any] = {name: known[name] for name in texts if name in known}
+    own |= {name: tuple(known.get(name, ())) for name in lists}
     try:
-        return ChoiceQuestion(**own, **{name: tuple(known.get(name, ())) for name in lists})
+        return ChoiceQuestion(**own)
     except ManifestError as error:
         raise ManifestError(f"{error} This is {where}.") from None
 

@@ -143,8 +143,10 @@ def heard_minus_seen(found: Any) -> Any:
       missing for a question with one order.
     """
     asked: Any = found[found["task"] == HEARD_OR_SEEN]
-    asked = asked.assign(question=asked["question"].str.partition(".")[0])
     keys = ["sample", "kind", "question", "condition"]
+    if asked.empty:
+        return pd.DataFrame(columns=[*keys, "odds", "order_effect"])
+    asked = asked.assign(question=asked["question"].str.partition(".")[0])
     sides = asked.pivot_table("odds", keys, "sub_task", sort=False)
     both: Sequence[str] = ("heard first", "seen first")
     known = sides.reindex(columns=[*both])
