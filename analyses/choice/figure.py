@@ -57,8 +57,9 @@ def headline(table: pd.DataFrame) -> list[str]:
 
 
 def _accuracies(found: Any) -> Iterator[str]:
-    more = measures.yes_no(found)
-    for _, point in measures.accuracy(found).iterrows():
+    more: Any = measures.yes_no(found)
+    points: Any = measures.accuracy(found).to_dict("records")
+    for point in points:
         percent = {**point, **{n: 100 * point[n] for n in ("mean", "low", "high")}}
         where = f"{point['kind']}, {point['task'] or 'no task'}, {point['condition']}"
         if point["n"] == 0:

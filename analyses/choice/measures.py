@@ -5,7 +5,7 @@ bands. A question whose right answer nobody says, or with two options equally li
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -27,8 +27,8 @@ def answers(table: pd.DataFrame) -> Any:
     * `confidence`: `p` of the likeliest option; `n_options`.
     * `odds`: value of the right option, less that of the likeliest other, in nats.
     """
-    rows = []
-    for key, own in table.groupby(_CASE, sort=False, dropna=False):
+    rows, groups = [], table.groupby(_CASE, sort=False, dropna=False)
+    for key, own in cast(Any, groups):
         right, value = own["right"].fillna(False).to_numpy(bool), own["value"].to_numpy(float)
         said = own.loc[own["chosen"].to_numpy(bool), "option"]
         label = own.loc[right, "option"]
