@@ -5,21 +5,25 @@ Known without a model, so that prompts can be made where only the towers run, an
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from analyses.text.choices import CHOICES, choices
 from analyses.text.wording import OWN, known_order, worded
-from data_prep.manifest import Sample, read_manifest
+from data_prep.manifest import MODALITY, Sample, read_manifest
+from data_prep.questions import ChoiceQuestion
 from hooked_omni.errors import ResultsError
 from hooked_omni.inputs.items import Prompt
 
 
 class Asked(NamedTuple):
-    """A question, by its name, about a sample, as a prompt."""
+    """A question, by its name, about a sample, as a prompt; with the answers given, if they are."""
 
     sample: Sample
     question: str
     prompt: Prompt
+    choice: ChoiceQuestion | None = None
 
 
 def asked(
@@ -33,11 +37,11 @@ def asked(
 ) -> list[Asked]:
     """Each of `questions` about every sample of a manifest; arguments, errors as `read_cases`."""
     words = worded(wording or {})
-    unknown = [question for question in questions if question not in (*words, OWN)]
+    unknown = [question for question in questions if question not in (*words, OWN, *CHOICES)]
     if unknown or not questions:
         raise ResultsError(
-            f"expected questions among {sorted(words)}, got {unknown}. Your own words about a clip "
-            "go into --ask."
+            f"expected questions among {[*sorted(words), *CHOICES]}, got {unknown}. Your own words "
+            "about a clip go into --ask."
         )
     samples = read_manifest(manifest)
     chosen = [s for s in samples if kinds is None or s.kind in kinds]
@@ -46,12 +50,24 @@ def asked(
             f"expected a sample of kind {kinds or 'any'} in {manifest}, got "
             f"{len(samples)} of {sorted({s.kind for s in samples})}."
         )
-    more = words, Path(manifest).parent, order, system
-    return [
-        Asked(sample, question, replace(prompt_of(sample, question, *more), rope=rope))
-        for sample in chosen
-        for question in questions
-    ]
+    more, found = (Path(manifest).parent, order, system), list[Asked]()
+    for sample, question in product(chosen, questions):
+        named = [(sample, question, words, None)]
+        if question in CHOICES:
+            media = tuple(item for item in sample.items if item[0] != "text")
+            named = [
+                (replace(sample, items=media), name := f"{question}.{i}", {name: one.text}, one)
+                for i, one in enumerate(choices(sample, question, words), start=1)
+            ]
+        for of, name, own, choice in named:
+            prompt = replace(prompt_of(of, name, own, *more), rope=rope)
+            found.append(Asked(of, name, prompt, choice))
+    if not found:
+        raise ResultsError(
+            f"expected a sample in {manifest} of which {list(questions)} can be asked, got none of "
+            f"{len(chosen)}. Import a benchmark's questions, or choose counterfactual samples."
+        )
+    return found
 
 
 def prompt_of(
@@ -81,7 +97,9 @@ def prompt_of(
     if own:
         return Prompt(items=media, system=system)
     video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
-    return replace(ordered(words[question], video, audio, order, media), system=system)
+    prompt = ordered(words[question], video, audio, order, media)
+    heard = sample.extra.get(MODALITY) != "visual"
+    return replace(prompt, system=system, use_audio_in_video=heard and prompt.use_audio_in_video)
 
 
 def ordered(

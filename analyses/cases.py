@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from analyses.asking import asked
+from analyses.asking import Asked, asked
 from analyses.text.events import Events
-from data_prep.manifest import Sample
+from data_prep.questions import ChoiceQuestion
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt, names
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import PrefilledPrompt, prefill, prefill_state
@@ -46,6 +46,7 @@ class Case:
         prefilled_from: The `prompt` that it was made of, and the model's `content_hash`; after a
             change of either it is not used.
         twin: The factual sample with the same picture, as in the manifest; None without one.
+        choice: The answers that are given, if they are; see `text.choices`.
         answers: Plain answers to `prefilled_prompt`, by longest answer and end tokens.
     """
 
@@ -58,6 +59,7 @@ class Case:
     prefilled_prompt: PrefilledPrompt | None = None
     prefilled_from: tuple[Prompt | EmbeddedPrompt, str] | None = None
     twin: str | None = None
+    choice: ChoiceQuestion | None = None
     answers: dict[tuple[int, frozenset[int]], Generation] = field(default_factory=dict)
 
     @property
@@ -116,20 +118,23 @@ def read_cases(
     `wording` has other words for a question; `system` is a system prompt in place of the family's;
     `order` says whether the question or the clip comes first, None as the family has it (for native
     ones the question, as in the paper). The question "own" is for samples with words of their own.
+    Those of `text.choices` become a case for each: "choice.1", "choice.2", ...
 
     Raises:
         FileError, ManifestError: For a manifest that cannot be read, or is wrong.
-        ResultsError: For an unknown question, or no sample of these kinds.
+        ResultsError: For an unknown question, or no sample of these kinds, or that can be asked.
     """
-    return [
-        case_of(*one) for one in asked(manifest, questions, kinds, rope, wording, system, order)
-    ]
+    every = asked(manifest, questions, kinds, rope, wording, system, order)
+    return [case_of(one) for one in every]
 
 
-def case_of(sample: Sample, question: str, prompt: Prompt) -> Case:
-    """A question about a sample of a manifest as a case."""
+def case_of(asked: Asked) -> Case:
+    """What is asked as a case."""
+    sample, question, prompt, choice = asked
     captions = sample.audio_captions, sample.video_captions
-    return Case(prompt, sample.id, sample.kind, question, *captions, twin=sample.twin)
+    return Case(
+        prompt, sample.id, sample.kind, question, *captions, twin=sample.twin, choice=choice
+    )
 
 
 def _order(omni: HookedOmni, case: Case) -> str:
