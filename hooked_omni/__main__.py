@@ -115,8 +115,8 @@ def embed(
     """Run the towers on a clip and a question, and write the decoder's inputs to a file."""
     require_spelled(model, device, dtype, adapter)
     asked = _prompt(question, clip, audio, system)
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise PromptError(f"expected a file to write, in a folder that is there, got {out}.")
+    if out.is_dir() or any(folder.is_file() for folder in out.absolute().parents):
+        raise PromptError(f"expected a file to write, got {out}. Choose another name.")
     from hooked_omni.hf.config_file import family_named
     from hooked_omni.hf.loading import load_towers  # now torch, which takes seconds
 
