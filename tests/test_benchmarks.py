@@ -26,7 +26,8 @@ def test_the_gpus_table_is_made_in_small(tmp_path, capsys):
 def test_shapes_are_those_of_the_released_models(name):
     sizes = gpu.SHAPES[name]
     assert (sizes.n_pos, sizes.n_new, sizes.n_cuts) == (3250, 64, 72)
-    assert len(gpu.cuts(sizes.n_layers, sizes.n_cuts)) == sizes.n_cuts
+    chosen = gpu.chosen_cuts(sizes)
+    assert len(set(chosen)) == 72 and {key for key, _ in chosen} == {"video", "audio"}
 
 
 def test_without_a_gpu_nothing_is_called_a_measurement():
