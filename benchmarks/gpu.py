@@ -96,7 +96,7 @@ def chosen_cuts(sizes: Sizes) -> list[Cut]:
         for layers in windows(sizes.n_layers, width=width)
         for key in ("video", "audio")
     ]
-    return every[: sizes.n_cuts]
+    return [*dict.fromkeys(every)][: sizes.n_cuts]  # cut off at an end, two may be one
 
 
 def build(sizes: Sizes, device: str, make: Callable[..., Any]) -> HookedOmni:
