@@ -10,7 +10,7 @@ import typer
 Storage = Literal["driver", "shared"]
 Ray = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS", help="On a Ray cluster: auto, local, or HOST:PORT."),
+    typer.Option(metavar="[auto|local|HOST:PORT]", help="On a Ray cluster; alone: auto."),
 ]
 Cpus = Annotated[int | None, typer.Option(min=1, help="With --ray: CPUs and threads of a worker.")]
 Stored = Annotated[
