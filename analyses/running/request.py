@@ -15,7 +15,7 @@ from analyses.running.options import CaseSelection, ModelOptions
 from analyses.text.wording import OWN, worded
 from hooked_omni import HookedOmni, load
 from hooked_omni.cluster.joining import Cluster
-from hooked_omni.errors import PromptError, ResultsError
+from hooked_omni.errors import CheckpointError, PromptError, ResultsError
 from hooked_omni.files import file_hash
 from hooked_omni.hf.config_file import family_named
 
@@ -105,7 +105,11 @@ def load_both(
     theirs = None if of_base is None else given_bundles(models, of_base, of_base=True)
     require_taken(models, cases)
     omni = load_with(models, models.model, given, models.adapter)
-    base = None if models.base is None else load_with(models, models.base, theirs)
+    try:
+        base = None if models.base is None else load_with(models, models.base, theirs)
+    except CheckpointError as error:
+        error.add_note("This is the base; adapter and allow_quantized are of the model alone.")
+        raise
     return omni, base, bundle_facts(given, theirs)
 
 

@@ -78,7 +78,8 @@ def load_towers(
         if device_map is not None:
             raise CheckpointError(
                 f"expected no device_map for {family.name}, whose own code places its towers, got "
-                f"{device_map!r}. {_TWO_WAYS}"
+                f"{device_map!r}. Pass `device`; or embed the prompts with `python -m hooked_omni "
+                "embed`, and load the decoder with decoder_only=True, which takes a map."
             )
     elif family.on_disk.reference is not None:
         family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
