@@ -178,8 +178,8 @@ def test_a_prompt_is_embedded_by_a_worker(nodes, data, tmp_path, capsys):
 
 def test_a_study_that_is_interrupted_leaves_no_worker_and_goes_on(nodes, data, tmp_path):
     """SIGINT; bare `--ray` is the cluster that this machine is a node of."""
-    words, printed = dict(audio_captions=("Rain falls.",), video_captions=("A square.",)), "printed"
-    samples = [Sample(f"{i}", video=f"{i}.mp4", **words) for i in range(10) if i != 3]
+    said: Any = dict(audio_captions=("Rain falls.",), video_captions=("A square.",))
+    samples = [Sample(f"{i}", video=f"{i}.mp4", **said) for i in range(10) if i != 3]
     write_manifest(data.parent / "study.jsonl", samples)
     (config := tmp_path / "study.toml").write_text(
         f'model = "random-omni"\ndata = "{data.parent}/study.jsonl"\nanalyses = ["captions"]\n'
@@ -187,15 +187,15 @@ def test_a_study_that_is_interrupted_leaves_no_worker_and_goes_on(nodes, data, t
     )
     out, whole, (process, ours) = tmp_path / "out", tmp_path / "whole", nodes[2][1]
     start = ["study", "--config", str(config), "--out"]
-    ours.send(([*start, str(out), "--ray", "--cpus", "1"], nodes[0].address, tmp_path / printed))
+    ours.send(([*start, str(out), "--ray", "--cpus", "1"], nodes[0].address, tmp_path / "printed"))
     while len(list(out.glob("captions/parts/*.parquet"))) < 2:
-        assert process.is_alive(), (tmp_path / printed).read_text()
+        assert process.is_alive(), (tmp_path / "printed").read_text()
         time.sleep(0.01)
     assert _actors(nodes[0])
     os.kill(process.pid, signal.SIGINT)
     process.join(30)
     assert process.exitcode == 130
-    said = (tmp_path / printed).read_text()
+    said = (tmp_path / "printed").read_text()
     assert said.count("stopped by SIGINT: what is finished is kept; give the same command") == 1
     assert "Traceback" not in said and "lost: " not in said
     end = time.monotonic() + 10

@@ -241,7 +241,8 @@ def test_code_from_elsewhere_places_its_own_towers(tmp_path, device_map):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"no device_map for internvl2.*decoder_only=True"):
         load(tmp_path, device_map=device_map, trust_remote_code=True)
-    for more in (dict(trust_remote_code=True), dict(device_map=device_map, decoder_only=True)):
+    others: Any = dict(trust_remote_code=True), dict(device_map=device_map, decoder_only=True)
+    for more in others:
         with pytest.raises(CheckpointError) as other:
             load(tmp_path, **more)
         assert "device_map" not in str(other.value)
@@ -272,8 +273,8 @@ def test_commands_take_a_map(folder, tmp_path, capsys):
     assert command(*planned, "--device-map", devices) == 0
     said = capsys.readouterr().out
     assert f"of the model on {FIRST}: " in said and f"of the model on {SECOND}: " in said
-    said = dict(video_captions=("A square.",), audio_captions=("Rain.",))
-    write_manifest(tmp_path / "clips.jsonl", [Sample("1", video="clip.mp4", **said)])
+    captioned: Any = dict(video_captions=("A square.",), audio_captions=("Rain.",))
+    write_manifest(tmp_path / "clips.jsonl", [Sample("1", video="clip.mp4", **captioned)])
     text = f'model = "{folder}"\ndata = "clips.jsonl"\nanalyses = ["captions"]\n'
     more = 'device = "pretend:0"\n', '[device_map]\nlm_head = "cpu"\n'
     config, study, both = (tmp_path / f"{name}.toml" for name in ("config", "study", "both"))

@@ -154,8 +154,8 @@ def test_commands_want_leave_and_their_pages_say_so(folder, tmp_path, capsys, mo
     no_figures(monkeypatch)
     clip, bundle, says = tmp_path / "clip.mp4", tmp_path / "b.st", "not the original's numbers"
     write_clip(clip, seconds=1, audio_hz=200.0)
-    said = dict(video_captions=("A square.",), audio_captions=("Rain.",))
-    write_manifest(tmp_path / "clips.jsonl", [Sample("1", video="clip.mp4", **said)])
+    captioned: Any = dict(video_captions=("A square.",), audio_captions=("Rain.",))
+    write_manifest(tmp_path / "clips.jsonl", [Sample("1", video="clip.mp4", **captioned)])
     (config := tmp_path / "study.toml").write_text(
         f'model = "{folder}"\ndata = "clips.jsonl"\nanalyses = ["captions"]\nmax_new_tokens = 2\n'
     )
