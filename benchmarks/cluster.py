@@ -57,8 +57,8 @@ def main() -> None:
                 seconds.append(each)
                 ratio = f"{len(cases)} | {start:.1f} s | {each:.3f} | {seconds[0] / each:.2f}"
                 print(f"| {n} {by} | {ratio} |", flush=True)
-        tables = [results.load(Path(folder, f"workers {n}")) for n in (1, 2)]
-    pd.testing.assert_frame_equal(*tables)
+        one, two = (results.load(Path(folder, f"workers {n}")) for n in (1, 2))
+    pd.testing.assert_frame_equal(one, two)
 
 
 def _workers(run: Run, out: Path, n: int) -> tuple[float, float]:
