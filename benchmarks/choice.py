@@ -1,9 +1,9 @@
 """What do a choice and a contrast cost? `python -m benchmarks.choice [--rounds 5]`.
 
 36 layers x 256, one CPU thread, on clips of noise of some 900 and 1 700 positions: a question of
-four lettered options beside one bare pass over its prompt, media and towers apart; a contrast of two
-conditions on one prompt beside a plain caption of 32 tokens. The ways take turns; seconds are of
-processor time.
+four lettered options beside one bare pass over its prompt, media and towers apart; a contrast of
+two conditions on one prompt beside a plain caption of 32 tokens. The ways take turns; seconds are
+of processor time.
 """
 
 import argparse
