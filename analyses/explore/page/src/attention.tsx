@@ -31,8 +31,9 @@ function Frames({ clip, grid, weights, label, picture }: FramesProps) {
   const most = Math.max(...weights.map((frame) => Math.max(...frame)), 1e-9);
   const sums = weights.map((frame) => frame.reduce((a, b) => a + b, 0));
   const chosen = [...sums.keys()].sort((a, b) => sums[b]! - sums[a]!).slice(0, SHOWN).sort((a, b) => a - b);
-  const columns = Math.max(1, Math.min(chosen.length, Math.floor(total / 190) || 1));
-  const [wide, high, gap, line] = [sheet.width, sheet.height, sheet.width / 25, sheet.width / 8];
+  const columns = Math.max(1, Math.min(chosen.length, Math.floor(total / 200) || 1));
+  const across = Math.min(280, total / columns); // of a frame, on the screen
+  const [wide, high, gap, line] = [sheet.width, sheet.height, sheet.width / 25, (20 * sheet.width) / Math.max(across, 1)];
   const [width, height] = [columns * (wide + gap) - gap, Math.ceil(chosen.length / columns) * (high + line + gap)];
   const [w, h] = [wide / grid.columns, high / grid.rows];
   const point = (frame: number) => (event: PointerEvent) => {
@@ -44,7 +45,7 @@ function Frames({ clip, grid, weights, label, picture }: FramesProps) {
   };
   return (
     <div ref={ref}>
-      <svg class="frames" ref={picture} viewBox={`0 0 ${width} ${height}`} role="img" aria-label={label}>
+      <svg class="frames" ref={picture} viewBox={`0 0 ${width} ${height}`} style={{ maxWidth: `${across * columns}px` }} role="img" aria-label={label}>
         {chosen.map((frame, k) => (
           <g transform={`translate(${(k % columns) * (wide + gap)},${Math.floor(k / columns) * (high + line + gap)})`}>
             <g onPointerMove={point(frame)} onPointerLeave={() => say("")}>
@@ -54,7 +55,7 @@ function Frames({ clip, grid, weights, label, picture }: FramesProps) {
               {[...weights[frame]!].map((share, cell) =>
                 share > 0 && <rect class="heat" x={(cell % grid.columns) * w} y={Math.floor(cell / grid.columns) * h} width={w} height={h} fill-opacity={((share / most) ** 0.7).toFixed(3)} />)}
             </g>
-            <text class="time" x={2} y={high + line * 0.8} style={{ fontSize: `${line * 0.75}px` }}>{`${digits(grid.times[frame])} s   ${digits(100 * sums[frame]!)} %`}</text>
+            <text class="time" x={2} y={high + line * 0.75} style={{ fontSize: `${line * 0.65}px` }}>{`${digits(grid.times[frame])} s   ${digits(100 * sums[frame]!)} %`}</text>
           </g>
         ))}
       </svg>

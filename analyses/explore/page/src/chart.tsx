@@ -7,7 +7,7 @@ import { digits, domain, linear, ticks } from "./scale";
 
 const MARGIN = { top: 26, right: 10, bottom: 42, left: 48 };
 const HEIGHT = 230;
-const NAMED = ["audio", "video", "text", "generated"];
+const NAMED = ["audio", "video", "text", "generated", "", "", "no intervention"];
 const SHAPES = ["M-3.5,0a3.5,3.5 0 1,0 7,0a3.5,3.5 0 1,0 -7,0Z", "M-3,-3H3V3H-3Z", "M0,-4L4,3H-4Z", "M0,-4.5L4.5,0L0,4.5L-4.5,0Z"];
 const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
 
@@ -64,8 +64,9 @@ function axes(panel: Panel, bars: boolean, width: number): Axes {
   const numbers = xs.filter((one): one is number => typeof one === "number").sort((a, b) => a - b);
   if (!bars && numbers.length === xs.length) {
     const xDomain = domain([], [numbers[0] ?? 0, numbers.at(-1) ?? 1]);
+    const whole = numbers.every(Number.isInteger);
     const scale = linear(xDomain, [inner[0] + 6, inner[1] - 6]);
-    return { xs: numbers, x: (value) => scale(Number(value)), y, xTicks: ticks(xDomain, width < 320 ? 4 : 7), yTicks, step: 0 };
+    return { xs: numbers, x: (value) => scale(Number(value)), y, xTicks: ticks(xDomain, width < 320 ? 4 : 7).filter((one) => !whole || Number.isInteger(one)), yTicks, step: 0 };
   }
   const step = (inner[1] - inner[0]) / Math.max(xs.length, 1);
   const order = new Map(xs.map((value, i) => [value, inner[0] + (i + 0.5) * step]));

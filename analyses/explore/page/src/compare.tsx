@@ -36,9 +36,12 @@ function Both({ studies, pair, sides }: { studies: [Study, Study]; pair: Pair; s
   return (
     <Section title={`Sample ${pair[0].id}`}>
       {samples[0]!.value && <div class="narrow"><Player key={pair[0].file} clip={samples[0]!.value.clip} /></div>}
+      <p>
+        {studies.map((study, i) => <a class="step" href={address({ page: "sample", file: pair[i]!.file, params: { study: sides[i]! } })}>Its page in {study.name}</a>)}
+      </p>
       {samples.map(({ error }) => error && <p class="absent" role="alert">{error}</p>)}
       {questions.map((question) => (
-        <div class="two">
+        <div class="two equal">
           {samples.map(({ value }, i) => {
             const answer = value?.answers.find((one) => one.question === question && !one.condition);
             const tokens = value?.tokens[question];
@@ -46,7 +49,6 @@ function Both({ studies, pair, sides }: { studies: [Study, Study]; pair: Pair; s
               <div>
                 {answer ? <Card title={`${question}, ${studies[i]!.name}`} answer={answer} /> : <p class="absent">{studies[i]!.name} has no answer to “{question}”.</p>}
                 {tokens && tokens.length > 0 && <Tokens tokens={tokens} />}
-                <a href={address({ page: "sample", file: pair[i]!.file, params: { study: sides[i]!, question } })}>Its page</a>
               </div>
             );
           })}

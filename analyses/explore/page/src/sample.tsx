@@ -105,9 +105,10 @@ function Shown({ study, n, file, params, sample }: SampleProps & { sample: Sampl
               {!sample.references[what].length && <p class="absent">No reference caption.</p>}
             </>
           ))}
+          <h2 class="later">What was answered</h2>
+          <Plain sample={sample} questions={questions} />
         </Section>
       </div>
-      <Section title="Answers"><Plain sample={sample} questions={questions} /></Section>
       {questions.length > 1 && (
         <div class="controls sticky">
           <Pick label="Question, below" value={question} options={questions} onPick={(picked) => change({ question: picked, token: "" })} />

@@ -59,7 +59,7 @@ export function Table<Row>({ name, rows, columns, by, onSort }: TableProps<Row>)
               <tr>
                 {columns.map((column, i) => {
                   const value = column.value(row);
-                  const cell = column.show ? column.show(row) : typeof value === "number" || value === null ? digits(value) : <span dir="auto">{value}</span>;
+                  const cell = column.show ? column.show(row) : typeof value === "number" || value === null ? digits(value) : <span class="text" dir="auto">{value}</span>;
                   return i ? <td class={typeof value === "string" || column.show ? "" : "number"}>{cell}</td> : <th scope="row">{cell}</th>;
                 })}
               </tr>
