@@ -18,7 +18,7 @@ BUILT = ROOT / "analyses" / "explore" / "built"
 QUESTIONS = ["hear", "see"]
 LAYERS, HEADS, KEPT = 4, 2, 8
 FRAMES, ROWS, COLUMNS, SOUNDS = 3, 3, 4, 4
-SINK = 0
+SINK = 1  # the first patch
 LOOKED = (1, 2, 3)
 """Frame, row and column that token 2 looks at, with a third of its attention, in layer 3 alone."""
 PIECES = ["A", " dog", " bark", "s", " loudly", ".", " 犬が", " نباح", "\n", " 🐕"]
@@ -41,7 +41,7 @@ def position(frame: int, row: int, column: int) -> int:
 
 
 def _attention() -> tuple[dict[str, Any], str]:
-    """Every row: a third on the sink, a sixth on each of two sounds; the rest as `LOOKED` says."""
+    """Every row: a third on the sink, a sixth on each of two sounds; `LOOKED` says the rest."""
     cells = np.indices((FRAMES, ROWS, COLUMNS)).reshape(3, -1)
     video = [position(*cell) for cell in cells.T.tolist()]
     audio = list(range(video[-1] + 1, video[-1] + 1 + SOUNDS))
@@ -102,6 +102,10 @@ def answer(question: str, key: str | None, center: int, text: str, score: float 
     }  # fmt: skip
 
 
+def _pieces(layer: int) -> list[str]:
+    return [" dog", "犬"] if layer == 2 else ["नमस्ते", "مرحبا"]
+
+
 def sample(row: dict[str, Any], media: str | None, n: int) -> tuple[dict[str, Any], str]:
     meta, packed = _attention()
     plain = [answer(q, None, 0, row["answers"][q], 0.25) for q in QUESTIONS]
@@ -129,8 +133,8 @@ def sample(row: dict[str, Any], media: str | None, n: int) -> tuple[dict[str, An
             {
                 "question": "hear", "lens": lens, "layers": list(range(LAYERS)), "seconds": [0, 1],
                 "cells": [
-                    [{"text": text, "logprob": -0.5, "others": ["鳥", " bird"], "hit": text == " dog"}
-                     for text in ([" dog", "犬"] if layer == 2 else ["नमस्ते", "مرحبا"])]
+                    [{"text": text, "logprob": -0.5, "others": ["鳥", " bird"],
+                      "hit": text == " dog"} for text in _pieces(layer)]
                     for layer in range(LAYERS)
                 ],
             }
@@ -148,10 +152,10 @@ def sample(row: dict[str, Any], media: str | None, n: int) -> tuple[dict[str, An
 def rows(n: int, shift: float = 0.0) -> list[dict[str, Any]]:
     return [
         {
-            "id": f"clip {i}", "file": f"clip-{i}", "kind": "counterfactual" if i % 2 else "factual",
+            "id": f"clip {i}", "file": f"clip-{i}", "kind": ("factual", "counterfactual")[i % 2],
             "heard": ["a dog barks" if i % 3 else "rain falls"], "seen": ["a man walks"],
             "twin": f"clip {i - 1}" if i % 2 else None,
-            "fidelity": {"hear/audio": round(i / n + shift, 3), "see/video": None if i == 1 else 0.5},
+            "fidelity": {"hear/audio": round(i / n + shift, 3), "see/video": [0.5, None][i == 1]},
             "drop": i / 100 if i % 2 else None, "shift": (i * 7 % n) / n, "disagreement": 0.1,
             "answers": {"hear": "".join(PIECES), "see": f"A man number {i}."},
         }
@@ -180,8 +184,13 @@ def figures() -> list[dict[str, Any]]:
 
 
 def study(name: str, samples: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
-    claim = {"claim": "Sound is heard less when it contradicts the picture", "published": "60 % to 23 %",
-             "ours": "58 % to 21 %", "direction": "yes", "size": "within the band"}  # fmt: skip
+    claim = {
+        "claim": "Sound is heard less when it contradicts the picture",
+        "published": "60 % to 23 %",
+        "ours": "58 % to 21 %",
+        "direction": "yes",
+        "size": "within the band",
+    }
     return {
         "schema": 1, "name": name, "title": f"What {name} sees and hears", "model": name,
         "base": "organism-base", "judge": "judge-1", "summary": ["Audio fidelity falls by half."],

@@ -37,7 +37,7 @@ function Frames({ clip, grid, weights, label, picture }: FramesProps) {
   const [width, height] = [columns * (wide + gap) - gap, Math.ceil(chosen.length / columns) * (high + line + gap)];
   const [w, h] = [wide / grid.columns, high / grid.rows];
   const point = (frame: number) => (event: PointerEvent) => {
-    const box = (event.currentTarget as Element).getBoundingClientRect();
+    const box = (event.currentTarget as Element).querySelector(".dim")!.getBoundingClientRect();
     const column = Math.min(grid.columns - 1, Math.floor(((event.clientX - box.left) / box.width) * grid.columns));
     const row = Math.min(grid.rows - 1, Math.floor(((event.clientY - box.top) / box.height) * grid.rows));
     const share = weights[frame]?.[row * grid.columns + column];

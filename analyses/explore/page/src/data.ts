@@ -11,13 +11,8 @@
  */
 
 export interface Study {
-  schema: 1;
-  name: string;
-  title: string;
-  model: string;
-  base: string | null;
-  judge: string | null;
-  summary: string[];
+  schema: 1; name: string; title: string; model: string; base: string | null;
+  judge: string | null; summary: string[];
   settings: [string, string][];
   versions: [string, string][];
   warnings: string[];
@@ -47,26 +42,18 @@ export interface Missing {
 }
 
 export interface Claim {
-  claim: string;
-  published: string;
-  ours: string;
-  direction: string;
-  size: string;
+  claim: string; published: string; ours: string; direction: string; size: string;
 }
 
 export interface Figure {
-  id: string;
-  title: string;
-  caption: string[];
+  id: string; title: string; caption: string[];
   panels: Panel[];
   /** In bars, x is a category. */
   form: "line" | "bar";
 }
 
 export interface Panel {
-  title: string;
-  x: string;
-  y: string;
+  title: string; x: string; y: string;
   series: Series[];
 }
 
@@ -77,33 +64,21 @@ export interface Series {
 }
 
 export interface Point {
-  x: number | string;
-  y: number;
-  low: number | null;
-  high: number | null;
-  n: number | null;
+  x: number | string; y: number; low: number | null; high: number | null; n: number | null;
 }
 
 export interface SampleRow {
-  id: string;
-  file: string;
-  kind: string;
-  heard: string[];
-  seen: string[];
+  id: string; file: string; kind: string; heard: string[]; seen: string[];
   /** Id of the factual sample of the same picture. */
   twin: string | null;
   /** "hear/audio", "see/video", ...: 0..1 */
   fidelity: Record<string, number | null>;
-  drop: number | null;
-  shift: number | null;
-  disagreement: number | null;
+  drop: number | null; shift: number | null; disagreement: number | null;
   answers: Record<string, string>;
 }
 
 export interface Sample {
-  id: string;
-  kind: string;
-  twin: string | null;
+  id: string; kind: string; twin: string | null;
   references: { audio: string[]; video: string[] };
   clip: Clip;
   answers: Answer[];
@@ -117,9 +92,7 @@ export interface Sample {
 }
 
 export interface Clip {
-  src: string | null;
-  problem: string | null;
-  seconds: number;
+  src: string | null; problem: string | null; seconds: number;
   /** data: URL of one JPEG, frames of `width` x `height` side by side. */
   frames: { src: string; width: number; height: number; times: number[] } | null;
   /** Least and largest of the sound, at most 1000 pairs, -1..1. */
@@ -131,59 +104,38 @@ export interface Clip {
 export interface Answer {
   question: string;
   /** "" without intervention, or "video @ 3-5". */
-  condition: string;
-  key: string | null;
-  first: number | null;
-  last: number | null;
-  text: string;
-  tokens: number | null;
-  ended: boolean | null;
+  condition: string; key: string | null; first: number | null; last: number | null; text: string;
+  tokens: number | null; ended: boolean | null;
   scores: Score[];
-  heard_found: number | null;
-  seen_found: number | null;
+  heard_found: number | null; seen_found: number | null;
 }
 
 export interface Score {
-  what: "audio" | "video";
-  judge: string;
-  score: number | null;
-  reason: string;
-  status: string;
+  what: "audio" | "video"; judge: string; score: number | null; reason: string; status: string;
 }
 
 export interface Token {
   text: string;
-  shift: "unshifted" | "marginal" | "shifted" | null;
-  rank: number | null;
-  logprob: number | null;
-  base_logprob: number | null;
-  kl: number | null;
+  shift: "unshifted" | "marginal" | "shifted" | null; rank: number | null; logprob: number | null;
+  base_logprob: number | null; kl: number | null;
   base_top: [string, number][];
 }
 
 export interface LensGrid {
-  question: string;
-  lens: string;
-  layers: number[];
+  question: string; lens: string; layers: number[];
   /** Start of each second of sound. */
   seconds: number[];
   cells: LensCell[][];
 }
 
 export interface LensCell {
-  text: string;
-  logprob: number | null;
-  others: string[];
+  text: string; logprob: number | null; others: string[];
   /** Names an event that sounds. */
   hit: boolean;
 }
 
 export interface KnockoutPoint {
-  question: string;
-  key: string;
-  center: number;
-  first: number;
-  last: number;
+  question: string; key: string; center: number; first: number; last: number;
   /** "audio", "video" by the judge, "heard_found", "seen_found" by words. */
   scores: Record<string, number | null>;
 }
@@ -196,33 +148,19 @@ export interface KnockoutPoint {
  *   sums       uint16 [queries][layers][heads][segments]   share = code / 65535
  */
 export interface AttentionMeta {
-  file: string;
-  queries: number;
-  layers: number;
-  heads: number;
-  kept: number;
+  file: string; queries: number; layers: number; heads: number; kept: number;
   /** Index of the token that each query predicts. */
-  predicts: number[];
-  segments: string[];
+  predicts: number[]; segments: string[];
   /** Largest error of one weight, dropped or rounded, measured. */
-  bound: number;
-  sinks: number[];
+  bound: number; sinks: number[];
   grid: { video: VideoGrid | null; audio: AudioGrid | null };
 }
 
 export interface VideoGrid {
-  position: number[];
-  frame: number[];
-  row: number[];
-  column: number[];
-  frames: number;
-  rows: number;
-  columns: number;
-  times: number[];
+  position: number[]; frame: number[]; row: number[]; column: number[]; frames: number;
+  rows: number; columns: number; times: number[];
 }
 
 export interface AudioGrid {
-  position: number[];
-  second: number[];
-  step: number;
+  position: number[]; second: number[]; step: number;
 }

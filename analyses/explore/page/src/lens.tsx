@@ -1,6 +1,6 @@
 /** Which words can be read off the sound, layer by layer? */
 
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import type { LensCell, LensGrid } from "./data";
 import { Pick, Save } from "./parts";
 import { digits } from "./scale";
@@ -11,9 +11,33 @@ const found = (cell: LensCell, text: string): boolean =>
 
 const sure = (cell: LensCell): number => (cell.logprob === null ? 0 : Math.exp(cell.logprob));
 
+const [WIDE, HIGH] = [92, 20];
+
+/** The grid as a figure to save; what is read and searched is the table. */
+function Drawn({ grid, picture }: { grid: LensGrid; picture: { current: SVGSVGElement | null } }) {
+  const rows = [...grid.cells.entries()].reverse();
+  return (
+    <svg class="aside" aria-hidden="true" ref={picture} viewBox={`0 0 ${50 + grid.seconds.length * WIDE} ${(rows.length + 1) * HIGH}`}>
+      {grid.seconds.map((second, s) => <text x={50 + s * WIDE} y={14}>{digits(second)} s</text>)}
+      {rows.map(([l, row], y) => (
+        <g transform={`translate(50,${(y + 1) * HIGH})`}>
+          <text x={-10} y={14} text-anchor="end">{grid.layers[l]}</text>
+          {row.map((one, s) => (
+            <g transform={`translate(${s * WIDE},0)`}>
+              <rect class={one.hit ? "cell hit" : "cell"} width={WIDE - 2} height={HIGH - 2} fill-opacity={0.6 * sure(one)} />
+              <text x={4} y={14}>{(one.hit ? "● " : "") + [...visible(one.text)].slice(0, 12).join("")}</text>
+            </g>
+          ))}
+        </g>
+      ))}
+    </svg>
+  );
+}
+
 export function Lens({ grids }: { grids: LensGrid[] }) {
   const [name, setName] = useState(grids[0]!.lens);
   const [search, setSearch] = useState("");
+  const picture = useRef<SVGSVGElement>(null);
   const [over, setOver] = useState<[number, number] | null>(null);
   const grid = grids.find((one) => one.lens === name) ?? grids[0]!;
   const text = search.trim().toLowerCase();
@@ -56,7 +80,8 @@ export function Lens({ grids }: { grids: LensGrid[] }) {
           <>● names an event that sounds. A stronger ground is a higher probability. Point at a cell for the tokens after it.</>
         )}
       </p>
-      <Save name={`logit lens ${grid.lens}`} header={["layer", "second", "token", "logprob", "hit", "others"]} rows={rows} />
+      <Drawn grid={grid} picture={picture} />
+      <Save name={`logit lens ${grid.lens}`} svg={picture} header={["layer", "second", "token", "logprob", "hit", "others"]} rows={rows} />
     </div>
   );
 }

@@ -98,7 +98,7 @@ export function Pick({ label, value, options, onPick }: PickProps) {
   return (
     <label class="control">
       {label}
-      <select value={value} onChange={(event) => onPick(event.currentTarget.value)}>
+      <select value={value} aria-label={label} onChange={(event) => onPick(event.currentTarget.value)}>
         {options.map((one) => {
           const [key, name] = typeof one === "string" ? [one, one] : one;
           return <option value={key} selected={key === value}>{name}</option>;

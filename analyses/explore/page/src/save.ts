@@ -32,8 +32,7 @@ function alone(svg: SVGSVGElement): { text: string; width: number; height: numbe
   [copy, ...copy.querySelectorAll("*")].forEach((node, i) => {
     const style = getComputedStyle(originals[i]!);
     for (const name of DRAWN) node.setAttribute(name, style.getPropertyValue(name));
-    node.removeAttribute("class");
-    node.removeAttribute("tabindex");
+    for (const own of ["class", "style", "tabindex"]) node.removeAttribute(own);
   });
   root.style.colorScheme = "";
   const { width, height } = svg.viewBox.baseVal;

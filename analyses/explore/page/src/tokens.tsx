@@ -2,6 +2,7 @@
 
 import { useRef, useState } from "preact/hooks";
 import type { Token } from "./data";
+import { Save } from "./parts";
 import { digits } from "./scale";
 
 const SHIFTS = {
@@ -93,6 +94,8 @@ export function Tokens({ tokens, words = [], chosen = null, onChoose }: TokensPr
       <p class="legend-line">
         {Object.entries(SHIFTS).map(([shift, meaning]) => <span><span class={`token ${shift}`}>{shift}</span> {meaning}</span>)}
       </p>
+      <Save name="tokens of the answer" header={["index", "token", "shift", "rank", "logprob", "base logprob", "KL", "base's first"]}
+        rows={() => tokens.map((t, i) => [i, t.text, t.shift, t.rank, t.logprob, t.base_logprob, t.kl, t.base_top.map(([text]) => text).join(" | ")])} />
       <Details token={tokens[over ?? chosen?.[0] ?? -1]} />
     </div>
   );
