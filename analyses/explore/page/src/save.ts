@@ -32,15 +32,18 @@ function alone(svg: SVGSVGElement): { text: string; width: number; height: numbe
   [copy, ...copy.querySelectorAll("*")].forEach((node, i) => {
     const style = getComputedStyle(originals[i]!);
     for (const name of DRAWN) node.setAttribute(name, style.getPropertyValue(name));
-    for (const own of ["class", "style", "tabindex"]) node.removeAttribute(own);
+    for (const own of ["style", "tabindex"]) node.removeAttribute(own);
   });
   root.style.colorScheme = "";
-  const { width, height } = svg.viewBox.baseVal;
+  copy.querySelectorAll(".playhead, .cursor").forEach((node) => node.remove());
+  const box = svg.viewBox.baseVal;
+  const scale = Math.max(1, svg.clientWidth / box.width); // no smaller than it is seen
+  const [width, height] = [Math.round(box.width * scale), Math.round(box.height * scale)];
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
   copy.setAttribute("width", String(width));
   copy.setAttribute("height", String(height));
   const ground = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-  for (const [name, value] of Object.entries({ width, height, fill: "#fff" }))
+  for (const [name, value] of Object.entries({ width: box.width, height: box.height, fill: "#fff" }))
     ground.setAttribute(name, String(value));
   copy.prepend(ground);
   return { text: new XMLSerializer().serializeToString(copy), width, height };
