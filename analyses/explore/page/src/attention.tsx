@@ -93,9 +93,9 @@ function Shown({ clip, meta, all, choice, phrase }: ShownProps) {
         {seen.segments.map((one) => <span><b>{digits(100 * one.share)} %</b> {one.name}</span>)}
         <span class="muted">Each weight is within {digits(100 * meta.bound)} %.</span>
       </p>
-      {video ? <Frames clip={clip} grid={video} weights={patches} label={`Attention of ${phrase} on the frames`} picture={frames} /> : <p class="absent">No picture was in the prompt.</p>}
+      {video ? <Frames clip={clip} grid={video} weights={patches} label={`Attention of ${phrase} on the frames`} picture={frames} /> : <p class="absent">No patches to look at: {meta.grid.why ?? "no picture was in the prompt"}.</p>}
       {video && <Save name={`attention on the frames`} svg={frames} header={["tower", "second", "row", "column", "share"]} rows={rows} />}
-      {audio ? <Timeline clip={clip} sound={heard} step={audio.step} label={`Attention of ${phrase} over the sound`} picture={sound} /> : <p class="absent">No sound was in the prompt.</p>}
+      {audio ? <Timeline clip={clip} sound={heard} step={audio.step || clip.seconds} label={`Attention of ${phrase} over the sound`} picture={sound} /> : <p class="absent">No seconds to listen to: {meta.grid.why ?? "no sound was in the prompt"}.</p>}
       {audio && <Save name={`attention over the sound`} svg={sound} header={["tower", "second", "row", "column", "share"]} rows={rows} />}
     </div>
   );

@@ -153,7 +153,8 @@ export interface AttentionMeta {
   predicts: number[]; segments: string[];
   /** Largest error of one weight, dropped or rounded, measured. */
   bound: number; sinks: number[];
-  grid: { video: VideoGrid | null; audio: AudioGrid | null };
+  /** `why`: there is none for what came out of a tower. */
+  grid: { video: VideoGrid | null; audio: AudioGrid | null; why?: string | null };
 }
 
 export interface VideoGrid {

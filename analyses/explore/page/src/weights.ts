@@ -77,5 +77,12 @@ export function onFrames(grid: VideoGrid, at: Map<number, number>): Float64Array
   return frames;
 }
 
-export const onSound = (grid: AudioGrid, at: Map<number, number>) =>
-  grid.position.map((position, i) => ({ second: grid.second[i]!, share: at.get(position) ?? 0 }));
+/** Weights of each second of sound that has positions, in order. */
+export function onSound(grid: AudioGrid, at: Map<number, number>): { second: number; share: number }[] {
+  const shares = new Map<number, number>();
+  grid.position.forEach((position, i) => {
+    const second = grid.second[i]!;
+    shares.set(second, (shares.get(second) ?? 0) + (at.get(position) ?? 0));
+  });
+  return [...shares].map(([second, share]) => ({ second, share })).sort((a, b) => a.second - b.second);
+}
