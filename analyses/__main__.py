@@ -24,6 +24,7 @@ from hooked_omni.command_line import Cpus, Ray, Stored, joined, new_app
 ANALYSES: dict[str, tuple[str, bool]] = {
     "captions": ("reference captions, for what is named", False),
     "attention_share": ("a clip", False),
+    "attention_map": ("a clip", False),
     "logit_lens": ("sound; reference captions, for recall", False),
     "knockout": ("sound and picture", False),
     "distribution_shift": ("sound and picture; --base, the vision-only base model", True),

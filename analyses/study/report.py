@@ -27,6 +27,7 @@ from hooked_omni.files import remove, write_whole
 _FIGURES = {
     "captions": ("figure2_fidelity", "Fidelity"),
     "attention_share": ("figure4_attention_share", "Attention"),
+    "attention_map": ("attention_map", "Attention of each token"),
     "logit_lens": ("figure5_logit_lens", "Logit lens"),
     "knockout": ("figure6_knockout", "Knockouts"),
     "distribution_shift": ("figure7_distribution_shift", "Distance from the base"),
