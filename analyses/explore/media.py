@@ -59,7 +59,9 @@ def clip_record(
 
     `folder` is the manifest's, `settings` how the model got the frames and the sound.
     """
-    made: dict[str, Any] = dict(src=None, problem=None, seconds=0.0, frames=None, peaks=[], mel=None)
+    made: dict[str, Any] = dict(
+        src=None, problem=None, seconds=0.0, frames=None, peaks=[], mel=None
+    )
     files = {} if sample is None else _files(sample, folder)
     if not files:
         return made | {"problem": "its files are not known: give the manifest with --data"}
@@ -94,13 +96,22 @@ def _tracks(path: Path) -> Tracks:
         raise MediaError(f"expected a media file, got no file at {path.name}")
     try:
         with av.open(str(path)) as container:
-            picture, sound = (next(iter(s), None) for s in (container.streams.video, container.streams.audio))
-            codecs = ["" if one is None or one.codec_context is None else one.codec_context.name for one in (picture, sound)]
+            picture, sound = (
+                next(iter(s), None) for s in (container.streams.video, container.streams.audio)
+            )
+            codecs = [
+                "" if one is None or one.codec_context is None else one.codec_context.name
+                for one in (picture, sound)
+            ]
             pixels = "" if picture is None else str(picture.codec_context.pix_fmt)
             seconds = float((container.duration or 0) / av.time_base)
-            return Tracks(container.format.name.partition(",")[0], codecs[0], pixels, codecs[1], seconds)
+            return Tracks(
+                container.format.name.partition(",")[0], codecs[0], pixels, codecs[1], seconds
+            )
     except (FFmpegError, OSError, ValueError) as error:
-        raise MediaError(f"expected a media file, got {path.name}, which cannot be opened") from error
+        raise MediaError(
+            f"expected a media file, got {path.name}, which cannot be opened"
+        ) from error
 
 
 def _played(files: dict[str, Path], media: Path) -> dict[str, Any]:
@@ -124,7 +135,10 @@ def _played(files: dict[str, Path], media: Path) -> dict[str, Any]:
         if not target.exists():
             shutil.copyfile(first, target)
     else:
-        return {"seconds": tracks.seconds, "problem": f"browsers do not play its sound ({tracks.sound})"}
+        return {
+            "seconds": tracks.seconds,
+            "problem": f"browsers do not play its sound ({tracks.sound})",
+        }
     return {"seconds": tracks.seconds, "src": f"media/{target.name}"}
 
 

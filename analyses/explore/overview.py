@@ -147,13 +147,15 @@ def _named(study: OpenStudy, sample: str, answers: list[dict[str, Any]], what: s
     """The events that the captions name, else the first caption."""
     events = [*answers[0][what]] if answers else []
     known = study.samples.get(sample)
-    captions = () if known is None else getattr(known, {"heard": "audio", "seen": "video"}[what] + "_captions")
+    captions = (
+        ()
+        if known is None
+        else getattr(known, {"heard": "audio", "seen": "video"}[what] + "_captions")
+    )
     return events or list(captions[:1])
 
 
-def _disagreement(
-    answers: list[dict[str, Any]], scored: list[dict[str, Any]]
-) -> float | None:
+def _disagreement(answers: list[dict[str, Any]], scored: list[dict[str, Any]]) -> float | None:
     """How far the judge is from the words of `events.py`, mean over the answers."""
     by_words: Mapping[Any, Any] = {
         (row["question"], what): row[column] for row in answers for what, column in _FOUND.items()

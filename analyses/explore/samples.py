@@ -45,7 +45,9 @@ class SampleTables:
         answers, cut = self.rows("captions", sample), self.rows("knockout", sample)
         scores = {key: list(rows) for key, rows in _grouped(self.rows("scores", sample), _KEYS[1:])}
         maps = {row["question"]: row for row in self.rows("attention_map", sample)}
-        shifts = {q: rows for (q,), rows in _grouped(self.rows("distribution_shift", sample), _KEYS[1:2])}
+        shifts = {
+            q: rows for (q,), rows in _grouped(self.rows("distribution_shift", sample), _KEYS[1:2])
+        }
         tokens = {q: [*_tokens(shifts.get(q), maps.get(q))] for q in {**shifts, **maps}}
         plain = [_answer(row, "", scores) for row in answers]
         windows = [row for row in cut if row["key"] != "none"]
@@ -59,7 +61,9 @@ class SampleTables:
             "answers": [*plain, *(_answer(row, row["condition"], scores) for row in windows)],
             "tokens": tokens,
             "words": {q: [*_words(own)] for q, own in tokens.items()},
-            "lens": [_lens(q, kind, rows) for (q, kind), rows in _grouped(lens, ("question", "lens"))],
+            "lens": [
+                _lens(q, kind, rows) for (q, kind), rows in _grouped(lens, ("question", "lens"))
+            ],
             "knockout": [_point(row, scores) for row in windows],
             "attention": {q: attention_meta(row) for q, row in maps.items()},
         }
@@ -108,7 +112,9 @@ def attention_meta(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _records(table: pd.DataFrame) -> Rows:
-    return [{str(key): _plain(value) for key, value in row.items()} for row in table.to_dict("records")]
+    return [
+        {str(key): _plain(value) for key, value in row.items()} for row in table.to_dict("records")
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -67,7 +67,9 @@ def _series(axes: Axes, noted: list[tuple[str, str, list[dict[str, Any]]]]) -> I
         if form == "published" and numbers and points[0]["x"] is None:
             points = [{**points[0], "x": x} for x in (min(numbers), max(numbers))]
         if bars := [p["x"] for form, _, points in noted if form == "bar" for p in points]:
-            points = [{**p, "x": _tick(axes, bars[0] if p["x"] is None else p["x"])} for p in points]
+            points = [
+                {**p, "x": _tick(axes, bars[0] if p["x"] is None else p["x"])} for p in points
+            ]
         own["published" if form == "published" else "points"] += points
     return made.values()
 

@@ -109,7 +109,9 @@ def sentences(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]
         return [f"nothing to tell: {error}"]
 
 
-def source_of(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> tuple[Any, list[pd.DataFrame]]:
+def source_of(
+    name: str, table: pd.DataFrame, scores: pd.DataFrame
+) -> tuple[Any, list[pd.DataFrame]]:
     """Whose figure and sentences stand for an analysis, and the tables that they are of."""
     if name == "captions":
         return fidelity, [scores]

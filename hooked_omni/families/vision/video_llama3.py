@@ -22,7 +22,9 @@ from hooked_omni.inputs.media import MediaSettings
 
 def _cells(inputs: Mapping[str, Any]) -> Int[Tensor, "token 3"]:
     """Frame, row and column of each token that is kept, clip after clip."""
-    grids = zip(inputs["video_grid_thw"].tolist(), inputs["video_merge_sizes"].tolist(), strict=True)
+    grids = zip(
+        inputs["video_grid_thw"].tolist(), inputs["video_merge_sizes"].tolist(), strict=True
+    )
     clips = [checks.cells(n, rows // m, columns // m) for (n, rows, columns), m in grids]
     cells, kept = torch.cat(clips), inputs.get("video_compression_mask")
     return cells if kept is None else cells[kept.cpu()]
