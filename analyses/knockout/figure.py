@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from analyses.cases import KEYS
 from analyses.plots import figures, published
 from analyses.plots.curves import paired_permutation, simultaneous_bands
+from analyses.plots.numbers import note
 from analyses.plots.statistics import in_words, mean_band, pooled, require_rows
 
 _PANELS = {
@@ -115,6 +116,7 @@ def draw_panel(axes: Axes, group: Any, measure: str) -> None:
         axes.update_datalim([(0, level["mean"] - 0.5), (0, level["mean"] + 0.5)], updatex=False)
     axes.axhspan(level["low"], level["high"], color="black", alpha=0.1, linewidth=0)
     axes.axhline(level["mean"], color="black", ls=":", zorder=3, label="untouched")
+    note(axes, "level", "untouched", [0], [dict(level)])
     bands = [baseline]
     for i, (key, own) in enumerate(group[group["key"] != "none"].groupby("key", sort=False)):
         bands.append(mean_band(own, measure, by=_WINDOW))
@@ -130,6 +132,8 @@ def underneath(axes: Axes, points: pd.DataFrame, title: str) -> None:
         points_of = own["center_layer"], own["fidelity_percent"]
         label = f"{title}: {str(arrow).replace('!->', ' !-> ')}"
         axes.scatter(*points_of, color=color, marker="x", s=14, zorder=0, label=label)
+        theirs, name = [{"mean": y} for y in points_of[1]], str(arrow).replace("!->", " !-> ")
+        note(axes, "published", name, points_of[0], theirs)
         level, label = own["baseline_percent"].iloc[0], f"{title}: untouched"
         axes.axhline(level, color="black", ls="-.", lw=0.6, zorder=0, label=label)
 

@@ -11,6 +11,7 @@ from analyses.cases import KEYS
 from analyses.logit_lens.judged import bars, judged, sentences
 from analyses.logit_lens.recall import ANY_LAYER, recall
 from analyses.plots import figures, published
+from analyses.plots.numbers import note
 from analyses.plots.statistics import in_words, mean_band, pooled
 
 _PUBLISHED = "latent_audio_recall"
@@ -43,6 +44,7 @@ def plot(table: pd.DataFrame, scores: pd.DataFrame | None = None) -> Figure:
                 label = f"{published.title(table.attrs)},\n{kind}, all layers, judged"
                 line: Any = dict(color="black", ls="-.", lw=1, zorder=0, label=label)
                 (more or [first])[0].axhline(theirs, **line)
+                note((more or [first])[0], "published", kind, [None], [{"mean": theirs}])
         for axes in more:
             bars(axes, by_judge.query("question == @question"), lens)
         heat = _heat(third, own) or heat

@@ -22,6 +22,7 @@ from analyses.running.request import given_bundles, load_both, on_cluster
 from analyses.study import report
 from analyses.study.claims import Finding, check
 from analyses.study.config import NEEDS_BASE, STAGES, Study
+from analyses.study.sources import write_sources
 from analyses.study.judging import judge_study, require_judge, with_events
 from hooked_omni.cluster.joining import Cluster
 from hooked_omni.errors import ResultsError
@@ -98,6 +99,7 @@ def run_study(
     omni, base, _ = load_both(models, *every)
     reading.groups(omni.model.cfg.n_layers)
     results.write_recipe(out, recipe)
+    write_sources(study, out)
     stages = {
         out / name: runs.Run(
             name=name,
