@@ -12,8 +12,15 @@ import { look, onFrames, onSound, unpack, type Choice, type Weights } from "./we
 
 const SHOWN = 32;
 
-const nearest = (times: number[], time: number): number =>
-  times.reduce((best, one, i) => (Math.abs(one - time) < Math.abs(times[best]! - time) ? i : best), 0);
+/** The frame of the sheet nearest in time; where times are not known, as far into the clip. */
+function nearest(times: number[], grid: VideoGrid, frame: number): number {
+  const time = grid.times[frame];
+  if (time === undefined) return Math.floor(((frame + 0.5) / grid.frames) * times.length);
+  return times.reduce((best, one, i) => (Math.abs(one - time) < Math.abs(times[best]! - time) ? i : best), 0);
+}
+
+const named = (grid: VideoGrid, frame: number): string =>
+  grid.times[frame] === undefined ? `frame ${frame + 1}` : `${digits(grid.times[frame])} s`;
 
 interface FramesProps {
   clip: Clip;
@@ -41,7 +48,7 @@ function Frames({ clip, grid, weights, label, picture }: FramesProps) {
     const column = Math.min(grid.columns - 1, Math.floor(((event.clientX - box.left) / box.width) * grid.columns));
     const row = Math.min(grid.rows - 1, Math.floor(((event.clientY - box.top) / box.height) * grid.rows));
     const share = weights[frame]?.[row * grid.columns + column];
-    say(share === undefined ? "" : `${digits(grid.times[frame])} s, row ${row + 1}, column ${column + 1}: ${digits(100 * share)} %`);
+    say(share === undefined ? "" : `${named(grid, frame)}, row ${row + 1}, column ${column + 1}: ${digits(100 * share)} %`);
   };
   return (
     <div ref={ref}>
@@ -50,12 +57,12 @@ function Frames({ clip, grid, weights, label, picture }: FramesProps) {
           <g transform={`translate(${(k % columns) * (wide + gap)},${Math.floor(k / columns) * (high + line + gap)})`}>
             <g onPointerMove={point(frame)} onPointerLeave={() => say("")}>
               <rect class="blank" width={wide} height={high} />
-              {clip.frames && <Sheet clip={clip} i={nearest(sheet.times, grid.times[frame] ?? 0)} x={0} y={0} />}
+              {clip.frames && <Sheet clip={clip} i={nearest(sheet.times, grid, frame)} x={0} y={0} />}
               <rect class="dim" width={wide} height={high} />
               {[...weights[frame]!].map((share, cell) =>
                 share > 0 && <rect class="heat" x={(cell % grid.columns) * w} y={Math.floor(cell / grid.columns) * h} width={w} height={h} fill-opacity={((share / most) ** 0.7).toFixed(3)} />)}
             </g>
-            <text class="time" x={2} y={high + line * 0.75} style={{ fontSize: `${line * 0.65}px` }}>{`${digits(grid.times[frame])} s   ${digits(100 * sums[frame]!)} %`}</text>
+            <text class="time" x={2} y={high + line * 0.75} style={{ fontSize: `${line * 0.65}px` }}>{`${named(grid, frame)}   ${digits(100 * sums[frame]!)} %`}</text>
           </g>
         ))}
       </svg>
@@ -84,7 +91,7 @@ function Shown({ clip, meta, all, choice, phrase }: ShownProps) {
   const heard = useMemo(() => (audio ? onSound(audio, seen.at) : []), [seen]);
   if (!seen.queries) return <p class="absent">Nothing is kept for “{phrase}”: the first token is read off the question's last position. Choose a later one.</p>;
   const rows = () => [
-    ...patches.flatMap((frame, f) => [...frame].map((share, i) => ["video", video!.times[f], Math.floor(i / video!.columns), i % video!.columns, share])),
+    ...patches.flatMap((frame, f) => [...frame].map((share, i) => ["video", video!.times[f] ?? f, Math.floor(i / video!.columns), i % video!.columns, share])),
     ...heard.map((one) => ["audio", one.second, null, null, one.share]),
   ];
   return (
@@ -93,9 +100,9 @@ function Shown({ clip, meta, all, choice, phrase }: ShownProps) {
         {seen.segments.map((one) => <span><b>{digits(100 * one.share)} %</b> {one.name}</span>)}
         <span class="muted">Each weight is within {digits(100 * meta.bound)} %.</span>
       </p>
-      {video ? <Frames clip={clip} grid={video} weights={patches} label={`Attention of ${phrase} on the frames`} picture={frames} /> : <p class="absent">No patches to look at: {meta.grid.why ?? "no picture was in the prompt"}.</p>}
+      {video ? <Frames clip={clip} grid={video} weights={patches} label={`Attention of ${phrase} on the frames`} picture={frames} /> : <p class="absent">No patches to look at: {meta.grid.why || "no picture was in the prompt"}.</p>}
       {video && <Save name={`attention on the frames`} svg={frames} header={["tower", "second", "row", "column", "share"]} rows={rows} />}
-      {audio ? <Timeline clip={clip} sound={heard} step={audio.step || clip.seconds} label={`Attention of ${phrase} over the sound`} picture={sound} /> : <p class="absent">No seconds to listen to: {meta.grid.why ?? "no sound was in the prompt"}.</p>}
+      {audio ? <Timeline clip={clip} sound={heard} step={audio.step || clip.seconds} label={`Attention of ${phrase} over the sound`} picture={sound} /> : <p class="absent">No seconds to listen to: no sound was in the prompt.</p>}
       {audio && <Save name={`attention over the sound`} svg={sound} header={["tower", "second", "row", "column", "share"]} rows={rows} />}
     </div>
   );

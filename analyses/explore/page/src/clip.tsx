@@ -104,9 +104,10 @@ export function Timeline({ clip, sound, step = 0, label, picture }: TimelineProp
   const mel = sound ? null : clip.mel;
   const bottom = top + (clip.peaks.length ? WAVE : 0) + (mel ? MEL : 0);
   const most = Math.max(...(sound ?? []).map((one) => one.share), 1e-9);
+  const loudest = Math.max(...clip.peaks.map(([low, high]) => Math.max(-low, high)), 0.01); // quiet sounds are seen too
   const wave = clip.peaks.map(([low, high], i) => {
     const at = (i + 0.5) * (x(clip.seconds) / clip.peaks.length);
-    const y = (value: number) => (top + WAVE / 2 - value * (WAVE / 2 - 2)).toFixed(1);
+    const y = (value: number) => (top + WAVE / 2 - (value / loudest) * (WAVE / 2 - 2)).toFixed(1);
     return `M${at.toFixed(1)},${y(low)}V${y(high)}`;
   });
   const seek = (event: MouseEvent) => {

@@ -149,17 +149,19 @@ export interface KnockoutPoint {
  */
 export interface AttentionMeta {
   file: string; queries: number; layers: number; heads: number; kept: number;
-  /** Index of the token that each query predicts. */
+  /** Index of the token that each query predicts; after the last token, the end. */
   predicts: number[]; segments: string[];
   /** Largest error of one weight, dropped or rounded, measured. */
   bound: number; sinks: number[];
-  /** `why`: there is none for what came out of a tower. */
-  grid: { video: VideoGrid | null; audio: AudioGrid | null; why?: string | null };
+  /** `why` there is no grid of a picture that is there; "" otherwise. */
+  grid: { video: VideoGrid | null; audio: AudioGrid | null; why: string };
 }
 
 export interface VideoGrid {
   position: number[]; frame: number[]; row: number[]; column: number[]; frames: number;
-  rows: number; columns: number; times: number[];
+  rows: number; columns: number;
+  /** Of the frames; none if not known. */
+  times: number[];
 }
 
 export interface AudioGrid {

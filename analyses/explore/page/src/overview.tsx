@@ -111,7 +111,15 @@ export function Overview({ study, params }: OverviewProps) {
       </Section>
       <Samples study={study} params={params} />
       {study.figures.map((figure) => (
-        <Section title={figure.title} note={figure.caption.join(" ")}><Chart figure={figure} /></Section>
+        <Section title={figure.title}>
+          <Chart figure={figure} />
+          {figure.caption.length > 0 && (
+            <details>
+              <summary>In words</summary>
+              {figure.caption.map((sentence) => <p class="note" dir="auto">{sentence}</p>)}
+            </details>
+          )}
+        </Section>
       ))}
       <Section title="How it was made">
         <Pairs title="Settings" pairs={study.settings} />

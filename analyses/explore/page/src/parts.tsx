@@ -61,7 +61,7 @@ export function Section({ title, note, children }: SectionProps) {
 /** Why a part is not there. */
 export function Absent({ what, stage, missing }: { what: string; stage: Stage; missing: Missing[] }) {
   const reason = missing.find((one) => one.stage === stage)?.reason;
-  return <p class="absent">{what} is not in this site: {reason ?? "the study has none for this sample"}.</p>;
+  return <p class="absent">{what} is not in this site: {reason ?? "the study has none for this sample and question"}.</p>;
 }
 
 /** Someone's words: in their own direction, never as markup, scrolled if long. */
