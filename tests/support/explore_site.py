@@ -46,13 +46,13 @@ def _attention() -> tuple[dict[str, Any], str]:
     video = [position(*cell) for cell in cells.T.tolist()]
     audio = list(range(video[-1] + 1, video[-1] + 1 + SOUNDS))
     queries = len(PIECES) - 1
-    shape = (queries, LAYERS, HEADS)
+    shape = (LAYERS, HEADS, queries)
     positions = np.full((*shape, KEPT), 65535, np.uint16)
     codes = np.zeros((*shape, KEPT), np.uint8)
     third, sixth = round(255 * (1 / 3) ** 0.5), round(255 * (1 / 6) ** 0.5)
     positions[..., 0], codes[..., 0] = SINK, third
     looked = position(*LOOKED)
-    positions[1, 3, :, 1], codes[1, 3, :, 1] = looked, third
+    positions[3, :, 1, 1], codes[3, :, 1, 1] = looked, third
     for i, sound in enumerate(audio[1:3], start=2):
         positions[..., i], codes[..., i] = sound, sixth
     sums = np.full((*shape, 3), 65535 / 3).round().astype(np.uint16)
@@ -67,6 +67,7 @@ def _attention() -> tuple[dict[str, Any], str]:
                 "columns": COLUMNS, "times": [0.0, 0.5, 1.0],
             },
             "audio": {"position": audio, "second": [0.0, 0.5, 1.0, 1.5], "step": 0.5},
+            "why": "",
         },
     }  # fmt: skip
     raw = positions.tobytes() + codes.tobytes() + sums.tobytes()

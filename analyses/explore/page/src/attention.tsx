@@ -60,7 +60,7 @@ function Frames({ clip, grid, weights, label, picture }: FramesProps) {
               {clip.frames && <Sheet clip={clip} i={nearest(sheet.times, grid, frame)} x={0} y={0} />}
               <rect class="dim" width={wide} height={high} />
               {[...weights[frame]!].map((share, cell) =>
-                share > 0 && <rect class="heat" x={(cell % grid.columns) * w} y={Math.floor(cell / grid.columns) * h} width={w} height={h} fill-opacity={((share / most) ** 0.7).toFixed(3)} />)}
+                share > 0 && <rect class="heat" x={(cell % grid.columns) * w} y={Math.floor(cell / grid.columns) * h} width={w} height={h} fill-opacity={((0.85 * share) / most).toFixed(3)} />)}
             </g>
             <text class="time" x={2} y={high + line * 0.75} style={{ fontSize: `${line * 0.65}px` }}>{`${named(grid, frame)}   ${digits(100 * sums[frame]!)} %`}</text>
           </g>

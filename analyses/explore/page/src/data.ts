@@ -142,10 +142,10 @@ export interface KnockoutPoint {
 
 /** Attention from generated positions: the `kept` largest weights of each row, and each segment's sum.
  *
- * The bytes, raw-deflated, little endian, are three blocks over (query, layer, head):
- *   positions  uint16 [queries][layers][heads][kept]   ascending; 65535: none
- *   weights    uint8  [queries][layers][heads][kept]   w = (code / 255) ** 2
- *   sums       uint16 [queries][layers][heads][segments]   share = code / 65535
+ * The bytes, raw-deflated, little endian, are three blocks over (layer, head, query):
+ *   positions  uint16 [layers][heads][queries][kept]   ascending; 65535: none
+ *   weights    uint8  [layers][heads][queries][kept]   w = (code / 255) ** 2
+ *   sums       uint16 [layers][heads][queries][segments]   share = code / 65535
  */
 export interface AttentionMeta {
   file: string; queries: number; layers: number; heads: number; kept: number;

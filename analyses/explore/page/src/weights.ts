@@ -49,10 +49,10 @@ export function look(meta: AttentionMeta, all: Weights, { tokens, layers, heads,
   const at = new Map<number, number>();
   const sums = meta.segments.map(() => 0);
   let rows = 0;
-  for (const q of queries)
-    for (let layer = layers[0]; layer <= layers[1]; layer++)
-      for (let head = heads[0]; head <= heads[1]; head++) {
-        const row = (q * meta.layers + layer) * meta.heads + head;
+  for (let layer = layers[0]; layer <= layers[1]; layer++)
+    for (let head = heads[0]; head <= heads[1]; head++)
+      for (const q of queries) {
+        const row = (layer * meta.heads + head) * meta.queries + q;
         rows++;
         sums.forEach((sum, i) => (sums[i] = sum + all.sums[row * sums.length + i]! / 65535));
         for (let i = row * meta.kept; i < (row + 1) * meta.kept; i++) {
