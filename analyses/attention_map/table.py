@@ -42,7 +42,7 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
         * `segments`: spans of the prompt, and "generated", which add up to 1.
         * `packed`: positions, weights and sums, as `packing.unpacked` reads them.
         * `bound`: the largest error of any weight, dropped or rounded.
-        * `kept_share`: percent of the attention on the prompt that is kept, a number for each layer.
+        * `kept_share`: percent of the attention on the prompt that is kept, by layer.
         * `sinks`: positions that are attention sinks (`attention_share/sinks.py`).
         * `video_position`, `video_frame`, `video_row`, `video_column`: of each position that is a
           cell of the picture; `frame_seconds`: when each frame starts. Empty without any, for the
@@ -71,18 +71,18 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
     data, error = packed(*(one.numpy() for one in (kept.positions, kept.weights, kept.sums)))
     ends = torch.tensor(model.cfg.eos_tokens, dtype=torch.long)
     said = answer.tokens[~torch.isin(answer.tokens, ends)].tolist()
-    whole = kept.sums[..., :-1].sum((0, 2, 3)).clamp_min(1e-12)
+    whole = kept.sums[..., :-1].sum((1, 2, 3)).clamp_min(1e-12)
     yield dict(
         answer=answer.text,
         token_text=tuple(pieces(model.tokenizer, said)),
-        n_queries=len(kept.weights),
+        n_queries=len(answer.tokens) - 1,
         n_layers=model.cfg.n_layers,
         n_heads=model.cfg.n_heads,
         n_kept=kept.weights.shape[-1],
         segments=tuple(segments),
         packed=data,
         bound=max(error, kept.dropped),
-        kept_share=tuple((100 * kept.weights.sum((0, 2, 3)) / whole).tolist()),
+        kept_share=tuple((100 * kept.weights.sum((1, 2, 3)) / whole).tolist()),
         sinks=tuple(watch.sinks().tolist()),
         **_grid(prompt),
     )
@@ -102,13 +102,13 @@ class _Kept:
         self.cfg, self.prompt, n_pos = model.cfg, prompt, prompt.n_pos
         masks = [prompt.spans.mask(segment, range(n_pos + 1)) for segment in segments]
         self.inside = torch.stack(masks, 1).float()  # the last row is for the answer
-        rows = n_queries, model.cfg.n_layers, model.cfg.n_heads
+        rows = model.cfg.n_layers, model.cfg.n_heads, n_queries
         self.n_kept = min(most, n_pos)
-        self.positions: Int[Tensor, "query layer head kept"] = torch.zeros(
+        self.positions: Int[Tensor, "layer head query kept"] = torch.zeros(
             *rows, self.n_kept, dtype=torch.int32
         )
-        self.weights: Float[Tensor, "query layer head kept"] = torch.zeros(*rows, self.n_kept)
-        self.sums: Float[Tensor, "query layer head segment"] = torch.zeros(*rows, len(segments))
+        self.weights: Float[Tensor, "layer head query kept"] = torch.zeros(*rows, self.n_kept)
+        self.sums: Float[Tensor, "layer head query segment"] = torch.zeros(*rows, len(segments))
         self.dropped = 0.0
 
     def hooks(self) -> list[Hook]:
@@ -117,9 +117,9 @@ class _Kept:
         return [(names.pattern(layer), look) for layer in range(self.cfg.n_layers)]
 
     def _reduce(self, pattern: Tensor, _index: Tensor, hook: HookPoint) -> None:
-        paid, n_pos = pattern[0].float().transpose(0, 1), self.prompt.n_pos  # query, head, key
+        paid, n_pos = pattern[0].float(), self.prompt.n_pos  # head, query, key
         rows = slice(hook.window.start - n_pos, hook.window.stop - n_pos)
-        at = rows, names.layer_of(str(hook.name))
+        at = names.layer_of(str(hook.name)), slice(None), rows
         members = self.inside.to(paid.device)
         sums = paid[..., :n_pos] @ members[:-1]
         sums += paid[..., n_pos:].sum(-1, keepdim=True) * members[-1]

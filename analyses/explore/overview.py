@@ -83,7 +83,8 @@ def _warnings(study: OpenStudy) -> Iterator[str]:
     for stage, table in study.tables.items():
         if skipped := table.attrs.get("skipped", {}):
             case, why = next(iter(skipped.items()))
-            yield f"{stage}: {len(skipped)} of {table.attrs['n_cases']} cases skipped; {case}: {why}"
+            count = f"{len(skipped)} of {table.attrs['n_cases']} cases skipped"
+            yield f"{stage}: {count}; {case}: {why}"
     gone = {k: n for k, n in study.scores.attrs.get("missing", {}).items() if n}
     yield from (f"judge: {n} judgements of {what} missing" for what, n in gone.items())
 

@@ -87,7 +87,7 @@ def attention_file(row: Mapping[str, Any]) -> str:
 def attention_meta(row: Mapping[str, Any]) -> dict[str, Any]:
     """The page's `AttentionMeta`."""
     cells = {name: [*row[f"video_{name}"]] for name in ("position", "frame", "row", "column")}
-    video = {**cells, "times": [*row["frame_seconds"]]}
+    video: dict[str, Any] = {**cells, "times": [*row["frame_seconds"]]}
     for name in ("frame", "row", "column"):
         video[f"{name}s"] = max(cells[name], default=-1) + 1
     seconds = np.asarray(row["audio_second"], float)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _NOTED: WeakKeyDictionary[Axes, list[tuple[str, str, list[dict[str, Any]]]]] = WeakKeyDictionary()
+_LABELS: WeakKeyDictionary[Axes, dict[str, str]] = WeakKeyDictionary()
 _FIELDS = {"mean": "y", "low": "low", "high": "high", "n": "n"}
 
 
@@ -29,6 +30,11 @@ def note(
         for at, point in zip(x, points, strict=True)
     ]
     _NOTED.setdefault(axes, []).append((form, name, made))
+
+
+def label(axes: Axes, **texts: str) -> None:
+    """What the panel is by itself, as `title`, `x` or `y`, where the figure shares it."""
+    _LABELS.setdefault(axes, {}).update(texts)
 
 
 def _known(value: Any) -> Any:
@@ -50,7 +56,9 @@ def panels(figure: Figure) -> dict[str, list[dict[str, Any]]]:
         noted = _NOTED.get(axes, [])
         form = "bar" if any(one == "bar" for one, _, _ in noted) else "line"
         if series := list(_series(axes, noted)):
-            labels = {"title": axes.get_title(), "x": axes.get_xlabel(), "y": axes.get_ylabel()}
+            shared = next((y for one in figure.axes if (y := one.get_ylabel())), "")
+            labels = {"x": axes.get_xlabel(), "y": axes.get_ylabel() or shared}
+            labels = {"title": axes.get_title(), **labels, **_LABELS.get(axes, {})}
             made = {key: " ".join(text.split()) for key, text in labels.items()}
             found.setdefault(form, []).append({**made, "series": series})
     return found

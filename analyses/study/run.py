@@ -22,8 +22,8 @@ from analyses.running.request import given_bundles, load_both, on_cluster
 from analyses.study import report
 from analyses.study.claims import Finding, check
 from analyses.study.config import NEEDS_BASE, STAGES, Study
-from analyses.study.sources import write_sources
 from analyses.study.judging import judge_study, require_judge, with_events
+from analyses.study.sources import write_sources
 from hooked_omni.cluster.joining import Cluster
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash

@@ -1,7 +1,8 @@
 """How is an embedded prompt kept in a file?
 
 One safetensors file: the tensors under their names, spans as `span.NAME`, the start times of a
-span's positions as `seconds.NAME`, their cells as `grid.NAME`, and in the header the facts as JSON and a checksum of all.
+span's positions as `seconds.NAME`, their cells as `grid.NAME`, and in the header the facts as JSON
+and a checksum of all.
 """
 
 from pathlib import Path

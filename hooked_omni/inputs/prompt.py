@@ -288,8 +288,7 @@ class EmbeddedPrompt:
             if len(parts) > 4 or own["tokens"] is None:
                 raise PromptError(f"expected spans and tokens, got {sorted(parts)} and no others.")
             n_pos = own["tokens"].shape[-1:].numel()
-            own_places = parts["seconds"], parts["frames"], parts["grid"]
-            spans = Spans(parts["span"], n_pos, *own_places)
+            spans = Spans(parts.pop("span"), n_pos, **parts)
             prompt = cls(**own, spans=spans, facts=facts)  # pyright: ignore[reportArgumentType]
             every = torch.arange(n_pos)
             real = every >= 0 if prompt.mask is None else prompt.mask[0] > 0
