@@ -237,6 +237,8 @@ def test_tokens_say_how_far_they_moved(visit):
     tokens.nth(2).hover()
     page.mouse.down()
     tokens.nth(4).hover()
+    page.evaluate(SETTLED)
+    assert page.locator(".token[aria-pressed=true]").count() == 3
     page.mouse.up()
     until(page, "location.hash.includes('token=2-4')")
     page.evaluate(SETTLED)
@@ -254,7 +256,7 @@ def attention(visit: Visit) -> dict[tuple, float]:
 def test_attention_stands_on_the_patches_and_on_the_sound(visit):
     page = visit.open(SAMPLE)
     page.wait_for_selector(".frames")
-    looked, sink = ("video", "0.5", "2", "3"), ("video", "0", "0", "0")
+    looked, sink = ("video", "0.5", "1", "3"), ("video", "0", "0", "0")
     code = (round(255 * 3**-0.5) / 255) ** 2
     heard = {("audio", second, "", ""): pytest.approx(1 / 6, abs=0.002) for second in ("0.5", "1")}
     assert attention(visit) == {looked: pytest.approx(code / 4), **heard}
@@ -271,7 +273,7 @@ def test_attention_stands_on_the_patches_and_on_the_sound(visit):
     assert page.evaluate("location.hash").count("layers=3")
     cell = page.locator(".frames .heat").nth(1)
     cell.hover(force=True)
-    assert "0.5 s, row 3, column 4: 33.2 %" in page.locator(".scale output").inner_text()
+    assert "0.5 s, row 2, column 4: 33.2 %" in page.locator(".scale output").inner_text()
     box, frame = cell.bounding_box(), page.locator(".frames .dim").nth(1).bounding_box()
     assert box["x"] + box["width"] == pytest.approx(frame["x"] + frame["width"], abs=1)
     assert box["width"] == pytest.approx(frame["width"] / planted.COLUMNS, abs=1)

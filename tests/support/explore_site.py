@@ -19,7 +19,7 @@ QUESTIONS = ["hear", "see"]
 LAYERS, HEADS, KEPT = 4, 2, 8
 FRAMES, ROWS, COLUMNS, SOUNDS = 3, 3, 4, 4
 SINK = 1  # the first patch
-LOOKED = (1, 2, 3)
+LOOKED = (1, 1, 3)
 """Frame, row and column that token 2 looks at, with a third of its attention, in layer 3 alone."""
 PIECES = ["A", " dog", " bark", "s", " loudly", ".", " 犬が", " نباح", "\n", " 🐕"]
 

@@ -11,9 +11,10 @@ export const player = (): HTMLMediaElement | null => document.querySelector("vid
 
 export function Player({ clip }: { clip: Clip }) {
   const [broken, setBroken] = useState(false);
+  // Only the site's own folder, or the page itself, whatever the data say.
+  const own = clip.src?.startsWith("media/") ? clip.src.split("/").map(encodeURIComponent).join("/") : "";
   const media = {
-    // Only the site's own folder, whatever the data say.
-    src: clip.src?.startsWith("media/") ? clip.src.split("/").map(encodeURIComponent).join("/") : "",
+    src: clip.src && /^data:(audio|video)\//.test(clip.src) ? clip.src : own,
     controls: true,
     preload: "metadata" as const,
     "aria-label": "The clip with the sound that the model heard",

@@ -16,6 +16,7 @@ globalThis.hookedOmni = { put: (name, value) => void arrived.set(name, value) };
 export function load<T>(name: string): Promise<T> {
   const known = asked.get(name);
   if (known) return known as Promise<T>;
+  if (arrived.has(name)) return Promise.resolve(arrived.get(name) as T); // written into the page itself
   const promise = new Promise<unknown>((resolve, reject) => {
     const script = document.createElement("script");
     const file = `data/${name.split("/").map(encodeURIComponent).join("/")}.js`;
