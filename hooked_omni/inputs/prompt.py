@@ -272,8 +272,9 @@ class EmbeddedPrompt:
             **{f"seconds.{name}": value for name, value in self.spans.seconds.items()},
             **{f"grid.{name}": value for name, value in self.spans.grid.items()},
         }
-        present = {name: value for name, value in tensors.items() if value is not None}
-        return write_bundle(Path(path), present, self.facts)
+        return write_bundle(
+            Path(path), {n: v for n, v in tensors.items() if v is not None}, self.facts
+        )
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "EmbeddedPrompt":
