@@ -21,7 +21,6 @@ from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.spans import FLOATS, NoSpans, Spans, faults
 
 _TENSORS = ("embeds", "position_ids", "mask", "tokens", "deepstack")
-_TIMED = ("seconds", "grid")
 _INTS = (torch.int32, torch.int64)
 _EXACT = 2**24  # rotary angles are computed in fp32, in which larger ids are rounded
 _ROPES = ("model", "paper-scripts")
@@ -270,7 +269,7 @@ class EmbeddedPrompt:
             **{name: getattr(self, name) for name in _TENSORS},
             **{f"frames.{n}".removesuffix(".video"): v for n, v in self.spans.frames.items()},
             **{f"span.{name}": value for name, value in self.spans.positions.items()},
-            **{f"{k}.{n}": v for k in _TIMED for n, v in getattr(self.spans, k).items()},
+            **{f"{k}.{n}": v for k in ("seconds", "grid") for n, v in vars(self.spans)[k].items()},
         }
         present = {name: value for name, value in tensors.items() if value is not None}
         return write_bundle(Path(path), present, self.facts)
