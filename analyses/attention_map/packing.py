@@ -26,7 +26,7 @@ _LEAST = 1 / 256
 """Smaller weights are left out: no more than rounding a large one may be off by."""
 
 
-class Attention(NamedTuple):
+class KeptWeights(NamedTuple):
     """Positions, weights and sums as they are read back; a position of `NONE` has weight 0."""
 
     positions: Int[np.ndarray, "layer head query kept"]
@@ -52,7 +52,7 @@ def packed(
     return data + made.flush(), float(error)
 
 
-def unpacked(data: bytes, shape: tuple[int, int, int, int], n_segments: int) -> Attention:
+def unpacked(data: bytes, shape: tuple[int, int, int, int], n_segments: int) -> KeptWeights:
     """What was packed, of this shape; a `ResultsError` for other bytes."""
     n, n_rows = int(np.prod(shape)), int(np.prod(shape[:3]))
     due = 3 * n + 2 * n_rows * n_segments
@@ -69,7 +69,7 @@ def unpacked(data: bytes, shape: tuple[int, int, int, int], n_segments: int) -> 
         )
     places, codes = np.frombuffer(raw, "<u2", n), np.frombuffer(raw, np.uint8, n, 2 * n)
     sums = np.frombuffer(raw, "<u2", offset=3 * n).reshape(*shape[:3], n_segments)
-    return Attention(places.reshape(shape), _weights(codes).reshape(shape), sums / 65_535)
+    return KeptWeights(places.reshape(shape), _weights(codes).reshape(shape), sums / 65_535)
 
 
 def _weights(codes: Int[np.ndarray, " *_"]) -> Float[np.ndarray, " *_"]:

@@ -10,9 +10,9 @@ import pandas as pd
 
 from analyses.judge.record import COLUMNS as SCORE_COLUMNS
 from analyses.running import results
+from analyses.running.sources import Sources, read_sources
 from analyses.study.config import EVERY, STAGES
 from analyses.study.judging import scores_path, with_events
-from analyses.study.sources import Sources, read_sources
 from data_prep.manifest import Sample, read_manifest
 from hooked_omni.errors import FileError, ManifestError, ResultsError
 from hooked_omni.files import file_hash

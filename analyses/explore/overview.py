@@ -21,10 +21,15 @@ from hooked_omni.errors import ResultsError
 _FOUND = {"audio": "heard_found", "video": "seen_found"}
 
 
-def study_record(study: OpenStudy, others: list[dict[str, Any]]) -> dict[str, Any]:
-    """The page's `Study`; `others` are the names and samples of every study of the site."""
+def study_record(
+    study: OpenStudy, others: list[dict[str, Any]], whole: bool = True
+) -> dict[str, Any]:
+    """The page's `Study`; `others` are the names and samples of every study of the site.
+
+    Claims and figures, which take time, are left out unless it is `whole`.
+    """
     ratings = study.sources.ratings if study.sources else ()
-    findings = check(study.tables, study.scores, ratings)
+    findings = check(study.tables, study.scores, ratings) if whole else []
     kinds = sorted(set(study.kinds_of.values()), key=figures.place)
     asked: Any = study.tables.get("captions", next(iter(study.tables.values())))["question"]
     base = study.tables.get("distribution_shift", pd.DataFrame()).attrs.get("base")
@@ -36,7 +41,7 @@ def study_record(study: OpenStudy, others: list[dict[str, Any]]) -> dict[str, An
         "model": study.model,
         "base": base,
         "judge": judge,
-        "summary": [report.in_brief(study.model, kinds, findings)],
+        "summary": [report.in_brief(study.model, kinds, findings)] * whole,
         "settings": [*_settings(study)],
         "versions": [*next(iter(study.runs.values()))["versions"].items()],
         "warnings": [*_warnings(study)],
@@ -51,7 +56,7 @@ def study_record(study: OpenStudy, others: list[dict[str, Any]]) -> dict[str, An
             }
             for one in findings
         ],
-        "figures": [one for name in study.tables for one in _figures(study, name)],
+        "figures": [one for name in study.tables if whole for one in _figures(study, name)],
         "samples": [*_rows(study)],
         "questions": list(dict.fromkeys(asked)),
         "others": others,

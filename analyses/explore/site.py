@@ -97,6 +97,13 @@ def _records(
     tables, folder = SampleTables(study), (study.manifest or study.folder).parent
     for sample in study.kinds_of:
         clip = clip_record(study.samples.get(sample), folder, study.media, media)
-        yield f"{n}/samples/{file_name(sample)}", tables.record(sample, clip)
-        for row in tables.rows("attention_map", sample):
-            yield f"{n}/{attention_file(row)}", base64.b64encode(row["packed"]).decode()
+        yield from sample_records(n, tables, sample, clip)
+
+
+def sample_records(
+    n: int, tables: SampleTables, sample: str, clip: dict[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """Names and values of the scripts of a sample."""
+    yield f"{n}/samples/{file_name(sample)}", tables.record(sample, clip)
+    for row in tables.rows("attention_map", sample):
+        yield f"{n}/{attention_file(row)}", base64.b64encode(row["packed"]).decode()

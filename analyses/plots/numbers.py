@@ -32,7 +32,7 @@ def note(
     _NOTED.setdefault(axes, []).append((form, name, made))
 
 
-def label(axes: Axes, **texts: str) -> None:
+def describe(axes: Axes, **texts: str) -> None:
     """What the panel is by itself, as `title`, `x` or `y`, where the figure shares it."""
     _LABELS.setdefault(axes, {}).update(texts)
 

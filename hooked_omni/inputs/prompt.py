@@ -269,8 +269,7 @@ class EmbeddedPrompt:
             **{name: getattr(self, name) for name in _TENSORS},
             **{f"frames.{n}".removesuffix(".video"): v for n, v in self.spans.frames.items()},
             **{f"span.{name}": value for name, value in self.spans.positions.items()},
-            **{f"seconds.{name}": value for name, value in self.spans.seconds.items()},
-            **{f"grid.{name}": value for name, value in self.spans.grid.items()},
+            **{f"{k}.{n}": v for k in ("seconds", "grid") for n, v in vars(self.spans)[k].items()},
         }
         present = {name: value for name, value in tensors.items() if value is not None}
         return write_bundle(Path(path), present, self.facts)

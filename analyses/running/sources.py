@@ -7,9 +7,7 @@ names. A page that shows the clips finds them by it.
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from analyses.study.config import Study
 from hooked_omni.errors import FileError, ResultsError
 from hooked_omni.files import parse_object, read_text, to_json, write_whole
 
@@ -27,12 +25,11 @@ class Sources:
     ratings: tuple[Path, ...] = ()
 
 
-def write_sources(study: Study, out: Path) -> Path:
-    """Write `sources.json` into a study's folder."""
+def write_sources(sources: Sources, out: Path) -> Path:
+    """Write `sources.json` into a study's folder; its paths are from here."""
     place = lambda path: Path(os.path.relpath(path, out)).as_posix()  # noqa: E731
-    made: dict[str, Any] = {"model": study.model, "base": study.base}
-    made |= {"judge": study.judge["name"], "data": place(study.data)}
-    made["ratings"] = [place(path) for path in study.ratings]
+    made = {name: getattr(sources, name) for name in ("model", "base", "judge")}
+    made |= {"data": place(sources.data), "ratings": [place(path) for path in sources.ratings]}
     return write_whole(out / _FILE, to_json(made, _FILE, indent=2).encode())
 
 
