@@ -75,4 +75,7 @@ function App() {
   );
 }
 
-render(<App />, document.getElementById("page")!);
+const start = () => render(<App />, document.getElementById("page")!);
+// Where data are written into the page, they stand after this script.
+if (document.readyState === "loading") addEventListener("DOMContentLoaded", start);
+else start();

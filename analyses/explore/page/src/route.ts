@@ -26,21 +26,8 @@ export function address({ page, file, params }: Route): string {
 /** Changes params of the open page, without a step that "back" would have to undo. */
 export function change(params: Record<string, string>): void {
   const route = parse(location.hash);
-  const to = address({ ...route, params: { ...route.params, ...params } });
-  if (framed) location.hash = to;
-  else location.replace(to);
+  location.replace(address({ ...route, params: { ...route.params, ...params } }));
 }
-
-/** Written into a frame of a notebook, where addresses are relative to the notebook's. */
-const framed = location.protocol === "about:";
-
-if (framed)
-  addEventListener("click", (event) => {
-    const link = (event.target as Element).closest("a");
-    if (!link || link.download) return;
-    event.preventDefault();
-    location.hash = link.getAttribute("href") ?? "";
-  });
 
 export function useRoute(): Route {
   const [hash, setHash] = useState(location.hash);
