@@ -219,7 +219,8 @@ export function Chart({ figure, small = false }: { figure: Figure; small?: boole
   const [hover, setHover] = useState<Hover | null>(null);
   const bars = figure.form === "bar";
   const shown = useMemo(() => looks(figure), [figure]);
-  const columns = Math.max(1, Math.min(figure.panels.length, Math.floor(total / 300)));
+  const most = Math.max(1, Math.min(figure.panels.length, Math.floor(total / 300)));
+  const columns = [most, most - 1].find((n) => n > 1 && figure.panels.length % n === 0) ?? most; // full rows, if it can be
   const width = Math.floor(Math.min(total / columns, small ? 900 : 620));
   const head = legendRows(shown, total) * 18 + 8;
   const height = head + Math.ceil(figure.panels.length / columns) * HEIGHT;
