@@ -59,7 +59,7 @@ class PrefilledPrompt(EmbeddedPrompt):
 
     Copies by `to` and `dataclasses.replace` carry nothing of it. It is not used after an edit in
     place of the prompt, nor once any number of the model is another: each use hashes both, which
-    takes about as long as reading the weights once, as a new token does.
+    takes about as long as reading the weights once, as a new token does; see `unedited`.
     """
 
     state: PrefillState | None = field(init=False, default=None, repr=False)

@@ -84,6 +84,19 @@ def test_a_text_and_its_prompt_in_one_pass(omni, prompt, passes, changed):
             logits_at_once(omni.model, other, wrong, like)
 
 
+@pytest.mark.parametrize(("name", "padding"), [("vl3", 0), ("vl3", 4), ("phi4", 0), ("audio", 4)])
+def test_a_text_and_its_prompt_in_one_pass_of_other_decoders(models, clips, name, padding):
+    """With vision features, windows, partial rotary; behind padding, too."""
+    omni, inputs = models[name], clips[name, CLIP_OF[name]]
+    prompt = omni.embed_inputs(**(left_padded(omni, inputs, padding) if padding else inputs))
+    for first in (1, prompt.n_pos // 3, prompt.n_pos - 2):
+        embeds = prompt.embeds.clone()
+        embeds[:, first:] *= -0.5
+        other = replace(prompt, embeds=embeds)
+        ours = logits_at_once(omni.model, other, TEXT, prefill(omni.model, prompt))
+        close(ours, forced_logits(omni.model, other, TEXT))
+
+
 def test_scores_are_its_log_probabilities(omni, prompt):
     cut = [knockout(query="generated", key="video")]
     plain, scored = (omni.model.score(prompt, TEXT, [[], cut])[i] for i in (0, 1))
