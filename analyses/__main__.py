@@ -28,9 +28,11 @@ ANALYSES: dict[str, tuple[str, bool]] = {
     "knockout": ("sound and picture", False),
     "distribution_shift": ("sound and picture; --base, the vision-only base model", True),
     "modality_reliance": ("sound, or picture", False),
+    "choice": ("questions of choice, which or forced; --questions", False),
 }
 """Each analysis: what it needs, and whether it compares with a base model."""
 
+_QUESTIONS = "Of see, hear and both; of choice, which and forced; with commas."
 _ALONE = "Load decoders without towers; with --embedded."
 _ADAPTER = "Folder of a LoRA adapter of the model, as peft writes it; kept beside the weights."
 _TRUST = "Run code that came with the checkpoints."
@@ -61,7 +63,7 @@ def _command(name: str) -> Callable[..., None]:
         clip: Annotated[list[Path] | None, _option("A clip, not --data; repeatable.")] = None,
         audio: Annotated[Path | None, _option("With --clip: in place of the clip's sound.")] = None,
         ask: Annotated[str | None, _option("With --clip: your own question.")] = None,
-        questions: Annotated[str, _option("Of see, hear and both; with commas.")] = "hear",
+        questions: Annotated[str, _option(_QUESTIONS)] = "hear",
         wording: Annotated[list[str] | None, _option("Other words: 'hear=What sounds?'.")] = None,
         system: Annotated[str | None, _option("System prompt; default: the family's.")] = None,
         kinds: Annotated[str | None, _option("Kinds of samples; default: all.")] = None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.text.wording import OWN, known_order
-from data_prep.manifest import Sample
+from data_prep.manifest import MODALITY, Sample
 from hooked_omni.errors import ResultsError
 from hooked_omni.inputs.prompt import Prompt
 
@@ -41,7 +41,9 @@ def prompt_of(
     if own:
         return Prompt(items=media, system=system)
     video, audio = (None if p is None else folder / p for p in (sample.video, sample.audio))
-    return replace(ordered(words[question], video, audio, order, media), system=system)
+    prompt = ordered(words[question], video, audio, order, media)
+    heard = sample.extra.get(MODALITY) != "visual"
+    return replace(prompt, system=system, use_audio_in_video=heard and prompt.use_audio_in_video)
 
 
 def ordered(

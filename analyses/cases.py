@@ -6,15 +6,18 @@ measure is skipped, counted and listed, never dropped in silence.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from analyses.asking import prompt_of
+from analyses.text.choices import CHOICES, choices
 from analyses.text.events import Events
 from analyses.text.wording import OWN, worded
 from data_prep.manifest import Sample, read_manifest
+from data_prep.questions import ChoiceQuestion
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt, names
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import PrefilledPrompt, prefill, prefill_state
@@ -48,6 +51,7 @@ class Case:
         prefilled_from: The `prompt` that it was made of, and the model's `content_hash`; after a
             change of either it is not used.
         twin: The factual sample with the same picture, as in the manifest; None without one.
+        choice: The answers that are given, if they are; see `text.choices`.
         answers: Plain answers to `prefilled_prompt`, by longest answer and end tokens.
     """
 
@@ -60,6 +64,7 @@ class Case:
     prefilled_prompt: PrefilledPrompt | None = None
     prefilled_from: tuple[Prompt | EmbeddedPrompt, str] | None = None
     twin: str | None = None
+    choice: ChoiceQuestion | None = None
     answers: dict[tuple[int, frozenset[int]], Generation] = field(default_factory=dict)
 
     @property
@@ -118,16 +123,17 @@ def read_cases(
     `wording` has other words for a question; `system` is a system prompt in place of the family's;
     `order` says whether the question or the clip comes first, None as the family has it (for native
     ones the question, as in the paper). The question "own" is for samples with words of their own.
+    Those of `text.choices` become a case for each: "choice.1", "choice.2", ...
 
     Raises:
         FileError, ManifestError: For a manifest that cannot be read, or is wrong.
-        ResultsError: For an unknown question, or no sample of these kinds.
+        ResultsError: For an unknown question, or no sample of these kinds, or that can be asked.
     """
     words = worded(wording or {})
-    unknown = [question for question in questions if question not in (*words, OWN)]
+    unknown = [question for question in questions if question not in (*words, OWN, *CHOICES)]
     if unknown or not questions:
         raise ResultsError(
-            f"expected questions among {sorted(words)}, got {unknown}. Correct them."
+            f"expected questions among {[*sorted(words), *CHOICES]}, got {unknown}. Correct them."
         )
     samples = read_manifest(manifest)
     chosen = [s for s in samples if kinds is None or s.kind in kinds]
@@ -138,13 +144,31 @@ def read_cases(
         )
     folder = Path(manifest).parent
 
-    def case(sample: Sample, question: str) -> Case:
-        prompt = prompt_of(sample, question, words, folder, order, system)
-        prompt = replace(prompt, rope=rope)
-        captions = sample.audio_captions, sample.video_captions
-        return Case(prompt, sample.id, sample.kind, question, *captions, twin=sample.twin)
+    def case(sample: Sample, question: str, asked: ChoiceQuestion | None = None) -> Case:
+        own = words if asked is None else {question: asked.text}
+        prompt = prompt_of(sample, question, own, folder, order, system)
+        prompt, captions = (
+            replace(prompt, rope=rope),
+            (sample.audio_captions, sample.video_captions),
+        )
+        return Case(
+            prompt, sample.id, sample.kind, question, *captions, twin=sample.twin, choice=asked
+        )
 
-    return [case(sample, question) for sample in chosen for question in questions]
+    cases: list[Case] = []
+    for sample, question in product(chosen, questions):
+        if question not in CHOICES:
+            cases.append(case(sample, question))
+            continue
+        media = tuple(item for item in sample.items if item[0] != "text")
+        for i, asked in enumerate(choices(sample, question, words), start=1):
+            cases.append(case(replace(sample, items=media), f"{question}.{i}", asked))
+    if not cases:
+        raise ResultsError(
+            f"expected a sample in {manifest} of which {list(questions)} can be asked, got none of "
+            f"{len(chosen)}. Import a benchmark's questions, or choose counterfactual samples."
+        )
+    return cases
 
 
 def _order(omni: HookedOmni, case: Case) -> str:

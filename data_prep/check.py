@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from data_prep.manifest import Sample, inside, read_manifest
+from data_prep.manifest import MODALITY, Sample, inside, read_manifest
 from hooked_omni.errors import ManifestError, MediaError
 from hooked_omni.inputs.audio import read_audio
 from hooked_omni.inputs.image import read_image
@@ -25,7 +25,8 @@ def problems(
         if sample.twin not in known:
             yield sample.id, f"no twin {sample.twin!r} in the manifest"
         tracks = ("video", sample.video), ("audio", sample.audio or sample.video)
-        for track, path in sample.files if sample.items else tracks:
+        alone = sample.extra.get(MODALITY) == "visual" or (sample.audio and not sample.video)
+        for track, path in sample.files if sample.items or alone else tracks:
             if path is None:
                 yield sample.id, f"no {track}: the manifest names no file"
                 continue

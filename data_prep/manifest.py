@@ -18,6 +18,8 @@ from hooked_omni.files import parse_json, read_text, to_json, write_whole
 
 # Key of a counterfactual sample: what the picture's own clip sounds like.
 OWN_CAPTIONS = "own_audio_captions"
+# Key of a sample with a benchmark's "visual", "audio" or "visual+audio": whether it is to be heard.
+MODALITY = "modality"
 SCHEMA = 1
 
 

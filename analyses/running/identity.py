@@ -71,7 +71,10 @@ def case_mark(case: Case, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What the table of a case says of whose it is; shards of a run agree."""
     run = {**recipe, "facts": {**recipe["facts"], "shard": None}}
     read = _prompt(case.prompt) if isinstance(case.prompt, Prompt) else _embedded(case.prompt)
-    return {"cases": {case.id: digest(run, case.keys, case.captions, read)}}
+    given = None if case.choice is None else case.choice.record
+    return {
+        "cases": {case.id: digest(run, case.keys, case.captions, read, *([given] if given else []))}
+    }
 
 
 def _embedded(prompt: EmbeddedPrompt) -> str:

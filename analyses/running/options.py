@@ -11,6 +11,7 @@ from typing import Any
 
 from analyses.configs import CONFIGS
 from analyses.running.type_check import make_config
+from analyses.text.choices import CHOICES
 from analyses.text.wording import OWN, known_order, worded
 from data_prep.manifest import read_manifest
 from hooked_omni.errors import MediaError, ResultsError
@@ -55,7 +56,7 @@ class CaseSelection:
             read_manifest(self.data)  # refuses a wrong one
         if missing := [str(p) for p in (*self.clips, self.audio) if p and not p.is_file()]:
             raise MediaError(f"expected a media file, got no file at {missing[0]}.")
-        known = {*words, OWN} if self.data is not None else words
+        known = {*words, OWN, *CHOICES} if self.data is not None else words
         if unknown := [q for q in self.questions if q not in known]:
             raise ResultsError(
                 f"expected questions among {sorted(words)}, got {unknown}. Your own words go "

@@ -12,7 +12,9 @@ from analyses.running import runs
 from analyses.running.elsewhere import Bundles, GivenPrompts, bundle_facts, bundles
 from analyses.running.identity import KeptPrompts, clips_digest
 from analyses.running.options import CaseSelection, ModelOptions
+from analyses.text.choices import CHOICES, choices
 from analyses.text.wording import OWN, worded
+from data_prep.manifest import read_manifest
 from hooked_omni import HookedOmni, load
 from hooked_omni.cluster.joining import Cluster
 from hooked_omni.errors import PromptError
@@ -53,6 +55,19 @@ def selection_facts(chosen: CaseSelection) -> dict[str, Any]:
         "system": chosen.system,
         "order": chosen.order,
         "wording": dict(chosen.wording),
+        **({"not_asked": not_asked(chosen)} if {*chosen.questions} & {*CHOICES} else {}),
+    }
+
+
+def not_asked(chosen: CaseSelection) -> dict[str, list[str]]:
+    """By each question with given answers, the samples that it cannot be asked of."""
+    every = [] if chosen.data is None else read_manifest(chosen.data)
+    samples = [s for s in every if chosen.kinds is None or s.kind in chosen.kinds]
+    words = worded(chosen.wording)
+    return {
+        name: [sample.id for sample in samples if not choices(sample, name, words)]
+        for name in chosen.questions
+        if name in CHOICES
     }
 
 

@@ -1,63 +1,41 @@
 """Which clips and questions does AVHBench hold?
 
-One JSON file, or a folder of them, with items `{video_id, task, text, label}` beside clips named
-`{video_id}.mp4`. `{video_id}_swap.mp4` has another clip's sound: a counterfactual sample.
+One JSON file (`QA.json`), or a folder of them (version 0), with items `{video_id, task, text,
+label}` beside clips named `{video_id}.mp4`. `{video_id}_swap.mp4` has another clip's sound: a
+counterfactual sample. Read: the README of github.com/kaist-ami/AVHBench, and its set for training,
+whose tasks `(Audio_only)` and `(Video_only)` give one sense alone.
 """
 
 from pathlib import Path
-from typing import Any
 
+from data_prep.importers.benchmark import Item, read_questions, yes_no
 from data_prep.importers.clip_folder import Draft, Wanted
 from data_prep.manifest import Sample
+from data_prep.questions import ChoiceQuestion
 from hooked_omni.errors import ManifestError
-from hooked_omni.files import parse_json, read_text
 
-_FIELDS = ("video_id", "task", "text", "label")
 _SWAPPED = "_swap"
 
 
 def read_avhbench(json: Path) -> Wanted:
-    """One sample per clip of a file, or of a folder of files; its questions are in `extra`.
+    """One sample per clip of a file, or of a folder of files, with its questions.
 
-    Captions are left out: AVHBench's are not of one sense alone.
-
-    Raises:
-        ManifestError: For a file that holds anything else.
+    Missing are descriptions to be written, and what is asked of one sense alone. Captions are left
+    out: AVHBench's are not of one sense alone. Raises as `read_questions`.
     """
-    questions: dict[str, list[dict[str, str]]] = {}
-    for path in sorted(json.glob("*.json")) if json.is_dir() else [json]:
-        for index, item in enumerate(_items(path)):
-            video, question = _question(item, f"{path}, item {index}")
-            questions.setdefault(video, []).append(question)
-    if not questions:
-        raise ManifestError(f"expected questions of AVHBench in {json}, got none. Check the path.")
-    drafts = []
-    for video, own in questions.items():
-        kind = "counterfactual" if video.endswith(_SWAPPED) else "factual"
-        stem = video.removesuffix(_SWAPPED)
-        sample = Sample(video, kind, video_id=stem, extra={"questions": own})
-        drafts.append(Draft(sample, (video,)))
-    return Wanted(drafts)
+    return read_questions(json, ("video_id", "task", "text", "label"), _draft, _question)
 
 
-def _items(path: Path) -> list[Any]:
-    items = parse_json(read_text(path), str(path))
-    if not isinstance(items, list):
-        raise ManifestError(
-            f"expected a list of questions in {path}, got {type(items).__name__}. Give AVHBench's "
-            f"own JSON."
-        )
-    return items
-
-
-def _question(item: Any, where: str) -> tuple[str, dict[str, str]]:
-    if not isinstance(item, dict):
-        raise ManifestError(f"expected an object in {where}, got {type(item).__name__}.")
-    wrong = [name for name in _FIELDS if not isinstance(item.get(name), str)]
-    if wrong or not item["video_id"].strip():
-        raise ManifestError(
-            f"expected texts in the fields {list(_FIELDS)} of {where}, got none in "
-            f"{wrong or ['video_id']}. Correct it."
-        )
+def _draft(item: Item) -> Draft:
     video = item["video_id"].removesuffix(".mp4")
-    return video, {name: value for name, value in item.items() if name != "video_id"}
+    kind = "counterfactual" if video.endswith(_SWAPPED) else "factual"
+    return Draft(Sample(video, kind, video_id=video.removesuffix(_SWAPPED)), (video,))
+
+
+def _question(item: Item) -> ChoiceQuestion:
+    task = item["task"]
+    if "Captioning" in task:
+        raise ManifestError(f"expected a question with options, got a description ({task}).")
+    if task.endswith("_only)"):
+        raise ManifestError(f"expected a question about picture and sound, got {task}.")
+    return yes_no(item["text"], item["label"], task)

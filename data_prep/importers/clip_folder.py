@@ -6,7 +6,7 @@ Importers give the file names that would do for a sample; here they are looked u
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.manifest import Sample, inside
@@ -29,10 +29,15 @@ class Imported:
 
 @dataclass(frozen=True)
 class Draft:
-    """A sample without `video` and `seconds`, and file names that would do, best first."""
+    """A sample without files and `seconds`, and file names that would do, best first.
+
+    They have no suffix, and may begin with folders: `stems` of its video, none for a sound alone;
+    `sounds` of a sound file, none for no sound, None for the video's own.
+    """
 
     sample: Sample
-    stems: tuple[str, ...]  # without suffix
+    stems: tuple[str, ...] = ()
+    sounds: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,18 @@ def find_clips(
     missing = dict(wanted.missing)
     if clips is None:
         return Imported([draft.sample for draft in wanted.drafts], missing)
-    files, samples = files_by_stem(clips, root, VIDEOS), []
+    videos, sounds = (files_by_stem(clips, root, one) for one in (VIDEOS, SOUNDS))
+    samples = []
     for draft in progress(wanted.drafts):
         try:
-            path = _only(draft.stems, files, clips)
-            with opened(existing(path), "audio"):
-                pass
-            video, seconds = measured(path, root)
-            samples.append(replace(draft.sample, video=video, seconds=seconds))
+            video = _only(draft.stems, videos, clips, ".mp4") if draft.stems else None
+            audio = _only(draft.sounds, sounds, clips, ".wav") if draft.sounds else None
+            if heard := video if draft.sounds is None else audio:
+                with opened(existing(heard), "audio"):
+                    pass
+            shown, seconds = measured(video, root) if video else (None, None)
+            heard = below(audio, root) if audio else draft.sample.audio
+            samples.append(replace(draft.sample, video=shown, audio=heard, seconds=seconds))
         except (MediaError, ManifestError) as error:
             missing[draft.sample.id] = str(error)
     return Imported(samples, missing)
@@ -123,11 +132,13 @@ def below(path: Path, root: Path) -> str:
     return relative
 
 
-def _only(stems: tuple[str, ...], files: dict[str, list[Path]], clips: Path) -> Path:
-    stem = next((stem for stem in stems if stem in files), None)
-    if stem is None:
-        raise MediaError(f"expected {stems[0]}.mp4 in {clips}, got no such clip.")
-    if len(files[stem]) > 1:
-        names = sorted(str(path.relative_to(clips.resolve())) for path in files[stem])
-        raise MediaError(f"expected one clip for {stem}, got {names}. Keep one of them.")
-    return files[stem][0]
+def _only(stems: tuple[str, ...], files: dict[str, list[Path]], clips: Path, suffix: str) -> Path:
+    for stem in stems:
+        named = files.get(PurePosixPath(stem).name, [])
+        found = [path for path in named if str(path.with_suffix("")).endswith(f"/{stem}")]
+        if len(found) > 1:
+            names = sorted(str(path.relative_to(clips.resolve())) for path in found)
+            raise MediaError(f"expected one clip for {stem}, got {names}. Keep one of them.")
+        if found:
+            return found[0]
+    raise MediaError(f"expected {stems[0]}{suffix} in {clips}, got no such clip.")

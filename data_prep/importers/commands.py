@@ -1,5 +1,6 @@
 """Which command imports which layout? Heavy imports wait for a command."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,14 @@ Encoding = Annotated[
     str | None, typer.Option(help="Of the CSV file, if neither UTF-8 nor UTF-16: latin-1, ...")
 ]
 
+_JSON = {
+    "authors": "The authors' JSON: id, video_captions, audio_captions; clips {id}.mp4.",
+    "avhbench": "AVHBench: JSON, or folder of it; clips {video_id}.mp4, {video_id}_swap.mp4.",
+    "cmm": "CMM: all_data_final_reorg.json; videos and sounds below reorg_raw_files/.",
+    "mmau": "MMAU: its JSON; sounds test-mini-audios/{id}.wav, test-audios/{id}.wav.",
+    "worldsense": "WorldSense: worldsense_qa.json; clips {video}.mp4.",
+}
+
 
 @app.command("audiocaps")
 def import_audiocaps(csv: Table, out: Out, clips: Clips = None, encoding: Encoding = None) -> None:
@@ -33,22 +42,6 @@ def import_audiocaps(csv: Table, out: Out, clips: Clips = None, encoding: Encodi
     from data_prep.importers.audiocaps import read_audiocaps
 
     _find("audiocaps", read_audiocaps(csv, encoding), clips, out)
-
-
-@app.command("authors")
-def import_authors(json: Json, out: Out, clips: Clips = None) -> None:
-    """The authors' JSON: id, video_captions, audio_captions; clips {id}.mp4."""
-    from data_prep.importers.authors import read_authors
-
-    _find("authors", read_authors(json), clips, out)
-
-
-@app.command("avhbench")
-def import_avhbench(json: Json, out: Out, clips: Clips = None) -> None:
-    """AVHBench: JSON file, or folder of them; clips {video_id}.mp4, {video_id}_swap.mp4."""
-    from data_prep.importers.avhbench import read_avhbench
-
-    _find("avhbench", read_avhbench(json), clips, out)
 
 
 @app.command("vggsound")
@@ -107,6 +100,17 @@ def import_separate_audio(
     _write("separate-audio", match_sounds(clips, sounds, out.parent, _BAR), out)
 
 
+def _add(name: str, layout: str) -> None:
+    @app.command(name, help=layout)
+    def command(json: Json, out: Out, clips: Clips = None) -> None:
+        read = getattr(import_module(f"data_prep.importers.{name}"), f"read_{name}")
+        _find(name, read(json), clips, out)
+
+
+for _name, _layout in _JSON.items():
+    _add(_name, _layout)
+
+
 def _find(importer: str, wanted: Any, clips: Path | None, out: Path) -> None:
     from data_prep.importers.clip_folder import find_clips
 
@@ -116,6 +120,7 @@ def _find(importer: str, wanted: Any, clips: Path | None, out: Path) -> None:
 def _write(importer: str, found: Any, out: Path) -> None:
     """Write the manifest of an `Imported`, and say what is missing."""
     from data_prep.manifest import write_manifest
+    from data_prep.questions import KEY
     from hooked_omni.errors import ManifestError
 
     say_reasons(found.missing, "missing")
@@ -125,4 +130,7 @@ def _write(importer: str, found: Any, out: Path) -> None:
         )
     write_manifest(out, found.samples, {"by": f"import {importer}", "missing": found.missing})
     n_found, n_missing = len(found.samples), len(found.missing)
-    say(f"{n_found} samples in {out}; {n_missing} missing, listed in its first line")
+    listed = [sample.extra.get(KEY) for sample in found.samples]
+    n_asked = sum(len(own) for own in listed if isinstance(own, list))
+    asked = f" with {n_asked} questions" * (n_asked > 0)
+    say(f"{n_found} samples{asked} in {out}; {n_missing} missing, listed in its first line")

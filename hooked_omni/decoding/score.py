@@ -112,6 +112,27 @@ def score(
     return [scores[i] for i in range(len(conditions))]
 
 
+@in_turn
+@torch.no_grad()
+def next_logprobs(
+    model: HookedDecoder,
+    prompt: Input,
+    conditions: Iterable[Condition],
+    memory_budget: int | None = None,
+) -> list[Float[Tensor, " d_vocab"]]:
+    """Log-probability of every token as the first of an answer, under each condition.
+
+    In nats, float32, in the order of the conditions; raises as `score`. What edits generated
+    positions alone acts on none, and is refused.
+    """
+    prompt, conditions = one_prompt(model, prompt), list(conditions)
+    found: dict[int, Tensor] = {}
+    for batch in batches(model, prompt, conditions, prompt.n_pos, 1, memory_budget):
+        logits, _ = batch.start(model, prompt, prompt.n_pos)
+        found |= dict(zip(batch.members, logits.float().log_softmax(-1).unbind(), strict=True))
+    return [found[i] for i in range(len(conditions))]
+
+
 def _text(model: HookedDecoder, tokens: Int[Tensor, " n"]) -> Float[Tensor, "1 n d_model"]:
     """Embeddings of one text."""
     tokens = torch.as_tensor(tokens)

@@ -97,6 +97,7 @@ print("torch" in sys.modules)
 
 def test_each_command_has_help(capsys):
     importers = ["audiocaps", "authors", "avhbench", "vggsound", "huggingface", "separate-audio"]
+    importers += ["cmm", "mmau", "omnibench", "worldsense"]
     commands = [[name] for name in ("captions", "pairs", "swap", "check", "show", "import")]
     commands += [["import", name] for name in importers]
     commands += [["organism", name] for name in ("world", "train", "evaluate", "compare")]
@@ -107,7 +108,10 @@ def test_each_command_has_help(capsys):
 
 @pytest.mark.parametrize(
     ("importer", "table"),
-    [("vggsound", "a,0,rain\n"), ("authors", '[{"id": "a_000000", "audio_captions": ["rain"]}]')],
+    [
+        ("vggsound", "a,0,rain\n"),
+        ("authors", '[{"id": "a_000000", "audio_captions": ["rain"], "questions": 3}]'),
+    ],
 )
 def test_other_importers_write_manifests(tmp_path, importer, table):
     write_clip(tmp_path / "clips" / "a_000000.mp4")

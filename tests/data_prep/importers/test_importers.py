@@ -20,6 +20,7 @@ from data_prep.importers.omnibench import read_omnibench
 from data_prep.importers.separate_audio import match_sounds
 from data_prep.importers.vggsound import read_vggsound
 from data_prep.manifest import Sample, read_manifest, write_manifest
+from data_prep.questions import questions_of
 from hooked_omni.errors import FileError, ManifestError
 from hooked_omni.inputs.video import read_video
 from tests.support.clips import write_clip
@@ -221,8 +222,10 @@ def test_the_authors_json_is_read_with_its_clips_and_written(tmp_path, clip):
 def test_avhbench_questions_go_with_their_clips(tmp_path, clip):
     place(clip, tmp_path / "video" / "00191.mp4", tmp_path / "video" / "00191_swap.mp4")
     ask = {"task": "AV Matching", "text": "Match?", "label": "Yes"}
+    record = {**ask, "options": ["Yes", "No"]}
     (tmp_path / "json").mkdir()
-    one = [{"video_id": "00191", **ask}, {"video_id": "00191", **ask, "label": "No"}]
+    heard = {"text": "Barks?", "label": "No"}
+    one = [{"video_id": "00191", **ask}, {"video_id": "00191", **ask, **heard}]
     (tmp_path / "json" / "00191.json").write_text(json.dumps(one))
     two = [{"video_id": "00191_swap.mp4", **ask}, {"video_id": "7", **ask}]
     (tmp_path / "json" / "00192.json").write_text(json.dumps(two))
@@ -230,7 +233,7 @@ def test_avhbench_questions_go_with_their_clips(tmp_path, clip):
     found = find_clips(wanted, tmp_path / "video", tmp_path)
     real, swapped = found.samples
     assert (real.id, real.kind) == ("00191", "factual")
-    assert real.extra["questions"] == [ask, {**ask, "label": "No"}]
+    assert real.extra["questions"] == [record, {**record, **heard}]
     assert (swapped.id, swapped.kind, swapped.video_id) == ("00191_swap", "counterfactual", "00191")
     assert found.missing.keys() == {"7"}
     assert len(read_avhbench(tmp_path / "json" / "00191.json").drafts) == 1
@@ -245,10 +248,10 @@ def test_avhbench_questions_go_with_their_clips(tmp_path, clip):
         (read_authors, '[{"id": "a"}, {"id": "a"}]', "'a' in .*item 0 and in .*item 1"),
         (read_authors, '[{"id": "a", "audio_captions": "x"}]', "item 0, field 'audio_captions'"),
         (read_avhbench, "{}", "a list of questions in .*got dict"),
-        (read_avhbench, "[3]", "expected an object in .*item 0, got int"),
+        (read_avhbench, "[3]", "item 0, got none in"),
         (read_avhbench, '[{"video_id": "a", "task": "t", "text": "x"}]', r"in \['label'\]"),
         (read_avhbench, '[{"video_id": 3, "task": "t", "text": "x", "label": "l"}]', "video_id"),
-        (read_avhbench, "[]", "expected questions of AVHBench"),
+        (read_avhbench, "[]", "expected questions to ask in .*got none of 0"),
     ],
 )
 def test_other_json_is_refused_with_its_item(tmp_path, read, text, words):
@@ -405,16 +408,22 @@ def test_omnibench_asks_about_an_image_and_a_sound(tmp_path, clip):
     one |= {"audio_path": "b.mp4", "image_path": "a.png", "task type": "cause"}
     lines = [one, {**one, "index": 8, "image_path": "gone.png"}, {**one, "index": 9}]
     lines[2]["audio_path"] = "../../../b.mp4"
+    lines.append({**one, "index": 10, "answer": "Maybe"})
     path = tmp_path / "batch.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     found = read_omnibench(path, media, tmp_path)
     paths = [("image", "mm_data/image/a.png"), ("audio", "mm_data/audio/b.mp4")]
-    assert [sample.id for sample in found.samples] == ["7"]
+    assert [sample.id for sample in found.samples] == ["7", "10"]
     assert found.samples[0].items == (*paths, ("text", "Why?\nYes\nNo"))
     assert found.samples[0].extra["task type"] == "cause"
-    assert found.missing.keys() == {"8", "9"} and "gone.png" in found.missing["8"]
+    (asked,) = questions_of(found.samples[0])
+    assert (asked.text, asked.label, asked.task) == ("Why?\nA. Yes\nB. No", "B", "cause")
+    assert (
+        found.missing.keys() == {"8", "9", "10, its letters"} and "gone.png" in found.missing["8"]
+    )
+    assert questions_of(found.samples[1]) == [] and "'Maybe'" in found.missing["10, its letters"]
     manifest = write_manifest(tmp_path / "m.jsonl", found.samples)
-    (case,) = read_cases(manifest, ["own"])
+    case, _ = read_cases(manifest, ["own"])
     prompt: Any = case.prompt
     assert [item.kind for item in prompt.content] == ["image", "audio", "text"]
     for wrong in ('{"index": 1}', "[]", json.dumps({**one, "options": "Yes"})):

@@ -1,0 +1,157 @@
+"""How often is the right option chosen, how surely, and which way does a model lean?
+
+Every number is of whole clips: questions about one clip are averaged first, and clips are drawn for
+bands. A question whose right answer nobody says, or with two options equally likely, is missing.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from analyses.cases import KEYS
+from analyses.plots.statistics import contrast, mean_band
+from analyses.text.choices import HEARD_OR_SEEN
+from data_prep.questions import YES_NO
+
+_BINS = 10  # of confidence, as in Guo et al., arXiv 1706.04599
+_CASE = [*KEYS, "task", "sub_task", "condition"]
+
+
+def answers(table: pd.DataFrame) -> Any:
+    """One row per case and condition.
+
+    * `said`: the chosen option, missing for none; `label`: the right one; `correct`: 0 or 1.
+    * `confidence`: `p` of the likeliest option; `n_options`.
+    * `odds`: value of the right option, less that of the likeliest other, in nats.
+    """
+    rows, groups = [], table.groupby(_CASE, sort=False, dropna=False)
+    for key, own in cast(Any, groups):
+        right, value = own["right"].fillna(False).to_numpy(bool), own["value"].to_numpy(float)
+        said = own.loc[own["chosen"].to_numpy(bool), "option"]
+        label = own.loc[right, "option"]
+        known, one = len(label) == 1, len(said) == 1
+        correct = float(said.iloc[0] == label.iloc[0]) if known and one else np.nan
+        rows.append(
+            dict(zip(_CASE, key, strict=True))
+            | dict(
+                said=said.iloc[0] if one else None,
+                label=label.iloc[0] if known else None,
+                correct=correct,
+                confidence=own["p"].max(),
+                n_options=len(own),
+                odds=value[right].max() - value[~right].max() if known else np.nan,
+                options=frozenset(own["option"]),
+            )
+        )
+    found = pd.DataFrame(rows)
+    found.attrs = table.attrs
+    return found
+
+
+def by_clip(found: Any, value: str) -> Any:
+    """Mean of a column over each clip's questions of a task, by condition."""
+    keys = ["sample", "kind", "task", "condition"]
+    clips = found.groupby(keys, sort=False, as_index=False).agg(**{value: (value, "mean")})
+    clips.attrs = found.attrs
+    return clips
+
+
+def accuracy(found: Any) -> pd.DataFrame:
+    """Share of right answers by kind, task and condition, with bands as `mean_band`.
+
+    `chance` is that of guessing; `error` the expected calibration error, 0 to 1: how far confidence
+    is from accuracy, mean over ten bins of confidence.
+    """
+    bands = []
+    for task, own in found.groupby("task", sort=False):
+        clips = by_clip(own, "correct")
+        band = mean_band(clips, "correct", by=["kind", "condition"])
+        for _, point in band.iterrows():
+            asked = own[(own["kind"] == point["kind"]) & (own["condition"] == point["condition"])]
+            chance = float((1 / asked["n_options"]).mean())
+            more = dict(task=task, chance=chance, error=calibration_error(asked))
+            bands.append(dict(point) | more | dict(n_questions=int(asked["correct"].count())))
+    return pd.DataFrame(bands)
+
+
+def calibration_error(found: Any) -> float:
+    """Expected calibration error of these answers; NaN without any that can be right or wrong."""
+    known = found.dropna(subset=["correct"])
+    if known.empty:
+        return float("nan")
+    bins = np.minimum((known["confidence"].to_numpy() * _BINS).astype(int), _BINS - 1)
+    gaps = [
+        abs(known["correct"].to_numpy()[bins == b].mean() - known["confidence"][bins == b].mean())
+        * (bins == b).sum()
+        for b in np.unique(bins)
+    ]
+    return float(sum(gaps) / len(known))
+
+
+def yes_no(found: Any) -> pd.DataFrame:
+    """Of questions answered Yes or No: F1 of Yes, and how often Yes is said, with bands over clips.
+
+    One row per kind, task, condition and `measure`, "F1" or "yes"; F1 is missing without any Yes.
+    """
+    asked = found[found["options"].map(lambda own: own == frozenset(YES_NO))]
+    asked = asked.dropna(subset=["correct"])
+    says, is_yes = asked["said"] == YES_NO[0], asked["label"] == YES_NO[0]
+    counts = asked.assign(hit=1.0 * (says & is_yes), wrong=1.0 * (says != is_yes), yes=1.0 * says)
+    rows, keys = [], ["kind", "task", "condition"]
+    twins = found.attrs.get("twins", {})
+    for key, own in counts.groupby(keys, sort=False):
+        clips = own.groupby("sample")[["hit", "wrong", "yes"]].sum()
+        asked_of = own.groupby("sample").size()
+        parts = [clips[name] for name in ("hit", "wrong")]
+        measures = {
+            "F1": contrast(parts, lambda hit, wrong: _ratio(2 * hit, 2 * hit + wrong), twins),
+            "yes": contrast([clips["yes"], asked_of], _ratio, twins),
+        }
+        for name, point in measures.items():
+            rows.append(dict(zip(keys, key, strict=True)) | point | dict(measure=name))
+    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n", "missing", "measure"])
+
+
+def _ratio(part: Any, whole: Any) -> Any:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.divide(part, whole)
+
+
+def mcnemar(found: Any, condition: str, plain: str) -> dict[str, Any]:
+    """Exact McNemar test: does a condition change how many answers are right?
+
+    Returns:
+        `lost`: right in `plain` alone; `gained`: right under the condition alone; `p`, two-sided;
+        `n`, questions with an answer under both. Questions about one clip count each for itself.
+    """
+    right = found.pivot_table("correct", [*KEYS], "condition", dropna=False)
+    pairs = right[[plain, condition]].dropna()
+    lost = int(((pairs[plain] == 1) & (pairs[condition] == 0)).sum())
+    gained = int(((pairs[plain] == 0) & (pairs[condition] == 1)).sum())
+    p = float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+    return dict(lost=lost, gained=gained, p=p, n=len(pairs))
+
+
+def heard_minus_seen(found: Any) -> Any:
+    """Log-odds of what is heard against what is seen: one row per sample, question and condition.
+
+    * `odds`: in nats, mean over both orders of a question; below 0, the picture's is preferred.
+    * `order_effect`: odds when the heard one is named first, less odds when the seen one is;
+      missing for a question with one order.
+    """
+    asked: Any = found[found["task"] == HEARD_OR_SEEN]
+    keys = ["sample", "kind", "question", "condition"]
+    if asked.empty:
+        return pd.DataFrame(columns=[*keys, "odds", "order_effect"])
+    asked = asked.assign(question=asked["question"].str.partition(".")[0])
+    sides = asked.pivot_table("odds", keys, "sub_task", sort=False)
+    both: Sequence[str] = ("heard first", "seen first")
+    known = sides.reindex(columns=[*both])
+    odds = sides.mean(axis=1)
+    effect = known[both[0]] - known[both[1]]
+    result = pd.DataFrame({"odds": odds, "order_effect": effect}).reset_index()
+    result.attrs = found.attrs
+    return result

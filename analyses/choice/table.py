@@ -1,0 +1,129 @@
+"""How likely is each option under every condition, and which one is chosen?"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.cases import Case, Cases, Skip, embedded, tabulate
+from analyses.choice.options import OptionScores, option_scores
+from analyses.configs import PLAIN
+from analyses.configs import ChoiceConfig as Config
+from analyses.modality_reliance import variants
+from data_prep.questions import ChoiceQuestion
+from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, knockout
+from hooked_omni.decoding.prefill import prefill
+from hooked_omni.errors import MediaError, ResultsError, SpanError
+from hooked_omni.hooks.interventions import Condition
+
+COLUMNS = (
+    *("task", "sub_task", "condition", "option", "words", "right"),
+    *("first_logprob", "logprob", "n_tokens", "prior", "value", "p", "chosen"),
+)
+
+
+def run(
+    omni: HookedOmni,
+    cases: Cases,
+    config: Config = Config(),
+    conditions: Mapping[str, Condition] = MappingProxyType({}),
+) -> pd.DataFrame:
+    """Log-probability of every option under every condition.
+
+    `conditions` are hooks and interventions by name, beside the rules of `config.conditions`.
+
+    Returns:
+        One row per case, condition and option, "plain" first, with
+
+        * `sample`, `kind`, `question`: the case. `task`, `sub_task`: the benchmark's.
+        * `condition`: its name. `option`: as it is answered; `words`: what it stands for.
+        * `right`: whether it is the right one; missing where nobody says.
+        * `first_logprob`: of its first token, in nats; missing where options share it.
+        * `logprob`: of all its `n_tokens`.
+        * `prior`: the `value` under a silent, black clip; missing if not calibrated.
+        * `value`: what options are compared by, `config.by`, in nats; less `prior` if calibrated.
+        * `p`: share among the options, the softmax of their `value`.
+        * `chosen`: whether its value is the largest; none is where two are equal.
+
+        A case without options is skipped, and one of which a condition names a span it lacks.
+    """
+    rules = {name: [knockout(rule) for rule in own] for name, own in config.conditions.items()}
+    if twice := sorted({PLAIN, *rules} & conditions.keys()):
+        raise ResultsError(f"expected each condition once, got {twice} again. Rename them.")
+    every: dict[str, Condition] = {PLAIN: [], **rules, **conditions}
+    table = tabulate(omni, lambda case: _rows(omni, case, config, every), cases, COLUMNS)
+    return table.astype({"right": "boolean"})
+
+
+def _rows(
+    omni: HookedOmni, case: Case, config: Config, conditions: Mapping[str, Condition]
+) -> Iterator[dict[str, Any]]:
+    asked = _asked(case, config)
+    prompt = prefill(omni.model, embedded(omni, case))
+    budget, given = config.memory_budget, list(conditions.values())
+    try:
+        scores = option_scores(omni.model, prompt, asked.options, given, budget)
+    except SpanError as error:
+        raise Skip(str(error)) from error
+    values, prior = scores.values(config.by), None
+    if config.calibrate == "empty clip":
+        empty = _under_empty_clip(omni, case, prompt)
+        prior = option_scores(omni.model, empty, asked.options, [[]]).values(config.by)[0]
+        values = values - prior
+    yield from _measures(asked, scores, values, prior, list(conditions))
+
+
+def _asked(case: Case, config: Config) -> ChoiceQuestion:
+    if case.choice is not None:
+        return case.choice
+    if config.options:
+        return ChoiceQuestion("?", config.options)
+    raise Skip(
+        "expected a question whose answers are given, got one without. Ask `choice`, `which` or "
+        "`forced` of a manifest, or give `options`."
+    )
+
+
+def _under_empty_clip(omni: HookedOmni, case: Case, prompt: EmbeddedPrompt) -> EmbeddedPrompt:
+    """The same prompt, its sound silent and its picture black, at the same positions."""
+    if not isinstance(case.prompt, Prompt):
+        raise Skip("expected a Prompt, to calibrate by an empty clip, got one that is embedded.")
+    try:
+        clip = omni.read_media(case.prompt)
+    except MediaError as error:
+        raise Skip(str(error)) from error
+    empty = omni.embed_media(case.prompt, variants.blank()(variants.mute()(clip)))
+    if empty.n_pos != prompt.n_pos:
+        raise Skip(f"expected {prompt.n_pos} positions of an empty clip, got {empty.n_pos}.")
+    return empty
+
+
+def _measures(
+    asked: ChoiceQuestion,
+    scores: OptionScores,
+    values: np.ndarray,
+    prior: np.ndarray | None,
+    conditions: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+    for c, name in enumerate(conditions):
+        row = values[c]
+        share = np.exp(row - row.max())
+        best = row == row.max()
+        for i, option in enumerate(asked.options):
+            yield dict(
+                task=asked.task,
+                sub_task=asked.sub_task,
+                condition=name,
+                option=option,
+                words=asked.words[i] if asked.words else "",
+                right=None if asked.label is None else option == asked.label,
+                first_logprob=scores.first[c, i],
+                logprob=scores.whole[c, i],
+                n_tokens=scores.n_tokens[i],
+                prior=np.nan if prior is None else prior[i],
+                value=row[i],
+                p=share[i] / share.sum(),
+                chosen=bool(best[i] and best.sum() == 1),
+            )

@@ -1,0 +1,68 @@
+"""By which number is a run judged, without a judge?
+
+Functions of logits, as TransformerLens's patching tools take them; differentiable.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_omni.errors import PromptError
+from hooked_omni.transformer import HookedTransformer
+
+Logits = Float[Tensor, "batch pos d_vocab"]
+Metric = Callable[[Logits], Float[Tensor, ""]]
+
+
+def heard_minus_seen(model: HookedTransformer, heard: str, seen: str) -> Metric:
+    """Log-odds of the word for what is heard against that for what is seen, as the next word.
+
+    ```python
+    metric = heard_minus_seen(model, "dog", "bell")
+    begun = continued(model, prompt, "the sound of a")
+    metric(model(begun))                  # nats; below 0: the picture's word is likelier
+    ```
+
+    Of words of several tokens, the first ones are compared; as they follow the prompt, so with a
+    leading space where the vocabulary has one.
+
+    Returns:
+        From logits to nats at the last position, in float32 at least; the mean over a batch.
+
+    Raises:
+        PromptError: For words that begin with the same token, or that the vocabulary lacks.
+    """
+    ours, theirs = first_token(model, heard), first_token(model, seen)
+    if ours == theirs:
+        raise PromptError(
+            f"expected words that begin differently, got {heard!r} and {seen!r}, which share "
+            f"token {ours}. Put what they share into the prompt, with `continued`."
+        )
+
+    def metric(logits: Logits) -> Float[Tensor, ""]:
+        last = logits[:, -1].to(torch.promote_types(logits.dtype, torch.float32))
+        return (last[:, ours] - last[:, theirs]).mean()
+
+    return metric
+
+
+def first_token(model: HookedTransformer, text: str) -> int:
+    """The token that a text begins with; `PromptError` for none, or an unknown one."""
+    if model.tokenizer is None:
+        raise PromptError("expected a model with a tokenizer, got none. Compare logits by token.")
+    return known_tokens(model.tokenizer, text)[0]
+
+
+def known_tokens(tokenizer: object, text: str) -> list[int]:
+    """The tokens of a text; `PromptError` for none, and for words that the vocabulary lacks."""
+    of: Callable[..., list[int]] = getattr(tokenizer, "encode")  # noqa: B009
+    tokens = of(text, add_special_tokens=False)
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if not tokens or unknown in tokens:
+        raise PromptError(
+            f"expected words of the model's vocabulary, got {text!r}, of tokens {tokens}. Choose "
+            "other words."
+        )
+    return tokens
