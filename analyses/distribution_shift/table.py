@@ -80,7 +80,8 @@ def run(
             strange = tokenizer.decode([int(tokens[at < 0][0])])
             raise Skip(f"expected an answer in tokens of both models, got {strange!r}.")
         base_logits = logits_at_once(base.model, base_prompt, shared.second[at])
-        measured = compare(answer.logits[: len(tokens)], base_logits, shared, at)
+        own: Any = answer.logits  # kept with every plain answer
+        measured = compare(own[: len(tokens)], base_logits, shared, at)
         texts = pieces(tokenizer, tokens.tolist())
         for step, (text, named) in enumerate(zip(texts, token_events(texts, events), strict=True)):
             yield dict(

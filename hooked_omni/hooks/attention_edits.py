@@ -141,8 +141,7 @@ def scale_attention(
             touched = pairs.any(-1, keepdim=True)
             return torch.where(touched, scaled / scaled.sum(-1, keepdim=True), pattern)
 
-        blocks = {"each_alone": True, "by_query": True}
-        edit = SpanHook(queries, scale, chosen_heads, keys, **blocks)
+        edit = SpanHook(queries, scale, chosen_heads, keys, each_alone=True, by_query=True)
         return [(name, edit) for name in at_layers("attn.hook_pattern", chosen_layers)]
 
     return hooks
