@@ -33,6 +33,7 @@ from hooked_omni.command_line import (
 ANALYSES: dict[str, tuple[str, bool]] = {
     "captions": ("reference captions, for what is named", False),
     "attention_share": ("a clip", False),
+    "attention_map": ("a clip", False),
     "logit_lens": ("sound; reference captions, for recall", False),
     "knockout": ("sound and picture", False),
     "distribution_shift": ("sound and picture; --base, the vision-only base model", True),
@@ -247,6 +248,26 @@ def compare(
     from analyses.study.compare import compare_studies
 
     say(f"{compare_studies(studies, out, judge)}: {len(studies)} studies side by side")
+
+
+@app.command("explore")
+def explore(
+    studies: Annotated[list[Path], typer.Argument(help="Folders of studies, finished or not.")],
+    out: Annotated[Path, _option("New folder for the site.")],
+    judge: Annotated[str | None, _option("Whose scores, where several judged.")] = None,
+    data: Annotated[Path | None, _option("The studies' manifest, if it was moved.")] = None,
+    serve: Annotated[bool, _option("Then serve it to this machine.", "--serve")] = False,
+) -> None:
+    """A page to look at: samples, answers, attention, knockouts; it opens from disk."""
+    from analyses.explore.site import write_site
+
+    with progress_bars() as progress:
+        page = write_site(studies, out, judge, data, progress)
+    say(f"{page}: open it in a browser")
+    if serve:
+        from analyses.explore.serving import serve_site
+
+        serve_site(out, lambda address: say(f"{address}: until Ctrl-C"))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from analyses.cases import read_cases
-from analyses.running.progress import progress_bars
+from analyses.explore.site import write_site
+from analyses.running.progress import ProgressCallback, progress_bars
 from analyses.study.claims import Finding, check
 from analyses.study.config import read_study
 from analyses.study.finished import read_finished
@@ -114,9 +116,21 @@ def main(clips: int, out: Path, limit: int = 0) -> int:
     console.print(table)
     for model in findings:
         console.print(f"{model}: {out / model / 'report.md'}", markup=False)
+    with progress_bars() as progress:
+        page = write_page([out / model for model in findings], out / "site", progress)
+    console.print(
+        f"look at the samples of both, open in a browser: {page.absolute()}", markup=False
+    )
     for line in surprises(findings):
         console.print(f"not as it must be: {line}", style="red", markup=False)
     return 1 if surprises(findings) else 0
+
+
+def write_page(studies: Sequence[Path], out: Path, progress: ProgressCallback) -> Path:
+    """The site of both, in place of the one of an earlier demo."""
+    if (out / "data" / "0" / "study.js").is_file():
+        shutil.rmtree(out)
+    return write_site(studies, out, progress=progress)
 
 
 @contextmanager

@@ -29,7 +29,10 @@ STAGES: Mapping[str, tuple[str, ...]] = {
 NEEDS_BASE = "distribution_shift"
 """The analysis that compares with the base model."""
 
-_EVERY = (*STAGES, "modality_reliance")
+ON_REQUEST = ("attention_map", "modality_reliance")
+"""Analyses of which no claim of the paper's is made."""
+
+EVERY = (*STAGES, *ON_REQUEST)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Study:
             relative to it. A decoder alone needs it.
         data: The manifest; in a file, relative to it.
         base: The vision-only base model; needed for `distribution_shift`.
-        analyses: Which of them; "modality_reliance" on request.
+        analyses: Which of them; those of `ON_REQUEST` if they are named.
         kinds: Kinds of samples; empty for all.
         limit: How many samples of each kind, the first ones; 0 for all.
         max_new_tokens: Longest answer, in tokens, in every analysis.
@@ -111,10 +114,10 @@ class Study:
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = [a for a in self.analyses if a not in _EVERY]
+        unknown = [a for a in self.analyses if a not in EVERY]
         if unknown or "captions" not in self.analyses:
             raise ResultsError(
-                f"expected analyses among {[*_EVERY]}, captions among them, got "
+                f"expected analyses among {[*EVERY]}, captions among them, got "
                 f"{list(self.analyses)}."
             )
         worded(self.wording)
@@ -162,13 +165,13 @@ def read_study(path: Path, instead: Mapping[str, Any] | None = None) -> Study:
             the study later and can be known now.
     """
     values = parse_toml(read_text(path), str(path))
-    configs = {name: values.pop(name) for name in _EVERY if name in values}
+    configs = {name: values.pop(name) for name in EVERY if name in values}
     known = {one.name for one in fields(Study)} - {"questions", "configs"}
     unknown = sorted(values.keys() - known)
     absent = [name for name in ("model", "data") if name not in values]
     if unknown or absent:
         raise ResultsError(
-            f"expected the keys {sorted(known)} and the tables {[*_EVERY]} in {path}, got "
+            f"expected the keys {sorted(known)} and the tables {[*EVERY]} in {path}, got "
             f"{unknown or 'no ' + ' and no '.join(absent)}."
         )
     for name, config in configs.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 from analyses import fidelity
 from analyses.running import results
-from analyses.study.config import STAGES
+from analyses.study.config import EVERY
 from analyses.study.evidence import Evidence
 from analyses.study.judging import scores_path, with_events
 from hooked_omni.errors import ResultsError
@@ -40,7 +40,7 @@ def read_finished(folder: Path, judge: str | None = None) -> FinishedStudy:
         )
     recipe = results.read_json(folder / "recipe.json", analysis=str, config=dict, facts=dict)
     there = {path.parent.name for path in folder.glob("*/recipe.json")}
-    tables = {n: results.load(folder / n) for n in (*STAGES, "modality_reliance") if n in there}
+    tables = {n: results.load(folder / n) for n in EVERY if n in there}
     chosen = [scores_path(folder, judge)] if judge else [*(folder / "scores").glob("*.parquet")]
     if "captions" not in tables or len(chosen) != 1:
         raise ResultsError(

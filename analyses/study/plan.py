@@ -116,7 +116,7 @@ class Costs:
         forced = (
             grown + memory.opened_bytes(cfg, 0, total) + 2 * m * cfg.d_vocab * cfg.dtype.itemsize
         )
-        if name == "attention_share":
+        if name in ("attention_share", "attention_map"):
             return grown + memory.opened_bytes(cfg, m, total), own
         if name == "knockout":
             n = 1 + len(config.keys) * len(chosen_windows(config, cfg.n_layers))

@@ -19,6 +19,7 @@ from analyses.running.elsewhere import bundle_facts
 from analyses.running.identity import clips_digest, require_distinct
 from analyses.running.progress import ProgressCallback, no_progress
 from analyses.running.request import given_bundles, load_both, on_cluster
+from analyses.running.sources import Sources, write_sources
 from analyses.study import report
 from analyses.study.claims import Finding, check
 from analyses.study.config import NEEDS_BASE, STAGES, Study
@@ -98,6 +99,8 @@ def run_study(
     omni, base, _ = load_both(models, *every)
     reading.groups(omni.model.cfg.n_layers)
     results.write_recipe(out, recipe)
+    names = study.model, study.base, study.judge["name"]
+    write_sources(Sources(*names, study.data, study.ratings), out)
     stages = {
         out / name: runs.Run(
             name=name,
