@@ -140,6 +140,7 @@ def _recipe(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
     which models they are is in the folder of each analysis.
     """
     only: Any = dict(judge={}, ratings=(), limit=0, base="", device="", analyses=("captions",))
+    only["device_map"] = ""
     only |= dict(embedded=None, decoder_only=False, trust_remote_code=False, adapter=None)
     only |= dict(model=Path(study.model).name, data=Path(study.data.name))
     made = results.make_recipe("study", replace(study, **only), facts)

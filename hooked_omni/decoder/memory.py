@@ -82,7 +82,10 @@ def room_for(what: str, remedy: str) -> Iterator[None]:
         if isinstance(error, OutOfRoomError) or not (full or "can't allocate" in str(error)):
             raise
         came = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise OutOfRoomError(f"expected room for {what}, got {came}. {remedy}") from error
+        raised = OutOfRoomError(f"expected room for {what}, got {came}. {remedy}")
+        for note in getattr(error, "__notes__", []):
+            raised.add_note(note)
+        raise raised from error
 
 
 def in_words(n_bytes: int | float) -> str:
