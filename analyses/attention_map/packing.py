@@ -14,7 +14,7 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from hooked_omni.errors import ResultsError
 
@@ -29,13 +29,13 @@ _LEAST = 1 / 256
 class KeptWeights(NamedTuple):
     """Positions, weights and sums as they are read back; a position of `NONE` has weight 0."""
 
-    positions: Int[np.ndarray, "layer head query kept"]
+    positions: Integer[np.ndarray, "layer head query kept"]
     weights: Float[np.ndarray, "layer head query kept"]
     sums: Float[np.ndarray, "layer head query segment"]
 
 
 def packed(
-    positions: Int[np.ndarray, "layer head query kept"],
+    positions: Integer[np.ndarray, "layer head query kept"],
     weights: Float[np.ndarray, "layer head query kept"],
     sums: Float[np.ndarray, "layer head query segment"],
 ) -> tuple[bytes, float]:
@@ -72,5 +72,5 @@ def unpacked(data: bytes, shape: tuple[int, int, int, int], n_segments: int) -> 
     return KeptWeights(places.reshape(shape), _weights(codes).reshape(shape), sums / 65_535)
 
 
-def _weights(codes: Int[np.ndarray, " *_"]) -> Float[np.ndarray, " *_"]:
+def _weights(codes: Integer[np.ndarray, " *_"]) -> Float[np.ndarray, " *_"]:
     return (codes / _CODES) ** 2
