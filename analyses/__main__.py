@@ -19,7 +19,16 @@ import typer
 from analyses.judge.commands import app as agreement
 from analyses.running import options
 from analyses.running.progress import progress_bars
-from hooked_omni.command_line import Cpus, Ray, Stored, joined, new_app
+from hooked_omni.command_line import (
+    Cpus,
+    DeviceMap,
+    Quantized,
+    Ray,
+    Stored,
+    joined,
+    new_app,
+    read_device_map,
+)
 
 ANALYSES: dict[str, tuple[str, bool]] = {
     "captions": ("reference captions, for what is named", False),
@@ -81,6 +90,8 @@ def _command(name: str) -> Callable[..., None]:
         order: Annotated[str | None, _option("text-first or clip-first.")] = None,
         device: Annotated[str, _option("cpu, cuda, ...")] = "cpu",
         dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
+        device_map: DeviceMap = None,
+        allow_quantized: Quantized = False,
         ray: Ray = None,
         cpus: Cpus = None,
         storage: Stored = "driver",
@@ -94,7 +105,8 @@ def _command(name: str) -> Callable[..., None]:
         wanted = tuple(questions.split(",")), tuple(kinds.split(",")) if kinds is not None else None
         words = {key: text for key, _, text in (own.partition("=") for own in wording or ())}
         given = data, tuple(clip or ()), audio, ask, *wanted, limit, rope, words, system, order
-        more = prompts, embedded, decoder_only, trust_remote_code, adapter
+        placed = read_device_map(device_map, device), allow_quantized
+        more = prompts, embedded, decoder_only, trust_remote_code, adapter, *placed
         models = options.ModelOptions(model, base, device, dtype, *more)
         chosen = options.CaseSelection(*given)
         options.require_folder(out)
@@ -151,6 +163,12 @@ def summary(
             Console().print(f"  * {line}", **plain)
 
 
+def _placed(device_map: str | None, allow_quantized: bool) -> dict[str, Any]:
+    """What the options say in place of a study's file, whose device a map replaces."""
+    found = {"device_map": read_device_map(device_map, "cpu"), "device": "cpu"}
+    return (found if device_map else {}) | ({"allow_quantized": True} if allow_quantized else {})
+
+
 app.add_typer(agreement, name="agreement")
 
 
@@ -161,18 +179,17 @@ def study(
     model: Annotated[str | None, _option("In place of the file's.")] = None,
     data: Annotated[Path | None, _option("In place of the file's.")] = None,
     limit: Annotated[int | None, _option("Samples of each kind.", min=1)] = None,
+    device_map: DeviceMap = None,
+    allow_quantized: Quantized = False,
     ray: Ray = None,
     cpus: Cpus = None,
     storage: Stored = "driver",
 ) -> None:
     """The whole study: captions, analyses, judge, the paper's claims, figures and report.md."""
-    from dataclasses import replace
-
     from analyses.study.config import read_study
 
-    given = {"model": model, "data": data, "limit": limit}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    own = replace(read_study(config), **changes)
+    given: dict[str, Any] = dict(model=model, data=data, limit=limit)
+    own = read_study(config, given | _placed(device_map, allow_quantized))
     from analyses.study.run import run_study  # now torch, which takes seconds
 
     with joined(ray, cpus, storage) as cluster, progress_bars() as progress:
@@ -192,17 +209,18 @@ def plan_command(
     data: Annotated[Path | None, _option("Manifest, as data_prep writes it.")] = None,
     clip: Annotated[list[Path] | None, _option("A clip, not --data; repeatable.")] = None,
     dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
+    device_map: DeviceMap = None,
+    allow_quantized: Quantized = False,
 ) -> None:
     """What a study or an analysis will take of memory and work, before any weight is read."""
-    from dataclasses import replace
-
     from analyses.study.config import read_study
 
+    placed = _placed(device_map, allow_quantized)
     if (config is None) == (analysis is None):
         raise typer.BadParameter("expected --config, a study, or --analysis, one of them")
     if config is not None:
         given: dict[str, Any] = dict(model=model, base=base, data=data, dtype=dtype)
-        own = replace(read_study(config), **{k: v for k, v in given.items() if v is not None})
+        own = read_study(config, given | placed)
         from analyses.study.plan import plan_of_study  # now torch, which takes seconds
 
         plan_of_study(own)
@@ -213,7 +231,7 @@ def plan_command(
         raise typer.BadParameter("expected --base for an analysis that compares, and for no other")
     settled = options.read_config(analysis, settings)
     chosen = options.CaseSelection(data, tuple(clip or ()))
-    models = options.ModelOptions(model, base, dtype=dtype)
+    models = options.ModelOptions(model, base, dtype=dtype, **placed)
     from analyses.running.request import cases_of
     from analyses.study.plan import plan, printed
 

@@ -5,7 +5,7 @@ questions: TOML, in which every key is checked before anything is loaded.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class Study:
         model, device, dtype: As in `load`; an empty dtype is the saved one.
         decoder_only, trust_remote_code: As in `load`, of the model and the base.
         adapter: As in `load`, of the model alone; in a file, relative to it.
+        device_map, allow_quantized: As in `load`, and in `ModelOptions`; an empty map is none.
         embedded: Folder of prompts embedded elsewhere, as `running/elsewhere.py` has it; in a file,
             relative to it. A decoder alone needs it.
         data: The manifest; in a file, relative to it.
@@ -105,6 +106,8 @@ class Study:
     decoder_only: bool = False
     trust_remote_code: bool = False
     adapter: Path | None = None
+    device_map: str | Mapping[str, str | int] = ""
+    allow_quantized: bool = False
     judge: Mapping[str, Any] = field(default_factory=lambda: {"name": "lexical"})
     ratings: tuple[Path, ...] = ()
     questions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -138,7 +141,8 @@ class Study:
         """The models, as a single analysis has them."""
         known = self.model, self.base or None, self.device, self.dtype or None
         how = self.decoder_only, self.trust_remote_code, self.adapter
-        return ModelOptions(*known, None, self.embedded, *how)
+        more = self.device_map or None, self.allow_quantized
+        return ModelOptions(*known, None, self.embedded, *how, *more)
 
     def config(self, name: str) -> Any:
         """Config of an analysis; a `ResultsError` for an unknown field or a wrong type."""
@@ -152,8 +156,8 @@ class Study:
             raise
 
 
-def read_study(path: Path) -> Study:
-    """A study file.
+def read_study(path: Path, instead: Mapping[str, Any] | None = None) -> Study:
+    """A study file; `instead` has values that are not the file's, None for the file's own.
 
     Raises:
         FileError: If it cannot be read, or is no TOML.
@@ -189,4 +193,5 @@ def read_study(path: Path) -> Study:
     study = Study(**values, questions=words_of, configs=configs)
     for name in configs:
         study.config(name)
-    return study
+    own = {name: value for name, value in (instead or {}).items() if value is not None}
+    return replace(study, **own)

@@ -142,7 +142,9 @@ def _recipe(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
     only: Any = dict(judge={}, ratings=(), limit=0, base="", device="", analyses=("captions",))
     only |= dict(embedded=None, decoder_only=False, trust_remote_code=False, adapter=None)
     only |= dict(model=Path(study.model).name, data=Path(study.data.name))
-    return results.make_recipe("study", replace(study, **only), facts)
+    made = results.make_recipe("study", replace(study, **only), facts)
+    del made["config"]["device_map"], made["config"]["allow_quantized"]
+    return made
 
 
 def _require_references(cases: Mapping[str, list[Case]]) -> None:

@@ -151,10 +151,13 @@ def batches(
     total: int,
     n_query: int,
     memory_budget: int | None,
+    share_last: bool = False,
 ) -> list[Batch]:
     """Conditions in as few batches as what they do to the prompt, and the memory, allow.
 
-    Of each row, `n_query` positions run in one pass, up to `total` with the prompt's.
+    Of each row, `n_query` positions run in one pass, up to `total` with the prompt's. With
+    `share_last`, conditions that leave the prompt as it is run its last position, too, in the batch
+    of those that do not: a pass less, and logits to rounding.
     """
     if isinstance(conditions, str) or not conditions:
         raise PromptError("expected at least one condition, got none. `[]` is a baseline.")
@@ -170,6 +173,8 @@ def batches(
     for i, hooks in enumerate(every):
         own = not all(isinstance(function, SpanHook) for _, function in hooks)
         groups.setdefault(i if own else _effect(hooks, prompt.n_pos), []).append(i)
+    if share_last and _LAST in groups and () in groups:
+        groups[_LAST] += groups.pop(())
     most = most_rows(model.cfg, total, prompt.n_pos, n_query, memory_budget)
     return [
         Batch(
