@@ -13,7 +13,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from analyses.explore.notebook import show
+from hooked_omni import Prompt
 from tests.support import explore_site as planted
+from tests.support.clips import write_clip
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -373,6 +376,29 @@ def test_a_file_left_behind_or_unplayable_is_named(browser, site, tmp_path):
     page.locator(".attention [role=alert]").wait_for()
     (copy / "data/0/study.js").unlink()
     assert "expected data/0/study.js" in visit.open("#/").locator(".absent").inner_text()
+
+
+def test_a_models_answer_is_seen_in_a_notebook(browser, omni, tmp_path):
+    """The frame holds script, data and clip; its attention is that of the model's own grid."""
+    clip = write_clip(tmp_path / "clip.mp4", seconds=1)
+    shown = show(omni, Prompt("Describe what you hear.", video=clip))
+    (tmp_path / "index.html").write_text(f"<!doctype html><body>{shown._repr_html_()}", "utf-8")
+    visit = Visit(browser, tmp_path)
+    visit.page.goto((tmp_path / "index.html").as_uri())
+    frame = visit.page.frame_locator("iframe")
+    tokens = frame.locator(".answer .token")
+    tokens.nth(1).click()
+    frame.locator(".frames").wait_for()
+    spoken = omni.model.generate(omni.embed(Prompt("Describe what you hear.", video=clip)))
+    text = frame.locator(".card .words").first.inner_text()
+    assert text[:20] == spoken.text[:20]
+    rows = [
+        float(one.split(" %")[0]) for one in frame.locator(".shares span").all_inner_texts()[:-1]
+    ]
+    assert sum(rows) == pytest.approx(100, abs=0.5)
+    assert frame.locator("video").evaluate("(video) => video.error") is None
+    assert visit.complaints == []
+    visit.page.close()
 
 
 HOSTILE = [
