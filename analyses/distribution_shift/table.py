@@ -18,7 +18,7 @@ from analyses.text.pieces import pieces
 from analyses.text.vocabulary import shared_vocabulary, text_of, tokenizer_of
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
 from hooked_omni.decoding.prefill import prefill
-from hooked_omni.decoding.score import forced_logits
+from hooked_omni.decoding.score import logits_at_once
 from hooked_omni.errors import MediaError, PromptError, ResultsError
 
 OWN_SYSTEM = "each model's own"
@@ -82,9 +82,9 @@ def run(
         if bool((at < 0).any()):
             strange = tokenizer.decode([int(tokens[at < 0][0])])
             raise Skip(f"expected an answer in tokens of both models, got {strange!r}.")
-        logits = forced_logits(omni.model, prompt, tokens)
-        base_logits = forced_logits(base.model, base_prompt, shared.second[at])
-        measured = compare(logits, base_logits, shared, at)
+        base_logits = logits_at_once(base.model, base_prompt, shared.second[at])
+        own: Any = answer.logits  # kept with every plain answer
+        measured = compare(own[: len(tokens)], base_logits, shared, at)
         texts = pieces(tokenizer, tokens.tolist())
         likeliest = shared.first[measured.pop("base_top")].tolist()
         logprobs = measured.pop("base_top_logprob").tolist()

@@ -79,6 +79,7 @@ def clip_record(
     problems = [part.get("problem") for part in (played, frames, sound)]
     problems += [several] * (len(sample.files) > len(files))
     problem = " ".join(dict.fromkeys(filter(None, problems)))
+    problem = problem.replace(f"{folder.absolute()}/", "")  # of no interest where it is read
     return made | played | frames | sound | {"problem": problem or None}
 
 

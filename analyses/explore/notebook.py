@@ -114,6 +114,7 @@ def one_page(study: OpenStudy, sample: str) -> str:
             clip["src"] = _inside(Path(folder) / clip["src"])
     others = [{"name": study.name, "samples": [sample]}]
     record = study_record(study, others, whole=False)
+    record["samples"] = [row for row in record["samples"] if row["id"] == sample]
     put = {"0/study": record, **dict(sample_records(0, tables, sample, clip))}
     scripts = "".join(f"<script>{script(name, one).decode()}</script>" for name, one in put.items())
     app, style = ((BUILT / name).read_text() for name in ("app.js", "app.css"))

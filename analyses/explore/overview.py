@@ -129,7 +129,7 @@ def _rows(study: OpenStudy) -> Iterator[dict[str, Any]]:
             "twin": twin,
             "fidelity": own,
             "drop": None if heard is None or theirs is None else theirs - heard,
-            "shift": _mean([tokens[first]["shift"] == "shifted" for first in firsts]),
+            "shift": _mean([1.0 * (tokens[first]["shift"] == "shifted") for first in firsts]),
             "disagreement": _disagreement(answers, scored.get(sample, [])),
             "answers": {row["question"]: row["caption"] or "" for row in answers},
         }

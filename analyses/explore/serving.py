@@ -6,7 +6,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _HOSTS = ("127.0.0.1", "localhost")
@@ -54,7 +54,7 @@ class _Handler(SimpleHTTPRequestHandler):
         self._rest = last - first + 1
         return file
 
-    def copyfile(self, source: BinaryIO, outputfile: BinaryIO) -> None:  # pyright: ignore
+    def copyfile(self, source: Any, outputfile: Any) -> None:
         """The part that was asked for, or all."""
         if self._rest is None:
             super().copyfile(source, outputfile)
