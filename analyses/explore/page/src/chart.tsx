@@ -7,10 +7,12 @@ import { digits, domain, linear, ticks } from "./scale";
 
 const MARGIN = { top: 26, right: 10, bottom: 42, left: 48 };
 const HEIGHT = 230;
-// Names that keep one look in all figures.
+// Names that keep one look in all figures, those of analyses/plots/figures.py; others get what is no modality's first.
 const NAMED = new Map(Object.entries({
-  audio: 0, "G !-> A": 0, video: 1, "G !-> V": 1, text: 2, "query text": 2, generated: 3, "no intervention": 6, untouched: 6,
+  audio: 0, "G !-> A": 0, video: 1, "G !-> V": 1, text: 2, "query text": 2, both: 3, image: 4, other: 5,
+  "no intervention": 6, untouched: 6, unshifted: 6, marginal: 7, shifted: 8,
 }));
+const FREE = [5, 4, 3, 6, 7, 8, 2, 0, 1];
 const SHAPES = ["M-3.5,0a3.5,3.5 0 1,0 7,0a3.5,3.5 0 1,0 -7,0Z", "M-3,-3H3V3H-3Z", "M0,-4L4,3H-4Z", "M0,-4.5L4.5,0L0,4.5L-4.5,0Z"];
 const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
 
@@ -24,9 +26,9 @@ interface Look {
 /** One look for each name: sound and picture keep theirs in every figure; the others take what is left. */
 function looks(figure: Figure): Look[] {
   const names = [...new Set(figure.panels.flatMap((panel) => panel.series.map((one) => one.name)))];
-  const free = [...Array(8).keys()].filter((i) => !names.some((name) => NAMED.get(name) === i));
+  const free = FREE.filter((i) => !names.some((name) => NAMED.get(name) === i));
   return names.map((name, order) => {
-    const i = NAMED.get(name) ?? free.shift() ?? order % 8;
+    const i = NAMED.get(name) ?? free.shift() ?? order % 9;
     return { name, color: `var(--c${i})`, shape: SHAPES[i % 4]!, dash: DASHES[i % 4]! };
   });
 }
