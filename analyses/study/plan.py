@@ -96,7 +96,8 @@ class Costs:
     def answer(self, n_pos: int, n_new: int) -> Taken:
         """Bytes and work of decoding a plain caption after it."""
         grown = memory.keys_values_bytes(self.cfg, n_pos + n_new)
-        return grown, n_new * (_STEP + self._position(n_pos))
+        logits = n_new * self.cfg.d_vocab * self.cfg.dtype.itemsize
+        return grown + logits, n_new * (_STEP + self._position(n_pos))
 
     def caption(self, sizes: PromptSizes, n_new: int) -> float:
         """Work of a plain caption."""
