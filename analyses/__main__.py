@@ -19,11 +19,21 @@ import typer
 from analyses.judge.commands import app as agreement
 from analyses.running import options
 from analyses.running.progress import progress_bars
-from hooked_omni.command_line import Cpus, Ray, Stored, joined, new_app
+from hooked_omni.command_line import (
+    Cpus,
+    DeviceMap,
+    Quantized,
+    Ray,
+    Stored,
+    joined,
+    new_app,
+    read_device_map,
+)
 
 ANALYSES: dict[str, tuple[str, bool]] = {
     "captions": ("reference captions, for what is named", False),
     "attention_share": ("a clip", False),
+    "attention_map": ("a clip", False),
     "logit_lens": ("sound; reference captions, for recall", False),
     "knockout": ("sound and picture", False),
     "distribution_shift": ("sound and picture; --base, the vision-only base model", True),
@@ -80,6 +90,8 @@ def _command(name: str) -> Callable[..., None]:
         order: Annotated[str | None, _option("text-first or clip-first.")] = None,
         device: Annotated[str, _option("cpu, cuda, ...")] = "cpu",
         dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
+        device_map: DeviceMap = None,
+        allow_quantized: Quantized = False,
         ray: Ray = None,
         cpus: Cpus = None,
         storage: Stored = "driver",
@@ -93,7 +105,8 @@ def _command(name: str) -> Callable[..., None]:
         wanted = tuple(questions.split(",")), tuple(kinds.split(",")) if kinds is not None else None
         words = {key: text for key, _, text in (own.partition("=") for own in wording or ())}
         given = data, tuple(clip or ()), audio, ask, *wanted, limit, rope, words, system, order
-        more = prompts, embedded, decoder_only, trust_remote_code, adapter
+        placed = read_device_map(device_map, device), allow_quantized
+        more = prompts, embedded, decoder_only, trust_remote_code, adapter, *placed
         models = options.ModelOptions(model, base, device, dtype, *more)
         chosen = options.CaseSelection(*given)
         models.require()
@@ -157,6 +170,12 @@ def summary(
             Console().print(f"  * {line}", **plain)
 
 
+def _placed(device_map: str | None, allow_quantized: bool) -> dict[str, Any]:
+    """What the options say in place of a study's file, whose device a map replaces."""
+    found = {"device_map": read_device_map(device_map, "cpu"), "device": "cpu"}
+    return (found if device_map else {}) | ({"allow_quantized": True} if allow_quantized else {})
+
+
 app.add_typer(agreement, name="agreement")
 
 
@@ -167,18 +186,17 @@ def study(
     model: Annotated[str | None, _option("In place of the file's.")] = None,
     data: Annotated[Path | None, _option("In place of the file's.")] = None,
     limit: Annotated[int | None, _option("Samples of each kind.", min=1)] = None,
+    device_map: DeviceMap = None,
+    allow_quantized: Quantized = False,
     ray: Ray = None,
     cpus: Cpus = None,
     storage: Stored = "driver",
 ) -> None:
     """The whole study: captions, analyses, judge, the paper's claims, figures and report.md."""
-    from dataclasses import replace
-
     from analyses.study.config import read_study, require_startable
 
-    given = {"model": model, "data": data, "limit": limit}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    own = replace(read_study(config), **changes)
+    given: dict[str, Any] = dict(model=model, data=data, limit=limit)
+    own = read_study(config, given | _placed(device_map, allow_quantized))
     require_startable(own)
     options.require_folder(out)
     with joined(ray, cpus, storage) as cluster, progress_bars() as progress:
@@ -200,17 +218,18 @@ def plan_command(
     data: Annotated[Path | None, _option("Manifest, as data_prep writes it.")] = None,
     clip: Annotated[list[Path] | None, _option("A clip, not --data; repeatable.")] = None,
     dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
+    device_map: DeviceMap = None,
+    allow_quantized: Quantized = False,
 ) -> None:
     """What a study or an analysis will take of memory and work, before any weight is read."""
-    from dataclasses import replace
-
     from analyses.study.config import read_study, require_startable
 
+    placed = _placed(device_map, allow_quantized)
     if (config is None) == (analysis is None):
         raise typer.BadParameter("expected --config, a study, or --analysis, one of them")
     if config is not None:
         given: dict[str, Any] = dict(model=model, base=base, data=data, dtype=dtype)
-        own = replace(read_study(config), **{k: v for k, v in given.items() if v is not None})
+        own = read_study(config, given | placed)
         require_startable(own)
         from analyses.study.plan import plan_of_study  # now torch, which takes seconds
 
@@ -222,7 +241,7 @@ def plan_command(
         raise typer.BadParameter("expected --base for an analysis that compares, and for no other")
     settled = options.read_config(analysis, settings)
     chosen = options.CaseSelection(data, tuple(clip or ()))
-    models = options.ModelOptions(model, base, dtype=dtype)
+    models = options.ModelOptions(model, base, dtype=dtype, **placed)
     models.require()
     from analyses.running.request import cases_of
     from analyses.study.plan import plan, printed
@@ -245,6 +264,26 @@ def compare(
     from analyses.study.compare import compare_studies
 
     say(f"{compare_studies(studies, out, judge)}: {len(studies)} studies side by side")
+
+
+@app.command("explore")
+def explore(
+    studies: Annotated[list[Path], typer.Argument(help="Folders of studies, finished or not.")],
+    out: Annotated[Path, _option("New folder for the site.")],
+    judge: Annotated[str | None, _option("Whose scores, where several judged.")] = None,
+    data: Annotated[Path | None, _option("The studies' manifest, if it was moved.")] = None,
+    serve: Annotated[bool, _option("Then serve it to this machine.", "--serve")] = False,
+) -> None:
+    """A page to look at: samples, answers, attention, knockouts; it opens from disk."""
+    from analyses.explore.site import write_site
+
+    with progress_bars() as progress:
+        page = write_site(studies, out, judge, data, progress)
+    say(f"{page}: open it in a browser")
+    if serve:
+        from analyses.explore.serving import serve_site
+
+        serve_site(out, lambda address: say(f"{address}: until Ctrl-C"))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -18,6 +18,7 @@ from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt, nam
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import PrefilledPrompt, prefill, prefill_state
 from hooked_omni.errors import MediaError, ResultsError
+from hooked_omni.fingerprint import unedited
 
 KEYS = ("sample", "kind", "question")
 """The columns with which every table begins."""
@@ -145,6 +146,7 @@ def _order(omni: HookedOmni, case: Case) -> str:
     return "text-first" if text_first else "clip-first"
 
 
+@unedited()
 def prefilled(omni: HookedOmni, case: Case) -> Case:
     """The same case, embedded and prefilled, for all analyses that run on it.
 
@@ -168,16 +170,20 @@ def prefilled(omni: HookedOmni, case: Case) -> Case:
     return replace(case, prefilled_prompt=prompt, prefilled_from=source, answers=answers)
 
 
+@unedited()
 def plain_answer(
     omni: HookedOmni, case: Case, prompt: EmbeddedPrompt, max_new_tokens: int
 ) -> Generation:
-    """The model's plain answer to a case's prompt, generated once if the case is `prefilled`."""
+    """The model's plain answer to a case's prompt, with the logits that it was chosen from.
+
+    It is generated once if the case is `prefilled`.
+    """
     model = omni.model
     shared = prompt is case.prefilled_prompt and prefill_state(model, prompt) is not None
     known = case.answers if shared else {}  # else written, and never read
     wanted = max_new_tokens, frozenset(model.cfg.eos_tokens)
     if wanted not in known:
-        known[wanted] = model.generate(prompt, max_new_tokens=max_new_tokens)
+        known[wanted] = model.generate(prompt, max_new_tokens=max_new_tokens, return_logits=True)
     return known[wanted]
 
 
@@ -212,7 +218,8 @@ def tabulate(
 ) -> pd.DataFrame:
     """One tidy table over all cases; each row begins with sample, kind and question.
 
-    `rows_of` raises `Skip` for a case that it cannot measure; `columns` are the rows' own.
+    `rows_of` raises `Skip` for a case that it cannot measure, and edits no model, which is hashed
+    once for all its uses of a `prefilled` prompt; `columns` are the rows' own.
 
     Returns:
         The table. `table.attrs["skipped"]` lists each skipped case id with its reason,
@@ -223,7 +230,8 @@ def tabulate(
     cases, skipped, rows = as_cases(given), {}, []
     for case in cases:
         try:
-            rows += [{**case.keys, **row} for row in rows_of(case)]
+            with unedited():
+                rows += [{**case.keys, **row} for row in rows_of(case)]
         except Skip as reason:
             skipped[case.id] = str(reason)
     table = pd.DataFrame(rows, columns=[*KEYS, *columns])

@@ -80,6 +80,26 @@ class AttentionShareConfig:
 
 
 @dataclass(frozen=True)
+class AttentionMapConfig:
+    """How long an answer may be, and how many weights of each row are kept.
+
+    Attributes:
+        max_new_tokens: Longest answer, in tokens; 50 in the paper's scripts.
+        kept: The so many largest weights of each generated position, layer and head.
+    """
+
+    max_new_tokens: int = 50
+    kept: int = 16
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 2 or not 1 <= self.kept <= 1000:
+            raise ResultsError(
+                f"expected at least 2 new tokens and 1 to 1000 kept weights, got "
+                f"{self.max_new_tokens} and {self.kept}: no pass reads the last token."
+            )
+
+
+@dataclass(frozen=True)
 class LogitLensConfig:
     """Where to read, with which lens, and which words to look for.
 
@@ -253,6 +273,7 @@ class ChoiceConfig:
 CONFIGS: Mapping[str, type] = {
     "captions": CaptionsConfig,
     "attention_share": AttentionShareConfig,
+    "attention_map": AttentionMapConfig,
     "logit_lens": LogitLensConfig,
     "knockout": KnockoutConfig,
     "distribution_shift": DistributionShiftConfig,

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from analyses.cases import KEYS
 from analyses.plots import figures, published
+from analyses.plots.numbers import note
 from analyses.plots.statistics import in_words, mean_band, pooled
 from hooked_omni.errors import ResultsError
 
@@ -72,6 +73,7 @@ def _panel(axes: Axes, bands: Any, of: Mapping[Any, Any]) -> None:
             if theirs is not None:
                 line: Any = dict(color="black", linestyle=":", label=published.title(of))
                 axes.hlines(theirs, at - 0.17, at + 0.17, **line)
+                note(axes, "published", what, [at], [{"mean": theirs}])
         ticks.append(figures.tick(kind, bands[bands["kind"] == kind]))
     axes.set_xticks(range(len(kinds)), ticks)
 

@@ -6,8 +6,9 @@ prompts have about 860 and 1 660 positions. Each analysis is run alone, and all 
 Reading media and the towers stand apart: they are a random model's. Captions of 10 tokens, as many
 as captions of AudioCaps have in Qwen's vocabulary; the tiny tokenizer has one for each letter.
 Random weights are the dearest case for `knockout`: conditions share their early layers for as long
-as they say the same, and here they part after a few tokens. Seconds are of processor time, which is
-a thread's own on a busy machine, too.
+as they say the same, and here they part after a few tokens. A trained model, as the organisms are,
+leaves most captions as they are: `--chained` makes such captions, and says how many knockouts move
+theirs. Seconds are of processor time, which is a thread's own on a busy machine, too.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from analyses import (
     modality_reliance,
 )
 from analyses.cases import Case, embedded, plain_answer, prefilled
-from benchmarks.sweep import peak_bytes
+from benchmarks.sweep import chained, peak_bytes
 from benchmarks.timing import machine
 from data_prep.clips import write_clip
 from hooked_omni import HookedOmni, Prompt
@@ -191,12 +192,20 @@ def rows(omni: HookedOmni, base: HookedOmni, path: Path, runs: int) -> list[str]
     ]
 
 
+def moved(omni: HookedOmni, path: Path) -> str:
+    """How many captions knockouts move, and after how many tokens."""
+    table = knockout.run(omni, [asked(path)], knockout.Config(max_new_tokens=N_NEW))
+    after = sorted(table.loc[table["n_same"] < N_NEW, "n_same"].tolist())
+    return f"\n{len(after)} of {len(table) - 1} knockouts move the caption, after {after} tokens\n"
+
+
 @torch.no_grad()
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description="What does each analysis cost?")
     parser.add_argument("--seconds", type=int, nargs="+", default=[4, 9], help="of the clips")
     parser.add_argument("--runs", type=int, default=3, help="rounds; medians are shown")
+    parser.add_argument("--chained", type=int, metavar="STRENGTH", help="as in `benchmarks.sweep`")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(machine(), end="\n\n")
@@ -206,11 +215,16 @@ def main() -> None:
     )
     print("|---" * 7 + "|")
     omni, base = models()
+    if arguments.chained:
+        chained(omni, arguments.chained)
     gc.freeze()  # else a collection of all that was imported, 0.4 s, falls where it likes
     with tempfile.TemporaryDirectory() as folder:
         for seconds in arguments.seconds:
-            for line in rows(omni, base, clip(Path(folder), seconds), arguments.runs):
+            made = clip(Path(folder), seconds)
+            for line in rows(omni, base, made, arguments.runs):
                 print(line, flush=True)
+            if arguments.chained:
+                print(moved(omni, made), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """What do two workers of a Ray cluster gain over one?
 
-    python -m benchmarks.cluster [--cases 36] [--tokens 200]
+    python -m benchmarks.cluster [--cases 48] [--tokens 50]
 
-One CPU thread each, on this machine, which needs two idle cores for it. Timed is from when the last
-worker has its model to the end of the last case: a start does not grow with the work, and stands
-beside it. Tables are compared to the bit.
+One CPU thread each, on this machine, which needs two idle cores for it. Cases are knockouts of
+answers of 50 tokens. Timed is from when every worker has ended its first case, which imports what
+reads clips, to the end of the last; what comes before does not grow with the work, and stands under
+"start". Beside it, the same by processes without Ray: what two cores of this machine give at most.
+Tables are compared to the bit.
 """
 
 import os
@@ -12,13 +14,17 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import argparse
+import multiprocessing
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
 
-from analyses import captions
+from analyses import knockout
 from analyses.cases import read_cases
 from analyses.running import results
 from analyses.running.options import ModelOptions
@@ -31,42 +37,72 @@ from hooked_omni.cluster.joining import Cluster
 
 
 def main() -> None:
-    """Print both rates and their ratio."""
+    """Print all rates, and how many times faster two are than one."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=36)
-    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--cases", type=int, default=48)
+    parser.add_argument("--tokens", type=int, default=50)
     given = parser.parse_args()
-    print(f"{machine()}\n\n| workers | cases | start | seconds a case | times faster |")
+    torch.set_num_threads(1)
+    print(f"{machine()}\n\n| by | cases | start | seconds a case | times faster |")
     print("|---" * 5 + "|")
     with tempfile.TemporaryDirectory() as folder:
         write_world(Path(folder), 4, 0, "test")
         cases = read_cases(Path(folder, "pairs.jsonl"))[: given.cases]
-        run = Run("captions", captions.Config(given.tokens), load("organism-biased"), cases)
-        seconds, tables = [], []
-        for n in (1, 2):
-            start, each = _timed(run, Path(folder, f"out {n}"), n)
-            seconds.append(each)
-            tables.append(results.load(Path(folder, f"out {n}")))
-            ratio = seconds[0] / each
-            print(f"| {n} | {len(cases)} | {start:.1f} s | {each:.3f} | {ratio:.2f} |", flush=True)
-    pd.testing.assert_frame_equal(*tables)
+        config = knockout.Config(max_new_tokens=given.tokens)
+        run = Run("knockout", config, load("organism-biased"), cases)
+        for by, timed in (("processes without Ray", _forked), ("workers", _workers)):
+            seconds = list[float]()
+            for n in (1, 2):
+                start, each = timed(run, Path(folder, f"{by} {n}"), n)
+                seconds.append(each)
+                ratio = f"{len(cases)} | {start:.1f} s | {each:.3f} | {seconds[0] / each:.2f}"
+                print(f"| {n} {by} | {ratio} |", flush=True)
+        one, two = (results.load(Path(folder, f"workers {n}")) for n in (1, 2))
+    pd.testing.assert_frame_equal(one, two)
 
 
-def _timed(run: Run, out: Path, n: int) -> tuple[float, float]:
-    """Seconds until all workers had their models, and seconds a case from then on."""
+def _workers(run: Run, out: Path, n: int) -> tuple[float, float]:
+    """Seconds until all workers have done a case, and seconds a case from then on."""
     cluster, ready, ends, begun = Cluster("local", cpus=1), set[str](), [], time.perf_counter()
 
     def note(title: str, done: int, total: int) -> None:
-        if title != run.name:
+        if title == run.name:
+            ends.extend([(time.perf_counter(), done)] * (len(ready) == n))
+        elif done:
             ready.add(title)
-        elif len(ready) == n:
-            ends.append((time.perf_counter(), done))
 
     with cluster.joined(num_cpus=n):
         _, workers = on_cluster(ModelOptions("organism-biased"), cluster, run.cases, None)
         execute(run, out, note, workers)
     (first, before), (last, after) = ends[0], ends[-1]
     return first - begun, (last - first) / (after - before)
+
+
+def _forked(run: Run, out: Path, n: int) -> tuple[float, float]:
+    """The same by forks of this process, each with its share of the cases."""
+    context, begun = multiprocessing.get_context("fork"), time.perf_counter()
+    barrier, ended = context.Barrier(n), context.SimpleQueue()
+    shares = [(replace(run, shard=(i + 1, n)), out / str(i), barrier, ended) for i in range(n)]
+    processes = [context.Process(target=_share, args=share) for share in shares]
+    for process in processes:
+        process.start()
+    times = [ended.get() for _ in processes]
+    for process in processes:
+        process.join()
+    first = min(one for one, _ in times)
+    return first - begun, (max(last for _, last in times) - first) / (len(run.cases) - n)
+
+
+def _share(run: Run, out: Path, barrier: Any, ended: Any) -> None:
+    times = list[float]()
+
+    def note(title: str, done: int, total: int) -> None:
+        if done == 1:
+            barrier.wait()
+        times.extend([time.perf_counter()] * (done > 0))
+
+    execute(run, out, note)
+    ended.put((times[0], times[-1]))
 
 
 if __name__ == "__main__":

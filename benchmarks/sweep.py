@@ -141,11 +141,15 @@ def growth() -> None:
             print(f"| {n_pos} | {count} | {sweep:.2f} s | {sweep / plain:.2f} |", flush=True)
 
 
-def chained(omni: HookedOmni) -> None:
-    """After each token, the next of the vocabulary: captions that no knockout moves."""
+def chained(omni: HookedOmni, strength: int = 1000) -> None:
+    """After each token, the next of the vocabulary: at full strength, no knockout moves captions.
+
+    At 1, all do; in between, some do, as in a model that was trained.
+    """
     weight = omni.model.embed.weight.detach()
-    weight.mul_(1000)
-    omni.model.unembed.weight = torch.nn.Parameter(weight.roll(-1, 0) / 1000, requires_grad=False)
+    weight.mul_(strength)
+    chain = weight.roll(-1, 0) / strength
+    omni.model.unembed.weight = torch.nn.Parameter(chain, requires_grad=False)
 
 
 def verify(runs: int, n_new: int = 32) -> None:

@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,6 +96,10 @@ def main(clips: int, out: Path, limit: int = 0) -> int:
     console.print(table)
     for model in findings:
         console.print(f"{model}: {out / model / 'report.md'}", markup=False)
+    page = write_page([out / model for model in findings], out / "site")
+    console.print(
+        f"look at the samples of both, open in a browser: {page.absolute()}", markup=False
+    )
     for line in surprises(findings):
         console.print(f"not as it must be: {line}", style="red", markup=False)
     return 1 if surprises(findings) else 0
@@ -126,6 +131,17 @@ def studied(study: Study, out: Path, console: Console) -> dict[str, list[Any]]:
             findings = {BIASED: run_study(study, out / BIASED, progress).findings}
     twin = read_finished(out / BALANCED).evidence
     return findings | {BALANCED: check(twin.tables, twin.scores, study.ratings)}
+
+
+def write_page(studies: Sequence[Path], out: Path) -> Path:
+    """The site of both, in place of the one of an earlier demo."""
+    from analyses.explore.site import write_site
+    from analyses.running.progress import progress_bars
+
+    if (out / "data" / "0" / "study.js").is_file():
+        shutil.rmtree(out)
+    with progress_bars() as progress:
+        return write_site(studies, out, progress=progress)
 
 
 @contextmanager

@@ -10,13 +10,24 @@ from hooked_omni.endings import StopSignals, run_command
 if __name__ == "__main__":
     StopSignals().__enter__()  # before what takes long to import, to the end of the process
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hooked_omni.command_line import new_app
+from hooked_omni.command_line import (
+    Cpus,
+    DeviceMap,
+    Quantized,
+    Ray,
+    Stored,
+    joined,
+    new_app,
+    read_device_map,
+)
 from hooked_omni.errors import PromptError
 from hooked_omni.hf.spelling import require_spelled
 
@@ -55,6 +66,8 @@ def prove(
     decoder_only: Alone = False,
     trust_remote_code: Trust = False,
     adapter: Lora = None,
+    device_map: DeviceMap = None,
+    allow_quantized: Quantized = False,
 ) -> None:
     """Compare a model with Hugging Face's, and print what is guaranteed and what is not.
 
@@ -62,6 +75,7 @@ def prove(
     """
     if attention not in ("sdpa", "eager"):
         raise PromptError(f"expected --attention sdpa or eager, got {attention!r}.")
+    placed = read_device_map(device_map, device), allow_quantized
     media = clip is not None or audio is not None
     if media and (prompt is not None or decoder_only):
         raise PromptError(
@@ -75,6 +89,8 @@ def prove(
     from rich.console import Console  # `embed` also runs where this and the decoder are missing
 
     from hooked_omni import guarantees
+    from hooked_omni.decoder.memory import room_for
+    from hooked_omni.hf.checkpoint import ROOM
     from hooked_omni.hf.config_file import family_named
     from hooked_omni.inputs.prompt import EmbeddedPrompt
     from hooked_omni.omni import load
@@ -82,15 +98,16 @@ def prove(
 
     given = None if prompt is None else EmbeddedPrompt.load(prompt)  # first: it may be refused
     asked = _taken(asked, family_named(model, revision))
-    how = revision, decoder_only, trust_remote_code, adapter
+    how = revision, decoder_only, trust_remote_code, adapter, *placed
     omni = load(model, device, dtype, attention, *how)
     if given is not None:
-        embedded: Any = given.to(device)
+        embedded: Any = given.to(omni.model.cfg.device)
     elif decoder_only:
         embedded = omni.model.as_prompt(omni.model.to_tokens(question))
     else:
         embedded = omni.embed(asked)
-    report = compare(omni, embedded)
+    with room_for("the proof", ROOM):
+        report = compare(omni, embedded)
     console = Console()
     console.print(guarantees.guaranteed(omni, embedded, report))
     console.print(guarantees.not_guaranteed(omni, embedded, report))
@@ -111,21 +128,53 @@ def embed(
     revision: Revision = None,
     trust_remote_code: Trust = False,
     adapter: Lora = None,
+    device_map: DeviceMap = None,
+    allow_quantized: Quantized = False,
+    ray: Ray = None,
+    cpus: Cpus = None,
+    storage: Stored = "driver",
 ) -> None:
-    """Run the towers on a clip and a question, and write the decoder's inputs to a file."""
+    """Run the towers on a clip and a question, and write the decoder's inputs to a file.
+
+    With --ray a worker does it, such as one that has a GPU; `examples.embed_prompts` takes many.
+    """
+    placed = read_device_map(device_map, device), allow_quantized
+    if ray is not None and device_map is not None:
+        raise typer.BadParameter("expected --device with --ray, whose workers have one each")
     require_spelled(model, device, dtype, adapter)
     asked = _prompt(question, clip, audio, system)
     if out.is_dir() or any(folder.is_file() for folder in out.absolute().parents):
         raise PromptError(f"expected a file to write, got {out}. Choose another name.")
+    from hooked_omni.cluster.spreading import spread
+    from hooked_omni.cluster.tasks import Task
     from hooked_omni.hf.config_file import family_named
-    from hooked_omni.hf.loading import load_towers  # now torch, which takes seconds
 
     asked = _taken(asked, family_named(model, revision))
-    how = revision, trust_remote_code, adapter
-    towers = load_towers(model, device, dtype, "sdpa", *how)
-    prompt = towers.embed(asked)
-    parts = ", ".join(f"{len(prompt.spans[name])} {name}" for name in prompt.spans)
-    typer.echo(f"{prompt.save(out)}: {prompt.n_pos} positions, {parts}")
+    files = tuple(Path(source.path) for source in asked.sources(True))
+    task = Task(str(out), asked, files, (out.absolute(),))
+    with joined(ray, cpus, storage) as cluster:
+        place = device if cluster is None else device.partition(":")[0]  # it sees one GPU
+        how = model, place, dtype, "sdpa", revision, trust_remote_code, adapter, *placed
+        for _, made in spread(cluster, partial(_towers, how), [task], gpus=int(place != "cpu")):
+            typer.echo(f"{out}: {made.result()}")
+
+
+def _towers(how: tuple[Any, ...]) -> Any:
+    """What a worker of `embed` does, here or on a cluster."""
+    from hooked_omni.decoder.memory import room_for  # not needed for --help
+    from hooked_omni.hf.checkpoint import ROOM
+    from hooked_omni.hf.loading import load_towers
+
+    towers = load_towers(*how)
+
+    def embed(asked: Any, paths: Sequence[Path]) -> str:
+        with room_for("the towers", ROOM):
+            prompt = towers.embed(asked)
+        prompt.save(paths[0])
+        parts = ", ".join(f"{len(prompt.spans[name])} {name}" for name in prompt.spans)
+        return f"{prompt.n_pos} positions, {parts}"
+
+    return embed, {}
 
 
 @app.command()

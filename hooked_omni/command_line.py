@@ -1,21 +1,33 @@
 """Which settings and options does every command line have?"""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from hooked_omni.errors import UnknownModelError
+from hooked_omni.files import parse_json
+from hooked_omni.names import DEVICE_MAPS
+
 Storage = Literal["driver", "shared"]
 Ray = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS", help="On a Ray cluster: auto, local, or HOST:PORT."),
+    typer.Option(metavar="[auto|local|HOST:PORT]", help="On a Ray cluster; alone: auto."),
 ]
 Cpus = Annotated[int | None, typer.Option(min=1, help="With --ray: CPUs and threads of a worker.")]
 Stored = Annotated[
     Storage, typer.Option("--storage", help="With --ray: who writes; shared: the workers.")
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(metavar="auto|JSON", help="Over several devices: auto, or {module: device}."),
+]
+Quantized = Annotated[
+    bool,
+    typer.Option("--allow-quantized", help="Take a quantized model: not the original's numbers."),
 ]
 
 _HELP = "Most memory that reading a clip may take, in GB; default: 1."
@@ -37,6 +49,29 @@ def new_app(**settings: Any) -> typer.Typer:
             require_memory(0, Path())
 
     return app
+
+
+def read_device_map(given: Any, device: str) -> Any:
+    """A `device_map` of `load` from a command or a study; JSON becomes a mapping.
+
+    Raises:
+        FileError: For JSON that is none.
+        UnknownModelError: For neither a way to make a map nor modules with devices, or beside a
+            `device` of its own.
+    """
+    text = isinstance(given, str) and given.lstrip().startswith("{")
+    found = parse_json(given, "--device-map") if text else given
+    listed = isinstance(found, Mapping) and all(type(v) in (str, int) for v in found.values())
+    if found is not None and not (found in DEVICE_MAPS if isinstance(found, str) else listed):
+        raise UnknownModelError(
+            f"expected a device_map among {DEVICE_MAPS}, or {{module: device}}, got {given!r}. For "
+            "one device, give it as the device."
+        )
+    if found is not None and device != "cpu":
+        raise UnknownModelError(
+            f"expected a device or a device_map, got {device!r} and {given!r}. Leave one out."
+        )
+    return found
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -81,10 +82,16 @@ def say(text: str, style: str | None = None) -> None:
 
 
 def run_command(app: Callable[..., Any], arguments: list[str] | None, name: str) -> None:
-    """Run a command; the project's own errors, and the system's, are one red message."""
+    """Run a command; the project's own errors, and the system's, are one red message.
+
+    `--ray` without a value is `--ray auto`.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    bare = [one == "--ray" and after[:1] == "-" for one, after in pairwise([*given, "-"])]
+    words = [w for one, alone in zip(given, bare, strict=True) for w in (one, *["auto"] * alone)]
     try:
         with StopSignals():
-            app(arguments, prog_name=name)
+            app(words, prog_name=name)
     except Exception as error:
         # By name, so that the help page need not import the package.
         own = any(kind.__module__ == "hooked_omni.errors" for kind in type(error).__mro__)

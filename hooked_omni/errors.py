@@ -54,6 +54,10 @@ class WorkerLostError(HookedOmniError, RuntimeError):
     """A task that lost all the workers that it was given to; the last one's end is the reason."""
 
 
+class OutOfRoomError(HookedOmniError, MemoryError):
+    """More memory than a device has free, noticed in the middle of the work."""
+
+
 class UnknownModelError(HookedOmniError, ValueError):
     """A model whose family is not known here."""
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ _CHUNK = 1 << 22  # words
 # Of TransformerLens, about hooks that come and go.
 _BOOKKEEPING = ("is_caching", "context_level")
 _NUMBERS = frozenset((int, float, bool))
+_KNOWN: ContextVar[dict[Any, Any] | None] = ContextVar("_KNOWN", default=None)
 
 
 def tensor_hash(tensor: Tensor) -> str:
@@ -39,6 +42,28 @@ def model_hash(modules: Mapping[str, nn.Module], *also: str, portable: bool = Fa
 
     Tensors that modules share are read once; `portable` ones on the CPU, to be equal everywhere.
     """
+    known = _KNOWN.get()
+    key = (portable, *modules.items())
+    found = None if known is None else known.get(key)
+    if found is None:
+        found = _hashed(modules, portable)
+        if known is not None:
+            known[key] = found
+    return xxhash.xxh3_128(repr((found, also)).encode()).hexdigest()
+
+
+@contextmanager
+def unedited() -> Iterator[None]:
+    """Within the block, models are read once for all their hashes: nothing there may edit them."""
+    known = _KNOWN.get()
+    before = _KNOWN.set({} if known is None else known)
+    try:
+        yield
+    finally:
+        _KNOWN.reset(before)
+
+
+def _hashed(modules: Mapping[str, nn.Module], portable: bool) -> list[tuple[Any, str | None]]:
     places = list(_places(modules))
     tensors = {id(tensor): tensor for _, tensor in places if tensor is not None}
 
@@ -49,8 +74,7 @@ def model_hash(modules: Mapping[str, nn.Module], *also: str, portable: bool = Fa
     parts = [every[i::n_threads] for i in range(n_threads)]  # most are small
     with ThreadPoolExecutor(n_threads) as pool:
         hashes = {key: one for part in pool.map(hashed, parts) for key, one in part.items()}
-    found = [(place, hashes.get(id(tensor))) for place, tensor in places]
-    return xxhash.xxh3_128(repr((found, also)).encode()).hexdigest()
+    return [(place, hashes.get(id(tensor))) for place, tensor in places]
 
 
 def _places(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Any, Tensor | None]]:

@@ -21,6 +21,9 @@ LensKind = Literal["norm", "raw"]
 LENSES: tuple[LensKind, ...] = ("norm", "raw")
 """Whether a lens puts the final norm before the unembedding."""
 
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Ways of accelerate's to give each module of a model a device."""
+
 READ_WEIGHTS = ("use_attn_result", "use_split_qkv_input", "use_attn_in")
 """Flags of hook points that are computed from weights, which quantized projections do not have."""
 

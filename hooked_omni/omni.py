@@ -210,16 +210,18 @@ def load(
             differ from the model's card, code that is not trusted or does not run, an adapter of
             another base or kind, and a `device_map` that is not of this model, or moves weights at
             each call.
+        OutOfRoomError: For a device that is full all the same while weights are read.
     """
     device, chosen = known_device(device), float_dtype(dtype)
-    if adapter is not None and decoder_only:
+    if decoder_only and (adapter is not None or allow_quantized):
+        what = "quantized weights" if adapter is None else f"the adapter {str(adapter)!r}"
         raise CheckpointError(
-            f"expected the whole model for the adapter {str(adapter)!r}, got decoder_only=True. "
-            "Leave one out, or save the merged model first, with peft's merge_and_unload()."
+            f"expected the whole model for {what}, got decoder_only=True. Leave one out, or save a "
+            "merged model first, with peft's merge_and_unload()."
         )
     if str(name) not in SHIPPED:
         source = file_source(name, revision)
-        raw = read_config(name, source, allow_quantized and not decoder_only)
+        raw = read_config(name, source, allow_quantized)
         family = family_of(raw)
         if decoder_only or family.remote is None:
             hf = loading.without_weights(name, family, raw, source, attn_implementation)

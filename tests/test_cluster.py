@@ -7,17 +7,21 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from analyses.running.results import load
 from data_prep.__main__ import main as data_prep
 from data_prep.captioning import caption_manifest
 from data_prep.manifest import Sample, read_manifest, write_manifest
 from data_prep.swapping import swap_manifest
+from hooked_omni import EmbeddedPrompt
+from hooked_omni.__main__ import main as hooked_omni
 from hooked_omni.cluster import joining
 from hooked_omni.cluster.joining import Cluster
 from hooked_omni.cluster.spreading import spread
@@ -34,9 +38,13 @@ pytestmark = pytest.mark.xdist_group("ray")
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[tuple[Any, Any, Any]]:
-    """Two nodes of one CPU each, and a driver that waits for what it is to do."""
-    given, ours = Pipe()
-    waiting = forked.start(workers.driver, given)
+    """Two nodes of one CPU each, and two drivers that wait for what they are to do."""
+    pipes = [Pipe() for _ in range(2)]
+    targets = (workers.driver, workers.commanded)
+    waiting = [
+        (forked.start(target, given), ours)
+        for target, (given, ours) in zip(targets, pipes, strict=True)
+    ]
     os.environ.update(joining.SETTINGS, RAY_AUTH_MODE="disabled")
     from ray.cluster_utils import Cluster as Nodes
 
@@ -45,8 +53,9 @@ def nodes() -> Iterator[tuple[Any, Any, Any]]:
     made: Any = Nodes(initialize_head=True, head_node_args=options)
     second = made.add_node(num_cpus=1, object_store_memory=80_000_000)
     OWN_ADDRESSES.add(made.head_node.node_ip_address)
-    yield made, second, (waiting, ours)
-    waiting.kill()
+    yield made, second, waiting
+    for process, _ in waiting:
+        process.kill()
     made.shutdown()
     signal.signal(signal.SIGTERM, handler)  # nodes set one of their own
 
@@ -155,9 +164,69 @@ def test_without_ray_there_is_a_clear_error(monkeypatch):
         Cluster()
 
 
+def test_a_prompt_is_embedded_by_a_worker(nodes, data, tmp_path, capsys):
+    clip, made = data.parent / "8.mp4", []
+    for name, more in (("here", ()), ("there", ("--ray", nodes[0].address, "--cpus", "1"))):
+        made.append(tmp_path / f"{name}.safetensors")
+        words = "embed", "random-omni", "--clip", clip, "--out", made[-1], *more
+        with pytest.raises(SystemExit) as end:
+            hooked_omni([str(word) for word in words])
+        assert end.value.code == 0 and "positions, " in capsys.readouterr().out
+    here, there = map(EmbeddedPrompt.load, made)
+    assert torch.equal(here.embeds, there.embeds) and here.facts == there.facts
+
+
+def test_a_study_that_is_interrupted_leaves_no_worker_and_goes_on(nodes, data, tmp_path):
+    """SIGINT; bare `--ray` is the cluster that this machine is a node of."""
+    said: Any = dict(audio_captions=("Rain falls.",), video_captions=("A square.",))
+    samples = [Sample(f"{i}", video=f"{i}.mp4", **said) for i in range(10) if i != 3]
+    write_manifest(data.parent / "study.jsonl", samples)
+    (config := tmp_path / "study.toml").write_text(
+        f'model = "random-omni"\ndata = "{data.parent}/study.jsonl"\nanalyses = ["captions"]\n'
+        "max_new_tokens = 4\n"
+    )
+    out, whole, (process, ours) = tmp_path / "out", tmp_path / "whole", nodes[2][1]
+    start = ["study", "--config", str(config), "--out"]
+    ours.send(([*start, str(out), "--ray", "--cpus", "1"], nodes[0].address, tmp_path / "printed"))
+    while len(list(out.glob("captions/parts/*.parquet"))) < 2:
+        assert process.is_alive(), (tmp_path / "printed").read_text()
+        time.sleep(0.01)
+    assert _actors(nodes[0])
+    os.kill(process.pid, signal.SIGINT)
+    process.join(30)
+    assert process.exitcode == 130
+    said = (tmp_path / "printed").read_text()
+    assert said.count("stopped by SIGINT: what is finished is kept; give the same command") == 1
+    assert "Traceback" not in said and "lost: " not in said
+    end = time.monotonic() + 10
+    while _actors(nodes[0]) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not _actors(nodes[0])
+    assert 2 <= len(list(out.glob("captions/parts/*.parquet"))) < 27 and not _finished(out)
+    for folder in (out, whole):
+        assert command(*start, folder) == 0 and _finished(folder)
+    assert_same(out / "captions", whole / "captions")
+
+
+def _finished(out: Path) -> bool:
+    return (out / "captions" / "run.json").exists() and (out / "report.md").exists()
+
+
+def _actors(made: Any) -> list[str]:
+    """Workers that live on the nodes: Ray's other ones wait, with no model."""
+    raylets = [node.all_processes["raylet"][0].process.pid for node in made.list_all_nodes()]
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            name = (folder / "cmdline").read_text()
+            found += [name] * (parent in raylets and name.startswith("ray::WorkerActor"))
+    return found
+
+
 def test_a_folder_goes_from_laptop_to_cluster_and_back(nodes, data, tmp_path, capfd):
     """A driver, a worker and a node are killed on the way."""
-    made, second, (waiting, ours) = nodes
+    made, second, ((waiting, ours), _) = nodes
     whole, out, cluster = tmp_path / "whole", tmp_path / "out", Cluster(made.address, 1)
     parts = lambda: len(list(out.glob("parts/*.parquet")))  # noqa: E731
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from analyses.running.identity import model_facts
 from hooked_omni import HookedOmni, load
-from hooked_omni.fingerprint import tensor_hash, word_sums
+from hooked_omni.decoding.prefill import prefill, prefill_state
+from hooked_omni.fingerprint import tensor_hash, unedited, word_sums
 from tests.support.models import save_checkpoint
 from tests.support.runs import noise
 
@@ -126,3 +127,21 @@ def test_sums_of_an_accelerator_notice_what_a_hash_does(dtype: torch.dtype) -> N
         assert differs(changed)
     assert differs(tensor.flip(0)) and differs(tensor[torch.tensor([1, 0, *range(2, 301)])])
     assert differs(torch.cat([-tensor[:, :2], tensor[:, 2:]], 1)) and differs(tensor * 2)
+
+
+def test_a_model_is_read_once_where_nothing_edits_it(own: HookedOmni) -> None:
+    """And again after the block, however it ends."""
+    before, decoder = own.content_hash(), prefill(own.model, torch.tensor([[1, 2, 3]]))
+    weight = own.model.embed.weight.data
+    with pytest.raises(KeyError), unedited():
+        with unedited():
+            assert own.content_hash() == before
+        weight[5] += 1
+        assert own.content_hash() == before  # as it was read, not as it is
+        assert prefill_state(own.model, decoder) is None  # the decoder alone was not read yet
+        own.model.cfg.eps *= 2
+        assert prefill_state(own.model, decoder) is None
+        raise KeyError
+    assert own.content_hash() != before
+    weight[5] -= 1
+    own.model.cfg.eps /= 2

@@ -65,12 +65,14 @@ def test_usage_errors_of_analyses_come_before_torch(manifest: Path) -> None:
     ways = (
         *("--unknown", "--base=b", "--shard=3", "--questions=taste", "--order=last"),
         *("--wording=taste=Salty?", "--kinds=x --audio=y", "--decoder-only", "--config=none.json"),
-        *("--ask=Why?", f"--out={manifest}", f"--data={manifest}l"),
+        *("--ask=Why?", f"--out={manifest}", f"--data={manifest}l", "--device-map=Auto"),
+        *("--device-map={", "--device-map=auto --device=cuda", "--allow-quantized=yes"),
     )
     tomls = (
         *("unknown = 1", "", 'base = "b"\n[knockout]\nunknown = 1', 'base = "b"\nlimit = "x"'),
         *('base = "b"\n[judge]\nname = "lexical"\nunknown = 1', 'base = "b"\n[captions]\nown = 3'),
-        *('base = "b', 'analyses = ["dreams"]'),
+        *('base = "b', 'analyses = ["dreams"]', 'base = "b"\ndevice_map = "Auto"'),
+        *('base = "b"\n[device_map]\nlm_head = 1.5', 'base = "b"\n[device_map]\nlm_head = 0'),
     )
     studies = []
     for i, text in enumerate(tomls):
@@ -146,6 +148,8 @@ def test_usage_errors_of_models_come_before_torch(tmp_path: Path) -> None:
         ["prove", "random-omni", "--attention", "flash"],
         ["prove", "random-omni", "--clip", "a.mp4", "--decoder-only"],
         ["embed", "random-omni"],
+        ["prove", "random-omni", "--device-map", '{"lm_head": true}'],
+        ["embed", "random-omni", "--out", "x", "--device-map", "auto", "--ray"],
         ["prove", "random-omni", "--question", " "],
         ["prove", "none"],
         ["prove", str(tmp_path)],

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from analyses.attention_share.table import MODALITIES
 from analyses.cases import KEYS
 from analyses.plots import figures, published
+from analyses.plots.numbers import note
 from analyses.plots.statistics import in_words, mean_band, pooled
 from hooked_omni.errors import ResultsError
 
@@ -38,6 +39,8 @@ def plot(table: pd.DataFrame) -> Figure:
             title = f"{published.title(table.attrs)}: {segment}"
             where = own["layer"], own["share_percent"]
             axes.scatter(*where, c=figures.COLORS[str(segment)], marker="x", label=title)
+            theirs = [{"mean": share} for share in own["share_percent"]]
+            note(axes, "published", _LABELS[str(segment)], own["layer"], theirs)
     left_out = len(set(table["sample"]) - set(complete["sample"]))
     if left_out:
         most = ", ".join(s for s in MODALITIES if s in set(complete["segment"]))

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from analyses.text.vocabulary import SharedVocabulary
 
+N_TOP = 5
+"""The base's likeliest tokens that are kept at each step."""
+
 _ROWS_AT_ONCE = 8  # of 152 000 logits in float64: 10 MB, a few times
 
 
@@ -30,14 +33,15 @@ def compare(
 
     Returns:
         `[n]` each: the measures of `run`, by column: `logprob`, `base_logprob`, `base_rank`,
-        `kl_base_model`, `kl_model_base`, `left_out` and `base_left_out`.
+        `kl_base_model`, `kl_model_base`, `left_out` and `base_left_out`. Of the base's likeliest
+        tokens `[n, top]`: `base_top`, their index among the shared, and `base_top_logprob`.
     """
     kept: dict[str, list[Tensor]] = {}
     for rows in torch.arange(len(chosen)).split(_ROWS_AT_ONCE):
         own, own_out = _among(logits[rows.to(logits.device)], shared.first)
         base, base_out = _among(base_logits[rows.to(base_logits.device)], shared.second)
         token = chosen[rows, None]
-        of_base = base.gather(1, token)
+        of_base, likeliest = base.gather(1, token), base.topk(min(N_TOP, base.shape[1]), dim=1)
         found = dict(
             logprob=own.gather(1, token)[:, 0],
             base_logprob=of_base[:, 0],
@@ -46,6 +50,8 @@ def compare(
             kl_model_base=(own.exp() * (own - base)).sum(1).clamp(min=0),
             left_out=own_out,
             base_left_out=base_out,
+            base_top=likeliest.indices,
+            base_top_logprob=likeliest.values,
         )
         for name, value in found.items():
             kept.setdefault(name, []).append(value)

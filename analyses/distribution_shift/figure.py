@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from analyses.distribution_shift.sound_words import first_pieces
 from analyses.distribution_shift.table import SHIFTS
 from analyses.plots import figures, published
+from analyses.plots.numbers import note
 from analyses.plots.statistics import contrast, in_words, pooled, require_rows
 
 _HATCHES = {"unshifted": "", "marginal": "//", "shifted": ".."}
@@ -79,6 +80,8 @@ def _bars(
         ticks.append(f"{kind}, {question}\n{figures.counted(group)}".replace(", up", ",\nup"))
     for name, number in theirs.items():
         axes.bar(len(ticks) + offsets[name], number, alpha=0.35, **looks[name] | dict(label=None))
+        at = len(ticks) + offsets[name]
+        note(axes, "published", looks[name].get("label", ""), [at], [{"mean": number}])
     ticks += ["published"] * bool(theirs)
     axes.set_xticks(range(len(ticks)), ticks)
 

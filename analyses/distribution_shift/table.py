@@ -15,10 +15,10 @@ from analyses.distribution_shift.sound_words import token_events
 from analyses.running.elsewhere import said
 from analyses.text.events import Events
 from analyses.text.pieces import pieces
-from analyses.text.vocabulary import shared_vocabulary, tokenizer_of
+from analyses.text.vocabulary import shared_vocabulary, text_of, tokenizer_of
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
 from hooked_omni.decoding.prefill import prefill
-from hooked_omni.decoding.score import forced_logits
+from hooked_omni.decoding.score import logits_at_once
 from hooked_omni.errors import MediaError, PromptError, ResultsError
 
 OWN_SYSTEM = "each model's own"
@@ -26,7 +26,8 @@ OWN_SYSTEM = "each model's own"
 SHIFTS = ("unshifted", "marginal", "shifted")
 COLUMNS = (
     *("step", "token_id", "token_text", "events", "logprob", "base_logprob", "base_rank", "shift"),
-    *("kl_base_model", "kl_model_base", "left_out", "base_left_out", "answer"),
+    *("kl_base_model", "kl_model_base", "left_out", "base_left_out"),
+    *("base_top", "base_top_logprob", "answer"),
 )
 
 
@@ -55,6 +56,8 @@ def run(
         * `kl_base_model` = KL(base || model), and `kl_model_base`, in nats.
         * `left_out`, `base_left_out`: probability of tokens that the other model does not have;
           everything else is renormalized over the tokens that both have.
+        * `base_top`, `base_top_logprob`: lists of the base's five likeliest tokens there, the
+          likeliest first, and of their log-probabilities in nats.
         * `answer`: its text.
 
         `attrs` hold "base", its name, and "system", the system prompts that both were given.
@@ -79,10 +82,12 @@ def run(
         if bool((at < 0).any()):
             strange = tokenizer.decode([int(tokens[at < 0][0])])
             raise Skip(f"expected an answer in tokens of both models, got {strange!r}.")
-        logits = forced_logits(omni.model, prompt, tokens)
-        base_logits = forced_logits(base.model, base_prompt, shared.second[at])
-        measured = compare(logits, base_logits, shared, at)
+        base_logits = logits_at_once(base.model, base_prompt, shared.second[at])
+        own: Any = answer.logits  # kept with every plain answer
+        measured = compare(own[: len(tokens)], base_logits, shared, at)
         texts = pieces(tokenizer, tokens.tolist())
+        likeliest = shared.first[measured.pop("base_top")].tolist()
+        logprobs = measured.pop("base_top_logprob").tolist()
         for step, (text, named) in enumerate(zip(texts, token_events(texts, events), strict=True)):
             yield dict(
                 step=step,
@@ -90,6 +95,8 @@ def run(
                 token_text=text,
                 events=named,
                 shift=shift_of(int(measured["base_rank"][step])),
+                base_top=tuple(text_of(tokenizer, token) for token in likeliest[step]),
+                base_top_logprob=tuple(logprobs[step]),
                 answer=answer.text,
                 **{name: value[step].item() for name, value in measured.items()},
             )

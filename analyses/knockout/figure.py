@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from analyses.cases import KEYS
 from analyses.plots import figures, published
 from analyses.plots.curves import paired_permutation, simultaneous_bands
+from analyses.plots.numbers import describe, note
 from analyses.plots.statistics import in_words, mean_band, pooled, require_rows
 
 _PANELS = {
@@ -30,6 +31,7 @@ _MOVED = {
 }
 """What each measure is, and its unit, in sentences."""
 _PUBLISHED = "figure6_knockout"
+_CENTER = "center of the window, layer"
 _COLUMNS = {
     "right": "{what}, %",
     "word_change": "log p of reference\nwords, change,\nnats a word",
@@ -56,14 +58,18 @@ def plot(table: pd.DataFrame) -> Figure:
         row[0].set_ylabel(f"{letter}{': ' * bool(letter)}{name},\n{question}")
         for axes, column in zip(row, columns, strict=True):
             draw_panel(axes, group, column)
+            place, measure = (
+                f"{letter}{': ' * bool(letter)}{kind}, {question}",
+                _measure(table, column),
+            )
+            describe(axes, title=f"{place}: {axes.get_title()}", x=_CENTER, y=measure)
             if column == "right" and _judged(table):
                 points = published.points(_PUBLISHED, table.attrs, question, kind)
                 underneath(axes, points, published.title(table.attrs))
     for axes, column in zip(every[0], columns, strict=True):
-        measure = _COLUMNS[column].format(what=_what(table))
-        axes.set_title(f"{measure}\n{axes.get_title()}", fontsize="medium")
+        axes.set_title(f"{_measure(table, column)}\n{axes.get_title()}", fontsize="medium")
         figures.layer_axis(axes, "")
-    every[-1, len(columns) // 2].set_xlabel("center of the window, layer")
+    every[-1, len(columns) // 2].set_xlabel(_CENTER)
     figures.legend(figure)
     return figure
 
@@ -115,6 +121,7 @@ def draw_panel(axes: Axes, group: Any, measure: str) -> None:
         axes.update_datalim([(0, level["mean"] - 0.5), (0, level["mean"] + 0.5)], updatex=False)
     axes.axhspan(level["low"], level["high"], color="black", alpha=0.1, linewidth=0)
     axes.axhline(level["mean"], color="black", ls=":", zorder=3, label="untouched")
+    note(axes, "level", "untouched", [0], [dict(level)])
     bands = [baseline]
     for i, (key, own) in enumerate(group[group["key"] != "none"].groupby("key", sort=False)):
         bands.append(mean_band(own, measure, by=_WINDOW))
@@ -130,6 +137,8 @@ def underneath(axes: Axes, points: pd.DataFrame, title: str) -> None:
         points_of = own["center_layer"], own["fidelity_percent"]
         label = f"{title}: {str(arrow).replace('!->', ' !-> ')}"
         axes.scatter(*points_of, color=color, marker="x", s=14, zorder=0, label=label)
+        theirs, name = [{"mean": y} for y in points_of[1]], str(arrow).replace("!->", " !-> ")
+        note(axes, "published", name, points_of[0], theirs)
         level, label = own["baseline_percent"].iloc[0], f"{title}: untouched"
         axes.axhline(level, color="black", ls="-.", lw=0.6, zorder=0, label=label)
 
@@ -186,6 +195,10 @@ def _judged(table: pd.DataFrame) -> bool:
 
 def _what(table: pd.DataFrame) -> str:
     return "fidelity" if _judged(table) else "reference events named"
+
+
+def _measure(table: pd.DataFrame, column: str) -> str:
+    return _COLUMNS[column].format(what=_what(table))
 
 
 def _arrow(cut: Any) -> str:

@@ -11,9 +11,12 @@ from analyses.cases import KEYS
 from analyses.logit_lens.judged import bars, judged, sentences
 from analyses.logit_lens.recall import ANY_LAYER, recall
 from analyses.plots import figures, published
+from analyses.plots.numbers import describe, note
 from analyses.plots.statistics import in_words, mean_band, pooled
 
 _PUBLISHED = "latent_audio_recall"
+_RECALLED = "sound events\nrecalled, %"
+_LIKELY = "log p of reference words,\nnats, best position"
 
 
 def plot(table: pd.DataFrame, scores: pd.DataFrame | None = None) -> Figure:
@@ -43,13 +46,16 @@ def plot(table: pd.DataFrame, scores: pd.DataFrame | None = None) -> Figure:
                 label = f"{published.title(table.attrs)},\n{kind}, all layers, judged"
                 line: Any = dict(color="black", ls="-.", lw=1, zorder=0, label=label)
                 (more or [first])[0].axhline(theirs, **line)
+                note((more or [first])[0], "published", kind, [None], [{"mean": theirs}])
         for axes in more:
             bars(axes, by_judge.query("question == @question"), lens)
         heat = _heat(third, own) or heat
         figures.layer_axis(first)
         figures.layer_axis(second)
-    rows[0, 0].set_ylabel("sound events\nrecalled, %")
-    rows[1, 0].set_ylabel("log p of reference words,\nnats, best position")
+        for axes, what in ((first, _RECALLED), (second, _LIKELY)):
+            describe(axes, y=what, title=f"{question}, lens {lens}")
+    rows[0, 0].set_ylabel(_RECALLED)
+    rows[1, 0].set_ylabel(_LIKELY)
     rows[2, 0].set_ylabel("layer")
     if heat:
         figure.colorbar(heat, ax=rows[2], label="positions that name\nwhat is heard, %")

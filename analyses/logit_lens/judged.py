@@ -62,7 +62,6 @@ def bars(axes: Axes, table: pd.DataFrame, lens: str) -> None:
             style = dict(color=figures.COLORS["audio"], alpha=0.9 / (1 + i), label=label)
             figures.bar(axes, at, point, width=width, **style)
             axes.hlines(others, at - width / 2, at + width / 2, color="black", linestyle=":")
-            label = ""
     axes.set_xticks(range(len(ticks)), [tick.replace(", ", "\n") for tick in ticks])
     axes.set(ylabel="sounds recalled, %", ylim=(0, 100), title="dotted: other clips' sounds")
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from analyses.cases import Case, Cases, Skip, embedded, plain_answer, tabulate
@@ -12,9 +13,10 @@ from analyses.configs import VARIANTS
 from analyses.configs import ModalityRelianceConfig as Config
 from analyses.modality_reliance import variants
 from analyses.text.pieces import pieces
-from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
+from hooked_omni import HookedOmni, Prompt
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import prefill
+from hooked_omni.decoding.score import forced_logits, logits_at_once
 from hooked_omni.errors import MediaError
 from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.image import Image
@@ -82,7 +84,7 @@ def _rows(
     if not possible:
         raise Skip(f"expected a clip that {' or '.join(edits)} would change, got {prompt}.")
     answer = plain_answer(omni, case, intact, config.max_new_tokens)
-    before = _scored(omni, intact, answer)
+    before = _scored(answer, forced_logits(omni.model, intact, answer.tokens))
     texts = pieces(omni.model.tokenizer, answer.tokens.tolist()) if config.tokens else None
     yield from _measures("intact", before, before, answer, texts)
     for name in possible:
@@ -93,12 +95,13 @@ def _rows(
                 f"expected the same {intact.n_pos} positions under {name!r}, got {other.n_pos}, or "
                 "others: what changes would not be due to the clip alone."
             )
-        after = _scored(omni, prefill(omni.model, other, like=intact), answer)
+        after = _scored(answer, logits_at_once(omni.model, other, answer.tokens, intact))
         yield from _measures(name, after, before, answer, texts)
 
 
-def _scored(omni: HookedOmni, prompt: EmbeddedPrompt, answer: Generation) -> Tensor:
-    return omni.model.score(prompt, answer.tokens, [[]])[0].double().cpu()
+def _scored(answer: Generation, logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " n"]:
+    tokens = answer.tokens.to(logits.device)
+    return logits.float().log_softmax(-1).gather(1, tokens[:, None])[:, 0].double().cpu()
 
 
 def _measures(

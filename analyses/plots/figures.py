@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analyses.plots.numbers import note
 from analyses.plots.statistics import POOL
 from data_prep.figure_text import label as as_written
 
@@ -87,6 +88,7 @@ def curve(
     axes.plot(band[x], band["mean"], style, **more)
     shade: Any = dict(color=color, alpha=0.2 * alpha, linewidth=0)
     axes.fill_between(band[x], band["low"], band["high"], **shade)
+    note(axes, "line", label, band[x].tolist(), band.to_dict("records"))
 
 
 def bar(axes: Axes, x: float | int, point: Mapping[str, Any] | pd.Series, **style: Any) -> None:
@@ -94,6 +96,7 @@ def bar(axes: Axes, x: float | int, point: Mapping[str, Any] | pd.Series, **styl
     axes.bar(x, point["mean"], **style)
     ends: Any = dict(marker="_", markersize=7, clip_on=False, zorder=3)  # also where an axis ends
     axes.plot([x, x], [point["low"], point["high"]], color="black", linewidth=1, **ends)
+    note(axes, "bar", str(style.get("label") or ""), [x], [dict(point)])
 
 
 def legend(figure: Figure) -> None:

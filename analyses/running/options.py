@@ -14,6 +14,7 @@ from analyses.configs import CONFIGS
 from analyses.running.type_check import make_config
 from analyses.text.wording import OWN, worded
 from data_prep.manifest import Sample
+from hooked_omni.command_line import read_device_map
 from hooked_omni.errors import MediaError, ResultsError
 from hooked_omni.files import parse_json, read_text
 from hooked_omni.hf.spelling import require_spelled
@@ -88,7 +89,8 @@ class ModelOptions:
     """Which models, as in `load`, and the folders that keep their embedded prompts.
 
     `prompts` is of those that are made here, `embedded` of those made elsewhere (`elsewhere.py`).
-    `adapter` is the model's; the base has none.
+    `adapter` is the model's; the base has none. `allow_quantized` is of the model alone too, and a
+    `device_map` of modules; another way of accelerate's is of both.
     """
 
     model: str
@@ -100,8 +102,16 @@ class ModelOptions:
     decoder_only: bool = False
     trust_remote_code: bool = False
     adapter: Path | None = None
+    device_map: str | Mapping[str, str | int] | None = None
+    allow_quantized: bool = False
 
     def __post_init__(self) -> None:
+        read_device_map(self.device_map, self.device)
+        if self.base is not None and isinstance(self.device_map, Mapping):
+            raise ResultsError(
+                f"expected a device_map such as auto with a base, got {dict(self.device_map)}, "
+                f"whose modules are those of one model. Use auto, or leave out {self.base!r}."
+            )
         if (self.embedded is None) == self.decoder_only or (self.embedded and self.prompts):
             raise ResultsError(
                 "expected prompts embedded elsewhere (embedded) with decoder_only, and with it "

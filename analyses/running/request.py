@@ -17,7 +17,7 @@ from analyses.text.wording import worded
 from data_prep.manifest import read_manifest
 from hooked_omni import HookedOmni, load
 from hooked_omni.cluster.joining import Cluster
-from hooked_omni.errors import PromptError
+from hooked_omni.errors import CheckpointError, PromptError, ResultsError
 from hooked_omni.files import file_hash
 from hooked_omni.hf.config_file import family_named
 
@@ -86,9 +86,11 @@ def require_taken(models: ModelOptions, cases: Sequence[Case]) -> None:
 def load_with(
     models: ModelOptions, name: str, given: Bundles | None, adapter: Path | None = None
 ) -> HookedOmni:
-    """One of the models, with its prompts."""
+    """One of the models, with its prompts; a base that is quantized is refused."""
     how: Any = dict(decoder_only=models.decoder_only, trust_remote_code=models.trust_remote_code)
-    omni = load(name, device=models.device, dtype=models.dtype, adapter=adapter, **how)
+    how |= dict(device=models.device, device_map=models.device_map, dtype=models.dtype)
+    how |= dict(allow_quantized=models.allow_quantized and name == models.model)
+    omni = load(name, adapter=adapter, **how)
     if given is not None:
         return GivenPrompts(omni, given)
     return omni if models.prompts is None else KeptPrompts(omni, models.prompts)
@@ -102,7 +104,11 @@ def load_both(
     theirs = None if of_base is None else given_bundles(models, of_base, of_base=True)
     require_taken(models, cases)
     omni = load_with(models, models.model, given, models.adapter)
-    base = None if models.base is None else load_with(models, models.base, theirs)
+    try:
+        base = None if models.base is None else load_with(models, models.base, theirs)
+    except CheckpointError as error:
+        error.add_note("This is the base; adapter and allow_quantized are of the model alone.")
+        raise
     return omni, base, bundle_facts(given, theirs)
 
 
@@ -115,6 +121,11 @@ def on_cluster(
     """What is loaded here, on the CPU if a cluster computes, and what its workers load."""
     if cluster is None:
         return models, None
+    if models.device_map is not None:
+        raise ResultsError(
+            f"expected one device for each worker of a cluster, got the device_map "
+            f"{models.device_map!r}. Leave one of them out."
+        )
     device = models.device.partition(":")[0]  # a worker sees one GPU
     there = partial(load_both, replace(models, device=device), cases, of_base)
     return replace(models, device="cpu"), runs.Workers(cluster, there, int(device != "cpu"))

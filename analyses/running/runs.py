@@ -27,8 +27,15 @@ from hooked_omni import HookedOmni, Prompt
 from hooked_omni.cluster.joining import Cluster
 from hooked_omni.cluster.spreading import spread
 from hooked_omni.cluster.tasks import Made, Task
+from hooked_omni.decoder.memory import room_for
 from hooked_omni.errors import ResultsError, WorkerLostError
 from hooked_omni.files import exclusive
+
+_ROOM = (
+    "What is finished is kept: the same command goes on from there on a larger device, or over "
+    "several (--device-map auto). A smaller memory_budget of knockout, or dtype, is another run, "
+    "for a folder of its own; `python -m analyses plan` prints what they take."
+)
 
 
 @runtime_checkable
@@ -177,7 +184,11 @@ def _is_done(path: Path, mark: Mapping[str, Any]) -> bool:
 
 def _work(runs: Mapping[Path, Run], given: tuple[Case, Parts], paths: Sequence[Path]) -> None:
     """The tables of one case in all runs that lack it, written to `paths`."""
-    case, parts = given
+    with room_for(f"the case {given[0].id!r}", _ROOM):
+        _compute(runs, *given, paths)
+
+
+def _compute(runs: Mapping[Path, Run], case: Case, parts: Parts, paths: Sequence[Path]) -> None:
     with suppress(Skip):  # each analysis skips it by itself, and says why
         case = prefilled(runs[next(iter(parts.values()))[0]].omni, case)
     for path, (out, mark) in zip(paths, parts.values(), strict=True):

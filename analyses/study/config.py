@@ -5,7 +5,7 @@ questions: TOML, in which every key is checked before anything is loaded.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ NEEDS_BASE = "distribution_shift"
 FINISHED = ("recipe.json", "report.md")
 """Files of a study that came to its end."""
 
-_EVERY = (*STAGES, "modality_reliance")
+ON_REQUEST = ("attention_map", "modality_reliance")
+"""Analyses of which no claim of the paper's is made."""
+
+EVERY = (*STAGES, *ON_REQUEST)
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,12 @@ class Study:
         model, device, dtype: As in `load`; an empty dtype is the saved one.
         decoder_only, trust_remote_code: As in `load`, of the model and the base.
         adapter: As in `load`, of the model alone; in a file, relative to it.
+        device_map, allow_quantized: As in `load`, and in `ModelOptions`; an empty map is none.
         embedded: Folder of prompts embedded elsewhere, as `running/elsewhere.py` has it; in a file,
             relative to it. A decoder alone needs it.
         data: The manifest; in a file, relative to it.
         base: The vision-only base model; needed for `distribution_shift`.
-        analyses: Which of them; "modality_reliance" on request.
+        analyses: Which of them; those of `ON_REQUEST` if they are named.
         kinds: Kinds of samples; empty for all.
         limit: How many samples of each kind, the first ones; 0 for all.
         max_new_tokens: Longest answer, in tokens, in every analysis.
@@ -113,16 +117,18 @@ class Study:
     decoder_only: bool = False
     trust_remote_code: bool = False
     adapter: Path | None = None
+    device_map: str | Mapping[str, str | int] = ""
+    allow_quantized: bool = False
     judge: Mapping[str, Any] = field(default_factory=lambda: {"name": "lexical"})
     ratings: tuple[Path, ...] = ()
     questions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = [a for a in self.analyses if a not in _EVERY]
+        unknown = [a for a in self.analyses if a not in EVERY]
         if unknown or "captions" not in self.analyses:
             raise ResultsError(
-                f"expected analyses among {[*_EVERY]}, captions among them, got "
+                f"expected analyses among {[*EVERY]}, captions among them, got "
                 f"{list(self.analyses)}."
             )
         worded(self.wording)
@@ -146,7 +152,8 @@ class Study:
         """The models, as a single analysis has them."""
         known = self.model, self.base or None, self.device, self.dtype or None
         how = self.decoder_only, self.trust_remote_code, self.adapter
-        return ModelOptions(*known, None, self.embedded, *how)
+        more = self.device_map or None, self.allow_quantized
+        return ModelOptions(*known, None, self.embedded, *how, *more)
 
     def selection(self, name: str) -> CaseSelection:
         """What an analysis asks about all samples; refused as `CaseSelection` says."""
@@ -207,8 +214,8 @@ def judge_of(settings: Mapping[str, Any]) -> tuple[str, str | None, dict[str, An
     return name, url, given, reading
 
 
-def read_study(path: Path) -> Study:
-    """A study file.
+def read_study(path: Path, instead: Mapping[str, Any] | None = None) -> Study:
+    """A study file; `instead` has values that are not the file's, None for the file's own.
 
     Raises:
         FileError: If it cannot be read, or is no TOML.
@@ -216,13 +223,13 @@ def read_study(path: Path) -> Study:
             the study later and can be known now.
     """
     values = parse_toml(read_text(path), str(path))
-    configs = {name: values.pop(name) for name in _EVERY if name in values}
+    configs = {name: values.pop(name) for name in EVERY if name in values}
     known = {one.name for one in fields(Study)} - {"questions", "configs"}
     unknown = sorted(values.keys() - known)
     absent = [name for name in ("model", "data") if name not in values]
     if unknown or absent:
         raise ResultsError(
-            f"expected the keys {sorted(known)} and the tables {[*_EVERY]} in {path}, got "
+            f"expected the keys {sorted(known)} and the tables {[*EVERY]} in {path}, got "
             f"{unknown or 'no ' + ' and no '.join(absent)}."
         )
     for name, config in configs.items():
@@ -244,4 +251,5 @@ def read_study(path: Path) -> Study:
     study = Study(**values, questions=words_of, configs=configs)
     for name in configs:
         study.config(name)
-    return study
+    own = {name: value for name, value in (instead or {}).items() if value is not None}
+    return replace(study, **own)

@@ -8,7 +8,7 @@ from typing import Any
 from analyses import fidelity
 from analyses.running import results
 from analyses.running.options import require_finished
-from analyses.study.config import FINISHED, STAGES
+from analyses.study.config import EVERY, FINISHED
 from analyses.study.evidence import Evidence
 from analyses.study.judging import scores_path, with_events
 from hooked_omni.errors import ResultsError
@@ -37,7 +37,7 @@ def read_finished(folder: Path, judge: str | None = None) -> FinishedStudy:
     require_finished(folder, *FINISHED)
     recipe = results.read_json(folder / "recipe.json", analysis=str, config=dict, facts=dict)
     there = {path.parent.name for path in folder.glob("*/recipe.json")}
-    tables = {n: results.load(folder / n) for n in (*STAGES, "modality_reliance") if n in there}
+    tables = {n: results.load(folder / n) for n in EVERY if n in there}
     chosen = [scores_path(folder, judge)] if judge else [*(folder / "scores").glob("*.parquet")]
     if "captions" not in tables or len(chosen) != 1:
         raise ResultsError(

@@ -26,8 +26,11 @@ from hooked_omni.decoder import memory
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoding.conditions import most_rows, row_bytes
 from hooked_omni.decoding.lens import CHUNK_BYTES
-from hooked_omni.errors import MediaError, ResultsError
+from hooked_omni.errors import CheckpointError, MediaError, ResultsError
+from hooked_omni.hf.checkpoint import stored_tensors
+from hooked_omni.hf.config_file import file_source, is_quantized_by
 from hooked_omni.hf.loading import unloaded
+from hooked_omni.hf.placement import bytes_by_place, placement
 from hooked_omni.hf.towers import Towers
 
 Stages = Mapping[str, tuple[Any, Sequence[Case]]]
@@ -93,7 +96,8 @@ class Costs:
     def answer(self, n_pos: int, n_new: int) -> Taken:
         """Bytes and work of decoding a plain caption after it."""
         grown = memory.keys_values_bytes(self.cfg, n_pos + n_new)
-        return grown, n_new * (_STEP + self._position(n_pos))
+        logits = n_new * self.cfg.d_vocab * self.cfg.dtype.itemsize
+        return grown + logits, n_new * (_STEP + self._position(n_pos))
 
     def caption(self, sizes: PromptSizes, n_new: int) -> float:
         """Work of a plain caption."""
@@ -113,7 +117,7 @@ class Costs:
         forced = (
             grown + memory.opened_bytes(cfg, 0, total) + 2 * m * cfg.d_vocab * cfg.dtype.itemsize
         )
-        if name == "attention_share":
+        if name in ("attention_share", "attention_map"):
             return grown + memory.opened_bytes(cfg, m, total), own
         if name == "knockout":
             n = 1 + len(config.keys) * len(chosen_windows(config, cfg.n_layers))
@@ -158,7 +162,8 @@ def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
     Returns:
         One row per stage with `n_cases` that will not be skipped; `n_pos` of the longest prompt;
         `n_bytes`, the peak of memory at that one, weights and all; `captions`, the work of all
-        cases, in plain captions of theirs. `attrs` has "weights" in bytes, "dtype", "skipped".
+        cases, in plain captions of theirs. `attrs` has "weights" in bytes, those of the model by
+        device in "places" if there is a `device_map`, "dtype", and "skipped".
 
     Raises:
         UnknownModelError, CheckpointError: As `load`, by the config, and as `unloaded`.
@@ -168,11 +173,14 @@ def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
     of_base = stages[NEEDS_BASE][1] if models.base and NEEDS_BASE in stages else []
     compared = {case.id for case in of_base}
     given = given_bundles(models, [*every.values()]), given_bundles(models, of_base, True)
-    loaded = [
-        unloaded(n, models.dtype, models.decoder_only) for n in (models.model, models.base) if n
-    ]
+    how = models.dtype, models.decoder_only
+    loaded = [unloaded(models.model, *how, models.allow_quantized)]
+    loaded += [unloaded(models.base, *how)] if models.base else []
     tables = [towers.family.decoder_config(towers.hf) for towers in loaded]
     costs = Costs(tables[0], sum(_weight_bytes(towers.hf) for towers in loaded), *tables[1:])
+    hf, places = loaded[0].hf, dict[Any, int]()
+    if models.device_map is not None and not is_quantized_by(hf.config.to_dict()):
+        places = bytes_by_place(hf, placement(hf, models.device_map))
     sizes, skipped = dict[str, PromptSizes](), dict[str, str]()
     for case in every.values():
         prompt: Any = case.prompt  # not embedded, as of a manifest or a clip
@@ -187,6 +195,7 @@ def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
         raise ResultsError(f"expected a clip that can be read, got {[*skipped.items()][:3]}.")
     table = pd.DataFrame(_rows(costs, stages, sizes), columns=[*COLUMNS])
     facts: dict[Any, Any] = dict(weights=costs.n_bytes, dtype=str(costs.cfg.dtype), skipped=skipped)
+    facts["places"] = {str(place): n for place, n in places.items()}
     table.attrs = facts
     return table
 
@@ -202,6 +211,16 @@ def _counts(towers: Towers, prompt: Prompt, given: Bundles | None) -> Mapping[st
 
 
 def _weight_bytes(hf: Any) -> int:
+    """Of a quantized model as in its files, whose headers alone are read."""
+    if is_quantized_by(hf.config.to_dict()):
+        name = hf.name_or_path
+        held = stored_tensors(name, file_source(name, None), "a quantized model", True)
+        if not held:
+            raise CheckpointError(
+                f"expected safetensors files of the quantized {name!r}, got none. Download it: "
+                "how large it is stands in their headers alone."
+            )
+        return sum(tensor.n_bytes(None) for tensor in held.values())
     return sum(tensor.nbytes for tensor in {id(one): one for one in hf.parameters()}.values())
 
 
@@ -243,6 +262,8 @@ def printed(table: pd.DataFrame) -> None:
     shown.add_row("all of these", "", "", memory.in_words(peak), f"{total:.2f}", style="bold")
     console = Console(highlight=False)
     console.print(f"weights: {memory.in_words(table.attrs['weights'])}, {table.attrs['dtype']}")
+    for place, n_bytes in table.attrs["places"].items():
+        console.print(f"of the model on {place}: {memory.in_words(n_bytes)}")
     console.print(shown)
     console.print("Media and towers come on top, not estimated; of answers as long as they may be.")
     for case, reason in [*table.attrs["skipped"].items()][:10]:

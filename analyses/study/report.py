@@ -24,14 +24,17 @@ from data_prep.pairing.embedding import unlike_the_paper
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import remove, write_whole
 
-_FIGURES = {
+FIGURES = {
     "captions": ("figure2_fidelity", "Fidelity"),
     "attention_share": ("figure4_attention_share", "Attention"),
+    "attention_map": ("attention_map", "Attention of each token"),
     "logit_lens": ("figure5_logit_lens", "Logit lens"),
     "knockout": ("figure6_knockout", "Knockouts"),
     "distribution_shift": ("figure7_distribution_shift", "Distance from the base"),
     "modality_reliance": ("modality_reliance", "Reliance on each modality"),
 }
+"""Of each analysis: the file of its figure, and its title."""
+
 _CLAIMS_HEAD = """\
 ## The paper's claims
 
@@ -52,11 +55,11 @@ def write(
 ) -> Path:
     """Draw the figures into `out/figures`, and write `out/report.md`; return its path."""
     for name, table in tables.items():
-        path = out / "figures" / _FIGURES[name][0]
+        path = out / "figures" / FIGURES[name][0]
         for ending in ("png", "pdf"):
             remove(path.with_name(f"{path.name}.{ending}"))
         with suppress(ResultsError):  # nothing to draw; the page says why
-            source, own = _source(name, table, scores)
+            source, own = source_of(name, table, scores)
             results.write_figure(path, source.plot(*own), dpi=150)
     page = out / "report.md"
     write_whole(page, ("\n".join(_lines(study, out, tables, scores, findings)) + "\n").encode())
@@ -97,15 +100,18 @@ def as_text(value: object) -> str:
     return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", line)
 
 
-def _headline(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
-    source, own = _source(name, table, scores)
+def sentences(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
+    """The headline sentences of an analysis, by a judge's scores where they are of these."""
+    source, own = source_of(name, table, scores)
     try:
         return source.headline(*own)
     except ResultsError as error:
         return [f"nothing to tell: {error}"]
 
 
-def _source(name: str, table: pd.DataFrame, scores: pd.DataFrame) -> tuple[Any, list[pd.DataFrame]]:
+def source_of(
+    name: str, table: pd.DataFrame, scores: pd.DataFrame
+) -> tuple[Any, list[pd.DataFrame]]:
     """Whose figure and sentences stand for an analysis, and the tables that they are of."""
     if name == "captions":
         return fidelity, [scores]
@@ -144,11 +150,11 @@ def _lines(
     yield _CLAIMS_HEAD
     yield from checklist(findings)
     for name in tables:
-        file, title = _FIGURES[name]
+        file, title = FIGURES[name]
         yield f"\n## {title}\n"
         if (out / "figures" / f"{file}.png").is_file():
             yield f"![{title}](figures/{file}.png)\n"
-        yield from (f"* {as_text(line)}" for line in _headline(name, tables[name], scores))
+        yield from (f"* {as_text(line)}" for line in sentences(name, tables[name], scores))
     yield "\n## What is missing\n"
     yield from _missing(tables, scores)
     yield "\nTables: a folder each, with `run.json`; scores: `scores/`; judgements with the judge's"

@@ -19,6 +19,7 @@ from analyses.running.elsewhere import bundle_facts
 from analyses.running.identity import clips_digest, require_distinct
 from analyses.running.progress import ProgressCallback, no_progress
 from analyses.running.request import cases_of, given_bundles, load_both, on_cluster
+from analyses.running.sources import Sources, write_sources
 from analyses.study import report
 from analyses.study.claims import Finding, check
 from analyses.study.config import NEEDS_BASE, Study
@@ -95,6 +96,8 @@ def run_study(
     omni, base, _ = load_both(models, *every)
     reading.groups(omni.model.cfg.n_layers)
     results.write_recipe(out, recipe)
+    names = study.model, study.base, study.judge["name"]
+    write_sources(Sources(*names, study.data, study.ratings), out)
     stages = {
         out / name: runs.Run(
             name=name,
@@ -134,9 +137,12 @@ def _recipe(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
     which models they are is in the folder of each analysis.
     """
     only: Any = dict(judge={}, ratings=(), limit=0, base="", device="", analyses=("captions",))
+    only["device_map"] = ""
     only |= dict(embedded=None, decoder_only=False, trust_remote_code=False, adapter=None)
     only |= dict(model=Path(study.model).name, data=Path(study.data.name))
-    return results.make_recipe("study", replace(study, **only), facts)
+    made = results.make_recipe("study", replace(study, **only), facts)
+    del made["config"]["device_map"], made["config"]["allow_quantized"]
+    return made
 
 
 def _require_references(cases: Mapping[str, list[Case]]) -> None:

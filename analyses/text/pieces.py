@@ -26,15 +26,19 @@ def words(pieces: Sequence[str]) -> list[str]:
         >>> words(["A", " sir", "en", " wails", "."])
         ['A', 'siren', 'siren', 'wails', '.']
     """
-    numbers, last = [0], ""
-    for piece in pieces:
-        goes_on = not piece or (_in_word(last[-1:]) and _in_word(piece[:1]))
-        numbers.append(numbers[-1] + (not goes_on))
+    return [text for start, end, text in word_ranges(pieces) for _ in range(start, end)]
+
+
+def word_ranges(pieces: Sequence[str]) -> list[tuple[int, int, str]]:
+    """First piece, the one after the last, and text of every whole word, as `words` has it."""
+    starts, last = list[int](), ""
+    for i, piece in enumerate(pieces):
+        if not starts or (piece and not (_in_word(last[-1:]) and _in_word(piece[:1]))):
+            starts.append(i)
         last = piece or last
-    whole: dict[int, str] = {}
-    for number, piece in zip(numbers[1:], pieces, strict=True):
-        whole[number] = whole.get(number, "") + piece
-    return [whole[number].strip() for number in numbers[1:]]
+    ends = [*starts[1:], len(pieces)]
+    ranges = zip(starts, ends, strict=True) if starts else ()
+    return [(start, end, "".join(pieces[start:end]).strip()) for start, end in ranges]
 
 
 def _in_word(character: str) -> bool:

@@ -68,9 +68,8 @@ def spread(
         try:
             while queue or workers.n_busy:
                 workers.start(len(queue))
-                while queue and workers.idle:
-                    workers.give(queue.popleft())
-                for task, future in workers.ended():
+                workers.give(queue)
+                for task, future in workers.ended(queue):
                     lost = isinstance(future.exception(), WorkerLostError)
                     losses[task] += lost
                     if lost and losses[task] < _MOST_LOSSES:
@@ -125,6 +124,7 @@ class _Workers:
     done: Counter[Any] = field(default_factory=Counter)
     refused: int = 0  # workers whose model does not load: their room is not used
     failures: int = 0  # starts that were cut off since the last one that was not
+    looked: float = 0.0  # when at the nodes; 0 where a worker was lost since
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -142,6 +142,9 @@ class _Workers:
 
     def start(self, n_left: int) -> None:
         """Start workers, as long as there is room and work for them."""
+        if time.monotonic() - self.looked < _TICK:
+            return
+        self.looked = time.monotonic()
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         needs = {name: n for name, n in self.needs.items() if n}
         room = sum(min(int(node.get(k, 0)) // n for k, n in needs.items()) for node in nodes)
@@ -157,22 +160,24 @@ class _Workers:
             actor = self.ray.remote(WorkerActor).options(**options).remote()
             self.waiting[actor.start.remote(*self.given)] = actor, None
 
-    def give(self, task: Task) -> None:
-        """Let a free worker do a task."""
-        actor = self.idle.pop()
-        self.waiting[actor.do.remote(task, task.contents)] = actor, task
+    def give(self, queue: deque[Task]) -> None:
+        """Let free workers do tasks."""
+        while queue and self.idle:
+            actor, task = self.idle.pop(), queue.popleft()
+            self.waiting[actor.do.remote(task, task.contents)] = actor, task
 
-    def ended(self) -> Iterator[tuple[Task, Future[Any]]]:
-        """Tasks that have ended since, or whose workers were lost."""
+    def ended(self, queue: deque[Task]) -> Iterator[tuple[Task, Future[Any]]]:
+        """Tasks that have ended since, or whose workers were lost; no worker waits meanwhile."""
         for ref in self.ray.wait(list(self.waiting), timeout=_TICK)[0]:
             (actor, task), future = self.waiting.pop(ref), Future[Any]()
             try:
                 value = self.ray.get(ref)
                 if task is None:
                     self._compare(actor, *value)
-                else:
-                    future.set_result(self._received(actor, task, *value))
                 self.idle.append(actor)
+                self.give(queue)
+                if task is not None:
+                    future.set_result(self._received(actor, task, *value))
             except self.ray.exceptions.RayTaskError as error:
                 cause = getattr(error, "cause", None) or error
                 if isinstance(cause, ClusterError):
@@ -220,6 +225,7 @@ class _Workers:
 
     def _lost(self, actor: Any, text: str, task: Task | None = None) -> str:
         """Forget a worker, and say why; the reason."""
+        self.looked = 0.0
         self.ray.kill(actor)
         why = [line for line in text.splitlines() if line[:1] != "\t"]  # else ids
         self.reason = " ".join(" ".join(why).partition(" Some common")[0].split())[:300]

@@ -81,10 +81,15 @@ class CausalContext:
             first = max(self.window.start - size + 1, 0)
             k, v = k[:, :, first:], v[:, :, first:]
         if fused:
-            # The kernel's own causal mask is for queries that are all the positions there are.
-            whole = self.window.start == 0 or len(self.window) == 1
-            if whole and self.real is None and (size is None or k.shape[2] < size):
+            unmasked = self.real is None and (size is None or k.shape[2] < size)
+            start = self.window.start
+            if unmasked and len(self.window) == 1:
                 return self._fused(attn, q, k, v, None)
+            if unmasked and start < len(self.window):
+                # The kernel's own causal mask, which skips half of the work, is for queries that
+                # are all the positions there are: a few that are not read stand for the first.
+                whole = torch.nn.functional.pad(q, (0, 0, start, 0)) if start else q
+                return self._fused(attn, whole, k, v, None)[:, start:]
             one, attend_block = len(q) * (q.dtype.itemsize + _MASK_BYTES), self._fused
         else:
             if (groups := attn.num_key_value_groups) > 1:

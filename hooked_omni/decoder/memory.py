@@ -5,12 +5,15 @@ checked against measured peaks in `benchmarks/plan.py`.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from hooked_omni.decoder.config import DecoderConfig
+from hooked_omni.errors import OutOfRoomError
 
 SCORE_BYTES = 12
 """Of one score, at its peak: itself or its edit, the softmax in float32, and the pattern."""
@@ -67,6 +70,22 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     lines = dict(line.split(":", 1) for line in memory.read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+@contextmanager
+def room_for(what: str, remedy: str) -> Iterator[None]:
+    """A block in which a device without memory is an `OutOfRoomError`, on GPU and CPU."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if isinstance(error, OutOfRoomError) or not (full or "can't allocate" in str(error)):
+            raise
+        came = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raised = OutOfRoomError(f"expected room for {what}, got {came}. {remedy}")
+        for note in getattr(error, "__notes__", []):
+            raised.add_note(note)
+        raise raised from error
 
 
 def in_words(n_bytes: int | float) -> str:

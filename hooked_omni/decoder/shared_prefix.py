@@ -184,8 +184,7 @@ class RowsContext:
         stored = scores.transpose(0, 1)
         pattern = torch.nn.functional.softmax(stored, dim=-1, dtype=torch.float32).to(dtype)
         pattern, edited = attn.hook_pattern.edit(pattern.transpose(0, 1))
-        forbidden = self._forbidden(pattern, attn.window_size)
-        if edited and forbidden is not None:
+        if edited and (forbidden := self._forbidden(pattern, attn.window_size)) is not None:
             require_causal(pattern, attn.hook_pattern, ~forbidden)
         return pattern
 

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_omni import names
+from hooked_omni.decoder.attention import require_readable
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.decoder.decoder import HookedDecoder
 from hooked_omni.decoder.key_value_cache import KeyValueCache
@@ -121,11 +122,28 @@ class ScoreRows(Rows):
     def __call__(self, tensor: Tensor, hook: Any) -> None:
         """Edit `[row, kv_head, group, query, key]`; hooks see `[row, head, query, key]`."""
         for at, functions in self.present():
+            if (bounds := _bounds(functions, tensor, hook)) is not None:
+                rows = tensor[at]
+                for bound in bounds:
+                    torch.minimum(rows, bound, out=rows)
+                # As no other score changes, the future stays closed, and this is all to check.
+                require_readable(rows, hook)
+                if not isinstance(at, slice):
+                    tensor[at] = rows
+                continue
             own = tensor[at].clone(memory_format=torch.contiguous_format)
             edited = edited_by(functions, own.flatten(1, 2), hook)
             if edited is not None:
                 hook.current.edits.append(str(hook.name))
                 tensor[at] = edited.view(own.shape)
+
+
+def _bounds(functions: list[HookFunction], scores: Tensor, hook: Any) -> list[Tensor] | None:
+    """Bounds on scores `[..., key]`, if these hooks do nothing else; several times faster."""
+    window = hook.window
+    bounds = [one.bound_on(scores, window) for one in functions if isinstance(one, SpanHook)]
+    known = [bound for bound in bounds if bound is not None]
+    return known if len(known) == len(functions) else None
 
 
 def edited_by(functions: list[HookFunction], seen: Tensor, hook: Any) -> Tensor | None:
@@ -151,10 +169,13 @@ def batches(
     total: int,
     n_query: int,
     memory_budget: int | None,
+    share_last: bool = False,
 ) -> list[Batch]:
     """Conditions in as few batches as what they do to the prompt, and the memory, allow.
 
-    Of each row, `n_query` positions run in one pass, up to `total` with the prompt's.
+    Of each row, `n_query` positions run in one pass, up to `total` with the prompt's. With
+    `share_last`, conditions that leave the prompt as it is run its last position, too, in the batch
+    of those that do not: a pass less, and logits to rounding.
     """
     if isinstance(conditions, str) or not conditions:
         raise PromptError("expected at least one condition, got none. `[]` is a baseline.")
@@ -170,6 +191,8 @@ def batches(
     for i, hooks in enumerate(every):
         own = not all(isinstance(function, SpanHook) for _, function in hooks)
         groups.setdefault(i if own else _effect(hooks, prompt.n_pos), []).append(i)
+    if share_last and _LAST in groups and () in groups:
+        groups[_LAST] += groups.pop(())
     most = most_rows(model.cfg, total, prompt.n_pos, n_query, memory_budget)
     return [
         Batch(

@@ -162,6 +162,6 @@ def _streams(
     for key, members in groups.items():
         own, conditions = prompts[key], [terms[i].condition for i in members]
         total = own.n_pos + decoding.max_new_tokens - 1
-        for batch in batches(model, own, conditions, total, 1, decoding.memory_budget):
+        for batch in batches(model, own, conditions, total, 1, decoding.memory_budget, True):
             streams.append(_Stream(model, own, batch, members, total))
     return streams

@@ -59,7 +59,7 @@ class PrefilledPrompt(EmbeddedPrompt):
 
     Copies by `to` and `dataclasses.replace` carry nothing of it. It is not used after an edit in
     place of the prompt, nor once any number of the model is another: each use hashes both, which
-    takes about as long as reading the weights once, as a new token does.
+    takes about as long as reading the weights once, as a new token does; see `unedited`.
     """
 
     state: PrefillState | None = field(init=False, default=None, repr=False)
@@ -87,8 +87,8 @@ def prefill(
             none; or from each name to a span of its own (None for all positions).
         span: At which positions to keep them, such as "audio" or "audio+last"; None for all.
         like: Another prompt, prefilled. Its keys and values are taken up to the first position at
-            which the two differ: equal to rounding. Where that is less than a quarter of the
-            prompt, the whole pass is no slower, and made.
+            which the two differ: equal to rounding. With padding or windows, a pass that would
+            share less than a quarter of the prompt is no faster, and made as a whole.
 
     Raises:
         HookError: For a name that no live hook point has; or for names together with `like`, whose
@@ -107,7 +107,7 @@ def prefill(
     if isinstance(prompt, PrefilledPrompt) and before is not None and before.holds(kept):
         return prompt
     prefilled = PrefilledPrompt(**{f.name: getattr(prompt, f.name) for f in fields(EmbeddedPrompt)})
-    if not _hooked(model):
+    if not hooked(model):
         object.__setattr__(prefilled, "state", _pass(model, prompt, kept, like))
     return prefilled
 
@@ -136,14 +136,7 @@ def _pass(
     kept: Mapping[str, Int[Tensor, " kept"]],
     like: PrefilledPrompt | None,
 ) -> PrefillState:
-    before = None if like is None else prefill_state(model, like)
-    first = 0 if like is None or before is None else _first_difference(model, prompt, like)
-    # The kernel's own causal mask, which skips half of the work, is for whole passes alone.
-    first = 0 if first < prompt.n_pos // 4 else first
-    if before is None or not first:
-        cache = KeyValueCache(model.cfg, 1, prompt.n_pos)
-    else:
-        cache = _grown(model, before.keys_values, first, prompt.n_pos)
+    first, cache = begun(model, prompt, like, prompt.n_pos)
     window, activations = range(first, prompt.n_pos), {}
     hooks: list[Hook] = [
         (name, Keep(activations, None, at if len(at) < prompt.n_pos else None))
@@ -155,6 +148,20 @@ def _pass(
         final = model.run_pass(prompt.embeds[:, first:], context, window)
     kept_cache = ActivationCache(activations, model)
     return PrefillState(model, cache, final[:, -1:].clone(), kept_cache, dict(kept), made_of)
+
+
+def begun(
+    model: HookedDecoder, prompt: EmbeddedPrompt, like: PrefilledPrompt | None, capacity: int
+) -> tuple[int, KeyValueCache]:
+    """How many first positions are those of `like`, and a cache that has them."""
+    before = None if like is None else prefill_state(model, like)
+    first = 0 if like is None or before is None else _first_difference(model, prompt, like)
+    # A mask, other than the kernel's own, skips no work: of few positions less nothing is saved.
+    masked = model.cfg.windows or not bool(_mask(prompt).all())
+    first = 0 if masked and first < prompt.n_pos // 4 else first
+    if before is None or not first:
+        return 0, KeyValueCache(model.cfg, 1, capacity)
+    return first, _grown(model, before.keys_values, first, capacity)
 
 
 def one_prompt(model: HookedDecoder, prompt: Input) -> EmbeddedPrompt:
@@ -175,7 +182,7 @@ def one_prompt(model: HookedDecoder, prompt: Input) -> EmbeddedPrompt:
 
 def prefill_state(model: HookedDecoder, prompt: EmbeddedPrompt) -> PrefillState | None:
     """What this model's pass over the prompt left; None once hooks stand, or after an edit."""
-    return None if _hooked(model) else _of_model(model, prompt)
+    return None if hooked(model) else _of_model(model, prompt)
 
 
 def _of_model(model: HookedDecoder, prompt: EmbeddedPrompt) -> PrefillState | None:
@@ -186,7 +193,8 @@ def _of_model(model: HookedDecoder, prompt: EmbeddedPrompt) -> PrefillState | No
     return state if state.made_of == _made_of(model, prompt) else None
 
 
-def _hooked(model: HookedDecoder) -> bool:
+def hooked(model: HookedDecoder) -> bool:
+    """Whether any hook stands on it, PyTorch's own included."""
     return any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 

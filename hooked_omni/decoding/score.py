@@ -12,7 +12,13 @@ from torch import Tensor
 from hooked_omni.decoder.decoder import HookedDecoder
 from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoding.conditions import batches
-from hooked_omni.decoding.prefill import one_prompt, prompt_pass
+from hooked_omni.decoding.prefill import (
+    PrefilledPrompt,
+    begun,
+    hooked,
+    one_prompt,
+    prompt_pass,
+)
 from hooked_omni.decoding.rows import forced, logprob
 from hooked_omni.errors import PromptError
 from hooked_omni.hooks.interventions import Condition, as_hooks, reaches
@@ -48,6 +54,29 @@ def forced_logits(
             context = model.context(prompt, window, cache)
             final = torch.cat([final, model.run_pass(text[:, :-1], context, window)], dim=1)
     return model.logits_of(final)[0]
+
+
+@in_turn
+@torch.no_grad()
+def logits_at_once(
+    model: HookedDecoder,
+    prompt: Input,
+    tokens: Int[Tensor, " n"],
+    like: PrefilledPrompt | None = None,
+) -> Float[Tensor, "n d_vocab"]:
+    """`forced_logits` of a prompt that is used once, to rounding: one pass over it and the text.
+
+    `like` is as in `prefill`. Errors as `forced_logits`.
+    """
+    prompt, text = one_prompt(model, prompt), _text(model, tokens)
+    if hooked(model):  # they see the prompt, then the text
+        return forced_logits(model, prompt, tokens)
+    n_pos, total = prompt.n_pos, prompt.n_pos + text.shape[1] - 1
+    first, cache = begun(model, prompt, like, total)
+    window = range(first, total)
+    embeds = torch.cat([prompt.embeds[:, first:], text[:, :-1]], dim=1)
+    final = model.run_pass(embeds, model.context(prompt, window, cache), window)
+    return model.logits_of(final[:, n_pos - 1 - first :])[0]
 
 
 @in_turn

@@ -3,6 +3,7 @@
 Source: `modeling_*.py` of the Qwen families in transformers.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -144,18 +145,33 @@ def times(
 
 def _grid_times(hf_model: Any, inputs: Mapping[str, Any], kind: str, i: int) -> ItemTimes:
     steps, height, width = (int(n) for n in inputs[f"{kind}_grid_thw"][i])
-    per_step = height * width // hf_model.config.vision_config.spatial_merge_size**2
+    merged = hf_model.config.vision_config.spatial_merge_size
+    grid = cells(steps, height // merged, width // merged)
     if kind == "image":
-        return ItemTimes(steps * per_step)
-    frames, seconds = torch.arange(steps).repeat_interleave(per_step), None
+        return ItemTimes(len(grid), grid=grid)
+    frames, seconds = grid[:, 0], None
     for key in ("video_second_per_grid", "second_per_grid_ts"):
         if inputs.get(key) is not None:
             seconds = frames * float(inputs[key][i])
-    return ItemTimes(len(frames), seconds, frames)
+    return ItemTimes(len(frames), seconds, frames, grid)
+
+
+def cells(frames: int, rows: int, columns: int) -> Int[Tensor, "token 3"]:
+    """Frame, row and column of tokens that come row by row, frame after frame."""
+    axes = (torch.arange(n) for n in (frames, rows, columns))
+    return torch.cartesian_prod(*axes)
+
+
+def square_cells(n_tokens: int, per_frame: int) -> Int[Tensor, "token 3"] | Int[Tensor, " token"]:
+    """Those of square frames; the frame alone where its tokens make no square."""
+    frames, side = n_tokens // per_frame, math.isqrt(per_frame)
+    squares = cells(frames, side, side)
+    return squares if side**2 == per_frame else torch.arange(frames).repeat_interleave(per_frame)
 
 
 SecondsAndSteps = tuple[dict[str, Tensor], Tensor | None]
-"""Of one clip: start seconds of the tokens of each modality, and grid steps of its video tokens."""
+"""Of one clip: start seconds of the tokens of each modality; of its video tokens the step of the
+grid, or step, row and column, as in `Spans.grid`."""
 HeardAndSeen = tuple[float, tuple[int, ...]]
 """Of one clip: seconds of sound, and number, or number, height and width, of frames."""
 
@@ -166,12 +182,12 @@ def of_one_clip(
     """`Family.times` of a family that takes one clip."""
 
     def adapted(hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]) -> Times:
-        seconds, steps = times(hf_model, inputs, n_tokens)
-        steps_of = {} if steps is None else {"video": steps}
-        return {
-            kind: [ItemTimes(n_tokens[kind], seconds.get(kind), steps_of.get(kind))]
-            for kind in {**seconds, **steps_of}
-        }
+        seconds, places = times(hf_model, inputs, n_tokens)
+        found = {kind: [ItemTimes(n_tokens[kind], own)] for kind, own in seconds.items()}
+        if places is not None:
+            steps, grid = (places[:, 0], places) if places.ndim == 2 else (places, None)
+            found["video"] = [ItemTimes(len(steps), seconds.get("video"), steps, grid)]
+        return found
 
     return adapted
 

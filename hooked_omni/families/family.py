@@ -21,11 +21,15 @@ Read = tuple[Video | Audio | Image, ...]
 
 
 class ItemTimes(NamedTuple):
-    """Tokens of one sound, video or image: how many, when each starts, and its step of the grid."""
+    """Tokens of one sound, video or image: how many, when each starts, its step, and its cell.
+
+    `grid` is as that of `Spans`.
+    """
 
     n_tokens: int
     seconds: Float[Tensor, " token"] | None = None
     steps: Int[Tensor, " token"] | None = None
+    grid: Int[Tensor, "token 3"] | None = None
 
 
 Times = dict[str, list[ItemTimes]]
@@ -160,6 +164,7 @@ class Family:
         towers: By "audio" and "vision", paths inside the model, from any depth on: of its tower's
             list of blocks, and of the modules of which one runs, whose output enters the decoder.
         own_reading: What the model's own code does to every clip; every bundle's facts say so.
+        no_grid: Why its pictures' tokens have no row and column; every bundle's facts say so.
         one_clip: Where its one clip stands beside its one question, if it takes no more than these:
             "first", as its own code writes them, or "anywhere".
         proved: Largest difference of logits from which model, as in the README's table.
@@ -194,6 +199,7 @@ class Family:
     inner_towers: tuple[str, ...] = ()
     towers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     own_reading: str | None = None
+    no_grid: str | None = None
     one_clip: Literal["first", "anywhere"] | None = None
     proved: str = "0, tiny random weights of its class"
 

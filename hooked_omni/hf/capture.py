@@ -128,7 +128,7 @@ def _spans(
 
     `step_seconds` is the length of a step of each video's grid, where the inputs state another.
     """
-    parts, seconds, frames = dict(positions), {}, {}
+    parts, seconds, frames, grid = dict(positions), {}, {}, {}
     for kind, items in times.items():
         ends = torch.tensor([item.n_tokens for item in items]).cumsum(0).tolist()
         for i, (item, end) in enumerate(zip(items, ends, strict=True)):
@@ -136,12 +136,14 @@ def _spans(
             parts[name] = positions[kind][end - item.n_tokens : end]
             if item.steps is not None:
                 frames[name] = item.steps
+            if item.grid is not None:
+                grid[name] = item.grid
             if item.seconds is not None:
                 seconds[name] = item.seconds
             if item.steps is not None and step_seconds:
                 seconds[name] = item.steps * step_seconds[i]
     n_pos = len(positions["prompt"]) + len(positions["padding"])
-    return Spans(parts, n_pos, seconds, frames)
+    return Spans(parts, n_pos, seconds, frames, grid)
 
 
 def _require_a_processors_output(inputs: Mapping[str, Any]) -> None:

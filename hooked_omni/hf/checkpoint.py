@@ -27,6 +27,8 @@ from hooked_omni.hf.placement import place_of
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+_PACKED = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}  # others take a byte
+ROOM = "Use dtype='bfloat16', decoder_only=True, a larger device, or several, with a device_map."
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class StoredTensor:
 
     def n_bytes(self, dtype: torch.dtype | None) -> int:
         """Memory that it takes in `dtype`; None for its own."""
-        each = _BYTES.get(self.kind, 1) if dtype is None else dtype.itemsize
+        own = (_BYTES | _PACKED).get(self.kind, 1)
+        each = own if dtype is None else dtype.itemsize
         return math.prod(self.shape) * each
 
 
@@ -131,8 +134,7 @@ def require_room(n_bytes: int, device: torch.device, what: str) -> None:
     if free is not None and n_bytes > free:
         raise CheckpointError(
             f"expected room for {in_words(n_bytes)} of weights of {what} on {device}, got "
-            f"{in_words(free)} free. Use dtype='bfloat16', decoder_only=True, a larger device, or "
-            "several, with a device_map."
+            f"{in_words(free)} free. {ROOM}"
         )
 
 

@@ -14,10 +14,10 @@ from hooked_omni.organisms import SHIPPED, require_whole
 
 
 def family_named(name: str | Path, revision: str | None = None) -> Family:
-    """The family of a model, from its `config.json` alone; errors as `load`."""
+    """The family of a model, quantized or not, from its `config.json` alone; errors as `load`."""
     if str(name) in SHIPPED:
         return _shipped_family(str(name))
-    return family_of(read_config(name, file_source(name, revision)))
+    return family_of(read_config(name, file_source(name, revision), allow_quantized=True))
 
 
 @cache

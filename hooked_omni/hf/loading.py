@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import transformers
 
-from hooked_omni.errors import CheckpointError, HookedOmniError
+from hooked_omni.decoder.memory import room_for
+from hooked_omni.errors import CheckpointError, HookedOmniError, OutOfRoomError
 from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Remote
 from hooked_omni.families.skeleton import empty
@@ -22,7 +23,7 @@ from hooked_omni.hf.adapters import (
     require_whole_weights,
     with_adapter,
 )
-from hooked_omni.hf.checkpoint import require_room, stored_tensors
+from hooked_omni.hf.checkpoint import ROOM, require_room, stored_tensors
 from hooked_omni.hf.config_file import (
     file_source,
     float_dtype,
@@ -31,7 +32,6 @@ from hooked_omni.hf.config_file import (
     read_config,
 )
 from hooked_omni.hf.placement import (
-    WAYS,
     DeviceMap,
     bytes_by_place,
     dispatched,
@@ -39,6 +39,7 @@ from hooked_omni.hf.placement import (
     placement,
 )
 from hooked_omni.hf.towers import Towers
+from hooked_omni.names import DEVICE_MAPS
 from hooked_omni.organisms import SHIPPED
 
 _VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -77,7 +78,8 @@ def load_towers(
         if device_map is not None:
             raise CheckpointError(
                 f"expected no device_map for {family.name}, whose own code places its towers, got "
-                f"{device_map!r}. {_TWO_WAYS}"
+                f"{device_map!r}. Pass `device`; or embed the prompts with `python -m hooked_omni "
+                "embed`, and load the decoder with decoder_only=True, which takes a map."
             )
     elif family.on_disk.reference is not None:
         family.on_disk.reference(raw)  # refuses what is not computed, before weights are read
@@ -88,7 +90,7 @@ def load_towers(
         with_adapter(empty(found, config, "eager"), family, Path(adapter))
     held = stored_tensors(name, source, family.hf_class or family.name, quantized)
     places: DeviceMap = {"": device}
-    if device_map in WAYS and quantized:
+    if device_map in DEVICE_MAPS and quantized:
         places = device_map  # transformers knows what each kind of weights takes
     elif device_map is not None:
         hf = without_weights(name, family, raw, source, attn_implementation, whole=True)
@@ -176,7 +178,9 @@ def without_weights(
     return hf
 
 
-def unloaded(name: str, dtype: str | None = None, decoder_only: bool = False) -> Towers:
+def unloaded(
+    name: str, dtype: str | None = None, decoder_only: bool = False, allow_quantized: bool = False
+) -> Towers:
     """A model on the meta device, of which config and processor alone are read, no weight.
 
     Those that come with the package are loaded: they have a few megabytes. Errors as `load_towers`,
@@ -185,7 +189,7 @@ def unloaded(name: str, dtype: str | None = None, decoder_only: bool = False) ->
     if name in SHIPPED:
         return load_towers(name, dtype=dtype)
     source, chosen = file_source(name, None), float_dtype(dtype)
-    raw = read_config(name, source)
+    raw = read_config(name, source, allow_quantized)
     family = family_of(raw)
     if family.remote is not None and not decoder_only:
         raise CheckpointError(
@@ -200,12 +204,15 @@ def unloaded(name: str, dtype: str | None = None, decoder_only: bool = False) ->
 def _weights(family: Family, name: str | Path, options: dict[str, Any]) -> Any:
     found = model_class(family)
     try:
-        hf, info = found.from_pretrained(
-            name,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # listed below, with their names
-            **options,
-        )
+        with room_for(f"the weights of {str(name)!r}", ROOM):
+            hf, info = found.from_pretrained(
+                name,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # listed below, with their names
+                **options,
+            )
+    except OutOfRoomError:
+        raise
     except Exception as error:  # configs, files and kernels raise their own each
         raise CheckpointError(
             f"expected whole weights for {family.hf_class}, got {str(name)!r} "

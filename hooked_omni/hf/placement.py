@@ -15,9 +15,9 @@ from torch import nn
 
 from hooked_omni.errors import CheckpointError, UnknownModelError
 from hooked_omni.families.skeleton import find_decoder
+from hooked_omni.names import DEVICE_MAPS
 
 DeviceMap = str | Mapping[str, str | int | torch.device]
-WAYS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def known_device(name: str | int | torch.device) -> torch.device:
@@ -50,8 +50,8 @@ def placement(hf: Any, device_map: DeviceMap) -> dict[str, torch.device]:
         named = {str(part): place for part, place in device_map.items()}
     else:
         raise UnknownModelError(
-            f"expected a device_map {WAYS} or {{module: device}}, got {device_map!r}. For one "
-            "device, pass `device`."
+            f"expected a device_map {DEVICE_MAPS} or {{module: device}}, got {device_map!r}. For "
+            "one device, pass `device`."
         )
     _require_parts(hf, named)
     kinds = {part: str(place).partition(":")[0] for part, place in named.items()}
@@ -113,10 +113,10 @@ def _apart(
 
 
 def _inferred(hf: Any, way: str) -> dict[str, Any]:
-    if way not in WAYS:
+    if way not in DEVICE_MAPS:
         raise UnknownModelError(
-            f"expected a device_map {WAYS} or {{module: device}}, got {way!r}. For one device, "
-            f"pass device={way!r}."
+            f"expected a device_map {DEVICE_MAPS} or {{module: device}}, got {way!r}. For one "
+            f"device, pass device={way!r}."
         )
     from accelerate.utils import get_balanced_memory, get_max_memory, infer_auto_device_map
 

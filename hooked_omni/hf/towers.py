@@ -160,6 +160,7 @@ class Towers:
             "family": self.family.name,
             **({} if self.adapter is None else {"adapter": self.adapter}),
             "own_reading": self.family.own_reading,
+            "no_grid": self.family.no_grid,
             "dtype": str(self.hf.get_input_embeddings().weight.dtype),
             "transformers": transformers.__version__,
             "torch": str(torch.__version__),

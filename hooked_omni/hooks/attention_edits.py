@@ -79,8 +79,10 @@ def knockout(
         queries, keys = SpanPositions(spans, query), SpanPositions(spans, key)
         _require_cuttable(spans, queries, keys)
 
+        cut = _Cut(keys, chosen_heads)
+        bound = cut.bound if chosen_heads is None else None
         edit = SpanHook(
-            queries, _Cut(keys, chosen_heads), chosen_heads, keys, each_alone=True, by_query=True
+            queries, cut, chosen_heads, keys, each_alone=True, by_query=True, bound=bound
         )
         return [(name, edit) for name in at_layers("attn.hook_attn_scores", chosen_layers)]
 
@@ -100,6 +102,12 @@ class _Cut:
         if len(index) == scores.shape[2] and self.heads is None:
             return scores.index_fill(-1, columns, minimum)
         return scores.masked_fill(_pairs(scores, index, columns, self.heads), minimum)
+
+    def bound(self, scores: Float[Tensor, "*any key"]) -> Float[Tensor, " key"]:
+        """The dtype's minimum for keys that are cut, no bound for others."""
+        n_key, minimum = scores.shape[-1], torch.finfo(scores.dtype).min
+        columns = self.keys.within(range(n_key), scores.device)
+        return scores.new_full((n_key,), torch.inf).index_fill_(0, columns, minimum)
 
 
 def scale_attention(
@@ -133,8 +141,7 @@ def scale_attention(
             touched = pairs.any(-1, keepdim=True)
             return torch.where(touched, scaled / scaled.sum(-1, keepdim=True), pattern)
 
-        blocks = {"each_alone": True, "by_query": True}
-        edit = SpanHook(queries, scale, chosen_heads, keys, **blocks)
+        edit = SpanHook(queries, scale, chosen_heads, keys, each_alone=True, by_query=True)
         return [(name, edit) for name in at_layers("attn.hook_pattern", chosen_layers)]
 
     return hooks

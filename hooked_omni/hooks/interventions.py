@@ -6,7 +6,7 @@ combines with others, and with any TransformerLens hook, by being listed.
 
 import difflib
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int
@@ -112,6 +112,8 @@ class SpanHook(LiveHook):
         each_alone: Whether it does to many positions in one pass what it does to each by itself, so
             that a text may be read in place of one that is written.
         by_query: Whether it takes scores or patterns in blocks of queries; see `by_query`.
+        bound: If all that it does, in all heads, is to keep scores from being higher: the highest
+            `[key]` that they may be, for scores `[..., key]`.
     """
 
     where: SpanPositions
@@ -120,6 +122,7 @@ class SpanHook(LiveHook):
     keys: SpanPositions | None = None
     each_alone: bool = False
     by_query: bool = False
+    bound: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
 
     def reaches(self, window: range, back: int | None = None) -> bool:
         """Whether it acts on any position of `window`, and on a key that this one may read.
@@ -137,6 +140,11 @@ class SpanHook(LiveHook):
     def __call__(self, tensor: Tensor, hook: HookPoint) -> Tensor | None:
         index = self.where.within(hook.window, tensor.device)
         return self.act(tensor, index, hook) if len(index) else None
+
+    def bound_on(self, scores: Tensor, window: range) -> Tensor | None:
+        """Its `bound`, if it has one and acts on all queries, those of `window`."""
+        every = self.bound and len(self.where.within(window, scores.device)) == len(window)
+        return self.bound(scores) if self.bound and every else None
 
 
 def as_hooks(condition: Condition, spans: Spans | None) -> list[Hook]:

@@ -1,7 +1,8 @@
 """How is an embedded prompt kept in a file?
 
 One safetensors file: the tensors under their names, spans as `span.NAME`, the start times of a
-span's positions as `seconds.NAME`, and in the header the facts as JSON and a checksum of all.
+span's positions as `seconds.NAME`, their cells as `grid.NAME`, and in the header the facts as JSON
+and a checksum of all.
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ from hooked_omni.files import digest, parse_json, to_json, write_whole
 from hooked_omni.fingerprint import tensor_hash
 
 _FORMAT = "hooked_omni.EmbeddedPrompt"
-_VERSION = "4"
+_VERSION = "5"
 
 
 def write_bundle(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:

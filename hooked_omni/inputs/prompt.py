@@ -173,7 +173,7 @@ class EmbeddedPrompt:
             **{name: getattr(self, name) for name in _TENSORS},
             **{f"frames.{n}".removesuffix(".video"): v for n, v in self.spans.frames.items()},
             **{f"span.{name}": value for name, value in self.spans.positions.items()},
-            **{f"seconds.{name}": value for name, value in self.spans.seconds.items()},
+            **{f"{k}.{n}": v for k in ("seconds", "grid") for n, v in vars(self.spans)[k].items()},
         }
         present = {name: value for name, value in tensors.items() if value is not None}
         return write_bundle(Path(path), present, self.facts)
@@ -183,15 +183,15 @@ class EmbeddedPrompt:
         """Read a file written by `save`; `BundleError` for any other."""
         tensors, facts = read_bundle(Path(path))
         own = {n: tensors.pop(n, None) for n in _TENSORS}
-        parts: dict[str, dict[str, Tensor]] = {"span": {}, "seconds": {}, "frames": {}}
+        parts: dict[str, dict[str, Tensor]] = {"span": {}, "seconds": {}, "frames": {}, "grid": {}}
         for name, tensor in tensors.items():
             kind, _, span = name.partition(".")
             parts.setdefault(kind, {})[span or ("video" if kind == "frames" else "")] = tensor
         try:
-            if len(parts) > 3 or own["tokens"] is None:
+            if len(parts) > 4 or own["tokens"] is None:
                 raise PromptError(f"expected spans and tokens, got {sorted(parts)} and no others.")
             n_pos = own["tokens"].shape[-1:].numel()
-            spans = Spans(parts["span"], n_pos, parts["seconds"], parts["frames"])
+            spans = Spans(parts.pop("span"), n_pos, **parts)
             prompt = cls(**own, spans=spans, facts=facts)  # pyright: ignore[reportArgumentType]
             every = torch.arange(n_pos)
             real = every >= 0 if prompt.mask is None else prompt.mask[0] > 0

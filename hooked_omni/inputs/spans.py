@@ -35,6 +35,7 @@ from hooked_omni.errors import SpanError
 _TIMED = re.compile(r"((?:audio|video)(?:\.\d+)?)@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)s")
 _FRAME = re.compile(r"(?:(video(?:\.\d+)?)\.)?frame ?(\d+)")
 _GENERATED = "generated"
+_SEEN = ("video", "image")
 _MEDIA = ("audio", "video", "image", "padding")
 _WORDS = ("question", "system", "markup")
 _APART = ((*_MEDIA, "text"), (*_MEDIA, *_WORDS), ("turn", *_WORDS))
@@ -85,17 +86,22 @@ class Spans(Mapping[str, Tensor]):
         seconds: Start time of each position of a sound or video, in the order of `positions`, in
             seconds of the clip, by span: of `audio` for one sound, else of `audio.1`, ...
         frames: Temporal grid step of each position of a video, counted from 0, in the same way.
+        grid: Frame, row and column of each position of a video or image, counted from 0, in the
+            same way; -1 for row and column of a token that is in no cell, such as a new line's. Not
+            there for a family that does not know them.
 
     Raises:
         SpanError: When made of names that cannot be looked up; of positions that are not sorted,
-            unique and of the prompt; of times or steps that run backwards or belong to none; of
-            numbered spans that are not the parts of the plain one, in order.
+            unique and of the prompt; of times or steps that run backwards or belong to none; of a
+            grid with a cell twice, or with other steps; of numbered spans that are not the parts of
+            the plain one, in order.
     """
 
     positions: dict[str, Int[Tensor, " _"]]
     n_prompt: int
     seconds: dict[str, Float[Tensor, " _"]] = field(default_factory=dict)
     frames: dict[str, Int[Tensor, " _"]] = field(default_factory=dict)
+    grid: dict[str, Int[Tensor, "_ 3"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if wrong := next(self._faults(), None):
@@ -114,6 +120,8 @@ class Spans(Mapping[str, Tensor]):
         for name, row in self.frames.items():
             n = len(self.positions.get(name, ()))
             yield from faults(f"frames of {name!r}", row, (n,), _INT64, (0, n, 0))
+        for name, cells in self.grid.items():
+            yield from self._grid_faults(name, cells)
         for kind in _KINDS:
             names, whole = self.numbered(kind), self.positions.get(kind)
             parts = [self.positions.get(f"{kind}.{i}") for i in range(1, len(names) + 1)]
@@ -125,6 +133,18 @@ class Spans(Mapping[str, Tensor]):
             places = [self.positions[name] for name in names if name in self.positions]
             if places and len(torch.cat(places).unique()) < sum(map(len, places)):
                 yield f"positions of two of {names}"
+
+    def _grid_faults(self, name: str, cells: Tensor) -> Iterator[str]:
+        n, where = len(self.positions.get(name, ())), f"grid of {name!r}"
+        yield from faults(where, cells, (n, 3), _INT64, (-1, max(n, 1)))
+        frames = self.frames.get(name, torch.zeros_like(cells[:, 0]))
+        outside = (cells[:, 1:] < 0).all(1)
+        if not name.startswith(_SEEN) or not torch.equal(cells[:, 0], frames):
+            yield f"{where} with other steps than its own"
+        if len(cells[~outside].unique(dim=0)) < n - int(outside.sum()):
+            yield f"{where} with a cell twice"
+        if bool((cells[~outside] < 0).any()):
+            yield f"{where} with half of a cell"
 
     def numbered(self, kind: str) -> list[str]:
         """Names of the parts of "audio", "video", "image" or "turn", in order; none for only one.

@@ -72,7 +72,7 @@ def test_the_sure_decide_alone(omni: HookedOmni, prompt: EmbeddedPrompt):
     for gate, alone in ((entropy + 0.01, True), (entropy - 0.01, False)):
         how = Contrast(terms, least_entropy=gate)
         made: Any = contrast(omni.model, prompt, how, KEPT)
-        assert torch.equal(made.logits[0], plain.logits[0]) is alone
+        assert torch.allclose(made.logits[0], plain.logits[0], atol=2e-5) is alone
 
 
 def test_draws_are_those_of_the_sum(omni: HookedOmni, prompt: EmbeddedPrompt):

@@ -10,7 +10,7 @@ from hooked_omni import ablate, knockout, load, names, windows
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.decoding.prefill import PrefilledPrompt, prefill, prefill_state
 from hooked_omni.errors import HookError, PromptError, SpanError
-from tests.support.models import look
+from tests.support.models import left_padded, look
 from tests.support.runs import bits_equal, close, unstopped
 
 STEPS = 5
@@ -96,12 +96,25 @@ def test_only_what_differs_is_passed_over(omni, prompt, passes, changed):
     passes.clear()
     full = prefill(omni.model, other, like=like)
     first = int(prompt.spans[changed][0])
-    assert (first < prompt.n_pos // 4) == (changed == "system")  # too little to be taken
-    assert widths(passes) == [prompt.n_pos - (0 if changed == "system" else first)]
+    assert first > 0 and widths(passes) == [prompt.n_pos - first]
     decoding = unstopped(STEPS)
     for conditions in (CONDITIONS["one"], CONDITIONS["sweep"]):
         ours, plain = (omni.model.generate_many(p, conditions, decoding) for p in (full, other))
         same_captions(ours, plain)
+
+
+def test_behind_padding_a_few_positions_are_not_taken(omni, clips, passes):
+    """A mask skips no work: the kernel's own, for whole passes, does."""
+    prompt = omni.embed_inputs(**left_padded(omni, clips["omni", "audio in video"], 3))
+    like, middle = prefill(omni.model, prompt), prompt.n_pos // 2
+    for first, width in ((prompt.n_pos // 8, prompt.n_pos), (middle, prompt.n_pos - middle)):
+        embeds = prompt.embeds.clone()
+        embeds[:, first:] *= -0.5
+        passes.clear()
+        other = replace(prompt, embeds=embeds)
+        full = prefill(omni.model, other, like=like)
+        assert widths(passes) == [width]
+        same_captions(*([omni.model.generate(p, unstopped(STEPS))] for p in (full, other)))
 
 
 def test_the_same_prompt_again_is_its_last_position(omni, prompt, passes):

@@ -1,6 +1,7 @@
 """A text's logits are those of Hugging Face's cached pass to the bit, and its scores follow."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from hooked_omni import knockout, names
 from hooked_omni.decoding.prefill import prefill
-from hooked_omni.decoding.score import forced_logits
+from hooked_omni.decoding.score import forced_logits, logits_at_once
 from hooked_omni.errors import HookError, PromptError
 from tests.support.conditions import zoo
 from tests.support.hugging_face import Cut, hf_cut, hf_forced, hf_logprobs
@@ -59,6 +60,41 @@ def test_the_prompt_is_passed_over_once(omni, prompt, passes):
     with omni.model.hooks([(names.resid_mid(1), lambda resid, hook: resid * 2)]):
         ours, plain = (forced_logits(omni.model, p, TEXT) for p in (full, prompt))
         assert torch.equal(ours, plain) and not torch.allclose(ours, whole[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("changed", [None, "last", "audio@1.0-2.0s", "video"])
+def test_a_text_and_its_prompt_in_one_pass(omni, prompt, passes, changed):
+    """To rounding, and only from where the prompt differs from one that is prefilled."""
+    like, embeds = prefill(omni.model, prompt), prompt.embeds.clone()
+    first = prompt.n_pos - 1 if changed is None else int(prompt.spans[changed][0])
+    if changed is not None:
+        embeds[:, first:] *= -0.5
+    other = replace(prompt, embeds=embeds)
+    expected = forced_logits(omni.model, other, TEXT)
+    passes.clear()
+    close(logits_at_once(omni.model, other, TEXT, like), expected)
+    assert [n for _, n in passes] == [prompt.n_pos - first + len(TEXT) - 1]
+    close(logits_at_once(omni.model, other, TEXT[:1], like), expected[:1])
+    with omni.model.hooks([(names.resid_mid(1), lambda resid, hook: resid * 2)]):
+        bits_equal(
+            logits_at_once(omni.model, other, TEXT, like), forced_logits(omni.model, other, TEXT)
+        )
+    for wrong in (TEXT + 10_000, TEXT[:0]):
+        with pytest.raises(PromptError):
+            logits_at_once(omni.model, other, wrong, like)
+
+
+@pytest.mark.parametrize(("name", "padding"), [("vl3", 0), ("vl3", 4), ("phi4", 0), ("audio", 4)])
+def test_a_text_and_its_prompt_in_one_pass_of_other_decoders(models, clips, name, padding):
+    """With vision features, windows, partial rotary; behind padding, too."""
+    omni, inputs = models[name], clips[name, CLIP_OF[name]]
+    prompt = omni.embed_inputs(**(left_padded(omni, inputs, padding) if padding else inputs))
+    for first in (1, prompt.n_pos // 3, prompt.n_pos - 2):
+        embeds = prompt.embeds.clone()
+        embeds[:, first:] *= -0.5
+        other = replace(prompt, embeds=embeds)
+        ours = logits_at_once(omni.model, other, TEXT, prefill(omni.model, prompt))
+        close(ours, forced_logits(omni.model, other, TEXT))
 
 
 def test_scores_are_its_log_probabilities(omni, prompt):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hooked_omni import EmbeddedPrompt, HookedTransformer, knockout, load, names, steer, windows
+from hooked_omni.decoding import conditions as sweep_conditions
 from hooked_omni.decoding.generate import Generation
 from hooked_omni.errors import HookError, PromptError
 from tests.support.conditions import halving, other_heads, random_part, turned, zoo
@@ -231,3 +232,33 @@ def test_a_memory_budget_splits_the_batch_and_changes_nothing(omni, prompt, pass
     score_budget = 3 * len(tokens) * one
     split = omni.model.score(prompt, tokens, make(), memory_budget=score_budget)
     close(split, omni.model.score(prompt, tokens, make()))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_cuts_written_in_place_are_those_of_the_hooks(omni, clips, monkeypatch, padded):
+    """To the bit, in steps and in wide passes, for cuts alone, together, and beside other hooks."""
+    inputs = clips["omni", "audio in video"]
+    prompt = omni.embed_inputs(**(left_padded(omni, inputs, PADDING) if padded else inputs))
+    both = [knockout("G !-> A"), knockout("G !-> V @ 1-2")]
+    heads = [knockout("G !-> V @ 1 H0"), knockout("G !-> A @ 1")]
+    conditions = [*cuts("", "G !-> V @ 1", "G !-> A @ 1", "G !-> G @ 2"), both, heads]
+    text = torch.tensor([3, 1, 4, 1, 5, 9])
+
+    def made() -> list[Any]:
+        captions = omni.model.generate_many(prompt, conditions, unstopped(STEPS))
+        return [c.logits for c in captions] + omni.model.score(prompt, text, conditions)
+
+    found: list[int] = []
+    bounds = sweep_conditions._bounds
+    counted = lambda *given: found.append(len(bounds(*given) or ())) or bounds(*given)  # noqa: E731
+    monkeypatch.setattr(sweep_conditions, "_bounds", counted)
+    in_place = made()
+    assert {0, 1, 2} == set(found)  # some by their hooks, as heads are, and some twice
+    monkeypatch.setattr(sweep_conditions, "_bounds", lambda *_: None)
+    bits_equal(in_place, made())
+
+
+def test_cuts_that_together_leave_nothing_are_refused(omni, prompt):
+    everything = [knockout("G !-> prompt"), knockout("G !-> G")]
+    with pytest.raises(HookError, match=r"keep a key to read, got none left .* for position"):
+        omni.model.generate_many(prompt, [[], [everything[0]], everything], max_new_tokens=3)

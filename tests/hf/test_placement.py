@@ -12,14 +12,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from analyses import captions
 from analyses.attention_share.shares import forced_shares
 from analyses.attention_share.sinks import SinkWatch
+from analyses.cases import Case
+from analyses.running.runs import Run, execute
+from data_prep.manifest import Sample, write_manifest
 from hooked_omni import HookedOmni, knockout, load, names, prove
+from hooked_omni.__main__ import main as hooked_omni
 from hooked_omni.decoding.score import forced_logits
-from hooked_omni.errors import CheckpointError, HookedOmniError, UnknownModelError
+from hooked_omni.errors import CheckpointError, OutOfRoomError, UnknownModelError
 from hooked_omni.organisms.random_weights import random_omni
+from tests.support.clips import write_clip
 from tests.support.models import processed, save_checkpoint
-from tests.support.two_devices import two_devices
+from tests.support.running import command
+from tests.support.two_devices import full, two_devices
 
 FIRST, SECOND = two_devices()
 LAYERS = "model.language_model.layers"
@@ -227,7 +234,66 @@ def test_weights_that_move_in_at_each_call_are_refused(one, folder, tmp_path):
         HookedOmni.from_hf(hf)
 
 
-def test_code_from_elsewhere_places_its_own_towers(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "internvl_chat", "x": 1}))
-    with pytest.raises(HookedOmniError):
-        load(tmp_path, device_map="auto", trust_remote_code=True)
+@pytest.mark.parametrize("device_map", ["auto", MAP, {"": "cpu"}])
+def test_code_from_elsewhere_places_its_own_towers(tmp_path, device_map):
+    """Refused for the map: without one, or without towers, the same folder gets further."""
+    config = {"model_type": "internvl_chat", "llm_config": {"model_type": "internlm2"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"no device_map for internvl2.*decoder_only=True"):
+        load(tmp_path, device_map=device_map, trust_remote_code=True)
+    others: Any = dict(trust_remote_code=True), dict(device_map=device_map, decoder_only=True)
+    for more in others:
+        with pytest.raises(CheckpointError) as other:
+            load(tmp_path, **more)
+        assert "device_map" not in str(other.value)
+
+
+def test_a_device_that_is_full_is_said(folder, two, prompts, monkeypatch):
+    """Another process may take memory after the look at what is free."""
+    with monkeypatch.context() as patch:
+        full(patch, 4096)
+        with pytest.raises(OutOfRoomError, match=r"the weights of .*pretend:\d is out of memory"):
+            load(folder, device_map=MAP)
+    run = Run("captions", captions.Config(2), two, [Case(prompts[1], "a"), Case(prompts[1], "b")])
+    with monkeypatch.context() as patch:
+        full(patch, prompts[1].embeds.nbytes - 1)
+        with pytest.raises(OutOfRoomError, match=r"case 'a/hear'.*pretend:0.*--device-map"):
+            execute(run, folder.parent / "out")
+
+
+@pytest.mark.usefixtures("numbers_alone")
+def test_commands_take_a_map(folder, tmp_path, capsys):
+    devices = json.dumps({part: str(place) for part, place in MAP.items()})
+    with pytest.raises(SystemExit) as end:
+        hooked_omni(["prove", str(folder), "--device-map", devices])
+    assert end.value.code == 0 and f"on {FIRST}" in capsys.readouterr().out
+    write_clip(tmp_path / "clip.mp4", seconds=1, audio_hz=200.0)
+    models = "--model", folder, "--clip", tmp_path / "clip.mp4"
+    planned, out = ("plan", "--analysis", "captions", *models), ("--out", tmp_path / "out")
+    assert command(*planned, "--device-map", devices) == 0
+    said = capsys.readouterr().out
+    assert f"of the model on {FIRST}: " in said and f"of the model on {SECOND}: " in said
+    captioned: Any = dict(video_captions=("A square.",), audio_captions=("Rain.",))
+    write_manifest(tmp_path / "clips.jsonl", [Sample("1", video="clip.mp4", **captioned)])
+    text = f'model = "{folder}"\ndata = "clips.jsonl"\nanalyses = ["captions"]\n'
+    more = 'device = "pretend:0"\n', '[device_map]\nlm_head = "cpu"\n'
+    config, study, both = (tmp_path / f"{name}.toml" for name in ("config", "study", "both"))
+    for path, own in ((config, more[0]), (study, more[1]), (both, "".join(more))):
+        path.write_text(text + own)
+    lacking = "--device-map", '{"lm_head": "cpu"}'
+    for words in (
+        (*planned, *lacking),
+        ("captions", *models, *out, *lacking),
+        ("plan", "--config", study),
+        ("study", "--config", config, *out, *lacking),
+    ):
+        assert command(*words) == 1, words
+        said = capsys.readouterr().err
+        assert "expected a device for every module" in said, said
+    for words in (
+        ("study", "--config", both, *out),
+        ("captions", *models, *out, *lacking, "--device", "pretend:0"),
+    ):
+        assert command(*words) == 1
+        assert "expected a device or a device_map" in capsys.readouterr().err
+    assert not out[1].exists()

@@ -6,15 +6,22 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 
 from analyses.plots import published
 from analyses.running.identity import model_facts
-from hooked_omni import HookedOmni, knockout, load, names, prove
+from data_prep.manifest import Sample, write_manifest
+from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, load, names, prove
+from hooked_omni.__main__ import main as hooked_omni
+from hooked_omni.decoder.memory import in_words
 from hooked_omni.errors import CheckpointError, HookError
 from hooked_omni.families.skeleton import find_decoder
 from hooked_omni.guarantees import not_guaranteed
 from hooked_omni.organisms.random_weights import random_omni
+from tests.support.clips import write_clip
+from tests.support.figures import no_figures
 from tests.support.models import processed, save_checkpoint
+from tests.support.running import command
 
 pytestmark = pytest.mark.filterwarnings("ignore:MatMul8bitLt")
 KINDS = {"int8": dict(load_in_8bit=True), "nf4": dict(load_in_4bit=True, bnb_4bit_quant_type="nf4")}
@@ -136,9 +143,46 @@ def test_without_leave_they_are_refused(folder, omni, plain):
         load(folder)
     with pytest.raises(CheckpointError, match=r"quantized by bitsandbytes.*allow_quantized=True"):
         HookedOmni.from_hf(omni.hf, omni.processor)
-    with pytest.raises(CheckpointError, match="got a config with `quantization_config`"):
+    with pytest.raises(CheckpointError, match="whole model for quantized weights"):
         load(folder, decoder_only=True, allow_quantized=True)
     assert load(plain, allow_quantized=True).model.cfg.quantized == ""
+
+
+@pytest.mark.parametrize("folder", ["nf4"], indirect=True)
+@pytest.mark.usefixtures("numbers_alone")
+def test_commands_want_leave_and_their_pages_say_so(folder, tmp_path, capsys, monkeypatch):
+    no_figures(monkeypatch)
+    clip, bundle, says = tmp_path / "clip.mp4", tmp_path / "b.st", "not the original's numbers"
+    write_clip(clip, seconds=1, audio_hz=200.0)
+    captioned: Any = dict(video_captions=("A square.",), audio_captions=("Rain.",))
+    write_manifest(tmp_path / "clips.jsonl", [Sample("1", video="clip.mp4", **captioned)])
+    (config := tmp_path / "study.toml").write_text(
+        f'model = "{folder}"\ndata = "clips.jsonl"\nanalyses = ["captions"]\nmax_new_tokens = 2\n'
+    )
+    study, models = ("study", "--config", config, "--out", tmp_path / "s"), ("--model", folder)
+    planned = "plan", "--analysis", "captions", *models, "--clip", clip
+    for words in (study, planned):
+        assert command(*words) == 1 and "allow_quantized=True" in capsys.readouterr().err
+    assert command(*planned, "--allow-quantized") == 0
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        size = in_words(sum(file.get_tensor(name).nbytes for name in file.keys()))  # noqa: SIM118
+    assert f"weights: {size}" in capsys.readouterr().out
+    assert command(*study, "--allow-quantized") == 0
+    assert says in (tmp_path / "s" / "report.md").read_text().replace("\\", "")
+    assert command("summary", tmp_path / "s" / "captions") == 0
+    assert says in capsys.readouterr().out
+    with config.open("a") as file:
+        file.write("allow_quantized = true\n")
+    assert command(*study) == 0  # the same study: it is done
+    shift = "distribution_shift", "--model", "random-omni", "--base", folder, "--clip", clip
+    assert command(*shift, "--out", tmp_path / "d", "--allow-quantized") == 1
+    assert "This is the base" in capsys.readouterr().err
+    for words in (("embed", "--clip", clip, "--out", bundle), ("prove", "--prompt", bundle)):
+        with pytest.raises(SystemExit) as end:
+            hooked_omni([str(word) for word in (words[0], folder, *words[1:], "--allow-quantized")])
+        assert end.value.code == 0
+    assert says in EmbeddedPrompt.load(bundle).facts["quantized"]
+    assert "the original's numbers" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_quantized_unembedding_is_refused(plain):

@@ -70,11 +70,11 @@ def test_a_file_that_is_missing_or_no_bundle(tmp_path):
     with pytest.raises(BundleError, match="whole safetensors file"):
         EmbeddedPrompt.load(path)
     save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(BundleError, match="version 4, got None version None"):
+    with pytest.raises(BundleError, match="version 5, got None version None"):
         EmbeddedPrompt.load(path)
 
 
-@pytest.mark.parametrize(("version", "older"), [("3", True), ("5", False), ("x", False)])
+@pytest.mark.parametrize(("version", "older"), [("4", True), ("6", False), ("x", False)])
 def test_a_bundle_of_another_version(bundle, version, older):
     """In version 2 the question's span was called `query`."""
 
@@ -86,7 +86,7 @@ def test_a_bundle_of_another_version(bundle, version, older):
     with pytest.raises(BundleError) as error:
         EmbeddedPrompt.load(bundle)
     message = str(error.value)
-    assert f"version 4, got 'hooked_omni.EmbeddedPrompt' version '{version}'" in message
+    assert f"version 5, got 'hooked_omni.EmbeddedPrompt' version '{version}'" in message
     assert ("older hooked_omni" in message) == older and "Embed the prompt again" in message
 
 

@@ -29,6 +29,8 @@ class Pretend(Tensor):
         device, raw = device or raw.device, getattr(raw, "raw", raw)  # accelerate makes copies
         if device.type == "pretend" and (device.index or 0) >= _Module.device_count():
             raise RuntimeError(f"expected a device below {_Module.device_count()}, got {device}")
+        if device.type == "pretend" and raw.nbytes > _Module.free:
+            raise torch.OutOfMemoryError(f"{device} is out of memory: {raw.nbytes} bytes wanted")
         made = Tensor._make_wrapper_subclass(
             cls,
             raw.size(),
@@ -109,6 +111,8 @@ def _arange(*numbers: Any, device: Any = None, dtype: Any = None, **_: Any) -> T
 class _Module:
     """What torch wants to know of a kind of device."""
 
+    free = 10**12  # bytes of the largest tensor that can be made
+
     @staticmethod
     def is_available() -> bool:
         return True
@@ -138,6 +142,11 @@ class _Module:
     @staticmethod
     def get_amp_supported_dtype() -> list[torch.dtype]:
         return [torch.bfloat16]
+
+
+def full(patch: Any, n_bytes: int) -> None:
+    """Let another process have taken all memory but this, for any one tensor."""
+    patch.setattr(_Module, "free", n_bytes)
 
 
 def two_devices() -> tuple[torch.device, torch.device]:

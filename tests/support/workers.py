@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,3 +103,15 @@ def driver(given: Connection) -> None:
     data, out, cluster = given.recv()
     OWN_ADDRESSES.add(cluster.address.partition(":")[0])
     small_run(data, out, cluster)
+
+
+def commanded(given: Connection) -> None:
+    """The same for a command of `python -m analyses`, whose standard error goes to a file."""
+    from analyses.__main__ import main
+
+    words, address, printed = given.recv()
+    OWN_ADDRESSES.add(address.partition(":")[0])
+    os.environ["RAY_ADDRESS"] = address
+    sys.stderr = printed.open("w", buffering=1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+    main(words)

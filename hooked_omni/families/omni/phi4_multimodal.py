@@ -200,6 +200,7 @@ PHI4_MULTIMODAL = Family(
         ),
         "vision": ("img_processor.encoder.layers", "image_embed.img_projection_down"),
     },
+    no_grid="a frame is read twice, whole and in squares, each with a border",
     own_reading="every frame, read at 448 x 252 pixels at most, is resized and cut into squares of "
     "448 pixels by the processor",
 )

@@ -188,7 +188,7 @@ def _times(
     if n_tokens.get("audio"):
         seconds["audio"] = torch.arange(n_tokens["audio"]) / _TOKENS_PER_SECOND
     if n_tokens["video"]:
-        frames = torch.arange(n_tokens["video"]) // hf_model.num_image_token
+        frames = checks.square_cells(n_tokens["video"], hf_model.num_image_token)
     return seconds, frames
 
 

@@ -183,6 +183,7 @@ MINICPM_O = Family(
     frames_per_step=1,
     proved="0 against Qwen2ForCausalLM on a stand-in for its code; released code, tiny weights, "
     "transformers 4.44.2: 0 at prefill, equal tokens",
+    no_grid="each token of a picture is a query of the resampler, which reads all of it",
     own_reading="every frame is resized by the model's own code, in one slice; sound is heard in "
     "parts of 30 s, and a prompt with sound ends in <|tts_bos|>",
     one_clip="first",

@@ -147,7 +147,7 @@ def _times(
         return {"audio": steps * _PATCH / 100}, None
     if not n or n % _STEPS:
         return {}, None
-    return {}, torch.arange(_STEPS).repeat_interleave(n // _STEPS)
+    return {}, checks.square_cells(n, n // _STEPS)
 
 
 def _correct_words(

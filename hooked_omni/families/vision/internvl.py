@@ -9,8 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from hooked_omni.families import checks, processing, qwen
 from hooked_omni.families.family import Family
 from hooked_omni.inputs.media import MediaSettings
@@ -32,7 +30,7 @@ def _times(
 ) -> checks.SecondsAndSteps:
     if not n_tokens["video"]:
         return {}, None
-    return {}, torch.arange(n_tokens["video"]) // hf_model.config.image_seq_length
+    return {}, checks.square_cells(n_tokens["video"], hf_model.config.image_seq_length)
 
 
 INTERNVL = Family(

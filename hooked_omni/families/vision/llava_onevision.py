@@ -41,8 +41,9 @@ def _times(
     n = n_tokens["video"]
     if not n:
         return {}, None
-    place = torch.arange(n).clamp(max=n - 2)  # the new line's is the last frame's
-    return {}, place // _tokens_per_frame(hf_model)
+    squares = checks.square_cells(n - 1, _tokens_per_frame(hf_model))
+    new_line = torch.tensor([[int(squares[-1, 0]), -1, -1]])
+    return {}, torch.cat([squares, new_line])
 
 
 LLAVA_ONEVISION = Family(

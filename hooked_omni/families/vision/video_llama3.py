@@ -20,14 +20,14 @@ from hooked_omni.families.vision.qwen3_vl import frame_times
 from hooked_omni.inputs.media import MediaSettings
 
 
-def _steps(inputs: Mapping[str, Any]) -> Int[Tensor, " token"]:
-    """The frame of each token that is kept, clip after clip."""
-    grid, merge = inputs["video_grid_thw"], inputs["video_merge_sizes"]
-    sizes = grid[:, 1] * grid[:, 2] // merge**2
-    steps_of = zip(grid[:, 0].tolist(), sizes.tolist(), strict=True)
-    clips = [torch.arange(n).repeat_interleave(size) for n, size in steps_of]
-    steps, kept = torch.cat(clips), inputs.get("video_compression_mask")
-    return steps if kept is None else steps[kept.cpu()]
+def _cells(inputs: Mapping[str, Any]) -> Int[Tensor, "token 3"]:
+    """Frame, row and column of each token that is kept, clip after clip."""
+    grids = zip(
+        inputs["video_grid_thw"].tolist(), inputs["video_merge_sizes"].tolist(), strict=True
+    )
+    clips = [checks.cells(n, rows // m, columns // m) for (n, rows, columns), m in grids]
+    cells, kept = torch.cat(clips), inputs.get("video_compression_mask")
+    return cells if kept is None else cells[kept.cpu()]
 
 
 def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ def _check_inputs(hf_model: Any, inputs: Mapping[str, Any]) -> None:
             f"{0 if pixels is None else len(pixels)}. Pass the processor's whole output."
         )
     if grid is not None:
-        expected = len(_steps(inputs))
+        expected = len(_cells(inputs))
     checks.require_tokens(inputs, hf_model.config.video_token_id, expected, "video")
 
 
@@ -55,7 +55,7 @@ def _received(hf_model: Any, inputs: Mapping[str, Any]) -> checks.HeardAndSeen:
 def _times(
     hf_model: Any, inputs: Mapping[str, Any], n_tokens: dict[str, int]
 ) -> checks.SecondsAndSteps:
-    return {}, _steps(inputs) if n_tokens["video"] else None
+    return {}, _cells(inputs) if n_tokens["video"] else None
 
 
 VIDEO_LLAMA3 = Family(

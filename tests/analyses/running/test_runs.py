@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from analyses import attention_share
 from analyses.cases import Case, read_cases
@@ -19,8 +20,9 @@ from hooked_omni import HookedOmni, Prompt, load
 from hooked_omni.cluster.joining import Cluster
 from hooked_omni.cluster.spreading import spread
 from hooked_omni.cluster.tasks import Task
-from hooked_omni.errors import FileError, ResultsError, WorkerLostError
+from hooked_omni.errors import FileError, OutOfRoomError, ResultsError, WorkerLostError
 from hooked_omni.files import exclusive
+from tests.support.figures import no_figures
 from tests.support.killed import small_run, stopped_at_random
 from tests.support.running import assert_same, command
 from tests.support.running import run_attention_share as run
@@ -47,6 +49,32 @@ def test_a_run_leaves_a_table_figures_and_last_of_all_run_json(finished: Path) -
     assert made["n_cases"] == 6 and set(made["skipped"]) == {"clip 3/hear", "gone/hear"}
     assert all(made["skipped"].values())
     assert {"torch", "transformers", "hooked-omni"} <= made["versions"].keys()
+
+
+@pytest.mark.parametrize("want", [lambda: torch.empty(1 << 52), lambda: bytearray(1 << 60)])
+def test_memory_that_runs_out_loses_nothing(
+    want: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_figures(monkeypatch)
+    omni = load("random-omni")
+    prompts = [omni.model.as_prompt(torch.arange(2, n)[None]) for n in (20, 21, 22)]
+    cases = [Case(prompt, f"{i}") for i, prompt in enumerate(prompts)]
+    one = runs.Run("attention_share", attention_share.Config(max_new_tokens=4), omni, cases)
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    long = lambda block, args: want() if args[0].shape[1] == 20 else None  # noqa: E731
+    handle = omni.model.blocks[0].register_forward_pre_hook(long)
+    with pytest.raises(
+        OutOfRoomError, match=r"the case '2/hear', got .*Error.*same command"
+    ) as end:
+        runs.execute(one, out)
+    handle.remove()
+    assert "attention_share of case '2/hear'" in str(end.value.__notes__)
+    parts = {path: path.stat().st_mtime_ns for path in out.glob("parts/*.parquet")}
+    assert len(parts) == 2 and not (out / "run.json").exists()
+    runs.execute(one, out)
+    assert all(path.stat().st_mtime_ns == time for path, time in parts.items())
+    runs.execute(one, whole)
+    assert_same(out, whole)
 
 
 def test_the_table_is_that_of_the_analysis(finished: Path, data: Path) -> None:
