@@ -109,10 +109,12 @@ def _command(name: str) -> Callable[..., None]:
         more = prompts, embedded, decoder_only, trust_remote_code, adapter, *placed
         models = options.ModelOptions(model, base, device, dtype, *more)
         chosen = options.CaseSelection(*given)
+        models.require()
         options.require_folder(out)
-        from analyses.running.request import prepare  # now torch, which takes seconds
-
+        options.shard_of(chosen.asked(), place)
         with joined(ray, cpus, storage) as cluster:
+            from analyses.running.request import prepare  # now torch, which takes seconds
+
             _execute(*prepare(name, chosen, made, place, models, cluster), out)
 
     return command
@@ -141,6 +143,9 @@ def merge(
     shards: Annotated[list[Path], typer.Argument(help="Folders of all its shards.")],
 ) -> None:
     """Put the shards of a run together: one table, one figure, one run.json."""
+    options.require_folder(out)
+    for folder in shards:
+        options.require_finished(folder, "run.json")
     from analyses.running.shards import merge_shards
 
     table = merge_shards(out, shards)
@@ -152,6 +157,8 @@ def summary(
     folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
 ) -> None:
     """The paper's headline sentences, with the numbers of these runs."""
+    for folder in folders:
+        options.require_finished(folder, "run.json")
     from rich.console import Console
 
     from analyses.running.summary import sentences
@@ -186,13 +193,15 @@ def study(
     storage: Stored = "driver",
 ) -> None:
     """The whole study: captions, analyses, judge, the paper's claims, figures and report.md."""
-    from analyses.study.config import read_study
+    from analyses.study.config import read_study, require_startable
 
     given: dict[str, Any] = dict(model=model, data=data, limit=limit)
     own = read_study(config, given | _placed(device_map, allow_quantized))
-    from analyses.study.run import run_study  # now torch, which takes seconds
-
+    require_startable(own)
+    options.require_folder(out)
     with joined(ray, cpus, storage) as cluster, progress_bars() as progress:
+        from analyses.study.run import run_study  # now torch, which takes seconds
+
         result = run_study(own, out, progress, cluster)
     for one in result.findings:
         say(f"{one.verdict:>17}: {one.claim.name}: {one.ours}")
@@ -213,7 +222,7 @@ def plan_command(
     allow_quantized: Quantized = False,
 ) -> None:
     """What a study or an analysis will take of memory and work, before any weight is read."""
-    from analyses.study.config import read_study
+    from analyses.study.config import read_study, require_startable
 
     placed = _placed(device_map, allow_quantized)
     if (config is None) == (analysis is None):
@@ -221,6 +230,7 @@ def plan_command(
     if config is not None:
         given: dict[str, Any] = dict(model=model, base=base, data=data, dtype=dtype)
         own = read_study(config, given | placed)
+        require_startable(own)
         from analyses.study.plan import plan_of_study  # now torch, which takes seconds
 
         plan_of_study(own)
@@ -232,6 +242,7 @@ def plan_command(
     settled = options.read_config(analysis, settings)
     chosen = options.CaseSelection(data, tuple(clip or ()))
     models = options.ModelOptions(model, base, dtype=dtype, **placed)
+    models.require()
     from analyses.running.request import cases_of
     from analyses.study.plan import plan, printed
 
@@ -245,6 +256,11 @@ def compare(
     judge: Annotated[str | None, _option("Whose scores, where several judged.")] = None,
 ) -> None:
     """Several models side by side, from the files of their studies: no model is loaded."""
+    from analyses.study.config import FINISHED
+
+    for folder in studies:
+        options.require_finished(folder, *FINISHED)
+    options.require_folder(out)
     from analyses.study.compare import compare_studies
 
     say(f"{compare_studies(studies, out, judge)}: {len(studies)} studies side by side")

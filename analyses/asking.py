@@ -1,17 +1,73 @@
 """Which prompt puts a question about a sample to a model?
 
-Known without a model, so that prompts can be made where only the towers run.
+Known without a model, so that prompts can be made where only the towers run, and without torch.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from analyses.text.wording import OWN, known_order
-from data_prep.manifest import MODALITY, Sample
+from analyses.text.choices import CHOICES, choices
+from analyses.text.wording import OWN, known_order, worded
+from data_prep.manifest import MODALITY, Sample, read_manifest
+from data_prep.questions import ChoiceQuestion
 from hooked_omni.errors import ResultsError
-from hooked_omni.inputs.prompt import Prompt
+from hooked_omni.inputs.items import Prompt
+
+
+class Asked(NamedTuple):
+    """A question, by its name, about a sample, as a prompt; with the answers given, if they are."""
+
+    sample: Sample
+    question: str
+    prompt: Prompt
+    choice: ChoiceQuestion | None = None
+
+
+def asked(
+    manifest: str | Path,
+    questions: Sequence[str] = ("hear",),
+    kinds: Sequence[str] | None = None,
+    rope: Any = "model",
+    wording: Mapping[str, str] | None = None,
+    system: str | None = None,
+    order: str | None = None,
+) -> list[Asked]:
+    """Each of `questions` about every sample of a manifest; arguments, errors as `read_cases`."""
+    words = worded(wording or {})
+    unknown = [question for question in questions if question not in (*words, OWN, *CHOICES)]
+    if unknown or not questions:
+        raise ResultsError(
+            f"expected questions among {[*sorted(words), *CHOICES]}, got {unknown}. Your own words "
+            "about a clip go into --ask."
+        )
+    samples = read_manifest(manifest)
+    chosen = [s for s in samples if kinds is None or s.kind in kinds]
+    if not chosen:
+        raise ResultsError(
+            f"expected a sample of kind {kinds or 'any'} in {manifest}, got "
+            f"{len(samples)} of {sorted({s.kind for s in samples})}."
+        )
+    more, found = (Path(manifest).parent, order, system), list[Asked]()
+    for sample, question in product(chosen, questions):
+        named = [(sample, question, words, None)]
+        if question in CHOICES:
+            media = tuple(item for item in sample.items if item[0] != "text")
+            named = [
+                (replace(sample, items=media), name := f"{question}.{i}", {name: one.text}, one)
+                for i, one in enumerate(choices(sample, question, words), start=1)
+            ]
+        for of, name, own, choice in named:
+            prompt = replace(prompt_of(of, name, own, *more), rope=rope)
+            found.append(Asked(of, name, prompt, choice))
+    if not found:
+        raise ResultsError(
+            f"expected a sample in {manifest} of which {list(questions)} can be asked, got none of "
+            f"{len(chosen)}. Import a benchmark's questions, or choose counterfactual samples."
+        )
+    return found
 
 
 def prompt_of(

@@ -6,17 +6,13 @@ measure is skipped, counted and listed, never dropped in silence.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from analyses.asking import prompt_of
-from analyses.text.choices import CHOICES, choices
+from analyses.asking import Asked, asked
 from analyses.text.events import Events
-from analyses.text.wording import OWN, worded
-from data_prep.manifest import Sample, read_manifest
 from data_prep.questions import ChoiceQuestion
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt, names
 from hooked_omni.decoding.generate import Generation
@@ -129,46 +125,17 @@ def read_cases(
         FileError, ManifestError: For a manifest that cannot be read, or is wrong.
         ResultsError: For an unknown question, or no sample of these kinds, or that can be asked.
     """
-    words = worded(wording or {})
-    unknown = [question for question in questions if question not in (*words, OWN, *CHOICES)]
-    if unknown or not questions:
-        raise ResultsError(
-            f"expected questions among {[*sorted(words), *CHOICES]}, got {unknown}. Correct them."
-        )
-    samples = read_manifest(manifest)
-    chosen = [s for s in samples if kinds is None or s.kind in kinds]
-    if not chosen:
-        raise ResultsError(
-            f"expected a sample of kind {kinds or 'any'} in {manifest}, got "
-            f"{len(samples)} of {sorted({s.kind for s in samples})}."
-        )
-    folder = Path(manifest).parent
+    every = asked(manifest, questions, kinds, rope, wording, system, order)
+    return [case_of(one) for one in every]
 
-    def case(sample: Sample, question: str, asked: ChoiceQuestion | None = None) -> Case:
-        own = words if asked is None else {question: asked.text}
-        prompt = prompt_of(sample, question, own, folder, order, system)
-        prompt, captions = (
-            replace(prompt, rope=rope),
-            (sample.audio_captions, sample.video_captions),
-        )
-        return Case(
-            prompt, sample.id, sample.kind, question, *captions, twin=sample.twin, choice=asked
-        )
 
-    cases: list[Case] = []
-    for sample, question in product(chosen, questions):
-        if question not in CHOICES:
-            cases.append(case(sample, question))
-            continue
-        media = tuple(item for item in sample.items if item[0] != "text")
-        for i, asked in enumerate(choices(sample, question, words), start=1):
-            cases.append(case(replace(sample, items=media), f"{question}.{i}", asked))
-    if not cases:
-        raise ResultsError(
-            f"expected a sample in {manifest} of which {list(questions)} can be asked, got none of "
-            f"{len(chosen)}. Import a benchmark's questions, or choose counterfactual samples."
-        )
-    return cases
+def case_of(asked: Asked) -> Case:
+    """What is asked as a case."""
+    sample, question, prompt, choice = asked
+    captions = sample.audio_captions, sample.video_captions
+    return Case(
+        prompt, sample.id, sample.kind, question, *captions, twin=sample.twin, choice=choice
+    )
 
 
 def _order(omni: HookedOmni, case: Case) -> str:

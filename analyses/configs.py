@@ -122,6 +122,13 @@ class LogitLensConfig:
     own: Mapping[str, Sequence[str]] = field(default_factory=dict)
     at_least: int = 1
 
+    def __post_init__(self) -> None:
+        if not (self.span and self.lenses) or min(self.top_k, self.at_least) < 1:
+            raise ResultsError(
+                "expected a span, a lens, and top_k and at_least of 1 or more, got "
+                f"{self.span!r}, {self.lenses!r}, {self.top_k} and {self.at_least}."
+            )
+
 
 @dataclass(frozen=True)
 class KnockoutConfig:
@@ -163,6 +170,15 @@ class KnockoutConfig:
             )
         if self.windows and (self.width, self.step) != (None, None):
             raise ResultsError("expected windows, or width and step, got both. Give one of them.")
+        given = self.width, self.step, self.memory_budget
+        width, step, budget = (1 if value is None else value for value in given)
+        backwards = [window for window in self.windows if not 0 <= window[0] <= window[1]]
+        if width < 1 or width % 2 == 0 or step < 1 or backwards or budget < 1:
+            raise ResultsError(
+                "expected an odd width, a step of 1 or more, windows as (first, last) layer, and a "
+                f"memory budget above 0, got {self.width}, {self.step}, {self.windows} and "
+                f"{self.memory_budget}."
+            )
 
 
 @dataclass(frozen=True)
@@ -176,6 +192,10 @@ class DistributionShiftConfig:
 
     max_new_tokens: int = 50
     own: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ResultsError(f"expected at least 1 new token, got {self.max_new_tokens}.")
 
 
 @dataclass(frozen=True)

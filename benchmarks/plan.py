@@ -63,7 +63,7 @@ def model(shape: Shape, build: Callable[..., Any]) -> HookedOmni:
 def prompt_of(omni: HookedOmni, n_pos: int, hears: bool) -> EmbeddedPrompt:
     """Random tokens, of which most stand for video and 15 % for sound."""
     tokens = torch.randint(0, 256, (1, n_pos), generator=torch.Generator().manual_seed(0))
-    prompt = omni.model.as_prompt(tokens)
+    prompt = omni.model.as_prompt(tokens.to(omni.model.cfg.device))
     video, audio = (
         torch.arange(20, n_pos * 8 // 10),
         torch.arange(n_pos * 8 // 10, n_pos * 95 // 100),
@@ -86,37 +86,13 @@ def stages(shape: Shape) -> Iterator[tuple[str, float, float]]:
     theirs = prompt_of(base, shape.n_pos * 8 // 10, hears=False)
     every = {id(p): p.nbytes for one in (omni, base) for p in one.hf.parameters()}
     costs = Costs(omni.model.cfg, sum(every.values()), base.model.cfg)
+    configs = settings(N_NEW, 2**29)
     counts = {"prompt": prompt.n_pos, **{k: len(at) for k, at in prompt.spans.positions.items()}}
-    sizes, shared = PromptSizes(counts, theirs.n_pos), [Case(prompt, "clip")]
+    sizes = PromptSizes(counts, theirs.n_pos)
     # The base's prompt stands all the time here; a run embeds it when it comes to it.
     beside = start + theirs.embeds.nbytes
 
-    def rests() -> None:
-        before, other = shared[0].prefilled_prompt, replace(prompt, embeds=prompt.embeds.clone())
-        other.embeds[:, 20:] *= 0.5  # as if frames were blank
-        assert before is not None
-        omni.model.score(prefill(omni.model, other, like=before), torch.arange(N_NEW), [[]])
-
-    budget = knockout.Config(max_new_tokens=N_NEW, memory_budget=2**29)
-    configs = {
-        "attention_share": attention_share.Config(N_NEW),
-        "logit_lens": logit_lens.Config(),
-        "knockout": budget,
-        "distribution_shift": distribution_shift.Config(N_NEW),
-        "modality_reliance": modality_reliance.Config(("mute",), max_new_tokens=N_NEW),
-    }
-    works: dict[str, Callable[[], object]] = {
-        "pass": lambda: shared.append(prefilled(omni, shared.pop())),
-        "answer": lambda: plain_answer(omni, shared[0], embedded(omni, shared[0]), N_NEW),
-        "attention_share": lambda: attention_share.run(omni, shared, configs["attention_share"]),
-        "logit_lens": lambda: logit_lens.run(omni, shared),
-        "knockout": lambda: knockout.run(omni, shared, budget),
-        "distribution_shift": lambda: distribution_shift.run(
-            omni, shared, base=base, base_prompts={shared[0].id: theirs}
-        ),
-        "modality_reliance": rests,
-    }
-    for name, work in works.items():
+    for name, work in works(omni, base, prompt, theirs, configs).items():
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
@@ -125,6 +101,50 @@ def stages(shape: Shape) -> Iterator[tuple[str, float, float]]:
         planned = own.get(name) or costs.analysis(name, configs[name], sizes)
         yield name, resident("VmHWM") - beside, costs.standing(sizes) + planned[0]
     yield "a cut of the prompt's own positions", *opened(omni, prompt, costs, sizes, beside)
+
+
+def settings(n_new: int, memory_budget: int | None) -> dict[str, Any]:
+    """Configs of the five analyses, for answers of so many tokens."""
+    return {
+        "attention_share": attention_share.Config(n_new),
+        "logit_lens": logit_lens.Config(),
+        "knockout": knockout.Config(max_new_tokens=n_new, memory_budget=memory_budget),
+        "distribution_shift": distribution_shift.Config(n_new),
+        "modality_reliance": modality_reliance.Config(("mute",), max_new_tokens=n_new),
+    }
+
+
+def works(
+    omni: HookedOmni,
+    base: HookedOmni,
+    prompt: EmbeddedPrompt,
+    theirs: EmbeddedPrompt,
+    configs: dict[str, Any],
+) -> dict[str, Callable[[], object]]:
+    """All that is done with one case, in order: the pass, the answer, and five analyses."""
+    shared, n_new = [Case(prompt, "clip")], configs["attention_share"].max_new_tokens
+
+    def rests() -> None:
+        before, other = shared[0].prefilled_prompt, replace(prompt, embeds=prompt.embeds.clone())
+        other.embeds[:, 20:] *= 0.5  # as if frames were blank
+        assert before is not None
+        omni.model.score(prefill(omni.model, other, like=before), torch.arange(n_new), [[]])
+
+    return {
+        "pass": lambda: shared.append(prefilled(omni, shared.pop())),
+        "answer": lambda: plain_answer(omni, shared[0], embedded(omni, shared[0]), n_new),
+        "attention_share": lambda: attention_share.run(omni, shared, configs["attention_share"]),
+        "logit_lens": lambda: logit_lens.run(omni, shared, configs["logit_lens"]),
+        "knockout": lambda: knockout.run(omni, shared, configs["knockout"]),
+        "distribution_shift": lambda: distribution_shift.run(
+            omni,
+            shared,
+            configs["distribution_shift"],
+            base=base,
+            base_prompts={shared[0].id: theirs},
+        ),
+        "modality_reliance": rests,
+    }
 
 
 def opened(

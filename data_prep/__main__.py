@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from data_prep.console import bar
 from data_prep.importers.commands import app as importing
 from data_prep.importers.commands import import_audiocaps
+from data_prep.manifest import read_manifest
 from data_prep.organism.commands import app as organism
 from hooked_omni.command_line import Cpus, Ray, Stored, joined, new_app
 
@@ -100,6 +101,7 @@ def caption_clips(
 
             source = Server(server, model, question, workers=workers)
         else:
+            read_manifest(manifest)  # refuses a wrong one, before torch is imported
             from data_prep.captioning.local import Local
 
             source = Local(model, question, device or "cpu")

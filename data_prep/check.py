@@ -6,8 +6,8 @@ from pathlib import Path
 from data_prep.manifest import MODALITY, Sample, inside, read_manifest
 from hooked_omni.errors import ManifestError, MediaError
 from hooked_omni.inputs.audio import read_audio
-from hooked_omni.inputs.image import read_image
-from hooked_omni.inputs.video import read_video
+from hooked_omni.inputs.frames import read_frames
+from hooked_omni.inputs.picture import read_picture
 
 # More than this between picture and sound is no matter of rounding: 9.9 s for 10 s are normal.
 _APART = 0.5  # seconds
@@ -44,7 +44,7 @@ def problems(
 
 def _seconds(folder: Path, track: str, path: str) -> float | str:
     """The length of a track, 0 of an image, or why it cannot be read."""
-    read = {"video": read_video, "audio": read_audio, "image": read_image}[track]
+    read = {"video": read_frames, "audio": read_audio, "image": read_picture}[track]
     try:
         return getattr(read(inside(folder, path)), "seconds", 0.0)
     except (MediaError, ManifestError) as error:

@@ -21,27 +21,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import torch
-import transformers
 from rich.console import Console
 from rich.table import Table
 
-from analyses.cases import read_cases
-from analyses.explore.site import write_site
-from analyses.running.progress import ProgressCallback, progress_bars
-from analyses.study.claims import Finding, check
-from analyses.study.config import read_study
-from analyses.study.finished import read_finished
-from analyses.study.run import run_study
+from analyses.study.config import Study, read_study
 from data_prep.organism.world.dataset import write_world
-from hooked_omni import load, prove
 
 STUDY = Path(__file__).with_name("studies") / "organisms.toml"
 BIASED, BALANCED = "organism-biased", "organism-balanced"
 
 
-def surprises(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
+def surprises(findings: Mapping[str, Sequence[Any]]) -> list[str]:
     """Claims of the bias that the biased model fails, or the balanced one fulfils."""
     expected = {BIASED: "agrees", BALANCED: "differs"}
     return [
@@ -52,7 +44,7 @@ def surprises(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
     ]
 
 
-def summary_lines(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
+def summary_lines(findings: Mapping[str, Sequence[Any]]) -> list[str]:
     """What was found, in five lines."""
     ours = {
         (model, one.claim.name): one.observed.means if one.observed else one.why_not
@@ -86,22 +78,10 @@ def main(clips: int, out: Path, limit: int = 0) -> int:
         limit: Samples of each kind in the studies; 0 for all.
     """
     console = Console(soft_wrap=True, highlight=False)
-    torch.set_num_threads(1)
-    transformers.logging.disable_progress_bar()
     console.print(f"writing {12 * clips} clips of a world of 12 things, and swapping their sounds")
     write_world(out / "world", clips, 0, "test")
     study = replace(read_study(STUDY), data=out / "world" / "pairs.jsonl", limit=limit)
-    omni, case = load(BIASED), read_cases(study.data)[0]
-    report = prove(omni, omni.embed(case.prompt))  # pyright: ignore[reportArgumentType]  # of a manifest
-    console.print(
-        f"logits equal Hugging Face's: largest difference {report.prefill:g} at prefill, "
-        f"{report.decode:g} in {report.decode_steps} decode steps"
-    )
-    console.print("studying both, each on a core of its own; progress is the biased one's")
-    with studied_beside(study.data, out / BALANCED, limit), progress_bars() as progress:
-        findings = {BIASED: run_study(study, out / BIASED, progress).findings}
-    twin = read_finished(out / BALANCED).evidence
-    findings[BALANCED] = check(twin.tables, twin.scores, study.ratings)
+    findings = studied(study, out, console)
     console.print()
     for line in summary_lines(findings):
         console.print(line, markup=False)
@@ -116,8 +96,7 @@ def main(clips: int, out: Path, limit: int = 0) -> int:
     console.print(table)
     for model in findings:
         console.print(f"{model}: {out / model / 'report.md'}", markup=False)
-    with progress_bars() as progress:
-        page = write_page([out / model for model in findings], out / "site", progress)
+    page = write_page([out / model for model in findings], out / "site")
     console.print(
         f"look at the samples of both, open in a browser: {page.absolute()}", markup=False
     )
@@ -126,11 +105,43 @@ def main(clips: int, out: Path, limit: int = 0) -> int:
     return 1 if surprises(findings) else 0
 
 
-def write_page(studies: Sequence[Path], out: Path, progress: ProgressCallback) -> Path:
+def studied(study: Study, out: Path, console: Console) -> dict[str, list[Any]]:
+    """What both studies find, each made on a core of its own; the biased model is proved first."""
+    with studied_beside(study.data, out / BALANCED, study.limit):
+        import torch  # takes seconds, in both at once
+        import transformers
+
+        from analyses.cases import read_cases
+        from analyses.running.progress import progress_bars
+        from analyses.study.claims import check
+        from analyses.study.finished import read_finished
+        from analyses.study.run import run_study
+        from hooked_omni import load, prove
+
+        torch.set_num_threads(1)
+        transformers.logging.disable_progress_bar()
+        omni, prompt = load(BIASED), read_cases(study.data)[0].prompt
+        report = prove(omni, omni.embed(prompt))  # pyright: ignore[reportArgumentType]  # of a manifest
+        console.print(
+            f"logits equal Hugging Face's: largest difference {report.prefill:g} at prefill, "
+            f"{report.decode:g} in {report.decode_steps} decode steps"
+        )
+        console.print("studying both, each on a core of its own; progress is the biased one's")
+        with progress_bars() as progress:
+            findings = {BIASED: run_study(study, out / BIASED, progress).findings}
+    twin = read_finished(out / BALANCED).evidence
+    return findings | {BALANCED: check(twin.tables, twin.scores, study.ratings)}
+
+
+def write_page(studies: Sequence[Path], out: Path) -> Path:
     """The site of both, in place of the one of an earlier demo."""
+    from analyses.explore.site import write_site
+    from analyses.running.progress import progress_bars
+
     if (out / "data" / "0" / "study.js").is_file():
         shutil.rmtree(out)
-    return write_site(studies, out, progress=progress)
+    with progress_bars() as progress:
+        return write_site(studies, out, progress=progress)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from .hooks.attention_edits import windows as windows
 from .hooks.edits import ablate as ablate
 from .hooks.edits import patch as patch
 from .hooks.edits import steer as steer
+from .inputs.items import Prompt as Prompt
 from .inputs.prompt import EmbeddedPrompt as EmbeddedPrompt
-from .inputs.prompt import Prompt as Prompt
 from .inputs.spans import Spans as Spans
 from .omni import HookedOmni as HookedOmni
 from .omni import load as load

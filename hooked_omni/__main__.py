@@ -11,6 +11,7 @@ if __name__ == "__main__":
     StopSignals().__enter__()  # before what takes long to import, to the end of the process
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ from hooked_omni.command_line import (
     read_device_map,
 )
 from hooked_omni.errors import PromptError
+from hooked_omni.hf.spelling import require_spelled
 
 app = new_app(
     help="Compare a model with Hugging Face's, embed a clip into a file, or list families.",
@@ -80,6 +82,10 @@ def prove(
             "expected one prompt, got a clip or sound beside --prompt or --decoder-only, which "
             "would not be read. Leave one out; a decoder alone takes --prompt."
         )
+    require_spelled(model, device, dtype, adapter)
+    asked = _prompt(question, clip, audio)
+    if prompt is not None and not prompt.is_file():
+        raise PromptError(f"expected a file that `embed` wrote, got none at {prompt}. Check it.")
     from rich.console import Console  # `embed` also runs where this and the decoder are missing
 
     from hooked_omni import guarantees
@@ -91,7 +97,7 @@ def prove(
     from hooked_omni.parity import prove as compare
 
     given = None if prompt is None else EmbeddedPrompt.load(prompt)  # first: it may be refused
-    asked = _prompt(question, clip, audio, family_named(model, revision))
+    asked = _taken(asked, family_named(model, revision))
     how = revision, decoder_only, trust_remote_code, adapter, *placed
     omni = load(model, device, dtype, attention, *how)
     if given is not None:
@@ -135,11 +141,15 @@ def embed(
     placed = read_device_map(device_map, device), allow_quantized
     if ray is not None and device_map is not None:
         raise typer.BadParameter("expected --device with --ray, whose workers have one each")
+    require_spelled(model, device, dtype, adapter)
+    asked = _prompt(question, clip, audio, system)
+    if out.is_dir() or any(folder.is_file() for folder in out.absolute().parents):
+        raise PromptError(f"expected a file to write, got {out}. Choose another name.")
     from hooked_omni.cluster.spreading import spread
     from hooked_omni.cluster.tasks import Task
     from hooked_omni.hf.config_file import family_named
 
-    asked = _prompt(question, clip, audio, family_named(model, revision), system)
+    asked = _taken(asked, family_named(model, revision))
     files = tuple(Path(source.path) for source in asked.sources(True))
     task = Task(str(out), asked, files, (out.absolute(),))
     with joined(ray, cpus, storage) as cluster:
@@ -186,19 +196,22 @@ def models() -> None:
         Console().print(table)
 
 
-def _prompt(
-    question: str, clip: Path | None, audio: Path | None, family: Any, system: str | None = None
-) -> Any:
-    """What is asked; refused, before weights are read, where the family does not take it."""
+def _prompt(question: str, clip: Path | None, audio: Path | None, system: str | None = None) -> Any:
+    """What is asked; files that are not there are refused, before torch is imported."""
     from hooked_omni.inputs.container import existing
-    from hooked_omni.inputs.prompt import Prompt
+    from hooked_omni.inputs.items import Prompt
 
-    if clip is not None and not family.sees and audio is None:
-        clip, audio = None, clip  # such a model takes the clip's sound
-    asked = Prompt(question, video=clip, audio=audio, system=system)
+    for path in (clip, audio):
+        if path is not None:
+            existing(path)
+    return Prompt(question, video=clip, audio=audio, system=system)
+
+
+def _taken(asked: Any, family: Any) -> Any:
+    """The prompt as a family takes it; refused, before weights are read, where it does not."""
+    if asked.video is not None and not family.sees and asked.audio is None:
+        asked = replace(asked, video=None, audio=asked.video)  # it takes the clip's sound
     family.require(asked)
-    for source in asked.sources(family.hears):
-        existing(source.path)
     return asked
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -39,9 +40,13 @@ def new_app(**settings: Any) -> typer.Typer:
     @app.callback()
     def reading(media_gb: Annotated[float | None, typer.Option(help=_HELP)] = None) -> None:
         if media_gb is not None:
-            from hooked_omni.inputs.media import MEMORY  # a help page need not import it
+            from hooked_omni.inputs.media import (  # not needed for a help page
+                MEMORY,
+                require_memory,
+            )
 
             os.environ[MEMORY] = str(media_gb)
+            require_memory(0, Path())
 
     return app
 

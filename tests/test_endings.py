@@ -180,7 +180,7 @@ def test_what_never_answers_keeps_no_process(
 IMPORTS = {
     **dict.fromkeys(["hooked_omni", "analyses", "data_prep"], "typer"),
     "examples.embed_prompts": "torch",
-    "examples.demo": "torch",
+    "examples.demo": "av",
 }
 """Commands, and a package that each imports on its way."""
 

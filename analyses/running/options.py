@@ -4,20 +4,22 @@ Its options as data, checked when they are made; torch, which takes seconds, is 
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from analyses.asking import Asked, asked, ordered
 from analyses.configs import CONFIGS
 from analyses.running.type_check import make_config
-from analyses.text.choices import CHOICES
-from analyses.text.wording import OWN, known_order, worded
-from data_prep.manifest import read_manifest
+from analyses.text.wording import OWN, worded
+from data_prep.manifest import Sample
 from hooked_omni.command_line import read_device_map
 from hooked_omni.errors import MediaError, ResultsError
 from hooked_omni.files import parse_json, read_text
+from hooked_omni.hf.spelling import require_spelled
 
+Of = TypeVar("Of")
 _SHARD = re.compile(r"(\d{1,9})/(\d{1,9})")
 
 
@@ -45,7 +47,6 @@ class CaseSelection:
 
     def __post_init__(self) -> None:
         words = worded(self.wording)
-        known_order(self.order)
         if self.data is not None and (self.audio is not None or self.text is not None):
             raise ResultsError(
                 "expected --clip with --audio and --ask, got --data. A manifest says which "
@@ -53,12 +54,9 @@ class CaseSelection:
             )
         if self.data is None and self.kinds is not None:
             raise ResultsError("expected --data with --kinds, got --clip: clips have no kind.")
-        if self.data is not None:
-            read_manifest(self.data)  # refuses a wrong one
-        if missing := [str(p) for p in (*self.clips, self.audio) if p and not p.is_file()]:
-            raise MediaError(f"expected a media file, got no file at {missing[0]}.")
-        known = {*words, OWN, *CHOICES} if self.data is not None else words
-        if unknown := [q for q in self.questions if q not in known]:
+        require_clip(*self.clips, self.audio)
+        unknown = [q for q in self.questions if q not in words]
+        if unknown and self.data is None:
             raise ResultsError(
                 f"expected questions among {sorted(words)}, got {unknown}. Your own words go "
                 "into --ask."
@@ -68,6 +66,22 @@ class CaseSelection:
                 f"expected --ask alone, got it with {list(self.questions)} and other words for "
                 f"{sorted(self.wording)}, which it would leave unused. Leave out one of the two."
             )
+        self.asked()  # refuses a wrong manifest, and what cannot be asked
+
+    def asked(self) -> list[Asked]:
+        """What is asked about each sample, or clip; raises as `asking.asked`."""
+        rope: Any = self.rope
+        if self.data is not None:
+            how = self.questions, self.kinds, rope, self.wording, self.system, self.order
+            return asked(self.data, *how)[: self.limit]
+        words = {OWN: self.text} if self.text is not None else worded(self.wording)
+        found = [
+            Asked(Sample(str(clip)), name, ordered(words[name], clip, self.audio, self.order))
+            for clip in self.clips
+            for name in ([OWN] if self.text is not None else self.questions)
+        ]
+        own = dict[str, Any](system=self.system, rope=rope)
+        return [one._replace(prompt=replace(one.prompt, **own)) for one in found][: self.limit]
 
 
 @dataclass(frozen=True)
@@ -106,6 +120,19 @@ class ModelOptions:
                 "elsewhere."
             )
 
+    def require(self) -> None:
+        """Refuse what cannot be loaded, as far as words and files say; as `require_spelled`."""
+        for name, adapter in ((self.model, self.adapter), (self.base, None)):
+            if name is not None:
+                require_spelled(name, self.device, self.dtype, adapter)
+        if self.embedded is not None and not self.embedded.is_dir():
+            raise ResultsError(
+                f"expected a folder of prompts embedded elsewhere, got none at {self.embedded}. "
+                "Embed them: examples/embed_prompts.py."
+            )
+        if self.prompts is not None:
+            require_folder(self.prompts)
+
 
 def read_config(analysis: str, given: str | None) -> Any:
     """An analysis's `Config` from a JSON object or a JSON file; its defaults for None.
@@ -115,7 +142,15 @@ def read_config(analysis: str, given: str | None) -> Any:
     own = given is None or given.lstrip().startswith("{")
     text = given if own else read_text(Path(str(given)))
     values = {} if text is None else parse_json(text, "the config")
-    return make_config(CONFIGS[analysis], values)
+    config = make_config(CONFIGS[analysis], values)
+    require_clip(getattr(config, "swap_with", None))
+    return config
+
+
+def require_clip(*paths: str | Path | None) -> None:
+    """Refuse, as a `MediaError`, paths at which there is no file."""
+    if missing := [path for path in paths if path is not None and not Path(path).is_file()]:
+        raise MediaError(f"expected a media file, got no file at {missing[0]}.")
 
 
 def read_shard(shard: str) -> tuple[int, int]:
@@ -124,6 +159,27 @@ def read_shard(shard: str) -> tuple[int, int]:
     if numbers is None:
         raise ResultsError(f"expected a shard as i/n, such as 1/4, got {shard!r}.")
     return int(numbers[1]), int(numbers[2])
+
+
+def shard_of(cases: Sequence[Of], shard: tuple[int, int]) -> list[Of]:
+    """Every `n`-th case from the `i`-th on; a `ResultsError` if there is none."""
+    i, n = shard
+    chosen = list(cases[i - 1 :: n]) if 1 <= i <= n else []
+    if not chosen:
+        raise ResultsError(
+            f"expected a shard i/n with i from 1 to n and at most {len(cases)} shards, one for "
+            f"each case, got {i}/{n}."
+        )
+    return chosen
+
+
+def require_finished(folder: Path, *files: str) -> None:
+    """Refuse, as a `ResultsError`, a folder without these files, which are written last."""
+    if lacking := [name for name in files if not (folder / name).is_file()]:
+        raise ResultsError(
+            f"expected a finished run or study in {folder}, got one without {lacking[0]}. Give the "
+            "same command again: it goes on where it was."
+        )
 
 
 def require_folder(folder: Path) -> None:

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from analyses.asking import ordered, without_sound
-from analyses.cases import Case, read_cases
+from analyses.asking import without_sound
+from analyses.cases import Case, case_of
 from analyses.running import runs
 from analyses.running.elsewhere import Bundles, GivenPrompts, bundle_facts, bundles
 from analyses.running.identity import KeptPrompts, clips_digest
-from analyses.running.options import CaseSelection, ModelOptions
+from analyses.running.options import CaseSelection, ModelOptions, shard_of
 from analyses.text.choices import CHOICES, choices
-from analyses.text.wording import OWN, worded
+from analyses.text.wording import worded
 from data_prep.manifest import read_manifest
 from hooked_omni import HookedOmni, load
 from hooked_omni.cluster.joining import Cluster
@@ -23,24 +23,8 @@ from hooked_omni.hf.config_file import family_named
 
 
 def cases_of(chosen: CaseSelection) -> list[Case]:
-    """The cases; raises as `read_cases`."""
-    rope = cast(Any, chosen.rope)  # checked by Prompt
-    words = worded(chosen.wording)
-    if chosen.data is not None:
-        how = chosen.wording, chosen.system, chosen.order
-        return read_cases(chosen.data, chosen.questions, chosen.kinds, rope, *how)[: chosen.limit]
-    own = None if chosen.text is None else {OWN: chosen.text}
-    texts = own or {question: words[question] for question in chosen.questions}
-    found = [
-        Case(
-            replace(ordered(text, c, chosen.audio, chosen.order), system=chosen.system, rope=rope),
-            str(c),
-            question=question,
-        )
-        for c in chosen.clips
-        for question, text in texts.items()
-    ]
-    return found[: chosen.limit]
+    """The cases; raises as `CaseSelection`."""
+    return [case_of(one) for one in chosen.asked()]
 
 
 def selection_facts(chosen: CaseSelection) -> dict[str, Any]:
@@ -157,7 +141,7 @@ def prepare(
 ) -> tuple[runs.Run, runs.Workers | None]:
     """A run of an analysis; what is cheap to get wrong is checked before a model is loaded."""
     cases = cases_of(chosen)
-    runs.shard_of(cases, shard)
+    shard_of(cases, shard)
     every, facts = (cases, cases if models.base else None), selection_facts(chosen)
     here, workers = on_cluster(models, cluster, *every)
     omni, base, embedded = load_both(here, *every)

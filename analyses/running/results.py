@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from analyses.running.options import require_folder
+from analyses.running.options import require_finished, require_folder
 from data_prep.figure_text import drawn
 from hooked_omni.errors import FileError, ResultsError
 from hooked_omni.files import digest, parse_object, read_text, remove, to_json, write_whole
@@ -170,11 +170,7 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The `run.json` of a finished run; without one, or as `read_json`, a `ResultsError`."""
-    if not (folder / "run.json").is_file():
-        raise ResultsError(
-            f"expected a finished run in {folder}, got one without run.json. Give the same command "
-            "again: it goes on where it was."
-        )
+    require_finished(folder, "run.json")
     return read_json(folder / "run.json", **_RUN)
 
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from analyses.cases import Case, Skip, as_cases, prefilled, tabulate
 from analyses.running import results
 from analyses.running.identity import case_mark, model_facts
+from analyses.running.options import shard_of
 from analyses.running.progress import ProgressCallback, no_progress
 from data_prep.manifest import file_name
 from hooked_omni import HookedOmni, Prompt
@@ -278,18 +279,6 @@ def analysis(name: str) -> Analysis:
     if not isinstance(found, Analysis):
         raise ResultsError(f"expected the name of an analysis, got {name!r}. Is it our folder?")
     return found
-
-
-def shard_of(cases: Sequence[Case], shard: tuple[int, int]) -> list[Case]:
-    """Every `n`-th case from the `i`-th on; a `ResultsError` if there is none."""
-    i, n = shard
-    chosen = list(cases[i - 1 :: n]) if 1 <= i <= n else []
-    if not chosen:
-        raise ResultsError(
-            f"expected a shard i/n with i from 1 to n and at most {len(cases)} shards, one for "
-            f"each case, got {i}/{n}."
-        )
-    return chosen
 
 
 def part_path(folder: Path, case_id: str) -> Path:

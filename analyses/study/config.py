@@ -11,7 +11,8 @@ from typing import Any
 
 from analyses.configs import CONFIGS
 from analyses.judge.judgement import JudgeError, Settings
-from analyses.running.options import ModelOptions
+from analyses.judge.lookup import require_known
+from analyses.running.options import CaseSelection, ModelOptions, require_clip
 from analyses.running.type_check import fits, make_config, mismatch, tuples
 from analyses.text.wording import QUESTIONS, Order, worded
 from hooked_omni.errors import ResultsError
@@ -28,6 +29,9 @@ STAGES: Mapping[str, tuple[str, ...]] = {
 
 NEEDS_BASE = "distribution_shift"
 """The analysis that compares with the base model."""
+
+FINISHED = ("recipe.json", "report.md")
+"""Files of a study that came to its end."""
 
 ON_REQUEST = ("attention_map", "modality_reliance")
 """Analyses of which no claim of the paper's is made."""
@@ -49,6 +53,13 @@ class Reading:
     first_only: bool = False
     layers: tuple[tuple[int, int], ...] = ()
     last: int = 0
+
+    def __post_init__(self) -> None:
+        if self.last < 0 or not all(0 <= low <= high for low, high in self.layers):
+            raise ResultsError(
+                "expected groups of layers as [first, last], and `last` of 0 or more, got "
+                f"{self.layers} and {self.last}. Correct `layers` or `last` in [judge]."
+            )
 
     def groups(self, n_layers: int) -> list[tuple[int, int]]:
         """The groups of layers; a `ResultsError` for layers that the model does not have."""
@@ -144,6 +155,14 @@ class Study:
         more = self.device_map or None, self.allow_quantized
         return ModelOptions(*known, None, self.embedded, *how, *more)
 
+    def selection(self, name: str) -> CaseSelection:
+        """What an analysis asks about all samples; refused as `CaseSelection` says."""
+        questions = self.questions.get(name, STAGES.get(name, ("hear",)))
+        how: Any = dict(rope=self.rope, wording=self.wording, system=self.system or None)
+        return CaseSelection(
+            self.data, questions=questions, kinds=self.kinds or None, order=self.order, **how
+        )
+
     def config(self, name: str) -> Any:
         """Config of an analysis; a `ResultsError` for an unknown field or a wrong type."""
         kind = CONFIGS[name]
@@ -154,6 +173,45 @@ class Study:
         except ResultsError as error:
             error.add_note(f"This is in [{name}].")
             raise
+
+
+def require_startable(study: Study) -> None:
+    """Refuse, without torch, what words and files alone say would stop a study later.
+
+    Raises as `read_study`, `ModelOptions.require`, `CaseSelection` and `judge_of`.
+    """
+    study.models().require()
+    for name in study.analyses:
+        require_clip(getattr(study.config(name), "swap_with", None))
+        study.selection(name)
+    judge_of(study.judge)
+    for path in study.ratings:
+        read_text(path)
+
+
+def judge_of(settings: Mapping[str, Any]) -> tuple[str, str | None, dict[str, Any], Reading]:
+    """Name, address and settings of a study's judge, and what it gets to read.
+
+    Raises:
+        JudgeError, UnknownModelError: As `require_known`.
+        ResultsError: Without a name, and for layers if the judge reads no tokens of any.
+    """
+    given = dict(settings)
+    own = {one.name: given.pop(one.name) for one in fields(Reading) if one.name in given}
+    name, reading = given.pop("name", None), make_config(Reading, own)
+    url = given.pop("url", None)
+    if not isinstance(name, str) or not isinstance(url, str | None) or "logs" in given:
+        raise ResultsError(
+            "expected [judge] with a `name`, such as 'lexical', a `url` in words, and no `logs`, "
+            f"which lie in the study's folder, got {dict(settings)}."
+        )
+    language = require_known(name, url, given)
+    if (reading.layers or reading.last) and not language:
+        raise ResultsError(
+            f"expected no `layers` and no `last` for {name!r}, which judges no tokens, got {own}. "
+            "Leave them out, or name a language model."
+        )
+    return name, url, given, reading
 
 
 def read_study(path: Path, instead: Mapping[str, Any] | None = None) -> Study:

@@ -7,7 +7,8 @@ from typing import Any
 
 from analyses import fidelity
 from analyses.running import results
-from analyses.study.config import EVERY
+from analyses.running.options import require_finished
+from analyses.study.config import EVERY, FINISHED
 from analyses.study.evidence import Evidence
 from analyses.study.judging import scores_path, with_events
 from hooked_omni.errors import ResultsError
@@ -33,11 +34,7 @@ def read_finished(folder: Path, judge: str | None = None) -> FinishedStudy:
     Raises:
         ResultsError: For an unfinished or damaged one, and unless there is one judge.
     """
-    if not (folder / "report.md").is_file() or not (folder / "recipe.json").is_file():
-        raise ResultsError(
-            f"expected a finished study in {folder}, got none with recipe.json and report.md. Give "
-            "its command again: it goes on where it was."
-        )
+    require_finished(folder, *FINISHED)
     recipe = results.read_json(folder / "recipe.json", analysis=str, config=dict, facts=dict)
     there = {path.parent.name for path in folder.glob("*/recipe.json")}
     tables = {n: results.load(folder / n) for n in EVERY if n in there}

@@ -7,7 +7,7 @@ be read inside the model, and which words of an answer name sounds. Each text is
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,9 @@ from analyses.judge.record import judge_items
 from analyses.logit_lens.judged import ANSWER, condition, of_other_clips
 from analyses.running import results
 from analyses.running.progress import ProgressCallback
-from analyses.running.type_check import make_config
-from analyses.study.config import Reading
+from analyses.study.config import Reading, judge_of
 from analyses.text.events import Events
 from data_prep.manifest import file_name
-from hooked_omni.errors import ResultsError
 
 _BYTES = re.compile("(<0x[0-9A-F]{2}>)+")  # as `text_of` writes a piece of a character
 
@@ -39,22 +37,10 @@ def require_judge(settings: Mapping[str, Any], out: Path) -> tuple[Judge, Readin
 
     Raises:
         JudgeError, UnknownModelError: For one that cannot be used, as far as can be known now.
-        ResultsError: Without a name, and for layers if the judge reads no tokens of any.
+        ResultsError: As `judge_of`.
     """
-    given = dict(settings)
-    own = {one.name: given.pop(one.name) for one in fields(Reading) if one.name in given}
-    name, reading = given.pop("name", None), make_config(Reading, own)
-    if not isinstance(name, str) or "logs" in given:
-        raise ResultsError(
-            "expected [judge] with a `name`, such as 'lexical', and no `logs`, which lie in the "
-            f"study's folder, got {dict(settings)}."
-        )
-    judge = load_judge(name, given.pop("url", None), out / "judge-logs", **given)
-    if (reading.layers or reading.last) and not judge.prompt_version("recall"):
-        raise ResultsError(
-            f"expected no `layers` and no `last` for {name!r}, which judges no tokens, got {own}. "
-            "Leave them out, or name a language model."
-        )
+    name, url, given, reading = judge_of(settings)
+    judge = load_judge(name, url, out / "judge-logs", **given)
     judge.require()
     return judge, reading
 

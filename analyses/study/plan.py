@@ -1,7 +1,7 @@
 """What will a study take? `python -m analyses plan --config study.toml`, before anything is loaded.
 
 Positions are those that the model's own processor writes for the headers of the clips; memory and
-work follow from them and from config.json. Reading media and the towers are apart.
+work follow from them and from config.json. Reading media and the towers are not planned.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -258,13 +258,14 @@ def printed(table: pd.DataFrame) -> None:
         n_pos, size = f"{row['n_pos']} positions", memory.in_words(row["n_bytes"])
         shown.add_row(row["stage"], str(row["n_cases"]), n_pos, size, f"{row['captions']:.2f}")
     peak, total = max(row["n_bytes"] for row in rows), sum(row["captions"] for row in rows)
-    shown.add_row("all", "", "", memory.in_words(peak), f"{total:.2f}", style="bold")
+    shown.add_row("media and towers", "", "", "not planned", "not planned")
+    shown.add_row("all of these", "", "", memory.in_words(peak), f"{total:.2f}", style="bold")
     console = Console(highlight=False)
     console.print(f"weights: {memory.in_words(table.attrs['weights'])}, {table.attrs['dtype']}")
     for place, n_bytes in table.attrs["places"].items():
         console.print(f"of the model on {place}: {memory.in_words(n_bytes)}")
     console.print(shown)
-    console.print("Reading media and the towers come on top; of answers as long as they may be.")
+    console.print("Media and towers come on top, not estimated; of answers as long as they may be.")
     for case, reason in [*table.attrs["skipped"].items()][:10]:
         console.print(f"skipped: {case}: {reason}", markup=False)
 

@@ -11,18 +11,18 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.cases import Case, read_cases
+from analyses.cases import Case
 from analyses.judge.points import POINTS
 from analyses.plots.statistics import POOL
 from analyses.running import results, runs
 from analyses.running.elsewhere import bundle_facts
 from analyses.running.identity import clips_digest, require_distinct
 from analyses.running.progress import ProgressCallback, no_progress
-from analyses.running.request import given_bundles, load_both, on_cluster
+from analyses.running.request import cases_of, given_bundles, load_both, on_cluster
 from analyses.running.sources import Sources, write_sources
 from analyses.study import report
 from analyses.study.claims import Finding, check
-from analyses.study.config import NEEDS_BASE, STAGES, Study
+from analyses.study.config import NEEDS_BASE, Study
 from analyses.study.judging import judge_study, require_judge, with_events
 from hooked_omni.cluster.joining import Cluster
 from hooked_omni.errors import ResultsError
@@ -47,11 +47,8 @@ class StudyResult:
 
 
 def study_cases(study: Study, name: str) -> list[Case]:
-    """Cases of an analysis; raises as `read_cases`."""
-    questions = study.questions.get(name, STAGES.get(name, ("hear",)))
-    rope: Any = study.rope
-    words = study.wording, study.system or None, study.order
-    every = read_cases(study.data, questions, study.kinds or None, rope, *words)
+    """Cases of an analysis; raises as `CaseSelection`."""
+    every = cases_of(study.selection(name))
     if not study.limit:
         return every
     kept: dict[str, dict[str, None]] = {}

@@ -11,8 +11,8 @@ from PIL import Image
 from data_prep.captioning.caption_manifest import NoCaptionError
 from hooked_omni.errors import FileError
 from hooked_omni.files import parse_object
+from hooked_omni.inputs.frames import read_frames
 from hooked_omni.inputs.media import MediaSettings
-from hooked_omni.inputs.video import read_video
 
 PROMPT = (
     "These are frames of one short video, in order. Describe in one or two sentences what can be "
@@ -48,8 +48,10 @@ class Question:
 
     def images(self, clip: Path) -> list[Image.Image]:
         """The frames of a clip."""
-        frames = read_video(clip, self.media).frames.round().clamp(0, 255).byte()
-        return [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
+        read = read_frames(clip, self.media)
+        height, width = read.shape
+        every = [Image.fromarray(frame.transpose(1, 2, 0)) for frame in read.pixels]
+        return [one.resize((width, height), Image.Resampling.BICUBIC) for one in every]
 
 
 DEFAULT = Question()

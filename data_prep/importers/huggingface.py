@@ -4,6 +4,8 @@ A sample's fields come from the columns of the same name, or from those that the
 columns are kept where JSON can hold them. Clips inside the dataset are written beside the manifest.
 """
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +61,14 @@ def read_huggingface(
 
 
 def _loaded(dataset: str, split: str | None) -> Any:
-    import datasets
+    alone = "torch" not in sys.modules and "USE_TORCH" not in os.environ
+    if alone:
+        os.environ["USE_TORCH"] = "0"  # datasets would import it, for formats that are not used
+    try:
+        import datasets
+    finally:
+        if alone:
+            del os.environ["USE_TORCH"]
 
     folder = Path(dataset)
     try:

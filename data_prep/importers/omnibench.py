@@ -17,7 +17,7 @@ from data_prep.questions import KEY
 from hooked_omni.errors import ManifestError, MediaError
 from hooked_omni.files import parse_json, read_text
 from hooked_omni.inputs.audio import read_audio
-from hooked_omni.inputs.image import read_image
+from hooked_omni.inputs.picture import read_picture
 
 _TEXTS = ("question", "answer", "audio_path", "image_path")
 
@@ -44,7 +44,7 @@ def read_omnibench(jsonl: Path, media: Path, root: Path, progress: Progress = it
             )
         name, items = str(record.get("index", number)), []
         try:
-            for kind, read in (("image", read_image), ("audio", read_audio)):
+            for kind, read in (("image", read_picture), ("audio", read_audio)):
                 path = Path(os.path.relpath(media / kind / record[f"{kind}_path"], root)).as_posix()
                 read(inside(root, path, where))
                 items.append((kind, path))

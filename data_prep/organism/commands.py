@@ -43,9 +43,12 @@ def train_organisms(
     workers: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
 ) -> None:
     """Train organism-base, organism-biased and organism-balanced from nothing."""
-    from data_prep.organism.training.recipe import claim, parse_recipe
+    from data_prep.organism.training.recipe import ORGANISMS, claim, parse_recipe
+    from hooked_omni.hf.spelling import require_spelled
 
     chosen = parse_recipe(recipe or "{}", seed)
+    require_spelled(ORGANISMS[0], device)
+    claim(out, chosen, device)
     import torch  # takes seconds
 
     from data_prep.organism.evaluation.card import write_cards
@@ -54,7 +57,6 @@ def train_organisms(
 
     _quiet()
     torch.set_num_threads(1)
-    claim(out, chosen, device)
     log, start = log_to(out, say), time.monotonic()
     for name, (hf, processor) in train(chosen, out, log, device, workers).items():
         save_model(hf.cpu(), processor, out / name)
@@ -71,11 +73,12 @@ def evaluate_organisms(
     """Evaluate the organisms of a training folder on clips that were not trained on."""
     from data_prep.organism.evaluation.card import write_cards
     from data_prep.organism.evaluation.evaluation_set import write_evaluation_set
-    from data_prep.organism.evaluation.metrics import evaluate
+
+    evaluation_set = write_evaluation_set(out, split, clips)
+    from data_prep.organism.evaluation.metrics import evaluate  # now torch, which takes seconds
     from data_prep.organism.evaluation.targets import misses
 
     _quiet()
-    evaluation_set = write_evaluation_set(out, split, clips)
     found = evaluate(out, evaluation_set, out / split, bar("answering"))
     for name in ("biased", "balanced"):
         say(f"organism-{name}: " + ("; ".join(misses(found[name], name)) or "all as expected"))

@@ -15,8 +15,9 @@ from hooked_omni.families import Family
 from hooked_omni.families.skeleton import find_decoder
 from hooked_omni.files import digest, file_hash, parse_object, read_text
 from hooked_omni.hf.checkpoint import read_header
+from hooked_omni.hf.spelling import ADAPTER as _CONFIG
 
-_CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_TENSORS = "adapter_model.safetensors"
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")  # these leave the base as it is
 _MERGE = "Merge it with peft, and adopt `from_hf(peft_model.merge_and_unload())`."
 

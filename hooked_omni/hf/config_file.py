@@ -1,6 +1,5 @@
 """What does `config.json` say, before anything is loaded: which family, class, precision?"""
 
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ import transformers
 
 from hooked_omni.errors import CheckpointError, UnknownModelError
 from hooked_omni.families import Family, family_of
+from hooked_omni.hf.spelling import require_name, unknown
 from hooked_omni.organisms import SHIPPED, require_whole
-
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def family_named(name: str | Path, revision: str | None = None) -> Family:
@@ -39,17 +37,13 @@ def read_config(
     name: str | Path, source: dict[str, Any], allow_quantized: bool = False
 ) -> dict[str, Any]:
     """`config.json` as it is: no class is chosen, and no code is run."""
+    require_name(name)
     try:
-        if "revision" in source and not _HUB_NAME.fullmatch(str(name)):
-            raise OSError("no such folder, and hub names have one slash")
         config, _ = transformers.PretrainedConfig.get_config_dict(name, **source)
         if not (isinstance(config, dict) and config):
             raise OSError("no config.json there")
     except (OSError, ValueError) as error:
-        raise UnknownModelError(
-            f"expected a hub name, a folder with a config.json, or one of {sorted(SHIPPED)}, got "
-            f"{str(name)!r} ({str(error).splitlines()[0]}). Check the name."
-        ) from error
+        raise unknown(name, error) from error
     if is_quantized_by(config) and not allow_quantized:
         raise CheckpointError(
             f"expected floating-point weights in {str(name)!r}, got a config with "

@@ -12,10 +12,12 @@ import torch
 from hooked_omni.errors import MediaError
 from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.container import existing, opened, own_length
-from hooked_omni.inputs.image import Image, image_shape
+from hooked_omni.inputs.frames import resized_shape, sampled_indices
+from hooked_omni.inputs.image import Image
 from hooked_omni.inputs.items import Source
 from hooked_omni.inputs.media import MediaSettings
-from hooked_omni.inputs.video import Video, resized_shape, sampled_indices
+from hooked_omni.inputs.picture import image_shape
+from hooked_omni.inputs.video import Video
 
 
 def read_header(source: Source, settings: MediaSettings, device: str) -> Image | Video | Audio:

@@ -1,15 +1,19 @@
 """What does a prompt hold, and in which order?
 
-Text, images, videos and sounds, as they are written one after the other in a turn.
+Text, images, videos and sounds, as they are written one after the other in a turn. Without torch,
+so that what cannot be asked is refused at once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from hooked_omni.errors import PromptError
+from hooked_omni.inputs.media import MediaSettings
 
 KINDS = ("text", "image", "video", "audio")
+ROPES = ("model", "paper-scripts")
 _ROLES = ("user", "assistant")
 _ADVICE = (
     "Write ('text', words), ('image', file), ('audio', file), ('video', file), or ('video', file, "
@@ -42,6 +46,101 @@ class Source(NamedTuple):
     path: str | Path
     inside: bool = False
     own: bool = False
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question about a clip, or about several items, perhaps after earlier turns.
+
+    ```python
+    Prompt("Describe what you hear.", video="clip.mp4")                    # with its own sound
+    Prompt("Describe what you hear.", video="clip.mp4", audio="rain.wav")  # with another sound
+    Prompt("Describe what you see.", video="clip.mp4", use_audio_in_video=False)
+    Prompt("What is this sound?", audio="rain.wav")
+    Prompt(items=[("image", "a.png"), ("audio", "b.wav"), ("text", "Do they fit?")])
+    Prompt("And now?", turns=[("user", [("audio", "a.wav"), ("text", "What?")]),
+                              ("assistant", "A dog.")])
+    ```
+
+    Attributes:
+        text: The user's words, before the clip, as in the paper; after it in families whose own
+            code puts the clip first.
+        video: A file with a video track.
+        audio: A sound file, or a container whose sound is used in place of the clip's own.
+        use_audio_in_video: Interleave sound and picture by time, as one clip; in every video of
+            the prompt. Without it, the clip's own sound is not read, and `audio` follows the
+            picture as a second item.
+        system: System prompt; None means the family's default.
+        rope: "model" gives audio inside video its time-aligned positions (TMRoPE).
+            "paper-scripts" repeats the paper's released scripts, which pass the flag to the
+            processor but not to the model, so that these positions are 1-D.
+        media: How frames and sound are sampled; None means as the model was made for, which for
+            released checkpoints is the paper's pipeline (`MediaSettings()`).
+        items: In place of `text`, `video` and `audio`: `PromptItem`s, or tuples of their fields.
+        turns: Earlier turns: a role, "user" or "assistant", and its items, or its words.
+
+    Raises:
+        PromptError: For no words, items beside a clip, what is no item or turn, another `rope`.
+    """
+
+    text: str = ""
+    video: str | Path | None = None
+    audio: str | Path | None = None
+    use_audio_in_video: bool = True
+    system: str | None = None
+    rope: Literal["model", "paper-scripts"] = "model"
+    media: MediaSettings | None = None
+    items: Sequence[Any] = ()
+    turns: Sequence[Any] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "items", as_items(self.items, "items") if self.items != () else ())
+        object.__setattr__(self, "turns", as_turns(self.turns))
+        require_one_way(bool(self.items), self.text, self.video, self.audio, self.system)
+        if not any(item.kind == "text" for item in self.content):
+            raise PromptError(f"expected a question, got {self.text!r}. Say what to describe.")
+        if not self.use_audio_in_video and (outside := [i.sound for i in self._every() if i.sound]):
+            raise PromptError(
+                f"expected no sound inside videos for use_audio_in_video=False, got {outside}. "
+                "Give it as an item of its own."
+            )
+        if self.rope not in ROPES:
+            raise PromptError(f"expected rope 'model' or 'paper-scripts', got {self.rope!r}.")
+
+    @property
+    def content(self) -> tuple[PromptItem, ...]:
+        """The items of the last turn, the user's, in their order."""
+        if self.items:
+            return as_items(self.items, "items")
+        inside = self.audio if self.use_audio_in_video else None
+        parts = [("text", self.text), ("video", self.video, inside)]
+        if self.video is None or not self.use_audio_in_video:
+            parts.append(("audio", self.audio))
+        return tuple(PromptItem(*part) for part in parts if part[1] not in (None, ""))
+
+    @property
+    def messages(self) -> tuple[Turn, ...]:
+        """Every turn, the last one included."""
+        return (*as_turns(self.turns), Turn("user", self.content))
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether sound and picture become one time-aligned block."""
+        return self.use_audio_in_video and any(item.kind == "video" for item in self._every())
+
+    def sources(self, hears: bool) -> tuple[Source, ...]:
+        """What is read, in order; a model that `hears` reads a video's own sound after it."""
+        found = []
+        for item in self._every():
+            if item.kind != "text":
+                found.append(Source(item.kind, item.source))
+            if item.kind == "video" and self.use_audio_in_video and (hears or item.sound):
+                own = item.sound is None
+                found.append(Source("audio", item.sound or item.source, inside=True, own=own))
+        return tuple(found)
+
+    def _every(self) -> tuple[PromptItem, ...]:
+        return tuple(item for turn in self.messages for item in turn.items)
 
 
 def as_items(given: Any, where: str) -> tuple[PromptItem, ...]:

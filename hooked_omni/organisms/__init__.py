@@ -1,40 +1,36 @@
-"""Models that come with the package, by name."""
+"""Models that come with the package, by name; made of torch, which a name alone does not import."""
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
-from hooked_omni.organisms.random_phi import random_phi4
-from hooked_omni.organisms.random_qwen3 import random_omni3, random_vl3, random_vl3_moe
-from hooked_omni.organisms.random_towers import (
-    random_audio,
-    random_audio_flamingo3,
-    random_internvl,
-    random_llava_onevision,
-    random_qwen2_vl,
-    random_qwen3_asr,
-    random_video_llama3,
-    random_voxtral,
-)
-from hooked_omni.organisms.random_weights import random_omni, random_vl
 from hooked_omni.organisms.trained import TRAINED, organism, require_whole
 
 __all__ = ["SHIPPED", "require_whole"]
 
+_RANDOM = {
+    "random_weights": ("random_omni", "random_vl"),
+    "random_qwen3": ("random_omni3", "random_vl3", "random_vl3_moe"),
+    "random_towers": (
+        "random_qwen2_vl",
+        "random_internvl",
+        "random_video_llama3",
+        "random_llava_onevision",
+        "random_audio",
+        "random_audio_flamingo3",
+        "random_voxtral",
+        "random_qwen3_asr",
+    ),
+    "random_phi": ("random_phi4",),
+}
+
+
+def _random(file: str, name: str) -> tuple[Any, Any]:
+    return getattr(import_module(f"{__name__}.{file}"), name)()
+
+
 SHIPPED: dict[str, Callable[[], tuple[Any, Any]]] = {
     **{name: partial(organism, name) for name in TRAINED},
-    "random-omni": random_omni,
-    "random-vl": random_vl,
-    "random-omni3": random_omni3,
-    "random-vl3": random_vl3,
-    "random-vl3-moe": random_vl3_moe,
-    "random-qwen2-vl": random_qwen2_vl,
-    "random-internvl": random_internvl,
-    "random-video-llama3": random_video_llama3,
-    "random-llava-onevision": random_llava_onevision,
-    "random-audio": random_audio,
-    "random-audio-flamingo3": random_audio_flamingo3,
-    "random-voxtral": random_voxtral,
-    "random-qwen3-asr": random_qwen3_asr,
-    "random-phi4": random_phi4,
+    **{n.replace("_", "-"): partial(_random, f, n) for f, names in _RANDOM.items() for n in names},
 }

@@ -7,8 +7,6 @@ well. The README.md of each folder has the data and what is true of the model.
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from hooked_omni.errors import CheckpointError, FileError
 from hooked_omni.files import file_hash, parse_object, read_text
 
@@ -31,6 +29,8 @@ def organism(name: str) -> tuple[Any, Any]:
             "your own: python -m data_prep organism train."
         )
     require_whole(folder)
+    import transformers  # takes seconds
+
     model_class, processor_class = (getattr(transformers, one) for one in TRAINED[name])
     hf = model_class.from_pretrained(folder, local_files_only=True, dtype="float32")
     processor = processor_class.from_pretrained(folder, local_files_only=True)

@@ -236,6 +236,10 @@ def test_bad_configs(model: HookedOmni, as_installed: None) -> None:
         (dict(keys=()), "and some keys"),
         (dict(max_new_tokens=1), "at least 2 new tokens"),
         (dict(windows=((1, 2),), width=3), "got both"),
+        *((dict(width=width), "expected an odd width") for width in (-1, 0, 4)),
+        (dict(step=0), "a step of 1 or more"),
+        (dict(windows=((3, 1),)), "windows as"),
+        (dict(memory_budget=0), "a memory budget above 0"),
     ]
     for bad, text in wrong:
         with pytest.raises(ResultsError, match=text):
@@ -244,7 +248,7 @@ def test_bad_configs(model: HookedOmni, as_installed: None) -> None:
     with pytest.raises(ResultsError, match=r"in layers 0 to 7, got \[\(7, 8\)\]"):
         run(model, one, replace(CONFIG, windows=((0, 1), (7, 8))))
     with pytest.raises(HookError, match="expected an odd width"):
-        run(model, one, replace(CONFIG, width=4))
+        run(model, one, replace(CONFIG, width=9))
 
 
 def test_panels_in_the_papers_form(panels: Any) -> None:

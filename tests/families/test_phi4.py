@@ -201,6 +201,25 @@ def test_long_prompts_turn_by_other_frequencies():
         long.model.generate(few, unstopped(left + 2))
 
 
+def test_padding_takes_no_position_of_a_prompt_that_turns_by_the_first_frequencies():
+    """By ids, as Hugging Face decides, not by how many positions there are."""
+    omni = phi4(longest_short=64)
+    words = asked(omni, "What?")
+    plain = omni.embed_inputs(**words)
+    inputs = left_padded(omni, words, 64 - plain.n_pos + 4)
+    ids = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)  # as `generate` counts
+    padded = replace(omni.embed_inputs(**inputs), position_ids=ids.expand(3, 1, -1).clone())
+    assert plain.n_pos < 64 < padded.n_pos
+    ours = omni.model(padded)[:, -plain.n_pos :]
+    bits_equal(ours, omni.hf(**inputs, position_ids=ids).logits[:, -plain.n_pos :])
+    close(ours, omni.model(plain), 1e-5)
+    left = 64 - plain.n_pos
+    tokens = omni.model.generate(padded, unstopped(left + 1)).tokens
+    assert tokens.tolist() == omni.model.generate(plain, unstopped(left + 1)).tokens.tolist()
+    with pytest.raises(PromptError, match="expected at most 64 positions, got 65"):
+        omni.model.generate(padded, unstopped(left + 2))
+
+
 def test_no_keys_are_taken_from_a_prompt_that_turned_otherwise():
     omni = phi4(longest_short=90, window=None)
     few, more = (

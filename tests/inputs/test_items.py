@@ -1,5 +1,7 @@
 """What may stand in a prompt, and what a picture gives."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,61 @@ def test_a_picture_is_read_upright_and_sized(tmp_path):
     clear = PIL.Image.new("RGBA", (60, 60), (0, 0, 0, 0))
     clear.save(tmp_path / "d.png")
     assert read_image(tmp_path / "d.png").pixels.min() == 255
+
+
+CORNERS = np.array([[0, 80], [160, 240]], np.uint8)
+TURNS = {
+    **dict.fromkeys((None, 0, 1, 9, 10, 11, 255, 65_535), CORNERS),  # no turn that EXIF knows
+    **{2: CORNERS[:, ::-1], 3: CORNERS[::-1, ::-1], 4: CORNERS[::-1], 5: CORNERS.T},
+    **{6: np.rot90(CORNERS, -1), 7: CORNERS[::-1, ::-1].T, 8: np.rot90(CORNERS)},
+}
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_picture_is_turned_as_its_camera_says(tmp_path, orientation, ending):
+    exif = PIL.Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    whole, path = CORNERS.repeat(56, axis=0).repeat(84, axis=1), tmp_path / f"a.{ending}"
+    lying = ending == "tif" and orientation in (5, 6, 7, 8)  # else Pillow mixes it up
+    compressed = {"compression": "tiff_lzw"} if lying else {}
+    PIL.Image.fromarray(whole).save(path, exif=exif, **compressed)
+    read, due = read_image(path, MediaSettings(size_factor=28)), TURNS[orientation]
+    corners = read.pixels[0][[0, 0, -1, -1], [0, -1, 0, -1]].reshape(2, 2).numpy()
+    assert np.abs(corners - due).max() < 8
+    sides = (112, 168) if orientation not in (5, 6, 7, 8) else (168, 112)
+    assert read.pixels.shape[1:] == sides
+    assert read.notes == (() if due is CORNERS else ("turned as its EXIF says",))
+
+
+def test_a_picture_that_pillow_turns_wrongly_is_refused(tmp_path):
+    exif, path = PIL.Image.Exif(), tmp_path / "a.tif"
+    exif[0x0112] = 6
+    PIL.Image.fromarray(CORNERS.repeat(56, axis=0).repeat(84, axis=1)).save(path, exif=exif)
+    with pytest.raises(MediaError, match=r"expected a picture of \(112, 168\).* got one of"):
+        read_image(path)
+
+
+def png(path: Path, color: int, depth: int) -> Path:
+    """40 x 40 points, by hand: Pillow writes no colors of 16 bits."""
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[color]
+    line = b"\0" + b"\x80\x01" * (40 * channels * depth // 16)
+    header = struct.pack(">IIBBBBB", 40, 40, depth, color, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(line * 40)), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    return path
+
+
+@pytest.mark.parametrize("color", [0, 2, 4, 6], ids=["gray", "RGB", "gray and alpha", "RGBA"])
+def test_a_picture_of_16_bits_a_channel_is_refused(tmp_path, color):
+    assert read_image(png(tmp_path / "a.png", color, 8)).pixels.shape == (3, 56, 56)
+    with pytest.raises(MediaError, match=r"expected one picture of 8 bits a color .* got .*16"):
+        read_image(png(tmp_path / "b.png", color, 16))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])

@@ -12,8 +12,9 @@ import torch
 
 from hooked_omni.errors import MediaError
 from hooked_omni.inputs.audio import read_audio
+from hooked_omni.inputs.frames import frames_given, resized_shape, sampled_indices
 from hooked_omni.inputs.media import MediaSettings
-from hooked_omni.inputs.video import frames_given, read_video, resized_shape, sampled_indices
+from hooked_omni.inputs.video import read_video
 from tests.support.clips import frame_level, write_clip
 from tests.support.places import SHARED
 
@@ -282,6 +283,14 @@ def test_frame_counts_follow_the_pipeline():
     assert len(sampled_indices(9, 25.0, settings)) == 4
     assert sampled_indices(3, 25.0, settings) == [0, 2]
     assert len(sampled_indices(100_000, 25.0, settings)) == 768
+
+
+def test_frames_are_those_of_the_pipelines_linspace():
+    for total in (1, 2, 3, 9, 10, 250, 1_001, 11_520, 14_013, 30_011, 99_991, 200_000):
+        for n in (1, 2, 3, 4, 7, 20, 101, 384, 600, 767, 768):
+            every = MediaSettings(fps=1e9, min_frames=1, max_frames=n, frame_factor=1)
+            due = torch.linspace(0, total - 1, min(n, total)).round().long().tolist()
+            assert sampled_indices(total, 25.0, every) == due
 
 
 def test_matching_prefers_the_frame_asked_for():

@@ -53,7 +53,7 @@ def test_each_question_says_what_it_needs(capsys: pytest.CaptureFixture[str]) ->
     ("more", "message"),
     [
         (("--kinds", "imaginary"), "expected a sample of kind ('imaginary',)"),
-        (("--questions", "smell"), "among ['both', 'hear', 'see'], got ['smell']"),
+        (("--questions", "smell"), "'forced'], got ['smell']"),
         (("--shard", "7/7"), "at most 6 shards"),
         (("--shard", "first"), "expected a shard as i/n, such as 1/4, got 'first'"),
         (("--config", '{"tokens": 3}'), "expected tokens like False in the config, got 3"),

@@ -182,7 +182,7 @@ def test_what_the_example_cannot_embed_is_refused_before_weights(
 def test_what_is_not_there_is_refused_before_a_model_is_loaded(
     data: Path, elsewhere: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    named = ["--model", "no such model"]  # the last one counts
+    named = ["--model", "no/such-model"]  # the last one counts
     for more, message in [
         (["--decoder-only"], "expected prompts embedded elsewhere (embedded) with decoder_only"),
         (["--embedded", elsewhere], "expected prompts embedded elsewhere (embedded)"),
