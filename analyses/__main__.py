@@ -113,28 +113,15 @@ def _command(name: str) -> Callable[..., None]:
         options.require_folder(out)
         options.shard_of(chosen.asked(), place)
         with joined(ray, cpus, storage) as cluster:
-            from analyses.running.request import prepare  # now torch, which takes seconds
+            from analyses.running.request import carry_out, prepare  # now torch
 
-            _execute(*prepare(name, chosen, made, place, models, cluster), out)
+            carry_out(*prepare(name, chosen, made, place, models, cluster), out)
 
     return command
 
 
 for _name in ANALYSES:
     app.command(_name, help=_question(_name))(_command(_name))
-
-
-def _execute(run: Any, workers: Any, out: Path) -> None:
-    from analyses.running import runs
-
-    with progress_bars() as progress:
-        table = runs.execute(run, out, progress, workers)
-    skipped = table.attrs["skipped"]
-    for case, reason in list(skipped.items())[:10]:
-        say(f"skipped: {case}: {reason}")
-    if len(skipped) > 10:
-        say(f"and {len(skipped) - 10} more: see run.json")
-    say(f"{out}: {len(table)} rows, {len(skipped)} of {table.attrs['n_cases']} cases skipped")
 
 
 @app.command("merge")

@@ -12,11 +12,13 @@ from analyses.running import runs
 from analyses.running.elsewhere import Bundles, GivenPrompts, bundle_facts, bundles
 from analyses.running.identity import KeptPrompts, clips_digest
 from analyses.running.options import CaseSelection, ModelOptions, shard_of
+from analyses.running.progress import progress_bars
 from analyses.text.choices import CHOICES, choices
 from analyses.text.wording import worded
 from data_prep.manifest import read_manifest
 from hooked_omni import HookedOmni, load
 from hooked_omni.cluster.joining import Cluster
+from hooked_omni.endings import say
 from hooked_omni.errors import CheckpointError, PromptError, ResultsError
 from hooked_omni.files import file_hash
 from hooked_omni.hf.config_file import family_named
@@ -146,3 +148,15 @@ def prepare(
     here, workers = on_cluster(models, cluster, *every)
     omni, base, embedded = load_both(here, *every)
     return runs.Run(name, config, omni, cases, base, shard, facts | embedded), workers
+
+
+def carry_out(run: runs.Run, workers: runs.Workers | None, out: Path) -> None:
+    """Do a run, with a bar, and say what came of it; raises as `runs.execute`."""
+    with progress_bars() as progress:
+        table = runs.execute(run, out, progress, workers)
+    skipped = table.attrs["skipped"]
+    for case, reason in list(skipped.items())[:10]:
+        say(f"skipped: {case}: {reason}")
+    if len(skipped) > 10:
+        say(f"and {len(skipped) - 10} more: see run.json")
+    say(f"{out}: {len(table)} rows, {len(skipped)} of {table.attrs['n_cases']} cases skipped")
