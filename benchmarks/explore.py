@@ -87,7 +87,8 @@ def tables(names: list[str], rng: np.random.Generator) -> dict[str, pd.DataFrame
         rng.integers(0, 2000, len(lens))
     ]
     lens = lens.assign(token_id=0, token_text=texts, logprob=rng.normal(-3, 1, len(lens)))
-    lens[["events", "heard", "seen"]] = pd.Series([((), ("dog",), ("dog",))] * len(lens)).tolist()
+    lens["events"] = [()] * len(lens)
+    lens["heard"] = lens["seen"] = [("dog",)] * len(lens)
     captions = pd.DataFrame([key | answer for key in keys])
     return {"captions": captions, "attention_map": pd.DataFrame(maps), "logit_lens": lens}
 

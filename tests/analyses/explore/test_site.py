@@ -58,7 +58,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     data = write_manifest(folder / f"few {HOSTILE[:9].replace('/', '_')}.jsonl", samples)
     stages = ("captions", "attention_share", "attention_map", "logit_lens", "knockout")
     more: Any = dict(judge={"name": "lexical"}, configs={"knockout": {"windows": ((4, 7),)}})
-    more |= dict(analyses=(*stages, "distribution_shift"), questions={"knockout": ("hear",)})
+    more |= dict(
+        analyses=(*stages, "distribution_shift"),
+        questions={"knockout": ("hear",), "captions": ("hear",)},
+    )
     return Study("organism-biased", data, "organism-base", max_new_tokens=8, **more)
 
 
@@ -317,15 +320,15 @@ def test_nothing_is_overwritten(done: Path, site: Path, tmp_path: Path, capsys: 
 
 
 def test_two_studies_share_a_site(done: Path, tmp_path: Path) -> None:
-    copy = edited(done, tmp_path, "knockout", "logit_lens", "attention_share")
+    gone = ("knockout", "logit_lens", "attention_share", "attention_map", "distribution_shift")
+    copy = edited(done, tmp_path, *gone)
+    other = Path(shutil.copytree(copy, tmp_path / "other"))
     (tmp_path / "site").mkdir()  # an empty one is no one's
-    page = write_site([done, copy], tmp_path / "site").parent
-    for n, name in enumerate(("a study", "copy")):
+    page = write_site([copy, other], tmp_path / "site").parent
+    for n, name in enumerate(("copy", "other")):
         record = read(page, f"{n}/study")
-        assert record["name"] == name and [one["name"] for one in record["others"]] == [
-            "a study",
-            "copy",
-        ]
+        assert record["name"] == name
+        assert [one["name"] for one in record["others"]] == ["copy", "other"]
     assert len([*(page / "media").iterdir()]) == 2  # one file for both
 
 
