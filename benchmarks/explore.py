@@ -117,8 +117,8 @@ def write_study(out: Path, n: int) -> Path:
         results.write_recipe(folder / name, results.make_recipe(name, config, facts))
     scored = dict(kind="factual", question="hear", condition="", judge="fake", what="audio")
     scored |= dict(score=0.5, reason="because", status="judged", words=(), prompt_version="")
-    scores = pd.DataFrame([scored | dict(sample=name, text="", references=()) for name in names])
-    scores = scores[[*SCORES]]
+    made = pd.DataFrame([scored | dict(sample=name, text="", references=()) for name in names])
+    scores: Any = made[[*SCORES]]
     scores.attrs = {"judge": {"name": "fake"}, "missing": {}, "model": "fake"}
     results.write_table(scores_path(folder, "fake"), scores, "scores")
     write_sources(Sources("fake", "none", "fake", data), folder)

@@ -39,7 +39,7 @@ def test_characters_without_a_font_are_named() -> None:
 def test_a_phrase_stands_on_every_frame() -> None:
     frames, weights = np.zeros((6, 20, 30, 3), np.uint8), np.full((6, 2, 3), 1 / 36)
     figure = phrase_over_frames("a $dog", frames, weights, [0.5 * i for i in range(6)])
-    shades = [one.images[1].get_array() for one in figure.axes[:6]]
+    shades = [np.asarray(one.images[1].get_array()) for one in figure.axes[:6]]
     assert all(np.allclose(shade, 100 / 36) for shade in shades)
     assert [one.get_title() for one in figure.axes[:2]] == ["0.0 s", "0.5 s"]
     for wrong in (
@@ -56,6 +56,6 @@ def test_the_lens_is_a_grid_of_tokens() -> None:
     axes = figure.axes[0]
     assert [one.get_text() for one in axes.texts] == ["dog", "dog"]
     assert [one.get_text() for one in axes.get_yticklabels()] == ["5"]
-    assert (axes.images[0].get_array() > 0).all() and drawn(figure)
+    assert (np.asarray(axes.images[0].get_array()) > 0).all() and drawn(figure)
     with pytest.raises(ResultsError, match=r"among \[3, 5\]"):
         lens_grid(LENS, [4])
