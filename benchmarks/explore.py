@@ -87,7 +87,8 @@ def tables(names: list[str], rng: np.random.Generator) -> dict[str, pd.DataFrame
         rng.integers(0, 2000, len(lens))
     ]
     lens = lens.assign(token_id=0, token_text=texts, logprob=rng.normal(-3, 1, len(lens)))
-    lens[["events", "heard", "seen"]] = pd.Series([((), ("dog",), ("dog",))] * len(lens)).tolist()
+    lens["events"] = [()] * len(lens)
+    lens["heard"] = lens["seen"] = [("dog",)] * len(lens)
     captions = pd.DataFrame([key | answer for key in keys])
     return {"captions": captions, "attention_map": pd.DataFrame(maps), "logit_lens": lens}
 
@@ -116,8 +117,8 @@ def write_study(out: Path, n: int) -> Path:
         results.write_recipe(folder / name, results.make_recipe(name, config, facts))
     scored = dict(kind="factual", question="hear", condition="", judge="fake", what="audio")
     scored |= dict(score=0.5, reason="because", status="judged", words=(), prompt_version="")
-    scores = pd.DataFrame([scored | dict(sample=name, text="", references=()) for name in names])
-    scores = scores[[*SCORES]]
+    made = pd.DataFrame([scored | dict(sample=name, text="", references=()) for name in names])
+    scores: Any = made[[*SCORES]]
     scores.attrs = {"judge": {"name": "fake"}, "missing": {}, "model": "fake"}
     results.write_table(scores_path(folder, "fake"), scores, "scores")
     write_sources(Sources("fake", "none", "fake", data), folder)

@@ -42,7 +42,7 @@ def patterns(omni: HookedOmni, prompt: Any, tokens: Tensor) -> dict[int, Tensor]
 
     def keep(pattern: Tensor, hook: Any) -> None:
         if hook.window.start >= prompt.n_pos:
-            found[names.layer_of(hook.name)].append(pattern[0].clone())
+            found[names.layer_of(hook.name) or 0].append(pattern[0].clone())
 
     forced_logits(omni.model, prompt, tokens, [(names.pattern(layer), keep) for layer in found])
     return {layer: torch.cat(parts, 1) for layer, parts in found.items()}
@@ -100,8 +100,8 @@ def test_more_kept_weights_leave_less_out(known) -> None:
 
 def test_a_prefilled_case_has_the_same_bytes(known) -> None:
     case = Case(asked(known, heard="dog", seen="bus"), "a")
-    tables = [attention_map.run(known, [one]) for one in (case, prefilled(known, case))]
-    pd.testing.assert_frame_equal(*tables)
+    first, second = (attention_map.run(known, [c]) for c in (case, prefilled(known, case)))
+    pd.testing.assert_frame_equal(first, second)
 
 
 def test_what_a_map_cannot_show_is_said(models, clips, known) -> None:
