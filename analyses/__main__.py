@@ -8,7 +8,6 @@ from hooked_omni.endings import StopSignals, run_command, say
 if __name__ == "__main__":
     StopSignals().__enter__()  # before what takes long to import, to the end of the process
 
-import ast
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from hooked_omni.command_line import (
     Stored,
     joined,
     new_app,
+    placed,
     read_device_map,
 )
 
@@ -55,14 +55,6 @@ app = new_app(
 
 def _option(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, **more)
-
-
-def _question(name: str) -> str:
-    """First line of an analysis's docstring, read without importing it."""
-    here = Path(__file__).parent
-    file = here / f"{name}.py"
-    source = (file if file.is_file() else here / name / "__init__.py").read_text()
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
 def _command(name: str) -> Callable[..., None]:
@@ -105,8 +97,8 @@ def _command(name: str) -> Callable[..., None]:
         wanted = tuple(questions.split(",")), tuple(kinds.split(",")) if kinds is not None else None
         words = {key: text for key, _, text in (own.partition("=") for own in wording or ())}
         given = data, tuple(clip or ()), audio, ask, *wanted, limit, rope, words, system, order
-        placed = read_device_map(device_map, device), allow_quantized
-        more = prompts, embedded, decoder_only, trust_remote_code, adapter, *placed
+        devices = read_device_map(device_map, device), allow_quantized
+        more = prompts, embedded, decoder_only, trust_remote_code, adapter, *devices
         models = options.ModelOptions(model, base, device, dtype, *more)
         chosen = options.CaseSelection(*given)
         models.require()
@@ -121,7 +113,7 @@ def _command(name: str) -> Callable[..., None]:
 
 
 for _name in ANALYSES:
-    app.command(_name, help=_question(_name))(_command(_name))
+    app.command(_name, help=options.question(_name))(_command(_name))
 
 
 @app.command("merge")
@@ -157,12 +149,6 @@ def summary(
             Console().print(f"  * {line}", **plain)
 
 
-def _placed(device_map: str | None, allow_quantized: bool) -> dict[str, Any]:
-    """What the options say in place of a study's file, whose device a map replaces."""
-    found = {"device_map": read_device_map(device_map, "cpu"), "device": "cpu"}
-    return (found if device_map else {}) | ({"allow_quantized": True} if allow_quantized else {})
-
-
 app.add_typer(agreement, name="agreement")
 
 
@@ -183,7 +169,7 @@ def study(
     from analyses.study.config import read_study, require_startable
 
     given: dict[str, Any] = dict(model=model, data=data, limit=limit)
-    own = read_study(config, given | _placed(device_map, allow_quantized))
+    own = read_study(config, given | placed(device_map, allow_quantized))
     require_startable(own)
     options.require_folder(out)
     with joined(ray, cpus, storage) as cluster, progress_bars() as progress:
@@ -211,12 +197,12 @@ def plan_command(
     """What a study or an analysis will take of memory and work, before any weight is read."""
     from analyses.study.config import read_study, require_startable
 
-    placed = _placed(device_map, allow_quantized)
+    more = placed(device_map, allow_quantized)
     if (config is None) == (analysis is None):
         raise typer.BadParameter("expected --config, a study, or --analysis, one of them")
     if config is not None:
         given: dict[str, Any] = dict(model=model, base=base, data=data, dtype=dtype)
-        own = read_study(config, given | placed)
+        own = read_study(config, given | more)
         require_startable(own)
         from analyses.study.plan import plan_of_study  # now torch, which takes seconds
 
@@ -228,7 +214,7 @@ def plan_command(
         raise typer.BadParameter("expected --base for an analysis that compares, and for no other")
     settled = options.read_config(analysis, settings)
     chosen = options.CaseSelection(data, tuple(clip or ()))
-    models = options.ModelOptions(model, base, dtype=dtype, **placed)
+    models = options.ModelOptions(model, base, dtype=dtype, **more)
     models.require()
     from analyses.running.request import cases_of
     from analyses.study.plan import plan, printed
@@ -288,7 +274,7 @@ def _list_questions() -> None:
 
     table = Table("name", "question", "what it needs", box=None)
     for name, (needs, _) in ANALYSES.items():
-        table.add_row(name, _question(name), needs)
+        table.add_row(name, options.question(name), needs)
     console = Console(highlight=False)
     console.print(table)
     console.print("\nAll of them at once: python -m analyses study --config FILE --out DIR")

@@ -74,6 +74,12 @@ def read_device_map(given: Any, device: str) -> Any:
     return found
 
 
+def placed(device_map: str | None, allow_quantized: bool) -> dict[str, Any]:
+    """What the options say in place of a study's file, whose device a map replaces."""
+    found = {"device_map": read_device_map(device_map, "cpu"), "device": "cpu"}
+    return (found if device_map else {}) | ({"allow_quantized": True} if allow_quantized else {})
+
+
 @contextmanager
 def joined(ray: str | None, cpus: int | None, storage: Storage = "driver") -> Iterator[Any]:
     """The `Cluster` that the options name, connected to while the block runs; None without one.

@@ -3,6 +3,7 @@
 Its options as data, checked when they are made; torch, which takes seconds, is not imported.
 """
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,14 @@ class ModelOptions:
             )
         if self.prompts is not None:
             require_folder(self.prompts)
+
+
+def question(name: str) -> str:
+    """First line of an analysis's docstring, read without importing it."""
+    here = Path(__file__).parents[1]
+    file = here / f"{name}.py"
+    source = (file if file.is_file() else here / name / "__init__.py").read_text()
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
 def read_config(analysis: str, given: str | None) -> Any:
