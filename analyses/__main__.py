@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from analyses.explore.command import explore
 from analyses.judge.commands import app as agreement
 from analyses.running import options
 from analyses.running.progress import progress_bars
@@ -239,24 +240,7 @@ def compare(
     say(f"{compare_studies(studies, out, judge)}: {len(studies)} studies side by side")
 
 
-@app.command("explore")
-def explore(
-    studies: Annotated[list[Path], typer.Argument(help="Folders of studies, finished or not.")],
-    out: Annotated[Path, _option("New folder for the site.")],
-    judge: Annotated[str | None, _option("Whose scores, where several judged.")] = None,
-    data: Annotated[Path | None, _option("The studies' manifest, if it was moved.")] = None,
-    serve: Annotated[bool, _option("Then serve it to this machine.", "--serve")] = False,
-) -> None:
-    """A page to look at: samples, answers, attention, knockouts; it opens from disk."""
-    from analyses.explore.site import write_site
-
-    with progress_bars() as progress:
-        page = write_site(studies, out, judge, data, progress)
-    say(f"{page}: open it in a browser")
-    if serve:
-        from analyses.explore.serving import serve_site
-
-        serve_site(out, lambda address: say(f"{address}: until Ctrl-C"))
+app.command("explore")(explore)
 
 
 def main(arguments: list[str] | None = None) -> None:
