@@ -143,7 +143,8 @@ def test_numbers_are_those_of_the_tables(done: Path, site: Path) -> None:
 def test_a_samples_answers_tokens_and_lens_are_the_tables_rows(done: Path, site: Path) -> None:
     sample, name = sample_of(site, f"2 {HOSTILE}"), f"2 {HOSTILE}"
     shift, cut = (results.load(done / n) for n in ("distribution_shift", "knockout"))
-    own = shift[shift["sample"] == name].to_dict("records")
+    own: Any = shift[shift["sample"] == name]
+    own = own.to_dict("records")
     for token, row in zip(sample["tokens"]["hear"], own, strict=True):
         assert (token["text"], token["shift"]) == (row["token_text"], row["shift"])
         assert (token["rank"], token["kl"]) == (row["base_rank"], row["kl_base_model"])
