@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from analyses import (
+    attention_map,
     attention_share,
     distribution_shift,
     knockout,
@@ -45,6 +46,7 @@ SIZE = {"n_layers": 36, "d_model": 256, "n_heads": 4, "n_kv_heads": 2}
 FPS, WIDTH, HEIGHT, RATE = 4, 420, 252, 16_000
 HEARD, SEEN = "dogs bark.", "a red bus."
 
+ON_REQUEST = "attention_map"  # beside the five
 Way = Callable[[Case], object]
 
 
@@ -87,6 +89,7 @@ def ways(omni: HookedOmni, base: HookedOmni) -> dict[str, Way]:
         "knockout": lambda case: knockout.run(omni, [case], cut),
         "distribution_shift": lambda case: distribution_shift.run(omni, [case], moved, base=base),
         "modality_reliance": lambda case: modality_reliance.run(omni, [case], rests),
+        ON_REQUEST: lambda case: attention_map.run(omni, [case], attention_map.Config(N_NEW)),
     }
 
 
@@ -152,10 +155,11 @@ def rows(omni: HookedOmni, base: HookedOmni, path: Path, runs: int) -> list[str]
     case, every, clock = asked(path), ways(omni, base), Clock()
     n_pos = embedded(omni, case).n_pos
     peaks = {name: peak_bytes(lambda way=way: way(case)) for name, way in every.items()}
+    five = [name for name in every if name != ON_REQUEST]
     shared: list[Case] = []  # what `prefilled` keeps counts, too
     everything = (
         lambda: shared.append(prefilled(omni, case)),
-        *(lambda way=way: way(shared[0]) for way in every.values()),
+        *(lambda name=name: every[name](shared[0]) for name in five),
     )
     peaks["all"] = peak_bytes(lambda: [work() for work in everything])
     shared.clear()
@@ -185,8 +189,8 @@ def rows(omni: HookedOmni, base: HookedOmni, path: Path, runs: int) -> list[str]
             for name, peak in peaks.items()
             if name != "all"
         ),
-        f"| {n_pos} | **all five** | {shown('alone', *every)} | "
-        f"**{shown('prefilled', *first, *every)}** | {peaks['all'] / 1e6:.0f} MB |",
+        f"| {n_pos} | **all five** | {shown('alone', *five)} | "
+        f"**{shown('prefilled', *first, *five)}** | {peaks['all'] / 1e6:.0f} MB |",
         f"| {n_pos} | media and towers, apart | {towers['alone']:.2f} s | | "
         f"{towers['prefilled']:.2f} s | | |",
     ]

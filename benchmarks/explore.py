@@ -29,7 +29,7 @@ from data_prep.clips import write_clip
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni.files import file_hash, write_whole
 
-LAYERS, HEADS, TOKENS, KEPT = 36, 16, 64, 16
+LAYERS, HEADS, TOKENS, KEPT = 36, 16, 64, 12
 FRAMES, ROWS, COLUMNS, SOUNDS = 10, 13, 23, 250
 N_POS = FRAMES * ROWS * COLUMNS + SOUNDS + 10
 WORDS = ("dog", "siren", "rain", "train", "听", "警笛", "собака", "motor", "speech", "the")

@@ -34,7 +34,7 @@ _SOUNDS = {"aac", "opus", "mp3", "mp3float", "vorbis"}
 _PIXELS = {"yuv420p", "yuvj420p"}  # others few browsers play
 _ENDINGS = {"mov": ".mp4", "matroska": ".webm", "mp3": ".mp3", "ogg": ".ogg", "wav": ".wav"}
 _IN_WEBM = {"vp8", "vp9", "av1", "libdav1d", "opus", "vorbis", ""}
-_MOST_FRAMES, _LONGEST_SIDE, _QUALITY = 24, 320, 75
+_MOST_FRAMES, _LONGEST_SIDE, _QUALITY = 24, 256, 70
 _N_PEAKS, _N_BANDS, _N_COLUMNS = 1000, 64, 500
 _RANGE = 80.0  # decibels from white to black
 
