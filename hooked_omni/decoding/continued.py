@@ -25,8 +25,7 @@ def continued(model: HookedDecoder, prompt: Input, text: str | Int[Tensor, " n"]
     Its words are the span "answer", and `text`; "last" is the last of them.
 
     Raises:
-        PromptError: For a batch, no words, or unknown ones, and for a model that adds vision
-            features inside the decoder to a prompt whose features are not of its positions.
+        PromptError: For a batch, no words, or tokens that the model does not have.
     """
     prompt = one_prompt(model, prompt)
     tokens = model.to_tokens(text)[0] if isinstance(text, str) else torch.as_tensor(text)

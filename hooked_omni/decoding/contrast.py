@@ -102,7 +102,7 @@ def contrast(
     alone is not 0, and without gates, the tokens are those of `generate`.
 
     Raises:
-        HookError, PromptError: As `generate_many`; and for a draft, or a prompt of another model.
+        HookError, PromptError: As `generate_many`; and for a draft.
     """
     if decoding.draft:
         raise PromptError("expected no draft of a contrast, got one. Use `generate_many`.")
