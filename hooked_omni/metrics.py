@@ -25,8 +25,8 @@ def heard_minus_seen(model: HookedTransformer, heard: str, seen: str) -> Metric:
     metric(model(begun))                  # nats; below 0: the picture's word is likelier
     ```
 
-    Of words of several tokens, the first ones are compared; as they follow the prompt, so with a
-    leading space where the vocabulary has one.
+    Of words of several tokens, the first ones are compared, as the words are written: inside a
+    sentence most vocabularies, such as Qwen's, have them with their space, so write `" dog"`.
 
     Returns:
         From logits to nats at the last position, in float32 at least; the mean over a batch.

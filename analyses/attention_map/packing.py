@@ -22,7 +22,7 @@ NONE = 65_535
 """No position."""
 
 _CODES = 255
-_LEAST = 1 / 256
+LEAST = 1 / 256
 """Smaller weights are left out: no more than rounding a large one may be off by."""
 
 
@@ -41,7 +41,7 @@ def packed(
 ) -> tuple[bytes, float]:
     """The bytes, and by how much any of these weights is off in them."""
     codes = np.rint(np.sqrt(weights) * _CODES).astype(np.uint8)
-    codes[weights < _LEAST] = 0
+    codes[weights < LEAST] = 0
     places = np.where(codes > 0, positions, NONE).astype("<u2")
     order = np.argsort(places, axis=-1, kind="stable")
     error = np.abs(weights - _weights(codes)).max(initial=0.0)

@@ -53,7 +53,11 @@ def headline(table: pd.DataFrame) -> list[str]:
     """Accuracy, yes-rate, calibration, what conditions change, and heard minus seen."""
     require_rows(table)
     found = measures.answers(table)
-    return [*_accuracies(found), *_changes(found), *_heard_minus_seen(found)]
+    return [
+        *_accuracies(found),
+        *_changes(found),
+        *_heard_minus_seen(found, str(table["by"].iloc[0])),
+    ]
 
 
 def _accuracies(found: Any) -> Iterator[str]:
@@ -63,16 +67,25 @@ def _accuracies(found: Any) -> Iterator[str]:
         percent = {**point, **{n: 100 * point[n] for n in ("mean", "low", "high")}}
         where = f"{point['kind']}, {point['task'] or 'no task'}, {point['condition']}"
         if point["n"] == 0:
-            yield f"{where}: nobody says which answers are right."
+            yield f"{where}: none can be right or wrong{_left_out(point)}."
             continue
-        line = f"{where}: {in_words(percent)} clips, {point['n_questions']} questions are answered"
-        line += f" right, by chance {100 * point['chance']:.1f} %"
+        line = (
+            f"{where}: right in {in_words(percent)} clips, by chance {100 * point['chance']:.1f} %"
+        )
+        line += f", of {point['n_questions']} questions{_left_out(point)}"
         same = [more[name] == point[name] for name in ("kind", "task", "condition")]
         for _, one in more[same[0] & same[1] & same[2]].iterrows():
             unit = {**one, **{n: 100 * one[n] for n in ("mean", "low", "high")}}
             named = "Yes is said to" if one["measure"] == "yes" else "F1 of Yes is"
             line += f"; {named} {in_words(unit)}"
         yield f"{line}; calibration error {100 * point['error']:.1f} %."
+
+
+def _left_out(point: Any) -> str:
+    """What of the questions no accuracy counts."""
+    counts = {"nobody says what is right": point["n_unlabelled"]}
+    counts["two options are equally likely"] = point["n_tied"]
+    return "".join(f"; of {n} more {why}" for why, n in counts.items() if n)
 
 
 def _changes(found: Any) -> Iterator[str]:
@@ -86,14 +99,14 @@ def _changes(found: Any) -> Iterator[str]:
             )
 
 
-def _heard_minus_seen(found: Any) -> Iterator[str]:
-    odds = measures.heard_minus_seen(found)
+def _heard_minus_seen(found: Any, by: str) -> Iterator[str]:
+    odds, unit = measures.heard_minus_seen(found), "nats a token" if by == "per token" else "nats"
     for (kind, question, condition), own in odds.groupby(["kind", "question", "condition"]):
         own = own.assign(kind=kind)
         own.attrs = odds.attrs
-        line = in_words(mean_band(own, "odds", by=["condition"]).iloc[0], "nats", 2)
+        line = in_words(mean_band(own, "odds", by=["condition"]).iloc[0], unit, 2)
         effect = ""
         if own["order_effect"].notna().any():
             point = mean_band(own, "order_effect", by=["condition"]).iloc[0]
-            effect = f"; naming the heard one first adds {in_words(point, 'nats', 2)}"
+            effect = f"; naming the heard one first adds {in_words(point, unit, 2)}"
         yield f"{kind}, {question}, {condition}: heard minus seen is {line}{effect}."

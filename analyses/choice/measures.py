@@ -62,8 +62,9 @@ def by_clip(found: Any, value: str) -> Any:
 def accuracy(found: Any) -> pd.DataFrame:
     """Share of right answers by kind, task and condition, with bands as `mean_band`.
 
-    `chance` is that of guessing; `error` the expected calibration error, 0 to 1: how far confidence
-    is from accuracy, mean over ten bins of confidence.
+    `chance` is that of guessing the same questions, `n_questions` how many they are; `n_unlabelled`
+    have no right answer that anybody says, `n_tied` two options equally likely. `error` is the
+    expected calibration error, 0 to 1: how far confidence is from accuracy, mean over ten bins.
     """
     bands = []
     for task, own in found.groupby("task", sort=False):
@@ -71,9 +72,12 @@ def accuracy(found: Any) -> pd.DataFrame:
         band = mean_band(clips, "correct", by=["kind", "condition"])
         for _, point in band.iterrows():
             asked = own[(own["kind"] == point["kind"]) & (own["condition"] == point["condition"])]
-            chance = float((1 / asked["n_options"]).mean())
-            more = dict(task=task, chance=chance, error=calibration_error(asked))
-            bands.append(dict(point) | more | dict(n_questions=int(asked["correct"].count())))
+            known = asked.dropna(subset=["correct"])
+            guessed = (1 / known["n_options"]).groupby(known["sample"]).mean().mean()
+            more = dict(task=task, chance=float(guessed), error=calibration_error(asked))
+            unknown, tied = asked["label"].isna(), asked["said"].isna()
+            more |= dict(n_unlabelled=int(unknown.sum()), n_tied=int((tied & ~unknown).sum()))
+            bands.append(dict(point) | more | dict(n_questions=len(known)))
     return pd.DataFrame(bands)
 
 

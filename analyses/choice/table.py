@@ -20,7 +20,7 @@ from hooked_omni.hooks.interventions import Condition
 
 COLUMNS = (
     *("task", "sub_task", "condition", "option", "words", "right"),
-    *("first_logprob", "logprob", "n_tokens", "prior", "value", "p", "chosen"),
+    *("first_logprob", "logprob", "n_tokens", "prior", "by", "value", "p", "chosen"),
 )
 
 
@@ -43,7 +43,8 @@ def run(
         * `first_logprob`: of its first token, in nats; missing where options share it.
         * `logprob`: of all its `n_tokens`.
         * `prior`: the `value` under a silent, black clip; missing if not calibrated.
-        * `value`: what options are compared by, `config.by`, in nats; less `prior` if calibrated.
+        * `by`: what options are compared by, as in `config`. `value`: that, in nats, or in nats a
+          token; less `prior` if calibrated.
         * `p`: share among the options, the softmax of their `value`.
         * `chosen`: whether its value is the largest; none is where two are equal.
 
@@ -72,7 +73,8 @@ def _rows(
         empty = _under_empty_clip(omni, case, prompt)
         prior = option_scores(omni.model, empty, asked.options, [[]]).values(config.by)[0]
         values = values - prior
-    yield from _measures(asked, scores, values, prior, list(conditions))
+    for row in _measures(asked, scores, values, prior, list(conditions)):
+        yield row | dict(by=config.by)
 
 
 def _asked(case: Case, config: Config) -> ChoiceQuestion:

@@ -76,8 +76,10 @@ def clip_record(
     played, frames = _tried(_played, files, media), _tried(_frames, files, settings)
     sound = _tried(_heard, heard, played.get("seconds", 0.0), settings)
     several = "Of several files of a kind the first alone is shown."
+    mixed = "Its video and a sound of its own were given apart: what is played is not all of it."
     problems = [part.get("problem") for part in (played, frames, sound)]
     problems += [several] * (len(sample.files) > len(files))
+    problems += [mixed] * ({"video", "audio"} <= {kind for kind, _ in sample.items})
     problem = " ".join(dict.fromkeys(filter(None, problems)))
     problem = problem.replace(f"{folder.absolute()}/", "")  # of no interest where it is read
     return made | played | frames | sound | {"problem": problem or None}

@@ -31,7 +31,8 @@ def study_record(
     ratings = study.sources.ratings if study.sources else ()
     findings = check(study.tables, study.scores, ratings) if whole else []
     kinds = sorted(set(study.kinds_of.values()), key=figures.place)
-    asked: Any = study.tables.get("captions", next(iter(study.tables.values())))["question"]
+    tables: Any = [study.tables.get("captions"), *study.tables.values()]
+    asked = [question for table in tables if table is not None for question in table["question"]]
     base = study.tables.get("distribution_shift", pd.DataFrame()).attrs.get("base")
     judge = study.scores.attrs.get("judge", {}).get("name")
     return {
@@ -119,7 +120,7 @@ def _rows(study: OpenStudy) -> Iterator[dict[str, Any]]:
         twin = study.twins.get(sample)
         heard, theirs = (one.get("hear/audio") for one in (own, faithful.get(twin or "", {})))
         tokens = shifts.get(sample, [])
-        firsts = [start for start, _, _ in word_ranges([row["token_text"] for row in tokens])]
+        firsts = [row for own in _by_question(tokens) for row in _first_of_words(own)]
         yield {
             "id": sample,
             "file": file_name(sample),
@@ -129,7 +130,7 @@ def _rows(study: OpenStudy) -> Iterator[dict[str, Any]]:
             "twin": twin,
             "fidelity": own,
             "drop": None if heard is None or theirs is None else theirs - heard,
-            "shift": _mean([1.0 * (tokens[first]["shift"] == "shifted") for first in firsts]),
+            "shift": _mean([1.0 * (row["shift"] == "shifted") for row in firsts]),
             "disagreement": _disagreement(answers, scored.get(sample, [])),
             "answers": {row["question"]: row["caption"] or "" for row in answers},
         }
@@ -140,6 +141,17 @@ def _by_sample(table: pd.DataFrame | None) -> dict[str, list[dict[str, Any]]]:
     for row in [] if table is None else table.to_dict("records"):
         found.setdefault(str(row["sample"]), []).append({str(k): v for k, v in row.items()})
     return found
+
+
+def _by_question(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    return [
+        [r for r in rows if r["question"] == q] for q in dict.fromkeys(r["question"] for r in rows)
+    ]
+
+
+def _first_of_words(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first token of each word of one answer."""
+    return [tokens[at] for at, _, _ in word_ranges([row["token_text"] for row in tokens])]
 
 
 def _fidelity(rows: list[dict[str, Any]]) -> dict[str, float | None]:

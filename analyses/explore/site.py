@@ -51,6 +51,13 @@ def write_site(
     if len({folder.resolve() for folder in folders}) < max(len(folders), 1):
         raise ResultsError(f"expected studies, each once, got {[str(one) for one in folders]}.")
     studies = [open_study(folder, judge, data) for folder in folders]
+    judges = {str(one.scores.attrs["judge"]["name"]) for one in studies if len(one.scores)}
+    names = [one.name for one in studies]
+    if len(judges) > 1 or len(set(names)) < len(names):
+        raise ResultsError(
+            f"expected studies of one judge with names of their own, got {names} by "
+            f"{sorted(judges)}. Name the judge with --judge, or rename a folder."
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".part-{out.name}-", dir=out.parent) as made:

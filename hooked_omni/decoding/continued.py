@@ -52,8 +52,8 @@ def continued(model: HookedDecoder, prompt: Input, text: str | Int[Tensor, " n"]
 
 
 def _spans(spans: Spans, new: Int[Tensor, " n"]) -> Spans:
-    positions = {**spans.positions, "answer": new, "last": new[-1:]}
-    for name in ("text", "prompt"):
+    positions = {"answer": new[:0], **spans.positions, "last": new[-1:]}
+    for name in ("answer", "text", "prompt"):
         if name in positions:
             positions[name] = torch.cat([positions[name], new])
     return replace(spans, positions=positions, n_prompt=int(new[-1]) + 1)

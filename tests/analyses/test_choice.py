@@ -139,6 +139,7 @@ def answered(rows: list[tuple[str, str, str, str | None, float]]) -> pd.DataFram
             keys = dict(sample=sample, kind="factual", question=f"choice.{i // 2}")
             value = dict(value=np.log(share), p=share, chosen=chosen)
             known = None if right is None else right == option
+            value |= dict(by="whole")
             more = dict(task="t", sub_task="", condition=condition, option=option, right=known)
             table.append(keys | more | value)
     return pd.DataFrame(table)
@@ -168,7 +169,10 @@ def test_measures_are_what_was_planted():
     assert yes["plain", "yes"] == pytest.approx(2 / 3) and yes["cut", "yes"] == 0
     test = measures.mcnemar(found, "cut", "plain")
     assert test == {"lost": 1, "gained": 1, "p": 1.0, "n": 3}
-    for line in ("66.7 %", "1 wrong answers right and 1 right ones wrong, of 3"):
+    for line in (
+        "of 3 questions; of 1 more nobody says",
+        "1 wrong answers right and 1 right ones wrong, of 3",
+    ):
         assert any(line in sentence for sentence in choice.headline(table))
     choice.plot(table)
 
@@ -176,6 +180,14 @@ def test_measures_are_what_was_planted():
 def test_equal_options_are_no_answer():
     table = answered([("a", "plain", "Yes", "Yes", 0.5)]).assign(chosen=False)
     assert measures.answers(table)["correct"].isna().all()
+    assert any("of 1 more two options are equally likely" in s for s in choice.headline(table))
+
+
+def test_chance_is_of_the_questions_that_count():
+    table = answered([("a", "plain", "Yes", None, 0.9), ("b", "plain", "Yes", "Yes", 0.9)])
+    extra = table[table["sample"] == "b"].iloc[1:].assign(option="Maybe", p=0.0, value=-9.0)
+    bands: Any = measures.accuracy(measures.answers(pd.concat([table, extra])))
+    assert bands["chance"].tolist() == [pytest.approx(1 / 3)]
 
 
 def test_both_orders_are_averaged_and_their_difference_is_told():

@@ -26,6 +26,8 @@ def test_what_follows_is_what_follows_the_forced_answer(models: Any, clips: Any,
     assert begun.spans["answer"].tolist() == list(range(prompt.n_pos, prompt.n_pos + 3))
     assert begun.spans["last"].tolist() == [prompt.n_pos + 2]
     assert set(begun.spans["answer"].tolist()) <= set(begun.spans["text"].tolist())
+    more = continued(omni.model, begun, TEXT[:1])
+    assert more.spans["answer"].tolist() == list(range(prompt.n_pos, prompt.n_pos + 4))
     for span in set(prompt.spans) - {"last", "text", "prompt"}:
         assert torch.equal(begun.spans[span], prompt.spans[span])
 

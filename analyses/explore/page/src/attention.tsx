@@ -62,7 +62,7 @@ function Frames({ clip, grid, weights, label, picture }: FramesProps) {
               {[...weights[frame]!].map((share, cell) =>
                 share > 0 && <rect class="heat" x={(cell % grid.columns) * w} y={Math.floor(cell / grid.columns) * h} width={w} height={h} fill-opacity={((0.85 * share) / most).toFixed(3)} />)}
             </g>
-            <text class="time" x={2} y={high + line * 0.75} style={{ fontSize: `${line * 0.65}px` }}>{`${named(grid, frame)}   ${digits(100 * sums[frame]!)} %`}</text>
+            <text class="time" x={2} y={high + line * 0.75} style={{ fontSize: `${line * 0.65}px` }}>{`${named(grid, frame)}   ≥ ${digits(100 * sums[frame]!)} %`}</text>
           </g>
         ))}
       </svg>
@@ -98,11 +98,11 @@ function Shown({ clip, meta, all, choice, phrase }: ShownProps) {
     <div class="looks">
       <p class="shares" role="status">
         {seen.segments.map((one) => <span><b>{digits(100 * one.share)} %</b> {one.name}</span>)}
-        <span class="muted">Each weight is within {digits(100 * meta.bound)} %.</span>
+        <span class="muted">Of the largest weights, each within {digits(100 * meta.bound)} %; what the rest adds to a frame or second is not shown.</span>
       </p>
       {video ? <Frames clip={clip} grid={video} weights={patches} label={`Attention of ${phrase} on the frames`} picture={frames} /> : <p class="absent">No patches to look at: {meta.grid.why || "no picture was in the prompt"}.</p>}
       {video && <Save name={`attention on the frames`} svg={frames} header={["tower", "second", "row", "column", "share"]} rows={rows} />}
-      {audio ? <Timeline clip={clip} sound={heard} step={audio.step || clip.seconds} label={`Attention of ${phrase} over the sound`} picture={sound} /> : <p class="absent">No seconds to listen to: no sound was in the prompt.</p>}
+      {audio ? <Timeline clip={clip} sound={heard} step={audio.step || clip.seconds} label={`Attention of ${phrase} over the sound`} picture={sound} /> : <p class="absent">No seconds to listen to: the prompt has no sound, or several, or none whose seconds are known.</p>}
       {audio && <Save name={`attention over the sound`} svg={sound} header={["tower", "second", "row", "column", "share"]} rows={rows} />}
     </div>
   );

@@ -78,7 +78,8 @@ function Cuts({ study, sample, question, params }: { study: Study; sample: Sampl
 
 function Shown({ study, n, file, params, sample }: SampleProps & { sample: Sample }) {
   const known = new Set([...study.questions, ...sample.answers.map((one) => one.question)]);
-  const questions = [...known].filter((one) => sample.answers.some((answer) => answer.question === one));
+  const there = new Set([...sample.answers, ...sample.lens, ...sample.knockout].map((one) => one.question).concat(Object.keys(sample.tokens)));
+  const questions = [...known].filter((one) => there.has(one));
   const compared = (one: string) => sample.tokens[one]?.some((token) => token.shift !== null);
   const question = questions.find((one) => one === params.question) ?? questions.find(compared) ?? questions[0] ?? "";
   const grids = sample.lens.filter((one) => one.question === question);
