@@ -95,5 +95,6 @@ def test_a_padded_prompt_is_proved_and_a_batch_is_not(own, clips):
 def test_every_error_is_caught_by_its_builtin_parent(name):
     others = {"ParityError": ArithmeticError, "NotFiniteError": ArithmeticError}
     others |= {"ClusterError": RuntimeError, "WorkerLostError": RuntimeError}
+    others |= {"OutOfRoomError": MemoryError}
     assert issubclass(getattr(errors, name), others.get(name, ValueError))
     assert issubclass(getattr(errors, name), HookedOmniError)

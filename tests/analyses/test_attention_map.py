@@ -32,8 +32,8 @@ def made(known: HookedOmni) -> pd.DataFrame:
 
 
 def weights_of(row: Any) -> KeptWeights:
-    shape = row["n_layers"], row["n_heads"], row["n_queries"], row["n_kept"]
-    return unpacked(row["packed"], shape, len(row["segments"]))
+    sizes = [int(row[name]) for name in ("n_layers", "n_heads", "n_queries", "n_kept")]
+    return unpacked(row["packed"], (sizes[0], sizes[1], sizes[2], sizes[3]), len(row["segments"]))
 
 
 def patterns(omni: HookedOmni, prompt: Any, tokens: Tensor) -> dict[int, Tensor]:
@@ -95,7 +95,15 @@ def test_more_kept_weights_leave_less_out(known) -> None:
     few, many = (attention_map.run(known, [prompt], Config(kept=n)).iloc[0] for n in (4, 1000))
     assert many["n_kept"] == prompt.n_pos and many["bound"] <= 1 / 256 < few["bound"]
     assert all(m > f for m, f in zip(many["kept_share"], few["kept_share"], strict=True))
-    assert many["kept_share"] == pytest.approx([100] * many["n_layers"], abs=0.01)
+
+
+def test_the_kept_share_is_of_what_the_bytes_hold(omni, prompt) -> None:
+    row = attention_map.run(omni, [prompt], Config(6, kept=500)).iloc[0]
+    read = weights_of(row)
+    on_prompt = read.sums[..., :-1].sum((1, 2, 3))
+    held = 100 * read.weights.sum((1, 2, 3)) / on_prompt
+    assert row["kept_share"] == pytest.approx(held.tolist(), abs=2)  # but for rounding
+    assert max(row["kept_share"]) < 90  # most weights are too small to be kept
 
 
 def test_a_prefilled_case_has_the_same_bytes(known) -> None:
@@ -113,7 +121,7 @@ def test_what_a_map_cannot_show_is_said(models, clips, known) -> None:
     text = models["omni"].model.as_prompt(torch.arange(2, 30)[None])
     (row,) = attention_map.run(models["omni"], [text]).to_dict("records")
     assert row["audio_position"] == () and row["segments"] == ("text", "generated")
-    with pytest.raises(ResultsError, match="got 1 and 16"):
+    with pytest.raises(ResultsError, match="got 1 and 12"):
         Config(max_new_tokens=1)
     for kept in (0, -1, 1001):
         with pytest.raises(ResultsError, match=f"and {kept}"):

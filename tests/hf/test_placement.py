@@ -266,7 +266,7 @@ def test_commands_take_a_map(folder, tmp_path, capsys):
     devices = json.dumps({part: str(place) for part, place in MAP.items()})
     with pytest.raises(SystemExit) as end:
         hooked_omni(["prove", str(folder), "--device-map", devices])
-    assert end.value.code == 0 and f"on {FIRST}" in capsys.readouterr().out
+    assert end.value.code == 0 and f"on {FIRST}" in " ".join(capsys.readouterr().out.split())
     write_clip(tmp_path / "clip.mp4", seconds=1, audio_hz=200.0)
     models = "--model", folder, "--clip", tmp_path / "clip.mp4"
     planned, out = ("plan", "--analysis", "captions", *models), ("--out", tmp_path / "out")

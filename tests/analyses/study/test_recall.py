@@ -228,7 +228,7 @@ def test_a_context_that_is_too_small_is_refused_first(
 def test_settings_of_layers_are_checked(judged_by: Judged) -> None:
     for wrong, message in (
         ({"last": 7}, r"among 0 to 5, .* got \[\(-1, 5\)\]"),
-        ({"last": -1}, "among 0 to 5"),
+        ({"last": -1}, "`last` of 0 or more, got .* and -1"),
         ({"layers": [[4, 6]]}, r"got \[\(4, 6\)\]"),
         ({"layers": [[3, 2]]}, "got"),
         ({"layers": [3, 4]}, "expected layers"),
