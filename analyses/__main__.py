@@ -104,7 +104,7 @@ def _command(name: str) -> Callable[..., None]:
         chosen = options.CaseSelection(*given)
         models.require()
         options.require_folder(out)
-        options.shard_of(chosen.asked(), place)
+        options.shard_of(chosen.sample_questions(), place)
         with joined(ray, cpus, storage) as cluster:
             from analyses.running.request import carry_out, prepare  # now torch
 

@@ -17,7 +17,7 @@ from hooked_omni.errors import ResultsError
 from hooked_omni.inputs.items import Prompt
 
 
-class Asked(NamedTuple):
+class SampleQuestion(NamedTuple):
     """A question, by its name, about a sample, as a prompt; with the answers given, if they are."""
 
     sample: Sample
@@ -26,7 +26,7 @@ class Asked(NamedTuple):
     choice: ChoiceQuestion | None = None
 
 
-def asked(
+def sample_questions(
     manifest: str | Path,
     questions: Sequence[str] = ("hear",),
     kinds: Sequence[str] | None = None,
@@ -34,7 +34,7 @@ def asked(
     wording: Mapping[str, str] | None = None,
     system: str | None = None,
     order: str | None = None,
-) -> list[Asked]:
+) -> list[SampleQuestion]:
     """Each of `questions` about every sample of a manifest; arguments, errors as `read_cases`."""
     words = worded(wording or {})
     unknown = [question for question in questions if question not in (*words, OWN, *CHOICES)]
@@ -50,7 +50,7 @@ def asked(
             f"expected a sample of kind {kinds or 'any'} in {manifest}, got "
             f"{len(samples)} of {sorted({s.kind for s in samples})}."
         )
-    more, found = (Path(manifest).parent, order, system), list[Asked]()
+    more, found = (Path(manifest).parent, order, system), list[SampleQuestion]()
     for sample, question in product(chosen, questions):
         named = [(sample, question, words, None)]
         if question in CHOICES:
@@ -61,7 +61,7 @@ def asked(
             ]
         for of, name, own, choice in named:
             prompt = replace(prompt_of(of, name, own, *more), rope=rope)
-            found.append(Asked(of, name, prompt, choice))
+            found.append(SampleQuestion(of, name, prompt, choice))
     if not found:
         raise ResultsError(
             f"expected a sample in {manifest} of which {list(questions)} can be asked, got none of "

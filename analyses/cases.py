@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from analyses.asking import Asked, asked
+from analyses.asking import SampleQuestion, sample_questions
 from analyses.text.events import Events
 from data_prep.questions import ChoiceQuestion
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt, names
@@ -125,13 +125,13 @@ def read_cases(
         FileError, ManifestError: For a manifest that cannot be read, or is wrong.
         ResultsError: For an unknown question, or no sample of these kinds, or that can be asked.
     """
-    every = asked(manifest, questions, kinds, rope, wording, system, order)
+    every = sample_questions(manifest, questions, kinds, rope, wording, system, order)
     return [case_of(one) for one in every]
 
 
-def case_of(asked: Asked) -> Case:
-    """What is asked as a case."""
-    sample, question, prompt, choice = asked
+def case_of(one: SampleQuestion) -> Case:
+    """A question about a sample as a case."""
+    sample, question, prompt, choice = one
     captions = sample.audio_captions, sample.video_captions
     return Case(
         prompt, sample.id, sample.kind, question, *captions, twin=sample.twin, choice=choice

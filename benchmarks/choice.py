@@ -35,9 +35,9 @@ def main() -> None:
     print(f"{machine()}\n\n| positions | way | seconds | beside | ratio |\n{'|---' * 5}|")
     with tempfile.TemporaryDirectory() as folder:
         for seconds in (4, 9):
-            asked = lettered("What sounds?", ["a dog", "rain", "a bell", "a horn"], 0)
-            prompt = model.embed(Prompt(asked.text, video=clip(Path(folder), seconds)))
-            case = Case(prompt, "clip", choice=asked)
+            question = lettered("What sounds?", ["a dog", "rain", "a bell", "a horn"], 0)
+            prompt = model.embed(Prompt(question.text, video=clip(Path(folder), seconds)))
+            case = Case(prompt, "clip", choice=question)
             timed = in_turn(
                 {
                     "a pass": lambda prompt=prompt: model.model(prompt),

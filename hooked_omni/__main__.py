@@ -83,7 +83,7 @@ def prove(
             "would not be read. Leave one out; a decoder alone takes --prompt."
         )
     require_spelled(model, device, dtype, adapter)
-    asked = _prompt(question, clip, audio)
+    to_embed = _prompt(question, clip, audio)
     if prompt is not None and not prompt.is_file():
         raise PromptError(f"expected a file that `embed` wrote, got none at {prompt}. Check it.")
     from rich.console import Console  # `embed` also runs where this and the decoder are missing
@@ -97,7 +97,7 @@ def prove(
     from hooked_omni.parity import prove as compare
 
     given = None if prompt is None else EmbeddedPrompt.load(prompt)  # first: it may be refused
-    asked = _taken(asked, family_named(model, revision))
+    to_embed = _taken(to_embed, family_named(model, revision))
     how = revision, decoder_only, trust_remote_code, adapter, *placed
     omni = load(model, device, dtype, attention, *how)
     if given is not None:
@@ -105,7 +105,7 @@ def prove(
     elif decoder_only:
         embedded = omni.model.as_prompt(omni.model.to_tokens(question))
     else:
-        embedded = omni.embed(asked)
+        embedded = omni.embed(to_embed)
     with room_for("the proof", ROOM):
         report = compare(omni, embedded)
     console = Console()
@@ -142,16 +142,16 @@ def embed(
     if ray is not None and device_map is not None:
         raise typer.BadParameter("expected --device with --ray, whose workers have one each")
     require_spelled(model, device, dtype, adapter)
-    asked = _prompt(question, clip, audio, system)
+    to_embed = _prompt(question, clip, audio, system)
     if out.is_dir() or any(folder.is_file() for folder in out.absolute().parents):
         raise PromptError(f"expected a file to write, got {out}. Choose another name.")
     from hooked_omni.cluster.spreading import spread
     from hooked_omni.cluster.tasks import Task
     from hooked_omni.hf.config_file import family_named
 
-    asked = _taken(asked, family_named(model, revision))
-    files = tuple(Path(source.path) for source in asked.sources(True))
-    task = Task(str(out), asked, files, (out.absolute(),))
+    to_embed = _taken(to_embed, family_named(model, revision))
+    files = tuple(Path(source.path) for source in to_embed.sources(True))
+    task = Task(str(out), to_embed, files, (out.absolute(),))
     with joined(ray, cpus, storage) as cluster:
         place = device if cluster is None else device.partition(":")[0]  # it sees one GPU
         how = model, place, dtype, "sdpa", revision, trust_remote_code, adapter, *placed
@@ -167,9 +167,9 @@ def _towers(how: tuple[Any, ...]) -> Any:
 
     towers = load_towers(*how)
 
-    def embed(asked: Any, paths: Sequence[Path]) -> str:
+    def embed(to_embed: Any, paths: Sequence[Path]) -> str:
         with room_for("the towers", ROOM):
-            prompt = towers.embed(asked)
+            prompt = towers.embed(to_embed)
         prompt.save(paths[0])
         parts = ", ".join(f"{len(prompt.spans[name])} {name}" for name in prompt.spans)
         return f"{prompt.n_pos} positions, {parts}"
@@ -197,7 +197,7 @@ def models() -> None:
 
 
 def _prompt(question: str, clip: Path | None, audio: Path | None, system: str | None = None) -> Any:
-    """What is asked; files that are not there are refused, before torch is imported."""
+    """The prompt; files that are not there are refused, before torch is imported."""
     from hooked_omni.inputs.container import existing
     from hooked_omni.inputs.items import Prompt
 
@@ -207,12 +207,12 @@ def _prompt(question: str, clip: Path | None, audio: Path | None, system: str | 
     return Prompt(question, video=clip, audio=audio, system=system)
 
 
-def _taken(asked: Any, family: Any) -> Any:
+def _taken(to_embed: Any, family: Any) -> Any:
     """The prompt as a family takes it; refused, before weights are read, where it does not."""
-    if asked.video is not None and not family.sees and asked.audio is None:
-        asked = replace(asked, video=None, audio=asked.video)  # it takes the clip's sound
-    family.require(asked)
-    return asked
+    if to_embed.video is not None and not family.sees and to_embed.audio is None:
+        to_embed = replace(to_embed, video=None, audio=to_embed.video)  # it takes the clip's sound
+    family.require(to_embed)
+    return to_embed
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -71,7 +71,7 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
     data, error = packed(*(one.numpy() for one in (kept.positions, kept.weights, kept.sums)))
     ends = torch.tensor(model.cfg.eos_tokens, dtype=torch.long)
     said = answer.tokens[~torch.isin(answer.tokens, ends)].tolist()
-    told = kept.weights * (kept.weights >= LEAST)
+    held = kept.weights * (kept.weights >= LEAST)
     whole = kept.sums[..., :-1].sum((1, 2, 3)).clamp_min(1e-12)
     yield dict(
         answer=answer.text,
@@ -83,7 +83,7 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
         segments=tuple(segments),
         packed=data,
         bound=max(error, kept.dropped),
-        kept_share=tuple((100 * told.sum((1, 2, 3)) / whole).tolist()),
+        kept_share=tuple((100 * held.sum((1, 2, 3)) / whole).tolist()),
         sinks=tuple(watch.sinks().tolist()),
         **_grid(prompt),
     )

@@ -71,11 +71,11 @@ def accuracy(found: Any) -> pd.DataFrame:
         clips = by_clip(own, "correct")
         band = mean_band(clips, "correct", by=["kind", "condition"])
         for _, point in band.iterrows():
-            asked = own[(own["kind"] == point["kind"]) & (own["condition"] == point["condition"])]
-            known = asked.dropna(subset=["correct"])
+            rows = own[(own["kind"] == point["kind"]) & (own["condition"] == point["condition"])]
+            known = rows.dropna(subset=["correct"])
             guessed = (1 / known["n_options"]).groupby(known["sample"]).mean().mean()
-            more = dict(task=task, chance=float(guessed), error=calibration_error(asked))
-            unknown, tied = asked["label"].isna(), asked["said"].isna()
+            more = dict(task=task, chance=float(guessed), error=calibration_error(rows))
+            unknown, tied = rows["label"].isna(), rows["said"].isna()
             more |= dict(n_unlabelled=int(unknown.sum()), n_tied=int((tied & ~unknown).sum()))
             bands.append(dict(point) | more | dict(n_questions=len(known)))
     return pd.DataFrame(bands)
@@ -100,19 +100,21 @@ def yes_no(found: Any) -> pd.DataFrame:
 
     One row per kind, task, condition and `measure`, "F1" or "yes"; F1 is missing without any Yes.
     """
-    asked = found[found["options"].map(lambda own: own == frozenset(YES_NO))]
-    asked = asked.dropna(subset=["correct"])
-    says, is_yes = asked["said"] == YES_NO[0], asked["label"] == YES_NO[0]
-    counts = asked.assign(hit=1.0 * (says & is_yes), wrong=1.0 * (says != is_yes), yes=1.0 * says)
+    answered = found[found["options"].map(lambda own: own == frozenset(YES_NO))]
+    answered = answered.dropna(subset=["correct"])
+    says, is_yes = answered["said"] == YES_NO[0], answered["label"] == YES_NO[0]
+    counts = answered.assign(
+        hit=1.0 * (says & is_yes), wrong=1.0 * (says != is_yes), yes=1.0 * says
+    )
     rows, keys = [], ["kind", "task", "condition"]
     twins = found.attrs.get("twins", {})
     for key, own in counts.groupby(keys, sort=False):
         clips = own.groupby("sample")[["hit", "wrong", "yes"]].sum()
-        asked_of = own.groupby("sample").size()
+        n_asked = own.groupby("sample").size()
         parts = [clips[name] for name in ("hit", "wrong")]
         measures = {
             "F1": contrast(parts, lambda hit, wrong: _ratio(2 * hit, 2 * hit + wrong), twins),
-            "yes": contrast([clips["yes"], asked_of], _ratio, twins),
+            "yes": contrast([clips["yes"], n_asked], _ratio, twins),
         }
         for name, point in measures.items():
             rows.append(dict(zip(keys, key, strict=True)) | point | dict(measure=name))
@@ -146,12 +148,12 @@ def heard_minus_seen(found: Any) -> Any:
     * `order_effect`: odds when the heard one is named first, less odds when the seen one is;
       missing for a question with one order.
     """
-    asked: Any = found[found["task"] == HEARD_OR_SEEN]
+    rows: Any = found[found["task"] == HEARD_OR_SEEN]
     keys = ["sample", "kind", "question", "condition"]
-    if asked.empty:
+    if rows.empty:
         return pd.DataFrame(columns=[*keys, "odds", "order_effect"])
-    asked = asked.assign(question=asked["question"].str.partition(".")[0])
-    sides = asked.pivot_table("odds", keys, "sub_task", sort=False)
+    rows = rows.assign(question=rows["question"].str.partition(".")[0])
+    sides = rows.pivot_table("odds", keys, "sub_task", sort=False)
     both: Sequence[str] = ("heard first", "seen first")
     known = sides.reindex(columns=[*both])
     odds = sides.mean(axis=1)

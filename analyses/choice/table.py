@@ -61,23 +61,23 @@ def run(
 def _rows(
     omni: HookedOmni, case: Case, config: Config, conditions: Mapping[str, Condition]
 ) -> Iterator[dict[str, Any]]:
-    asked = _asked(case, config)
+    choice = _choice(case, config)
     prompt = prefill(omni.model, embedded(omni, case))
     budget, given = config.memory_budget, list(conditions.values())
     try:
-        scores = option_scores(omni.model, prompt, asked.options, given, budget)
+        scores = option_scores(omni.model, prompt, choice.options, given, budget)
     except SpanError as error:
         raise Skip(str(error)) from error
     values, prior = scores.values(config.by), None
     if config.calibrate == "empty clip":
         empty = _under_empty_clip(omni, case, prompt)
-        prior = option_scores(omni.model, empty, asked.options, [[]]).values(config.by)[0]
+        prior = option_scores(omni.model, empty, choice.options, [[]]).values(config.by)[0]
         values = values - prior
-    for row in _measures(asked, scores, values, prior, list(conditions)):
+    for row in _measures(choice, scores, values, prior, list(conditions)):
         yield row | dict(by=config.by)
 
 
-def _asked(case: Case, config: Config) -> ChoiceQuestion:
+def _choice(case: Case, config: Config) -> ChoiceQuestion:
     if case.choice is not None:
         return case.choice
     if config.options:
@@ -103,7 +103,7 @@ def _under_empty_clip(omni: HookedOmni, case: Case, prompt: EmbeddedPrompt) -> E
 
 
 def _measures(
-    asked: ChoiceQuestion,
+    choice: ChoiceQuestion,
     scores: OptionScores,
     values: np.ndarray,
     prior: np.ndarray | None,
@@ -113,14 +113,14 @@ def _measures(
         row = values[c]
         share = np.exp(row - row.max())
         best = row == row.max()
-        for i, option in enumerate(asked.options):
+        for i, option in enumerate(choice.options):
             yield dict(
-                task=asked.task,
-                sub_task=asked.sub_task,
+                task=choice.task,
+                sub_task=choice.sub_task,
                 condition=name,
                 option=option,
-                words=asked.words[i] if asked.words else "",
-                right=None if asked.label is None else option == asked.label,
+                words=choice.words[i] if choice.words else "",
+                right=None if choice.label is None else option == choice.label,
                 first_logprob=scores.first[c, i],
                 logprob=scores.whole[c, i],
                 n_tokens=scores.n_tokens[i],

@@ -32,7 +32,9 @@ def study_record(
     findings = check(study.tables, study.scores, ratings) if whole else []
     kinds = sorted(set(study.kinds_of.values()), key=figures.place)
     tables: Any = [study.tables.get("captions"), *study.tables.values()]
-    asked = [question for table in tables if table is not None for question in table["question"]]
+    questions = [
+        question for table in tables if table is not None for question in table["question"]
+    ]
     base = study.tables.get("distribution_shift", pd.DataFrame()).attrs.get("base")
     judge = study.scores.attrs.get("judge", {}).get("name")
     return {
@@ -59,7 +61,7 @@ def study_record(
         ],
         "figures": [one for name in study.tables if whole for one in _figures(study, name)],
         "samples": [*_rows(study)],
-        "questions": list(dict.fromkeys(asked)),
+        "questions": list(dict.fromkeys(questions)),
         "others": others,
     }
 

@@ -35,12 +35,12 @@ class _Handler(SimpleHTTPRequestHandler):
         if host not in _HOSTS:
             self.send_error(HTTPStatus.FORBIDDEN)
             return None
-        asked = _RANGE.fullmatch(self.headers.get("Range", ""))
+        requested = _RANGE.fullmatch(self.headers.get("Range", ""))
         path = Path(self.translate_path(self.path))
-        if asked is None or not path.is_file():
+        if requested is None or not path.is_file():
             return super().send_head()
-        size, first = path.stat().st_size, int(asked[1])
-        last = min(int(asked[2]) if asked[2] else size - 1, size - 1)
+        size, first = path.stat().st_size, int(requested[1])
+        last = min(int(requested[2]) if requested[2] else size - 1, size - 1)
         if first > last:
             self.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
             return None
@@ -55,7 +55,7 @@ class _Handler(SimpleHTTPRequestHandler):
         return file
 
     def copyfile(self, source: Any, outputfile: Any) -> None:
-        """The part that was asked for, or all."""
+        """The part that was requested, or all."""
         if self._rest is None:
             super().copyfile(source, outputfile)
             return

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from analyses.asking import Asked, asked, ordered
+from analyses.asking import SampleQuestion, ordered, sample_questions
 from analyses.configs import CONFIGS
 from analyses.running.type_check import make_config
 from analyses.text.wording import OWN, worded
@@ -67,17 +67,19 @@ class CaseSelection:
                 f"expected --ask alone, got it with {list(self.questions)} and other words for "
                 f"{sorted(self.wording)}, which it would leave unused. Leave out one of the two."
             )
-        self.asked()  # refuses a wrong manifest, and what cannot be asked
+        self.sample_questions()  # refuses a wrong manifest, and what cannot be asked
 
-    def asked(self) -> list[Asked]:
-        """What is asked about each sample, or clip; raises as `asking.asked`."""
+    def sample_questions(self) -> list[SampleQuestion]:
+        """What is asked about each sample, or clip; raises as `asking.sample_questions`."""
         rope: Any = self.rope
         if self.data is not None:
             how = self.questions, self.kinds, rope, self.wording, self.system, self.order
-            return asked(self.data, *how)[: self.limit]
+            return sample_questions(self.data, *how)[: self.limit]
         words = {OWN: self.text} if self.text is not None else worded(self.wording)
         found = [
-            Asked(Sample(str(clip)), name, ordered(words[name], clip, self.audio, self.order))
+            SampleQuestion(
+                Sample(str(clip)), name, ordered(words[name], clip, self.audio, self.order)
+            )
             for clip in self.clips
             for name in ([OWN] if self.text is not None else self.questions)
         ]

@@ -26,7 +26,7 @@ from hooked_omni.hf.config_file import family_named
 
 def cases_of(chosen: CaseSelection) -> list[Case]:
     """The cases; raises as `CaseSelection`."""
-    return [case_of(one) for one in chosen.asked()]
+    return [case_of(one) for one in chosen.sample_questions()]
 
 
 def selection_facts(chosen: CaseSelection) -> dict[str, Any]:

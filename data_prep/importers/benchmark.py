@@ -44,12 +44,12 @@ def read_questions(
         try:
             if not sample.strip():
                 raise ManifestError("expected the name of a clip, got none. Add it.")
-            asked = question(item)
-            found.setdefault((sample, asked.text, asked.task), {})[f"{sample}, {where}"] = asked
+            one = question(item)
+            found.setdefault((sample, one.text, one.task), {})[f"{sample}, {where}"] = one
         except ManifestError as error:
             missing[f"{sample}, {where}"] = str(error)
     for (sample, *_), same in found.items():
-        labels = sorted({str(asked.label) for asked in same.values()})
+        labels = sorted({str(one.label) for one in same.values()})
         if len(labels) == 1:
             drafts[sample].sample.extra.setdefault(KEY, []).append(same.popitem()[1].record)
         missing |= dict.fromkeys(same, f"asked more than once, with the labels {labels}")

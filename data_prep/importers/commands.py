@@ -131,6 +131,6 @@ def _write(importer: str, found: Any, out: Path) -> None:
     write_manifest(out, found.samples, {"by": f"import {importer}", "missing": found.missing})
     n_found, n_missing = len(found.samples), len(found.missing)
     listed = [sample.extra.get(KEY) for sample in found.samples]
-    n_asked = sum(len(own) for own in listed if isinstance(own, list))
-    asked = f" with {n_asked} questions" * (n_asked > 0)
-    say(f"{n_found} samples{asked} in {out}; {n_missing} missing, listed in its first line")
+    n_questions = sum(len(own) for own in listed if isinstance(own, list))
+    also = f" with {n_questions} questions" * (n_questions > 0)
+    say(f"{n_found} samples{also} in {out}; {n_missing} missing, listed in its first line")

@@ -55,8 +55,8 @@ def read_omnibench(jsonl: Path, media: Path, root: Path, progress: Progress = it
         extra = {k: v for k, v in record.items() if k not in ("index", "audio_path", "image_path")}
         task = str(record.get("task type", "")), str(record.get("audio type", ""))
         try:
-            asked = multiple_choice(record["question"], options, record["answer"], *task)
-            extra[KEY] = [asked.record]
+            question = multiple_choice(record["question"], options, record["answer"], *task)
+            extra[KEY] = [question.record]
         except ManifestError as error:
             missing[f"{name}, its letters"] = str(error)
         samples.append(Sample(name, items=tuple(items), extra=extra))

@@ -25,8 +25,8 @@ run: Any = choice.run
 DOG = ChoiceQuestion("Which?", ("a dog", "rain", "Yes"), "rain", task="events")
 
 
-def case(prompt: Any, asked: ChoiceQuestion | None = DOG, **more: Any) -> Case:
-    return Case(prompt, "clip", choice=asked, **more)
+def case(prompt: Any, given: ChoiceQuestion | None = DOG, **more: Any) -> Case:
+    return Case(prompt, "clip", choice=given, **more)
 
 
 @pytest.mark.parametrize("by", ["first", "whole", "per token"])
@@ -66,16 +66,16 @@ def test_conditions_share_one_pass_and_are_their_own(
 
 
 @pytest.mark.parametrize(
-    ("asked", "config", "decisive"),
+    ("given", "config", "decisive"),
     [
         (None, {}, "without"),
         (replace(DOG, options=("a dog", "a cat"), label=None), {"by": "first"}, "share one"),
     ],
 )
 def test_what_cannot_be_asked_is_skipped_and_listed(
-    omni: HookedOmni, prompt: EmbeddedPrompt, asked: Any, config: Any, decisive: str
+    omni: HookedOmni, prompt: EmbeddedPrompt, given: Any, config: Any, decisive: str
 ):
-    table = run(omni, [case(prompt, asked)], choice.Config(**config))
+    table = run(omni, [case(prompt, given)], choice.Config(**config))
     assert table.empty and decisive in table.attrs["skipped"]["clip/hear"]
 
 
@@ -84,8 +84,8 @@ def test_words_that_a_vocabulary_lacks_are_no_options(tmp_path: Path):
     clip = write_clip(tmp_path / "c.mp4", audio_hz=440)
     from hooked_omni import Prompt
 
-    asked = replace(DOG, options=("zebra", "dog"), label=None)
-    table = run(organism, [case(Prompt("describe what you hear", video=clip), asked)])
+    given = replace(DOG, options=("zebra", "dog"), label=None)
+    table = run(organism, [case(Prompt("describe what you hear", video=clip), given)])
     assert "zebra" in table.attrs["skipped"]["clip/hear"]
 
 
@@ -223,10 +223,10 @@ def test_a_pair_is_asked_about_in_both_orders():
 
 
 def test_each_question_of_a_sample_is_a_case(tmp_path: Path):
-    asked = [lettered("What?", ["x", "y"], 1).record, DOG.record]
+    given = [lettered("What?", ["x", "y"], 1).record, DOG.record]
     own = (("image", "p.png"), ("audio", "s.wav"), ("text", "Say it."))
-    items = Sample("i", items=own, extra={"questions": asked[:1]})
-    samples = [Sample("a", video="c.mp4", extra={"questions": asked}), items, Sample("b")]
+    items = Sample("i", items=own, extra={"questions": given[:1]})
+    samples = [Sample("a", video="c.mp4", extra={"questions": given}), items, Sample("b")]
     path = write_manifest(tmp_path / "m.jsonl", samples)
     cases = read_cases(path, ("choice",))
     assert [one.id for one in cases] == ["a/choice.1", "a/choice.2", "i/choice.1"]

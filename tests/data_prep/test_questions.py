@@ -14,13 +14,13 @@ def sample(questions: Any) -> Sample:
 
 
 def test_a_record_is_read_as_it_was_written():
-    asked = [
+    given = [
         ChoiceQuestion("Is the dog barking?", YES_NO, "No", task="heard"),
         lettered("What sounds?", ["a dog", "rain"], 1, "events", "outdoor"),
         ChoiceQuestion("Which?", ("left", "right")),
     ]
-    assert questions_of(sample([one.record for one in asked])) == asked
-    assert asked[1].text == "What sounds?\nA. a dog\nB. rain" and asked[1].label == "B"
+    assert questions_of(sample([one.record for one in given])) == given
+    assert given[1].text == "What sounds?\nA. a dog\nB. rain" and given[1].label == "B"
     assert questions_of(Sample("a")) == []
 
 

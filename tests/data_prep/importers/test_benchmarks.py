@@ -158,12 +158,12 @@ def test_mmau_is_sounds_alone(tmp_path):
     one, other = found.samples
     assert (one.id, one.video) == ("test-mini-audios/3fe64f3d", None)
     assert one.audio == "sounds/test-mini-audios/3fe64f3d.wav"
-    (asked,) = questions_of(one)
-    assert asked.text == f"{MMAU['question']}\nA. Man\nB. A bird\nC. Child\nD. Robot"
-    assert (asked.label, asked.words[1], asked.task) == ("B", "A bird", "sound")
-    assert (asked.sub_task, questions_of(other)[0].label) == ("Acoustic Source Inference", None)
+    (given,) = questions_of(one)
+    assert given.text == f"{MMAU['question']}\nA. Man\nB. A bird\nC. Child\nD. Robot"
+    assert (given.label, given.words[1], given.task) == ("B", "A bird", "sound")
+    assert (given.sub_task, questions_of(other)[0].label) == ("Acoustic Source Inference", None)
     assert questions_of(other)[0].sub_task == ""
-    prompt = prompt_of(one, "hear", {"hear": asked.text}, tmp_path)
+    prompt = prompt_of(one, "hear", {"hear": given.text}, tmp_path)
     assert [item.kind for item in prompt.content] == ["text", "audio"]
     assert existing(Path(str(prompt.audio)))
     assert found.missing.keys() == {

@@ -416,8 +416,8 @@ def test_omnibench_asks_about_an_image_and_a_sound(tmp_path, clip):
     assert [sample.id for sample in found.samples] == ["7", "10"]
     assert found.samples[0].items == (*paths, ("text", "Why?\nYes\nNo"))
     assert found.samples[0].extra["task type"] == "cause"
-    (asked,) = questions_of(found.samples[0])
-    assert (asked.text, asked.label, asked.task) == ("Why?\nA. Yes\nB. No", "B", "cause")
+    (given,) = questions_of(found.samples[0])
+    assert (given.text, given.label, given.task) == ("Why?\nA. Yes\nB. No", "B", "cause")
     assert (
         found.missing.keys() == {"8", "9", "10, its letters"} and "gone.png" in found.missing["8"]
     )

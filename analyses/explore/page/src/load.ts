@@ -8,13 +8,13 @@ declare global {
 
 const KEPT = 12;
 const arrived = new Map<string, unknown>();
-const asked = new Map<string, Promise<unknown>>();
+const requested = new Map<string, Promise<unknown>>();
 
 globalThis.hookedOmni = { put: (name, value) => void arrived.set(name, value) };
 
 /** The value that `data/<name>.js` puts. */
 export function load<T>(name: string): Promise<T> {
-  const known = asked.get(name);
+  const known = requested.get(name);
   if (known) return known as Promise<T>;
   if (arrived.has(name)) return Promise.resolve(arrived.get(name) as T); // written into the page itself
   const promise = new Promise<unknown>((resolve, reject) => {
@@ -29,14 +29,14 @@ export function load<T>(name: string): Promise<T> {
     };
     script.onerror = () => {
       script.remove();
-      asked.delete(name);
+      requested.delete(name);
       reject(new Error(`expected ${file} beside this page, got none. Copy the whole folder of the site.`));
     };
     document.head.append(script);
   });
-  asked.set(name, promise);
-  const [oldest] = asked.keys();
-  if (asked.size > KEPT && oldest) asked.delete(oldest);
+  requested.set(name, promise);
+  const [oldest] = requested.keys();
+  if (requested.size > KEPT && oldest) requested.delete(oldest);
   return promise as Promise<T>;
 }
 
