@@ -257,7 +257,9 @@ def test_a_folder_goes_from_laptop_to_cluster_and_back(nodes, data, tmp_path, ca
 
     with pytest.raises(KeyboardInterrupt):
         workers.small_run(data, out, cluster, disturb)
-    assert before < parts() == 9 and "lost: " in capfd.readouterr().err
+    # The case that a worker has in hand may end, too: it is kept, and the run is not finished.
+    assert before < 9 <= parts() and "lost: " in capfd.readouterr().err
+    assert not (out / "run.json").exists()
     workers.small_run(data, out)
     assert_same(out, whole)
     assert len(load(out).attrs["cases"]) == 10
