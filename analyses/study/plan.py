@@ -4,6 +4,7 @@ Positions are those that the model's own processor writes for the headers of the
 work follow from them and from config.json. Reading media and the towers are not planned.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,6 +67,11 @@ class PromptSizes:
         """Those of sounds."""
         return self.counts.get("audio", 0)
 
+    def n_of(self, span: str) -> int:
+        """At most how many a span has, such as "audio", "video@3-4s", or a union."""
+        own = (re.split(r"[.@]", part.strip())[0] for part in span.split("+"))
+        return min(sum(self.counts.get(name, self.n_pos) for name in own), self.n_pos)
+
     def has(self, spans: Sequence[str]) -> bool:
         """Whether no modality among these spans is missing."""
         return all(self.counts.get(name, 0) for name in spans if name in _MODALITIES)
@@ -107,10 +113,14 @@ class Costs:
         """Bytes and work of an analysis of a case whose answer, as long as it may be, is known."""
         cfg, n_pos = self.cfg, sizes.n_pos
         if name == "logit_lens":
-            read = len(config.lenses) * sizes.n_audio
-            logits = min(CHUNK_BYTES, 16 * cfg.d_vocab * sizes.n_audio)
+            n_read = sizes.n_of(config.span)
+            read = len(config.lenses) * n_read
+            logits = min(CHUNK_BYTES, 16 * cfg.d_vocab * n_read)
             work = read * cfg.d_vocab * cfg.d_model / _layer_weights(cfg)
-            return max(logits, _LENS_ROW * cfg.n_layers * read * config.top_k), work
+            kept = all(part.strip().startswith("audio") for part in config.span.split("+"))
+            passing, again = (0, 0) if kept else self.prefill(n_pos)  # only audio is kept
+            table = _LENS_ROW * cfg.n_layers * read * config.top_k
+            return max(passing + logits, table), again + work
         m: int = config.max_new_tokens
         total, own = n_pos + m, m * self._position(n_pos)
         grown = memory.keys_values_bytes(cfg, total)

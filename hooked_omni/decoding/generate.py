@@ -35,8 +35,8 @@ class Decoding:
         memory_budget: Bytes for the keys, values and activations of a sweep's rows; splits the
             batch. None for no limit.
         sampling: How tokens are drawn; None for the most likely one.
-        draft: In a sweep, a caption that is known, such as the plain one: rows that agree with it
-            take its tokens from a few passes, and the others go on from where they part.
+        draft: In a sweep, the tokens of a caption that is known, such as the plain one: rows that
+            agree with it take them from a few passes, the others go on from where they part.
         score_draft: Return `draft_logprobs`.
     """
 
@@ -53,6 +53,8 @@ class Decoding:
             raise PromptError(
                 f"expected max_new_tokens=1 or more, got max_new_tokens={n}. Raise it."
             )
+        if isinstance(self.draft, torch.Tensor):  # as captions have them
+            object.__setattr__(self, "draft", tuple(self.draft.flatten().tolist()))
         if len(self.draft) > n or (self.score_draft and not self.draft):
             raise PromptError(
                 f"expected a draft of at most {n} tokens, and of one if it is scored, got "

@@ -53,6 +53,18 @@ def test_the_question_is_the_users_words_alone(models, name, text):
     assert STAMPS.get(name, "") in words(omni, prompt, "markup")
 
 
+@pytest.mark.parametrize("first", ["Look here,", "Look here\n", "Frame1: ", ",Time 1.0s:"])
+@pytest.mark.parametrize("name", ["internvl", "video-llama3", "vl3"])
+def test_words_beside_the_clip_are_the_users(models, name, first):
+    """Commas and line breaks are stamps' own only where the processor writes them."""
+    omni = models[name]
+    items = [("text", first), ("video", "clip")]
+    items += [("video", "clip"), ("text", "\nWhy?")] if name == "vl3" else []
+    clips = tuple(frames(side=omni.media.size_factor) for kind, _ in items if kind == "video")
+    prompt = omni.embed_media(Prompt(items=items), clips)
+    assert words(omni, prompt, "question") == "".join(w for kind, w in items if kind == "text")
+
+
 @pytest.mark.parametrize("name", SEES)
 def test_steps_have_their_frames_and_times(models, name):
     omni = models[name]
