@@ -40,6 +40,7 @@ ANALYSES: dict[str, tuple[str, bool]] = {
     "distribution_shift": ("sound and picture; --base, the vision-only base model", True),
     "modality_reliance": ("sound, or picture", False),
     "choice": ("questions of choice, which or forced; --questions", False),
+    "heads": ("--questions which or forced", False),
 }
 """Each analysis: what it needs, and whether it compares with a base model."""
 
