@@ -8,8 +8,8 @@ as captions of AudioCaps have in Qwen's vocabulary; the tiny tokenizer has one f
 Random weights are the dearest case for `knockout`: conditions share their early layers for as long
 as they say the same, and here they part after a few tokens. A trained model, as the organisms are,
 leaves most captions as they are: `--chained` makes such captions, and says how many knockouts move
-theirs. Seconds are of processor time, which is a thread's own on a busy machine, too. `--kernels` says
-how much of a knockout is in matrix products and softmax, which no other code of ours could spare.
+theirs. Seconds are of processor time, which is a thread's own on a busy machine, too. `--kernels`
+says how much of a knockout is in matrix products and softmax, which no code of ours could spare.
 """
 
 import argparse
