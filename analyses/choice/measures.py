@@ -12,11 +12,13 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from analyses.cases import KEYS
+from analyses.configs import PLAIN
 from analyses.plots.statistics import contrast, mean_band
 from analyses.text.choices import HEARD_OR_SEEN
 from data_prep.questions import YES_NO
 
 _BINS = 10  # of confidence, as in Guo et al., arXiv 1706.04599
+_FIRST = ", heard named first less seen"
 _CASE = [*KEYS, "task", "sub_task", "condition"]
 
 
@@ -161,3 +163,29 @@ def heard_minus_seen(found: Any) -> Any:
     result = pd.DataFrame({"odds": odds, "order_effect": effect}).reset_index()
     result.attrs = found.attrs
     return result
+
+
+def odds_bands(odds: Any) -> pd.DataFrame:
+    """Mean `odds` by kind, question and condition, with bands as `mean_band`.
+
+    The effect of the order, where there are two, is a question too: "which, heard named first".
+    """
+    orders = odds.dropna(subset=["order_effect"])
+    named = orders.assign(odds=orders["order_effect"], question=orders["question"] + _FIRST)
+    every = pd.concat([odds, named])
+    every.attrs = odds.attrs
+    by = ["kind", "question", "condition"]
+    return mean_band(every, "odds", by=by) if len(every) else pd.DataFrame(columns=by)
+
+
+def beside_fidelity(odds: Any, scores: pd.DataFrame | None) -> Any:
+    """The plain model's `odds` of each clip with the `score` of what it says it hears.
+
+    `scores` are a judge's, of audio in answers to "hear"; no rows without any.
+    """
+    plain = odds[odds["condition"] == PLAIN]
+    if scores is None or scores.empty:
+        return plain.assign(score=np.nan, what="audio").iloc[:0]
+    own: Any = scores[(scores["what"] == "audio") & (scores["condition"] == "")]
+    own = own[own["question"] == "hear"][["sample", "kind", "what", "score"]]
+    return own.merge(plain, on=["sample", "kind"])

@@ -14,6 +14,7 @@ from analyses.cases import Case, read_cases
 from analyses.choice import measures
 from analyses.running.type_check import make_config
 from analyses.text.choices import choices
+from analyses.text.wording import worded
 from data_prep.manifest import OWN_CAPTIONS, Sample, write_manifest
 from data_prep.questions import ChoiceQuestion, lettered
 from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, load
@@ -208,7 +209,7 @@ def counterfactual(**more: Any) -> Sample:
 
 
 def test_a_pair_is_asked_about_in_both_orders():
-    words = {"hear": "Describe what you hear."}
+    words = worded({})
     first, second = choices(counterfactual(), "which", words)
     assert first.options == second.options == ("rain", "dog") and first.label == "rain"
     assert [first.text, second.text] == [
