@@ -40,8 +40,8 @@ def sample_questions(
     unknown = [name for name in questions if name not in (*QUESTIONS, OWN, *CHOICES)]
     if unknown or not questions:
         raise ResultsError(
-            f"expected questions among {[*sorted(QUESTIONS), *CHOICES]}, got {unknown}. Your own words "
-            "about a clip go into --ask."
+            f"expected questions among {[*sorted(QUESTIONS), *CHOICES]}, got {unknown}. Your own "
+            "words about a clip go into --ask."
         )
     samples = read_manifest(manifest)
     chosen = [s for s in samples if kinds is None or s.kind in kinds]

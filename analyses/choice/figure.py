@@ -20,8 +20,8 @@ def plot(table: pd.DataFrame, scores: pd.DataFrame | None = None) -> Figure:
     """Accuracy by task, a bar for each condition, with 95 % bands over clips; a panel a kind.
 
     A dotted line over each task is what guessing gives. Where anything is both heard and seen, a
-    panel has heard minus seen and the effect of the order, and, with a judge's `scores`, another
-    one each clip's against the fidelity of its answer.
+    panel has heard minus seen and the effect of the order; and, with a judge's `scores`, another
+    has each clip's against the fidelity of its answer.
     """
     require_rows(table)
     found = measures.answers(table)
@@ -41,7 +41,8 @@ def plot(table: pd.DataFrame, scores: pd.DataFrame | None = None) -> Figure:
         axes.set(ylim=(0, 100), title=figures.as_written(kind), ylabel="right answers, %")
     if len(odds):
         bands = measures.odds_bands(odds)
-        _bars(more[0], bands.assign(tick=bands["kind"] + ", " + bands["question"]), names)
+        ticks = bands["kind"] + ", " + bands["question"] + ": " + bands["measure"]
+        _bars(more[0], bands.assign(tick=ticks), names)
         more[0].axhline(0, color="black", linewidth=0.5)
         more[0].set(title="heard minus seen", ylabel=_unit(table))
     if len(faithful):
@@ -126,7 +127,7 @@ def _heard_minus_seen(odds: Any, scores: pd.DataFrame | None, unit: str) -> Iter
     bands: Any = measures.odds_bands(odds).to_dict("records")
     for band in bands:
         where = f"{band['kind']}, {band['question']}, {band['condition']}"
-        yield f"{where}: heard minus seen is {in_words(band, unit, 2)}."
+        yield f"{where}: {band['measure']} is {in_words(band, unit, 2)}."
     faithful = measures.beside_fidelity(odds, scores)
     for (kind, question), own in faithful.groupby(["kind", "question"], sort=False):
         rho: Any = with_people(own, "odds").iloc[0]

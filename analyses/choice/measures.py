@@ -18,7 +18,6 @@ from analyses.text.choices import HEARD_OR_SEEN
 from data_prep.questions import YES_NO
 
 _BINS = 10  # of confidence, as in Guo et al., arXiv 1706.04599
-_FIRST = ", heard named first less seen"
 _CASE = [*KEYS, "task", "sub_task", "condition"]
 
 
@@ -166,15 +165,15 @@ def heard_minus_seen(found: Any) -> Any:
 
 
 def odds_bands(odds: Any) -> pd.DataFrame:
-    """Mean `odds` by kind, question and condition, with bands as `mean_band`.
+    """Means of `odds` by kind, question and condition, with bands as `mean_band`.
 
-    The effect of the order, where there are two, is a question too: "which, heard named first".
+    `measure` is "heard minus seen" or, of a question with two orders, "order effect".
     """
     orders = odds.dropna(subset=["order_effect"])
-    named = orders.assign(odds=orders["order_effect"], question=orders["question"] + _FIRST)
-    every = pd.concat([odds, named])
+    orders = orders.assign(odds=orders["order_effect"], measure="order effect")
+    every = pd.concat([odds.assign(measure="heard minus seen"), orders])
     every.attrs = odds.attrs
-    by = ["kind", "question", "condition"]
+    by = ["kind", "question", "measure", "condition"]
     return mean_band(every, "odds", by=by) if len(every) else pd.DataFrame(columns=by)
 
 

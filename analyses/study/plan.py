@@ -113,7 +113,10 @@ class Costs:
             return max(logits, _LENS_ROW * cfg.n_layers * read * config.top_k), work
         if name == "choice":
             # Every option is read after the prompt, and after it again where a rule changes that.
-            n, again = 1 + len(config.conditions), sum(map(_edits_prompt, config.conditions.values()))
+            n, again = (
+                1 + len(config.conditions),
+                sum(map(_edits_prompt, config.conditions.values())),
+            )
             n_bytes, whole = self.prefill(n_pos)
             work = _STEP + n * _REFERENCE * self._position(n_pos)
             passes = again + (config.calibrate != "none")

@@ -159,8 +159,8 @@ def _lines(
             yield f"![{title}](figures/{file}.png)\n"
         yield from (f"* {as_text(line)}" for line in sentences(name, tables[name], scores))
     yield "\n## What is missing\n"
-    asked = {name: made["facts"].get("not_asked", {}) for name, made in zip(tables, every)}
-    yield from _missing(tables, scores, asked)
+    not_asked = [made["facts"].get("not_asked", {}) for made in every]
+    yield from _missing(tables, scores, dict(zip(tables, not_asked, strict=True)))
     yield "\nTables: a folder each, with `run.json`; scores: `scores/`; judgements with the judge's"
     yield "reasons: `judgements.jsonl`."
 

@@ -91,7 +91,7 @@ def choices(study: Evidence) -> Iterator[dict[str, Any]]:
         yield band | percent | dict(panel=panel, unit="%", name=band["condition"], **_OURS)
     unit = "nats a token" if study.tables["choice"]["by"].iloc[0] == "per token" else "nats"
     for band in measures.odds_bands(measures.heard_minus_seen(found)).to_dict("records"):
-        panel = f"{band['kind']}, {band['question']}: heard minus seen"
+        panel = f"{band['kind']}, {band['question']}: {band['measure']}"
         yield band | dict(panel=panel, unit=unit, name=band["condition"], **_OURS)
 
 

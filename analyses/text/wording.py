@@ -40,8 +40,8 @@ def worded(wording: Mapping[str, str]) -> dict[str, str]:
         n, text = TEMPLATES[name].count("{}"), wording[name]
         if not text.count("{}") == text.count("{") == text.count("}") == n:
             raise ResultsError(
-                f"expected words for {name!r} with {n} {{}}, where what is heard and seen is named, "
-                f"got {text!r}. Write them as in {TEMPLATES[name]!r}."
+                f"expected words for {name!r} with {n} {{}}, where events are named, got {text!r}. "
+                f"Write them as in {TEMPLATES[name]!r}."
             )
     return {**frozen, **wording}
 

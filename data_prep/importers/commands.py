@@ -28,7 +28,10 @@ Encoding = Annotated[
 ]
 
 _JSON: dict[str, tuple[str, str]] = {
-    "authors": ("authors", "The authors' JSON: id, video_captions, audio_captions; clips {id}.mp4."),
+    "authors": (
+        "authors",
+        "The authors' JSON: id, video_captions, audio_captions; clips {id}.mp4.",
+    ),
     "avhbench": (
         "avhbench",
         "AVHBench: JSON, or folder of it; clips {video_id}.mp4, {video_id}_swap.mp4.",
