@@ -166,5 +166,5 @@ def carry_out(run: runs.Run, workers: runs.Workers | None, out: Path) -> None:
     if len(skipped) > 10:
         say(f"and {len(skipped) - 10} more: see run.json")
     for name, samples in run.facts.get("not_asked", {}).items():
-        say(f"{name} cannot be asked of {len(samples)} samples: see run.json") if samples else None
+        say(f"{name} cannot be asked of {len(samples)} samples of the manifest: see run.json")
     say(f"{out}: {len(table)} rows, {len(skipped)} of {table.attrs['n_cases']} cases skipped")

@@ -113,13 +113,11 @@ class Costs:
             return max(logits, _LENS_ROW * cfg.n_layers * read * config.top_k), work
         if name == "choice":
             # Every option is read after the prompt, and after it again where a rule changes that.
-            n, again = (
-                1 + len(config.conditions),
-                sum(map(_edits_prompt, config.conditions.values())),
-            )
+            n = 1 + len(config.conditions)
+            passes = sum(map(_edits_prompt, config.conditions.values()))
+            passes += config.calibrate != "none"
             n_bytes, whole = self.prefill(n_pos)
             work = _STEP + n * _REFERENCE * self._position(n_pos)
-            passes = again + (config.calibrate != "none")
             return max(self._rows(n, 1, n_pos, _REFERENCE, config), n_bytes), work + passes * whole
         m: int = config.max_new_tokens
         total, own = n_pos + m, m * self._position(n_pos)

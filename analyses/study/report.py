@@ -180,7 +180,7 @@ def _missing(
             for reason, cases in by_reason.items()
         )
         for question, samples in not_asked[name].items():
-            yield f"* {name}: {question} cannot be asked of {len(samples)} samples."
+            yield f"* {name}: {question} cannot be asked of {len(samples)} samples of the manifest."
             yield from _first(iter(samples))
         unmatched = table.attrs.get("unmatched", {})
         yield from _first(

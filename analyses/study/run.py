@@ -28,7 +28,7 @@ from analyses.running.request import (
 from analyses.running.sources import Sources, write_sources
 from analyses.study import report
 from analyses.study.claims import Finding, check
-from analyses.study.config import NEEDS_BASE, Study
+from analyses.study.config import EVERY, NEEDS_BASE, Study
 from analyses.study.judging import judge_study, require_judge, with_events
 from data_prep.manifest import read_manifest
 from hooked_omni.cluster.joining import Cluster
@@ -88,8 +88,8 @@ def run_study(
         JudgeDownError: If the judge stops answering. The same command goes on where it stopped.
     """
     results.require_folder(out)
-    cases = {name: study_cases(study, name) for name in study.analyses}
-    configs = {name: study.config(name) for name in study.analyses}
+    cases = {name: study_cases(study, name) for name in EVERY if name in study.analyses}
+    configs = {name: study.config(name) for name in cases}
     _require_references(cases)
     require_distinct(cases.get("captions", []))
     judge, reading = require_judge(study.judge, out)
@@ -118,7 +118,7 @@ def run_study(
             base=base if name == NEEDS_BASE else None,
             facts={**facts, **question_facts(study.selection(name))},
         )
-        for name in study.analyses
+        for name in cases
     }
     made = runs.execute_all(stages, progress, workers=workers)
     tables = {path.name: table for path, table in made.items()}

@@ -2,8 +2,9 @@
 
 WorldSense: one JSON object, `worldsense_qa.json`: for each video `{domain, sub_category,
 audio_class, task0, task1, ...}`, and for each task `{task_domain, task_type, question, candidates,
-answer}` with candidates such as "A. To the left." and a letter as answer. Clips are named `{video}.mp4`. Read:
-three videos of the file, and what VLMEvalKit's loader takes from it (1 662 videos, 3 172 tasks).
+answer}` with candidates such as "A. To the left." and a letter as answer. Clips are named
+`{video}.mp4`. Read: three videos of the file, and what VLMEvalKit's loader takes from it (1 662
+videos, 3 172 tasks).
 
 Daily-Omni: a JSON list, `qa.json`, of `{video_id, Type, Question, Choice, Answer, video_category,
 ...}` with choices and answers as those; clips are `Videos/{video_id}/{video_id}_video.mp4`. Read:
