@@ -183,7 +183,8 @@ def without_video(evidence: Evidence) -> Observed:
 
     The condition is named "no video", as in `examples/studies/avhbench.toml`.
     """
-    table, names = evidence.tables.get("choice", pd.DataFrame()), (PLAIN, "no video")
+    names: tuple[str, str] = PLAIN, "no video"
+    table: Any = evidence.tables.get("choice", pd.DataFrame())
     if table.empty or not {*names} <= {*table["condition"]}:
         raise Untestable("choice: AVHBench's questions, and the condition 'no video', needed")
     found = measures.answers(table[table["task"] == _HALLUCINATION])

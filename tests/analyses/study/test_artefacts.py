@@ -24,7 +24,7 @@ JUDGED = (*FIDELITY, *KNOCKED)
 OF_KINDS = {
     "factual": FIDELITY,
     "counterfactual": tuple(
-        c.name for c in CLAIMS if not c.name.startswith(("audio is r", "close"))
+        c.name for c in CLAIMS if not c.name.startswith(("audio is r", "close", "no need"))
     ),
 }
 """The claims that need a kind of clips; those about attention and KL need both."""
@@ -39,6 +39,7 @@ def verdicts(made: Tables, given: Any) -> dict[str, Finding]:
 def test_the_planted_study_agrees_before_it_is_spoiled() -> None:
     found = verdicts(*biased())
     undecided = {"audio is needed", "the judge is fair"}  # of 25 %, twenty clips are too few
+    undecided.add("no need of video")  # of a benchmark
     assert {found[name].verdict for name in found.keys() - undecided} == {"agrees"}
 
 

@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 
 from analyses import choice
-from analyses.choice import measures
 from analyses.explore.site import write_site
 from analyses.running import results
-from analyses.study.claims import check
+from analyses.study.claims import CLAIMS, check
 from analyses.study.compare import compare_studies
 from analyses.study.config import Study
 from analyses.study.finished import read_finished, require_comparable
@@ -29,14 +28,14 @@ from tests.support.figures import no_figures
 from tests.support.running import command
 
 pytestmark = pytest.mark.xdist_group("choice")  # what all share is made once
-TASK, CLAIM, N = "Video-driven Audio Hallucination", "no need of video", 12
+TASK, CLAIM, N = "Video-driven Audio Hallucination", "no need of video", 3
 CONFIG: dict[str, Any] = {"conditions": {"no video": ("text+audio+generated !-> V",)}}
 UNASKED = Sample("silent", kind="silence")
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """AVHBench's questions of twelve clips, which are one file, and a sample without any."""
+    """AVHBench's questions of three clips, and a sample without any."""
     folder = tmp_path_factory.mktemp("avhbench")
     clip = write_clip(folder / "c.mp4", seconds=1.0, fps=4)
     ids = [f"{i:05}{'_swap' * (i % 2)}" for i in range(N)]
@@ -65,11 +64,7 @@ def test_a_benchmark_alone_is_a_study(done: StudyResult) -> None:
         assert line.split(" [")[0] in page.replace("\\", "")
     assert "silent" in page and (done.report.parent / "figures" / "choice.png").is_file()
     (one,) = [found for found in done.findings if found.claim.name == CLAIM]
-    right = measures.answers(done.tables["choice"]).groupby("condition")["correct"].mean()
-    both, alone = 100 * right["plain"], 100 * right["no video"]
-    assert f"{both:.1f} % with both, {alone:.1f} % without video" in one.ours
-    # One clip in twelve files: nothing varies, and no band says that nothing changes.
-    assert both in (0, 100) and one.verdict in ("agrees", "differs")
+    assert one.verdict == "not testable here" and "3 samples with numbers, 12 needed" in one.ours
     assert done.scores.empty
 
 
@@ -109,22 +104,23 @@ def test_finished_ones_stand_side_by_side_and_are_a_page(done: StudyResult, tmp_
 def test_a_plan_counts_passes_of_what_the_prompt_is_changed_by(study: Study) -> None:
     cases = study_cases(study, "choice")[:1]
     rules = [{}, {"cut": ["last+G !-> V"]}, CONFIG["conditions"]]
-    works = []
+    works, n_passes = [], []
     for own in rules:
         settled = replace(study, configs={"choice": {"conditions": own}}).config("choice")
         rows: Any = plan({"choice": (settled, cases)}, study.models()).set_index("stage")
         works.append(rows.loc["choice", "captions"])
+        n_passes.append(rows.loc["pass", "n_cases"])
     assert works[0] < works[1] < works[2] and works[2] - works[1] > 0.3
-    assert rows.loc["pass", "n_cases"] == 1
+    assert n_passes == [1, 1, 1]
 
 
 def test_a_limit_is_of_the_same_samples_in_every_analysis(study: Study) -> None:
-    assert len(study_cases(replace(study, limit=2), "choice")) == 4
+    assert len(study_cases(replace(study, limit=1), "choice")) == 2
     silent = replace(study, limit=1, kinds=("factual", "silence"))
     assert {case.sample for case in study_cases(silent, "choice")} == {"00000"}
     samples = read_manifest(study.data)
     late = write_manifest(
-        study.data.with_name("late.jsonl"), [replace(UNASKED, kind="factual"), *samples[::2]]
+        study.data.with_name("late.jsonl"), [replace(UNASKED, kind="factual"), *samples[:1]]
     )
     with pytest.raises(ResultsError, match="choice can be asked of among the first 1"):
         study_cases(replace(study, data=late, limit=1), "choice")
@@ -181,6 +177,7 @@ def planted(both: float, alone: float, n: int = 200, task: str = TASK) -> pd.Dat
 def test_whether_video_is_needed_is_what_was_planted(
     table: pd.DataFrame, verdict: str, decisive: str
 ) -> None:
-    found = {one.claim.name: one for one in check({"choice": table}, pd.DataFrame())}[CLAIM]
+    (claim,) = (one for one in CLAIMS if one.name == CLAIM)
+    (found,) = check({"choice": table}, pd.DataFrame(), claims=[claim])
     assert found.verdict == verdict and decisive in found.ours, found.ours
     assert not found.claim.of_bias
