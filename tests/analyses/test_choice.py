@@ -125,7 +125,7 @@ def test_batches_and_prefixes_change_nothing(omni: HookedOmni, prompt: EmbeddedP
     ready = prefill(omni.model, prompt)
     together = option_scores(omni.model, ready, options, conditions)
     assert np.isnan(together.first[0]).tolist() == [True, True, True, False]
-    smallest = row_bytes(omni.model.cfg, prompt.n_pos + 8, prompt.n_pos, 8)  # one row
+    smallest = 2 * row_bytes(omni.model.cfg, prompt.n_pos + 8, prompt.n_pos, 8)  # one row at once
     for budget, given in ((None, prompt), (smallest, ready), (smallest, prompt)):
         other = option_scores(omni.model, given, options, conditions, budget)
         np.testing.assert_allclose(other.whole, together.whole, atol=1e-4)
