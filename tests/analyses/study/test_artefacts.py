@@ -118,7 +118,8 @@ def test_a_kind_that_is_missing_is_named_and_costs_only_what_needs_it(gone: str)
         both = name.startswith(("audio is read", "video is read", "close"))
         if both or name in OF_KINDS[gone]:
             assert one.verdict == "not testable here", one.ours
-        if name != "the judge is fair" and one.verdict == "not testable here":
+        apart = name in ("the judge is fair", "no need of video")  # need more than these tables
+        if not apart and one.verdict == "not testable here":
             assert f"0 {gone}" in one.ours, one.ours
     if gone == "factual":
         assert found["as the base would"].verdict == found["the base's rank"].verdict == "agrees"
