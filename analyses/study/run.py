@@ -28,7 +28,7 @@ from analyses.running.request import (
 from analyses.running.sources import Sources, write_sources
 from analyses.study import report
 from analyses.study.claims import Finding, check
-from analyses.study.config import EVERY, NEEDS_BASE, Study
+from analyses.study.config import EVERY, NEEDS_BASE, ON_REQUEST, Study
 from analyses.study.judging import judge_study, require_judge, with_events
 from data_prep.manifest import read_manifest
 from hooked_omni.cluster.joining import Cluster
@@ -152,6 +152,9 @@ def _recipe(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
     only["device_map"] = ""
     only |= dict(embedded=None, decoder_only=False, trust_remote_code=False, adapter=None)
     only |= dict(model=Path(study.model).name, data=Path(study.data.name))
+    for name in ("questions", "configs"):  # those on request are in a folder of their own
+        known: Mapping[str, Any] = getattr(study, name)
+        only[name] = {one: own for one, own in known.items() if one not in ON_REQUEST}
     made = results.make_recipe("study", replace(study, **only), facts)
     del made["config"]["device_map"], made["config"]["allow_quantized"]
     return made

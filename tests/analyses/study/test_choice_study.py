@@ -84,6 +84,21 @@ def test_it_goes_on_where_it_was_and_is_what_its_command_writes(
     assert command("choice", "--model", study.model, *where) == 1  # of other questions
 
 
+def test_a_finished_study_takes_on_another_analysis(
+    done: StudyResult, study: Study, tmp_path: Path, monkeypatch: Any
+) -> None:
+    no_figures(monkeypatch)
+    out = Path(shutil.copytree(done.report.parent, tmp_path / "out"))
+    more: Any = dict(questions={"modality_reliance": ("hear",)})
+    more["analyses"] = "choice", "modality_reliance"
+    config = {"modality_reliance": {"max_new_tokens": 1, "variants": ("mute",)}}
+    both = run_study(replace(study, configs={**study.configs, **config}, **more), out)
+    assert [*both.tables] == ["modality_reliance", "choice"]
+    pd.testing.assert_frame_equal(both.tables["choice"], done.tables["choice"])
+    with pytest.raises(ResultsError, match="by"):
+        run_study(replace(study, configs={"choice": {"by": "first"}}), out)
+
+
 def test_finished_ones_stand_side_by_side_and_are_a_page(done: StudyResult, tmp_path: Path) -> None:
     first = done.report.parent
     second = Path(shutil.copytree(first, tmp_path / "second"))
