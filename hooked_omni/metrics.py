@@ -109,11 +109,12 @@ def first_token(model: HookedTransformer, text: str) -> int:
 
 
 def known_tokens(tokenizer: object, text: str) -> list[int]:
-    """The tokens of a text; `PromptError` for none, and for words that the vocabulary lacks."""
+    """The tokens of a text; `PromptError` for none, unknown words, and special tokens."""
     of: Callable[..., list[int]] = getattr(tokenizer, "encode")  # noqa: B009
     tokens = of(text, add_special_tokens=False)
     unknown = getattr(tokenizer, "unk_token_id", None)
-    if not tokens or unknown in tokens:
+    special = {*getattr(tokenizer, "all_special_ids", ())} - {unknown}
+    if not tokens or unknown in tokens or special & {*tokens}:
         raise PromptError(
             f"expected words of the model's vocabulary, got {text!r}, of tokens {tokens}. Choose "
             "other words."
