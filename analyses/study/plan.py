@@ -62,11 +62,6 @@ class PromptSizes:
         """All of them."""
         return self.counts["prompt"]
 
-    @property
-    def n_audio(self) -> int:
-        """Those of sounds."""
-        return self.counts.get("audio", 0)
-
     def n_of(self, span: str) -> int:
         """At most how many a span has, such as "audio", "video@3-4s", or a union."""
         own = (re.split(r"[.@]", part.strip())[0] for part in span.split("+"))
@@ -91,7 +86,8 @@ class Costs:
 
     def standing(self, sizes: PromptSizes) -> int:
         """Bytes of weights, and of a case that is `prefilled`: what it is made of, and keeps."""
-        streams = (2 + self.cfg.n_deepstack) * sizes.n_pos + self.cfg.n_layers * sizes.n_audio
+        heard = self.cfg.n_layers * sizes.counts.get("audio", 0)
+        streams = (2 + self.cfg.n_deepstack) * sizes.n_pos + heard
         own = streams * self.cfg.d_model * self.cfg.dtype.itemsize
         return self.n_bytes + memory.keys_values_bytes(self.cfg, sizes.n_pos) + own
 
@@ -113,14 +109,15 @@ class Costs:
         """Bytes and work of an analysis of a case whose answer, as long as it may be, is known."""
         cfg, n_pos = self.cfg, sizes.n_pos
         if name == "logit_lens":
-            n_read = sizes.n_of(config.span)
-            read = len(config.lenses) * n_read
-            logits = min(CHUNK_BYTES, 16 * cfg.d_vocab * n_read)
-            work = read * cfg.d_vocab * cfg.d_model / _layer_weights(cfg)
-            kept = all(part.strip().startswith("audio") for part in config.span.split("+"))
-            passing, again = (0, 0) if kept else self.prefill(n_pos)  # only audio is kept
-            table = _LENS_ROW * cfg.n_layers * read * config.top_k
-            return max(passing + logits, table), again + work
+            return self._lens(config, sizes)
+        if name == "choice":
+            # Every option is read after the prompt, and after it again where a rule changes that.
+            n = 1 + len(config.conditions)
+            passes = sum(map(_edits_prompt, config.conditions.values()))
+            passes += config.calibrate != "none"
+            n_bytes, whole = self.prefill(n_pos)
+            work = _STEP + n * _REFERENCE * self._position(n_pos)
+            return max(self._rows(n, 1, n_pos, _REFERENCE, config), n_bytes), work + passes * whole
         m: int = config.max_new_tokens
         total, own = n_pos + m, m * self._position(n_pos)
         grown = memory.keys_values_bytes(cfg, total)
@@ -147,6 +144,14 @@ class Costs:
             return other + max(forced, n_bytes), n * (work + own)
         return 0, 0
 
+    def _lens(self, config: Any, sizes: PromptSizes) -> Taken:
+        cfg, n_read = self.cfg, sizes.n_of(config.span)
+        read, logits = len(config.lenses) * n_read, min(CHUNK_BYTES, 16 * cfg.d_vocab * n_read)
+        work = read * cfg.d_vocab * cfg.d_model / _layer_weights(cfg)
+        kept = all(part.strip().startswith("audio") for part in config.span.split("+"))
+        passing, again = (0, 0) if kept else self.prefill(sizes.n_pos)  # only audio is kept
+        return max(passing + logits, _LENS_ROW * cfg.n_layers * read * config.top_k), again + work
+
     def _rows(self, n: int, n_query: int, n_pos: int, n_new: int, config: Any) -> int:
         """Bytes of as many of `n` rows as fit the budget, of which so many queries run at once."""
         cfg, total = self.cfg, n_pos + n_new
@@ -157,6 +162,12 @@ class Costs:
 
     def _position(self, n_keys: int | float) -> float:
         return 1 + 2 * self.cfg.n_heads * self.cfg.d_head * n_keys / _layer_weights(self.cfg)
+
+
+def _edits_prompt(rules: Sequence[str]) -> bool:
+    """Whether any of these rules is about positions before the last of the prompt."""
+    queries = {q.strip() for rule in rules for q in rule.partition("!->")[0].split("+")}
+    return not queries <= {"last", "G", "generated"}
 
 
 def _layer_weights(cfg: DecoderConfig) -> int:

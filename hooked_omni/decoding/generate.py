@@ -53,8 +53,6 @@ class Decoding:
             raise PromptError(
                 f"expected max_new_tokens=1 or more, got max_new_tokens={n}. Raise it."
             )
-        if isinstance(self.draft, torch.Tensor):  # as captions have them
-            object.__setattr__(self, "draft", tuple(self.draft.flatten().tolist()))
         if len(self.draft) > n or (self.score_draft and not self.draft):
             raise PromptError(
                 f"expected a draft of at most {n} tokens, and of one if it is scored, got "
@@ -76,6 +74,8 @@ def with_settings(decoding: Decoding | None, settings: Mapping[str, Any]) -> Dec
         raise PromptError(
             f"expected a Decoding, got {decoding!r}. Name single settings: `max_new_tokens=32`."
         )
+    if isinstance(draft := settings.get("draft"), torch.Tensor):  # as captions have it
+        settings = {**settings, "draft": tuple(draft.tolist())}
     return replace(decoding or Decoding(), **settings)
 
 
