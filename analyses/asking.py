@@ -13,7 +13,7 @@ from analyses.text.choices import CHOICES, choices
 from analyses.text.wording import OWN, known_order, worded
 from data_prep.manifest import MODALITY, Sample, read_manifest
 from data_prep.questions import ChoiceQuestion
-from hooked_omni.errors import ResultsError
+from hooked_omni.errors import ResultsError, closest
 from hooked_omni.inputs.items import Prompt
 
 
@@ -41,7 +41,7 @@ def sample_questions(
     if unknown or not questions:
         raise ResultsError(
             f"expected questions among {[*sorted(words), *CHOICES]}, got {unknown}. Your own words "
-            "about a clip go into --ask."
+            f"about a clip go into --ask.{closest(''.join(unknown[:1]), [*words, *CHOICES])}"
         )
     samples = read_manifest(manifest)
     chosen = [s for s in samples if kinds is None or s.kind in kinds]

@@ -61,10 +61,7 @@ def chosen_windows(config: Config, n_layers: int) -> list[range]:
                 f"expected windows (first, last) in layers 0 to {n_layers - 1}, got {wrong}."
             )
         return chosen
-    width = 2 * round((n_layers / 4 - 1) / 2) + 1 if config.width is None else config.width
-    step = max(1, round(n_layers / 18)) if config.step is None else config.step
-    whole = [w for w in windows(n_layers, width) if len(w) == width]
-    return whole[::step]
+    return windows(n_layers, config.width, config.step, "whole")
 
 
 def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from analyses.running.type_check import make_config
 from analyses.text.wording import OWN, worded
 from data_prep.manifest import Sample
 from hooked_omni.command_line import read_device_map
-from hooked_omni.errors import MediaError, ResultsError
+from hooked_omni.errors import MediaError, ResultsError, closest
 from hooked_omni.files import parse_json, read_text
 from hooked_omni.hf.spelling import require_spelled
 
@@ -60,7 +60,7 @@ class CaseSelection:
         if unknown and self.data is None:
             raise ResultsError(
                 f"expected questions among {sorted(words)}, got {unknown}. Your own words go "
-                "into --ask."
+                f"into --ask.{closest(unknown[0], words)}"
             )
         if self.text is not None and (self.wording or self.questions != ("hear",)):
             raise ResultsError(
@@ -78,13 +78,20 @@ class CaseSelection:
         words = {OWN: self.text} if self.text is not None else worded(self.wording)
         found = [
             SampleQuestion(
-                Sample(str(clip)), name, ordered(words[name], clip, self.audio, self.order)
+                _sample(clip, self.audio), name, ordered(words[name], clip, self.audio, self.order)
             )
             for clip in self.clips
             for name in ([OWN] if self.text is not None else self.questions)
         ]
         own = dict[str, Any](system=self.system, rope=rope)
         return [one._replace(prompt=replace(one.prompt, **own)) for one in found][: self.limit]
+
+
+def _sample(clip: Path, audio: Path | None) -> Sample:
+    """A clip as a sample; with another file's sound, a counterfactual one named by both."""
+    if audio is None or audio.resolve() == clip.resolve():
+        return Sample(str(clip))
+    return Sample(f"{clip}+{audio}", "counterfactual")
 
 
 @dataclass(frozen=True)
