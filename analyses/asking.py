@@ -114,6 +114,13 @@ def ordered(
     return Prompt(items=[*given, *words] if order == "clip-first" else [*words, *given])
 
 
+def kind_of(prompt: Any) -> str:
+    """What a prompt's sample is: "counterfactual" with another file's sound, else "factual"."""
+    files = [getattr(prompt, name, None) for name in ("video", "audio")]
+    swapped = all(files) and len({Path(str(file)).resolve() for file in files}) > 1
+    return "counterfactual" if swapped else "factual"
+
+
 def without_sound(prompt: Prompt) -> Prompt:
     """The prompt for a base that only sees: the same words and pictures."""
 

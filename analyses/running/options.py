@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from analyses.asking import SampleQuestion, ordered, sample_questions
+from analyses.asking import SampleQuestion, kind_of, ordered, sample_questions
 from analyses.configs import CONFIGS
 from analyses.running.type_check import make_config
 from analyses.text.wording import OWN, worded
@@ -19,6 +19,7 @@ from hooked_omni.command_line import read_device_map
 from hooked_omni.errors import MediaError, ResultsError, closest
 from hooked_omni.files import parse_json, read_text
 from hooked_omni.hf.spelling import require_spelled
+from hooked_omni.inputs.items import Prompt
 
 Of = TypeVar("Of")
 _SHARD = re.compile(r"(\d{1,9})/(\d{1,9})")
@@ -89,9 +90,8 @@ class CaseSelection:
 
 def _sample(clip: Path, audio: Path | None) -> Sample:
     """A clip as a sample; with another file's sound, a counterfactual one named by both."""
-    if audio is None or audio.resolve() == clip.resolve():
-        return Sample(str(clip))
-    return Sample(f"{clip}+{audio}", "counterfactual")
+    kind = kind_of(Prompt("?", clip, audio))
+    return Sample(str(clip) if kind == "factual" else f"{clip}+{audio}", kind)
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,28 @@ def require_finished(folder: Path, *files: str) -> None:
             f"expected a finished run or study in {folder}, got one without {lacking[0]}. Give the "
             "same command again: it goes on where it was."
         )
+
+
+def runs_of(folders: Sequence[Path]) -> list[Path]:
+    """Folders of runs: those given, and for a study's, those of its finished parts."""
+    found = [[one] if _run(one) else sorted(p for p in one.glob("*") if _run(p)) for one in folders]
+    return [
+        *dict.fromkeys(p for one, own in zip(folders, found, strict=True) for p in own or [one])
+    ]
+
+
+def studies_of(folders: Sequence[Path]) -> list[Path]:
+    """Folders of studies, each once: those given, and for one of a study's parts, the study's."""
+    parts = [one for one in folders if all(map(_begun, (one, one.absolute().parent)))]
+    return [*dict.fromkeys(one.parent if one in parts else one for one in folders)]
+
+
+def _run(folder: Path) -> bool:
+    return (folder / "run.json").is_file()
+
+
+def _begun(folder: Path) -> bool:
+    return (folder / "recipe.json").is_file()
 
 
 def require_folder(folder: Path) -> None:

@@ -1,0 +1,92 @@
+"""Which clips of one's own are there?
+
+Those of a folder, those that a CSV of `file,caption` describes, or silent videos and sound files of
+the same name, but for the suffix.
+"""
+
+from pathlib import Path, PurePosixPath
+
+from data_prep.importers import clip_folder
+from data_prep.importers.clip_folder import Draft, Imported, Progress, Wanted
+from data_prep.manifest import Sample
+from data_prep.table import named, rows, titled
+from hooked_omni.errors import ManifestError, MediaError
+from hooked_omni.inputs.container import existing, opened
+
+COLUMNS = ("file", "caption")
+_DELIMITERS = ",;\t"
+
+
+def names_files(csv: Path, encoding: str | None = None) -> bool:
+    """Whether a CSV has the columns of `read_csv`; raises as `table.rows`."""
+    header = next(rows(csv, encoding, _DELIMITERS), ("", []))[1]
+    return {*COLUMNS} <= {cell.strip() for cell in header}
+
+
+def read_csv(csv: Path, encoding: str | None = None) -> Wanted:
+    """One sample per file, with the `caption` of its sound, and `video_caption` if there is one.
+
+    A file may be in several rows, for several captions. It may be given without its suffix, which
+    is a video then, and below a folder of the clips' folder.
+
+    Raises:
+        ManifestError: For a missing column, or a row without a file.
+    """
+    header, table = titled(csv, COLUMNS, encoding=encoding, delimiters=_DELIMITERS)
+    heard: dict[str, list[str]] = {}
+    seen: dict[str, list[str]] = {}
+    for where, cells in table:
+        row = {name: cell.strip() for name, cell in named(header, cells, where).items()}
+        if not row["file"]:
+            raise ManifestError(f"expected a file in {where}, field 'file', got none. Add it.")
+        for found, text in ((heard, row["caption"]), (seen, row.get("video_caption"))):
+            found.setdefault(row["file"], []).extend([text] if text else [])
+    drafts, missing = [], {}
+    for file, captions in heard.items():
+        path = PurePosixPath(file)
+        known = path.suffix.lower() in (*clip_folder.VIDEOS, *clip_folder.SOUNDS)
+        stem, alone = str(path.with_suffix("")) if known else file, path.suffix.lower()
+        sample = Sample(stem, audio_captions=tuple(captions), video_captions=tuple(seen[file]))
+        if not captions:
+            missing[stem] = "the caption is empty"
+        elif alone in clip_folder.SOUNDS:
+            drafts.append(Draft(sample, (), (stem,)))
+        else:
+            drafts.append(Draft(sample, (stem,)))
+    return Wanted(drafts, missing)
+
+
+def read_folder(clips: Path, root: Path) -> Wanted:
+    """One sample per video below a folder, without captions; raises as `files_by_stem`."""
+    found = clip_folder.files_by_stem(clips, root, clip_folder.VIDEOS).values()
+    paths = sorted(path.relative_to(clips.resolve()) for one in found for path in one)
+    stems = dict.fromkeys(path.with_suffix("").as_posix() for path in paths)
+    return Wanted([Draft(Sample(stem), (stem,)) for stem in stems])
+
+
+def match_sounds(clips: Path, sounds: Path, root: Path, progress: Progress = iter) -> Imported:
+    """One sample per name of a video in `clips` and a sound in `sounds`, both below `root`.
+
+    The videos' own sounds are not read. The two folders may be the same.
+    """
+    videos = clip_folder.files_by_stem(clips, root, clip_folder.VIDEOS)
+    audios = clip_folder.files_by_stem(sounds, root, clip_folder.SOUNDS)
+    samples, missing = [], {}
+    for stem in progress(sorted(videos.keys() | audios.keys())):
+        try:
+            video, audio = _one(stem, videos, "video"), _one(stem, audios, "sound")
+            path, seconds = clip_folder.measured(video, root)
+            heard = clip_folder.below(audio, root)
+            with opened(existing(audio), "audio"):
+                samples.append(Sample(stem, video=path, audio=heard, seconds=seconds))
+        except (MediaError, ManifestError) as error:
+            missing[stem] = str(error)
+    return Imported(samples, missing)
+
+
+def _one(stem: str, files: dict[str, list[Path]], kind: str) -> Path:
+    found = files.get(stem, [])
+    if len(found) != 1:
+        names = [path.name for path in found] or "none"
+        raise MediaError(f"expected one {kind} named {stem}, got {names}.")
+    return found[0]
