@@ -49,7 +49,7 @@ def import_csv(csv: Table, out: Out, clips: Clips = None, encoding: Encoding = N
     """Your own: CSV with a header, file,caption and perhaps video_caption; clips by file."""
     from data_prep.importers.own_clips import read_csv
 
-    _find("csv", read_csv(csv, encoding), clips, out)
+    _find("csv", read_csv(csv, encoding, clips), clips, out)
 
 
 @app.command("folder")

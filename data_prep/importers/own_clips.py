@@ -23,11 +23,11 @@ def names_files(csv: Path, encoding: str | None = None) -> bool:
     return {*COLUMNS} <= {cell.strip() for cell in header}
 
 
-def read_csv(csv: Path, encoding: str | None = None) -> Wanted:
+def read_csv(csv: Path, encoding: str | None = None, clips: Path | None = None) -> Wanted:
     """One sample per file, with the `caption` of its sound, and `video_caption` if there is one.
 
     A file may be in several rows, for several captions. It may be given without its suffix, which
-    is a video then, and below a folder of the clips' folder.
+    is a video then. What lies at its place in `clips` comes before others of its name.
 
     Raises:
         ManifestError: For a missing column, or a row without a file.
@@ -50,9 +50,9 @@ def read_csv(csv: Path, encoding: str | None = None) -> Wanted:
         if not captions:
             missing[stem] = "the caption is empty"
         elif alone in clip_folder.SOUNDS:
-            drafts.append(Draft(sample, (), (stem,)))
+            drafts.append(Draft(sample, (), (_place(stem, clips),)))
         else:
-            drafts.append(Draft(sample, (stem,)))
+            drafts.append(Draft(sample, (_place(stem, clips),)))
     return Wanted(drafts, missing)
 
 
@@ -61,7 +61,15 @@ def read_folder(clips: Path, root: Path) -> Wanted:
     found = clip_folder.files_by_stem(clips, root, clip_folder.VIDEOS).values()
     paths = sorted(path.relative_to(clips.resolve()) for one in found for path in one)
     stems = dict.fromkeys(path.with_suffix("").as_posix() for path in paths)
-    return Wanted([Draft(Sample(stem), (stem,)) for stem in stems])
+    return Wanted([Draft(Sample(stem), (_place(stem, clips),)) for stem in stems])
+
+
+def _place(stem: str, clips: Path | None) -> str:
+    """The whole path of what is in `clips` by this name; else the name."""
+    whole = (clips or Path()).resolve() / stem
+    suffixes = (*clip_folder.VIDEOS, *clip_folder.SOUNDS)
+    there = clips and any(whole.with_name(whole.name + suffix).exists() for suffix in suffixes)
+    return str(whole).lstrip("/") if there else stem
 
 
 def match_sounds(clips: Path, sounds: Path, root: Path, progress: Progress = iter) -> Imported:

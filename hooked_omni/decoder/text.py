@@ -98,13 +98,15 @@ class TextTokens(nn.Module):
 
     def embedded_tokens(self, input: Any) -> EmbeddedPrompt:
         """As `text_prompt`, for any tokens: a model may have written a placeholder itself."""
-        dtype, shape = getattr(input, "dtype", ""), tuple(getattr(input, "shape", ()))
-        known = isinstance(input, Tensor) and dtype in (torch.int32, torch.int64)
-        if not known or input.ndim != 2 or not input.numel():
+        if not isinstance(input, Tensor):
             raise PromptError(
-                f"expected an EmbeddedPrompt or tokens [batch, pos], got {type(input).__name__} "
-                f"{dtype} of shape {shape}. Embed a Prompt first: `omni.embed(prompt)`, or call "
-                "`omni.generate(prompt)`; use `embed_inputs` for model inputs."
+                f"expected an EmbeddedPrompt, tokens or text, got {type(input).__name__}. Call "
+                "`omni.embed(prompt)` first, or `omni.generate(prompt)`."
+            )
+        if input.ndim != 2 or input.dtype not in (torch.int32, torch.int64) or not input.numel():
+            raise PromptError(
+                f"expected an EmbeddedPrompt or tokens [batch, pos], got {input.dtype} of shape "
+                f"{tuple(input.shape)}. Use `embed_inputs` for model inputs."
             )
         tokens = input.to(self.cfg.device)
         if int(tokens.min()) < 0 or int(tokens.max()) >= self.cfg.d_vocab:

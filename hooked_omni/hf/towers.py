@@ -195,7 +195,7 @@ class Towers:
                 f"expected a clip of the world that this model was trained on, {own:g} s long, got "
                 f"one of {max(lengths):g} s: what it answers says nothing about this clip. Use "
                 "hooked_omni.EXAMPLE_CLIP, `python -m data_prep organism world`, or another model.",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _require_all(self, inputs: dict[str, Any], read: Read) -> None:
