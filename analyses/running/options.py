@@ -201,25 +201,19 @@ def require_finished(folder: Path, *files: str) -> None:
 
 
 def runs_of(folders: Sequence[Path]) -> list[Path]:
-    """Folders of runs: those given, and for a study's, those of its finished parts."""
-    found = [[one] if _run(one) else sorted(p for p in one.glob("*") if _run(p)) for one in folders]
-    return [
-        *dict.fromkeys(p for one, own in zip(folders, found, strict=True) for p in own or [one])
-    ]
+    """Folders of runs, each once: those given, and for a study's, those of its finished parts."""
+    found: list[Path] = []
+    for one in folders:
+        parts = sorted(path.parent for path in one.glob("*/run.json"))
+        found += [one] if (one / "run.json").is_file() or not parts else parts
+    return [*dict.fromkeys(found)]
 
 
 def studies_of(folders: Sequence[Path]) -> list[Path]:
     """Folders of studies, each once: those given, and for one of a study's parts, the study's."""
-    parts = [one for one in folders if all(map(_begun, (one, one.absolute().parent)))]
-    return [*dict.fromkeys(one.parent if one in parts else one for one in folders)]
-
-
-def _run(folder: Path) -> bool:
-    return (folder / "run.json").is_file()
-
-
-def _begun(folder: Path) -> bool:
-    return (folder / "recipe.json").is_file()
+    above = {one: one.absolute().parent for one in folders if (one / "recipe.json").is_file()}
+    inside = {one: up for one, up in above.items() if (up / "recipe.json").is_file()}
+    return [*dict.fromkeys(inside.get(one, one) for one in folders)]
 
 
 def require_folder(folder: Path) -> None:

@@ -219,11 +219,9 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         placed = (self.cfg.dtype, self.cfg.device, self.cfg.devices)
         if placed != (weight.dtype, weight.device, self._devices()):
             self.follow_weights()
-        if isinstance(input, str | list):
-            input = self.to_tokens(input)
-        return (
-            self._checked(input) if isinstance(input, EmbeddedPrompt) else self.text_prompt(input)
-        )
+        if isinstance(input, EmbeddedPrompt):
+            return self._checked(input)
+        return self.text_prompt(self.to_tokens(input) if isinstance(input, str | list) else input)
 
     def _checked(self, prompt: EmbeddedPrompt) -> EmbeddedPrompt:
         expected, came = (self.cfg.d_model, self.cfg.dtype), prompt.embeds

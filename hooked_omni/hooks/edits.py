@@ -75,7 +75,7 @@ def ablate(
         if reference and SpanPositions(spans, span).after:
             raise HookError(
                 f"expected a span of the prompt, got {span!r}: a reference has no generated "
-                "positions to take a mean of. Ablate to zero instead."
+                "positions to take a mean of. Name another, such as 'prompt', or ablate to zero."
             )
         theirs = [prompt.spans[span] for _, prompt in reference]
 

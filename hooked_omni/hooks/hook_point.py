@@ -193,8 +193,8 @@ def _edit(function: HookFunction, copy: Tensor, tensor: Tensor, hook: Any) -> Te
     try:
         returned = function(copy, hook=hook)
     except (IndexError, RuntimeError) as error:
-        of_shape = isinstance(error, IndexError) or "size" in str(error) or "shape" in str(error)
-        if hook.window.start == 0 or not of_shape:
+        named = type(error) is RuntimeError and any(w in str(error) for w in ("size", "shape"))
+        if hook.window.start == 0 or not (named or type(error) is IndexError):
             raise
         raise HookError(
             f"expected the hook on {hook.name!r} to take shape {tuple(tensor.shape)}, got: "
