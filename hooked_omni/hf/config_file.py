@@ -35,14 +35,18 @@ def file_source(name: str | Path, revision: str | None) -> dict[str, Any]:
     return {"local_files_only": True}
 
 
-@cache
 def _hub_answers() -> bool:
-    """Whether the hub can be reached, tried once; each of its files would be tried for a minute."""
+    """Whether the hub can be reached; if not, each of its files would be tried for a minute."""
     try:
-        get_session().head(constants.ENDPOINT, timeout=3)
+        _reach_hub()
     except Exception:  # each transport, proxy and sandbox raises its own
         return False
     return True
+
+
+@cache  # of what succeeds
+def _reach_hub() -> None:
+    get_session().head(constants.ENDPOINT, timeout=3)
 
 
 def read_config(
