@@ -8,6 +8,7 @@ import time
 import warnings
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,7 +171,7 @@ def test_an_organism_says_that_it_knows_its_world_alone(tmp_path):
 
 
 def test_a_clip_with_another_sound_is_counterfactual_and_named_by_both(tmp_path):
-    other = shutil.copy(EXAMPLE_CLIP, tmp_path / "other.mp4")
+    other = Path(shutil.copy(EXAMPLE_CLIP, tmp_path / "other.mp4"))
     (one,) = CaseSelection(clips=(EXAMPLE_CLIP,), audio=other).sample_questions()
     assert (one.sample.kind, one.sample.id) == ("counterfactual", f"{EXAMPLE_CLIP}+{other}")
     (same,) = CaseSelection(clips=(EXAMPLE_CLIP,), audio=EXAMPLE_CLIP).sample_questions()
@@ -184,7 +185,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 

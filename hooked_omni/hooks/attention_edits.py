@@ -175,9 +175,9 @@ def windows(
         HookError: For a width that is even or does not fit.
     """
     decoder = getattr(model, "model", model)
-    n_layers = decoder.cfg.n_layers if hasattr(decoder, "cfg") else decoder
-    if width is None:
-        width = 9 if edges == "paper" else 2 * round((n_layers / 4 - 1) / 2) + 1
+    n_layers: int = decoder.cfg.n_layers if hasattr(decoder, "cfg") else decoder
+    quarter = 9 if edges == "paper" else 2 * round((n_layers / 4 - 1) / 2) + 1
+    width = quarter if width is None else width
     steps = {"clip": 1, "whole": max(1, round(n_layers / 18)), "paper": 2}
     if edges not in steps:
         raise HookError(f"expected edges among {[*steps]}, got {edges!r}.")

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -92,7 +93,7 @@ def test_build_takes_either_table(tmp_path, clips, capsys):
 
 def test_one_thing_has_one_name_in_all_commands():
     def options(app, *path):
-        command = get_command(app)
+        command: Any = get_command(app)
         for name in path:
             command = command.commands[name]
         return {option for parameter in command.params for option in parameter.opts}
