@@ -39,21 +39,19 @@ def read_csv(csv: Path, encoding: str | None = None, clips: Path | None = None) 
         row = {name: cell.strip() for name, cell in named(header, cells, where).items()}
         if not row["file"]:
             raise ManifestError(f"expected a file in {where}, field 'file', got none. Add it.")
+        path = PurePosixPath(row["file"])
+        name = str(path.with_suffix("") if path.suffix.lower() in clip_folder.VIDEOS else path)
         for found, text in ((heard, row["caption"]), (seen, row.get("video_caption"))):
-            found.setdefault(row["file"], []).extend([text] if text else [])
-    drafts, missing = [], {}
-    for file, captions in heard.items():
-        path = PurePosixPath(file)
-        known = path.suffix.lower() in (*clip_folder.VIDEOS, *clip_folder.SOUNDS)
-        stem, alone = str(path.with_suffix("")) if known else file, path.suffix.lower()
-        sample = Sample(stem, audio_captions=tuple(captions), video_captions=tuple(seen[file]))
-        if not captions:
-            missing[stem] = "the caption is empty"
-        elif alone in clip_folder.SOUNDS:
-            drafts.append(Draft(sample, (), (_place(stem, clips),)))
-        else:
-            drafts.append(Draft(sample, (_place(stem, clips),)))
-    return Wanted(drafts, missing)
+            found.setdefault(name, []).extend([text] if text else [])
+    drafts = []
+    for name, captions in heard.items():
+        path = PurePosixPath(name)
+        alone = path.suffix.lower() in clip_folder.SOUNDS
+        place = (_place(str(path.with_suffix("")) if alone else name, clips),)
+        sample = Sample(name, audio_captions=tuple(captions), video_captions=tuple(seen[name]))
+        drafts.append(Draft(sample, (), place) if alone else Draft(sample, place))
+    lacking = {name: "the caption is empty" for name, captions in heard.items() if not captions}
+    return Wanted([one for one in drafts if one.sample.id not in lacking], lacking)
 
 
 def read_folder(clips: Path, root: Path) -> Wanted:

@@ -39,21 +39,29 @@ def table(tmp_path: Path, text: str) -> Path:
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 def test_a_table_of_files_and_captions(tmp_path, clips, mark):
     rows = ["caption,file,video_caption,note", "a siren,a.mp4,a dog,x", "it wails,a.mp4,,x"]
-    rows += ["rain,b c,,x", "a bell,more/a.mp4,,x", "a drum,d.v2.mp4,,x", "a tone,e.m4a,,x"]
+    rows += [
+        "rain,b c,,x",
+        "a bell,more/a.mp4,,x",
+        "a drum,d.v2.mp4,,x",
+        "a tone,e.m4a,,x",
+        "on,a,,x",
+    ]
     rows += ["rain,none.mp4,,x", ",f.mp4,,x", "rain,broken.mp4,,x"]
     csv = table(tmp_path, "\n".join(row.replace(",", mark) for row in rows))
     found = find_clips(read_csv(csv, clips=clips), clips, tmp_path)
     known = {sample.id: sample for sample in found.samples}
-    assert known.keys() == {"a", "b c", "more/a", "d.v2", "e"}
+    assert known.keys() == {"a", "b c", "more/a", "d.v2", "e.m4a"}
     assert found.missing.keys() == {"none", "f", "broken"}
     assert found.missing["none"] == f"expected none.mp4 in {clips}, got no such clip."
     assert found.missing["f"] == "the caption is empty"
     assert known["b c"] == Sample("b c", video="clips/b c.mp4", audio_captions=("rain",), seconds=1)
-    assert known["e"].video is None and known["e"].audio == "clips/e.m4a"
+    assert known["e.m4a"].video is None and known["e.m4a"].audio == "clips/e.m4a"
     assert known["more/a"].video == "clips/more/a.mp4"
     first = known["a"]
     assert first.video == "clips/a.mp4"
-    assert first.audio_captions == ("a siren", "it wails") and first.video_captions == ("a dog",)
+    assert first.audio_captions == ("a siren", "it wails", "on") and first.video_captions == (
+        "a dog",
+    )
 
 
 @pytest.mark.parametrize(
