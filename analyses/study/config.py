@@ -239,8 +239,9 @@ def read_study(path: Path, instead: Mapping[str, Any] | None = None) -> Study:
             raise ResultsError(f"expected {name} as a table in {path}, got {config!r}.")
     questions = {name: c.pop("questions") for name, c in configs.items() if "questions" in c}
     questions = {name: listed(words, Sequence[str]) for name, words in questions.items()}
-    in_lists = [name for name in ("analyses", "kinds", "ratings") if name in values]
-    values |= (lists := {name: listed(values[name], Sequence[str]) for name in in_lists})
+    as_words = [name for name in ("analyses", "kinds") if name in values]
+    values |= {name: listed(values[name], Sequence[str]) for name in as_words}
+    lists = {name: values[name] for name in ("analyses", "kinds", "ratings") if name in values}
     for name, words in (lists | questions).items():
         if not words or not fits(words, Sequence[str]):
             raise ResultsError(f"expected a list of words in {path}, got {words!r} for {name}.")
