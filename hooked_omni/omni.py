@@ -59,7 +59,7 @@ class HookedOmni:
         self, model: "hooked_omni.HookedTransformer", hf: Any, family: Family, towers: Towers | None
     ) -> None:
         self.model, self.hf, self.family, self.towers = model, hf, family, towers
-        if towers is not None or family.remote is None:  # else known to the towers' code alone
+        if towers is not None or family.on_disk.reference is None:  # else a decoder's config alone
             known = family.media_tokens(hf if towers is None else towers.hf).values()
             model.cfg.media_tokens = tuple(one for one in known if one is not None)
 
