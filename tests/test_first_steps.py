@@ -100,6 +100,8 @@ def test_all_that_is_shown_is_a_line(omni, embedded):
 
 def test_windows_of_a_model_are_those_of_the_command(omni):
     assert windows(omni) == windows(omni.model) == windows(4) == [range(i, i + 1) for i in range(4)]
+    with pytest.raises(HookError, match="a model, or how many layers it has, got '4'"):
+        windows("4")
     for n in range(2, 9):
         assert windows(n) == chosen_windows(KnockoutConfig(), n)
     for n in (12, 28, 36, 48):

@@ -175,9 +175,10 @@ def windows(
         HookError: For a width that is even or does not fit.
     """
     decoder = getattr(model, "model", model)
-    n_layers: Any = decoder.cfg.n_layers if hasattr(decoder, "cfg") else decoder
-    if not hasattr(n_layers, "__index__"):
-        raise HookError(f"expected a model, or how many layers it has, got {n_layers!r:.80}.")
+    found: Any = decoder.cfg.n_layers if hasattr(decoder, "cfg") else decoder
+    if not hasattr(found, "__index__"):
+        raise HookError(f"expected a model, or how many layers it has, got {found!r:.80}.")
+    n_layers = int(found)
     quarter = 9 if edges == "paper" else 2 * round((n_layers / 4 - 1) / 2) + 1
     width = quarter if width is None else width
     steps = {"clip": 1, "whole": max(1, round(n_layers / 18)), "paper": 2}
