@@ -196,7 +196,7 @@ def test_a_hub_that_is_not_there_is_noticed_at_once(monkeypatch):
     start = time.monotonic()
     with pytest.raises(UnknownModelError, match=r"'a/b' \(the hub cannot be reached\)"):
         load("a/b")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5  # it is tried for 23 s otherwise
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
