@@ -33,9 +33,11 @@ from hooked_omni.endings import run_command
 from hooked_omni.files import file_hash
 from tests.support.figures import no_figures
 from tests.support.judge_server import MODEL, captions
+from tests.support.padding import fill_padding
 
 Contents = Callable[[Path], list[str]]
 
+fill_padding()
 torch.set_num_threads(1)
 _OMNI = load("random-omni")
 _CASES = [

@@ -70,7 +70,9 @@ class Named:
 def models() -> tuple[Any, None, dict[str, Any]]:
     """A small model."""
     from hooked_omni import load
+    from tests.support.padding import fill_padding
 
+    fill_padding()
     return load("random-omni"), None, {}
 
 
