@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+import tests.support.checked  # noqa: F401  (checks shapes, by pyproject.toml: before what is checked)
 from hooked_omni import EmbeddedPrompt, HookedOmni, load, parity
 from tests.support.checkpoints import sharded
 from tests.support.judge_server import JudgeServer

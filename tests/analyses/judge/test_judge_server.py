@@ -16,7 +16,6 @@ from analyses.judge.judgement import Item, JudgeDownError, JudgeError
 from analyses.judge.lookup import load_judge
 from analyses.judge.record import judge_items, missing
 from hooked_omni.errors import HookedOmniError, UnknownModelError
-from tests.support.forked import start
 from tests.support.judge_server import (
     FAILS,
     ILL,
@@ -27,6 +26,7 @@ from tests.support.judge_server import (
     captions,
     planted,
 )
+from tests.support.killed import from_the_fork_server, small_judging
 
 N = 6
 Judged = Callable[..., Any]
@@ -207,14 +207,10 @@ def test_few_items_that_all_fail(server: JudgeServer, judged: Judged) -> None:
         judged(captions(3))
 
 
-def ask(url: str, journal: Path) -> None:
-    judge_items(captions(30), load_judge(MODEL, url, connections=2), journal)
-
-
 def test_a_killed_run_goes_on(server: JudgeServer, judged: Judged, tmp_path: Path) -> None:
-    journal = tmp_path / "j.jsonl"
+    journal = tmp_path / "judgements.jsonl"
     server.answers = 5
-    process = start(ask, server.url, journal)
+    process = from_the_fork_server(small_judging, server.url, tmp_path)
     lines = lambda: journal.read_bytes().count(b"\n") if journal.exists() else 0  # noqa: E731
     while server.seen.total() < 7 or lines() < 5:  # two wait, and nothing more is requested
         assert process.is_alive()
@@ -224,8 +220,8 @@ def test_a_killed_run_goes_on(server: JudgeServer, judged: Judged, tmp_path: Pat
     assert lines() == 5
     server.answers = None
     server.seen.clear()
-    assert len(scores(judged(captions(30)))) == 30
-    assert set(server.seen.values()) == {1} and server.seen.total() == 25
+    assert len(scores(judged(captions(60), journal=journal.name))) == 60
+    assert set(server.seen.values()) == {1} and server.seen.total() == 55
 
 
 def test_an_old_key(server: JudgeServer, judged: Judged, tmp_path: Path, monkeypatch: Any) -> None:
