@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,20 +206,18 @@ def test_the_clip_plays_and_the_playhead_goes_along(visit):
     # Slowly: it must not come to its end before it is stopped.
     page.evaluate("document.querySelector('video').muted = true")
     page.evaluate("document.querySelector('video').playbackRate = 0.25")
-    before = page.locator(".playhead").first.get_attribute("d")
+    drawn = "document.querySelector('.playhead').getAttribute('d')"
+    before = page.evaluate(drawn)
     page.keyboard.press(" ")
     until(page, "document.querySelector('video').currentTime > 0.1")
     page.keyboard.press(" ")
     assert page.evaluate("document.querySelector('video').paused")
-    assert page.locator(".playhead").first.get_attribute("d") != before
+    until(page, f"{drawn} !== {json.dumps(before)}")
     timeline = page.locator(".timeline svg").first
     box = timeline.bounding_box()
     timeline.click(position={"x": box["width"] / 2, "y": 20})
     until(page, "Math.abs(document.querySelector('video').currentTime - 1) < 0.05")
-    drawn = (
-        "parseFloat(document.querySelector('.playhead').getAttribute('d').match(/M([\\d.]+)/)[1])"
-    )
-    until(page, f"Math.abs({drawn} - {box['width'] / 2}) < 12")
+    until(page, f"Math.abs(parseFloat({drawn}.match(/M([\\d.]+)/)[1]) - {box['width'] / 2}) < 12")
 
 
 def test_tokens_say_how_far_they_moved(visit):
