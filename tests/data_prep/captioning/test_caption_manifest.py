@@ -83,6 +83,7 @@ class VisionServer(JudgeServer):
         text = {"half": text[: len(text) // 2], "page": "<html>", "null": "null"}.get(fault, text)
         if fault == "hang":
             self.released.wait()
+            return
         if fault == "cut":
             handler.connection.shutdown(socket.SHUT_RDWR)
             return
