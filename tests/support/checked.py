@@ -30,7 +30,8 @@ def once(function: Any) -> Any:
 
 def _kind(hint: Any) -> Any:
     """The hint; `Float[Tensor, "pos"]` is another class each time, and the same shape."""
-    return (hint.__name__, hint.array_type) if hasattr(hint, "dim_str") else hint
+    shape = isinstance(hint, type) and hasattr(hint, "dim_str")
+    return (hint.__name__, hint.array_type) if shape else hint
 
 
 def _checked(function: Any) -> Any:
