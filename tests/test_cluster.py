@@ -49,12 +49,14 @@ def nodes() -> Iterator[tuple[Any, Any, Any]]:
 
     handler = signal.getsignal(signal.SIGTERM)
     options: Any = dict(num_cpus=1, object_store_memory=80_000_000, include_dashboard=False)
-    made: Any = Nodes(initialize_head=True, head_node_args=options)
-    second = made.add_node(num_cpus=1, object_store_memory=80_000_000)
-    OWN_ADDRESSES.add(made.head_node.node_ip_address)
-    yield made, second, waiting
-    for process, _ in waiting:
-        process.kill()
+    try:
+        made: Any = Nodes(initialize_head=True, head_node_args=options)
+        second = made.add_node(num_cpus=1, object_store_memory=80_000_000)
+        OWN_ADDRESSES.add(made.head_node.node_ip_address)
+        yield made, second, waiting
+    finally:  # also if no node starts: this process waits for its forks at its end
+        for process, _ in waiting:
+            process.kill()
     made.shutdown()
     signal.signal(signal.SIGTERM, handler)  # nodes set one of their own
 
