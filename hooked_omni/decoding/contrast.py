@@ -165,7 +165,9 @@ def _streams(
 ) -> list[_Stream]:
     n_more = decoding.max_new_tokens - 1
     parts = _batches(model, prompt, how, decoding)
-    return [_Stream(model, own, batch, members, own.n_pos + n_more) for own, batch, members in parts]
+    return [
+        _Stream(model, own, batch, members, own.n_pos + n_more) for own, batch, members in parts
+    ]
 
 
 def _batches(

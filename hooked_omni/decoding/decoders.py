@@ -21,7 +21,9 @@ def contrastive(against: Condition, a: float | int = 1.0, plausible: float | int
     return Contrast((Term(1 + a), Term(-a, against)), plausible)
 
 
-def distorted(other: EmbeddedPrompt, a: float | int = 1.0, plausible: float | int = 0.1) -> Contrast:
+def distorted(
+    other: EmbeddedPrompt, a: float | int = 1.0, plausible: float | int = 0.1
+) -> Contrast:
     """Against the same clip distorted: VCD, if by noise (Leng et al., arXiv 2311.16922).
 
     With a clip in silence as `other`, audio minus silence.
