@@ -25,9 +25,9 @@ def reported(table: pd.DataFrame) -> Any:
 
     Returns:
         One row per mitigation, and one for its random counterpart: `setting`, `held_out` (whether
-        clips of the second half alone count), and of `heard`, `seen` (percent of right answers to
-        "hear" and "see"), `fluency` (plain log p, nats a token) and `cost` (plain captions) a point
-        of `mean_band`; None for a question that is not asked.
+        clips of the second half alone count), and a point of `mean_band` of `seen` and `heard`
+        (percent of right answers, to "see" and to all others), `fluency` (plain log p, nats a
+        token) and `cost` (plain captions); None for a question that is not asked.
     """
     require_rows(table)
     chosen = table[table["kind"] == "counterfactual"]
@@ -57,7 +57,7 @@ def _beside(pairs: Any, setting: str) -> list[str]:
 
 def _best(first: Any, name: Any, texts: list[str]) -> int:
     def right(rows: Any, question: str) -> float:
-        return float(rows.loc[rows["question"] == question, "right"].mean())
+        return float(rows.loc[(rows["question"] == "see") == (question == "see"), "right"].mean())
 
     plain = right(first[first["mitigation"] == PLAIN], "see")
     real = first[(first["mitigation"] == name) & ~first["random"]]
@@ -72,19 +72,16 @@ def _best(first: Any, name: Any, texts: list[str]) -> int:
 
 
 def _points(rows: Any, attrs: Any) -> dict[str, Any]:
-    rows = rows.assign(percent=100 * rows["right"], one="")
-    rows.attrs = attrs
     points: dict[str, Any] = {}
-    for point, question in (("heard", "hear"), ("seen", "see")):
-        own = rows[rows["question"] == question]
-        own.attrs = attrs
-        points[point] = dict(mean_band(own, "percent", by=["one"]).iloc[0]) if len(own) else None
-    for point, column in (("fluency", "plain_logprob"), ("cost", "cost")):
-        clips = rows.groupby("sample", as_index=False).agg(
-            value=(column, "mean"), one=("one", "first")
-        )
+    about = rows["question"] == "see"
+    parts = {"heard": (rows[~about], "right"), "seen": (rows[about], "right")}
+    parts |= {"fluency": (rows, "plain_logprob"), "cost": (rows, "cost")}
+    for point, (own, column) in parts.items():
+        unit = 100 if column == "right" else 1
+        clips = own.groupby("sample", as_index=False).agg(value=(column, "mean"))
+        clips = clips.assign(value=unit * clips["value"], one="")
         clips.attrs = attrs
-        points[point] = dict(mean_band(clips, "value", by=["one"]).iloc[0])
+        points[point] = dict(mean_band(clips, "value", by=["one"]).iloc[0]) if len(own) else None
     return points
 
 
@@ -108,12 +105,15 @@ def plot(table: pd.DataFrame) -> Figure:
         shade = "black" if name == PLAIN else shades[names.index(name) % len(shades)]
         label = figures.as_written(f"{name} (costs {row['cost']['mean']:.2f})")
         style: Any = dict(color=shade, fmt="o", fillstyle="none" if row["random"] else "full")
-        spread = [[[one["mean"] - one["low"]], [one["high"] - one["mean"]]] for one in (across, up)]
+        spread = [
+            [[max(0.0, one["mean"] - one["low"])], [max(0.0, one["high"] - one["mean"])]]
+            for one in (across, up)
+        ]
         ends = dict(xerr=spread[0], yerr=spread[1], elinewidth=0.6)
         axes.errorbar(
             across["mean"], up["mean"], **ends, **style, label="" if row["random"] else label
         )
-        note(axes, "level", str(name), [across["mean"]], [up])
+        note(axes, "line", str(name), [across["mean"]], [up])
     best = _front(found, x, y)
     axes.plot([p[0] for p in best], [p[1] for p in best], ":", color="black", linewidth=1, zorder=0)
     unit = "right about what is seen, %" if x == "seen" else "plain log p, nats a token"
@@ -145,7 +145,9 @@ def _lines(found: Any) -> Iterator[str]:
         name = f"{row['mitigation']}, at random" if row["random"] else row["mitigation"]
         setting = f" ({row['setting']})" if row["setting"] else ""
         parts = [
-            f"{what} {in_words(row[what])}" for what in ("heard", "seen") if row[what] is not None
+            f"{what} {in_words(row[what])}" if row[what]["n"] else f"{what}: no references"
+            for what in ("heard", "seen")
+            if row[what] is not None
         ]
         fluency, cost = in_words(row["fluency"], "nats a token", 2), row["cost"]["mean"]
         parts += [f"plain log p {fluency}", f"costs {cost:.2f} plain captions"]
