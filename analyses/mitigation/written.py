@@ -104,16 +104,20 @@ def _intervention(rule: str, vectors: Vectors) -> Intervention:
         if name not in vectors or int(layer) >= len(vectors[name]):
             shapes = {own: len(vector) for own, vector in vectors.items()}
             raise ValueError(f"the vectors, with their layers, are {shapes}.")
-        vector = vectors[name][int(layer)]
-        if random:
-            drawn = torch.randn(vector.shape, generator=torch.Generator().manual_seed(int(layer)))
-            vector = drawn * vector.norm() / drawn.norm()
+        own = vectors[name][int(layer)]
+        vector = random_direction(own, int(layer)) if random else own
         return steer(vector, span="generated", layers=[int(layer)], scale=float(scale))
     if found := _SCALE.search(rule):
         query, key, layers, heads = read_rule(_SCALE.sub(" !->", rule))
         factor = float(found[1])
         return scale_attention(query=query, key=key, factor=factor, layers=layers, heads=heads)
     return knockout(rule)
+
+
+def random_direction(like: Tensor, seed: int) -> Tensor:
+    """A direction of the same norm."""
+    drawn = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
+    return drawn * like.norm() / drawn.norm()
 
 
 def counterpart(text: str, n_layers: int) -> str | None:

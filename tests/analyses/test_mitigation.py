@@ -101,18 +101,19 @@ def test_a_random_one_stands_beside_each_that_has_one(table: pd.DataFrame):
     assert written.counterpart("steer up x2 @ 3", 8) == "steer random up x2 @ 3"
 
 
-def hooks_of(own: Any, prompt: Any) -> Any:
-    return [name for one in own for name, _ in one(prompt.spans)]
-
-
 def test_a_random_direction_has_the_same_norm(biased: HookedOmni, cases: list[Case]):
+    own = 5 * UP[3]
+    drawn = written.random_direction(own, 3)
+    assert float(drawn.norm()) == pytest.approx(5.0) and abs(float(drawn @ own)) < 15
     prompt = biased.embed(cases[0].prompt)  # pyright: ignore[reportArgumentType]
-    own = written.read("steer random up x2 @ 3", {"up": 5 * UP}).condition
-    before = torch.zeros(1, 1, 128)
-    (name, hook), *more = own[0](prompt.spans)
-    with_hook: Any = type("At", (), {"window": range(prompt.n_pos, prompt.n_pos + 1), "name": name})
-    pushed: Any = hook(before, with_hook)
-    assert not more and pushed.norm() == pytest.approx(10.0) and pushed[0, 0, 3] != 10
+    pushed, same = (
+        biased.model.generate(prompt, Decoding(3, return_logits=True), hooks).logits
+        for hooks in (
+            written.read("steer random up x2 @ 3", {"up": 5 * UP}).condition,
+            [steer(drawn, span="generated", layers=[3], scale=2.0)],
+        )
+    )
+    assert torch.equal(pushed, same)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
