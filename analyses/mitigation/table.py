@@ -18,6 +18,7 @@ from hooked_omni.decoding.contrast import Contrast, Term, contrast, positions
 from hooked_omni.decoding.generate import Decoding, Generation
 from hooked_omni.decoding.prefill import prefill
 from hooked_omni.errors import SpanError
+from hooked_omni.inputs.bundle import kept_checksum
 
 COLUMNS = (
     *("mitigation", "setting", "random", "half", "caption", "n_tokens"),
@@ -53,7 +54,10 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
             tried.append((name, False, read(text, vectors)))
             at_random = counterpart(text, n_layers) if config.random else None
             tried += [(name, True, read(at_random, vectors))] if at_random else []
-    return tabulate(omni, lambda case: _rows(omni, case, config, tried), cases, COLUMNS)
+    table = tabulate(omni, lambda case: _rows(omni, case, config, tried), cases, COLUMNS)
+    # Parts of a run that goes on with other vectors do not agree, and are refused.
+    table.attrs["vectors"] = config.vectors and kept_checksum(Path(config.vectors))
+    return table
 
 
 def _rows(

@@ -259,6 +259,12 @@ def test_vectors_are_differences_of_means_and_know_their_model(
     path = vectors.write_vectors(tmp_path / "v.safetensors", biased, found, hear)
     again = vectors.read_vectors(path, biased)
     assert all(torch.equal(again[name], one) for name, one in found.items())
+    steered = {"steer": ["steer sound - silence x2 @ 3"]}
+    config = mitigation.Config(steered, str(path), False, N)
+    tables = [mitigation.run(biased, hear[:1], config)]
+    vectors.write_vectors(path, biased, {"sound - silence": 2 * mean}, hear)
+    tables.append(mitigation.run(biased, hear[:1], config))
+    assert tables[0].attrs["vectors"] != tables[1].attrs["vectors"]  # so parts are not mixed
     with pytest.raises(ResultsError, match="organism-biased"):
         vectors.read_vectors(path, load("organism-balanced"))
     with pytest.raises(BundleError, match="SteeringVectors"):
