@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from analyses.circuit_configs import HeadsConfig
 from analyses.condition_configs import PLAIN as PLAIN
 from analyses.condition_configs import ChoiceConfig, MitigationConfig
 from hooked_omni.errors import ResultsError
@@ -242,4 +243,5 @@ CONFIGS: Mapping[str, type] = {
     "modality_reliance": ModalityRelianceConfig,
     "choice": ChoiceConfig,
     "mitigation": MitigationConfig,
+    "heads": HeadsConfig,
 }
