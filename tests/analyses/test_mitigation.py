@@ -12,14 +12,16 @@ from analyses.cases import Case, read_cases
 from analyses.mitigation import vectors, written
 from analyses.mitigation.figure import reported
 from analyses.running.type_check import make_config
+from data_prep.manifest import read_manifest, write_manifest
 from data_prep.organism.world.dataset import write_world
 from hooked_omni import HookedOmni, knockout, load, scale_attention, steer
 from hooked_omni.decoding import decoders
 from hooked_omni.decoding.contrast import contrast
 from hooked_omni.decoding.generate import Decoding
 from hooked_omni.errors import BundleError, ResultsError
+from tests.support.running import command
 
-N = 10
+N = 8
 UP = torch.eye(8, 128)  # of eight layers
 
 
@@ -33,7 +35,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     folder = tmp_path_factory.mktemp("world")
     write_world(folder, 1, 3, "test")
     kinds = ["counterfactual"]
-    every = [read_cases(folder / "pairs.jsonl", (q,), kinds)[:4] for q in ("hear", "see")]
+    counts = {"hear": 4, "see": 2}
+    every = [read_cases(folder / "pairs.jsonl", (q,), kinds)[:n] for q, n in counts.items()]
     return [case for own in every for case in own]
 
 
@@ -274,3 +277,15 @@ def test_vectors_are_differences_of_means_and_know_their_model(
         vectors.read_vectors(prompt.save(tmp_path / "p.safetensors"), biased)
     with pytest.raises(ResultsError, match="first half"):
         vectors.fit(biased, [one for one in hear if vectors.half(one) == "second"], N)
+
+
+def test_vectors_are_fitted_by_a_command(tmp_path: Path, capsys: Any):
+    write_world(tmp_path, 1, 3, "test")
+    samples = read_manifest(tmp_path / "pairs.jsonl")
+    few = write_manifest(tmp_path / "few.jsonl", [*samples[:4], *samples[12:16]])
+    words = ["vectors", "--model", "organism-biased", "--data", few]
+    assert command(*words, "--out", tmp_path / "v.safetensors") == 0
+    said = capsys.readouterr().out
+    assert all(f"{name} [8 layers]" in said for name in vectors.DIRECTIONS)
+    assert command(*words[:-1], tmp_path / "none.jsonl", "--out", tmp_path / "w") == 1
+    assert command(*words, "--questions", "smell", "--out", tmp_path / "w") == 1
