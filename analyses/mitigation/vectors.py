@@ -94,7 +94,7 @@ def fit_file(
     omni, cases = load(model, device=device, dtype=dtype), read_cases(data, questions)
     found = fit(omni, cases)
     write_vectors(out, omni, found, cases)
-    return ", ".join(f"{name} [{len(vector)} layers]" for name, vector in found.items())
+    return ", ".join(f"{name} ({len(vector)} layers)" for name, vector in found.items())
 
 
 def _residuals(omni: HookedOmni, prompt: EmbeddedPrompt, tokens: Tensor) -> Tensor:

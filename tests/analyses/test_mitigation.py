@@ -285,7 +285,7 @@ def test_vectors_are_fitted_by_a_command(tmp_path: Path, capsys: Any):
     few = write_manifest(tmp_path / "few.jsonl", [*samples[:4], *samples[12:16]])
     words = ["vectors", "--model", "organism-biased", "--data", few]
     assert command(*words, "--out", tmp_path / "v.safetensors") == 0
-    said = capsys.readouterr().out
-    assert all(f"{name} [8 layers]" in said for name in vectors.DIRECTIONS)
+    said = capsys.readouterr().err
+    assert all(f"{name} (8 layers)" in said for name in vectors.DIRECTIONS)
     assert command(*words[:-1], tmp_path / "none.jsonl", "--out", tmp_path / "w") == 1
     assert command(*words, "--questions", "smell", "--out", tmp_path / "w") == 1
