@@ -19,7 +19,7 @@ from hooked_omni.families import family_of
 from hooked_omni.families.family import Read
 from hooked_omni.hf.adapters import names_of, without_wrapper
 from hooked_omni.hf.capture import embedded
-from hooked_omni.hf.quantized import quantization
+from hooked_omni.hf.quantized import decompress, quantization
 from hooked_omni.inputs.audio import Audio, read_audio
 from hooked_omni.inputs.headers import read_header
 from hooked_omni.inputs.image import Image, read_image
@@ -45,6 +45,7 @@ class Towers:
     """
 
     def __init__(self, hf_model: nn.Module, processor: Any = None) -> None:
+        decompress(hf_model)
         config: Any = getattr(hf_model, "config", None)
         self.family = family_of({} if config is None else config.to_dict())
         self.hf: Any = self.family.unwrap(without_wrapper(hf_model))
