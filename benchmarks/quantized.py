@@ -9,6 +9,7 @@ All of them:
 Tried with gptqmodel 7.7.0, optimum 2.3.0, compressed-tensors 0.20.1, torchao 0.18.0.
 """
 
+import importlib
 import json
 import tempfile
 import traceback
@@ -81,11 +82,8 @@ def saved(config: dict[str, Any], folder: Path) -> None:
         return
     chosen: Any = None
     if config["quant_method"] == "torchao":
-        from torchao.quantization import Int8WeightOnlyConfig
-
-        chosen = transformers.TorchAoConfig(
-            Int8WeightOnlyConfig(), modules_to_not_convert=["lm_head"]
-        )
+        eight = importlib.import_module("torchao.quantization").Int8WeightOnlyConfig()
+        chosen = transformers.TorchAoConfig(eight, modules_to_not_convert=["lm_head"])
     elif config["quant_method"] == "bitsandbytes":
         chosen = transformers.BitsAndBytesConfig(load_in_8bit=True)
     else:

@@ -114,18 +114,21 @@ class Towers:
         Neither weights nor frames are read: the processor writes the tokens. A sound's header may
         be off by the end of its last packet, and so by two tokens. Raises as `embed`.
         """
+        tokens, ids = self.header_inputs(prompt)["input_ids"][0], self.family.media_tokens(self.hf)
+        counts = {kind: int((tokens == token).sum()) for kind, token in ids.items()}
+        return {"prompt": len(tokens), **counts}
+
+    def header_inputs(self, prompt: Prompt) -> dict[str, Any]:
+        """Model inputs of the shapes that a prompt has by its files' headers; see `read_header`."""
         self._require(prompt)
         prompt = replace(prompt, media=prompt.media or self.media)
         try:
-            tokens = self._inputs(prompt, self._headers(prompt, "meta"))["input_ids"][0]
+            return self._inputs(prompt, self._headers(prompt, "meta"))
         except MediaError as error:
             if error.__cause__ is None:
                 raise
             # The processor looks at numbers, which the meta device has not.
-            tokens = self._inputs(prompt, self._headers(prompt, "cpu"))["input_ids"][0]
-        ids = self.family.media_tokens(self.hf)
-        counts = {kind: int((tokens == token).sum()) for kind, token in ids.items()}
-        return {"prompt": len(tokens), **counts}
+            return self._inputs(prompt, self._headers(prompt, "cpu"))
 
     def _headers(self, prompt: Prompt, device: str) -> Read:
         media, sources = prompt.media or self.media, prompt.sources(self.family.hears)

@@ -230,7 +230,8 @@ def test_a_checkpoint_that_is_dequantized_says_so(tmp_path):
 def test_projections_that_round_their_inputs_are_kept_as_they_are():
     """As compressed-tensors leaves them after a first pass, whose work is done at once."""
     hf, processor = random_omni(n_layers=2)
-    up, seen = find_decoder(hf).get_submodule("layers.0.mlp.up_proj"), []
+    up: Any = find_decoder(hf).get_submodule("layers.0.mlp.up_proj")
+    seen = list[Any]()
     up.quantization_scheme = "W8A8"
     up.forward = lambda x: torch.nn.functional.linear(x.round(decimals=1), up.weight)
     hf.ct_decompress_hook = hf.register_forward_pre_hook(lambda module, given: seen.append(module))
