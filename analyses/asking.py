@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from analyses.text.choices import CHOICES, choices
-from analyses.text.wording import OWN, known_order, worded
+from analyses.text.wording import OWN, QUESTIONS, known_order, worded
 from data_prep.manifest import MODALITY, Sample, read_manifest
 from data_prep.questions import ChoiceQuestion
-from hooked_omni.errors import ResultsError
+from hooked_omni.errors import ResultsError, closest
 from hooked_omni.inputs.items import Prompt
 
 
@@ -37,11 +37,12 @@ def sample_questions(
 ) -> list[SampleQuestion]:
     """Each of `questions` about every sample of a manifest; arguments, errors as `read_cases`."""
     words = worded(wording or {})
-    unknown = [question for question in questions if question not in (*words, OWN, *CHOICES)]
+    unknown = [name for name in questions if name not in (*QUESTIONS, OWN, *CHOICES)]
     if unknown or not questions:
         raise ResultsError(
-            f"expected questions among {[*sorted(words), *CHOICES]}, got {unknown}. Your own words "
-            "about a clip go into --ask."
+            f"expected questions among {[*sorted(QUESTIONS), *CHOICES]}, got {unknown}. Your own "
+            "words about a clip go into --ask."
+            + closest("".join(unknown[:1]), [*QUESTIONS, *CHOICES])
         )
     samples = read_manifest(manifest)
     chosen = [s for s in samples if kinds is None or s.kind in kinds]
@@ -112,6 +113,13 @@ def ordered(
     clip = [("video", video, audio)] if video else [("audio", audio)] if audio else []
     given, words = [*media, *clip], [("text", text)]
     return Prompt(items=[*given, *words] if order == "clip-first" else [*words, *given])
+
+
+def kind_of(prompt: Any) -> str:
+    """What a prompt's sample is: "counterfactual" with another file's sound, else "factual"."""
+    files = [getattr(prompt, name, None) for name in ("video", "audio")]
+    swapped = all(files) and len({Path(str(file)).resolve() for file in files}) > 1
+    return "counterfactual" if swapped else "factual"
 
 
 def without_sound(prompt: Prompt) -> Prompt:

@@ -18,7 +18,8 @@ from hooked_omni.errors import FileError, ManifestError, ResultsError
 from hooked_omni.files import file_hash
 from hooked_omni.inputs.media import MediaSettings
 
-_SHOWN = (*STAGES, "attention_map")
+DRAWN = (*STAGES, "attention_map")
+"""The stages of which something is drawn for single samples."""
 _PARTS = {"attention_map": "attention"}
 
 
@@ -99,7 +100,7 @@ def open_study(folder: Path, judge: str | None = None, data: Path | None = None)
     tables, runs, missing = {}, {}, {}
     for name in EVERY:
         if why := _unfinished(folder / name):
-            missing |= {_PARTS.get(name, name): why} if name in _SHOWN else {}
+            missing |= {_PARTS.get(name, name): why} if name in DRAWN else {}
             continue
         tables[name], runs[name] = results.load(folder / name), results.read_run(folder / name)
     if not tables:
