@@ -173,7 +173,6 @@ def towers(name: str, clip: Path) -> tuple[float, float]:
     made["video" if ours.family.sees else "audio"] = clip
     prompt = Prompt("What?", **made)
     header, inputs = ours.header_inputs(prompt), real._inputs(prompt, real.read_media(prompt))
-    ours.hf.to("meta")
     planned = tower_bytes(ours, header)
     captured_inputs(real.hf, real.family, inputs)  # code is loaded when it is first used
     gc.collect()

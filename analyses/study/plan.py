@@ -215,7 +215,8 @@ def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
     facts["places"] = {str(place): n for place, n in places.items()}
     longest = max(sizes, key=lambda name: sizes[name].n_pos)
     own: Any = every[longest].prompt
-    facts["towers"] = 0 if given[0] else _towers_peak(loaded[0], own, costs.n_bytes)
+    taken = 0 if given[0] else tower_bytes(loaded[0], loaded[0].header_inputs(own))
+    facts["towers"] = taken and costs.n_bytes + taken
     table.attrs = facts
     return table
 
@@ -228,13 +229,6 @@ def _counts(towers: Towers, prompt: Prompt, given: Bundles | None) -> Mapping[st
     bundle = EmbeddedPrompt.load(path)
     positions = {name: len(at) for name, at in bundle.spans.positions.items()}
     return positions | {"prompt": bundle.n_pos}
-
-
-def _towers_peak(towers: Towers, prompt: Any, n_weights: int) -> int | None:
-    inputs = towers.header_inputs(prompt)
-    towers.hf.to("meta")  # models that come with the package have weights
-    found = tower_bytes(towers, inputs)
-    return None if found is None else n_weights + found
 
 
 def _weight_bytes(hf: Any) -> int:

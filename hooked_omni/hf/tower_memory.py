@@ -25,8 +25,10 @@ _INDEXED = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
 def tower_bytes(towers: Towers, inputs: Mapping[str, Any]) -> int | None:
     """Peak of model inputs and activations until the decoder is called, beside weights.
 
-    `towers` is on the meta device. None where it is not known: their code reads numbers.
+    `towers` are `unloaded`, and end on the meta device. None where it is not known: their code
+    reads numbers.
     """
+    towers.hf.to("meta")  # models that come with the package have weights
     media = {k: v for k, v in inputs.items() if _has_fractions(v) and v.numel() > _FEW}
     placed = {**inputs, **{name: _on_meta(value) for name, value in media.items()}}
     with _Sizes() as sizes, _FusedAttention():

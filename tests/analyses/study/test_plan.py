@@ -94,7 +94,6 @@ def test_what_towers_take_grows_with_the_clip(clip: Path, tmp_path: Path, name: 
     """Of media and activations, without weights; `benchmarks.plan --towers` measures it."""
     longer = write_clip(tmp_path / "b.mp4", seconds=6.6, fps=12.5, width=240, height=136, turns=1)
     towers, found = unloaded(f"random-{name}"), list[int]()
-    towers.hf.to("meta")
     for path in (clip, longer):
         prompt = Prompt("What now?", video=path, use_audio_in_video=towers.family.hears)
         inputs = towers.header_inputs(prompt)
@@ -107,7 +106,6 @@ def test_what_towers_take_grows_with_the_clip(clip: Path, tmp_path: Path, name: 
 
 def test_towers_whose_code_reads_numbers_are_not_planned(clip: Path) -> None:
     towers = unloaded("random-phi4")
-    towers.hf.to("meta")
     assert tower_bytes(towers, towers.header_inputs(Prompt("What?", video=clip))) is None
 
 
