@@ -2,7 +2,8 @@
 
 Each shape runs in a process of its own, on the CPU with random weights and embeddings in place of a
 clip. Peaks are of resident memory above that before the model was made. `10 minutes` is a tiny
-model on 100 000 positions, of which 15 000 are sound.
+model on 100 000 positions, of which 15 000 are sound. `--towers CLIP` measures instead what towers
+of small random models take of a clip, of which inputs are the most.
 """
 
 import argparse
@@ -23,10 +24,13 @@ from analyses import attention_share, distribution_shift, knockout, logit_lens, 
 from analyses.cases import Case, embedded, plain_answer, prefilled
 from analyses.study.plan import Costs, PromptSizes
 from benchmarks.timing import machine
-from hooked_omni import EmbeddedPrompt, HookedOmni, Spans
+from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, Spans, load
 from hooked_omni import knockout as cut
 from hooked_omni.decoder.memory import opened_bytes
 from hooked_omni.decoding.prefill import prefill
+from hooked_omni.hf.capture import captured_inputs
+from hooked_omni.hf.loading import unloaded
+from hooked_omni.hf.tower_memory import tower_bytes
 from hooked_omni.organisms.random_weights import built, random_omni, random_vl
 
 N_NEW = 32
@@ -161,11 +165,36 @@ def opened(
     return resident("VmHWM") - beside, costs.standing(sizes) + n_bytes
 
 
+def towers(name: str, clip: Path) -> tuple[float, float]:
+    """Measured and planned peak of the towers of a model that comes with the package, in bytes."""
+    ours, real = unloaded(name), load(name).towers
+    assert real is not None
+    made: Any = {"use_audio_in_video": ours.family.hears} if ours.family.sees else {}
+    made["video" if ours.family.sees else "audio"] = clip
+    prompt = Prompt("What?", **made)
+    header, inputs = ours.header_inputs(prompt), real._inputs(prompt, real.read_media(prompt))
+    planned = tower_bytes(ours, header)
+    captured_inputs(real.hf, real.family, inputs)  # code is loaded when it is first used
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    start = resident("VmRSS") - sum(v.nbytes for v in inputs.values() if hasattr(v, "nbytes"))
+    Path("/proc/self/clear_refs").write_text("5")
+    captured_inputs(real.hf, real.family, inputs)
+    return resident("VmHWM") - start, planned or float("nan")
+
+
 def main() -> None:
     """Print the table, or with `--shape` what one process measured, as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=[*SHAPES])
-    if chosen := parser.parse_args().shape:
+    parser.add_argument("--towers", type=Path, metavar="CLIP")
+    given = parser.parse_args()
+    if given.towers:
+        for name in ("omni", "omni3", "qwen2-vl", "vl", "vl3", "audio", "qwen3-asr", "phi4"):
+            measured, planned = towers(f"random-{name}", given.towers)
+            print(f"| {name} | {measured / 2**20:.1f} MiB | {planned / measured:.2f} |", flush=True)
+        return
+    if chosen := given.shape:
         list(stages(Shape(2, 64, 4, 2, 128, 500)))  # code is loaded when it is first used
         for row in stages(SHAPES[chosen]):
             print(json.dumps(row), flush=True)

@@ -1,5 +1,6 @@
 """Work on a real Ray cluster of two nodes: nothing is lost or doubled, whatever is killed."""
 
+import json
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from hooked_omni.cluster.tasks import Task
 from hooked_omni.errors import ClusterError, WorkerLostError
 from tests.support import forked, workers
 from tests.support.clips import write_clip
+from tests.support.models import save_writing_model
 from tests.support.places import OWN_ADDRESSES
 from tests.support.running import assert_same, command
 from tests.support.workers import WEIGHTS
@@ -113,6 +115,23 @@ def test_captions_and_swaps(nodes, data, tmp_path):
     for one, other in zip(*made, strict=True):
         files = [data.parent / str(sample.video) for sample in (one, other)]
         assert files[0].read_bytes() == files[1].read_bytes() and files[0] != files[1]
+
+
+def test_a_command_captions_clips_by_workers(nodes, data, tmp_path):
+    """With a model of its own; clips without pictures are missing with their reason."""
+    said = json.dumps({"seen": ["wall"], "caption": "A gray wall.", "visible": True})
+    model = save_writing_model(tmp_path / "model", [said])
+    (data.parent / "no.mp4").write_bytes(b"no clip")
+    clips = [Sample("0", video="0.mp4"), Sample("1", video="1.mp4"), Sample("2", video="no.mp4")]
+    manifest, made = write_manifest(data.parent / "seen.jsonl", clips), []
+    for name, more in (("here", ()), ("there", ("--ray", nodes[0].address, "--cpus", "1"))):
+        made.append(data.parent / f"{name} captioned.jsonl")
+        with pytest.raises(SystemExit) as end:
+            data_prep(["captions", str(manifest), str(made[-1]), "--model", str(model), *more])
+        assert end.value.code == 0
+    assert made[0].read_bytes() == made[1].read_bytes()
+    captions = [sample.video_captions for sample in read_manifest(made[1])]
+    assert captions == [("A gray wall.",), ("A gray wall.",), ()]
 
 
 @pytest.mark.parametrize(

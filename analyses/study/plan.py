@@ -1,7 +1,8 @@
 """What will a study take? `python -m analyses plan --config study.toml`, before anything is loaded.
 
 Positions are those that the model's own processor writes for the headers of the clips; memory and
-work follow from them and from config.json. Reading media and the towers are not planned.
+work follow from them and from config.json. What towers take is found by their own code, on tensors
+without content. Reading media is not planned, nor the towers' work.
 """
 
 import re
@@ -32,6 +33,7 @@ from hooked_omni.hf.checkpoint import stored_tensors
 from hooked_omni.hf.config_file import file_source, is_quantized_by
 from hooked_omni.hf.loading import unloaded
 from hooked_omni.hf.placement import bytes_by_place, placement
+from hooked_omni.hf.tower_memory import tower_bytes
 from hooked_omni.hf.towers import Towers
 
 Stages = Mapping[str, tuple[Any, Sequence[Case]]]
@@ -184,7 +186,8 @@ def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
         One row per stage with `n_cases` that will not be skipped; `n_pos` of the longest prompt;
         `n_bytes`, the peak of memory at that one, weights and all; `captions`, the work of all
         cases, in plain captions of theirs. `attrs` has "weights" in bytes, those of the model by
-        device in "places" if there is a `device_map`, "dtype", and "skipped".
+        device in "places" if there is a `device_map`, "dtype", "skipped", and "towers", the peak
+        as the longest clip is embedded, weights and all: None if not known, 0 for bundles.
 
     Raises:
         UnknownModelError, CheckpointError: As `load`, by the config, and as `unloaded`.
@@ -217,6 +220,10 @@ def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
     table = pd.DataFrame(_rows(costs, stages, sizes), columns=[*COLUMNS])
     facts: dict[Any, Any] = dict(weights=costs.n_bytes, dtype=str(costs.cfg.dtype), skipped=skipped)
     facts["places"] = {str(place): n for place, n in places.items()}
+    longest = max(sizes, key=lambda name: sizes[name].n_pos)
+    own: Any = every[longest].prompt
+    taken = 0 if given[0] else tower_bytes(loaded[0], loaded[0].header_inputs(own))
+    facts["towers"] = taken and costs.n_bytes + taken
     table.attrs = facts
     return table
 
@@ -279,14 +286,17 @@ def printed(table: pd.DataFrame) -> None:
         n_pos, size = f"{row['n_pos']} positions", memory.in_words(row["n_bytes"])
         shown.add_row(row["stage"], str(row["n_cases"]), n_pos, size, f"{row['captions']:.2f}")
     peak, total = max(row["n_bytes"] for row in rows), sum(row["captions"] for row in rows)
-    shown.add_row("media and towers", "", "", "not planned", "not planned")
+    towers = table.attrs["towers"]
+    known = "not known" if towers is None else memory.in_words(towers)
+    shown.add_row("towers, of the longest", "", "", known, "not planned")
+    peak = max(peak, towers or 0)
     shown.add_row("all of these", "", "", memory.in_words(peak), f"{total:.2f}", style="bold")
     console = Console(highlight=False)
     console.print(f"weights: {memory.in_words(table.attrs['weights'])}, {table.attrs['dtype']}")
     for place, n_bytes in table.attrs["places"].items():
         console.print(f"of the model on {place}: {memory.in_words(n_bytes)}")
     console.print(shown)
-    console.print("Media and towers come on top, not estimated; of answers as long as they may be.")
+    console.print("Reading media is not estimated; the rest is of answers as long as they may be.")
     for case, reason in [*table.attrs["skipped"].items()][:10]:
         console.print(f"skipped: {case}: {reason}", markup=False)
 

@@ -11,7 +11,7 @@ from transformer_lens import FactoredMatrix
 from hooked_omni.decoder.adapters import merged
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import CheckpointError
-from hooked_omni.inputs.precision import is_quantized
+from hooked_omni.inputs.precision import has_scheme, is_quantized
 
 _OF_ATTENTION = frozenset({"W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O"})
 _OF_MLP = frozenset({"W_gate", "W_in", "W_out", "b_out"})
@@ -20,7 +20,7 @@ _OF_MLP = frozenset({"W_gate", "W_in", "W_out", "b_out"})
 def matrix(projection: nn.Module) -> Float[Tensor, "out in"]:
     """Weights of a projection, as peft would merge its; `CheckpointError` for a quantized one."""
     weight: Any = getattr(merged(projection), "weight", None)
-    if is_quantized(weight):
+    if is_quantized(weight) or has_scheme(projection):
         raise CheckpointError(
             f"expected floating-point weights to view, got a {type(projection).__name__}, which is "
             "quantized: there is no one matrix. Load the original checkpoint."

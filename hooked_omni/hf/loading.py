@@ -38,6 +38,7 @@ from hooked_omni.hf.placement import (
     known_device,
     placement,
 )
+from hooked_omni.hf.quantized import require_loadable
 from hooked_omni.hf.towers import Towers
 from hooked_omni.names import DEVICE_MAPS
 from hooked_omni.organisms import SHIPPED
@@ -73,6 +74,8 @@ def load_towers(
     source = file_source(name, revision)
     raw = read_config(name, source, allow_quantized)
     family, quantized = family_of(raw), is_quantized_by(raw)
+    if quantized:
+        require_loadable(raw, name)
     if family.remote is not None:
         _require_trust(family, name, trust_remote_code)
         if device_map is not None:
@@ -113,6 +116,8 @@ def load_towers(
         _require_parts(family.remote, name, raw, [*held])
         hf, processor = _remote(family, name, options)
     hf = hf.to(device) if device_map is None and not quantized else hf
+    if quantized and not hasattr(hf.config, "quantization_config"):
+        hf.config.quantization_config = raw["quantization_config"]  # dequantized, and forgotten
     return _towers(hf.requires_grad_(False).eval(), processor, adapter, own)
 
 

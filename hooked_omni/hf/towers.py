@@ -20,7 +20,7 @@ from hooked_omni.families import family_of
 from hooked_omni.families.family import Read
 from hooked_omni.hf.adapters import names_of, without_wrapper
 from hooked_omni.hf.capture import embedded
-from hooked_omni.hf.quantized import quantization
+from hooked_omni.hf.quantized import decompress, quantization
 from hooked_omni.inputs.audio import Audio, read_audio
 from hooked_omni.inputs.headers import read_header
 from hooked_omni.inputs.image import Image, read_image
@@ -46,6 +46,7 @@ class Towers:
     """
 
     def __init__(self, hf_model: nn.Module, processor: Any = None) -> None:
+        decompress(hf_model)
         config: Any = getattr(hf_model, "config", None)
         self.family = family_of({} if config is None else config.to_dict())
         self.hf: Any = self.family.unwrap(without_wrapper(hf_model))
@@ -115,18 +116,21 @@ class Towers:
         Neither weights nor frames are read: the processor writes the tokens. A sound's header may
         be off by the end of its last packet, and so by two tokens. Raises as `embed`.
         """
+        tokens, ids = self.header_inputs(prompt)["input_ids"][0], self.family.media_tokens(self.hf)
+        counts = {kind: int((tokens == token).sum()) for kind, token in ids.items()}
+        return {"prompt": len(tokens), **counts}
+
+    def header_inputs(self, prompt: Prompt) -> dict[str, Any]:
+        """Model inputs of the shapes that a prompt has by its files' headers; see `read_header`."""
         self._require(prompt)
         prompt = replace(prompt, media=prompt.media or self.media)
         try:
-            tokens = self._inputs(prompt, self._headers(prompt, "meta"))["input_ids"][0]
+            return self._inputs(prompt, self._headers(prompt, "meta"))
         except MediaError as error:
             if error.__cause__ is None:
                 raise
             # The processor looks at numbers, which the meta device has not.
-            tokens = self._inputs(prompt, self._headers(prompt, "cpu"))["input_ids"][0]
-        ids = self.family.media_tokens(self.hf)
-        counts = {kind: int((tokens == token).sum()) for kind, token in ids.items()}
-        return {"prompt": len(tokens), **counts}
+            return self._inputs(prompt, self._headers(prompt, "cpu"))
 
     def _headers(self, prompt: Prompt, device: str) -> Read:
         media, sources = prompt.media or self.media, prompt.sources(self.family.hears)

@@ -17,6 +17,11 @@ def require_no_autocast(device: torch.device) -> None:
         )
 
 
+def has_scheme(module: Any) -> bool:
+    """Whether compressed-tensors computes it, which may round inputs, too, of plain weights."""
+    return getattr(module, "quantization_scheme", None) is not None
+
+
 def is_quantized(tensor: Any) -> bool:
     """Whether it is no tensor of plain numbers: of small types, packed in a class, or not there."""
     if tensor is None or hasattr(tensor, "__tensor_flatten__"):

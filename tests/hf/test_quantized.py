@@ -1,5 +1,6 @@
 """A quantized checkpoint has the numbers of Hugging Face's quantized model, and says so."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors import safe_open
 
 from analyses.plots import published
 from analyses.running.identity import model_facts
+from benchmarks.quantized import row
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, load, names, prove
 from hooked_omni.__main__ import main as hooked_omni
@@ -194,3 +196,52 @@ def test_a_quantized_unembedding_is_refused(plain):
         CheckpointError, match=r"quantized projections alone, got \['lm_head.weight'\]"
     ):
         HookedOmni.from_hf(omni.hf, omni.processor, allow_quantized=True)
+
+
+METHODS = "gptq", "awq", "compressed-tensors", "torchao", "hqq", "quanto", "nonsense", 7, None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_cannot_be_loaded_is_refused_before_weights_are_read(plain, tmp_path, method):
+    """Without its package, or of a kind that was never compared, though transformers goes on."""
+    for file in plain.glob("*.json"):
+        (tmp_path / file.name).write_text(file.read_text())
+    config = json.loads((plain / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    packages = {"gptq": "gptqmodel", "awq": "gptqmodel", "torchao": "torchao"}
+    package = packages.get(method, "compressed_tensors" if method == METHODS[2] else None)
+    wrong = rf"expected the packages .*, got no \['{package}'\]. Install"
+    if package is None:
+        wrong = rf"quantized by one of \['bits.*got {method!r} in .*Load the original; or .*from_hf"
+    with pytest.raises(CheckpointError, match=wrong):
+        load(tmp_path, allow_quantized=True)
+
+
+def test_a_checkpoint_that_is_dequantized_says_so(tmp_path):
+    """Where FP8 is not computed, transformers makes plain numbers of it, and forgets that."""
+    says = "fp8 (dequantized): not the original's numbers"
+    assert row("fp8, in blocks", tmp_path) == f"{says} | 0 | 0"
+    model = load(tmp_path, allow_quantized=True).model
+    with pytest.raises(HookError, match="without gradients of a quantized model"):
+        model.run_with_hooks(WORDS, bwd_hooks=[(names.resid_pre(1), lambda gradient, hook: None)])
+
+
+def test_projections_that_round_their_inputs_are_kept_as_they_are():
+    """As compressed-tensors leaves them after a first pass, whose work is done at once."""
+    hf, processor = random_omni(n_layers=2)
+    up: Any = find_decoder(hf).get_submodule("layers.0.mlp.up_proj")
+    seen = list[Any]()
+    up.quantization_scheme = "W8A8"
+    up.forward = lambda x: torch.nn.functional.linear(x.round(decimals=1), up.weight)
+    hf.ct_decompress_hook = hf.register_forward_pre_hook(lambda module, given: seen.append(module))
+    with pytest.raises(CheckpointError, match="a model quantized by"):
+        HookedOmni.from_hf(hf, processor)
+    hf.ct_decompress_hook.remove()
+    assert seen == [hf]
+    del hf.ct_decompress_hook
+    omni = HookedOmni.from_hf(hf, processor, allow_quantized=True)
+    prompt = omni.embed_inputs(input_ids=WORDS, attention_mask=torch.ones_like(WORDS))
+    assert torch.equal(omni.model(prompt), hf(input_ids=WORDS).logits)
+    with pytest.raises(CheckpointError, match="floating-point weights to view, got a Linear"):
+        _ = omni.model.W_in

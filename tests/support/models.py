@@ -5,6 +5,7 @@ Frames and waveforms are arrays here: reading media files has its own tests.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hooked_omni import HookedOmni, Prompt
 from hooked_omni.inputs.audio import Audio
 from hooked_omni.inputs.video import Video
 from hooked_omni.organisms import SHIPPED
+from hooked_omni.organisms.random_weights import random_vl
 
 _FPS, _SECONDS, _RATE = 2.0, 3.0, 16_000
 _OMNI = ("text", "audio", "video", "audio in video", "video then audio")
@@ -159,3 +161,25 @@ def save_checkpoint(hf: Any, processor: Any, folder: Path, **options: Any) -> Pa
     hf.save_pretrained(folder, **options)
     processor.save_pretrained(folder)
     return folder
+
+
+def save_writing_model(folder: Path, tokens: list[str], cycle: bool = False) -> Path:
+    """Sees, and writes these tokens, whatever it is; in a `cycle` it never ends."""
+    model, processor = random_vl()
+    tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.add_tokens([token for token in tokens if len(token) > 1])
+    model.resize_token_embeddings(len(tokenizer))
+    chain = [tokenizer(token)["input_ids"][0] for token in ("\n", *tokens)]
+    chain.append(chain[1] if cycle else model.generation_config.eos_token_id)
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        embeds = model.get_input_embeddings().weight
+        embeds[chain[:-1]] = torch.randn(len(chain) - 1, embeds.shape[1])
+        head = torch.zeros_like(embeds)
+        for token, following in pairwise(chain):
+            head[following] += 10 * embeds[token]
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(head)
+    return save_checkpoint(model, processor, folder)

@@ -18,6 +18,7 @@ from data_prep.manifest import Sample, write_manifest
 from hooked_omni import Prompt, load
 from hooked_omni.errors import CheckpointError, ResultsError, UnknownModelError
 from hooked_omni.hf.loading import unloaded
+from hooked_omni.hf.tower_memory import tower_bytes
 from hooked_omni.organisms import SHIPPED
 from tests.support.clips import write_clip
 from tests.support.models import save_checkpoint
@@ -102,6 +103,26 @@ def test_a_lens_costs_by_the_span_it_reads(clip: Path, folder: Path) -> None:
     assert n_bytes["video"] > n_bytes["audio"]
 
 
+@pytest.mark.parametrize("name", ["omni", "omni3", "qwen2-vl", "vl", "vl3"])
+def test_what_towers_take_grows_with_the_clip(clip: Path, tmp_path: Path, name: str) -> None:
+    """Of media and activations, without weights; `benchmarks.plan --towers` measures it."""
+    longer = write_clip(tmp_path / "b.mp4", seconds=6.6, fps=12.5, width=240, height=136, turns=1)
+    towers, found = unloaded(f"random-{name}"), list[int]()
+    for path in (clip, longer):
+        prompt = Prompt("What now?", video=path, use_audio_in_video=towers.family.hears)
+        inputs = towers.header_inputs(prompt)
+        n_bytes = tower_bytes(towers, inputs)
+        assert n_bytes and n_bytes > sum(v.nbytes for v in inputs.values() if hasattr(v, "nbytes"))
+        # A sound is filled up to the longest there is.
+        found.append(n_bytes - (inputs["input_features"].nbytes if towers.family.hears else 0))
+    assert 1.3 < found[1] / found[0] < 2.5
+
+
+def test_towers_whose_code_reads_numbers_are_not_planned(clip: Path) -> None:
+    towers = unloaded("random-phi4")
+    assert tower_bytes(towers, towers.header_inputs(Prompt("What?", video=clip))) is None
+
+
 def test_a_study_is_planned_with_its_base(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(clip.read_bytes())
     samples = [Sample(name, "factual", video="a.mp4") for name in ("a", "b")]
@@ -157,7 +178,7 @@ def test_a_plan_is_printed(clip: Path, folder: Path, capsys: pytest.CaptureFixtu
         "knockout",
         "positions",
         "plain captions",
-        "towers come on",
+        "towers, of the longest",
     ):
         assert text in said
     assert command("plan", *given, "--config", "study.toml") == 2

@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from data_prep.captioning import caption_manifest as captions
@@ -28,9 +26,9 @@ from data_prep.journal import Journal
 from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
 from hooked_omni.errors import FileError, ManifestError, UnknownModelError
 from hooked_omni.inputs.media import MediaSettings
-from hooked_omni.organisms.random_weights import random_vl
 from tests.support.forked import start
 from tests.support.judge_server import JudgeServer, send
+from tests.support.models import save_writing_model
 
 QUESTION = Question(
     prompt="What is seen?",
@@ -364,26 +362,7 @@ def test_a_wrong_file_is_refused(clips, out, name, data, error, message):
 
 def local(folder: Path, tokens: list[str], cycle: bool = False) -> Local:
     """A model that writes these tokens, whatever it sees; in a `cycle` it never ends."""
-    model, processor = random_vl()
-    tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.add_tokens([token for token in tokens if len(token) > 1])
-    model.resize_token_embeddings(len(tokenizer))
-    chain = [tokenizer(token)["input_ids"][0] for token in ("\n", *tokens)]
-    chain.append(chain[1] if cycle else model.generation_config.eos_token_id)
-    with torch.no_grad():
-        for layer in model.model.language_model.layers:
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
-        embeds = model.get_input_embeddings().weight
-        embeds[chain[:-1]] = torch.randn(len(chain) - 1, embeds.shape[1])
-        head = torch.zeros_like(embeds)
-        for token, following in pairwise(chain):
-            head[following] += 10 * embeds[token]
-    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
-    model.lm_head.weight = torch.nn.Parameter(head)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return Local(str(folder), QUESTION)
+    return Local(str(save_writing_model(folder, tokens, cycle)), QUESTION)
 
 
 def test_a_local_model_describes(clips: Path, tmp_path: Path, out: Path) -> None:
