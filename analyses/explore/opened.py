@@ -15,11 +15,12 @@ from analyses.study.config import EVERY, STAGES
 from analyses.study.judging import scores_path, with_events
 from data_prep.manifest import Sample, read_manifest
 from hooked_omni.errors import FileError, ManifestError, ResultsError
+from hooked_omni.families import FAMILIES
 from hooked_omni.files import file_hash
 from hooked_omni.inputs.media import MediaSettings
 
-_SHOWN = (*STAGES, "attention_map")
-_PARTS = {"attention_map": "attention"}
+SHOWN = (*STAGES, "attention_map")
+PARTS = {"attention_map": "attention"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,7 @@ class OpenStudy:
         manifest: With the samples; None if it is not there.
         samples: By id, of the manifest.
         missing: Why each part of the page that is not there is missing.
+        name: On the page: the folder's own.
     """
 
     folder: Path
@@ -45,17 +47,17 @@ class OpenStudy:
     manifest: Path | None
     samples: Mapping[str, Sample]
     missing: Mapping[str, str]
-
-    @property
-    def name(self) -> str:
-        """The folder's own."""
-        return self.folder.resolve().name
+    name: str
 
     @property
     def model(self) -> str:
         """As the study names it."""
         first = next(iter(self.tables.values()))
-        return self.sources.model if self.sources else Path(str(first.attrs["model"])).name
+        return (
+            self.sources.model
+            if self.sources
+            else Path(str(first.attrs.get("model", "a model"))).name
+        )
 
     @property
     def twins(self) -> dict[str, str]:
@@ -66,6 +68,12 @@ class OpenStudy:
     def media(self) -> MediaSettings:
         """How the model got frames and sound."""
         return MediaSettings(**next(iter(self.runs.values()))["facts"]["model"]["media"])
+
+    @property
+    def hears(self) -> bool:
+        """Whether its model does; its clips' sounds are not shown if not."""
+        family = next(iter(self.runs.values()))["facts"]["model"]["family"]
+        return family not in {one.name for one in FAMILIES if not one.hears}
 
     @cached_property
     def kinds_of(self) -> dict[str, str]:
@@ -99,7 +107,7 @@ def open_study(folder: Path, judge: str | None = None, data: Path | None = None)
     tables, runs, missing = {}, {}, {}
     for name in EVERY:
         if why := _unfinished(folder / name):
-            missing |= {_PARTS.get(name, name): why} if name in _SHOWN else {}
+            missing |= {PARTS.get(name, name): why} if name in SHOWN else {}
             continue
         tables[name], runs[name] = results.load(folder / name), results.read_run(folder / name)
     if not tables:
@@ -121,7 +129,8 @@ def open_study(folder: Path, judge: str | None = None, data: Path | None = None)
             if sources
             else "the study does not say where its manifest is: give it with --data"
         )
-    return OpenStudy(folder, tables, runs, scores, sources, path, samples, missing)
+    name = folder.resolve().name
+    return OpenStudy(folder, tables, runs, scores, sources, path, samples, missing, name)
 
 
 def _unfinished(folder: Path) -> str:

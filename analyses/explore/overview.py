@@ -83,7 +83,7 @@ def _settings(study: OpenStudy) -> Iterator[tuple[str, str]]:
 
 
 def _warnings(study: OpenStudy) -> Iterator[str]:
-    name = str(next(iter(study.tables.values())).attrs["model"])
+    name = str(next(iter(study.tables.values())).attrs.get("model"))
     if "not the original's numbers" in name:
         yield f"Of {name}; nothing published is compared with it."
     made = {} if study.manifest is None else read_facts(study.manifest)

@@ -90,9 +90,6 @@ def attention_meta(row: Mapping[str, Any]) -> dict[str, Any]:
     video: dict[str, Any] = {**cells, "times": [*row["frame_seconds"]]}
     for name in ("frame", "row", "column"):
         video[f"{name}s"] = max(cells[name], default=-1) + 1
-    seconds = np.asarray(row["audio_second"], float)
-    step = float(np.median(np.diff(np.unique(seconds)))) if len(set(seconds)) > 1 else 0.0
-    audio = {"position": [*row["audio_position"]], "second": [*row["audio_second"]], "step": step}
     return {
         "file": attention_file(row),
         "queries": row["n_queries"],
@@ -101,13 +98,12 @@ def attention_meta(row: Mapping[str, Any]) -> dict[str, Any]:
         "kept": row["n_kept"],
         "predicts": [*range(1, row["n_queries"] + 1)],
         "segments": [*row["segments"]],
+        "parts": [*zip(row["part_of"], row["part_at"], row["part_sink"], strict=True)],
+        "levels": round(2 / row["sum_bound"]),
         "bound": row["bound"],
         "sinks": [*row["sinks"]],
-        "grid": {
-            "video": video if cells["position"] else None,
-            "audio": audio if audio["position"] else None,
-            "why": row["no_grid"],
-        },
+        "grid": video if cells["position"] else None,
+        "why": row["no_grid"],
     }
 
 

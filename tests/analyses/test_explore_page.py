@@ -261,14 +261,27 @@ def test_attention_stands_on_the_patches_and_on_the_sound(visit):
     page.wait_for_selector(".frames")
     looked, sink = ("video", "0.5", "1", "3"), ("video", "0", "0", "0")
     code = (round(255 * 3**-0.5) / 255) ** 2
-    heard = {("audio", second, "", ""): pytest.approx(1 / 6, abs=0.002) for second in ("0.5", "1")}
-    assert attention(visit) == {looked: pytest.approx(code / 4), **heard}
+    heard = {("audio", second, "", ""): pytest.approx(1 / 6, abs=1e-5) for second in ("0", "1")}
+    mean = {"0": 0.75 * planted.SUMS["video", 0, False], "0.5": 1 / 12}
+    mean["1"] = 0.75 * planted.SUMS["video", 2, False]  # the most, though no weight of it is kept
+    seen = {("video", s, "", ""): pytest.approx(one, abs=1e-5) for s, one in mean.items()}
+    assert attention(visit) == {looked: pytest.approx(code / 4), **heard, **seen}
+    texts = page.locator(".frames .time").all_text_contents()
+    assert [one.split("   ")[1] for one in texts] == ["3.75 %", "8.33 %", "19 %"]
+    assert page.locator(".timeline .heat-bar title").all_text_contents()[0] == "0 s: 16.7 %"
     first = page.get_by_label("First layer")
     first.focus()
     page.keyboard.press("End")
-    assert attention(visit) == {looked: pytest.approx(code), **heard}
+    seen = {("video", "0.5", "", ""): pytest.approx(1 / 3, abs=1e-5)}
+    assert attention(visit) == {looked: pytest.approx(code), **heard, **seen}
     page.get_by_label("Show 1 sinks").check()
-    assert attention(visit) == {looked: pytest.approx(code), sink: pytest.approx(code), **heard}
+    seen["video", "0", "", ""] = pytest.approx(1 / 3, abs=1e-5)
+    assert attention(visit) == {
+        looked: pytest.approx(code),
+        sink: pytest.approx(code),
+        **heard,
+        **seen,
+    }
     page.get_by_label("One head").check()
     page.get_by_role("slider", name="Head").fill("1")
     page.evaluate(SETTLED)
@@ -280,11 +293,12 @@ def test_attention_stands_on_the_patches_and_on_the_sound(visit):
     box, frame = cell.bounding_box(), page.locator(".frames .dim").nth(1).bounding_box()
     assert box["x"] + box["width"] == pytest.approx(frame["x"] + frame["width"], abs=1)
     assert box["width"] == pytest.approx(frame["width"] / planted.COLUMNS, abs=1)
-    assert page.locator(".shares").inner_text().count("33.3 %") == 3
+    assert page.locator(".shares b").all_inner_texts() == ["0 %", "66.7 %", "33.3 %"]
     assert b"data:image/jpeg" in visit.saved("Save attention on the frames as SVG")
     assert len(visit.saved("Save attention on the frames as PNG")) > 1000
     page.locator(".answer .token").nth(1).click()
-    assert not [key for key in attention(visit) if key[0] == "video" and key != sink]
+    patches = [key for key in attention(visit) if key[0] == "video" and key[2]]
+    assert patches == [sink]
     page.locator(".answer .token").nth(0).click()
     page.evaluate(SETTLED)
     assert page.get_by_text("Nothing is kept").count()

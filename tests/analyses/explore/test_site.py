@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from analyses import fidelity
-from analyses.attention_map.packing import unpacked
+from analyses.attention_map.packing import levels, unpacked
 from analyses.explore.media import clip_record
 from analyses.explore.notebook import show
 from analyses.explore.opened import open_study
@@ -184,11 +184,13 @@ def test_attention_is_the_tables_bytes(done: Path, site: Path) -> None:
         meta = sample_of(site, row["sample"])["attention"]["hear"]
         data = base64.b64decode(read(site, f"0/{meta['file']}"))
         shape = meta["layers"], meta["heads"], meta["queries"], meta["kept"]
-        own = unpacked(data, shape, len(meta["segments"]))
+        own = unpacked(data, shape, len(meta["parts"]))
         assert data == row["packed"] and np.allclose(own.sums.sum(-1), 1, atol=1e-4)
-        video, audio = meta["grid"]["video"], meta["grid"]["audio"]
+        video, parts = meta["grid"], meta["parts"]
         assert video["frames"] * video["rows"] * video["columns"] == len(video["position"])
-        assert audio["step"] == pytest.approx(0.04) and meta["grid"]["why"] == ""
+        assert {at for of, at, _ in parts if of == "video"} == set(range(video["frames"]))
+        assert {at for of, at, _ in parts if of == "audio"} == {0, 1}
+        assert meta["why"] == "" and meta["levels"] == levels(own.sums.size)
         assert meta["predicts"] == [*range(1, meta["queries"] + 1)]
 
 
