@@ -8,7 +8,7 @@ import base64
 import html
 import mimetypes
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from hooked_omni import HookedOmni, Prompt
 from hooked_omni.errors import ResultsError
 
 _COLUMNS = dict(attention_map=MAP, captions=TEXTS, distribution_shift=SHIFT, logit_lens=LENS)
+_UNKNOWN = {"family": "unknown", "dtype": "unknown", "media": {}}
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
 _POLICY += "img-src data:; media-src data:"
 _FRAME = (
@@ -75,19 +76,17 @@ def show(
             twice of one, and as `open_study`.
         MediaError, PromptError: As `embed`, for a prompt.
     """
+    manifest, sample = None if data is None else Path(data), str(what)
     if isinstance(source, HookedOmni):
         if not isinstance(what, Prompt):
             raise ResultsError(f"expected a Prompt for a model, got {what!r}. Write Prompt(...).")
         study, sample = asked_now(source, what), "prompt"
+    elif isinstance(source, str | Path):
+        study = open_study(Path(source), data=manifest)
     elif isinstance(source, OpenStudy):
-        study, sample = source, str(what)
+        study = source
     else:
-        manifest, sample = None if data is None else Path(data), str(what)
-        if isinstance(source, str | Path):
-            study = open_study(Path(source), data=manifest)
-        else:
-            tables = [source] if isinstance(source, pd.DataFrame) else source
-            study = of_tables(tables, manifest)
+        study = of_tables([source] if isinstance(source, pd.DataFrame) else source, manifest)
     if sample not in study.kinds_of:
         known = [*study.kinds_of][:5]
         raise ResultsError(
@@ -99,21 +98,27 @@ def show(
 def asked_now(omni: HookedOmni, prompt: Prompt) -> OpenStudy:
     """The answer to a prompt and its attention, as of a study of one sample."""
     case = prefilled(omni, Case(prompt, "prompt", kind="prompt", question="own"))
-    study = of_tables([captions.run(omni, [case]), attention_map.run(omni, [case])])
+    model = model_facts(omni) | {"media": vars(prompt.media or omni.media)}
+    tables = [captions.run(omni, [case]), attention_map.run(omni, [case])]
+    study = of_tables(tables, None, model, prompt.rope, prompt.system)
     for name, table in study.tables.items():
         for reason in table.attrs["skipped"].values():
             raise ResultsError(f"expected a prompt that {name} can be used on, got one: {reason}")
-    model = model_facts(omni) | {"media": vars(prompt.media or omni.media)}
     sources = prompt.sources(omni.family.hears)
     files = [(one.kind, str(Path(one.path).absolute())) for one in sources if not one.own]
     heard = {} if any(one.kind == "audio" for one in sources) else {MODALITY: "visual"}
     sample = Sample("prompt", kind="prompt", items=tuple(files), extra=heard)
-    runs = _runs(study.tables, model, rope=prompt.rope, system=prompt.system)
-    return replace(study, runs=runs, samples={"prompt": sample})
+    return replace(study, samples={"prompt": sample})
 
 
-def of_tables(tables: Sequence[pd.DataFrame], data: Path | None = None) -> OpenStudy:
-    """Tables, as `run` or `results.load` gives them, as of a study."""
+def of_tables(
+    tables: Sequence[pd.DataFrame],
+    data: Path | None = None,
+    model: Mapping[str, Any] = _UNKNOWN,
+    rope: str = "unknown",
+    system: str | None = None,
+) -> OpenStudy:
+    """Tables, as `run` or `results.load` gives them, as of a study; `data` is their manifest."""
     found: dict[str, pd.DataFrame] = {}
     for table in tables:
         name = next((n for n, own in _COLUMNS.items() if {*KEYS, *own} <= {*table.columns}), None)
@@ -126,11 +131,12 @@ def of_tables(tables: Sequence[pd.DataFrame], data: Path | None = None) -> OpenS
     if not found:
         raise ResultsError(f"expected a table of one of {[*_COLUMNS]}, got none. Name one.")
     name = str(next(iter(found.values())).attrs.get("model", "a model"))
-    model = {"name": name, "family": "unknown", "dtype": "unknown", "media": {}}
+    facts = {"data": [], "model": {"name": name, **model}, "rope": rope, "system": system}
+    run = {"facts": facts, "config": {}, "versions": {}}
     return OpenStudy(
         folder=Path(),
         tables=found,
-        runs=_runs(found, model, rope="unknown", system=None),
+        runs=dict.fromkeys(found, run),
         scores=pd.DataFrame(columns=[*SCORE_COLUMNS]),
         sources=None,
         manifest=data,
@@ -138,11 +144,6 @@ def of_tables(tables: Sequence[pd.DataFrame], data: Path | None = None) -> OpenS
         missing={PARTS.get(n, n): "not shown here" for n in ("judge", *SHOWN) if n not in found},
         name=Path(name).name,
     )
-
-
-def _runs(tables: Iterable[str], model: dict[str, Any], **facts: Any) -> dict[str, Any]:
-    run = {"facts": {"data": [], "model": model, **facts}, "config": {}, "versions": {}}
-    return dict.fromkeys(tables, run)
 
 
 def one_page(study: OpenStudy, sample: str) -> str:

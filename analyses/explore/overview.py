@@ -9,6 +9,7 @@ import pandas as pd
 
 from analyses import fidelity
 from analyses.explore.opened import OpenStudy
+from analyses.explore.samples import grouped
 from analyses.plots import figures, published
 from analyses.plots.numbers import panels
 from analyses.study import report
@@ -122,7 +123,7 @@ def _rows(study: OpenStudy) -> Iterator[dict[str, Any]]:
         twin = study.twins.get(sample)
         heard, theirs = (one.get("hear/audio") for one in (own, faithful.get(twin or "", {})))
         tokens = shifts.get(sample, [])
-        firsts = [row for own in _by_question(tokens) for row in _first_of_words(own)]
+        firsts = [row for _, own in grouped(tokens, ("question",)) for row in _first_of_words(own)]
         yield {
             "id": sample,
             "file": file_name(sample),
@@ -145,12 +146,6 @@ def _by_sample(table: pd.DataFrame | None) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _by_question(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    return [
-        [r for r in rows if r["question"] == q] for q in dict.fromkeys(r["question"] for r in rows)
-    ]
-
-
 def _first_of_words(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The first token of each word of one answer."""
     return [tokens[at] for at, _, _ in word_ranges([row["token_text"] for row in tokens])]
@@ -166,13 +161,8 @@ def _fidelity(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 def _named(study: OpenStudy, sample: str, answers: list[dict[str, Any]], what: str) -> list[str]:
     """The events that the captions name, else the first caption."""
     events = [*answers[0][what]] if answers else []
-    known = study.samples.get(sample)
-    captions = (
-        ()
-        if known is None
-        else getattr(known, {"heard": "audio", "seen": "video"}[what] + "_captions")
-    )
-    return events or list(captions[:1])
+    captions = {"heard": "audio_captions", "seen": "video_captions"}[what]
+    return events or list(getattr(study.samples.get(sample), captions, ())[:1])
 
 
 def _disagreement(answers: list[dict[str, Any]], scored: list[dict[str, Any]]) -> float | None:

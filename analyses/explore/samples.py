@@ -43,10 +43,10 @@ class SampleTables:
     def record(self, sample: str, clip: dict[str, Any]) -> dict[str, Any]:
         """The page's `Sample`."""
         answers, cut = self.rows("captions", sample), self.rows("knockout", sample)
-        scores = {key: list(rows) for key, rows in _grouped(self.rows("scores", sample), _KEYS[1:])}
+        scores = {key: list(rows) for key, rows in grouped(self.rows("scores", sample), _KEYS[1:])}
         maps = {row["question"]: row for row in self.rows("attention_map", sample)}
         shifts = {
-            q: rows for (q,), rows in _grouped(self.rows("distribution_shift", sample), _KEYS[1:2])
+            q: rows for (q,), rows in grouped(self.rows("distribution_shift", sample), _KEYS[1:2])
         }
         tokens = {q: [*_tokens(shifts.get(q), maps.get(q))] for q in {**shifts, **maps}}
         plain = [_answer(row, "", scores) for row in answers]
@@ -62,7 +62,7 @@ class SampleTables:
             "tokens": tokens,
             "words": {q: [*_words(own)] for q, own in tokens.items()},
             "lens": [
-                _lens(q, kind, rows) for (q, kind), rows in _grouped(lens, ("question", "lens"))
+                _lens(q, kind, rows) for (q, kind), rows in grouped(lens, ("question", "lens"))
             ],
             "knockout": [_point(row, scores) for row in windows],
             "attention": {q: attention_meta(row) for q, row in maps.items()},
@@ -120,7 +120,8 @@ def _plain(value: Any) -> Any:
     return None if value is pd.NA or (isinstance(value, float) and math.isnan(value)) else value
 
 
-def _grouped(rows: Rows, keys: tuple[str, ...]) -> Iterator[tuple[tuple[Any, ...], Rows]]:
+def grouped(rows: Rows, keys: tuple[str, ...]) -> Iterator[tuple[tuple[Any, ...], Rows]]:
+    """Rows by their values of `keys`, in order."""
     found: dict[tuple[Any, ...], Rows] = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in keys), []).append(row)

@@ -52,7 +52,7 @@ def write_site(
         )
     if len({folder.resolve() for folder in folders}) < max(len(folders), 1):
         raise ResultsError(f"expected studies, each once, got {[str(one) for one in folders]}.")
-    studies = _named([open_study(folder, judge, data) for folder in folders])
+    studies = distinct([open_study(folder, judge, data) for folder in folders])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".part-{out.name}-", dir=out.parent) as made:
@@ -68,7 +68,7 @@ def write_site(
     return out / "index.html"
 
 
-def _named(studies: Sequence[OpenStudy]) -> list[OpenStudy]:
+def distinct(studies: Sequence[OpenStudy]) -> list[OpenStudy]:
     """Each by as much of its path as no other ends in, and its judge, where there are several."""
     paths = [one.folder.resolve().parts for one in studies]
     judges = [one.scores.attrs["judge"]["name"] if len(one.scores) else "" for one in studies]

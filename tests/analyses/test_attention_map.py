@@ -15,9 +15,10 @@ from analyses.attention_map.table import COLUMNS
 from analyses.attention_share.shares import forced_shares
 from analyses.cases import Case, prefilled
 from analyses.text.pieces import word_ranges, words
-from hooked_omni import HookedOmni, names
+from hooked_omni import HookedOmni, Prompt, names
 from hooked_omni.decoding.score import forced_logits
 from hooked_omni.errors import ResultsError
+from tests.support.models import sound
 from tests.support.planted import HEARD_HEAD, SEEN_HEAD, asked, planted
 
 
@@ -160,6 +161,13 @@ def test_what_a_map_cannot_show_is_said(models, clips, known) -> None:
     text = models["omni"].model.as_prompt(torch.arange(2, 30)[None])
     (row,) = attention_map.run(models["omni"], [text]).to_dict("records")
     assert row["audio_position"] == () and row["segments"] == ("text", "generated")
+    omni = models["omni"]
+    items = [("audio", "a"), ("text", "What now?"), ("audio", "b")]
+    two = omni.embed_media(Prompt(items=items), (sound(2.0), sound(1.0)))
+    (row,) = attention_map.run(omni, [two], Config(4)).to_dict("records")
+    heard = [one for one in parts_of(row) if one[0].startswith("audio")]
+    assert heard == [("audio.1", 0, False), ("audio.1", 1, False), ("audio.2", 0, False)]
+    assert len(row["audio_position"]) == len(two.spans["audio"])
     with pytest.raises(ResultsError, match="got 1 and 9"):
         Config(max_new_tokens=1)
     for kept in (0, -1, 1001):

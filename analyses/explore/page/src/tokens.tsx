@@ -73,9 +73,11 @@ function drawn(list: HTMLElement, picture: SVGSVGElement): SVGSVGElement {
     }
     if (text) piece(text, shift, at, Math.min(start, at[1]));
   }
-  const bottom = list.scrollHeight + 24;
-  Object.keys(SHIFTS).forEach((shift, i) =>
-    piece(shift, shift, [box.left + 14 + 130 * i, box.left + 104 + 130 * i, box.top + bottom - 40 - list.scrollTop, box.top + bottom - 16 - list.scrollTop], box.left + 14 + 130 * i));
+  const [bottom, top] = [list.scrollHeight + 40, box.top - list.scrollTop];
+  Object.keys(SHIFTS).forEach((shift, i) => {
+    const left = box.left + 14 + 130 * i;
+    piece(shift, shift, [left, left + 96, top + bottom - 32, top + bottom - 8], left);
+  });
   picture.setAttribute("viewBox", `0 0 ${Math.max(list.clientWidth, 400)} ${bottom}`);
   return picture;
 }
