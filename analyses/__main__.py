@@ -40,6 +40,7 @@ ANALYSES: dict[str, tuple[str, bool]] = {
     "distribution_shift": ("sound and picture; --base, the vision-only base model", True),
     "modality_reliance": ("sound, or picture", False),
     "choice": ("questions of choice, which or forced; --questions", False),
+    "heads": ("--questions which or forced", False),
 }
 """Each analysis: what it needs, and whether it compares with a base model."""
 
@@ -191,6 +192,7 @@ def plan_command(
     base: Annotated[str | None, _option("The base model, where there is one.")] = None,
     data: Annotated[Path | None, _option("Manifest, as data_prep writes it.")] = None,
     clip: Annotated[list[Path] | None, _option("A clip, not --data; repeatable.")] = None,
+    questions: Annotated[str, _option(_QUESTIONS)] = "hear",
     dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
     device_map: DeviceMap = None,
     allow_quantized: Quantized = False,
@@ -214,7 +216,7 @@ def plan_command(
     if (base is None) == ANALYSES[analysis][1]:
         raise typer.BadParameter("expected --base for an analysis that compares, and for no other")
     settled = options.read_config(analysis, settings)
-    chosen = options.CaseSelection(data, tuple(clip or ()))
+    chosen = options.CaseSelection(data, tuple(clip or ()), questions=tuple(questions.split(",")))
     models = options.ModelOptions(model, base, dtype=dtype, **more)
     models.require()
     from analyses.running.request import cases_of

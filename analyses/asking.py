@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from analyses.text.choices import CHOICES, choices
-from analyses.text.wording import OWN, known_order, worded
+from analyses.text.wording import OWN, QUESTIONS, known_order, worded
 from data_prep.manifest import MODALITY, Sample, read_manifest
 from data_prep.questions import ChoiceQuestion
 from hooked_omni.errors import ResultsError
@@ -37,11 +37,11 @@ def sample_questions(
 ) -> list[SampleQuestion]:
     """Each of `questions` about every sample of a manifest; arguments, errors as `read_cases`."""
     words = worded(wording or {})
-    unknown = [question for question in questions if question not in (*words, OWN, *CHOICES)]
+    unknown = [name for name in questions if name not in (*QUESTIONS, OWN, *CHOICES)]
     if unknown or not questions:
         raise ResultsError(
-            f"expected questions among {[*sorted(words), *CHOICES]}, got {unknown}. Your own words "
-            "about a clip go into --ask."
+            f"expected questions among {[*sorted(QUESTIONS), *CHOICES]}, got {unknown}. Your own "
+            "words about a clip go into --ask."
         )
     samples = read_manifest(manifest)
     chosen = [s for s in samples if kinds is None or s.kind in kinds]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from analyses.circuit_configs import HeadsConfig
 from hooked_omni.errors import ResultsError
 from hooked_omni.names import LENSES, LensKind
 
@@ -279,4 +280,5 @@ CONFIGS: Mapping[str, type] = {
     "distribution_shift": DistributionShiftConfig,
     "modality_reliance": ModalityRelianceConfig,
     "choice": ChoiceConfig,
+    "heads": HeadsConfig,
 }

@@ -8,7 +8,8 @@ as captions of AudioCaps have in Qwen's vocabulary; the tiny tokenizer has one f
 Random weights are the dearest case for `knockout`: conditions share their early layers for as long
 as they say the same, and here they part after a few tokens. A trained model, as the organisms are,
 leaves most captions as they are: `--chained` makes such captions, and says how many knockouts move
-theirs. Seconds are of processor time, which is a thread's own on a busy machine, too.
+theirs. Seconds are of processor time, which is a thread's own on a busy machine, too. `--kernels`
+says how much of a knockout is in matrix products and softmax, which no code of ours could spare.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from analyses import (
     attention_map,
@@ -203,6 +205,20 @@ def moved(omni: HookedOmni, path: Path) -> str:
     return f"\n{len(after)} of {len(table) - 1} knockouts move the caption, after {after} tokens\n"
 
 
+_KERNELS = ("mm", "softmax")
+
+
+def kernels(omni: HookedOmni, base: HookedOmni, path: Path) -> str:
+    """What part of a knockout's time, on a `prefilled` case, is in matrix products and softmax."""
+    shared, way = prefilled(omni, asked(path)), ways(omni, base)["knockout"]
+    way(shared)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        way(shared)
+    every = [(event.key, event.self_cpu_time_total) for event in seen.key_averages()]
+    inside = sum(own for key, own in every if any(kernel in key for kernel in _KERNELS))
+    return f"matrix products and softmax: {100 * inside / sum(own for _, own in every):.0f} %"
+
+
 @torch.no_grad()
 def main() -> None:
     """Print a table."""
@@ -210,18 +226,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, nargs="+", default=[4, 9], help="of the clips")
     parser.add_argument("--runs", type=int, default=3, help="rounds; medians are shown")
     parser.add_argument("--chained", type=int, metavar="STRENGTH", help="as in `benchmarks.sweep`")
+    parser.add_argument("--kernels", action="store_true", help="their part, and no table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(machine(), end="\n\n")
+    omni, base = models()
+    if arguments.chained:
+        chained(omni, arguments.chained)
+    gc.freeze()  # else a collection of all that was imported, 0.4 s, falls where it likes
+    if arguments.kernels:
+        with tempfile.TemporaryDirectory() as folder:
+            print(kernels(omni, base, clip(Path(folder), arguments.seconds[-1])))
+        return
     print(
         "| positions | analysis | alone | in plain captions | on one `prefilled` case | in plain "
         "captions | peak memory |"
     )
     print("|---" * 7 + "|")
-    omni, base = models()
-    if arguments.chained:
-        chained(omni, arguments.chained)
-    gc.freeze()  # else a collection of all that was imported, 0.4 s, falls where it likes
     with tempfile.TemporaryDirectory() as folder:
         for seconds in arguments.seconds:
             made = clip(Path(folder), seconds)

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from analyses.asking import prompt_of, without_sound
-from analyses.text.wording import OWN, worded
+from analyses.text.wording import OWN, QUESTIONS, worded
 from data_prep.manifest import Sample, file_name, read_manifest, write_manifest
 from examples._clip import two_seconds
 from hooked_omni.cluster.joining import Cluster
@@ -58,8 +58,8 @@ def options(arguments: list[str] | None, prog_name: str) -> argparse.Namespace:
     wording = (one.partition("=") for one in given.wording)
     given.words = worded({name: text for name, _, text in wording})
     given.questions = given.questions and given.questions.split(",")
-    if unknown := sorted({*(given.questions or ())} - {*given.words, OWN}):
-        parser.error(f"expected questions among {[*given.words, OWN]}, got {unknown}")
+    if unknown := sorted({*(given.questions or ())} - {*QUESTIONS, OWN}):
+        parser.error(f"expected questions among {[*QUESTIONS, OWN]}, got {unknown}")
     if given.manifest is None:
         given.folder = Path(tempfile.mkdtemp())
         two_seconds(given.folder / "clip.mp4")

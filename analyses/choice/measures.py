@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from analyses.cases import KEYS
+from analyses.configs import PLAIN
 from analyses.plots.statistics import contrast, mean_band
 from analyses.text.choices import HEARD_OR_SEEN
 from data_prep.questions import YES_NO
@@ -161,3 +162,29 @@ def heard_minus_seen(found: Any) -> Any:
     result = pd.DataFrame({"odds": odds, "order_effect": effect}).reset_index()
     result.attrs = found.attrs
     return result
+
+
+def odds_bands(odds: Any) -> pd.DataFrame:
+    """Means of `odds` by kind, question and condition, with bands as `mean_band`.
+
+    `measure` is "heard minus seen" or, of a question with two orders, "order effect".
+    """
+    orders = odds.dropna(subset=["order_effect"])
+    orders = orders.assign(odds=orders["order_effect"], measure="order effect")
+    every = pd.concat([odds.assign(measure="heard minus seen"), orders])
+    every.attrs = odds.attrs
+    by = ["kind", "question", "measure", "condition"]
+    return mean_band(every, "odds", by=by) if len(every) else pd.DataFrame(columns=by)
+
+
+def beside_fidelity(odds: Any, scores: pd.DataFrame | None) -> Any:
+    """The plain model's `odds` of each clip with the `score` of what it says it hears.
+
+    `scores` are a judge's, of audio in answers to "hear"; no rows without any.
+    """
+    plain = odds[odds["condition"] == PLAIN]
+    if scores is None or scores.empty:
+        return plain.assign(score=np.nan, what="audio").iloc[:0]
+    own: Any = scores[(scores["what"] == "audio") & (scores["condition"] == "")]
+    own = own[own["question"] == "hear"][["sample", "kind", "what", "score"]]
+    return own.merge(plain, on=["sample", "kind"])

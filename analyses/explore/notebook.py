@@ -21,7 +21,7 @@ from analyses.captions import COLUMNS as TEXTS
 from analyses.cases import KEYS, Case, prefilled
 from analyses.distribution_shift.table import COLUMNS as SHIFT
 from analyses.explore.media import clip_record
-from analyses.explore.opened import PARTS, SHOWN, OpenStudy, open_study
+from analyses.explore.opened import DRAWN, PARTS, OpenStudy, open_study
 from analyses.explore.overview import study_record
 from analyses.explore.samples import SampleTables
 from analyses.explore.site import BUILT, sample_records, script
@@ -141,7 +141,7 @@ def of_tables(
         sources=None,
         manifest=data,
         samples={} if data is None else {one.id: one for one in read_manifest(data)},
-        missing={PARTS.get(n, n): "not shown here" for n in ("judge", *SHOWN) if n not in found},
+        missing={PARTS.get(n, n): "not shown here" for n in ("judge", *DRAWN) if n not in found},
         name=Path(name).name,
     )
 

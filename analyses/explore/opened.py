@@ -19,7 +19,8 @@ from hooked_omni.families import FAMILIES
 from hooked_omni.files import file_hash
 from hooked_omni.inputs.media import MediaSettings
 
-SHOWN = (*STAGES, "attention_map")
+DRAWN = (*STAGES, "attention_map")
+"""The stages of which something is drawn for single samples."""
 PARTS = {"attention_map": "attention"}
 
 
@@ -53,11 +54,8 @@ class OpenStudy:
     def model(self) -> str:
         """As the study names it."""
         first = next(iter(self.tables.values()))
-        return (
-            self.sources.model
-            if self.sources
-            else Path(str(first.attrs.get("model", "a model"))).name
-        )
+        name = str(first.attrs.get("model", "a model"))
+        return self.sources.model if self.sources else Path(name).name
 
     @property
     def twins(self) -> dict[str, str]:
@@ -107,7 +105,7 @@ def open_study(folder: Path, judge: str | None = None, data: Path | None = None)
     tables, runs, missing = {}, {}, {}
     for name in EVERY:
         if why := _unfinished(folder / name):
-            missing |= {PARTS.get(name, name): why} if name in SHOWN else {}
+            missing |= {PARTS.get(name, name): why} if name in DRAWN else {}
             continue
         tables[name], runs[name] = results.load(folder / name), results.read_run(folder / name)
     if not tables:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analyses import fidelity
-from analyses.explore.opened import OpenStudy
+from analyses.explore.opened import DRAWN, OpenStudy
 from analyses.explore.samples import grouped
 from analyses.plots import figures, published
 from analyses.plots.numbers import panels
@@ -94,6 +94,8 @@ def _warnings(study: OpenStudy) -> Iterator[str]:
             case, why = next(iter(skipped.items()))
             count = f"{len(skipped)} of {table.attrs['n_cases']} cases skipped"
             yield f"{stage}: {count}; {case}: {why}"
+    for stage in (name for name in study.tables if name not in DRAWN):
+        yield f"{stage}: its figure and sentences are below; of single samples nothing is drawn"
     gone = {k: n for k, n in study.scores.attrs.get("missing", {}).items() if n}
     yield from (f"judge: {n} judgements of {what} missing" for what, n in gone.items())
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from analyses.asking import SampleQuestion, ordered, sample_questions
 from analyses.configs import CONFIGS
 from analyses.running.type_check import make_config
-from analyses.text.wording import OWN, worded
+from analyses.text.wording import OWN, QUESTIONS, worded
 from data_prep.manifest import Sample
 from hooked_omni.command_line import read_device_map
 from hooked_omni.errors import MediaError, ResultsError
@@ -47,7 +47,7 @@ class CaseSelection:
     order: str | None = None
 
     def __post_init__(self) -> None:
-        words = worded(self.wording)
+        worded(self.wording)
         if self.data is not None and (self.audio is not None or self.text is not None):
             raise ResultsError(
                 "expected --clip with --audio and --ask, got --data. A manifest says which "
@@ -56,10 +56,10 @@ class CaseSelection:
         if self.data is None and self.kinds is not None:
             raise ResultsError("expected --data with --kinds, got --clip: clips have no kind.")
         require_clip(*self.clips, self.audio)
-        unknown = [q for q in self.questions if q not in words]
+        unknown = [q for q in self.questions if q not in QUESTIONS]
         if unknown and self.data is None:
             raise ResultsError(
-                f"expected questions among {sorted(words)}, got {unknown}. Your own words go "
+                f"expected questions among {sorted(QUESTIONS)}, got {unknown}. Your own words go "
                 "into --ask."
             )
         if self.text is not None and (self.wording or self.questions != ("hear",)):

@@ -35,14 +35,20 @@ def selection_facts(chosen: CaseSelection) -> dict[str, Any]:
     return {
         "data": [{"file": f.name, "sha256": file_hash(f)} for f in files],
         "clips": None if chosen.data is None else clips_digest(chosen.data),
-        "questions": list(chosen.questions) if chosen.text is None else [chosen.text],
+        **question_facts(chosen),
         "kinds": None if chosen.kinds is None else list(chosen.kinds),
         "rope": chosen.rope,
         "system": chosen.system,
         "order": chosen.order,
         "wording": dict(chosen.wording),
-        **({"not_asked": not_asked(chosen)} if {*chosen.questions} & {*CHOICES} else {}),
     }
+
+
+def question_facts(chosen: CaseSelection) -> dict[str, Any]:
+    """Which questions, and, if their answers are given, of which samples they cannot be asked."""
+    questions = list(chosen.questions) if chosen.text is None else [chosen.text]
+    more = {"not_asked": not_asked(chosen)} if {*questions} & {*CHOICES} else {}
+    return {"questions": questions, **more}
 
 
 def not_asked(chosen: CaseSelection) -> dict[str, list[str]]:
@@ -159,4 +165,6 @@ def carry_out(run: runs.Run, workers: runs.Workers | None, out: Path) -> None:
         say(f"skipped: {case}: {reason}")
     if len(skipped) > 10:
         say(f"and {len(skipped) - 10} more: see run.json")
+    for name, samples in run.facts.get("not_asked", {}).items():
+        say(f"{name} cannot be asked of {len(samples)} samples of the manifest: see run.json")
     say(f"{out}: {len(table)} rows, {len(skipped)} of {table.attrs['n_cases']} cases skipped")

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from analyses import fidelity
+from analyses.choice import measures
+from analyses.configs import PLAIN
 from analyses.judge.agreement import fairness
 from analyses.knockout.figure import changes
 from analyses.logit_lens.recall import ANY_LAYER, recall
@@ -19,6 +21,8 @@ from analyses.plots.statistics import POOL
 from analyses.study.effect import FEWEST, SMALLEST, Effect, Observed, Untestable
 from analyses.study.evidence import Evidence
 from analyses.study.judging import ANSWER, conditions, of_other_clips
+
+_HALLUCINATION = "Video-driven Audio Hallucination"  # the task's name in AVHBench's QA.json
 
 
 def audio_falls(evidence: Evidence) -> Observed:
@@ -172,6 +176,29 @@ def judge_is_fair(evidence: Evidence) -> Observed:
     return Observed(
         ", ".join(f"{what} {points[what]['mean']:.3f}" for what in points), tuple(effects)
     )
+
+
+def without_video(evidence: Evidence) -> Observed:
+    """Accuracy on AVHBench's video-driven audio hallucination, and with nothing reading the video.
+
+    The condition is named "no video", as in `examples/studies/avhbench.toml`.
+    """
+    names: tuple[str, str] = PLAIN, "no video"
+    table: Any = evidence.tables.get("choice", pd.DataFrame())
+    if table.empty or not {*names} <= {*table["condition"]}:
+        raise Untestable("choice: AVHBench's questions, and the condition 'no video', needed")
+    found = measures.answers(table[table["task"] == _HALLUCINATION])
+    if found.empty:
+        raise Untestable(f"choice: no questions of {_HALLUCINATION}")
+    clips = measures.by_clip(found, "correct")
+    both, alone = (
+        100 * clips[clips["condition"] == name].set_index("sample")["correct"] for name in names
+    )
+    limits: Any = dict(above=-SMALLEST, below=SMALLEST)
+    more = evidence.effect("both - without", [both, alone], lambda b, a: b - a, **limits)
+    test = measures.mcnemar(found, "no video", PLAIN)
+    means = f"{both.mean():.1f} % with both, {alone.mean():.1f} % without video"
+    return Observed(f"{means}; McNemar's p = {test['p']:.2g} of {test['n']} questions", (more,))
 
 
 def knocked_out(key: str, question: str, sign: int) -> Callable[[Evidence], Observed]:

@@ -22,6 +22,7 @@ _BARS = {
     "fidelity": ("Fidelity (figure 2)", side_by_side.fidelities),
     "heard_and_said": ("What can be read, and what is said (D.1)", side_by_side.heard_and_said),
     "shift": ("Distance from the base (D.3)", side_by_side.shifts),
+    "choice": ("Preferred answers", side_by_side.choices),
 }
 
 # Whether the judge is fair is a claim about the judge, and rests on files that are elsewhere.
@@ -59,7 +60,7 @@ def by_name(studies: Sequence[FinishedStudy]) -> dict[str, FinishedStudy]:
 def _conditions(named: Mapping[str, FinishedStudy]) -> Iterator[str]:
     """What is the same in all studies, and what is not."""
     first = next(iter(named.values()))
-    samples = first.evidence.tables["captions"].groupby("kind")["sample"].nunique()
+    samples = next(iter(first.evidence.tables.values())).groupby("kind")["sample"].nunique()
     kinds = sorted(samples.index, key=figures.place)
     counts = ", ".join(f"{samples[kind]} {as_text(kind)}" for kind in kinds)
     judge = as_text(first.conditions["judge"]["name"])
@@ -75,7 +76,7 @@ def _conditions(named: Mapping[str, FinishedStudy]) -> Iterator[str]:
             widths = sorted({int(n) for n in 1 + cut["last_layer"] - cut["first_layer"]})
             width = f"{', '.join(map(str, widths))} of {cut['n_layers'].iloc[0]}"
         system = facts["system"] or "its own"
-        order = tables["captions"].attrs.get("order", "-")
+        order = next(iter(tables.values())).attrs.get("order", "-")
         how = facts["model"]["dtype"], facts["rope"], system, order
         rows.append([name, study.folder, base, *how, width])
     head = ["model", "folder", "base", "dtype", "rope", "system prompt", "order", "window"]

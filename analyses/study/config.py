@@ -14,6 +14,7 @@ from analyses.judge.judgement import JudgeError, Settings
 from analyses.judge.lookup import require_known
 from analyses.running.options import CaseSelection, ModelOptions, require_clip
 from analyses.running.type_check import fits, make_config, mismatch, tuples
+from analyses.text.choices import CHOICES
 from analyses.text.wording import QUESTIONS, Order, worded
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import parse_toml, read_text
@@ -33,10 +34,14 @@ NEEDS_BASE = "distribution_shift"
 FINISHED = ("recipe.json", "report.md")
 """Files of a study that came to its end."""
 
-ON_REQUEST = ("attention_map", "modality_reliance")
-"""Analyses of which no claim of the paper's is made."""
+ON_REQUEST: Mapping[str, tuple[str, ...]] = {
+    "attention_map": ("hear",),
+    "modality_reliance": ("hear",),
+    "choice": ("choice",),
+}
+"""Analyses beside these, and the questions of each."""
 
-EVERY = (*STAGES, *ON_REQUEST)
+EVERY = {**STAGES, **ON_REQUEST}
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Study:
             relative to it. A decoder alone needs it.
         data: The manifest; in a file, relative to it.
         base: The vision-only base model; needed for `distribution_shift`.
-        analyses: Which of them; those of `ON_REQUEST` if they are named.
+        analyses: Which of them; those of `ON_REQUEST` if they are named, which need no captions.
         kinds: Kinds of samples; empty for all.
         limit: How many samples of each kind, the first ones; 0 for all.
         max_new_tokens: Longest answer, in tokens, in every analysis.
@@ -126,21 +131,23 @@ class Study:
 
     def __post_init__(self) -> None:
         unknown = [a for a in self.analyses if a not in EVERY]
-        if unknown or "captions" not in self.analyses:
+        judged = bool({*self.analyses} - {*ON_REQUEST})
+        if unknown or not self.analyses or (judged and "captions" not in self.analyses):
             raise ResultsError(
-                f"expected analyses among {[*EVERY]}, captions among them, got "
-                f"{list(self.analyses)}."
+                f"expected analyses among {[*EVERY]}, captions among them unless all are of "
+                f"{[*ON_REQUEST]}, got {list(self.analyses)}."
             )
         worded(self.wording)
         self.models()  # refuses what does not go together
         in_judge = {"name", "url", *(one.name for one in (*fields(Settings), *fields(Reading)))}
         if unknown := sorted(self.judge.keys() - in_judge - {"logs"}):
             raise JudgeError(f"expected settings among {sorted(in_judge)}, got {unknown}.")
-        words = [word for given in self.questions.values() for word in given]
-        if self.limit < 0 or set(words) - set(QUESTIONS):
+        known = {name: {*QUESTIONS, *(CHOICES if name in ON_REQUEST else ())} for name in EVERY}
+        words = [w for name, own in self.questions.items() for w in own if w not in known[name]]
+        if self.limit < 0 or words:
             raise ResultsError(
-                f"expected a limit of at least 0 and questions among {sorted(QUESTIONS)}, got "
-                f"{self.limit} and {words}."
+                f"expected a limit of at least 0 and questions among {sorted(QUESTIONS)}, those of "
+                f"{[*ON_REQUEST]} also among {[*CHOICES]}, got {self.limit} and {words}."
             )
         if NEEDS_BASE in self.analyses and not self.base:
             raise ResultsError(
@@ -157,7 +164,7 @@ class Study:
 
     def selection(self, name: str) -> CaseSelection:
         """What an analysis asks about all samples; refused as `CaseSelection` says."""
-        questions = self.questions.get(name, STAGES.get(name, ("hear",)))
+        questions = self.questions.get(name, EVERY[name])
         how: Any = dict(rope=self.rope, wording=self.wording, system=self.system or None)
         return CaseSelection(
             self.data, questions=questions, kinds=self.kinds or None, order=self.order, **how

@@ -24,7 +24,7 @@ class Evidence:
     @property
     def twins(self) -> dict[str, str]:
         """The factual twin of each sample that has one."""
-        return self.tables.get("captions", pd.DataFrame()).attrs.get("twins", {})
+        return next(iter(self.tables.values()), pd.DataFrame()).attrs.get("twins", {})
 
     def table(self, name: str, kind: str = "counterfactual", question: str = "hear") -> Any:
         """Rows of one panel of an analysis; kind "all" is factual and counterfactual together."""

@@ -13,6 +13,8 @@ from analyses.study.evidence import Evidence
 from analyses.study.judging import scores_path, with_events
 from hooked_omni.errors import ResultsError
 
+_COMPARED = ("captions", "choice")  # their settings are the same in studies that are compared
+
 
 @dataclass(frozen=True, eq=False)
 class FinishedStudy:
@@ -39,19 +41,23 @@ def read_finished(folder: Path, judge: str | None = None) -> FinishedStudy:
     there = {path.parent.name for path in folder.glob("*/recipe.json")}
     tables = {n: results.load(folder / n) for n in EVERY if n in there}
     chosen = [scores_path(folder, judge)] if judge else [*(folder / "scores").glob("*.parquet")]
-    if "captions" not in tables or len(chosen) != 1:
+    if not tables or len(chosen) != 1:
         raise ResultsError(
-            f"expected a study with captions and one judge's scores in {folder}, got {[*tables]} "
+            f"expected a study with analyses and one judge's scores in {folder}, got {[*tables]} "
             f"and {len(chosen)} judges. Name one with --judge."
         )
-    scores, run = results.read_table(chosen[0]), results.read_run(folder / "captions")
-    _require_whole(folder, tables, scores)
-    tables = with_events(tables, scores, run["config"]["own"])
-    facts, model = recipe["facts"], Path(tables["captions"].attrs["model"]).name
+    every = {name: results.read_run(folder / name) for name in tables}
+    scores, run = results.read_table(chosen[0]), next(iter(every.values()))
+    _require_whole(folder, tables, scores, every)
+    if "captions" in tables:
+        tables = with_events(tables, scores, run["config"]["own"])
+    facts = recipe["facts"]
+    model = Path(next(iter(tables.values())).attrs["model"]).name
+    compared = {n: made["config"] for n, made in every.items() if n in _COMPARED}
     conditions = {
         "data": [file["sha256"] for file in facts["data"]],
         **{name: facts[name] for name in ("clips", "kinds", "wording")},
-        **{"cases": sorted(run["cases"]), "captions": run["config"]},
+        **{"cases": sorted(run["cases"]), **compared},
         **{name: scores.attrs.get(name) for name in ("judge", "first_only")},
     }
     return FinishedStudy(folder, model, Evidence(tables, scores), conditions, run["facts"])
@@ -67,7 +73,7 @@ def require_comparable(studies: Sequence[FinishedStudy]) -> None:
     first = studies[0]
     for study in studies[1:]:
         for name, there in first.conditions.items():
-            here = study.conditions[name]
+            here = study.conditions.get(name, there)  # not every one has a choice
             if name == "cases" and there != here:
                 there, here = (sorted({*a} - {*b})[:3] for a, b in ((there, here), (here, there)))
             if there != here:
@@ -78,16 +84,24 @@ def require_comparable(studies: Sequence[FinishedStudy]) -> None:
                 )
 
 
-def _require_whole(folder: Path, tables: Mapping[str, Any], scores: Any) -> None:
+def _require_whole(
+    folder: Path, tables: Mapping[str, Any], scores: Any, every: Mapping[str, dict[str, Any]]
+) -> None:
     """Refuse a study that was begun again, and of which some parts are newer than others."""
     samples = [{case.rpartition("/")[0] for case in t.attrs["cases"]} for t in tables.values()]
-    answered, scored = (
-        set(zip(own["sample"], own["question"], strict=True))
-        for own in (tables["captions"], fidelity.plain(scores))
-    )
-    if answered != scored or any(own != samples[0] for own in samples):
+    expected = [samples[0] - _not_asked(made["facts"]) for made in every.values()]
+    known = [tables["captions"], fidelity.plain(scores)] if "captions" in tables else [scores] * 2
+    answered, scored = (set(zip(own["sample"], own["question"], strict=True)) for own in known)
+    if answered != scored or samples != expected:
         raise ResultsError(
             f"expected one set of samples in all of {folder}, got {[*map(len, samples)]} in "
             f"{[*tables]}, {len(answered)} answers and scores of {len(scored)}. Give its command "
             "again: it goes on where it was."
         )
+
+
+def _not_asked(facts: Mapping[str, Any]) -> set[str]:
+    """Samples of which none of an analysis's questions can be asked."""
+    if not (lists := facts.get("not_asked")):
+        return set()
+    return set.intersection(*({*lists.get(one, ())} for one in facts["questions"]))

@@ -53,13 +53,15 @@ def judge_study(
     progress: ProgressCallback,
     reading: Reading,
 ) -> pd.DataFrame:
-    """Scores of all captions and tokens, written to `scores_path(out, judge.name)`.
+    """Scores of all captions and tokens, if any, written to `scores_path(out, judge.name)`.
 
     As of `judge_items`; `attrs["cut"]` says of which tokens there were too many for the judge.
     """
     first_only, unread = reading.first_only, []
     samples = list({case.sample: case for case in cases}.values())
-    todo = items(tables["captions"], samples, first_only=first_only)
+    todo = list[Item]()
+    if "captions" in tables:
+        todo += items(tables["captions"], samples, first_only=first_only)
     if "knockout" in tables:
         cut = tables["knockout"]
         cut = cut.assign(condition=conditions(cut))
@@ -67,11 +69,11 @@ def judge_study(
     if "logit_lens" in tables and judge.prompt_version("recall"):
         of_recall, unread = _recall(judge, tables, samples, reading)
         todo += of_recall
-    if judge.prompt_version("events"):
+    if "captions" in tables and judge.prompt_version("events"):
         for name, texts in _answers(tables).items():
             todo += items(texts.assign(condition=name), samples, ("events",))
     scores = judge_items(todo, judge, out / "judgements.jsonl", progress)
-    known = tables["captions"].attrs
+    known = next(iter(tables.values())).attrs
     of = {name: known[name] for name in ("model", "twins", "order") if name in known}
     scores.attrs |= of | {"first_only": first_only, "cut": unread}
     results.write_table(scores_path(out, judge.name), scores, "scores")

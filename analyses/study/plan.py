@@ -111,6 +111,14 @@ class Costs:
             logits = min(CHUNK_BYTES, 16 * cfg.d_vocab * sizes.n_audio)
             work = read * cfg.d_vocab * cfg.d_model / _layer_weights(cfg)
             return max(logits, _LENS_ROW * cfg.n_layers * read * config.top_k), work
+        if name == "choice":
+            # Every option is read after the prompt, and after it again where a rule changes that.
+            n = 1 + len(config.conditions)
+            passes = sum(map(_edits_prompt, config.conditions.values()))
+            passes += config.calibrate != "none"
+            n_bytes, whole = self.prefill(n_pos)
+            work = _STEP + n * _REFERENCE * self._position(n_pos)
+            return max(self._rows(n, 1, n_pos, _REFERENCE, config), n_bytes), work + passes * whole
         m: int = config.max_new_tokens
         total, own = n_pos + m, m * self._position(n_pos)
         grown = memory.keys_values_bytes(cfg, total)
@@ -147,6 +155,12 @@ class Costs:
 
     def _position(self, n_keys: int | float) -> float:
         return 1 + 2 * self.cfg.n_heads * self.cfg.d_head * n_keys / _layer_weights(self.cfg)
+
+
+def _edits_prompt(rules: Sequence[str]) -> bool:
+    """Whether any of these rules is about positions before the last of the prompt."""
+    queries = {q.strip() for rule in rules for q in rule.partition("!->")[0].split("+")}
+    return not queries <= {"last", "G", "generated"}
 
 
 def _layer_weights(cfg: DecoderConfig) -> int:

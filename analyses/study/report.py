@@ -32,6 +32,7 @@ FIGURES = {
     "knockout": ("figure6_knockout", "Knockouts"),
     "distribution_shift": ("figure7_distribution_shift", "Distance from the base"),
     "modality_reliance": ("modality_reliance", "Reliance on each modality"),
+    "choice": ("choice", "Preferred answers"),
 }
 """Of each analysis: the file of its figure, and its title."""
 
@@ -44,6 +45,7 @@ of it (differs), or on both sides (undecided). *Size*: whether our band contains
 number for this model, question and kind of clips, where it has one.
 """
 _MOST_LISTED = 20
+_WITH_SCORES = ("logit_lens", "choice")
 
 
 def write(
@@ -117,7 +119,7 @@ def source_of(
         return fidelity, [scores]
     if name == "knockout":
         table = fidelity.joined(table.assign(condition=conditions(table)), scores)
-    return runs.analysis(name), [table, scores] if name == "logit_lens" else [table]
+    return runs.analysis(name), [table, scores] if name in _WITH_SCORES else [table]
 
 
 def _lines(
@@ -127,7 +129,8 @@ def _lines(
     scores: pd.DataFrame,
     findings: Sequence[Finding],
 ) -> Iterator[str]:
-    n_samples: Any = tables["captions"].groupby("kind", sort=False)["sample"].nunique()
+    first = next(iter(tables.values()))
+    n_samples: Any = first.groupby("kind", sort=False)["sample"].nunique()
     kinds = sorted(n_samples.index, key=figures.place)
     counts = ", ".join(f"{n_samples[kind]} {as_text(kind)}" for kind in kinds)
     judge: Any = scores.attrs["judge"]
@@ -140,10 +143,10 @@ def _lines(
     data, base = as_text(study.data.name), as_text(study.base or "none")
     yield f"Samples: {counts}, of {data}. Base: {base}. "
     yield f"Judge: {as_text(judge['name'])}. "
-    yield f"Order: {as_text(tables['captions'].attrs.get('order', 'unknown'))}. "
-    yield f"Greedy answers of up to {', '.join(map(str, limits))} tokens. "
+    yield f"Order: {as_text(first.attrs.get('order', 'unknown'))}. "
+    yield f"Greedy answers of up to {', '.join(map(str, limits))} tokens. " if limits else ""
     yield f"Versions: {as_text(versions)}.\n"
-    if "not the original's numbers" in (name := str(tables["captions"].attrs["model"])):
+    if "not the original's numbers" in (name := str(first.attrs["model"])):
         yield f"Note: of {as_text(name)}; nothing published is compared with it.\n"
     for note in (unlike_the_paper(read_facts(study.data)), published.note(study.model)):
         yield f"Note: {as_text(note)}.\n" if note else ""
@@ -156,13 +159,16 @@ def _lines(
             yield f"![{title}](figures/{file}.png)\n"
         yield from (f"* {as_text(line)}" for line in sentences(name, tables[name], scores))
     yield "\n## What is missing\n"
-    yield from _missing(tables, scores)
+    not_asked = [made["facts"].get("not_asked", {}) for made in every]
+    yield from _missing(tables, scores, dict(zip(tables, not_asked, strict=True)))
     yield "\nTables: a folder each, with `run.json`; scores: `scores/`; judgements with the judge's"
     yield "reasons: `judgements.jsonl`."
 
 
-def _missing(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> Iterator[str]:
-    """Skipped cases and missing judgements, each with its reason."""
+def _missing(
+    tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame, not_asked: Mapping[str, Any]
+) -> Iterator[str]:
+    """Skipped cases and missing judgements, each with its reason, and what could not be asked."""
     for name, table in tables.items():
         skipped = table.attrs.get("skipped", {})
         yield f"* {name}: {len(skipped)} of {table.attrs['n_cases']} cases skipped."
@@ -173,6 +179,9 @@ def _missing(tables: Mapping[str, pd.DataFrame], scores: pd.DataFrame) -> Iterat
             f"{cases[0]}{f' and {len(cases) - 1} more' if cases[1:] else ''}: {reason}"
             for reason, cases in by_reason.items()
         )
+        for question, samples in not_asked[name].items():
+            yield f"* {name}: {question} cannot be asked of {len(samples)} samples of the manifest."
+            yield from _first(iter(samples))
         unmatched = table.attrs.get("unmatched", {})
         yield from _first(
             f"{case}: the judge's {', '.join(words)} match no token"

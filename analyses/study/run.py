@@ -18,12 +18,19 @@ from analyses.running import results, runs
 from analyses.running.elsewhere import bundle_facts
 from analyses.running.identity import clips_digest, require_distinct
 from analyses.running.progress import ProgressCallback, no_progress
-from analyses.running.request import cases_of, given_bundles, load_both, on_cluster
+from analyses.running.request import (
+    cases_of,
+    given_bundles,
+    load_both,
+    on_cluster,
+    question_facts,
+)
 from analyses.running.sources import Sources, write_sources
 from analyses.study import report
 from analyses.study.claims import Finding, check
-from analyses.study.config import NEEDS_BASE, Study
+from analyses.study.config import EVERY, NEEDS_BASE, ON_REQUEST, Study
 from analyses.study.judging import judge_study, require_judge, with_events
+from data_prep.manifest import read_manifest
 from hooked_omni.cluster.joining import Cluster
 from hooked_omni.errors import ResultsError
 from hooked_omni.files import file_hash
@@ -47,16 +54,20 @@ class StudyResult:
 
 
 def study_cases(study: Study, name: str) -> list[Case]:
-    """Cases of an analysis; raises as `CaseSelection`."""
+    """Cases of an analysis; raises as `CaseSelection`, and if a `limit` leaves none."""
     every = cases_of(study.selection(name))
     if not study.limit:
         return every
-    kept: dict[str, dict[str, None]] = {}
-    for case in every:
-        samples = kept.setdefault(case.kind, {})
-        if len(samples) < study.limit:
-            samples[case.sample] = None
-    return [case for case in every if case.sample in kept[case.kind]]
+    kept: dict[str, list[str]] = {}
+    for sample in read_manifest(study.data):
+        kept.setdefault(sample.kind, []).append(sample.id)
+    found = [case for case in every if case.sample in kept[case.kind][: study.limit]]
+    if not found:
+        raise ResultsError(
+            f"expected a sample that {name} can be asked of among the first {study.limit} of each "
+            f"kind, got none. Take more (`limit`), or leave {name} out."
+        )
+    return found
 
 
 def run_study(
@@ -77,10 +88,10 @@ def run_study(
         JudgeDownError: If the judge stops answering. The same command goes on where it stopped.
     """
     results.require_folder(out)
-    cases = {name: study_cases(study, name) for name in study.analyses}
-    configs = {name: study.config(name) for name in study.analyses}
+    cases = {name: study_cases(study, name) for name in EVERY if name in study.analyses}
+    configs = {name: study.config(name) for name in cases}
     _require_references(cases)
-    require_distinct(cases["captions"])
+    require_distinct(cases.get("captions", []))
     judge, reading = require_judge(study.judge, out)
     every = [case for own in cases.values() for case in own], cases.get(NEEDS_BASE, [])
     models, workers = on_cluster(study.models(), cluster, *every)
@@ -105,14 +116,15 @@ def run_study(
             omni=omni,
             cases=cases[name],
             base=base if name == NEEDS_BASE else None,
-            facts={**facts, "questions": list(dict.fromkeys(c.question for c in cases[name]))},
+            facts={**facts, **question_facts(study.selection(name))},
         )
-        for name in study.analyses
+        for name in cases
     }
     made = runs.execute_all(stages, progress, workers=workers)
     tables = {path.name: table for path, table in made.items()}
-    scores = judge_study(judge, tables, cases["captions"], out, progress, reading)
-    tables = with_events(tables, scores, configs["captions"].own)
+    scores = judge_study(judge, tables, cases.get("captions", []), out, progress, reading)
+    if "captions" in configs:
+        tables = with_events(tables, scores, configs["captions"].own)
     findings = check(tables, scores, study.ratings)
     return StudyResult(tables, scores, findings, report.write(study, out, tables, scores, findings))
 
@@ -140,6 +152,9 @@ def _recipe(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
     only["device_map"] = ""
     only |= dict(embedded=None, decoder_only=False, trust_remote_code=False, adapter=None)
     only |= dict(model=Path(study.model).name, data=Path(study.data.name))
+    for name in ("questions", "configs"):  # those on request are in a folder of their own
+        known: Mapping[str, Any] = getattr(study, name)
+        only[name] = {one: own for one, own in known.items() if one not in ON_REQUEST}
     made = results.make_recipe("study", replace(study, **only), facts)
     del made["config"]["device_map"], made["config"]["allow_quantized"]
     return made

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analyses import fidelity
+from analyses.choice import measures
 from analyses.distribution_shift.figure import token_bands
 from analyses.distribution_shift.table import SHIFTS
 from analyses.knockout.figure import draw_panel, underneath
@@ -23,6 +24,7 @@ from analyses.study.judging import conditions
 
 _HATCHES = ("", "///", "...", "xxx")
 _POINT = {"see": "video", "hear": "audio"}
+_OURS: dict[str, Any] = dict(published=None, color="")
 _PANELS = [(kind, question) for kind in POOL for question in _POINT]  # A to D
 _MEASURES = dict(kl_base_model="kl_divergence", **{s: f"audio_tokens_{s}" for s in SHIFTS})
 
@@ -30,6 +32,8 @@ _MEASURES = dict(kl_base_model="kl_divergence", **{s: f"audio_tokens_{s}" for s 
 def fidelities(study: Evidence) -> Iterator[dict[str, Any]]:
     """Points of figure 2: each with its panel, its name in it, and the published number."""
     own = fidelity.plain(study.scores)
+    if own.empty:
+        return
     bands: Any = mean_band(own.assign(m=100 * own["score"]), "m", by=["kind", "question", "what"])
     for name in ("kind", "question"):
         bands = bands.sort_values(name, key=lambda names: names.map(figures.place), kind="stable")
@@ -76,6 +80,21 @@ def shifts(study: Evidence) -> Iterator[dict[str, Any]]:
                 yield band | known | dict(name=measure if unit == "%" else "", color="")
 
 
+def choices(study: Evidence) -> Iterator[dict[str, Any]]:
+    """Accuracy by task and condition, and heard minus seen, which nobody has published."""
+    if "choice" not in study.tables:
+        return
+    found = measures.answers(study.tables["choice"])
+    for band in measures.accuracy(found).to_dict("records"):
+        panel = f"{band['kind']}, {band['task'] or 'no task'}: right answers"
+        percent = {name: 100 * band[name] for name in ("mean", "low", "high")}
+        yield band | percent | dict(panel=panel, unit="%", name=band["condition"], **_OURS)
+    unit = "nats a token" if study.tables["choice"]["by"].iloc[0] == "per token" else "nats"
+    for band in measures.odds_bands(measures.heard_minus_seen(found)).to_dict("records"):
+        panel = f"{band['kind']}, {band['question']}: {band['measure']}"
+        yield band | dict(panel=panel, unit=unit, name=band["condition"], **_OURS)
+
+
 def bars(rows: list[dict[str, Any]]) -> Figure | None:
     """A panel for each `panel`, a group of bars for each `model`, published numbers dotted."""
     points = pd.DataFrame([row for row in rows if row["n"]])
@@ -98,7 +117,7 @@ def bars(rows: list[dict[str, Any]]) -> Figure | None:
                 line: Any = dict(color="black", ls=":", lw=2, label="published")
                 axes.hlines(point["published"], at - width / 2, at + width / 2, **line)
         unit = panel["unit"].iloc[0]
-        axes.set(ylabel=unit, ylim=(0, 100 if unit == "%" else None))
+        axes.set(ylabel=unit, ylim=(0, 100) if unit == "%" else None)
         axes.set_title(f"{title}\n({figures.counted(panel)})", fontsize="small")
         turned: Any = dict(rotation=20, ha="right", rotation_mode="anchor")
         axes.set_xticks(range(len(models)), models, **turned)

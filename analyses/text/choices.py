@@ -18,9 +18,6 @@ from data_prep.questions import ChoiceQuestion, questions_of
 CHOICES = ("choice", "which", "forced")
 """The questions whose answers are given."""
 
-WHICH = "Which do you hear: {} or {}?"
-"""Frozen, as its answers are compared across models: in one word order, and in the other."""
-
 HEARD_OR_SEEN = "heard or seen"
 """The task of `which` and `forced`."""
 
@@ -28,7 +25,7 @@ HEARD_OR_SEEN = "heard or seen"
 def choices(sample: Sample, name: str, words: Mapping[str, str]) -> list[ChoiceQuestion]:
     """The questions of a sample under one of `CHOICES`; none if it cannot be asked.
 
-    `words` are those of the plain questions. A `ManifestError` for wrong ones in the manifest.
+    `words` are as of `worded`. A `ManifestError` for wrong ones in the manifest.
     """
     if name == "choice":
         return questions_of(sample)
@@ -39,7 +36,8 @@ def choices(sample: Sample, name: str, words: Mapping[str, str]) -> list[ChoiceQ
         sides = [(words["hear"], pair)] if different else []
     else:
         pair = _events(sample.audio_captions, sample.video_captions)
-        sides = [(WHICH.format(*own), pair) for own in (pair, pair[::-1])] if pair else []
+        given = tuple(words["which answer"].format(one) for one in pair)
+        sides = [(words["which"].format(*own), given) for own in (pair, pair[::-1]) if own]
     orders = ("heard first", "seen first") if len(sides) == 2 else ("",)
     return [
         ChoiceQuestion(text, own, own[0], task=HEARD_OR_SEEN, sub_task=order)

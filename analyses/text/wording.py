@@ -12,6 +12,12 @@ QUESTIONS: Mapping[str, str] = {
 }
 """The paper's three questions (section 4)."""
 
+TEMPLATES: Mapping[str, str] = {"which": "Which do you hear: {} or {}?", "which answer": "{}"}
+"""Frozen, as answers are compared across models: the question `which`, and an answer to it.
+
+Other words are for models of few words, whose numbers stand alone.
+"""
+
 OWN = "own"
 """The question of a sample with words of its own, and of a clip with the user's."""
 
@@ -20,13 +26,24 @@ Order = _ORDERS | None
 
 
 def worded(wording: Mapping[str, str]) -> dict[str, str]:
-    """`QUESTIONS` in other words; a `ResultsError` for the words of an unknown question."""
-    if unknown := sorted(wording.keys() - QUESTIONS.keys()):
+    """`QUESTIONS` and `TEMPLATES` in other words.
+
+    A `ResultsError` for those of an unknown question, and without the places of a template.
+    """
+    frozen = {**QUESTIONS, **TEMPLATES}
+    if unknown := sorted(wording.keys() - frozen.keys()):
         raise ResultsError(
-            f"expected words for questions among {sorted(QUESTIONS)}, got some for {unknown}. Name "
+            f"expected words for questions among {sorted(frozen)}, got some for {unknown}. Name "
             "the question, as in hear='What sounds?'."
         )
-    return {**QUESTIONS, **wording}
+    for name in TEMPLATES.keys() & wording.keys():
+        n, text = TEMPLATES[name].count("{}"), wording[name]
+        if not text.count("{}") == text.count("{") == text.count("}") == n:
+            raise ResultsError(
+                f"expected words for {name!r} with {n} {{}}, where events are named, got {text!r}. "
+                f"Write them as in {TEMPLATES[name]!r}."
+            )
+    return {**frozen, **wording}
 
 
 def known_order(order: str | None) -> None:

@@ -27,13 +27,24 @@ Encoding = Annotated[
     str | None, typer.Option(help="Of the CSV file, if neither UTF-8 nor UTF-16: latin-1, ...")
 ]
 
-_JSON = {
-    "authors": "The authors' JSON: id, video_captions, audio_captions; clips {id}.mp4.",
-    "avhbench": "AVHBench: JSON, or folder of it; clips {video_id}.mp4, {video_id}_swap.mp4.",
-    "cmm": "CMM: all_data_final_reorg.json; videos and sounds below reorg_raw_files/.",
-    "mmau": "MMAU: its JSON; sounds test-mini-audios/{id}.wav, test-audios/{id}.wav.",
-    "worldsense": "WorldSense: worldsense_qa.json; clips {video}.mp4.",
+_JSON: dict[str, tuple[str, str]] = {
+    "authors": (
+        "authors",
+        "The authors' JSON: id, video_captions, audio_captions; clips {id}.mp4.",
+    ),
+    "avhbench": (
+        "avhbench",
+        "AVHBench: JSON, or folder of it; clips {video_id}.mp4, {video_id}_swap.mp4.",
+    ),
+    "cmm": ("cmm", "CMM: all_data_final_reorg.json; videos and sounds below reorg_raw_files/."),
+    "dailyomni": (
+        "video_questions",
+        "Daily-Omni: qa.json; clips Videos/{video_id}/{video_id}_video.mp4.",
+    ),
+    "mmau": ("mmau", "MMAU: its JSON; sounds test-mini-audios/{id}.wav, test-audios/{id}.wav."),
+    "worldsense": ("video_questions", "WorldSense: worldsense_qa.json; clips {video}.mp4."),
 }
+"""Each command's file here, and its layout."""
 
 
 @app.command("audiocaps")
@@ -100,15 +111,15 @@ def import_separate_audio(
     _write("separate-audio", match_sounds(clips, sounds, out.parent, _BAR), out)
 
 
-def _add(name: str, layout: str) -> None:
+def _add(name: str, file: str, layout: str) -> None:
     @app.command(name, help=layout)
     def command(json: Json, out: Out, clips: Clips = None) -> None:
-        read = getattr(import_module(f"data_prep.importers.{name}"), f"read_{name}")
+        read = getattr(import_module(f"data_prep.importers.{file}"), f"read_{name}")
         _find(name, read(json), clips, out)
 
 
-for _name, _layout in _JSON.items():
-    _add(_name, _layout)
+for _name, _own in _JSON.items():
+    _add(_name, *_own)
 
 
 def _find(importer: str, wanted: Any, clips: Path | None, out: Path) -> None:

@@ -12,12 +12,15 @@ import torch
 from analyses import choice
 from analyses.cases import Case, read_cases
 from analyses.choice import measures
+from analyses.choice.options import option_scores
 from analyses.running.type_check import make_config
 from analyses.text.choices import choices
+from analyses.text.wording import worded
 from data_prep.manifest import OWN_CAPTIONS, Sample, write_manifest
 from data_prep.questions import ChoiceQuestion, lettered
-from hooked_omni import EmbeddedPrompt, HookedOmni, knockout, load
-from hooked_omni.errors import HookError, ResultsError
+from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, knockout, load, prefill
+from hooked_omni.decoding.conditions import row_bytes
+from hooked_omni.errors import HookError, NotFiniteError, PromptError, ResultsError
 from tests.support.clips import write_clip
 from tests.support.hugging_face import hf_logprobs
 
@@ -79,14 +82,88 @@ def test_what_cannot_be_asked_is_skipped_and_listed(
     assert table.empty and decisive in table.attrs["skipped"]["clip/hear"]
 
 
-def test_words_that_a_vocabulary_lacks_are_no_options(tmp_path: Path):
-    organism = load("organism-balanced")
-    clip = write_clip(tmp_path / "c.mp4", audio_hz=440)
-    from hooked_omni import Prompt
-
+def test_an_organism_is_asked_which_in_its_own_words_alone(tmp_path: Path):
+    organism, clip = load("organism-balanced"), write_clip(tmp_path / "c.mp4", audio_hz=440)
     given = replace(DOG, options=("zebra", "dog"), label=None)
     table = run(organism, [case(Prompt("describe what you hear", video=clip), given)])
     assert "zebra" in table.attrs["skipped"]["clip/hear"]
+    captions: Any = dict(audio_captions=("A dog barks",), video_captions=("A siren wails",))
+    path = write_manifest(tmp_path / "m.jsonl", [counterfactual(**captions)])
+    with pytest.raises(PromptError, match="'Which'"):
+        run(organism, read_cases(path, ("which",)))
+    own = {"which": "You can hear a {} and a {}. Describe what you hear.", "which answer": "a {}"}
+    table = run(organism, read_cases(path, ("which",), wording=own))
+    assert table["option"].tolist() == ["a dog", "a siren"] * 2
+    odds = measures.heard_minus_seen(measures.answers(table))
+    sides: Any = table.pivot_table("value", "sub_task", "option")
+    sides = sides["a dog"] - sides["a siren"]
+    assert odds["odds"].tolist() == pytest.approx([sides.mean()])
+    effect = sides["heard first"] - sides["seen first"]
+    assert odds["order_effect"].tolist() == pytest.approx([effect]) and effect != 0
+    assert any(": order effect is" in line for line in choice.headline(table))
+
+
+@pytest.mark.parametrize(
+    ("options", "decisive"),
+    [
+        (("<|im_end|>", "a dog"), "im_end"),
+        (("a dog<|im_start|>", "rain"), "im_start"),
+        (("<|AUDIO|>", "rain"), "AUDIO"),
+    ],
+)
+def test_an_option_that_is_read_as_something_else_is_none(
+    omni: HookedOmni, prompt: EmbeddedPrompt, options: Any, decisive: str
+):
+    table = run(omni, [case(prompt, ChoiceQuestion("Which?", options))])
+    assert table.empty and decisive in table.attrs["skipped"]["clip/hear"]
+
+
+def test_batches_and_prefixes_change_nothing(omni: HookedOmni, prompt: EmbeddedPrompt):
+    """Options that begin alike, one that another begins with, in batches and prefilled or not."""
+    options = ("a dog", "a dog barks", "a", "rain")
+    conditions = [[], [knockout("last+generated !-> V")], [knockout("text+audio !-> V")]]
+    ready = prefill(omni.model, prompt)
+    together = option_scores(omni.model, ready, options, conditions)
+    assert np.isnan(together.first[0]).tolist() == [True, True, True, False]
+    smallest = 2 * row_bytes(omni.model.cfg, prompt.n_pos + 8, prompt.n_pos, 8)  # one row at once
+    for budget, given in ((None, prompt), (smallest, ready), (smallest, prompt)):
+        other = option_scores(omni.model, given, options, conditions, budget)
+        np.testing.assert_allclose(other.whole, together.whole, atol=1e-4)
+        assert (other.whole.argmax(1) == together.whole.argmax(1)).all()
+    for i, one in enumerate(conditions):
+        alone = option_scores(omni.model, ready, options, [one])
+        np.testing.assert_allclose(alone.whole[0], together.whole[i], atol=1e-4)
+
+
+def test_weights_that_are_no_numbers_are_no_answer(clips: Any):
+    broken = load("random-omni")
+    broken.hf.lm_head.weight.data[7] = torch.nan
+    given = broken.embed_inputs(**clips["omni", "audio in video"])
+    with pytest.raises(NotFiniteError):
+        run(broken, [case(given, lettered("Which?", ["x", "y"], 0))])
+    with pytest.raises(NotFiniteError):
+        run(broken, [case(given)])
+
+
+def test_heard_minus_seen_stands_beside_the_fidelity_of_each_clip():
+    rows, scores = [], []
+    for i in range(20):
+        for option, value in (("rain", 0.2 * i), ("dog", 1.0)):
+            keys = dict(sample=f"s{i}", kind="counterfactual", question="forced.1")
+            more = dict(task="heard or seen", sub_task="", condition="plain", option=option)
+            known = dict(value=value, right=option == "rain", p=0.5, chosen=option == "rain")
+            rows.append(keys | more | known | dict(by="whole"))
+        judged = dict(sample=f"s{i}", kind="counterfactual", question="hear", condition="")
+        for what, score in (("audio", i / 20), ("video", 1 - i / 20)):
+            scores.append(judged | dict(what=what, score=score))
+    table, judged = pd.DataFrame(rows), pd.DataFrame(scores)
+    sentence = "forced: Spearman's rho of heard minus seen and audio fidelity over clips is 1.00 ["
+    assert any(sentence in line for line in choice.headline(table, judged))
+    assert not any("rho" in line for line in choice.headline(table))
+    judged.loc[:3, "score"] = np.nan
+    assert any("n = 18, 2 missing" in line for line in choice.headline(table, judged))
+    drawn = [len(choice.plot(table, own).axes) for own in (None, judged, judged.iloc[:0])]
+    assert drawn == [2, 3, 2]
 
 
 def test_a_span_that_a_clip_lacks_skips_it(models: Any, clips: Any):
@@ -119,8 +196,6 @@ def test_settings_without_meaning_are_refused(given: Any, decisive: str):
 
 
 def test_an_empty_clip_is_taken_off(omni: HookedOmni, tmp_path: Path):
-    from hooked_omni import Prompt
-
     clip = write_clip(tmp_path / "c.mp4", audio_hz=440)
     config = choice.Config(calibrate="empty clip")
     prompt = Prompt("What?", video=clip)
@@ -208,7 +283,7 @@ def counterfactual(**more: Any) -> Sample:
 
 
 def test_a_pair_is_asked_about_in_both_orders():
-    words = {"hear": "Describe what you hear."}
+    words = worded({})
     first, second = choices(counterfactual(), "which", words)
     assert first.options == second.options == ("rain", "dog") and first.label == "rain"
     assert [first.text, second.text] == [

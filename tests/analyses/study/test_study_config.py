@@ -27,6 +27,8 @@ def test_the_studies_that_are_shipped_can_be_read() -> None:
     assert careful.system and careful.rope == "model" and not careful.wording
     organisms = read_study(STUDIES / "organisms.toml")
     assert organisms.base == "organism-base" and organisms.judge == {"name": "truth"}
+    avhbench = read_study(STUDIES / "avhbench.toml")
+    assert avhbench.analyses == ("choice",) and "no video" in avhbench.config("choice").conditions
 
 
 def test_the_page_has_the_papers_conditions_beside_ours() -> None:

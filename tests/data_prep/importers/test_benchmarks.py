@@ -17,7 +17,7 @@ from data_prep.importers.benchmark import multiple_choice, yes_no
 from data_prep.importers.clip_folder import Draft, Imported, Wanted, find_clips
 from data_prep.importers.cmm import read_cmm
 from data_prep.importers.mmau import read_mmau
-from data_prep.importers.worldsense import read_worldsense
+from data_prep.importers.video_questions import read_dailyomni, read_worldsense
 from data_prep.manifest import Sample, read_facts, read_manifest, write_manifest
 from data_prep.questions import questions_of
 from hooked_omni.errors import HookedOmniError, ManifestError
@@ -58,6 +58,17 @@ TASK = {
     "question": "How did the volume change?",
     "answer": "B",
     "candidates": ["A. It is unclear.", "B. From soft to loud.", "C. From loud to soft."],
+}
+DAILY = {
+    "Type": "AV Event Alignment",
+    "Question": "What is heard when the sign is seen?",
+    "Choice": ["A. 'We get out'", "B. a horn → bells", "C. rain", "D. nothing"],
+    "Answer": "B",
+    "Explaination": "The horn sounds first.",
+    "video_id": "d6b4OmUF",
+    "content_parent_category": "Education",
+    "video_category": "Education",
+    "video_duration": "30s",
 }
 VIDEO = {
     "video_id": "UYkFSXsh",
@@ -190,6 +201,27 @@ def test_worldsense_asks_several_tasks_of_a_video(tmp_path):
     assert found.missing.keys() == {"gone", *(f"UYkFSXsh, item {i} of own.json" for i in (2, 3, 4))}
 
 
+def test_daily_omni_has_a_folder_for_each_video(tmp_path, capsys):
+    (tmp_path / "Videos" / "d6b4OmUF").mkdir(parents=True)
+    write_clip(tmp_path / "c.mp4").rename(tmp_path / "Videos/d6b4OmUF/d6b4OmUF_video.mp4")
+    wrong = {**DAILY, "Question": "And then?", "Answer": "E"}
+    (tmp_path / "qa.json").write_text(json.dumps([DAILY, wrong, {**DAILY, "video_id": "gone"}]))
+    arguments = [tmp_path / "qa.json", tmp_path / "m.jsonl", "--clips", tmp_path / "Videos"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["import", "dailyomni", *map(str, arguments)])
+    assert "1 samples with 1 questions" in capsys.readouterr().err
+    (sample,) = read_manifest(tmp_path / "m.jsonl")
+    assert (sample.id, sample.video) == ("d6b4OmUF", "Videos/d6b4OmUF/d6b4OmUF_video.mp4")
+    (one,) = questions_of(sample)
+    assert one.text == "\n".join([DAILY["Question"], *DAILY["Choice"]])
+    assert (one.label, one.words[1], one.task) == ("B", "a horn → bells", DAILY["Type"])
+    assert one.sub_task == "Education"
+    assert read_facts(tmp_path / "m.jsonl")["missing"].keys() == {
+        "d6b4OmUF, item 1 of qa.json",
+        "gone",
+    }
+
+
 def test_avhbench_descriptions_and_doubtful_questions_are_listed(tmp_path):
     described = {**AVHBENCH, "task": "AV Captioning", "label": "A man lies in bed."}
     alone = {**AVHBENCH, "task": "AV Hallucination (Audio_only)"}
@@ -207,12 +239,19 @@ def test_avhbench_descriptions_and_doubtful_questions_are_listed(tmp_path):
 
 
 HOSTILE = [None, 3, 0, True, "", " ", "x", [], ["x"], ["x", "x"], ["", "y"], [1, 2], {}, "\u2028"]
-LAYOUTS = [(read_avhbench, AVHBENCH), (read_cmm, CMM), (read_mmau, MMAU), (read_worldsense, TASK)]
+LAYOUTS = [
+    (read_avhbench, AVHBENCH),
+    (read_cmm, CMM),
+    (read_mmau, MMAU),
+    (read_worldsense, TASK),
+    (read_dailyomni, DAILY),
+]
+ASKS = {read_avhbench: "text", read_dailyomni: "Question"}
 
 
 @pytest.mark.parametrize(("read", "good"), LAYOUTS)
 def test_whatever_stands_in_a_field_each_question_is_kept_listed_or_refused(tmp_path, read, good):
-    other = {**good, "text" if read is read_avhbench else "question": "What else?"}
+    other = {**good, ASKS.get(read, "question"): "What else?"}
     for name in good:
         for value in (*HOSTILE, ...):
             bad = {key: one for key, one in good.items() if key != name}
