@@ -33,9 +33,7 @@ def study_record(
     findings = check(study.tables, study.scores, ratings) if whole else []
     kinds = sorted(set(study.kinds_of.values()), key=figures.place)
     tables: Any = [study.tables.get("captions"), *study.tables.values()]
-    questions = [
-        question for table in tables if table is not None for question in table["question"]
-    ]
+    questions = [one for table in tables if table is not None for one in table["question"]]
     base = study.tables.get("distribution_shift", pd.DataFrame()).attrs.get("base")
     judge = study.scores.attrs.get("judge", {}).get("name")
     return {
