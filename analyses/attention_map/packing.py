@@ -10,8 +10,8 @@ Three blocks one after the other, deflated without a header:
 
 A code is the step of a sum that is rounded last: of the parts up to this one, and of the heads, in
 reading order, up to this one. So what rounding adds does not add up: the sum over any run of parts
-and any run of heads is off by at most `2 / levels`, and a mean over n heads by n times less. Queries of one head look at much
-the same, so that they stand together. No torch: the page's writer unpacks without a model.
+and any run of heads is off by at most `2 / levels`, and a mean over n heads by n times less.
+Queries of one head look alike, so they stand together. No torch: pages are written without a model.
 """
 
 import zlib

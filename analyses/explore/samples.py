@@ -61,7 +61,9 @@ class SampleTables:
             "answers": [*plain, *(_answer(row, row["condition"], scores) for row in windows)],
             "tokens": tokens,
             "words": {q: [*_words(own)] for q, own in tokens.items()},
-            "lens": [_lens(*key, rows) for key, rows in grouped(lens, ("question", "lens"))],
+            "lens": [
+                _lens(key[0], key[1], rows) for key, rows in grouped(lens, ("question", "lens"))
+            ],
             "knockout": [_point(row, scores) for row in windows],
             "attention": {q: attention_meta(row) for q, row in maps.items()},
         }
