@@ -61,9 +61,7 @@ class SampleTables:
             "answers": [*plain, *(_answer(row, row["condition"], scores) for row in windows)],
             "tokens": tokens,
             "words": {q: [*_words(own)] for q, own in tokens.items()},
-            "lens": [
-                _lens(key[0], key[1], rows) for key, rows in grouped(lens, ("question", "lens"))
-            ],
+            "lens": [_lens(k[0], k[1], r) for k, r in grouped(lens, ("question", "lens"))],
             "knockout": [_point(row, scores) for row in windows],
             "attention": {q: attention_meta(row) for q, row in maps.items()},
         }
