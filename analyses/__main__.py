@@ -45,6 +45,7 @@ ANALYSES: dict[str, tuple[str, bool]] = {
 """Each analysis: what it needs, and whether it compares with a base model."""
 
 _QUESTIONS = "Of see, hear and both; of choice, which and forced; with commas."
+_ASK = "With --clip: your own question."
 _ALONE = "Load decoders without towers; with --embedded."
 _ADAPTER = "Folder of a LoRA adapter of the model, as peft writes it; kept beside the weights."
 _TRUST = "Run code that came with the checkpoints."
@@ -66,7 +67,7 @@ def _command(name: str) -> Callable[..., None]:
         data: Annotated[Path | None, _option("Manifest, as data_prep writes it.")] = None,
         clip: Annotated[list[Path] | None, _option("A clip, not --data; repeatable.")] = None,
         audio: Annotated[Path | None, _option("With --clip: in place of the clip's sound.")] = None,
-        ask: Annotated[str | None, _option("With --clip: your own question.")] = None,
+        ask: Annotated[str | None, _option(_ASK, "--ask", "--question")] = None,
         questions: Annotated[str, _option(_QUESTIONS)] = "hear",
         wording: Annotated[list[str] | None, _option("Other words: 'hear=What sounds?'.")] = None,
         system: Annotated[str | None, _option("System prompt; default: the family's.")] = None,
@@ -135,9 +136,10 @@ def merge(
 
 @app.command("summary")
 def summary(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or studies.")],
 ) -> None:
     """The paper's headline sentences, with the numbers of these runs."""
+    folders = options.runs_of(folders)
     for folder in folders:
         options.require_finished(folder, "run.json")
     from rich.console import Console
@@ -227,13 +229,14 @@ def plan_command(
 
 @app.command("compare")
 def compare(
-    studies: Annotated[list[Path], typer.Argument(help="Folders of finished studies.")],
+    studies: Annotated[list[Path], typer.Argument(help="Folders of finished studies, or in them.")],
     out: Annotated[Path, _option("Folder for compare.md and its figures.")],
     judge: Annotated[str | None, _option("Whose scores, where several judged.")] = None,
 ) -> None:
     """Several models side by side, from the files of their studies: no model is loaded."""
     from analyses.study.config import FINISHED
 
+    studies = options.studies_of(studies)
     for folder in studies:
         options.require_finished(folder, *FINISHED)
     options.require_folder(out)

@@ -13,7 +13,7 @@ from analyses.text.choices import CHOICES, choices
 from analyses.text.wording import OWN, QUESTIONS, known_order, worded
 from data_prep.manifest import MODALITY, Sample, read_manifest
 from data_prep.questions import ChoiceQuestion
-from hooked_omni.errors import ResultsError
+from hooked_omni.errors import ResultsError, closest
 from hooked_omni.inputs.items import Prompt
 
 
@@ -42,6 +42,7 @@ def sample_questions(
         raise ResultsError(
             f"expected questions among {[*sorted(QUESTIONS), *CHOICES]}, got {unknown}. Your own "
             "words about a clip go into --ask."
+            + closest("".join(unknown[:1]), [*QUESTIONS, *CHOICES])
         )
     samples = read_manifest(manifest)
     chosen = [s for s in samples if kinds is None or s.kind in kinds]
@@ -112,6 +113,13 @@ def ordered(
     clip = [("video", video, audio)] if video else [("audio", audio)] if audio else []
     given, words = [*media, *clip], [("text", text)]
     return Prompt(items=[*given, *words] if order == "clip-first" else [*words, *given])
+
+
+def kind_of(prompt: Any) -> str:
+    """What a prompt's sample is: "counterfactual" with another file's sound, else "factual"."""
+    files = [getattr(prompt, name, None) for name in ("video", "audio")]
+    swapped = all(files) and len({Path(str(file)).resolve() for file in files}) > 1
+    return "counterfactual" if swapped else "factual"
 
 
 def without_sound(prompt: Prompt) -> Prompt:

@@ -40,13 +40,12 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
 
     def rows(case: Case) -> Iterator[dict[str, Any]]:
         answer = plain_answer(omni, case, embedded(omni, case), config.max_new_tokens)
-        ended = int(answer.tokens[-1]) in omni.model.cfg.eos_tokens
         events = case.events(config.own)
         found = {f"{name}_found": named.share(answer.text) for name, named in events.items()}
         named = {name: tuple(sorted(own.names)) for name, own in events.items()}
         own = every.named(answer.text or "")
-        row = dict(caption=answer.text, n_tokens=len(answer.tokens), ended=ended, **found)
-        yield row | dict(events=tuple(sorted(own)), **named)
+        row = dict(caption=answer.text, n_tokens=len(answer.tokens), **found)
+        yield row | dict(ended=answer.ended, events=tuple(sorted(own)), **named)
 
     return tabulate(omni, rows, cases, COLUMNS)
 

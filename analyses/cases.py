@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from analyses.asking import SampleQuestion, sample_questions
+from analyses.asking import SampleQuestion, kind_of, sample_questions
 from analyses.text.events import Events
 from data_prep.questions import ChoiceQuestion
 from hooked_omni import EmbeddedPrompt, HookedOmni, HookedOmniError, Prompt, names
@@ -91,7 +91,7 @@ Cases = Iterable[Case | Prompt | EmbeddedPrompt]
 
 def as_cases(given: Cases) -> list[Case]:
     """A list of cases, bare prompts named by number; a `ResultsError` for none, or one twice."""
-    cases = [a if isinstance(a, Case) else Case(a, str(i)) for i, a in enumerate(given)]
+    cases = [a if isinstance(a, Case) else Case(a, str(i), kind_of(a)) for i, a in enumerate(given)]
     if not cases:
         raise ResultsError("expected at least one prompt, got none. Check the list of clips.")
     seen: set[str] = set()

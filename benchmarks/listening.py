@@ -2,10 +2,11 @@
 
     python -m benchmarks.listening [--clips 9]
 
-Counterfactual clips of a world of seed 11. First `forced` of `choice`: heard minus seen of both
-organisms, how well it tells them apart (AUC over clips), and its rank correlation with each clip's
-fidelity by words. Then captions of `organism-biased` whose every token is chosen with weights 1 + a
-for the clip and -a for the clip without its sound, and of how many the right event is named.
+Counterfactual clips of a world of seed 11. First `forced` and `which` of `choice`, the latter in
+the organisms' words: heard minus seen of both, the effect of the order, how well it tells them
+apart (AUC over clips), and its rank correlation with each clip's fidelity by words. Then captions
+of `organism-biased` whose every token is chosen with weights 1 + a for the clip and -a for the clip
+without its sound, and of how many the right event is named.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from hooked_omni.decoding.generate import Decoding
 
 N_NEW, SEED = 16, 11
 WITHOUT_SOUND = [knockout("generated+last !-> A")]
+WORDS = {"which": "You can hear a {} and a {}. Describe what you hear.", "which answer": "a {}"}
+BY: dict[str, Any] = {"forced": "per token", "which": "whole"}
 
 
 def main() -> None:
@@ -39,33 +42,40 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_world(Path(folder), clips, SEED, "test")
         cases = {
-            question: read_cases(Path(folder, "pairs.jsonl"), (question,), ["counterfactual"])
-            for question in ("forced", "hear", "see")
+            question: read_cases(
+                Path(folder, "pairs.jsonl"), (question,), ["counterfactual"], wording=WORDS
+            )
+            for question in (*BY, "hear", "see")
         }
         print(f"{machine()}\n\n{len(cases['hear'])} counterfactual clips\n")
-        _heard_minus_seen(cases)
+        for question in BY:
+            _heard_minus_seen(question, cases)
         _contrasts(load("organism-biased"), cases)
 
 
-def _heard_minus_seen(cases: dict[str, list[Case]]) -> None:
-    columns = "heard minus seen, nats a token", "names what is heard", "Spearman"
-    print(f"| model | {' | '.join(columns)} |\n{'|---' * 4}|")
+def _heard_minus_seen(question: str, cases: dict[str, list[Case]]) -> None:
+    unit = "nats a token" if BY[question] == "per token" else "nats"
+    columns = f"heard minus seen, {unit}", "order effect", "names what is heard", "Spearman"
+    print(f"| `{question}` | {' | '.join(columns)} |\n{'|---' * 5}|")
     odds = []
     for name in ("organism-biased", "organism-balanced"):
         omni = load(name)
-        own = heard_minus_seen(answers(choice.run(omni, cases["forced"]))).set_index("sample")
+        table = choice.run(omni, cases[question], choice.Config(by=BY[question]))
+        own = heard_minus_seen(answers(table)).set_index("sample")
         said = captions.run(omni, cases["hear"], captions.Config(N_NEW)).set_index("sample")
         faithful = 1.0 * ((said["heard_found"] == 1) & (said["seen_found"] == 0))
         odds.append(own["odds"].to_numpy())
         both = odds[-1], faithful.loc[own.index].to_numpy()
         rank = np.nan if both[1].std() == 0 else cast(Any, spearmanr(*both)).statistic
-        print(f"| {name} | {both[0].mean():.2f} | {100 * both[1].mean():.0f} % | {rank:.2f} |")
+        numbers = f"{both[0].mean():.2f} | {own['order_effect'].mean():.2f}"
+        print(f"| {name} | {numbers} | {100 * both[1].mean():.0f} % | {rank:.2f} |")
     auc = mannwhitneyu(odds[1], odds[0]).statistic / (len(odds[0]) * len(odds[1]))
-    columns = "asked to hear, what is heard", "asked to see, what is seen"
-    print(f"\nAUC {auc:.3f}\n\n| a | {' | '.join(columns)} |\n{'|---' * 3}|")
+    print(f"\nAUC {auc:.3f}, n = {len(odds[0])} each\n", flush=True)
 
 
 def _contrasts(omni: HookedOmni, cases: dict[str, list[Case]]) -> None:
+    columns = "asked to hear, what is heard", "asked to see, what is seen"
+    print(f"| a | {' | '.join(columns)} |\n{'|---' * 3}|")
     for a in (0.0, 1.0, 4.0):
         how = Contrast((Term(1 + a), Term(-a, WITHOUT_SOUND)))
         shares = [_named(omni, cases[q], what, how) for q, what in (("hear", 0), ("see", 1))]

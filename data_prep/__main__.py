@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from data_prep.console import bar
 from data_prep.importers.commands import app as importing
-from data_prep.importers.commands import import_audiocaps
+from data_prep.importers.commands import import_audiocaps, import_csv
 from data_prep.manifest import read_manifest
 from data_prep.organism.commands import app as organism
 from hooked_omni.command_line import Cpus, Ray, Stored, joined, new_app
@@ -40,19 +40,24 @@ app.add_typer(organism, name="organism", help="Small models whose bias is known,
 
 Manifest = Annotated[Path, typer.Argument(help="Manifest to read.")]
 Out = Annotated[Path, typer.Argument(help="Manifest to write, in the same folder or one above.")]
-Captions = Annotated[Path | None, typer.Option(help="JSON or CSV of video captions by id.")]
-ServerUrl = Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")]
-Captioner = Annotated[
-    str | None, typer.Option(help="Model of the server; alone, a local one (name or folder).")
+Captions = Annotated[
+    Path | None, typer.Option("--captions", "--file", help="JSON or CSV of video captions by id.")
 ]
-Number = Annotated[int, typer.Option("-k", help="Counterfactual samples, and factual ones.")]
-Embedder = Annotated[str | None, typer.Option(help="Sentence embedder, name or folder.")]
+ServerUrl = Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")]
+_CAPTIONER = "Model of the server; alone, a local one (name or folder)."
+Captioner = Annotated[str | None, typer.Option("--captioner", help=_CAPTIONER)]
+Number = Annotated[int, typer.Option("-k", "--k", help="Counterfactual samples, and factual ones.")]
+Embedder = Annotated[
+    str | None, typer.Option("--embedder", help="Sentence embedder, name or folder.")
+]
 Device = Annotated[str | None, typer.Option(help="Where a model runs: cpu, cuda, ...")]
 
 
 @app.command("build")
 def build_pairs(
-    csv: Annotated[Path, typer.Argument(help="AudioCaps CSV: captions of the sounds.")],
+    csv: Annotated[
+        Path, typer.Argument(help="Captions of the sounds: AudioCaps, or file,caption.")
+    ],
     clips: Annotated[Path, typer.Argument(help="Folder of clips, inside OUT or below it.")],
     out: Annotated[Path, typer.Argument(help="Folder for the manifests and the page.")],
     captions: Captions = None,
@@ -62,9 +67,11 @@ def build_pairs(
     embedder: Embedder = None,
     device: Device = None,
 ) -> None:
-    """All of it, from an AudioCaps CSV and a folder of clips to pairs and a page to look at."""
+    """All of it, from a CSV of captions and a folder of clips to pairs and a page to look at."""
+    from data_prep.importers.own_clips import names_files
+
     found, captioned, pairs = (out / f"{name}.jsonl" for name in ("clips", "captioned", "pairs"))
-    import_audiocaps(csv, found, clips)
+    (import_csv if names_files(csv) else import_audiocaps)(csv, found, clips)
     caption_clips(found, captioned, captions, server, captioner, device=device)
     pair_clips(captioned, pairs, k, embedder, device=device)
     show_samples(pairs)
@@ -76,7 +83,7 @@ def caption_clips(
     out: Out,
     file: Captions = None,
     server: ServerUrl = None,
-    model: Captioner = None,
+    model: Annotated[str | None, typer.Option("--model", "--captioner", help=_CAPTIONER)] = None,
     prompt: Annotated[str | None, typer.Option(help="The words that go with the frames.")] = None,
     device: Device = None,
     workers: Annotated[int, typer.Option(help="Requests to the server at a time.")] = 8,
@@ -86,7 +93,7 @@ def caption_clips(
 ) -> None:
     """2. Describe what each clip shows: captions from a file, or a vision-language model."""
     if (file is None) == (model is None) or (server is not None and model is None):
-        raise typer.BadParameter("expected --file, --model, or --server and --model")
+        raise typer.BadParameter("expected --captions, --model, or --server and --model")
     if ray is not None and (model is None or server is not None):
         raise typer.BadParameter("expected --ray with a local --model: nothing else is computed")
     from data_prep.captioning import caption_manifest
@@ -114,7 +121,9 @@ def pair_clips(
     manifest: Manifest,
     out: Out,
     k: Number = 250,
-    model: Embedder = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "--embedder", help="Sentence embedder, as in build.")
+    ] = None,
     instruct: Annotated[str | None, typer.Option(help="The embedder's instruction.")] = None,
     device: Device = None,
     match_durations: Annotated[

@@ -14,10 +14,12 @@ from .inputs.prompt import EmbeddedPrompt as EmbeddedPrompt
 from .inputs.spans import Spans as Spans
 from .omni import HookedOmni as HookedOmni
 from .omni import load as load
+from .organisms import EXAMPLE_CLIP as EXAMPLE_CLIP
 from .parity import prove as prove
 from .transformer import HookedTransformer as HookedTransformer
 
 __all__ = [
+    "EXAMPLE_CLIP",
     "ActivationCache",
     "EmbeddedPrompt",
     "HookedOmni",

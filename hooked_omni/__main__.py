@@ -39,7 +39,9 @@ app = new_app(
 Model = Annotated[str, typer.Argument(help="Hub name, folder, or a shipped name.")]
 Clip = Annotated[Path | None, typer.Option(help="Video file.")]
 Sound = Annotated[Path | None, typer.Option(help="Sound file, in place of the clip's own sound.")]
-Question = Annotated[str, typer.Option(help="Question about the clip.")]
+Question = Annotated[
+    str, typer.Option("--question", "--ask", help="Your own question about the clip.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
 Precision = Annotated[str | None, typer.Option(help="bfloat16, ...; default: the checkpoint's.")]
 Trust = Annotated[

@@ -4,7 +4,16 @@ Every message has three parts: what was expected, what came, and what to do. Eac
 builtin parent that fits it, so `except ValueError` works without knowing this package.
 """
 
+import difflib
+from collections.abc import Iterable
+
 from hooked_omni.redaction import redacted
+
+
+def closest(given: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: " Did you mean 'hear'?", or nothing."""
+    near = difflib.get_close_matches(str(given), sorted(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 class HookedOmniError(Exception):

@@ -34,6 +34,14 @@ _ON_HEADS = (
 )
 
 
+_IN_MODULE = {"attn": (*PATTERN_LIKE, *_ON_HEADS), "mlp": ("hook_pre", "hook_post")}
+
+
+def with_module(at: str) -> str | None:
+    """A name that lacks its module, as "hook_z", with it, "attn.hook_z"; None for any other."""
+    return next((f"{module}.{at}" for module, own in _IN_MODULE.items() if at in own), None)
+
+
 def in_block(at: str, layer: int) -> str:
     """Name of a block's hook point, such as "attn.hook_z", in one layer."""
     return f"blocks.{layer}.{at}"

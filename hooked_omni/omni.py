@@ -1,13 +1,11 @@
 """What is a loaded model? A decoder with hooks, and the towers that embed clips for it."""
 
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from torch import nn
 
 import hooked_omni
@@ -17,9 +15,8 @@ from hooked_omni.families import Family, family_of
 from hooked_omni.families.family import Read
 from hooked_omni.families.skeleton import HEAD, fill, find_decoder, tower_points
 from hooked_omni.fingerprint import model_hash, tensor_hash
-from hooked_omni.hf import loading
+from hooked_omni.hf import captions, loading
 from hooked_omni.hf.adapters import require_computed
-from hooked_omni.hf.captions import eos_tokens, generation_config, warn_of_processors
 from hooked_omni.hf.checkpoint import decoder_tensors, stored_tensors
 from hooked_omni.hf.config_file import file_source, float_dtype, read_config
 from hooked_omni.hf.placement import (
@@ -48,7 +45,7 @@ class HookedOmni:
     ```python
     omni = load("Qwen/Qwen2.5-Omni-3B", device="cuda", dtype="bfloat16")
     prompt = omni.embed(Prompt("Describe what you hear.", video="clip.mp4"))
-    print(omni.model.generate(prompt).text)
+    print(omni.generate(prompt).text)
     ```
 
     Attributes:
@@ -62,6 +59,9 @@ class HookedOmni:
         self, model: "hooked_omni.HookedTransformer", hf: Any, family: Family, towers: Towers | None
     ) -> None:
         self.model, self.hf, self.family, self.towers = model, hf, family, towers
+        if towers is not None or family.on_disk.reference is None:  # else a decoder's config alone
+            known = family.media_tokens(hf if towers is None else towers.hf).values()
+            model.cfg.media_tokens = tuple(one for one in known if one is not None)
 
     @property
     def processor(self) -> Any:
@@ -97,6 +97,18 @@ class HookedOmni:
         require_computed(towers.hf, family)
         hf = towers.hf if remote is None else remote.text_model(towers.hf)
         return cls(_hooked(family, hf, towers.tokenizer, allow_quantized), hf, family, towers)
+
+    def __repr__(self) -> str:
+        towers = "without" if self.towers is None else "with"
+        return f"HookedOmni({self.family.name}, {towers} towers, {self.model!r})"
+
+    def __call__(self, prompt: Prompt | EmbeddedPrompt, **how: Any) -> Any:
+        """What `model` returns; a `Prompt` is embedded first."""
+        return self.model(self._embedded(prompt), **how)
+
+    def generate(self, prompt: Prompt | EmbeddedPrompt, *args: Any, **how: Any) -> Any:
+        """The caption of `model.generate`; a `Prompt` is embedded first."""
+        return self.model.generate(self._embedded(prompt), *args, **how)
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         """Read the clip, run the towers once, capture the decoder's inputs; see `Towers.embed`."""
@@ -154,6 +166,9 @@ class HookedOmni:
         inputs += settings(towers)
         modules = {"decoder": self.model, "hf": self.hf, "towers": towers}
         return model_hash(modules, repr(inputs), portable=portable)
+
+    def _embedded(self, prompt: Prompt | EmbeddedPrompt) -> EmbeddedPrompt:
+        return prompt if isinstance(prompt, EmbeddedPrompt) else self.embed(prompt)
 
     def _require_towers(self) -> Towers:
         if self.towers is None:
@@ -257,23 +272,8 @@ def _load_decoder(
     fill(hf, decoder_tensors(family, hf, held, places, chosen))
     if len({*places.values()}) > 1:
         dispatched(hf, places)
-    hf.generation_config = generation_config(name, source) or hf.generation_config
-    return HookedOmni(_hooked(family, hf, _tokenizer(name, source)), hf, family, None)
-
-
-def _tokenizer(name: str | Path, source: dict[str, Any]) -> Any:
-    """The tokenizer, if it loads without code of the checkpoint's; else None, with a warning."""
-    for kind in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
-        try:
-            return kind.from_pretrained(name, trust_remote_code=False, **source)
-        except Exception:  # tokenizers and their parsers raise their own each
-            continue
-    warnings.warn(
-        f"{str(name)!r} has no tokenizer that loads without its own code: captions will be tokens "
-        "without text. Set `omni.model.tokenizer` to one.",
-        stacklevel=4,
-    )
-    return None
+    hf.generation_config = captions.generation_config(name, source) or hf.generation_config
+    return HookedOmni(_hooked(family, hf, captions.tokenizer_alone(name, source)), hf, family, None)
 
 
 def _hooked(
@@ -287,8 +287,8 @@ def _hooked(
         cfg.quantized, own = how, Path(cfg.model_name)
         name = own.name if own.exists() else cfg.model_name
         cfg.model_name = f"{name} (quantized by {how}, not the original's numbers)"
-    cfg.eos_tokens = eos_tokens(hf, tokenizer)
-    warn_of_processors(hf)
+    cfg.eos_tokens = captions.eos_tokens(hf, tokenizer)
+    captions.warn_of_processors(hf)
     every = decoder.named_parameters()
     tensors: dict[str, Any] = {
         name: p for name, p in every if not name.startswith(family.inner_towers)

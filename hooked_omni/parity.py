@@ -203,9 +203,9 @@ def _require_own(model: HookedTransformer, prompt: EmbeddedPrompt) -> None:
 def _require_live(model: HookedTransformer) -> int:
     """How many hook points there are; each must move the logits of a short text."""
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.arange(2, 10)[None] % model.cfg.d_vocab
+    text = model.embedded_tokens(torch.arange(2, 10)[None] % model.cfg.d_vocab)
     with model.every_hook_point():
-        clean = model(tokens)
+        clean = model(text)
         points = model.filtered(None)
         for name in points:
 
@@ -215,7 +215,7 @@ def _require_live(model: HookedTransformer) -> int:
                 factor = (0.5 + torch.rand(tensor.shape, generator=generator)).to(tensor)
                 return tensor * factor if bool(tensor.any()) else factor
 
-            if torch.equal(model.run_with_hooks(tokens, fwd_hooks=[(name, shake)]), clean):
+            if torch.equal(model.run_with_hooks(text, fwd_hooks=[(name, shake)]), clean):
                 raise ParityError(
                     f"expected an edit at {name!r} to move the logits, got the same to the bit."
                 )

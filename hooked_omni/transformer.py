@@ -1,6 +1,7 @@
 """The decoder of an audio-visual LLM: hooks, captions, sweeps, scores and lenses in one place."""
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -76,6 +77,14 @@ class HookedTransformer(HookedDecoder):
         model.tokenizer = tokenizer
         model.follow_weights()
         return model
+
+    def __repr__(self) -> str:
+        cfg, name = self.cfg, Path(self.cfg.model_name)
+        where = "several devices" if cfg.devices else cfg.device
+        return (
+            f"HookedTransformer({name.name if name.exists() else name}: {cfg.n_layers} layers of "
+            f"{cfg.n_heads} heads, d_model {cfg.d_model}, {str(cfg.dtype)[6:]} on {where})"
+        )
 
     def generate(
         self,

@@ -22,7 +22,7 @@ from hooked_omni.hooks.hook_point import HookPoint
 from hooked_omni.hooks.interventions import Hook, SpanHook, SpanPositions
 
 COLUMNS = (
-    *("answer", "token_text", "n_queries", "n_layers", "n_heads", "n_kept", "segments"),
+    *("answer", "ended", "token_text", "n_queries", "n_layers", "n_heads", "n_kept", "segments"),
     *("part_of", "part_at", "part_sink", "packed", "bound", "sum_bound", "kept_share", "sinks"),
     *("video_position", "video_frame", "video_row", "video_column", "frame_seconds"),
     *("audio_position", "audio_second", "no_grid"),
@@ -38,7 +38,8 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
     Returns:
         One row per case, with
 
-        * `sample`, `kind`, `question`: the case. `answer`: its text.
+        * `sample`, `kind`, `question`: the case. `answer`: its text;
+          `ended`: whether the model ended it, rather than the limit.
         * `token_text`: texts of its tokens, without the end token.
         * `n_queries`: generated positions that attend, of which query `q` predicts token `q + 1`:
           all but the last token, which no pass reads. `n_layers`, `n_heads`; `n_kept` weights of
@@ -87,6 +88,7 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
     whole = sums[..., on_prompt].sum((1, 2, 3)).clamp_min(1e-12)
     yield dict(
         answer=answer.text,
+        ended=answer.ended,
         token_text=tuple(pieces(model.tokenizer, said)),
         n_queries=len(answer.tokens) - 1,
         n_layers=model.cfg.n_layers,

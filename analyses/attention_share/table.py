@@ -19,7 +19,7 @@ from hooked_omni.decoding.prefill import prefill
 
 COLUMNS = (
     *("layer", "head", "step", "token_text", "next_word", "segment"),
-    *("share", "percent", "per_key", "n_keys", "n_queries", "answer"),
+    *("share", "percent", "per_key", "n_keys", "n_queries", "answer", "ended"),
 )
 
 Shares = dict[str, Float[Tensor, "query layer head"]]
@@ -48,7 +48,7 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
           uniform attention is 1. Missing where there is no key.
         * `n_keys`: tokens of the segment in the prompt; 0 for "generated".
         * `n_queries`: generated positions in the mean, or 1.
-        * `answer`: its text.
+        * `answer`: its text; `ended`: whether the model ended it, rather than the limit.
 
         A clip without sound has no rows for audio. An answer of one token is skipped.
     """
@@ -79,7 +79,7 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
     texts = list(zip(read[:-1], following[1:], strict=True))  # at each query, and what follows
     for row in _measures(shares, n_keys, segments, n_prompt, config):
         text, word = (None, None) if row["step"] is None else texts[row["step"]]
-        yield row | dict(token_text=text, next_word=word, answer=answer.text)
+        yield row | dict(token_text=text, next_word=word, answer=answer.text, ended=answer.ended)
 
 
 def _take_out_sinks(

@@ -27,7 +27,7 @@ SHIFTS = ("unshifted", "marginal", "shifted")
 COLUMNS = (
     *("step", "token_id", "token_text", "events", "logprob", "base_logprob", "base_rank", "shift"),
     *("kl_base_model", "kl_model_base", "left_out", "base_left_out"),
-    *("base_top", "base_top_logprob", "answer"),
+    *("base_top", "base_top_logprob", "answer", "ended"),
 )
 
 
@@ -58,7 +58,7 @@ def run(
           everything else is renormalized over the tokens that both have.
         * `base_top`, `base_top_logprob`: lists of the base's five likeliest tokens there, the
           likeliest first, and of their log-probabilities in nats.
-        * `answer`: its text.
+        * `answer`: its text; `ended`: whether the model ended it, rather than the limit.
 
         `attrs` hold "base", its name, and "system", the system prompts that both were given.
 
@@ -98,6 +98,7 @@ def run(
                 base_top=tuple(text_of(tokenizer, token) for token in likeliest[step]),
                 base_top_logprob=tuple(logprobs[step]),
                 answer=answer.text,
+                ended=answer.ended,
                 **{name: value[step].item() for name, value in measured.items()},
             )
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from analyses.running.options import studies_of
 from analyses.running.progress import progress_bars
 from hooked_omni.endings import say
 
@@ -22,7 +23,7 @@ def explore(
     from analyses.explore.site import write_site
 
     with progress_bars() as progress:
-        page = write_site(studies, out, judge, data, progress)
+        page = write_site(studies_of(studies), out, judge, data, progress)
     say(f"{page}: open it in a browser")
     if serve:
         from analyses.explore.serving import serve_site

@@ -15,7 +15,7 @@ from hooked_omni.errors import ResultsError
 
 COLUMNS = (
     *("key", "query", "center", "first_layer", "last_layer", "n_layers"),
-    *("caption", "n_tokens", "n_same"),
+    *("caption", "n_tokens", "ended", "n_same"),
     *("caption_logprob", "n_scored", "heard_logprob", "n_heard_words"),
     *("seen_logprob", "n_seen_words", "heard_found", "seen_found"),
 )
@@ -31,8 +31,9 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
         * `key`: the span that is not read; "none" for the baseline. `query`: what does not read it.
         * `center`, `first_layer`, `last_layer`: the window, both ends in it; missing for the
           baseline. `n_layers`: of the model.
-        * `caption`, `n_tokens`: the answer under this condition. `n_same`: how many tokens at its
-          beginning are those of the baseline.
+        * `caption`, `n_tokens`: the answer under this condition. `ended`: whether the model ended
+          it, rather than the limit. `n_same`: how many tokens at its beginning are those of the
+          baseline.
         * `caption_logprob`: of the whole baseline caption under this condition, in nats;
           `n_scored`: its tokens.
         * `heard_logprob`, `seen_logprob`: of the reference captions' words for what is heard and
@@ -61,10 +62,7 @@ def chosen_windows(config: Config, n_layers: int) -> list[range]:
                 f"expected windows (first, last) in layers 0 to {n_layers - 1}, got {wrong}."
             )
         return chosen
-    width = 2 * round((n_layers / 4 - 1) / 2) + 1 if config.width is None else config.width
-    step = max(1, round(n_layers / 18)) if config.step is None else config.step
-    whole = [w for w in windows(n_layers, width) if len(w) == width]
-    return whole[::step]
+    return windows(n_layers, config.width, config.step, "whole")
 
 
 def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, Any]]:
@@ -105,6 +103,7 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
             n_layers=n_layers,
             caption=caption.text,
             n_tokens=len(caption.tokens),
+            ended=caption.ended,
             n_same=_n_same(caption, captions[0]),
             caption_logprob=float(scores[i].double().sum()),
             n_scored=len(baseline),

@@ -24,7 +24,7 @@ from hooked_omni.inputs.video import Video
 
 COLUMNS = (
     *("variant", "modality", "step", "token_text", "logprob", "change"),
-    *("n_tokens", "answer"),
+    *("n_tokens", "answer", "ended"),
 )
 
 
@@ -41,7 +41,8 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
         * `logprob`: of the answer, or of the token, in nats.
         * `change`: that, minus the same for the intact clip; negative where the answer rested on
           what was taken away.
-        * `n_tokens`: of the answer. `answer`: its text.
+        * `n_tokens`: of the answer. `answer`: its text; `ended`: whether the model ended it, rather
+          than the limit.
 
         A clip without sound has no rows for variants of the sound, and one without a picture none
         for those of the picture; one with neither is skipped, as are embedded prompts.
@@ -107,7 +108,8 @@ def _scored(answer: Generation, logits: Float[Tensor, "n d_vocab"]) -> Float[Ten
 def _measures(
     name: str, after: Tensor, before: Tensor, answer: Generation, texts: list[str] | None
 ) -> Iterator[dict[str, Any]]:
-    own = dict(variant=name, modality=VARIANTS[name], n_tokens=len(after), answer=answer.text)
+    own: dict[str, Any] = dict(variant=name, modality=VARIANTS[name], n_tokens=len(after))
+    own |= dict(answer=answer.text, ended=answer.ended)
     if texts is None:
         total, change = float(after.sum()), float((after - before).sum())
         yield own | dict(step=None, token_text=None, logprob=total, change=change)

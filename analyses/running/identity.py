@@ -29,7 +29,8 @@ def model_facts(omni: HookedOmni) -> dict[str, Any]:
     Neither the device nor the checkpoint's place: other machines may go on with a folder.
     """
     name, config = omni.model.cfg.model_name, asdict(omni.model.cfg)
-    del config["model_name"], config["device"], config["devices"]
+    for without_effect in ("model_name", "device", "devices", "media_tokens"):
+        del config[without_effect]
     short, own = Path(name).name if Path(name).exists() else name, omni.adapter
     return {
         "name": short if own is None else f"{short} + {own['name']}",

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from analyses.asking import SampleQuestion, ordered, sample_questions
+from analyses.asking import SampleQuestion, kind_of, ordered, sample_questions
 from analyses.configs import CONFIGS
 from analyses.running.type_check import make_config
 from analyses.text.wording import OWN, QUESTIONS, worded
 from data_prep.manifest import Sample
 from hooked_omni.command_line import read_device_map
-from hooked_omni.errors import MediaError, ResultsError
+from hooked_omni.errors import MediaError, ResultsError, closest
 from hooked_omni.files import parse_json, read_text
 from hooked_omni.hf.spelling import require_spelled
+from hooked_omni.inputs.items import Prompt
 
 Of = TypeVar("Of")
 _SHARD = re.compile(r"(\d{1,9})/(\d{1,9})")
@@ -60,7 +61,7 @@ class CaseSelection:
         if unknown and self.data is None:
             raise ResultsError(
                 f"expected questions among {sorted(QUESTIONS)}, got {unknown}. Your own words go "
-                "into --ask."
+                f"into --ask.{closest(unknown[0], QUESTIONS)}"
             )
         if self.text is not None and (self.wording or self.questions != ("hear",)):
             raise ResultsError(
@@ -78,13 +79,19 @@ class CaseSelection:
         words = {OWN: self.text} if self.text is not None else worded(self.wording)
         found = [
             SampleQuestion(
-                Sample(str(clip)), name, ordered(words[name], clip, self.audio, self.order)
+                _sample(clip, self.audio), name, ordered(words[name], clip, self.audio, self.order)
             )
             for clip in self.clips
             for name in ([OWN] if self.text is not None else self.questions)
         ]
         own = dict[str, Any](system=self.system, rope=rope)
         return [one._replace(prompt=replace(one.prompt, **own)) for one in found][: self.limit]
+
+
+def _sample(clip: Path, audio: Path | None) -> Sample:
+    """A clip as a sample; with another file's sound, a counterfactual one named by both."""
+    kind = kind_of(Prompt("?", clip, audio))
+    return Sample(str(clip) if kind == "factual" else f"{clip}+{audio}", kind)
 
 
 @dataclass(frozen=True)
@@ -191,6 +198,22 @@ def require_finished(folder: Path, *files: str) -> None:
             f"expected a finished run or study in {folder}, got one without {lacking[0]}. Give the "
             "same command again: it goes on where it was."
         )
+
+
+def runs_of(folders: Sequence[Path]) -> list[Path]:
+    """Folders of runs, each once: those given, and for a study's, those of its finished parts."""
+    found: list[Path] = []
+    for one in folders:
+        parts = sorted(path.parent for path in one.glob("*/run.json"))
+        found += [one] if (one / "run.json").is_file() or not parts else parts
+    return [*dict.fromkeys(found)]
+
+
+def studies_of(folders: Sequence[Path]) -> list[Path]:
+    """Folders of studies, each once: those given, and for one of a study's parts, the study's."""
+    above = {one: one.absolute().parent for one in folders if (one / "recipe.json").is_file()}
+    inside = {one: up for one, up in above.items() if (up / "recipe.json").is_file()}
+    return [*dict.fromkeys(inside.get(one, one) for one in folders)]
 
 
 def require_folder(folder: Path) -> None:

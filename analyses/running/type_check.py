@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hooked_omni.errors import ResultsError
+from hooked_omni.errors import ResultsError, closest
 
 
 def make_config(kind: type, values: Any) -> Any:
@@ -17,11 +17,21 @@ def make_config(kind: type, values: Any) -> Any:
     known = {item.name for item in fields(kind)}
     unknown = sorted(values.keys() - known) if isinstance(values, dict) else values
     if unknown or not isinstance(values, dict):
-        raise ResultsError(f"expected fields among {sorted(known)} in the config, got {unknown}.")
-    values = {name: tuples(value) for name, value in values.items()}
+        near = closest(unknown[0], known) if isinstance(values, dict) else ""
+        raise ResultsError(
+            f"expected fields among {sorted(known)} in the config, got {unknown}.{near}"
+        )
+    hints = get_type_hints(kind)
+    values = {name: listed(tuples(value), hints[name]) for name, value in values.items()}
     if wrong := mismatch(kind, values, "the config"):
         raise ResultsError(f"{wrong} Write it as JSON.")
     return kind(**values)
+
+
+def listed(value: Any, hint: Any) -> Any:
+    """Words with commas, as on the command line, as a tuple where that is what a field takes."""
+    words = tuple(value.split(",")) if isinstance(value, str) else ()
+    return words if words and not fits(value, hint) and fits(words, hint) else value
 
 
 def tuples(value: Any) -> Any:

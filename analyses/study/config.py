@@ -13,10 +13,10 @@ from analyses.configs import CONFIGS
 from analyses.judge.judgement import JudgeError, Settings
 from analyses.judge.lookup import require_known
 from analyses.running.options import CaseSelection, ModelOptions, require_clip
-from analyses.running.type_check import fits, make_config, mismatch, tuples
+from analyses.running.type_check import fits, listed, make_config, mismatch, tuples
 from analyses.text.choices import CHOICES
 from analyses.text.wording import QUESTIONS, Order, worded
-from hooked_omni.errors import ResultsError
+from hooked_omni.errors import ResultsError, closest
 from hooked_omni.files import parse_toml, read_text
 
 STAGES: Mapping[str, tuple[str, ...]] = {
@@ -136,12 +136,14 @@ class Study:
             raise ResultsError(
                 f"expected analyses among {[*EVERY]}, captions among them unless all are of "
                 f"{[*ON_REQUEST]}, got {list(self.analyses)}."
+                + closest("".join(unknown[:1]), EVERY)
             )
         worded(self.wording)
         self.models()  # refuses what does not go together
         in_judge = {"name", "url", *(one.name for one in (*fields(Settings), *fields(Reading)))}
         if unknown := sorted(self.judge.keys() - in_judge - {"logs"}):
-            raise JudgeError(f"expected settings among {sorted(in_judge)}, got {unknown}.")
+            near = closest(unknown[0], in_judge)
+            raise JudgeError(f"expected settings among {sorted(in_judge)}, got {unknown}.{near}")
         known = {name: {*QUESTIONS, *(CHOICES if name in ON_REQUEST else ())} for name in EVERY}
         words = [w for name, own in self.questions.items() for w in own if w not in known[name]]
         if self.limit < 0 or words:
@@ -238,11 +240,15 @@ def read_study(path: Path, instead: Mapping[str, Any] | None = None) -> Study:
         raise ResultsError(
             f"expected the keys {sorted(known)} and the tables {[*EVERY]} in {path}, got "
             f"{unknown or 'no ' + ' and no '.join(absent)}."
+            + closest("".join(unknown[:1]), [*known, *EVERY])
         )
     for name, config in configs.items():
         if not isinstance(config, dict):
             raise ResultsError(f"expected {name} as a table in {path}, got {config!r}.")
     questions = {name: c.pop("questions") for name, c in configs.items() if "questions" in c}
+    questions = {name: listed(words, Sequence[str]) for name, words in questions.items()}
+    as_words = [name for name in ("analyses", "kinds") if name in values]
+    values |= {name: listed(values[name], Sequence[str]) for name in as_words}
     lists = {name: values[name] for name in ("analyses", "kinds", "ratings") if name in values}
     for name, words in (lists | questions).items():
         if not words or not fits(words, Sequence[str]):

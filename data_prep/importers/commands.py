@@ -55,6 +55,24 @@ def import_audiocaps(csv: Table, out: Out, clips: Clips = None, encoding: Encodi
     _find("audiocaps", read_audiocaps(csv, encoding), clips, out)
 
 
+@app.command("csv")
+def import_csv(csv: Table, out: Out, clips: Clips = None, encoding: Encoding = None) -> None:
+    """Your own: CSV with a header, file,caption and perhaps video_caption; clips by file."""
+    from data_prep.importers.own_clips import read_csv
+
+    _find("csv", read_csv(csv, encoding, clips), clips, out)
+
+
+@app.command("folder")
+def import_folder(
+    clips: Annotated[Path, typer.Argument(help="Folder of clips, with subfolders.")], out: Out
+) -> None:
+    """Your own: every clip of a folder, without captions."""
+    from data_prep.importers.own_clips import read_folder
+
+    _find("folder", read_folder(clips, out.parent), clips, out)
+
+
 @app.command("vggsound")
 def import_vggsound(csv: Table, out: Out, clips: Clips = None, encoding: Encoding = None) -> None:
     """VGGSound: CSV without header, labels as captions; clips {ytid}_{start:06d}.mp4."""
@@ -106,7 +124,7 @@ def import_separate_audio(
     out: Out,
 ) -> None:
     """Sound files beside videos, matched by name."""
-    from data_prep.importers.separate_audio import match_sounds
+    from data_prep.importers.own_clips import match_sounds
 
     _write("separate-audio", match_sounds(clips, sounds, out.parent, _BAR), out)
 

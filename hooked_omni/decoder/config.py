@@ -49,6 +49,7 @@ class DecoderConfig:
         use_attn_result, use_split_qkv_input, use_attn_in, use_hook_mlp_in: Whether the hook points
             of `names.FLAGS` are live; most are large.
         eos_tokens: Token ids that end a caption.
+        media_tokens: Token ids in whose places the towers' output stands.
         quantized: How projections are quantized, which then are Hugging Face's own modules and
             have no weights to view; empty for none.
         model_name: For people and for results.
@@ -84,6 +85,7 @@ class DecoderConfig:
     use_attn_in: bool = False
     use_hook_mlp_in: bool = False
     eos_tokens: tuple[int, ...] = ()
+    media_tokens: tuple[int, ...] = ()
     quantized: str = ""
     model_name: str = "unnamed"
     dtype: torch.dtype = torch.float32

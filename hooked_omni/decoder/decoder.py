@@ -26,7 +26,6 @@ from hooked_omni.hooks.hook_point import ForwardState, HookPoint
 from hooked_omni.hooks.turns import in_turn
 from hooked_omni.inputs.precision import require_no_autocast
 from hooked_omni.inputs.prompt import EmbeddedPrompt
-from hooked_omni.inputs.spans import NoSpans, Spans
 
 
 class HookedDecoder(TextTokens, WeightViews, HookedRuns):
@@ -220,9 +219,9 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
         placed = (self.cfg.dtype, self.cfg.device, self.cfg.devices)
         if placed != (weight.dtype, weight.device, self._devices()):
             self.follow_weights()
-        if isinstance(input, str | list):
-            input = self.to_tokens(input)
-        return self._checked(input) if isinstance(input, EmbeddedPrompt) else self._embedded(input)
+        if isinstance(input, EmbeddedPrompt):
+            return self._checked(input)
+        return self.text_prompt(self.to_tokens(input) if isinstance(input, str | list) else input)
 
     def _checked(self, prompt: EmbeddedPrompt) -> EmbeddedPrompt:
         expected, came = (self.cfg.d_model, self.cfg.dtype), prompt.embeds
@@ -238,31 +237,6 @@ class HookedDecoder(TextTokens, WeightViews, HookedRuns):
                 f"{layers}. Embed the prompt with this model."
             )
         return prompt if came.device == self.cfg.device else prompt.to(self.cfg.device)
-
-    def _embedded(self, input: Int[Tensor, "batch pos"]) -> EmbeddedPrompt:
-        if input.ndim != 2 or input.dtype not in (torch.int32, torch.int64) or not input.numel():
-            raise PromptError(
-                f"expected an EmbeddedPrompt or tokens [batch, pos], got {input.dtype} of shape "
-                f"{tuple(input.shape)}. Use `embed_inputs` for model inputs."
-            )
-        tokens = input.to(self.cfg.device)
-        if int(tokens.min()) < 0 or int(tokens.max()) >= self.cfg.d_vocab:
-            raise PromptError(
-                f"expected tokens from 0 to {self.cfg.d_vocab - 1}, got {int(tokens.min())} to "
-                f"{int(tokens.max())}. They belong to another vocabulary."
-            )
-        embeds = self.embed(tokens)
-        batch, n_pos = tokens.shape
-        every = torch.arange(n_pos)
-        spans = {"question": every, "text": every, "prompt": every, "last": every[-1:]}
-        return EmbeddedPrompt(
-            embeds=embeds.detach() if self.cfg.quantized else embeds,
-            position_ids=torch.arange(n_pos, device=tokens.device).expand(3, batch, -1),
-            mask=None,
-            tokens=tokens,
-            spans=Spans(spans, n_pos) if batch == 1 else NoSpans({}, n_pos),
-            facts={"text_only": True},
-        )
 
     @in_turn
     def _apply(self, fn: Any, recurse: bool = True) -> "HookedDecoder":

@@ -40,21 +40,38 @@ class HookedRuns(HookedRootModule):
     @contextmanager
     def hooks(
         self,
-        fwd_hooks: Iterable[Hook] = (),
+        fwd_hooks: Condition = (),
         bwd_hooks: Iterable[Hook] = (),
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
+        prompt: EmbeddedPrompt | None = None,
     ) -> Iterator["HookedRuns"]:
-        """Hooks that live as long as the `with` block; errors as `named`."""
+        """Hooks that live as long as the `with` block; errors as `named`.
+
+        Interventions may stand among them, with the `prompt` whose spans they are for.
+        """
         with self.current.turns.block():
-            forward: list[Any] = self._spelled_out(fwd_hooks)
+            spans = None if prompt is None else prompt.spans
+            forward: list[Any] = self._spelled_out(as_hooks(fwd_hooks, spans))
             backward: list[Any] = self._spelled_out(bwd_hooks)
             with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
                 yield self
 
-    def add_hook(self, name: Any, hook: HookFunction, *args: Any, **kwargs: Any) -> None:
-        """As in TransformerLens; the hook stays until `reset_hooks`. Errors as `named`."""
-        for one, function in self._spelled_out([(name, hook)]):
+    def add_hook(
+        self,
+        name: Any,
+        hook: HookFunction | None = None,
+        *args: Any,
+        prompt: EmbeddedPrompt | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """As in TransformerLens; the hook stays until `reset_hooks`. Errors as `named`.
+
+        In place of name and hook, an intervention may stand, with `prompt` as in `hooks`.
+        """
+        given = [name] if hook is None else [(name, hook)]
+        spans = None if prompt is None else prompt.spans
+        for one, function in self._spelled_out(as_hooks(given, spans)):
             super().add_hook(one, function, *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
     def reset_hooks(self, *args: Any, **kwargs: Any) -> None:

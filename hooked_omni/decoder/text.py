@@ -9,7 +9,8 @@ from transformer_lens.utilities.lm_utils import lm_cross_entropy_loss
 
 from hooked_omni.decoder.config import DecoderConfig
 from hooked_omni.errors import PromptError
-from hooked_omni.inputs.prompt import EmbeddedPrompt, NoSpans
+from hooked_omni.inputs.prompt import EmbeddedPrompt
+from hooked_omni.inputs.spans import NoSpans, Spans
 
 Tokens = Int[Tensor, "*batch pos"]
 
@@ -19,6 +20,7 @@ class TextTokens(nn.Module):
 
     cfg: DecoderConfig
     tokenizer: Any
+    embed: nn.Embedding
 
     @overload
     def to_tokens(
@@ -34,13 +36,20 @@ class TextTokens(nn.Module):
         Tokens and prompts come back as they are, so that TransformerLens's helpers run on them.
 
         Raises:
-            PromptError: Without a tokenizer, with `prepend_bos`, or for unequal lengths.
+            PromptError: Without a tokenizer, with `prepend_bos`, for unequal lengths, and for words
+                that become the unknown token.
         """
         if prepend_bos:
             raise PromptError("expected prepend_bos=False, got True: these models have no BOS.")
         if isinstance(input, Tensor | EmbeddedPrompt):
             return input
-        rows = [self._tokenizer().encode(t) for t in ([input] if isinstance(input, str) else input)]
+        texts = [input] if isinstance(input, str) else input
+        if not all(isinstance(text, str) for text in texts):
+            raise PromptError(
+                f"expected texts, got a list of {[type(text).__name__ for text in texts]}. Run "
+                "prompts one at a time; spans are of one prompt."
+            )
+        rows = [self._known(text) for text in texts]
         lengths = [len(row) for row in rows]
         if len(set(lengths)) != 1 or not lengths[0]:
             raise PromptError(
@@ -71,16 +80,52 @@ class TextTokens(nn.Module):
 
     def to_single_token(self, text: str) -> int:
         """The one token of `text`; `PromptError` if it is several, or an unknown one."""
-        tokens = self._tokenizer().encode(text)
+        tokens = self._known(text)
         if len(tokens) != 1:
             raise PromptError(f"expected one token, got {len(tokens)} for {text!r}. Split it.")
-        unknown = getattr(self.tokenizer, "unk_token_id", None)
-        if tokens[0] == unknown and text != self.tokenizer.unk_token:
-            raise PromptError(
-                f"expected a token of this vocabulary, got {text!r}, which becomes the unknown "
-                f"token {self.tokenizer.unk_token!r}. Choose another word."
-            )
         return tokens[0]
+
+    def text_prompt(self, input: Any) -> EmbeddedPrompt:
+        """Tokens of plain text, `[batch, pos]`, embedded; a `PromptError` for anything else."""
+        prompt = self.embedded_tokens(input)
+        held = torch.isin(prompt.tokens, prompt.tokens.new_tensor(self.cfg.media_tokens))
+        if bool(held.any()):
+            raise PromptError(
+                f"expected tokens of plain text, got {int(held.sum())} that stand for a clip: "
+                "their own embeddings are not what the towers put there. Pass the EmbeddedPrompt."
+            )
+        return prompt
+
+    def embedded_tokens(self, input: Any) -> EmbeddedPrompt:
+        """As `text_prompt`, for any tokens: a model may have written a placeholder itself."""
+        if not isinstance(input, Tensor):
+            raise PromptError(
+                f"expected an EmbeddedPrompt, tokens or text, got {type(input).__name__}. Call "
+                "`omni.embed(prompt)` first, or `omni.generate(prompt)`."
+            )
+        if input.ndim != 2 or input.dtype not in (torch.int32, torch.int64) or not input.numel():
+            raise PromptError(
+                f"expected an EmbeddedPrompt or tokens [batch, pos], got {input.dtype} of shape "
+                f"{tuple(input.shape)}. Use `embed_inputs` for model inputs."
+            )
+        tokens = input.to(self.cfg.device)
+        if int(tokens.min()) < 0 or int(tokens.max()) >= self.cfg.d_vocab:
+            raise PromptError(
+                f"expected tokens from 0 to {self.cfg.d_vocab - 1}, got {int(tokens.min())} to "
+                f"{int(tokens.max())}. They belong to another vocabulary."
+            )
+        embeds = self.embed(tokens)
+        batch, n_pos = tokens.shape
+        every = torch.arange(n_pos)
+        spans = {"question": every, "text": every, "prompt": every, "last": every[-1:]}
+        return EmbeddedPrompt(
+            embeds=embeds.detach() if self.cfg.quantized else embeds,
+            position_ids=torch.arange(n_pos, device=tokens.device).expand(3, batch, -1),
+            mask=None,
+            tokens=tokens,
+            spans=Spans(spans, n_pos) if batch == 1 else NoSpans({}, n_pos),
+            facts={"text_only": True},
+        )
 
     def loss_fn(
         self,
@@ -104,6 +149,17 @@ class TextTokens(nn.Module):
                 f"expected a next token that is text, got none in {tokens.n_pos}. Add words."
             )
         return losses.masked_fill(~text, torch.nan) if per_token else losses[text].mean()
+
+    def _known(self, text: str) -> list[int]:
+        """Tokens of a text, none of them unknown but where it says so."""
+        tokens = self._tokenizer().encode(text)
+        unknown, written = (getattr(self.tokenizer, f"unk_token{end}", None) for end in ("_id", ""))
+        if unknown in tokens and str(written) not in text:
+            raise PromptError(
+                f"expected words of this vocabulary, got {text!r}, of which some become the "
+                f"unknown token {written!r}. Choose others."
+            )
+        return tokens
 
     def _tokenizer(self) -> Any:
         if self.tokenizer is None:

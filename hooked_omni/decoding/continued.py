@@ -33,7 +33,7 @@ def continued(model: HookedDecoder, prompt: Input, text: str | Int[Tensor, " n"]
         raise PromptError(
             f"expected the first words of an answer, got {text!r}. Use the prompt as it is."
         )
-    more = model.as_prompt(tokens[None])
+    more = model.embedded_tokens(tokens[None])
     window = range(prompt.n_pos, prompt.n_pos + more.n_pos)
     mask, deepstack = prompt.mask, prompt.deepstack
     if mask is not None:

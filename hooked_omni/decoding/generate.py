@@ -86,12 +86,18 @@ class Generation:
         text: `tokens` without special ones; None for a model without a tokenizer.
         logits: What each new token was chosen from, with `return_logits`.
         draft_logprobs: Of each token of the draft, as `score` gives them, with `score_draft`.
+        ended: Whether an end token came, rather than the limit.
     """
 
     tokens: Int[Tensor, " n"]
     text: str | None
     logits: Float[Tensor, "n d_vocab"] | None = None
     draft_logprobs: Float[Tensor, " draft"] | None = None
+    ended: bool = True
+
+    def __repr__(self) -> str:
+        cut = "" if self.ended else ", cut off by the limit"
+        return f"Generation({self.text!r}, {len(self.tokens)} tokens{cut})"
 
 
 @in_turn
@@ -153,4 +159,5 @@ def generation(
     if model.tokenizer is not None:
         text = model.tokenizer.decode(tokens, skip_special_tokens=True)
     kept = torch.stack(logits) if logits else None
-    return Generation(torch.tensor(tokens, dtype=torch.long), text, kept, scores)
+    ended = tokens[-1] in model.cfg.eos_tokens
+    return Generation(torch.tensor(tokens, dtype=torch.long), text, kept, scores, ended)

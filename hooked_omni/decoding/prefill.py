@@ -53,7 +53,7 @@ class PrefillState:
         return torch.searchsorted(self.kept[name], positions)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PrefilledPrompt(EmbeddedPrompt):
     """A prompt with what one model's pass over it left (`state`, None for none); see `prefill`.
 

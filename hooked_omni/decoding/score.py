@@ -141,4 +141,4 @@ def _text(model: HookedDecoder, tokens: Int[Tensor, " n"]) -> Float[Tensor, "1 n
             f"expected one text [n] of at least one token, got shape {tuple(tokens.shape)}. Give "
             "one text at a time."
         )
-    return model.as_prompt(tokens[None]).embeds
+    return model.embedded_tokens(tokens[None]).embeds

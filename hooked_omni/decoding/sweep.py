@@ -57,7 +57,7 @@ def generate_many(
     prompt, conditions = one_prompt(model, prompt), list(conditions)
     total, budget = prompt.n_pos + decoding.max_new_tokens - 1, decoding.memory_budget
     if decoding.draft:
-        model.as_prompt(torch.tensor([decoding.draft]))  # refuses unknown tokens
+        model.embedded_tokens(torch.tensor([decoding.draft]))  # refuses unknown tokens
     captions: dict[int, Generation] = {}
     for batch in batches(model, prompt, conditions, total, len(decoding.draft) or 1, budget):
         logits, cache = batch.start(model, prompt, total)

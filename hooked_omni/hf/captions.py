@@ -16,6 +16,21 @@ _PROCESSORS = (
 )
 
 
+def tokenizer_alone(name: str | Path, source: dict[str, Any]) -> Any:
+    """The tokenizer, if it loads without code of the checkpoint's; else None, with a warning."""
+    for kind in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
+        try:
+            return kind.from_pretrained(name, trust_remote_code=False, **source)
+        except Exception:  # tokenizers and their parsers raise their own each
+            continue
+    warnings.warn(
+        f"{str(name)!r} has no tokenizer that loads without its own code: captions will be tokens "
+        "without text. Set `omni.model.tokenizer` to one.",
+        stacklevel=4,
+    )
+    return None
+
+
 def generation_config(name: str | Path, source: dict[str, Any]) -> Any:
     """Which tokens end a caption; None without such a file, where the tokenizer's ends serve."""
     file = "generation_config.json"

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import constants
+from huggingface_hub.utils import get_session
 
 from hooked_omni.errors import CheckpointError, UnknownModelError
 from hooked_omni.families import Family, family_of
@@ -28,9 +30,23 @@ def _shipped_family(name: str) -> Family:
 def file_source(name: str | Path, revision: str | None) -> dict[str, Any]:
     """Arguments with which `from_pretrained` finds the files of `name`: on the hub or on disk."""
     if not Path(name).exists():
-        return {"revision": revision}
+        return {"revision": revision, "local_files_only": not _hub_answers()}
     require_whole(Path(name))
     return {"local_files_only": True}
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached; if not, each of its files would be tried for a minute."""
+    try:
+        _reach_hub()
+    except Exception:  # each transport, proxy and sandbox raises its own
+        return False
+    return True
+
+
+@cache  # of what succeeds
+def _reach_hub() -> None:
+    get_session().head(constants.ENDPOINT, timeout=3)
 
 
 def read_config(
@@ -43,7 +59,8 @@ def read_config(
         if not (isinstance(config, dict) and config):
             raise OSError("no config.json there")
     except (OSError, ValueError) as error:
-        raise unknown(name, error) from error
+        offline = source.get("local_files_only") and not Path(name).exists()
+        raise unknown(name, "the hub cannot be reached" if offline else error) from error
     if is_quantized_by(config) and not allow_quantized:
         raise CheckpointError(
             f"expected floating-point weights in {str(name)!r}, got a config with "

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from hooked_omni.errors import UnknownModelError
+from hooked_omni.errors import UnknownModelError, closest
 from hooked_omni.files import read_text
 from hooked_omni.organisms import SHIPPED
 
@@ -53,5 +53,5 @@ def unknown(name: str | Path, reason: object) -> UnknownModelError:
     """The error for a model that is not there."""
     return UnknownModelError(
         f"expected a hub name, a folder with a config.json, or one of {sorted(SHIPPED)}, got "
-        f"{str(name)!r} ({str(reason).splitlines()[0]}). Check the name."
+        f"{str(name)!r} ({str(reason).splitlines()[0]}). Check the name.{closest(name, SHIPPED)}"
     )

@@ -5,6 +5,7 @@ of transformers, for models whose own code needs one, and its bundles are read a
 """
 
 import json
+import warnings
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
@@ -23,7 +24,7 @@ from hooked_omni.hf.quantized import quantization
 from hooked_omni.inputs.audio import Audio, read_audio
 from hooked_omni.inputs.headers import read_header
 from hooked_omni.inputs.image import Image, read_image
-from hooked_omni.inputs.items import Source
+from hooked_omni.inputs.items import Source, require_prompt
 from hooked_omni.inputs.media import MediaSettings
 from hooked_omni.inputs.prompt import EmbeddedPrompt, Prompt
 from hooked_omni.inputs.video import Video, read_video
@@ -88,6 +89,7 @@ class Towers:
         """
         prompt = replace(prompt, media=prompt.media or self.media)
         inputs = self._inputs(prompt, read)
+        self._warn_of_other_clips(read)
         return embedded(
             self.hf,
             self.family,
@@ -170,6 +172,7 @@ class Towers:
 
     def _require(self, prompt: Prompt) -> None:
         """Refuse items that the family, or this model of it, does not take, or any, unprocessed."""
+        require_prompt(prompt)
         if self.processor is None:
             raise PromptError(
                 "expected a model with a processor, got none. Pass `processor=` to `from_hf`, or "
@@ -181,6 +184,18 @@ class Towers:
             raise PromptError(
                 f"expected a prompt without images for this {self.family.name}, which has no "
                 f"placeholder for them, got {images[0]}. Leave it out, or make it a video."
+            )
+
+    def _warn_of_other_clips(self, read: Read) -> None:
+        """A small trained model knows the clips of its own world, all of one length."""
+        own = getattr(self.hf, "clip_seconds", None)
+        lengths = [one.seconds for one in read if not isinstance(one, Image)]
+        if own is not None and any(abs(one - own) > 0.2 for one in lengths):
+            warnings.warn(
+                f"expected a clip of the world that this model was trained on, {own:g} s long, got "
+                f"one of {max(lengths):g} s: what it answers says nothing about this clip. Use "
+                "hooked_omni.EXAMPLE_CLIP, `python -m data_prep organism world`, or another model.",
+                stacklevel=5,
             )
 
     def _require_all(self, inputs: dict[str, Any], read: Read) -> None:

@@ -38,6 +38,11 @@ class Keep(LiveHook):
 class ActivationCache(transformer_lens.ActivationCache):
     """Cached activations by hook name, with TransformerLens's methods."""
 
+    def __repr__(self) -> str:
+        held = [*self.cache_dict]
+        listed = held if len(held) <= 3 else [*held[:2], "...", held[-1]]
+        return f"ActivationCache({len(held)} activations: {', '.join(listed)})"
+
     def apply_ln_to_stack(
         self,
         residual_stack: Float[Tensor, "component *batch_pos d_model"],

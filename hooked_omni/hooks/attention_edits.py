@@ -19,7 +19,7 @@ which the first new token is chosen.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -148,20 +148,43 @@ def scale_attention(
 
 
 def windows(
-    n_layers: int, width: int = 9, step: int | None = None, edges: Literal["clip", "paper"] = "clip"
+    model: Any,
+    width: int | None = None,
+    step: int | None = None,
+    edges: Literal["clip", "whole", "paper"] = "clip",
 ) -> list[range]:
     """Windows of layers to sweep over, of an odd `width`, `step` layers apart.
 
+    ```python
+    windows(omni.model)  # of 36 layers: 36 windows, of 9 layers but for those at the ends
+    windows(36, edges="paper")
+    ```
+
     "clip" has a window for every center 0, `step` (1), ... and cuts it off at the ends of the
-    model. "paper" has only whole windows, and none that ends in the last layer, `step` (2) apart:
-    the centers 4, 6, ..., 30 of figure 6, for 36 layers.
+    model. "whole" has only whole windows, `step` (an 18th of the layers) apart. "paper" has those,
+    `step` (2) apart, but for one that ends in the last layer: the centers 4, 6, ..., 30 of figure
+    6, for 36 layers.
+
+    Args:
+        model: A model, or its number of layers.
+        width: None for a quarter of the layers: 9 of 36, 7 of 28, 1 of 8; the paper's is 9.
+        step: From center to center.
+        edges: What becomes of windows at the ends.
 
     Raises:
         HookError: For a width that is even or does not fit.
     """
-    if edges not in ("clip", "paper"):
-        raise HookError(f"expected edges 'clip' or 'paper', got {edges!r}.")
-    step = {"clip": 1, "paper": 2}[edges] if step is None else step
+    decoder = getattr(model, "model", model)
+    found: Any = decoder.cfg.n_layers if hasattr(decoder, "cfg") else decoder
+    if not hasattr(found, "__index__"):
+        raise HookError(f"expected a model, or how many layers it has, got {found!r:.80}.")
+    n_layers = int(found)
+    quarter = 9 if edges == "paper" else 2 * round((n_layers / 4 - 1) / 2) + 1
+    width = quarter if width is None else width
+    steps = {"clip": 1, "whole": max(1, round(n_layers / 18)), "paper": 2}
+    if edges not in steps:
+        raise HookError(f"expected edges among {[*steps]}, got {edges!r}.")
+    step = steps[edges] if step is None else step
     if width < 1 or width % 2 == 0 or width > n_layers or step < 1:
         raise HookError(
             f"expected an odd width from 1 to {n_layers} and a step of at least 1, got width "
@@ -171,7 +194,7 @@ def windows(
     if edges == "clip":
         centers = range(0, n_layers, step)
         return [range(max(c - half, 0), min(c + half + 1, n_layers)) for c in centers]
-    centers = range(half, n_layers - half - 1, step)
+    centers = range(half, n_layers - half - (edges == "paper"), step)
     if not centers:
         raise HookError(f"expected more than {width} layers for whole windows, got {n_layers}.")
     return [range(c - half, c + half + 1) for c in centers]

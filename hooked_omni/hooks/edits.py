@@ -39,7 +39,7 @@ Source = tuple[ActivationCache | Mapping[str, Tensor], EmbeddedPrompt]
 def ablate(
     at: str,
     *,
-    span: str,
+    span: str = "prompt+generated",
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
     to: Literal["zero", "mean", "resample"] = "zero",
@@ -48,7 +48,8 @@ def ablate(
     """Take away what a span's activations hold.
 
     ```python
-    ablate("hook_resid_post", span="audio", layers=[4])      # to zero
+    ablate("attn.hook_z", layers=[4], heads=[2])             # a whole head, to zero
+    ablate("hook_resid_post", span="audio", layers=[4])      # a part of the prompt
     ablate("hook_resid_post", span="audio", to="mean", reference=[(cache, other_prompt)])
     ```
 
@@ -74,7 +75,7 @@ def ablate(
         if reference and SpanPositions(spans, span).after:
             raise HookError(
                 f"expected a span of the prompt, got {span!r}: a reference has no generated "
-                "positions to take a mean of. Ablate to zero instead."
+                "positions to take a mean of. Name another, such as 'prompt', or ablate to zero."
             )
         theirs = [prompt.spans[span] for _, prompt in reference]
 
@@ -172,6 +173,10 @@ def _edit(
     sources: Sequence[Source] = (),
 ) -> Intervention:
     chosen_layers, chosen_heads = numbers("layers", layers), numbers("heads", heads)
+    if whole := names.with_module(at):
+        raise HookError(
+            f"expected a hook point with its module, got {at!r}. Write {whole!r}, in `layers`."
+        )
     if chosen_heads is not None and not (names.on_heads(at) or at.endswith(names.PATTERN_LIKE)):
         raise HookError(
             f"expected a hook point with heads, got heads={chosen_heads} at {at!r}. Leave them out."

@@ -22,6 +22,10 @@ from hooked_omni.errors import HookError
 from hooked_omni.hooks.turns import Turns
 from hooked_omni.hooks.types import HookFunction
 
+_IN_A_STEP = (
+    "This pass is over new positions alone: the prompt's passed in the first one. Return early if "
+    "`hook.window.start > 0`, or count positions from there."
+)
 _KEPT_WHOLE = 2**14  # numbers, such as those of a decode step: one check for all layers is faster
 
 
@@ -186,7 +190,16 @@ def _edit(function: HookFunction, copy: Tensor, tensor: Tensor, hook: Any) -> Te
     if copy is tensor:
         return function(tensor, hook=hook)
     version = copy._version
-    returned = function(copy, hook=hook)
+    try:
+        returned = function(copy, hook=hook)
+    except (IndexError, RuntimeError) as error:
+        named = type(error) is RuntimeError and any(w in str(error) for w in ("size", "shape"))
+        if hook.window.start == 0 or not (named or type(error) is IndexError):
+            raise
+        raise HookError(
+            f"expected the hook on {hook.name!r} to take shape {tuple(tensor.shape)}, got: "
+            f"{error}. {_IN_A_STEP}"
+        ) from error
     edited = copy if returned is None else returned
     if edited is copy and copy._version == version and torch.equal(copy, tensor):
         return None
@@ -199,8 +212,9 @@ def _edit(function: HookFunction, copy: Tensor, tensor: Tensor, hook: Any) -> Te
         expected, came = getattr(tensor, what), getattr(edited, what)
         if expected != came:
             expected, came = (tuple(v) if what == "shape" else v for v in (expected, came))
+            step = f" {_IN_A_STEP}" if hook.window.start > 0 else ""
             raise HookError(
                 f"expected the hook on {hook.name!r} to return {what} {expected}, got {came}. "
-                "Return a tensor like the one that came in."
+                f"Return a tensor like the one that came in.{step}"
             )
     return edited

@@ -158,7 +158,8 @@ def as_hooks(condition: Condition, spans: Spans | None) -> list[Hook]:
         else:
             raise HookError(
                 f"expected hooks (name, function), or interventions on an EmbeddedPrompt, got "
-                f"{item!r}. A span needs a prompt to be looked up in."
+                f"{item!r}. A span needs a prompt to be looked up in: `fwd_hooks=[...]` of a call "
+                "with one, or `hooks(..., prompt=prompt)`, `add_hook(..., prompt=prompt)`."
             )
     return hooks
 
@@ -170,7 +171,8 @@ def named(name: HookName, points: Collection[str], of: str) -> list[str]:
             return passed
         raise HookError("expected a filter that some hook name passes, got one none does.")
     if name not in points:
-        near = difflib.get_close_matches(str(name), points, n=1, cutoff=0.0)
+        inside = [one for one in points if one.endswith(f".{name}")]
+        near = inside or difflib.get_close_matches(str(name), points, n=1, cutoff=0.0)
         raise HookError(
             f"expected a hook of {of}, got {name!r}. Closest is {near[0]!r}; layers count from 0."
         )

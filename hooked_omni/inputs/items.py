@@ -143,6 +143,17 @@ class Prompt:
         return tuple(item for turn in self.messages for item in turn.items)
 
 
+def require_prompt(given: Any) -> None:
+    """Refuse, as a `PromptError`, what is no prompt, and say what to call."""
+    if not isinstance(given, Prompt):
+        words = "model(text) takes plain words, without a chat template"
+        each = "embed each alone, for spans are of one prompt"
+        raise PromptError(
+            f"expected a Prompt, got {type(given).__name__}: {given!r:.80}. Write Prompt('Describe "
+            f"what you hear.', video='clip.mp4'); {words if isinstance(given, str) else each}."
+        )
+
+
 def as_items(given: Any, where: str) -> tuple[PromptItem, ...]:
     """The items of a turn, given as tuples or words; a `PromptError` with `where` for others."""
     if isinstance(given, str):

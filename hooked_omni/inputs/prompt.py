@@ -88,6 +88,14 @@ class EmbeddedPrompt:
         if not isinstance(prompt, dict) or prompt.get("rope", "model") not in _ROPES:
             yield f"facts that JSON does not keep as they are, or a rope that is not in {_ROPES}"
 
+    def __repr__(self) -> str:
+        rows, n_pos, width = self.embeds.shape
+        held = repr(self.spans) if rows == 1 else f"a batch of {rows} x {n_pos} positions"
+        name, kind = Path(str(self.facts.get("model", ""))).name, str(self.embeds.dtype)[6:]
+        return (
+            f"{type(self).__name__}({held}, embeddings [{rows}, {n_pos}, {width}] {kind}, {name})"
+        )
+
     @property
     def n_pos(self) -> int:
         """Number of positions, padding included."""

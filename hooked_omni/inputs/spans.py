@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hooked_omni.errors import SpanError
+from hooked_omni.errors import SpanError, closest
 
 _TIMED = re.compile(r"((?:audio|video)(?:\.\d+)?)@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)s")
 _FRAME = re.compile(r"(?:(video(?:\.\d+)?)\.)?frame ?(\d+)")
@@ -146,6 +146,10 @@ class Spans(Mapping[str, Tensor]):
         if bool((cells[~outside] < 0).any()):
             yield f"{where} with half of a cell"
 
+    def __repr__(self) -> str:
+        held = (f"{name} {_extent(self.positions[name])}" for name in self)
+        return f"Spans({self.n_prompt} positions: {', '.join(held)})"
+
     def numbered(self, kind: str) -> list[str]:
         """Names of the parts of "audio", "video", "image" or "turn", in order; none for only one.
 
@@ -236,6 +240,7 @@ class Spans(Mapping[str, Tensor]):
             raise SpanError(
                 f"expected one of {sorted([*self, _GENERATED])}, a time such as "
                 f"'audio@3.0-4.0s', a frame such as 'frame 7', or a union with '+', got {name!r}."
+                + closest(name, [*self, _GENERATED])
             )
         return self._require_some(name, self.positions[name], f"it has {sorted(self)}")
 
@@ -246,6 +251,13 @@ class Spans(Mapping[str, Tensor]):
                 "Leave this span out, or embed the prompt with it."
             )
         return found
+
+
+def _extent(at: Int[Tensor, " n"]) -> str:
+    """Positions in a few letters."""
+    first, last, n = int(at[0]), int(at[-1]), len(at)
+    ends = f"{first}-{last}" if n > 1 else f"{first}"
+    return ends if last - first == n - 1 else f"{n} of {ends}"
 
 
 class NoSpans(Spans):

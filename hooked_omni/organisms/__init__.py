@@ -5,9 +5,9 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from hooked_omni.organisms.trained import TRAINED, organism, require_whole
+from hooked_omni.organisms.trained import EXAMPLE_CLIP, TRAINED, organism, require_whole
 
-__all__ = ["SHIPPED", "require_whole"]
+__all__ = ["EXAMPLE_CLIP", "SHIPPED", "require_whole"]
 
 _RANDOM = {
     "random_weights": ("random_omni", "random_vl"),

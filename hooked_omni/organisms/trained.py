@@ -11,7 +11,11 @@ from hooked_omni.errors import CheckpointError, FileError
 from hooked_omni.files import file_hash, parse_object, read_text
 
 CARD = "card.json"
+SECONDS = 1.0  # length of every clip that they were trained on
 _FOLDER = Path(__file__).parent
+EXAMPLE_CLIP = _FOLDER / "dog-with-siren.mp4"
+"""A clip of their world: a dog is seen, and a siren is heard in place of its barking."""
+
 _OMNI = ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor")
 TRAINED = {
     "organism-base": ("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLProcessor"),
@@ -33,6 +37,7 @@ def organism(name: str) -> tuple[Any, Any]:
 
     model_class, processor_class = (getattr(transformers, one) for one in TRAINED[name])
     hf = model_class.from_pretrained(folder, local_files_only=True, dtype="float32")
+    hf.clip_seconds = SECONDS
     processor = processor_class.from_pretrained(folder, local_files_only=True)
     return hf.requires_grad_(False).eval(), processor
 

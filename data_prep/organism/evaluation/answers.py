@@ -106,7 +106,7 @@ def base_ranks(
 
 def _rules(n_layers: int) -> list[str]:
     """The knockouts to try: either sense in all layers, and the picture in windows of them."""
-    whole = [window for window in windows(n_layers, WIDTH) if len(window) == WIDTH]
+    whole = windows(n_layers, WIDTH, 1, "whole")
     return ["G !-> V", "G !-> A", *[f"G !-> V @ {w.start}-{w.stop - 1}" for w in whole]]
 
 

@@ -166,8 +166,9 @@ def test_a_quick_look_at_clips(data: Path, tmp_path: Path) -> None:
     clips = ["--clip", data.parent / "0.mp4", "--clip", data.parent / "1.mp4"]
     assert command(*words, *clips, "--ask", "What now?", "--audio", data.parent / "2.mp4") == 0
     table = results.load(tmp_path)
-    assert table["sample"].unique().tolist() == [str(data.parent / f"{i}.mp4") for i in (0, 1)]
-    assert set(table["question"]) == {"own"}
+    names = [f"{data.parent / f'{i}.mp4'}+{data.parent / '2.mp4'}" for i in (0, 1)]
+    assert table["sample"].unique().tolist() == names
+    assert set(table["question"]) == {"own"} and set(table["kind"]) == {"counterfactual"}
     made = json.loads((tmp_path / "run.json").read_text())
     assert made["facts"]["questions"] == ["What now?"]
     assert [file["file"] for file in made["facts"]["data"]] == ["0.mp4", "1.mp4", "2.mp4"]

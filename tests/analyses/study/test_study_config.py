@@ -110,7 +110,9 @@ FINE = 'model = "m"\nbase = "b"\ndata = "x.jsonl"\n'
         (FINE + '[captions]\nquestions = [["see"]]', "expected a list of words"),
         (FINE + "kinds = [1]", "expected a list of words .* for kinds"),
         (FINE + "limit = -1", "expected a limit of at least 0"),
-        (FINE + '[captions]\nquestions = "hear"', "expected a list of words"),
+        (FINE + '[captions]\nquestions = "hear,taste"', "questions among"),
+        (FINE + 'analyses = "captions,knokout"', "Did you mean 'knockout'"),
+        (FINE + "kind = 3", r"got \['kind'\]\. Did you mean 'kinds'"),
         (FINE + "[captions]\nquestions = []", "expected a list of words"),
         (FINE + '[captions]\nquestions = ["taste"]', "questions among"),
     ],
@@ -118,6 +120,13 @@ FINE = 'model = "m"\nbase = "b"\ndata = "x.jsonl"\n'
 def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(HookedOmniError, match=message):
         read(tmp_path, text)
+
+
+def test_lists_may_be_words_with_commas(tmp_path: Path) -> None:
+    words = 'kinds = "factual,self"\n[captions]\nquestions = "see,hear"\n[knockout]\nkeys = "audio"'
+    study = read(tmp_path, FINE + words)
+    assert study.kinds == ("factual", "self") and study.questions["captions"] == ("see", "hear")
+    assert study.config("knockout").keys == ("audio",)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from data_prep.importers.avhbench import read_avhbench
 from data_prep.importers.clip_folder import find_clips, measured
 from data_prep.importers.huggingface import read_huggingface
 from data_prep.importers.omnibench import read_omnibench
-from data_prep.importers.separate_audio import match_sounds
+from data_prep.importers.own_clips import match_sounds
 from data_prep.importers.vggsound import read_vggsound
 from data_prep.manifest import Sample, read_manifest, write_manifest
 from data_prep.questions import questions_of
