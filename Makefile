@@ -19,7 +19,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	  { echo "expected Python >= 3.11, got $$($(PYTHON) --version). Run 'make PYTHON=python3.12 $(MAKECMDGOALS)'."; exit 1; }
 	@echo "making $(VENV): 7 GB on disk, minutes the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: setup
@@ -41,7 +41,7 @@ test-oldest test-newest: test-%: setup .%/ready
 
 .oldest/ready .newest/ready: .%/ready: Makefile
 	@rm -rf .$*
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .$* $(LAID)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --target .$* $(LAID)
 	@touch $@
 
 check: setup

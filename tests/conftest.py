@@ -1,5 +1,6 @@
 """Tiny models of the real classes, a network that is not there, and a judge over HTTP."""
 
+import gc
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+import tests.support.checked  # noqa: F401  (checks shapes, by pyproject.toml: before what is checked)
 from hooked_omni import EmbeddedPrompt, HookedOmni, load, parity
 from tests.support.checkpoints import sharded
 from tests.support.judge_server import JudgeServer
@@ -22,11 +24,23 @@ from tests.support.models import (
     uneven_gains,
     watched,
 )
+from tests.support.padding import fill_padding
 from tests.support.places import OWN_ADDRESSES
 
+fill_padding()
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: looking through it for garbage takes a twentieth of the time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else extension modules complain at the end
 
 
 @pytest.fixture(scope="session", autouse=True)

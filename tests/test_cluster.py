@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -50,12 +49,14 @@ def nodes() -> Iterator[tuple[Any, Any, Any]]:
 
     handler = signal.getsignal(signal.SIGTERM)
     options: Any = dict(num_cpus=1, object_store_memory=80_000_000, include_dashboard=False)
-    made: Any = Nodes(initialize_head=True, head_node_args=options)
-    second = made.add_node(num_cpus=1, object_store_memory=80_000_000)
-    OWN_ADDRESSES.add(made.head_node.node_ip_address)
-    yield made, second, waiting
-    for process, _ in waiting:
-        process.kill()
+    try:
+        made: Any = Nodes(initialize_head=True, head_node_args=options)
+        second = made.add_node(num_cpus=1, object_store_memory=80_000_000)
+        OWN_ADDRESSES.add(made.head_node.node_ip_address)
+        yield made, second, waiting
+    finally:  # also if no node starts: this process waits for its forks at its end
+        for process, _ in waiting:
+            process.kill()
     made.shutdown()
     signal.signal(signal.SIGTERM, handler)  # nodes set one of their own
 
@@ -193,12 +194,12 @@ def test_a_study_that_is_interrupted_leaves_no_worker_and_goes_on(nodes, data, t
         time.sleep(0.01)
     assert _actors(nodes[0])
     os.kill(process.pid, signal.SIGINT)
-    process.join(30)
+    process.join(90)
     assert process.exitcode == 130
     said = (tmp_path / "printed").read_text()
     assert said.count("stopped by SIGINT: what is finished is kept; give the same command") == 1
     assert "Traceback" not in said and "lost: " not in said
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while _actors(nodes[0]) and time.monotonic() < end:
         time.sleep(0.1)
     assert not _actors(nodes[0])
@@ -239,26 +240,27 @@ def test_a_folder_goes_from_laptop_to_cluster_and_back(nodes, data, tmp_path, ca
         workers.small_run(data, out, None, lambda title, done, total: until(2, done))
     assert parts() == 2
     ours.send((data, out, cluster))
-    while parts() < 4:
+    while parts() < 4:  # there it waits: `workers.driver`
         assert waiting.is_alive()
         time.sleep(0.01)
     waiting.kill()
     waiting.join()
-    assert 4 <= parts() < 10 and not (out / "run.json").exists()
-    before, killed = parts(), set[str]()
+    assert parts() == 4 and not (out / "run.json").exists()
+    killed, nodes_left = set[str](), [second]
 
     def disturb(title: str, done: int, total: int) -> None:
         if (process := re.search(r"process (\d+)", title)) and not killed:
             killed.add(title)
             os.kill(int(process[1]), signal.SIGKILL)
-            threading.Timer(0.5, made.remove_node, [second], {"allow_graceful": False}).start()
-        if title == "attention_share":
+        if title == "attention_share" and done > 4:
+            while nodes_left:  # each worker has a case in hand
+                made.remove_node(nodes_left.pop(), allow_graceful=False)
             until(9, done)
 
     with pytest.raises(KeyboardInterrupt):
         workers.small_run(data, out, cluster, disturb)
     # The case that a worker has in hand may end, too: it is kept, and the run is not finished.
-    assert before < 9 <= parts() and "lost: " in capfd.readouterr().err
+    assert killed and not nodes_left and parts() >= 9 and "lost: " in capfd.readouterr().err
     assert not (out / "run.json").exists()
     workers.small_run(data, out)
     assert_same(out, whole)

@@ -111,28 +111,28 @@ def stubborn(folder: Path) -> None:
 
     def app(arguments: list[str] | None, prog_name: str) -> None:
         try:
-            (folder / "a").touch()
             (folder / "b").write_text("0")
             time.sleep(60)
         finally:
-            (folder / "closing").touch()
+            (folder / "closing").write_text("0")
             time.sleep(60)
 
     run_command(app, [], "stubborn")
 
 
-def begun(folder: Path, *names: str) -> None:
-    while not all((folder / name).exists() for name in names):
+def begun(process: Any, *paths: Path) -> None:
+    while not all(path.exists() and path.read_text() for path in paths):
+        assert process.is_alive()
         time.sleep(0.01)
 
 
 @BOTH
 def test_the_processes_of_a_pool_end_too(number: Any, tmp_path: Path, capfd: Any) -> None:
     process: Any = start(in_pool, tmp_path)
-    begun(tmp_path, "a", "b")
+    begun(process, tmp_path / "a", tmp_path / "b")
     time.sleep(0.1)
     os.kill(process.pid, number)
-    process.join(30)
+    process.join(50)
     assert process.exitcode == CODES[number]
     workers = [int((tmp_path / name).read_text()) for name in "ab"]
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
@@ -140,13 +140,16 @@ def test_the_processes_of_a_pool_end_too(number: Any, tmp_path: Path, capfd: Any
     assert printed.count("\n") == 1 and f"stopped by {number.name}" in printed
 
 
-def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path, capfd: Any) -> None:
+def test_a_second_ctrl_c_ends_it_at_once(
+    tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StopSignals, "patience", 600.0)
     process: Any = start(stubborn, tmp_path)
-    begun(tmp_path, "b")
+    begun(process, tmp_path / "b")
     os.kill(process.pid, signal.SIGINT)
-    begun(tmp_path, "closing")
+    begun(process, tmp_path / "closing")
     os.kill(process.pid, signal.SIGINT)
-    process.join(10)
+    process.join(50)
     assert process.exitcode == 130 and capfd.readouterr().err.count("stopped by SIGINT") == 1
 
 
@@ -155,7 +158,6 @@ def deaf(folder: Path) -> None:
 
     def app(arguments: list[str] | None, prog_name: str) -> None:
         with suppress(BaseException):
-            (folder / "a").touch()
             (folder / "b").write_text("0")
             time.sleep(60)
         with ThreadPoolExecutor(1) as pool:
@@ -170,9 +172,9 @@ def test_what_never_answers_keeps_no_process(
 ) -> None:
     monkeypatch.setattr(StopSignals, "patience", 0.3)
     process: Any = start(deaf, tmp_path)
-    begun(tmp_path, "b")
+    begun(process, tmp_path / "b")
     os.kill(process.pid, number)
-    process.join(10)
+    process.join(50)
     assert process.exitcode == CODES[number]
     assert capfd.readouterr().err.count("\n") == 1
 

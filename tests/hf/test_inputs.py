@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from hooked_omni import HookedOmni, Prompt
 from hooked_omni.errors import MediaError, PromptError
-from hooked_omni.organisms.random_weights import random_omni
-from tests.support.models import left_padded
+from hooked_omni.organisms.random_weights import mel_features, random_omni
+from tests.support.models import left_padded, sound
+from tests.support.padding import every_frame
 
 CLIP = "audio in video"
 SPECIAL = ["<|AUDIO|>", "<|VIDEO|>", "<|IMAGE|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
@@ -19,6 +21,17 @@ SPECIAL = ["<|AUDIO|>", "<|VIDEO|>", "<|IMAGE|>", "<|im_start|>", "<|im_end|>", 
 def inputs(clips: dict) -> dict[str, Any]:
     """A prompt with sound inside a video, to be spoiled."""
     return dict(clips["omni", CLIP])
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 160, 48_000, 48_001, 479_200, 479_500, 480_000])
+def test_frames_of_padding_are_transformers_own(n_samples):
+    """What all tests of sounds rest on; of two sounds, the longer one has less of it."""
+    extractor = mel_features()
+    padded = np.zeros((2, 480_000), np.float32)
+    padded[0, : n_samples // 2] = sound(15.0).samples[: n_samples // 2]
+    padded[1, :n_samples] = sound(30.0, seed=3).samples[:n_samples]
+    ours = extractor._torch_extract_fbank_features(padded)
+    assert np.array_equal(ours, every_frame(extractor, padded))
 
 
 @pytest.mark.parametrize("token", [*SPECIAL, "<|vision_bos|>", "<|audio_eos|>"])

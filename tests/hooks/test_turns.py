@@ -49,7 +49,7 @@ def calls(model: HookedTransformer) -> dict[str, Callable[[], Any]]:
 def in_a_thread(run: Callable[[], object]) -> None:
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive()
 
 

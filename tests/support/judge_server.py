@@ -76,6 +76,8 @@ class JudgeServer:
         self.too_long: tuple[int, str] = 400, "This model's maximum context length is exceeded"
         self.recalls = False  # the share of the references of which a word of five letters is there
         self.slow = 0.0
+        self.answers: int | None = None  # so many, and it keeps all other requests waiting
+        self.released = threading.Event()
         self.busy = self.most_busy = 0
         self.lock = threading.Lock()
         here = self
@@ -103,6 +105,7 @@ class JudgeServer:
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
+        self.released.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -124,7 +127,11 @@ class JudgeServer:
             fault = faults[0] if faults else "well"
             if self.faults[caption] and fault[0] != "!":
                 self.faults[caption].pop(0)
+            kept = self.answers is not None and self.seen.total() > self.answers
         time.sleep(self.slow)
+        if kept:
+            self.released.wait()
+            return
         if self._no_entry(handler):
             return
         for name in self.refuses & body.keys():

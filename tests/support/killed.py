@@ -33,9 +33,11 @@ from hooked_omni.endings import run_command
 from hooked_omni.files import file_hash
 from tests.support.figures import no_figures
 from tests.support.judge_server import MODEL, captions
+from tests.support.padding import fill_padding
 
 Contents = Callable[[Path], list[str]]
 
+fill_padding()
 torch.set_num_threads(1)
 _OMNI = load("random-omni")
 _CASES = [
@@ -185,6 +187,15 @@ def of_study(folder: Path) -> list[str]:
     return [*lines, *(folder / "report.md").read_text().split("\n")]
 
 
+def from_the_fork_server(target: Callable[..., None], *given: Any) -> Any:
+    """A process that runs `target`: without the threads and loops that this one may have."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=target, args=given)
+    process.start()
+    return process
+
+
 def stopped_at_random(
     target: Callable[..., None],
     *given: Any,
@@ -198,14 +209,11 @@ def stopped_at_random(
 
     It runs as a command does, and writes `marker` last. More often, where most stops came too late.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     begun, printed = out.with_name("begun"), out.with_name("printed")
 
     def start(folder: Path) -> Any:
         begun.unlink(missing_ok=True)
-        process = context.Process(target=_as_command, args=(target, given, folder, begun, printed))
-        process.start()
+        process = from_the_fork_server(_as_command, target, given, folder, begun, printed)
         while not begun.exists() and process.is_alive():
             time.sleep(0.002)
         return process

@@ -70,7 +70,9 @@ class Named:
 def models() -> tuple[Any, None, dict[str, Any]]:
     """A small model."""
     from hooked_omni import load
+    from tests.support.padding import fill_padding
 
+    fill_padding()
     return load("random-omni"), None, {}
 
 
@@ -102,7 +104,12 @@ def driver(given: Connection) -> None:
     """A driver to be killed, which is forked before Ray has threads."""
     data, out, cluster = given.recv()
     OWN_ADDRESSES.add(cluster.address.partition(":")[0])
-    small_run(data, out, cluster)
+
+    def rest(title: str, done: int, total: int) -> None:
+        if title == "attention_share" and done == 4:
+            signal.pause()  # until it is killed
+
+    small_run(data, out, cluster, rest)
 
 
 def commanded(given: Connection) -> None:

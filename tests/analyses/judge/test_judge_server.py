@@ -2,8 +2,6 @@
 
 import random
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +26,7 @@ from tests.support.judge_server import (
     captions,
     planted,
 )
-from tests.support.places import ROOT
+from tests.support.killed import from_the_fork_server, small_judging
 
 N = 6
 Judged = Callable[..., Any]
@@ -209,33 +207,21 @@ def test_few_items_that_all_fail(server: JudgeServer, judged: Judged) -> None:
         judged(captions(3))
 
 
-RUN = """
-import sys
-from pathlib import Path
-from analyses.judge.lookup import load_judge
-from analyses.judge.record import judge_items
-from tests.support.judge_server import captions
-judge = load_judge(sys.argv[1], sys.argv[2], connections=2)
-judge_items(captions(30), judge, Path(sys.argv[3]))
-"""
-
-
 def test_a_killed_run_goes_on(server: JudgeServer, judged: Judged, tmp_path: Path) -> None:
-    journal = tmp_path / "j.jsonl"
-    server.slow = 0.1
-    process = subprocess.Popen([sys.executable, "-c", RUN, MODEL, server.url, journal], cwd=ROOT)
-    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
-        assert process.poll() is None
+    journal = tmp_path / "judgements.jsonl"
+    server.answers = 5
+    process = from_the_fork_server(small_judging, server.url, tmp_path)
+    lines = lambda: journal.read_bytes().count(b"\n") if journal.exists() else 0  # noqa: E731
+    while server.seen.total() < 7 or lines() < 5:  # two wait, and nothing more is requested
+        assert process.is_alive()
         time.sleep(0.02)
     process.kill()
-    process.wait()
-    done = journal.read_bytes().count(b"\n")
-    assert 4 <= done < 30
-    server.slow = 0.0
+    process.join()
+    assert lines() == 5
+    server.answers = None
     server.seen.clear()
-    assert len(scores(judged(captions(30)))) == 30
-    assert server.seen.total() <= 30 - done
-    assert max(server.seen.values()) == 1
+    assert len(scores(judged(captions(60), journal=journal.name))) == 60
+    assert set(server.seen.values()) == {1} and server.seen.total() == 55
 
 
 def test_an_old_key(server: JudgeServer, judged: Judged, tmp_path: Path, monkeypatch: Any) -> None:

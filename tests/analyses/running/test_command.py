@@ -1,10 +1,10 @@
 """What the command line accepts, refuses before anything is loaded, and prints."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,12 @@ from tests.support.running import run_attention_share as run
 
 
 def test_without_a_command_the_questions_are_listed_fast() -> None:
-    start = time.perf_counter()
+    start = os.times()
     words = [sys.executable, "-X", "importtime", "-m", "analyses"]
     kept: Any = dict(cwd=ROOT, capture_output=True, text=True, check=True)
     made = subprocess.run(words, **kept, env={"COLUMNS": "150"})
-    assert time.perf_counter() - start < 5  # 1 s on an idle machine
+    seconds = os.times().children_user - start.children_user  # of work: others may be busy, too
+    assert 0 < seconds < 5  # 1 s on an idle machine
     heavy = ("torch", "pandas", "transformers", "matplotlib", "numpy")
     assert not [name for name in heavy if f" {name}\n" in made.stderr]
     for text in (*ANALYSES, "Where do the words of an answer look?", "--base"):
