@@ -40,6 +40,7 @@ ANALYSES: dict[str, tuple[str, bool]] = {
     "distribution_shift": ("sound and picture; --base, the vision-only base model", True),
     "modality_reliance": ("sound, or picture", False),
     "choice": ("questions of choice, which or forced; --questions", False),
+    "mitigation": ("sound and picture, --questions hear,see; reference captions", False),
     "heads": ("--questions which or forced", False),
 }
 """Each analysis: what it needs, and whether it compares with a base model."""
@@ -117,6 +118,23 @@ def _command(name: str) -> Callable[..., None]:
 
 for _name in ANALYSES:
     app.command(_name, help=options.question(_name))(_command(_name))
+
+
+@app.command("vectors")
+def fit_vectors(
+    model: Annotated[str, _option("Hub name, folder, or a shipped name.")],
+    data: Annotated[Path, _option("Manifest, as data_prep writes it.")],
+    out: Annotated[Path, _option("File, .safetensors, for `mitigation`.")],
+    questions: Annotated[str, _option("Whose answers are read.")] = "hear",
+    device: Annotated[str, _option("cpu, cuda, ...")] = "cpu",
+    dtype: Annotated[str | None, _option("Such as bfloat16; default: as saved.")] = None,
+) -> None:
+    """Steering vectors, fitted on the first half of the clips; safetensors with provenance."""
+    options.CaseSelection(data, questions=tuple(questions.split(",")))
+    options.ModelOptions(model, device=device, dtype=dtype).require()
+    from analyses.mitigation.vectors import fit_file  # now torch
+
+    say(f"{out}: {fit_file(model, data, out, questions.split(','), device, dtype)}")
 
 
 @app.command("merge")

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from analyses.circuit_configs import HeadsConfig
+from analyses.condition_configs import PLAIN as PLAIN
+from analyses.condition_configs import ChoiceConfig, MitigationConfig
 from hooked_omni.errors import ResultsError
 from hooked_omni.names import LENSES, LensKind
 
 MODALITIES = ("audio", "video", "image", "text")
 """The segments whose shares add up to 100 %."""
-
-PLAIN = "plain"
-"""The condition without any edit."""
 
 VARIANTS: Mapping[str, str] = {
     "intact": "none",
@@ -234,43 +233,6 @@ class ModalityRelianceConfig:
             )
 
 
-@dataclass(frozen=True)
-class ChoiceConfig:
-    """How an answer is chosen, and under which conditions.
-
-    Attributes:
-        by: What is compared: log p of each option's "first" token, of the "whole" option, or of it
-            "per token".
-        conditions: By a name, rules such as "last+generated !-> V @ 12-20", beside the plain model.
-        calibrate: "empty clip" takes from each option's log p what it has under a silent, black
-            clip, "none" nothing.
-        options: Answers to a question that comes without any, as `--ask` does.
-        memory_budget: Bytes for the batch; None for no limit.
-    """
-
-    by: Literal["first", "whole", "per token"] = "per token"
-    conditions: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    calibrate: Literal["none", "empty clip"] = "none"
-    options: tuple[str, ...] = ()
-    memory_budget: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.by not in ("first", "whole", "per token"):
-            raise ResultsError(
-                f"expected options compared by 'first', 'whole' or 'per token', got {self.by!r}."
-            )
-        if self.calibrate not in ("none", "empty clip"):
-            raise ResultsError(
-                f"expected calibration by 'none' or 'empty clip', got {self.calibrate!r}."
-            )
-        wrong = [n for n, rules in self.conditions.items() if isinstance(rules, str) or not rules]
-        if wrong or PLAIN in self.conditions:
-            raise ResultsError(
-                f"expected a list of rules for each condition, and none named {PLAIN!r}, got "
-                f"{wrong or [PLAIN]}. Write {{'no video': ['last+generated !-> V']}}."
-            )
-
-
 CONFIGS: Mapping[str, type] = {
     "captions": CaptionsConfig,
     "attention_share": AttentionShareConfig,
@@ -280,5 +242,6 @@ CONFIGS: Mapping[str, type] = {
     "distribution_shift": DistributionShiftConfig,
     "modality_reliance": ModalityRelianceConfig,
     "choice": ChoiceConfig,
+    "mitigation": MitigationConfig,
     "heads": HeadsConfig,
 }

@@ -57,6 +57,24 @@ def blank(color: Literal["black", "mean"] = "black") -> _Edit:
     return _on_pixels(plain)
 
 
+def noise(share: float = 0.9, seed: int = 0) -> _Edit:
+    """Gaussian noise over picture and sound, which keep the rest of their variance.
+
+    In place of the schedule of VCD (Leng et al., arXiv 2311.16922), whose late steps it is like.
+    """
+
+    def pixels(own: Tensor) -> Tensor:
+        drawn = torch.randn(own.shape, generator=torch.Generator().manual_seed(seed))
+        mixed = (1 - share) ** 0.5 * (own.float() - 128) + share**0.5 * 64 * drawn + 128
+        return mixed.clamp(0, 255).to(own.dtype)
+
+    def samples(own: np.ndarray) -> np.ndarray:
+        drawn = np.random.default_rng(seed).standard_normal(own.shape) * own.std()
+        return ((1 - share) ** 0.5 * own + share**0.5 * drawn).astype(own.dtype)
+
+    return lambda read: _on_pixels(pixels)(_on_samples(samples)(read))
+
+
 def other_sound(path: str | Path, settings: MediaSettings) -> _Edit:
     """The sound of another clip, repeated or cut off to the same length."""
     other = read_audio(path, settings)

@@ -4,6 +4,7 @@ Positions are those that the model's own processor writes for the headers of the
 work follow from them and from config.json. Reading media and the towers are not planned.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -61,10 +62,10 @@ class PromptSizes:
         """All of them."""
         return self.counts["prompt"]
 
-    @property
-    def n_audio(self) -> int:
-        """Those of sounds."""
-        return self.counts.get("audio", 0)
+    def n_of(self, span: str) -> int:
+        """At most how many a span has, such as "audio", "video@3-4s", or a union."""
+        own = (re.split(r"[.@]", part.strip())[0] for part in span.split("+"))
+        return min(sum(self.counts.get(name, self.n_pos) for name in own), self.n_pos)
 
     def has(self, spans: Sequence[str]) -> bool:
         """Whether no modality among these spans is missing."""
@@ -85,7 +86,8 @@ class Costs:
 
     def standing(self, sizes: PromptSizes) -> int:
         """Bytes of weights, and of a case that is `prefilled`: what it is made of, and keeps."""
-        streams = (2 + self.cfg.n_deepstack) * sizes.n_pos + self.cfg.n_layers * sizes.n_audio
+        heard = self.cfg.n_layers * sizes.counts.get("audio", 0)
+        streams = (2 + self.cfg.n_deepstack) * sizes.n_pos + heard
         own = streams * self.cfg.d_model * self.cfg.dtype.itemsize
         return self.n_bytes + memory.keys_values_bytes(self.cfg, sizes.n_pos) + own
 
@@ -107,10 +109,7 @@ class Costs:
         """Bytes and work of an analysis of a case whose answer, as long as it may be, is known."""
         cfg, n_pos = self.cfg, sizes.n_pos
         if name == "logit_lens":
-            read = len(config.lenses) * sizes.n_audio
-            logits = min(CHUNK_BYTES, 16 * cfg.d_vocab * sizes.n_audio)
-            work = read * cfg.d_vocab * cfg.d_model / _layer_weights(cfg)
-            return max(logits, _LENS_ROW * cfg.n_layers * read * config.top_k), work
+            return self._lens(config, sizes)
         if name == "choice":
             # Every option is read after the prompt, and after it again where a rule changes that.
             n = 1 + len(config.conditions)
@@ -144,6 +143,14 @@ class Costs:
             n = len(config.variants) + 2 * (config.swap_with is not None)
             return other + max(forced, n_bytes), n * (work + own)
         return 0, 0
+
+    def _lens(self, config: Any, sizes: PromptSizes) -> Taken:
+        cfg, n_read = self.cfg, sizes.n_of(config.span)
+        read, logits = len(config.lenses) * n_read, min(CHUNK_BYTES, 16 * cfg.d_vocab * n_read)
+        work = read * cfg.d_vocab * cfg.d_model / _layer_weights(cfg)
+        kept = all(part.strip().startswith("audio") for part in config.span.split("+"))
+        passing, again = (0, 0) if kept else self.prefill(sizes.n_pos)  # only audio is kept
+        return max(passing + logits, _LENS_ROW * cfg.n_layers * read * config.top_k), again + work
 
     def _rows(self, n: int, n_query: int, n_pos: int, n_new: int, config: Any) -> int:
         """Bytes of as many of `n` rows as fit the budget, of which so many queries run at once."""

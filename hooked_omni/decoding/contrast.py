@@ -7,7 +7,7 @@ from its own end.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,19 @@ def contrast(
     return generation(model, tokens, kept)
 
 
+def positions(model: HookedDecoder, prompt: Input, how: Contrast, n_tokens: int) -> int:
+    """How many positions the decoder runs for a caption of `n_tokens`, a row of a batch each.
+
+    A plain caption takes those of the prompt, and one for each of its tokens but the last. Raises
+    as `contrast`.
+    """
+    n = 0
+    for own, batch, _ in _batches(model, one_prompt(model, prompt), how, Decoding(n_tokens)):
+        rows = len(batch.members)
+        n += own.n_pos - batch.last_apart + rows * (batch.last_apart + n_tokens - 1)
+    return n
+
+
 class _Stream:
     """The terms of one batch, as far as they have come."""
 
@@ -150,6 +163,17 @@ class _Stream:
 def _streams(
     model: HookedDecoder, prompt: EmbeddedPrompt, how: Contrast, decoding: Decoding
 ) -> list[_Stream]:
+    n_more = decoding.max_new_tokens - 1
+    parts = _batches(model, prompt, how, decoding)
+    return [
+        _Stream(model, own, batch, members, own.n_pos + n_more) for own, batch, members in parts
+    ]
+
+
+def _batches(
+    model: HookedDecoder, prompt: EmbeddedPrompt, how: Contrast, decoding: Decoding
+) -> Iterator[tuple[EmbeddedPrompt, Batch, list[int]]]:
+    """Of each prompt, the batches of its terms, and which those are."""
     terms = [term for term in how.terms if term.weight]
     prompts: dict[int, EmbeddedPrompt] = {}
     groups: dict[int, list[int]] = {}
@@ -158,10 +182,8 @@ def _streams(
         key = id(term.prompt) if term.prompt is not None else 0
         prompts[key] = own
         groups.setdefault(key, []).append(i)
-    streams = []
     for key, members in groups.items():
         own, conditions = prompts[key], [terms[i].condition for i in members]
         total = own.n_pos + decoding.max_new_tokens - 1
         for batch in batches(model, own, conditions, total, 1, decoding.memory_budget, True):
-            streams.append(_Stream(model, own, batch, members, total))
-    return streams
+            yield own, batch, members

@@ -35,8 +35,8 @@ class Decoding:
         memory_budget: Bytes for the keys, values and activations of a sweep's rows; splits the
             batch. None for no limit.
         sampling: How tokens are drawn; None for the most likely one.
-        draft: In a sweep, a caption that is known, such as the plain one: rows that agree with it
-            take its tokens from a few passes, and the others go on from where they part.
+        draft: In a sweep, the tokens of a caption that is known, such as the plain one: rows that
+            agree with it take them from a few passes, the others go on from where they part.
         score_draft: Return `draft_logprobs`.
     """
 
@@ -74,6 +74,8 @@ def with_settings(decoding: Decoding | None, settings: Mapping[str, Any]) -> Dec
         raise PromptError(
             f"expected a Decoding, got {decoding!r}. Name single settings: `max_new_tokens=32`."
         )
+    if isinstance(draft := settings.get("draft"), torch.Tensor):  # as captions have it
+        settings = {**settings, "draft": tuple(draft.tolist())}
     return replace(decoding or Decoding(), **settings)
 
 

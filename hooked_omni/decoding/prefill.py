@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_omni.decoder.adapters import settings
 from hooked_omni.decoder.decoder import HookedDecoder
 from hooked_omni.decoder.hooked_runs import Input
 from hooked_omni.decoder.key_value_cache import KeyValueCache
@@ -202,7 +203,8 @@ def _made_of(model: HookedDecoder, prompt: EmbeddedPrompt) -> str:
     """Hash of all that a pass reads."""
     read = (prompt.embeds, prompt.position_ids, prompt.mask, prompt.deepstack)
     tensors = [t if t is None else tensor_hash(t) for t in (*read, *model.rotary.inv_freqs)]
-    return model_hash({"decoder": model}, repr((model.cfg, tensors)))
+    # Which adapters act, and how much, is in no tensor.
+    return model_hash({"decoder": model}, repr((model.cfg, tensors, settings(model))))
 
 
 def prompt_pass(

@@ -236,23 +236,28 @@ def require_tokens(inputs: Mapping[str, Any], token: int, expected: int, what: s
         )
 
 
-def stamps_as_markup(stamp: re.Pattern[str]) -> Callable[[Any, Int[Tensor, " pos"], Masks], Masks]:
+def stamps_as_markup(
+    stamp: str, between: str = "", line_after: bool = True
+) -> Callable[[Any, Int[Tensor, " pos"], Masks], Masks]:
     """Corrects words where the processor writes a stamp, such as a time, before every step.
 
-    `stamp` ends where it does. A line break after the clip, of the chat template, is markup too.
+    `stamp` is a pattern, `between` of what stands before all stamps but the first. With
+    `line_after`, the chat template writes a line break after the clip, which is markup too.
     """
+    first_stamp, later_stamp = (re.compile(f"{before}{stamp}$") for before in ("", between))
 
     def correct(tokenizer: Any, tokens: Int[Tensor, " pos"], masks: Masks) -> Masks:
         video, found = masks["video"], torch.zeros_like(tokens, dtype=torch.bool)
         for start in (video & ~video.roll(1)).nonzero()[:, 0].tolist():
+            pattern = later_stamp if bool(video[:start].any()) else first_stamp
             end = start
             while end and masks["markup"][end - 1]:  # a bracket
                 end -= 1
             for first in range(end - 1, max(end - _LONGEST_STAMP, 0) - 1, -1):
-                match = stamp.search(tokenizer.decode(tokens[first:end]))
+                match = pattern.search(tokenizer.decode(tokens[first:end]))
                 if match and match.start() < len(tokenizer.decode(tokens[first : first + 1])):
                     found[first:end] = True
-        if bool(video.any()):
+        if line_after and bool(video.any()):
             after = int(video.nonzero()[-1]) + 1
             while after < len(tokens) and masks["markup"][after]:
                 after += 1

@@ -70,7 +70,7 @@ def knockout(
     if rule is not None:
         if (query, key, layers, heads) != (None, None, None, None):
             raise HookError(f"expected a rule alone, got {rule!r} and keywords. Give one of them.")
-        query, key, layers, heads = _read(rule)
+        query, key, layers, heads = read_rule(rule)
     if query is None or key is None:
         raise HookError("expected query= and key=, or a rule such as 'G !-> V @ 12-20'.")
     chosen_layers, chosen_heads = numbers("layers", layers), numbers("heads", heads)
@@ -230,7 +230,8 @@ def _require_cuttable(
         )
 
 
-def _read(rule: str) -> tuple[str, str, list[int] | None, list[int] | None]:
+def read_rule(rule: str) -> tuple[str, str, list[int] | None, list[int] | None]:
+    """Query, key, layers and heads of the short notation; `HookError` for what is none."""
     query, arrow, rest = rule.partition(_ARROW)
     if not arrow:
         raise HookError(f"expected 'query {_ARROW} key', got {rule!r} without {_ARROW!r}.")

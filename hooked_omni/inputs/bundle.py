@@ -21,27 +21,29 @@ _FORMAT = "hooked_omni.EmbeddedPrompt"
 _VERSION = "5"
 
 
-def write_bundle(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
+def write_bundle(
+    path: Path, tensors: dict[str, Tensor], facts: dict[str, Any], kind: str = _FORMAT
+) -> Path:
     """Write a file whole or not at all; `FileError` if that, or the facts, cannot be written."""
     kept = {  # spans may share memory, which a file does not
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    metadata = {"format": _FORMAT, "version": _VERSION, "facts": to_json(facts, f"{path}'s facts")}
+    metadata = {"format": kind, "version": _VERSION, "facts": to_json(facts, f"{path}'s facts")}
     metadata["checksum"] = _checksum(kept, metadata["facts"])
     return write_whole(path, save(kept, metadata=metadata))
 
 
-def read_bundle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts as they were written; `BundleError` for any other file."""
+def read_bundle(path: Path, kind: str = _FORMAT) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts as they were written; `BundleError` for any other file, or kind of one."""
     try:
         if not path.is_file():
             raise BundleError(
-                f"expected a saved EmbeddedPrompt, got no file at {path}. Check the path."
+                f"expected a saved {kind.partition('.')[2]}, got no file at {path}. Check the path."
             )
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            _require_version(path, metadata)
+            _require_version(path, metadata, kind)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise BundleError(
@@ -67,13 +69,14 @@ def kept_checksum(path: Path) -> str | None:
         return None
 
 
-def _require_version(path: Path, metadata: dict[str, str]) -> None:
+def _require_version(path: Path, metadata: dict[str, str], wanted: str) -> None:
     kind, version = metadata.get("format"), metadata.get("version")
-    if kind != _FORMAT or version != _VERSION:
-        old = kind == _FORMAT and str(version).isdecimal() and int(str(version)) < int(_VERSION)
+    if kind != wanted or version != _VERSION:
+        old = kind == wanted and str(version).isdecimal() and int(str(version)) < int(_VERSION)
         raise BundleError(
-            f"expected {_FORMAT} version {_VERSION}, got {kind!r} version {version!r} in {path}"
-            f"{', which an older hooked_omni wrote' if old else ''}. Embed the prompt again."
+            f"expected {wanted} version {_VERSION}, got {kind!r} version {version!r} in {path}"
+            f"{', which an older hooked_omni wrote' if old else ''}. Embed the prompt again, or "
+            "fit the vectors again."
         )
 
 

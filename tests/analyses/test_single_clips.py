@@ -26,7 +26,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", list(ANALYSES))
 def test_every_question_can_be_put_to_one_clip(tmp_path: Path, name: str, clip: Path) -> None:
     base = ["--base", "organism-base"] if ANALYSES[name][1] else []
-    base += ["--config", '{"options": ["dog", "bell"]}'] if name == "choice" else []
+    few = {"choice": '{"options": ["dog", "bell"]}', "mitigation": '{"max_new_tokens": 6}'}
+    base += ["--config", few[name]] if name in few else []
     words = [name, "--model", "organism-biased", "--out", tmp_path, *base]
     assert command(*words, "--clip", clip, "--ask", "Describe what you hear.") == 0
     table = results.load(tmp_path)

@@ -231,3 +231,14 @@ def test_drafts_that_are_refused(as_installed, omni, prompt, passes):
     with pytest.raises(PromptError, match="in a sweep alone"):
         omni.model.generate(prompt, draft=(1,))
     assert passes == []
+
+
+def test_a_draft_may_be_a_captions_own_tokens(omni, prompt):
+    """A tensor, as `generate` gives it."""
+    plain = omni.model.generate(prompt, unstopped(4))
+    sweep = [[], [knockout("G !-> V")]]
+    given = omni.model.generate_many(prompt, sweep, unstopped(4), draft=plain.tokens)
+    as_numbers = omni.model.generate_many(
+        prompt, sweep, unstopped(4), draft=tuple(plain.tokens.tolist())
+    )
+    assert [one.tokens.tolist() for one in given] == [one.tokens.tolist() for one in as_numbers]

@@ -13,11 +13,13 @@ import torch
 
 from analyses.running.identity import model_facts
 from hooked_omni import HookedOmni, knockout, load, names, prove
+from hooked_omni.decoder.adapters import adapted
 from hooked_omni.errors import CheckpointError, FileError
 from hooked_omni.hf.loading import load_towers
 from hooked_omni.organisms import SHIPPED
 from tests.support.adapters import TARGETS, saved, shake, tuned, with_settings, with_tensors
 from tests.support.models import CLIP_OF, processed, save_checkpoint
+from tests.support.runs import bits_equal, unstopped
 
 FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -134,6 +136,29 @@ def test_what_is_switched_in_peft_is_switched_here():
     whole.unmerge_adapter()
     whole.merge_and_unload()  # the layers here still know that they are merged
     torch.testing.assert_close(omni.model(prompt), states[1][0], atol=1e-3, rtol=1e-3)
+
+
+def test_what_is_prefilled_is_used_under_its_adapters_alone():
+    """A switch in peft changes no tensor, and all that a pass leaves."""
+    whole, processor = tuned("random-omni")
+    omni = HookedOmni.from_hf(whole, processor)
+    prompt = clip(omni, "omni")
+    kept = omni.model.prefill(prompt)
+    layer = adapted(omni.model)["blocks.1.attn.q_proj"]
+
+    def first() -> torch.Tensor:
+        plain = omni.model.generate(prompt, unstopped(1)).logits
+        bits_equal(omni.model.generate(kept, unstopped(1)).logits, plain)
+        assert plain is not None
+        return plain
+
+    before = first()
+    with whole.disable_adapter():
+        off = first()
+    layer.set_scale("default", 3.0)
+    assert not torch.equal(before, off) and not torch.equal(before, first())
+    layer.set_scale("default", 1.0)
+    bits_equal(first(), before)
 
 
 def test_prompts_and_results_name_the_adapter(folder):

@@ -5,7 +5,6 @@ Dynamic rotary positions are the default ones up to `max_position_embeddings`; l
 refused.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +48,7 @@ INTERNVL = Family(
     hears=False,
     towers={"vision": ("vision_tower.encoder.layer", "multi_modal_projector")},
     media=MediaSettings(fps=1.0, min_frames=1, max_frames=32, frame_factor=1, resize=False),
-    correct_words=checks.stamps_as_markup(re.compile(r"\n?Frame\d+: $")),
+    correct_words=checks.stamps_as_markup(r"Frame\d+: ", between="\n?"),
     frames_per_step=1,
     one_clip="anywhere",
     own_reading="every frame is resized to one square tile",

@@ -3,7 +3,6 @@
 Every step of the video is a block of its own after its time in words, "<1.5 seconds>".
 """
 
-import re
 from functools import partial
 from typing import Any
 
@@ -34,6 +33,6 @@ QWEN3_VL = Family(
     prepare=partial(processing.prepare_video, system="", metadata=frame_times),
     hears=False,
     media=qwen.PATCHES_OF_16,
-    correct_words=checks.stamps_as_markup(re.compile(r"<[\d.]+ seconds>$")),
+    correct_words=checks.stamps_as_markup(r"<[\d.]+ seconds>", line_after=False),
     towers=qwen.EYES,
 )

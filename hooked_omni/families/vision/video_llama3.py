@@ -4,7 +4,6 @@ Every frame comes after its time in words, "Time 1.0s:". Tokens whose patches ar
 before are left out.
 """
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -73,7 +72,7 @@ VIDEO_LLAMA3 = Family(
     hears=False,
     towers={"vision": ("vision_model.encoder.layers", "projector")},
     media=MediaSettings(fps=1.0, max_frames=180, frame_factor=1, total_pixels=16_384 * 28 * 28),
-    correct_words=checks.stamps_as_markup(re.compile(r",?Time [\d.]+s:$")),
+    correct_words=checks.stamps_as_markup(r"Time [\d.]+s:", between=",?"),
     frames_per_step=1,
     one_clip="anywhere",
     own_reading="tokens whose patches are as in the frame before are left out",

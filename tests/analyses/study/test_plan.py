@@ -88,6 +88,20 @@ def test_a_plan_needs_no_weights(clip: Path, folder: Path) -> None:
         plan({"captions": (CaptionsConfig(), [gone])}, ModelOptions(str(folder)))
 
 
+def test_a_lens_costs_by_the_span_it_reads(clip: Path, folder: Path) -> None:
+    """Only the streams at audio are kept; others take a pass of their own."""
+    case = Case(Prompt("What?", video=clip), "a")
+    captions, n_bytes = dict[str, float](), dict[str, int]()
+    for span in ("audio", "audio@0-1s", "video", "audio+video", "last"):
+        stages = {"logit_lens": (LensConfig(span=span), [case])}
+        made: Any = plan(stages, ModelOptions(str(folder)))
+        row = made.set_index("stage").loc["logit_lens"]
+        captions[span], n_bytes[span] = row["captions"], row["n_bytes"]
+    assert captions["audio"] == captions["audio@0-1s"] < 0.5
+    assert captions["audio+video"] > captions["video"] > 0.9 and captions["last"] > 0.9
+    assert n_bytes["video"] > n_bytes["audio"]
+
+
 def test_a_study_is_planned_with_its_base(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(clip.read_bytes())
     samples = [Sample(name, "factual", video="a.mp4") for name in ("a", "b")]

@@ -376,6 +376,13 @@ def test_seconds_are_those_of_the_picture(tmp_path, suffix, picture, sound):
     assert measured(path, tmp_path)[1] == pytest.approx(picture, abs=0.01)
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_seconds_of_a_picture_that_starts_late(tmp_path, suffix):
+    times = [0.5 + index / 10 for index in range(20)]
+    path = write_clip(tmp_path / f"late{suffix}", times=times, seconds=3.0)
+    assert measured(path, tmp_path)[1] == pytest.approx(read_video(path).seconds, abs=0.01) == 2.0
+
+
 def test_frames_that_an_edit_list_hides_do_not_count(tmp_path):
     whole, cut = write_clip(tmp_path / "whole.mp4", seconds=3.0), tmp_path / "cut.mp4"
     with av.open(str(whole)) as read, av.open(str(cut), "w") as written:
