@@ -21,7 +21,7 @@ from analyses.text.events import Events
 from hooked_omni import HookedOmni
 
 _MOST_LISTED = 10
-_COLUMNS = (
+COLUMNS = (
     *("caption", "n_tokens", "ended", "heard_found", "seen_found", "events", "heard", "seen"),
 )
 
@@ -47,7 +47,7 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
         row = dict(caption=answer.text, n_tokens=len(answer.tokens), **found)
         yield row | dict(ended=answer.ended, events=tuple(sorted(own)), **named)
 
-    return tabulate(omni, rows, cases, _COLUMNS)
+    return tabulate(omni, rows, cases, COLUMNS)
 
 
 def plot(table: pd.DataFrame) -> Figure:

@@ -89,7 +89,7 @@ class AttentionMapConfig:
     """
 
     max_new_tokens: int = 50
-    kept: int = 12
+    kept: int = 9
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 2 or not 1 <= self.kept <= 1000:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analyses.attention_map.packing import packed
+from analyses.attention_map.packing import levels, packed
 from analyses.configs import CONFIGS
 from analyses.explore.site import write_site
 from analyses.judge.record import COLUMNS as SCORES
@@ -29,9 +29,11 @@ from data_prep.clips import write_clip
 from data_prep.manifest import Sample, write_manifest
 from hooked_omni.files import file_hash, write_whole
 
-LAYERS, HEADS, TOKENS, KEPT = 36, 16, 64, 12
+LAYERS, HEADS, TOKENS, KEPT = 36, 16, 64, CONFIGS["attention_map"]().kept
 FRAMES, ROWS, COLUMNS, SOUNDS = 10, 13, 23, 250
 N_POS = FRAMES * ROWS * COLUMNS + SOUNDS + 10
+PARTS = [(of, i, False) for of in ("video", "audio") for i in range(FRAMES)]
+PARTS += [("text", -1, False), ("generated", -1, False)]
 WORDS = ("dog", "siren", "rain", "train", "听", "警笛", "собака", "motor", "speech", "the")
 
 
@@ -39,16 +41,21 @@ def attention(rng: np.random.Generator) -> tuple[bytes, float]:
     """Packed weights: each head has a width and sinks of its own, each query some noise."""
     shape = (LAYERS, HEADS, TOKENS - 1, KEPT)
     positions, weights, dropped = np.zeros(shape, int), np.zeros(shape), 0.0
+    sums = np.zeros((*shape[:3], len(PARTS)))
+    starts = [*range(0, N_POS - SOUNDS - 10, ROWS * COLUMNS)]
+    starts += [*range(N_POS - SOUNDS - 10, N_POS - 10, SOUNDS // FRAMES), N_POS - 10]
     for at in np.ndindex(shape[:2]):
         logits = rng.normal(0, rng.uniform(1, 3.5), N_POS) + rng.normal(0, 0.6, (shape[2], N_POS))
         paid = np.exp(logits - logits.max(1, keepdims=True))
         paid *= (1 - (sink := rng.beta(2, 2))) / paid.sum(1, keepdims=True)
         paid[:, [0, 40, 600, 2000]] += sink * np.array([0.7, 0.15, 0.1, 0.05])
+        paid *= 1 - (own := rng.beta(1, 8) * rng.uniform(0.5, 1, (shape[2], 1)))
+        sums[at] = np.hstack([np.add.reduceat(paid, starts, 1), own])
         best = np.argpartition(-paid, KEPT)[:, : KEPT + 1]
         best = np.take_along_axis(best, np.argsort(-np.take_along_axis(paid, best, 1)), 1)
         positions[at], kept = best[:, :KEPT], np.take_along_axis(paid, best, 1)
         weights[at], dropped = kept[:, :KEPT], max(dropped, kept[:, KEPT].max())
-    data, error = packed(positions, weights, rng.dirichlet([2, 3, 2, 1], shape[:3]))
+    data, error = packed(positions, weights, sums)
     return data, max(error, dropped)
 
 
@@ -73,6 +80,9 @@ def tables(names: list[str], rng: np.random.Generator) -> dict[str, pd.DataFrame
         token_text=said, n_queries=TOKENS - 1, n_layers=LAYERS, n_heads=HEADS, n_kept=KEPT
     )
     fixed |= dict(segments=("audio", "video", "text", "generated"), kept_share=(60.0,) * LAYERS)
+    n_sums = LAYERS * HEADS * (TOKENS - 1) * len(PARTS)
+    of, when, sink = zip(*PARTS, strict=True)
+    fixed |= dict(part_of=of, part_at=when, part_sink=sink, sum_bound=2 / levels(n_sums))
     maps = [
         {**key, **fixed, "packed": made[i % 4][0], "bound": made[i % 4][1]}
         for i, key in enumerate(keys)

@@ -13,12 +13,12 @@ import shutil
 import statistics
 import sys
 import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from analyses.attention_map.packing import levels, packed
 from tests.support import explore_site as small
 
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
@@ -33,8 +33,9 @@ DRAWN = """(wanted) => new Promise((done) => {
 ROW, LAST = ".samples tbody tr", ".looks"
 
 
-QUERIES, LAYERS, HEADS, KEPT, SOUNDS = 64, 36, 16, 24, 248
+QUERIES, LAYERS, HEADS, KEPT = 64, 36, 16, 24
 PATCHES = (10, 13, 23)
+PARTS = [*((of, i, False) for of in ("audio", "video") for i in range(10)), ("text", -1, False)]
 
 
 def full_site(root: Path, n: int = 500) -> Path:
@@ -43,11 +44,8 @@ def full_site(root: Path, n: int = 500) -> Path:
     rng = np.random.default_rng(0)
     shape = (LAYERS, HEADS, QUERIES, KEPT)
     positions = np.sort(rng.integers(0, 3238, shape), -1).astype(np.uint16)
-    codes = rng.integers(5, 90, shape).astype(np.uint8)
-    sums = np.full((LAYERS, HEADS, QUERIES, 3), 65535 // 3, np.uint16)
-    packer = zlib.compressobj(wbits=-15)
-    packed = packer.compress(positions.tobytes() + codes.tobytes() + sums.tobytes())
-    data = base64.b64encode(packed + packer.flush()).decode()
+    sums = rng.dirichlet(np.ones(len(PARTS)), shape[:3])
+    data = base64.b64encode(packed(positions, rng.uniform(0.004, 0.1, shape), sums)[0]).decode()
     for row in small.rows(n)[: VISITS + 1]:
         record, _ = small.sample(row, "media/clip.mp4", n)
         enlarge(record)
@@ -63,10 +61,9 @@ def enlarge(record: dict) -> None:
     frame, row, column = (one.ravel().tolist() for one in np.indices(PATCHES))
     video = dict(zip(("frames", "rows", "columns"), PATCHES, strict=True), times=[*range(10)])
     video |= {"position": [*range(len(frame))], "frame": frame, "row": row, "column": column}
-    audio = {"position": [*range(2990, 2990 + SOUNDS)], "second": [i / 25 for i in range(SOUNDS)]}
-    sizes = {"queries": QUERIES, "layers": LAYERS, "heads": HEADS, "kept": KEPT}
-    grid = {"video": video, "audio": {**audio, "step": 0.04}, "why": ""}
-    record["attention"]["hear"] |= {**sizes, "predicts": [*range(1, QUERIES + 1)], "grid": grid}
+    sizes = {"queries": QUERIES, "layers": LAYERS, "heads": HEADS, "kept": KEPT, "parts": PARTS}
+    sizes["levels"] = levels(LAYERS * HEADS * QUERIES * len(PARTS))
+    record["attention"]["hear"] |= {**sizes, "predicts": [*range(1, QUERIES + 1)], "grid": video}
     for lens in record["lens"]:
         cells = [[lens["cells"][0][0]] * 10 for _ in range(LAYERS)]
         lens |= {"layers": [*range(LAYERS)], "seconds": [*range(10)], "cells": cells}

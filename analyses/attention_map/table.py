@@ -1,14 +1,15 @@
-"""Which weights of each row of attention are kept, and what are their positions?"""
+"""Which weights of each row of attention are kept, what are their positions, and what is summed?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analyses.attention_map.packing import LEAST, NONE, packed
+from analyses.attention_map.packing import LEAST, NONE, levels, packed
 from analyses.attention_share.sinks import SinkWatch
 from analyses.cases import Case, Cases, Skip, embedded, plain_answer, tabulate
 from analyses.configs import MODALITIES
@@ -22,10 +23,13 @@ from hooked_omni.hooks.interventions import Hook, SpanHook, SpanPositions
 
 COLUMNS = (
     *("answer", "ended", "token_text", "n_queries", "n_layers", "n_heads", "n_kept", "segments"),
-    *("packed", "bound", "kept_share", "sinks", "video_position", "video_frame", "video_row"),
-    *("video_column", "frame_seconds", "audio_position", "audio_second", "no_grid"),
+    *("part_of", "part_at", "part_sink", "packed", "bound", "sum_bound", "kept_share", "sinks"),
+    *("video_position", "video_frame", "video_row", "video_column", "frame_seconds"),
+    *("audio_position", "audio_second", "no_grid"),
 )
 _SEEN = ("video", "image")
+Part = tuple[str, int, bool]
+"""Span, frame or second (-1 for neither), and whether it is of sinks."""
 
 
 def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFrame:
@@ -41,14 +45,19 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
           all but the last token, which no pass reads. `n_layers`, `n_heads`; `n_kept` weights of
           each row at most.
         * `segments`: spans of the prompt, and "generated", which add up to 1.
+        * `part_of`, `part_at`, `part_sink`: what each sum is of, all together 1: a span, or
+          "generated"; the frame of a picture or the whole second of a sound, -1 for what is
+          neither; whether of its sinks alone, or of all but these.
         * `packed`: positions, weights and sums, as `packing.unpacked` reads them.
         * `bound`: the largest error of any weight, dropped or rounded.
+        * `sum_bound`: that of a sum, of one head or a mean over all of a layer or several; of a
+          mean over n heads n times less.
         * `kept_share`: percent of the attention on the prompt that is kept, by layer.
         * `sinks`: positions that are attention sinks (`attention_share/sinks.py`).
         * `video_position`, `video_frame`, `video_row`, `video_column`: of each position that is a
           cell of the picture; `frame_seconds`: when each frame starts. Empty without any, for the
           reason in `no_grid`, which is "" if there is none.
-        * `audio_position`, `audio_second`: of each position of the sound, and when it starts.
+        * `audio_position`, `audio_second`: of each position of a sound, and when it starts in it.
 
         An answer of one token is skipped, and a prompt of 65 535 positions or more.
     """
@@ -66,14 +75,17 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
             "or positions do not fit."
         )
     segments = [*(s for s in MODALITIES if s in prompt.spans), "generated"]
+    grid = _grid(prompt)
     watch = SinkWatch(model, prompt)
-    kept = _Kept(model, prompt, len(answer.tokens) - 1, segments, config.kept)
+    kept = _Kept(model, prompt, len(answer.tokens) - 1, _parts(prompt, grid), config.kept)
     forced_logits(model, prompt, answer.tokens, [*kept.hooks(), *watch.hooks()])
-    data, error = packed(*(one.numpy() for one in (kept.positions, kept.weights, kept.sums)))
+    parts, sums = kept.without(watch.sinks(), watch.paid())
+    data, error = packed(*(one.numpy() for one in (kept.positions, kept.weights, sums)))
     ends = torch.tensor(model.cfg.eos_tokens, dtype=torch.long)
     said = answer.tokens[~torch.isin(answer.tokens, ends)].tolist()
     held = kept.weights * (kept.weights >= LEAST)
-    whole = kept.sums[..., :-1].sum((1, 2, 3)).clamp_min(1e-12)
+    on_prompt = [i for i, part in enumerate(parts) if part[0] != "generated"]
+    whole = sums[..., on_prompt].sum((1, 2, 3)).clamp_min(1e-12)
     yield dict(
         answer=answer.text,
         ended=answer.ended,
@@ -83,11 +95,13 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
         n_heads=model.cfg.n_heads,
         n_kept=kept.weights.shape[-1],
         segments=tuple(segments),
+        **dict(zip(("part_of", "part_at", "part_sink"), zip(*parts, strict=True), strict=True)),
         packed=data,
         bound=max(error, kept.dropped),
+        sum_bound=2 / levels(sums.numel()),
         kept_share=tuple((100 * held.sum((1, 2, 3)) / whole).tolist()),
         sinks=tuple(watch.sinks().tolist()),
-        **_grid(prompt),
+        **grid,
     )
 
 
@@ -99,25 +113,41 @@ class _Kept:
         model: HookedTransformer,
         prompt: EmbeddedPrompt,
         n_queries: int,
-        segments: Sequence[str],
+        parts: list[Part],
         most: int,
     ) -> None:
         self.cfg, self.prompt, n_pos = model.cfg, prompt, prompt.n_pos
-        masks = [prompt.spans.mask(segment, range(n_pos + 1)) for segment in segments]
-        self.inside = torch.stack(masks, 1).float()  # the last row is for the answer
+        self.parts = sorted(set(parts))
+        self.part = torch.tensor([self.parts.index(one) for one in parts])
+        self.inside = F.one_hot(self.part).float()  # the last row is for the answer
         rows = model.cfg.n_layers, model.cfg.n_heads, n_queries
         self.n_kept = min(most, n_pos)
         self.positions: Int[Tensor, "layer head query kept"] = torch.zeros(
             *rows, self.n_kept, dtype=torch.int32
         )
         self.weights: Float[Tensor, "layer head query kept"] = torch.zeros(*rows, self.n_kept)
-        self.sums: Float[Tensor, "layer head query segment"] = torch.zeros(*rows, len(segments))
+        self.sums: Float[Tensor, "layer head query part"] = torch.zeros(*rows, len(self.parts))
         self.dropped = 0.0
 
     def hooks(self) -> list[Hook]:
         """On every layer's pattern."""
         look = SpanHook(SpanPositions(self.prompt.spans, "generated"), self._reduce, by_query=True)
         return [(names.pattern(layer), look) for layer in range(self.cfg.n_layers)]
+
+    def without(
+        self, sinks: Int[Tensor, " sink"], paid: Float[Tensor, "query layer head sink"]
+    ) -> tuple[list[Part], Float[Tensor, "layer head query part"]]:
+        """The sums, in which the sinks of a frame or second are a part of their own."""
+        parts, sums = [*self.parts], self.sums.clone()
+        for i in self.part[sinks].unique().tolist():
+            of, at, _ = self.parts[i]
+            if at >= 0:
+                apart = paid[..., self.part[sinks] == i].sum(-1).permute(1, 2, 0)
+                sums[..., i] = (sums[..., i] - apart).clamp_min(0)
+                parts.append((of, at, True))
+                sums = torch.cat([sums, apart[..., None]], -1)
+        order = sorted(range(len(parts)), key=parts.__getitem__)
+        return [parts[i] for i in order], sums[..., order]
 
     def _reduce(self, pattern: Tensor, _index: Tensor, hook: HookPoint) -> None:
         paid, n_pos = pattern[0].float(), self.prompt.n_pos  # head, query, key
@@ -132,6 +162,19 @@ class _Kept:
         self.positions[at] = best.indices[..., : self.n_kept].int().cpu()
         rest = best.values[..., self.n_kept :]
         self.dropped = max(self.dropped, float(rest.max()) if rest.numel() else 0.0)
+
+
+def _parts(prompt: EmbeddedPrompt, grid: dict[str, Any]) -> list[Part]:
+    """What each position of the prompt counts to; the last is the answer."""
+    spans, parts = prompt.spans, [("generated", -1, False)] * (prompt.n_pos + 1)
+    for segment in MODALITIES:
+        for name in spans.numbered(segment) or [segment]:
+            for position in spans.positions.get(name, torch.zeros(0)).tolist():
+                parts[position] = (name, -1, False)
+    for times in ("video_position", "video_frame"), ("audio_position", "audio_second"):
+        for position, at in zip(*(grid[name] for name in times), strict=True):
+            parts[position] = (parts[position][0], int(at), False)
+    return parts
 
 
 def _grid(prompt: EmbeddedPrompt) -> dict[str, Any]:
@@ -154,7 +197,7 @@ def _grid(prompt: EmbeddedPrompt) -> dict[str, Any]:
         cells = cells[cells[:, 2] >= 0]
     for column, row in zip(("position", "frame", "row", "column"), cells.T, strict=True):
         found[f"video_{column}"] = tuple(row.tolist())
-    heard = spans.seconds.get("audio", torch.zeros(0))
-    places = spans.positions["audio"].tolist() if len(heard) else ()
-    sound = dict(audio_position=tuple(places), audio_second=tuple(heard.tolist()))
-    return {**found, "frame_seconds": frame_seconds, **sound, "no_grid": why}
+    sounds = [name for name in spans.numbered("audio") or ["audio"] if name in spans.seconds]
+    for name, of in dict(position=spans.positions, second=spans.seconds).items():
+        found[f"audio_{name}"] = tuple(x for sound in sounds for x in of[sound].tolist())
+    return {**found, "frame_seconds": frame_seconds, "no_grid": why}

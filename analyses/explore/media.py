@@ -19,7 +19,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from data_prep.clips import clip_hash
-from data_prep.manifest import Sample
+from data_prep.manifest import MODALITY, Sample
 from data_prep.swapping.swap_clip import swap
 from hooked_omni.errors import MediaError
 from hooked_omni.files import digest
@@ -59,11 +59,12 @@ class Tracks:
 
 
 def clip_record(
-    sample: Sample | None, folder: Path, settings: MediaSettings, media: Path
+    sample: Sample | None, folder: Path, settings: MediaSettings, media: Path, hears: bool = True
 ) -> dict[str, Any]:
     """The page's `clip`; writes the file that is played into `media`.
 
-    `folder` is the manifest's, `settings` are how the model got the frames and the sound.
+    `folder` is the manifest's, `settings` are how the model got the frames and the sound, if it
+    `hears`. A sound that was not heard is neither played nor drawn.
     """
     made: dict[str, Any] = dict(src=None, seconds=0.0, frames=None, peaks=[], mel=None)
     if sample is None:
@@ -72,8 +73,12 @@ def clip_record(
     files: dict[str, Path] = {}
     for kind, path in sample.files:
         files.setdefault(kind, folder / path)
-    heard = files.get("audio", files.get("video"))
-    played, frames = _tried(_played, files, media), _tried(_frames, files, settings)
+    own_words = any(kind == "text" for kind, _ in sample.items)
+    left_out = sample.extra.get(MODALITY) == "visual" and "audio" not in files and not own_words
+    deaf = "its prompt leaves the sound out" if hears else "this model does not hear"
+    deaf = deaf if left_out or not hears else ""
+    heard = None if deaf else files.get("audio", files.get("video"))
+    played, frames = _tried(_played, files, media, deaf), _tried(_frames, files, settings)
     sound = _tried(_heard, heard, played.get("seconds", 0.0), settings)
     several = "Of several files of a kind the first alone is shown."
     mixed = "Its video and a sound of its own were given apart: what is played is not all of it."
@@ -109,21 +114,26 @@ def _tracks(path: Path) -> Tracks:
         raise MediaError(f"expected a media file at {path.name}, got {error}.") from error
 
 
-def _played(files: dict[str, Path], media: Path) -> dict[str, Any]:
+def _played(files: dict[str, Path], media: Path, deaf: str) -> dict[str, Any]:
     """A file that browsers play, with the sound that was heard; copied if it is one already."""
     video, audio = files.get("video"), files.get("audio")
     first = video or audio
     if first is None:
         return {}
     tracks = _tracks(first)
-    known = {"seconds": tracks.seconds}
+    known: dict[str, Any] = {"seconds": tracks.seconds}
     if tracks.picture and (tracks.picture not in _PICTURES or tracks.pixels not in _PIXELS):
         codec = f"{tracks.picture}, {tracks.pixels}"
         return {**known, "problem": f"Browsers do not play its picture ({codec}): see its frames."}
-    name = digest(*(clip_hash(path) if path else None for path in (video, audio)))
-    if (video and audio) or (video and not tracks.ending):
+    silent = bool(deaf and tracks.sound)
+    hashes = [clip_hash(path) if path else None for path in (video, audio)]
+    name = digest(*hashes, *["silence"] * silent)
+    if silent:
+        known["problem"] = f"The clip's sound was not heard: {deaf}. It is not played or drawn."
+    if (video and audio) or (video and not tracks.ending) or silent:
         target = media / f"{name}.mp4"
-        swap(first, audio, target, "self" if not audio and tracks.sound in _SOUNDS else None)
+        same = "self" if not audio and tracks.sound in _SOUNDS else None
+        swap(first, audio, target, "silence" if silent else same)
     elif tracks.ending:
         target = media / f"{name}{tracks.ending}"
         media.mkdir(parents=True, exist_ok=True)

@@ -15,12 +15,13 @@ from analyses.study.config import EVERY, STAGES
 from analyses.study.judging import scores_path, with_events
 from data_prep.manifest import Sample, read_manifest
 from hooked_omni.errors import FileError, ManifestError, ResultsError
+from hooked_omni.families import FAMILIES
 from hooked_omni.files import file_hash
 from hooked_omni.inputs.media import MediaSettings
 
 DRAWN = (*STAGES, "attention_map")
 """The stages of which something is drawn for single samples."""
-_PARTS = {"attention_map": "attention"}
+PARTS = {"attention_map": "attention"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class OpenStudy:
         manifest: With the samples; None if it is not there.
         samples: By id, of the manifest.
         missing: Why each part of the page that is not there is missing.
+        name: On the page: the folder's own.
     """
 
     folder: Path
@@ -46,17 +48,14 @@ class OpenStudy:
     manifest: Path | None
     samples: Mapping[str, Sample]
     missing: Mapping[str, str]
-
-    @property
-    def name(self) -> str:
-        """The folder's own."""
-        return self.folder.resolve().name
+    name: str
 
     @property
     def model(self) -> str:
         """As the study names it."""
         first = next(iter(self.tables.values()))
-        return self.sources.model if self.sources else Path(str(first.attrs["model"])).name
+        name = str(first.attrs.get("model", "a model"))
+        return self.sources.model if self.sources else Path(name).name
 
     @property
     def twins(self) -> dict[str, str]:
@@ -67,6 +66,12 @@ class OpenStudy:
     def media(self) -> MediaSettings:
         """How the model got frames and sound."""
         return MediaSettings(**next(iter(self.runs.values()))["facts"]["model"]["media"])
+
+    @property
+    def hears(self) -> bool:
+        """Whether its model does; its clips' sounds are not shown if not."""
+        family = next(iter(self.runs.values()))["facts"]["model"]["family"]
+        return family not in {one.name for one in FAMILIES if not one.hears}
 
     @cached_property
     def kinds_of(self) -> dict[str, str]:
@@ -100,7 +105,7 @@ def open_study(folder: Path, judge: str | None = None, data: Path | None = None)
     tables, runs, missing = {}, {}, {}
     for name in EVERY:
         if why := _unfinished(folder / name):
-            missing |= {_PARTS.get(name, name): why} if name in DRAWN else {}
+            missing |= {PARTS.get(name, name): why} if name in DRAWN else {}
             continue
         tables[name], runs[name] = results.load(folder / name), results.read_run(folder / name)
     if not tables:
@@ -122,7 +127,8 @@ def open_study(folder: Path, judge: str | None = None, data: Path | None = None)
             if sources
             else "the study does not say where its manifest is: give it with --data"
         )
-    return OpenStudy(folder, tables, runs, scores, sources, path, samples, missing)
+    name = folder.resolve().name
+    return OpenStudy(folder, tables, runs, scores, sources, path, samples, missing, name)
 
 
 def _unfinished(folder: Path) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analyses import fidelity
 from analyses.explore.opened import DRAWN, OpenStudy
+from analyses.explore.samples import grouped
 from analyses.plots import figures, published
 from analyses.plots.numbers import panels
 from analyses.study import report
@@ -32,9 +33,7 @@ def study_record(
     findings = check(study.tables, study.scores, ratings) if whole else []
     kinds = sorted(set(study.kinds_of.values()), key=figures.place)
     tables: Any = [study.tables.get("captions"), *study.tables.values()]
-    questions = [
-        question for table in tables if table is not None for question in table["question"]
-    ]
+    questions = [one for table in tables if table is not None for one in table["question"]]
     base = study.tables.get("distribution_shift", pd.DataFrame()).attrs.get("base")
     judge = study.scores.attrs.get("judge", {}).get("name")
     return {
@@ -83,7 +82,7 @@ def _settings(study: OpenStudy) -> Iterator[tuple[str, str]]:
 
 
 def _warnings(study: OpenStudy) -> Iterator[str]:
-    name = str(next(iter(study.tables.values())).attrs["model"])
+    name = str(next(iter(study.tables.values())).attrs.get("model"))
     if "not the original's numbers" in name:
         yield f"Of {name}; nothing published is compared with it."
     made = {} if study.manifest is None else read_facts(study.manifest)
@@ -124,7 +123,7 @@ def _rows(study: OpenStudy) -> Iterator[dict[str, Any]]:
         twin = study.twins.get(sample)
         heard, theirs = (one.get("hear/audio") for one in (own, faithful.get(twin or "", {})))
         tokens = shifts.get(sample, [])
-        firsts = [row for own in _by_question(tokens) for row in _first_of_words(own)]
+        firsts = [row for _, own in grouped(tokens, ("question",)) for row in _first_of_words(own)]
         yield {
             "id": sample,
             "file": file_name(sample),
@@ -147,12 +146,6 @@ def _by_sample(table: pd.DataFrame | None) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _by_question(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    return [
-        [r for r in rows if r["question"] == q] for q in dict.fromkeys(r["question"] for r in rows)
-    ]
-
-
 def _first_of_words(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The first token of each word of one answer."""
     return [tokens[at] for at, _, _ in word_ranges([row["token_text"] for row in tokens])]
@@ -168,13 +161,8 @@ def _fidelity(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 def _named(study: OpenStudy, sample: str, answers: list[dict[str, Any]], what: str) -> list[str]:
     """The events that the captions name, else the first caption."""
     events = [*answers[0][what]] if answers else []
-    known = study.samples.get(sample)
-    captions = (
-        ()
-        if known is None
-        else getattr(known, {"heard": "audio", "seen": "video"}[what] + "_captions")
-    )
-    return events or list(captions[:1])
+    captions = {"heard": "audio_captions", "seen": "video_captions"}[what]
+    return events or list(getattr(study.samples.get(sample), captions, ())[:1])
 
 
 def _disagreement(answers: list[dict[str, Any]], scored: list[dict[str, Any]]) -> float | None:

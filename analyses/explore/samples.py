@@ -43,10 +43,10 @@ class SampleTables:
     def record(self, sample: str, clip: dict[str, Any]) -> dict[str, Any]:
         """The page's `Sample`."""
         answers, cut = self.rows("captions", sample), self.rows("knockout", sample)
-        scores = {key: list(rows) for key, rows in _grouped(self.rows("scores", sample), _KEYS[1:])}
+        scores = {key: list(rows) for key, rows in grouped(self.rows("scores", sample), _KEYS[1:])}
         maps = {row["question"]: row for row in self.rows("attention_map", sample)}
         shifts = {
-            q: rows for (q,), rows in _grouped(self.rows("distribution_shift", sample), _KEYS[1:2])
+            q: rows for (q,), rows in grouped(self.rows("distribution_shift", sample), _KEYS[1:2])
         }
         tokens = {q: [*_tokens(shifts.get(q), maps.get(q))] for q in {**shifts, **maps}}
         plain = [_answer(row, "", scores) for row in answers]
@@ -61,9 +61,7 @@ class SampleTables:
             "answers": [*plain, *(_answer(row, row["condition"], scores) for row in windows)],
             "tokens": tokens,
             "words": {q: [*_words(own)] for q, own in tokens.items()},
-            "lens": [
-                _lens(q, kind, rows) for (q, kind), rows in _grouped(lens, ("question", "lens"))
-            ],
+            "lens": [_lens(k[0], k[1], r) for k, r in grouped(lens, ("question", "lens"))],
             "knockout": [_point(row, scores) for row in windows],
             "attention": {q: attention_meta(row) for q, row in maps.items()},
         }
@@ -90,9 +88,6 @@ def attention_meta(row: Mapping[str, Any]) -> dict[str, Any]:
     video: dict[str, Any] = {**cells, "times": [*row["frame_seconds"]]}
     for name in ("frame", "row", "column"):
         video[f"{name}s"] = max(cells[name], default=-1) + 1
-    seconds = np.asarray(row["audio_second"], float)
-    step = float(np.median(np.diff(np.unique(seconds)))) if len(set(seconds)) > 1 else 0.0
-    audio = {"position": [*row["audio_position"]], "second": [*row["audio_second"]], "step": step}
     return {
         "file": attention_file(row),
         "queries": row["n_queries"],
@@ -101,13 +96,12 @@ def attention_meta(row: Mapping[str, Any]) -> dict[str, Any]:
         "kept": row["n_kept"],
         "predicts": [*range(1, row["n_queries"] + 1)],
         "segments": [*row["segments"]],
+        "parts": [*zip(row["part_of"], row["part_at"], row["part_sink"], strict=True)],
+        "levels": round(2 / row["sum_bound"]),
         "bound": row["bound"],
         "sinks": [*row["sinks"]],
-        "grid": {
-            "video": video if cells["position"] else None,
-            "audio": audio if audio["position"] else None,
-            "why": row["no_grid"],
-        },
+        "grid": video if cells["position"] else None,
+        "why": row["no_grid"],
     }
 
 
@@ -124,7 +118,8 @@ def _plain(value: Any) -> Any:
     return None if value is pd.NA or (isinstance(value, float) and math.isnan(value)) else value
 
 
-def _grouped(rows: Rows, keys: tuple[str, ...]) -> Iterator[tuple[tuple[Any, ...], Rows]]:
+def grouped(rows: Rows, keys: tuple[str, ...]) -> Iterator[tuple[tuple[Any, ...], Rows]]:
+    """Rows by their values of `keys`, in order."""
     found: dict[tuple[Any, ...], Rows] = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in keys), []).append(row)

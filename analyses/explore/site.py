@@ -10,6 +10,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +52,7 @@ def write_site(
         )
     if len({folder.resolve() for folder in folders}) < max(len(folders), 1):
         raise ResultsError(f"expected studies, each once, got {[str(one) for one in folders]}.")
-    studies = [open_study(folder, judge, data) for folder in folders]
-    judges = {str(one.scores.attrs["judge"]["name"]) for one in studies if len(one.scores)}
-    names = [one.name for one in studies]
-    if len(judges) > 1 or len(set(names)) < len(names):
-        raise ResultsError(
-            f"expected studies of one judge with names of their own, got {names} by "
-            f"{sorted(judges)}. Name the judge with --judge, or rename a folder."
-        )
+    studies = distinct([open_study(folder, judge, data) for folder in folders])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".part-{out.name}-", dir=out.parent) as made:
@@ -71,6 +66,19 @@ def write_site(
             "folder."
         ) from error
     return out / "index.html"
+
+
+def distinct(studies: Sequence[OpenStudy]) -> list[OpenStudy]:
+    """Each by as much of its path as no other ends in, and its judge, where there are several."""
+    paths = [one.folder.resolve().parts for one in studies]
+    judges = [one.scores.attrs["judge"]["name"] if len(one.scores) else "" for one in studies]
+    several = len({*judges} - {""}) > 1
+    named = []
+    for study, own, judge in zip(studies, paths, judges, strict=True):
+        n = next(n for n in count(1) if sum(own[-n:] == one[-n:] for one in paths) == 1)
+        by = f", judged by {judge}" if several and judge else ""
+        named.append(replace(study, name=f"{Path(*own[-n:])}{by}"))
+    return named
 
 
 def script(name: str, value: Any) -> bytes:
@@ -103,7 +111,7 @@ def _records(
     yield f"{n}/study", study_record(study, others)
     tables, folder = SampleTables(study), (study.manifest or study.folder).parent
     for sample in study.kinds_of:
-        clip = clip_record(study.samples.get(sample), folder, study.media, media)
+        clip = clip_record(study.samples.get(sample), folder, study.media, media, study.hears)
         yield from sample_records(n, tables, sample, clip)
 
 

@@ -1,18 +1,23 @@
 """Which patch of the picture is each position? Pixels prove it, and rotary positions agree."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from hooked_omni import EmbeddedPrompt, Prompt
+from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt
 from hooked_omni.errors import SpanError
 from hooked_omni.families import FAMILIES
 from hooked_omni.families.checks import cells, square_cells
 from hooked_omni.inputs.image import Image
 from hooked_omni.inputs.spans import Spans
+from hooked_omni.inputs.video import Video
 from tests.support.models import CLIP_OF, frames
+from tests.support.standins import STANDINS
+from tests.support.standins.parts import near_sighted
 
 LOOK = Prompt("What now?", video="clip", use_audio_in_video=False)
 SEES = [name for name, kind in CLIP_OF.items() if "video" in kind]
@@ -22,29 +27,50 @@ MROPE = [n for n in SEES if n not in ("internvl", "video-llama3", "llava-onevisi
 @pytest.mark.parametrize("name", SEES)
 def test_a_changed_patch_is_felt_most_at_its_own_position(models: dict, name: str) -> None:
     """In every family: turn one patch of one step around, and its cell's embedding moves most."""
-    omni = models[name]
-    clip = frames(8, side=omni.media.size_factor)
+    felt_most(models[name], frames(8, side=models[name].media.size_factor), lambda part: 255 - part)
+
+
+STEPS = {"internvl2": 8, "internomni": 8, "videollama2.1-av": 8}
+
+
+@pytest.mark.parametrize("name", list(STEPS))
+def test_so_is_that_of_a_family_that_is_not_in_transformers(name: str) -> None:
+    """Stand-ins, whose towers see one cell at a time: what comes before and after is the family's.
+
+    Not of the released towers, in which every patch reads all others.
+    """
+    hf, processor = STANDINS[name]()
+    hf.num_image_token = 9
+    hf.tower = lambda pixels: near_sighted(pixels, (STEPS[name], 3, 3))
+    clip = frames(16 if name.startswith("video") else 8, side=84)
+    omni = HookedOmni.from_hf(hf, processor)
+    assert felt_most(omni, clip, torch.zeros_like) == [STEPS[name], 3, 3]
+
+
+def felt_most(omni: HookedOmni, clip: Video, change: Callable[[Tensor], Tensor]) -> list[int]:
+    """Change cells of a clip, one at a time; what moves most is what the grid says. Its size."""
     before = omni.embed_media(LOOK, (clip,))
     grid, at = before.spans.grid["video"], before.spans["video"]
-    n_steps, n_rows, n_columns = (grid.max(0).values + 1).tolist()
+    n_steps, n_rows, n_columns = size = (grid.max(0).values + 1).tolist()
     sizes = [
         n // parts for n, parts in zip(clip.frames.shape[2:], (n_rows, n_columns), strict=True)
     ]
     per_step = len(clip.frames) // n_steps
     rng = torch.Generator().manual_seed(0)
-    for cell in cells(n_steps, n_rows, n_columns)[torch.randperm(len(grid) - 1, generator=rng)[:4]]:
+    for cell in cells(*size)[torch.randperm(len(grid) - 1, generator=rng)[:4]]:
         step, row, column = cell.tolist()
         pixels = clip.frames.clone()
         height, width = (
             slice(i * n, (i + 1) * n) for i, n in zip((row, column), sizes, strict=True)
         )
         part = pixels[step * per_step : (step + 1) * per_step, :, height, width]
-        part.copy_(255 - part)
+        part.copy_(change(part))
         after = omni.embed_media(LOOK, (replace(clip, frames=pixels),))
         moved = (after.embeds - before.embeds)[0, at].norm(dim=-1)
         assert grid[moved.argmax()].tolist() == [step, row, column]
         first, second = moved.sort(descending=True).values[:2]
         assert first > 3 * second
+    return size
 
 
 @pytest.mark.parametrize("name", MROPE)

@@ -4,13 +4,13 @@ import base64
 import io
 import json
 import shutil
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from analyses.attention_map.packing import NONE, levels, packed
 from tests.support.clips import write_clip
 from tests.support.places import ROOT
 
@@ -21,6 +21,12 @@ FRAMES, ROWS, COLUMNS, SOUNDS = 3, 3, 4, 4
 SINK = 1  # the first patch
 LOOKED = (1, 1, 3)
 """Frame, row and column that token 2 looks at, with a third of its attention, in layer 3 alone."""
+SUMS = {
+    ("audio", 0, False): 1 / 6, ("audio", 1, False): 1 / 6, ("text", -1, False): 0.03,
+    ("video", 0, False): 0.05, ("video", 0, True): 1 / 3, ("video", 1, False): 0.0,
+    ("video", 2, False): 1 - 2 / 3 - 0.08,
+}  # fmt: skip
+"""Every row's attention but that of token 2 in layer 3, by part."""
 PIECES = ["A", " dog", " bark", "s", " loudly", ".", " 犬が", " نباح", "\n", " 🐕"]
 
 
@@ -41,38 +47,34 @@ def position(frame: int, row: int, column: int) -> int:
 
 
 def _attention() -> tuple[dict[str, Any], str]:
-    """Every row: a third on the sink, a sixth on each of two sounds; `LOOKED` says the rest."""
+    """Every row: a third on the sink, a sixth on each of two sounds; `LOOKED` says the rest.
+
+    Weights of the other frames are too small to be kept; `SUMS` has them.
+    """
     cells = np.indices((FRAMES, ROWS, COLUMNS)).reshape(3, -1)
     video = [position(*cell) for cell in cells.T.tolist()]
     audio = list(range(video[-1] + 1, video[-1] + 1 + SOUNDS))
     queries = len(PIECES) - 1
     shape = (LAYERS, HEADS, queries)
-    positions = np.full((*shape, KEPT), 65535, np.uint16)
-    codes = np.zeros((*shape, KEPT), np.uint8)
-    third, sixth = round(255 * (1 / 3) ** 0.5), round(255 * (1 / 6) ** 0.5)
-    positions[..., 0], codes[..., 0] = SINK, third
-    looked = position(*LOOKED)
-    positions[3, :, 1, 1], codes[3, :, 1, 1] = looked, third
+    positions, weights = np.full((*shape, KEPT), NONE), np.zeros((*shape, KEPT))
+    positions[..., 0], weights[..., 0] = SINK, 1 / 3
+    positions[3, :, 1, 1], weights[3, :, 1, 1] = position(*LOOKED), 1 / 3
     for i, sound in enumerate(audio[1:3], start=2):
-        positions[..., i], codes[..., i] = sound, sixth
-    sums = np.full((*shape, 3), 65535 / 3).round().astype(np.uint16)
+        positions[..., i], weights[..., i] = sound, 1 / 6
+    sums = np.broadcast_to([*SUMS.values()], (*shape, len(SUMS))).copy()
+    sums[3, :, 1] = [1 / 6, 1 / 6, 0, 0, 1 / 3, 1 / 3, 0]
     meta = {
         "queries": queries, "layers": LAYERS, "heads": HEADS, "kept": KEPT,
         "predicts": list(range(1, queries + 1)), "segments": ["text", "video", "audio"],
-        "bound": 0.002, "sinks": [SINK],
+        "parts": [*SUMS], "levels": levels(sums.size), "bound": 0.002, "sinks": [SINK],
         "grid": {
-            "video": {
-                "position": video, "frame": cells[0].tolist(), "row": cells[1].tolist(),
-                "column": cells[2].tolist(), "frames": FRAMES, "rows": ROWS,
-                "columns": COLUMNS, "times": [0.0, 0.5, 1.0],
-            },
-            "audio": {"position": audio, "second": [0.0, 0.5, 1.0, 1.5], "step": 0.5},
-            "why": "",
+            "position": video, "frame": cells[0].tolist(), "row": cells[1].tolist(),
+            "column": cells[2].tolist(), "frames": FRAMES, "rows": ROWS, "columns": COLUMNS,
+            "times": [0.0, 0.5, 1.0],
         },
+        "why": "",
     }  # fmt: skip
-    raw = positions.tobytes() + codes.tobytes() + sums.tobytes()
-    packer = zlib.compressobj(wbits=-15)
-    return meta, base64.b64encode(packer.compress(raw) + packer.flush()).decode()
+    return meta, base64.b64encode(packed(positions, weights, sums)[0]).decode()
 
 
 def _tokens() -> list[dict[str, Any]]:

@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 
 from analyses import fidelity
-from analyses.attention_map.packing import unpacked
+from analyses.attention_map.packing import levels, unpacked
 from analyses.explore.media import clip_record
 from analyses.explore.notebook import show
 from analyses.explore.opened import open_study
 from analyses.explore.serving import site_server
-from analyses.explore.site import BUILT, script, write_site
+from analyses.explore.site import BUILT, distinct, script, write_site
 from analyses.running import results
 from analyses.study.config import Study
-from analyses.study.judging import UNTOUCHED, conditions
+from analyses.study.judging import UNTOUCHED, conditions, scores_path
 from analyses.study.run import run_study
 from data_prep.clips import write_clip
 from data_prep.manifest import Sample, file_name, read_manifest, write_manifest
@@ -184,11 +184,13 @@ def test_attention_is_the_tables_bytes(done: Path, site: Path) -> None:
         meta = sample_of(site, row["sample"])["attention"]["hear"]
         data = base64.b64decode(read(site, f"0/{meta['file']}"))
         shape = meta["layers"], meta["heads"], meta["queries"], meta["kept"]
-        own = unpacked(data, shape, len(meta["segments"]))
+        own = unpacked(data, shape, len(meta["parts"]))
         assert data == row["packed"] and np.allclose(own.sums.sum(-1), 1, atol=1e-4)
-        video, audio = meta["grid"]["video"], meta["grid"]["audio"]
+        video, parts = meta["grid"], meta["parts"]
         assert video["frames"] * video["rows"] * video["columns"] == len(video["position"])
-        assert audio["step"] == pytest.approx(0.04) and meta["grid"]["why"] == ""
+        assert {at for of, at, _ in parts if of == "video"} == set(range(video["frames"]))
+        assert {at for of, at, _ in parts if of == "audio"} == {0, 1}
+        assert meta["why"] == "" and meta["levels"] == levels(own.sums.size)
         assert meta["predicts"] == [*range(1, meta["queries"] + 1)]
 
 
@@ -334,6 +336,27 @@ def test_two_studies_share_a_site(done: Path, tmp_path: Path) -> None:
     assert len([*(page / "media").iterdir()]) == 2  # one file for both
 
 
+def test_studies_of_one_name_or_two_judges_are_told_apart(done: Path, tmp_path: Path) -> None:
+    copy = edited(done, tmp_path, "knockout", "logit_lens", "attention_map", "sources.json")
+    folders = [Path(shutil.copytree(copy, tmp_path / way)) for way in ("a/run", "b/run", "b/c")]
+    assert [one.name for one in named(folders)] == ["a/run", "b/run", "c"]
+    (path,) = (folders[1] / "scores").glob("*.parquet")
+    scores = results.read_table(path)
+    scores.attrs["judge"] = {**scores.attrs["judge"], "name": "other"}
+    path.unlink()
+    results.write_table(scores_path(folders[1], "other"), scores, "scores")
+    (first,) = {one["judge"] for one in open_study(folders[0]).scores.to_dict("records")}
+    made = named(folders)
+    assert [one.name for one in made] == [
+        f"a/run, judged by {first}", "b/run, judged by other", f"c, judged by {first}",
+    ]  # fmt: skip
+    assert made[0].folder == folders[0]
+
+
+def named(folders: list[Path]) -> list[Any]:
+    return distinct([open_study(folder) for folder in folders])
+
+
 PICTURE = np.random.default_rng(0).integers(0, 255, (12, 64, 64, 3), np.uint8)
 
 
@@ -397,6 +420,23 @@ def test_clips_that_are_gone_or_none(tmp_path: Path) -> None:
     assert "first alone" in clip["problem"] and clip["src"]
 
 
+@pytest.mark.parametrize("why", ["this model does not hear", "leaves the sound out"])
+def test_a_sound_that_was_not_heard_is_neither_played_nor_drawn(tmp_path: Path, why: str) -> None:
+    path = recoded(tmp_path / "a.mp4", *CLIPS["plain.mp4"][0])
+    asked = MediaSettings(), tmp_path / "media"
+    heard = clip_record(Sample("a", video="a.mp4"), tmp_path, *asked)
+    deaf = why.startswith("this")
+    sample = Sample("a", video="a.mp4", extra={} if deaf else {"modality": "visual"})
+    clip = clip_record(sample, tmp_path, *asked, hears=not deaf)
+    assert clip["peaks"] == [] and clip["mel"] is None and clip["frames"] == heard["frames"]
+    assert why in clip["problem"] and heard["peaks"] and heard["src"] != clip["src"]
+    with av.open(str(tmp_path / clip["src"])) as made:
+        loudest = max(np.abs(one.to_ndarray()).max() for one in made.decode(audio=0))
+    assert loudest < 1e-4 and path.read_bytes() == (tmp_path / heard["src"]).read_bytes()
+    apart = replace(sample, audio="a.mp4", extra={"modality": "visual"})  # a sound beside it
+    assert clip_record(apart, tmp_path, *asked)["peaks"]
+
+
 @pytest.fixture
 def address(site: Path) -> Iterator[str]:
     with site_server(site) as server:
@@ -436,9 +476,20 @@ def test_a_notebook_shows_a_sample_in_a_frame_that_holds_all_of_it(
     assert "allow-same-origin" not in made and "data:video/mp4;base64," in made
     with pytest.raises(ResultsError, match="expected one of 2 samples"):
         show(done, "none of them")
+    names = ("attention_map", "distribution_shift", "logit_lens")
+    tables: Any = [results.load(done / name) for name in names]
+    shown = [show(tables, HOSTILE, data=study.data).html, *(show(t, HOSTILE).html for t in tables)]
+    for html, parts in zip(shown, ("data:video", "queries", "base_top", "cells"), strict=True):
+        assert parts in html and file_name(HOSTILE) in html
+    assert "not shown here" in shown[1] and "data:video" not in shown[1]
+    for wrong in ([], tables[:1] * 2, results.load(done / "knockout"), tables[0][["sample"]]):
+        with pytest.raises(ResultsError, match=r"expected (a table|tables)"):
+            show(wrong, HOSTILE)
     omni = load("organism-biased")
     clip = study.data.parent / str(read_manifest(study.data)[0].video)
     made = show(omni, Prompt("describe what you hear.", video=clip))
-    assert '"own"' in made.html and "data:video/mp4" in made.html
+    assert '"own"' in made.html and "data:video/mp4" in made.html and "not heard" not in made.html
+    made = show(omni, Prompt("describe what you see.", video=clip, use_audio_in_video=False))
+    assert "its prompt leaves the sound out" in made.html and '"peaks":[]' in made.html
     with pytest.raises(ResultsError, match="expected a Prompt"):
         show(omni, "describe what you hear.")

@@ -137,6 +137,9 @@ class InternVLChat(Model):
             **generation_config,
         )
 
+    def tower(self, pixel_values: Tensor) -> Tensor:
+        return self.mlp1(self.vision_model(pixel_values.mean((2, 3))))
+
     def generate(
         self, pixel_values: Any, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any
     ) -> Tensor:
@@ -144,8 +147,8 @@ class InternVLChat(Model):
         audio, n_audio, halved = (kwargs.pop(name, None) for name in names)
         embeds = self.get_input_embeddings()(input_ids)[0].clone()
         if pixel_values is not None:
-            seen = self.mlp1(self.vision_model(pixel_values.mean((2, 3))))
-            embeds[input_ids[0] == self.img_context_token_id] = seen.view(-1, D_MODEL)
+            seen = self.tower(pixel_values).view(-1, D_MODEL)
+            embeds[input_ids[0] == self.img_context_token_id] = seen
         if audio is not None:
             assert n_audio is not None and halved is not None
             pooled = nn.functional.avg_pool1d(audio[:, :, : 2 * int(halved)], 4)[0].T

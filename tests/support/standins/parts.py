@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 D_MODEL, HEADS, KV_HEADS, LAYERS = 64, 4, 2, 3
 TEXT = {
@@ -41,6 +41,17 @@ def qwen2(vocab: int) -> Any:
         **TEXT, vocab_size=vocab, rope_parameters={"rope_type": "default", "rope_theta": 1e6}
     )
     return transformers.Qwen2ForCausalLM(config)
+
+
+def near_sighted(pixels: Tensor, cells: tuple[int, int, int]) -> Tensor:
+    """A tower that sees one cell at a time: steps, rows and columns in the order of the released.
+
+    InternVL2's pixel shuffle ("v2") goes over a picture row by row, as does VideoLLaMA 2's
+    connector over each of its steps ("b d t h w -> b (t h w) d").
+    """
+    colors = nn.functional.adaptive_avg_pool3d(pixels.float().movedim(1, 0), cells)
+    weight = torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(0))
+    return colors.flatten(1).T @ weight
 
 
 def write(hf: nn.Module, config: dict[str, Any], folder: Path, n_shards: int = 3) -> Path:

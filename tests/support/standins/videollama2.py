@@ -47,12 +47,15 @@ class VideoLLaMA2(transformers.Qwen2ForCausalLM):
         clip = clip if isinstance(clip, dict) else {kind: clip}
         parts, own = [], self.model
         if "video" in clip:
-            color = clip["video"].mean((0, 2, 3))
-            parts.append(own.mm_projector(own.vision_tower(color)).view(N_SEEN, D_MODEL))
+            parts.append(self.tower(clip["video"]))
         if "audio" in clip:
             loud = clip["audio"][0].unfold(0, 16, 16).unfold(1, 16, 16).mean((-1, -2))
             parts.append(own.mm_projector_a(own.audio_tower(loud.reshape(-1, 1))))
         return torch.cat(parts)
+
+    def tower(self, video: Tensor) -> Tensor:
+        color = self.model.vision_tower(video.mean((0, 2, 3)))
+        return self.model.mm_projector(color).view(N_SEEN, D_MODEL)
 
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -8,7 +8,7 @@ import { usePromise } from "./load";
 import { Save, Span } from "./parts";
 import { change, range, spelled } from "./route";
 import { digits } from "./scale";
-import { look, onFrames, onSound, unpack, type Choice, type Weights } from "./weights";
+import { look, onFrames, unpack, type Choice, type Weights } from "./weights";
 
 const SHOWN = 32;
 
@@ -26,17 +26,18 @@ interface FramesProps {
   clip: Clip;
   grid: VideoGrid;
   weights: Float64Array[];
+  sums: Map<number, number>;
   label: string;
   picture: { current: SVGSVGElement | null };
 }
 
 /** Frames side by side with their patches coloured; of very many, those that were looked at most. */
-function Frames({ clip, grid, weights, label, picture }: FramesProps) {
+function Frames({ clip, grid, weights, sums: known, label, picture }: FramesProps) {
   const [ref, total] = useWidth<HTMLDivElement>();
   const [said, say] = useState("");
   const sheet = clip.frames ?? { width: grid.columns * 16, height: grid.rows * 16, times: [] };
   const most = Math.max(...weights.map((frame) => Math.max(...frame)), 1e-9);
-  const sums = weights.map((frame) => frame.reduce((a, b) => a + b, 0));
+  const sums = weights.map((_, frame) => known.get(frame) ?? 0);
   const chosen = [...sums.keys()].sort((a, b) => sums[b]! - sums[a]!).slice(0, SHOWN).sort((a, b) => a - b);
   const columns = Math.max(1, Math.min(chosen.length, Math.floor(total / 200) || 1));
   const across = Math.min(280, total / columns); // of a frame, on the screen
@@ -62,7 +63,7 @@ function Frames({ clip, grid, weights, label, picture }: FramesProps) {
               {[...weights[frame]!].map((share, cell) =>
                 share > 0 && <rect class="heat" x={(cell % grid.columns) * w} y={Math.floor(cell / grid.columns) * h} width={w} height={h} fill-opacity={((0.85 * share) / most).toFixed(3)} />)}
             </g>
-            <text class="time" x={2} y={high + line * 0.75} style={{ fontSize: `${line * 0.65}px` }}>{`${named(grid, frame)}   ≥ ${digits(100 * sums[frame]!)} %`}</text>
+            <text class="time" x={2} y={high + line * 0.75} style={{ fontSize: `${line * 0.65}px` }}>{`${named(grid, frame)}   ${digits(100 * sums[frame]!)} %`}</text>
           </g>
         ))}
       </svg>
@@ -84,26 +85,27 @@ interface ShownProps {
 }
 
 function Shown({ clip, meta, all, choice, phrase }: ShownProps) {
-  const [frames, sound] = [useRef<SVGSVGElement>(null), useRef<SVGSVGElement>(null)];
+  const picture = useRef<SVGSVGElement>(null);
   const seen = useMemo(() => look(meta, all, choice), [all, JSON.stringify(choice)]);
-  const { video, audio } = meta.grid;
+  const { grid: video, why } = meta;
   const patches = useMemo(() => (video ? onFrames(video, seen.at) : []), [seen]);
-  const heard = useMemo(() => (audio ? onSound(audio, seen.at) : []), [seen]);
   if (!seen.queries) return <p class="absent">Nothing is kept for “{phrase}”: the first token is read off the question's last position. Choose a later one.</p>;
+  const header = ["tower", "second", "row", "column", "share"];
   const rows = () => [
     ...patches.flatMap((frame, f) => [...frame].map((share, i) => ["video", video!.times[f] ?? f, Math.floor(i / video!.columns), i % video!.columns, share])),
-    ...heard.map((one) => ["audio", one.second, null, null, one.share]),
+    ...patches.map((_, f) => ["video", video!.times[f] ?? f, null, null, seen.frames.get(f) ?? 0]),
+    ...[...seen.sounds].flatMap(([of, seconds]) => seconds.map(({ second, share }) => [of, second, null, null, share])),
   ];
   return (
     <div class="looks">
       <p class="shares" role="status">
         {seen.segments.map((one) => <span><b>{digits(100 * one.share)} %</b> {one.name}</span>)}
-        <span class="muted">Of the largest weights, each within {digits(100 * meta.bound)} %; what the rest adds to a frame or second is not shown.</span>
+        <span class="muted">Sums over all weights, within {digits(100 * seen.bound)} %; patches are of the largest weights, each within {digits(100 * meta.bound)} %.</span>
       </p>
-      {video ? <Frames clip={clip} grid={video} weights={patches} label={`Attention of ${phrase} on the frames`} picture={frames} /> : <p class="absent">No patches to look at: {meta.grid.why || "no picture was in the prompt"}.</p>}
-      {video && <Save name={`attention on the frames`} svg={frames} header={["tower", "second", "row", "column", "share"]} rows={rows} />}
-      {audio ? <Timeline clip={clip} sound={heard} step={audio.step || clip.seconds} label={`Attention of ${phrase} over the sound`} picture={sound} /> : <p class="absent">No seconds to listen to: the prompt has no sound, or several, or none whose seconds are known.</p>}
-      {audio && <Save name={`attention over the sound`} svg={sound} header={["tower", "second", "row", "column", "share"]} rows={rows} />}
+      {video ? <Frames clip={clip} grid={video} weights={patches} sums={seen.frames} label={`Attention of ${phrase} on the frames`} picture={picture} /> : <p class="absent">No patches to look at: {why || "no picture was in the prompt"}.</p>}
+      {video && <Save name="attention on the frames" svg={picture} header={header} rows={rows} />}
+      {[...seen.sounds].map(([of, seconds]) => <Timeline key={of} clip={clip} name={`attention over the sound${of.slice(5)}`} header={header} rows={rows} sound={seconds} label={`Attention of ${phrase} over the sound${of.slice(5)}`} />)}
+      {!seen.sounds.size && <p class="absent">No seconds to listen to: the prompt has no sound, or none whose seconds are known.</p>}
     </div>
   );
 }

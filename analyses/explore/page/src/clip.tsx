@@ -4,6 +4,7 @@ import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { useWidth } from "./chart";
 import type { Clip } from "./data";
+import { Save, type SaveProps } from "./parts";
 import { digits, ticks } from "./scale";
 
 /** The one element that plays. */
@@ -17,7 +18,7 @@ export function Player({ clip }: { clip: Clip }) {
     src: clip.src && /^data:(audio|video)\//.test(clip.src) ? clip.src : own,
     controls: true,
     preload: "metadata" as const,
-    "aria-label": "The clip with the sound that the model heard",
+    "aria-label": clip.peaks.length ? "The clip with the sound that the model heard" : "The clip, without a sound that was heard",
     onError: () => setBroken(true),
   };
   const reason = broken ? "This browser cannot play the clip's file or its codec. Try another browser." : clip.problem;
@@ -87,19 +88,18 @@ function Playhead({ x, height }: { x: (time: number) => number; height: number }
 
 const [WAVE, MEL, BAR] = [56, 84, 64];
 
-interface TimelineProps {
+interface TimelineProps extends Omit<SaveProps, "svg"> {
   clip: Clip;
+  /** Shares of whole seconds. */
   sound?: { second: number; share: number }[];
-  step?: number;
   label: string;
-  picture?: { current: SVGSVGElement | null };
 }
 
 /** Time from left to right: shares of attention if given, waveform, and the spectrogram if not. Click to seek. */
-export function Timeline({ clip, sound, step = 0, label, picture }: TimelineProps) {
+export function Timeline({ clip, sound, label, ...save }: TimelineProps) {
   const [ref, width] = useWidth<HTMLDivElement>();
   const own = useRef<SVGSVGElement>(null);
-  const seconds = Math.max(clip.seconds, ...(sound ?? []).map((one) => one.second + step), 0.1);
+  const seconds = Math.max(clip.seconds, ...(sound ?? []).map((one) => one.second + 1), 0.1);
   const x = (time: number) => (Math.min(time, seconds) / seconds) * width;
   const top = sound ? BAR : 0;
   const mel = sound ? null : clip.mel;
@@ -120,9 +120,9 @@ export function Timeline({ clip, sound, step = 0, label, picture }: TimelineProp
   return (
     <div class="timeline" ref={ref}>
       {width > 0 && (
-        <svg ref={(node) => { own.current = node; if (picture) picture.current = node; }} viewBox={`0 0 ${width} ${bottom + 18}`} width={width} height={bottom + 18} role="img" aria-label={label} onClick={seek}>
+        <svg ref={own} viewBox={`0 0 ${width} ${bottom + 18}`} width={width} height={bottom + 18} role="img" aria-label={label} onClick={seek}>
           {sound?.map(({ second, share }) => (
-            <rect class="heat-bar" x={x(second)} width={Math.max(1, x(second + step) - x(second) - 0.5)} y={BAR - 4 - (share / most) * (BAR - 10)} height={(share / most) * (BAR - 10)}>
+            <rect class="heat-bar" x={x(second)} width={Math.max(1, x(second + 1) - x(second) - 0.5)} y={BAR - 4 - (share / most) * (BAR - 10)} height={(share / most) * (BAR - 10)}>
               <title>{`${digits(second)} s: ${digits(100 * share)} %`}</title>
             </rect>
           ))}
@@ -136,6 +136,7 @@ export function Timeline({ clip, sound, step = 0, label, picture }: TimelineProp
           <Playhead x={x} height={bottom} />
         </svg>
       )}
+      <Save svg={own} {...save} />
     </div>
   );
 }

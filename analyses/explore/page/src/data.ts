@@ -140,21 +140,25 @@ export interface KnockoutPoint {
   scores: Record<string, number | null>;
 }
 
-/** Attention from generated positions: the `kept` largest weights of each row, and each segment's sum.
+/** Attention from generated positions: the `kept` largest weights of each row, and the sum of each part.
  *
- * The bytes, raw-deflated, little endian, are three blocks over (layer, head, query):
+ * The bytes, raw-deflated, little endian, are three blocks, see `analyses/attention_map/packing.py`:
  *   positions  uint16 [layers][heads][queries][kept]   ascending; 65535: none
- *   weights    uint8  [layers][heads][queries][kept]   w = (code / 255) ** 2
- *   sums       uint16 [layers][heads][queries][segments]   share = code / 65535
+ *   weights    uint8  [layers][heads][kept][queries]   w = (code / 255) ** 2
+ *   sums       uint8  [3][layers][heads][parts][queries]   changes of codes, zigzag; share = code / levels
  */
 export interface AttentionMeta {
   file: string; queries: number; layers: number; heads: number; kept: number;
   /** Index of the token that each query predicts; after the last token, the end. */
   predicts: number[]; segments: string[];
+  /** Span; frame or whole second, -1 for neither; of its sinks alone, or of all others. Together everything. */
+  parts: [string, number, boolean][];
+  /** 2 / levels is the largest error of a sum of one head, of a mean over n n times less. */
+  levels: number;
   /** Largest error of one weight, dropped or rounded, measured. */
   bound: number; sinks: number[];
-  /** `why` there is no grid of a picture that is there; "" otherwise. */
-  grid: { video: VideoGrid | null; audio: AudioGrid | null; why: string };
+  /** `why` there is none of a picture that is there; "" otherwise. */
+  grid: VideoGrid | null; why: string;
 }
 
 export interface VideoGrid {
@@ -162,8 +166,4 @@ export interface VideoGrid {
   rows: number; columns: number;
   /** Of the frames; none if not known. */
   times: number[];
-}
-
-export interface AudioGrid {
-  position: number[]; second: number[]; step: number;
 }

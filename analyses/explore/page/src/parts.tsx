@@ -9,7 +9,7 @@ import { digits } from "./scale";
 /** A file name of a title. */
 export const filed = (text: string): string => text.replace(/[^A-Za-z0-9]+/g, "-").slice(0, 60) || "figure";
 
-interface SaveProps {
+export interface SaveProps {
   name: string;
   header: string[];
   rows: () => Field[][];

@@ -97,7 +97,8 @@ function Shown({ study, n, file, params, sample }: SampleProps & { sample: Sampl
       <div class="two">
         <Section title="Clip">
           <Player key={file} clip={sample.clip} />
-          <Timeline clip={sample.clip} label="Waveform and mel spectrogram of the sound" />
+          <Timeline clip={sample.clip} label="Waveform and mel spectrogram of the sound" name="the sound" header={["second", "least", "largest"]}
+            rows={() => sample.clip.peaks.map(([low, high], i, all) => [(i * sample.clip.seconds) / all.length, low, high])} />
         </Section>
         <Section title="What is there">
           {(["audio", "video"] as const).map((what) => (

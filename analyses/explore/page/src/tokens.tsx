@@ -37,6 +37,51 @@ function Details({ token }: { token: Token | undefined }) {
   );
 }
 
+const put = (parent: Element, name: string, text: string, attributes: Record<string, string | number>) => {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, String(value));
+  node.textContent = text;
+  parent.append(node);
+};
+
+/** The answer as a figure to save, letters where the browser has put them, whatever their direction. */
+function drawn(list: HTMLElement, picture: SVGSVGElement): SVGSVGElement {
+  picture.replaceChildren();
+  const box = list.getBoundingClientRect();
+  const piece = (text: string, shift: string, [left, right, top, bottom]: [number, number, number, number], start: number) => {
+    const [x, y, width, height] = [left - box.left, top - box.top + list.scrollTop, right - left, bottom - top];
+    put(picture, "rect", "", { class: `token ${shift}`, x, y, width, height });
+    put(picture, "path", "", { class: `under ${shift}`, d: `M${x},${y + height}h${width}` });
+    put(picture, "text", text.trim(), { x: start - box.left, y: y + height * 0.78 });
+  };
+  for (const span of list.children) {
+    const [node, shift] = [span.firstChild!, span.classList[1] ?? ""];
+    let [text, at, start] = ["", [0, 0, 0, 0] as [number, number, number, number], Infinity];
+    let end = 0;
+    for (const letter of node.textContent!) {
+      const range = new Range();
+      range.setStart(node, end);
+      range.setEnd(node, (end += letter.length));
+      const { left, right, top, bottom } = range.getBoundingClientRect();
+      if (text && Math.abs(top - at[2]) > 3) {
+        piece(text, shift, at, start);
+        [text, start] = ["", Infinity];
+      }
+      at = text ? [Math.min(at[0], left), Math.max(at[1], right), at[2], at[3]] : [left, right, top, bottom];
+      text += letter;
+      if (letter.trim()) start = Math.min(start, left);
+    }
+    if (text) piece(text, shift, at, Math.min(start, at[1]));
+  }
+  const [bottom, top] = [list.scrollHeight + 40, box.top - list.scrollTop];
+  Object.keys(SHIFTS).forEach((shift, i) => {
+    const left = box.left + 14 + 130 * i;
+    piece(shift, shift, [left, left + 96, top + bottom - 32, top + bottom - 8], left);
+  });
+  picture.setAttribute("viewBox", `0 0 ${Math.max(list.clientWidth, 400)} ${bottom}`);
+  return picture;
+}
+
 interface TokensProps {
   tokens: Token[];
   words?: { from: number; to: number }[];
@@ -47,7 +92,7 @@ interface TokensProps {
 export function Tokens({ tokens, words = [], chosen = null, onChoose }: TokensProps) {
   const [over, setOver] = useState<number | null>(null);
   const [dragged, setDragged] = useState<[number, number] | null>(null);
-  const list = useRef<HTMLDivElement>(null);
+  const [list, picture] = [useRef<HTMLDivElement>(null), useRef<SVGSVGElement>(null)];
   const shown = dragged ? ([Math.min(...dragged), Math.max(...dragged)] as const) : chosen;
   const focus = Math.min(over ?? chosen?.[0] ?? 0, tokens.length - 1);
 
@@ -94,7 +139,8 @@ export function Tokens({ tokens, words = [], chosen = null, onChoose }: TokensPr
       <p class="legend-line">
         {Object.entries(SHIFTS).map(([shift, meaning]) => <span><span class={`token ${shift}`}>{shift}</span> {meaning}</span>)}
       </p>
-      <Save name="tokens of the answer" header={["index", "token", "shift", "rank", "logprob", "base logprob", "KL", "base's first"]}
+      <svg class="aside answered" aria-hidden="true" ref={picture} />
+      <Save name="tokens of the answer" svg={{ get current() { return drawn(list.current!, picture.current!); } }} header={["index", "token", "shift", "rank", "logprob", "base logprob", "KL", "base's first"]}
         rows={() => tokens.map((t, i) => [i, t.text, t.shift, t.rank, t.logprob, t.base_logprob, t.kl, t.base_top.map(([text]) => text).join(" | ")])} />
       <Details token={tokens[over ?? chosen?.[0] ?? -1]} />
     </div>
