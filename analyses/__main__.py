@@ -218,7 +218,7 @@ def plan_command(
     allow_quantized: Quantized = False,
 ) -> None:
     """What a study or an analysis will take of memory and work, before any weight is read."""
-    from analyses.study.config import read_study, require_startable
+    from analyses.study.config import EVERY, read_study, require_startable
 
     more = placed(device_map, allow_quantized)
     if (config is None) == (analysis is None):
@@ -231,8 +231,8 @@ def plan_command(
 
         plan_of_study(own)
         return
-    if analysis not in ANALYSES or model is None or (data is None) == (not clip):
-        raise typer.BadParameter(f"expected one of {[*ANALYSES]}, --model, and --data or --clip")
+    if analysis not in EVERY or model is None or (data is None) == (not clip):
+        raise typer.BadParameter(f"expected one of {[*EVERY]}, --model, and --data or --clip")
     if (base is None) == ANALYSES[analysis][1]:
         raise typer.BadParameter("expected --base for an analysis that compares, and for no other")
     settled = options.read_config(analysis, settings)
