@@ -22,7 +22,7 @@ import torch
 
 from analyses import attention_share, distribution_shift, knockout, logit_lens, modality_reliance
 from analyses.cases import Case, embedded, plain_answer, prefilled
-from analyses.study.costs import Costs, PromptSizes
+from analyses.costs import Costs, PromptSizes
 from benchmarks.timing import machine
 from hooked_omni import EmbeddedPrompt, HookedOmni, Prompt, Spans, load
 from hooked_omni import knockout as cut

@@ -35,7 +35,7 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
 
 
 def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, Any]]:
-    at, before = fork_of(omni, case)
+    at, before = fork_of(omni, case, config.options)
     spans = [name for name in config.spans if name in at.prompt.spans]
     yield from _measures(direct(omni.model, at, spans, before))
 

@@ -21,7 +21,7 @@ from hooked_omni.errors import SpanError
 from hooked_omni.inputs.bundle import kept_checksum
 
 COLUMNS = (
-    *("mitigation", "setting", "random", "half", "caption", "n_tokens"),
+    *("mitigation", "setting", "random", "half", "caption", "n_tokens", "ended"),
     *("heard_found", "seen_found", "right", "plain_logprob", "positions", "cost"),
 )
 _Tried = tuple[str, bool, Mitigation]  # the name, whether at random, and what is done
@@ -37,7 +37,7 @@ def run(omni: HookedOmni, cases: Cases, config: Config = Config()) -> pd.DataFra
           chosen, or "second", on which it is reported; by picture.
         * `mitigation`: its name. `setting`: as it is written. `random`: whether it is the random
           one beside it.
-        * `caption`, `n_tokens`: the answer.
+        * `caption`, `n_tokens`: the answer; `ended`, whether the model ended it, not the limit.
         * `heard_found`, `seen_found`: share of the events in the audio (video) captions that it
           names, 0 to 1.
         * `right`: 1 where it names all that is asked for (heard, seen, or both) and, of "hear" and
@@ -89,6 +89,7 @@ def _rows(
             half=half(case),
             caption=answer.text,
             n_tokens=len(tokens),
+            ended=answer.ended,
             **{f"{side}_found": share for side, share in shares.items()},
             right=_right(case.question, answer.text, found),
             plain_logprob=scores[tokens],

@@ -16,11 +16,11 @@ from rich.table import Table
 
 from analyses.asking import without_sound
 from analyses.cases import Case
+from analyses.costs import Costs, PromptSizes, Taken
 from analyses.running.elsewhere import Bundles
 from analyses.running.options import ModelOptions
 from analyses.running.request import given_bundles
 from analyses.study.config import NEEDS_BASE, Study
-from analyses.study.costs import Costs, PromptSizes, Taken
 from analyses.study.run import study_cases
 from hooked_omni import EmbeddedPrompt, Prompt
 from hooked_omni.decoder import memory
@@ -150,8 +150,8 @@ def printed(table: pd.DataFrame) -> None:
         shown.add_row(row["stage"], str(row["n_cases"]), n_pos, size, f"{row['captions']:.2f}")
     peak, total = max(row["n_bytes"] for row in rows), sum(row["captions"] for row in rows)
     towers = table.attrs["towers"]
-    known = "not known" if towers is None else f"at least {memory.in_words(towers)}"
-    shown.add_row("towers, of the longest", "", "", known, "not planned")
+    known = "not known" if towers is None else memory.in_words(towers)
+    shown.add_row("towers, at least", "", "", known, "not planned")
     peak = max(peak, towers or 0)
     shown.add_row("all of these", "", "", memory.in_words(peak), f"{total:.2f}", style="bold")
     console = Console(highlight=False)

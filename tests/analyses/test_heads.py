@@ -106,6 +106,12 @@ def test_the_table_is_the_attribution(omni: HookedOmni, case: Case, passes: Any)
     assert "answer" in spans and set(table["component"]) == {"head", "mlp", "embedding"}
 
 
+def test_answers_may_be_given(omni: HookedOmni, case: Case):
+    config = heads.Config(options=GIVEN.options)
+    table, same = heads.run(omni, [replace(case, choice=None)], config), heads.run(omni, [case])
+    assert table["share"].tolist() == same["share"].tolist()
+
+
 @pytest.mark.parametrize(
     ("given", "decisive"),
     [
@@ -128,6 +134,9 @@ def test_wrong_spans_and_heads_are_refused(omni: HookedOmni, prompt: EmbeddedPro
         direct(omni.model, at, ["smell"])
     with pytest.raises(ResultsError, match="once"):
         heads.Config(("audio", "audio"))
+    for options in (("dog",), ("dog", " "), ("a", "b", "c")):
+        with pytest.raises(ResultsError, match="two answers"):
+            heads.Config(options=options)
     for layer, head in ((99, 0), (0, 99), (-1, 0)):
         with pytest.raises(HookError, match=rf"{layer}\.{head}"):
             ov_lens(omni.model, prompt, layer, head, "audio")

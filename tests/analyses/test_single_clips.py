@@ -26,12 +26,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", list(ANALYSES))
 def test_every_question_can_be_put_to_one_clip(tmp_path: Path, name: str, clip: Path) -> None:
     base = ["--base", "organism-base"] if ANALYSES[name][1] else []
-    few = {"choice": '{"options": ["dog", "bell"]}', "mitigation": '{"max_new_tokens": 6}'}
+    given = '{"options": ["dog", "bell"]}'
+    few = {"choice": given, "heads": given, "mitigation": '{"max_new_tokens": 6}'}
     base += ["--config", few[name]] if name in few else []
     words = [name, "--model", "organism-biased", "--out", tmp_path, *base]
     assert command(*words, "--clip", clip, "--ask", "Describe what you hear.") == 0
     table = results.load(tmp_path)
-    assert name in ("logit_lens", "choice") or {*table["ended"]} == {True}
+    assert name in ("logit_lens", "choice", "heads", "mitigation") or {*table["ended"]} == {True}
     assert set(table["sample"]) == {str(clip)} and set(table["question"]) == {"own"}
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
     assert sentences([tmp_path])

@@ -178,7 +178,7 @@ def test_a_plan_is_printed(clip: Path, folder: Path, capsys: pytest.CaptureFixtu
         "knockout",
         "positions",
         "plain captions",
-        "towers, of the longest",
+        "towers, at least",
     ):
         assert text in said
     assert command("plan", *given, "--config", "study.toml") == 2
