@@ -72,7 +72,7 @@ def clip(folder: Path, seconds: int) -> Path:
     return write_clip(folder / f"{seconds}.mp4", frames, FPS, sound, RATE)
 
 
-def asked(path: Path) -> Case:
+def a_case(path: Path) -> Case:
     """One case, with captions whose words are looked for."""
     prompt = Prompt("Describe what you hear.", video=path)
     return Case(prompt, "clip", audio_captions=(HEARD,), video_captions=(SEEN,))
@@ -154,7 +154,7 @@ def round_(omni: HookedOmni, every: Mapping[str, Way], case: Case, clock: Clock)
 
 def rows(omni: HookedOmni, base: HookedOmni, path: Path, runs: int) -> list[str]:
     """A line of the table for each analysis, and their sum."""
-    case, every, clock = asked(path), ways(omni, base), Clock()
+    case, every, clock = a_case(path), ways(omni, base), Clock()
     n_pos = embedded(omni, case).n_pos
     peaks = {name: peak_bytes(lambda way=way: way(case)) for name, way in every.items()}
     five = [name for name in every if name != ON_REQUEST]
@@ -200,7 +200,7 @@ def rows(omni: HookedOmni, base: HookedOmni, path: Path, runs: int) -> list[str]
 
 def moved(omni: HookedOmni, path: Path) -> str:
     """How many captions knockouts move, and after how many tokens."""
-    table = knockout.run(omni, [asked(path)], knockout.Config(max_new_tokens=N_NEW))
+    table = knockout.run(omni, [a_case(path)], knockout.Config(max_new_tokens=N_NEW))
     after = sorted(table.loc[table["n_same"] < N_NEW, "n_same"].tolist())
     return f"\n{len(after)} of {len(table) - 1} knockouts move the caption, after {after} tokens\n"
 
@@ -210,7 +210,7 @@ _KERNELS = ("mm", "softmax")
 
 def kernels(omni: HookedOmni, base: HookedOmni, path: Path) -> str:
     """What part of a knockout's time, on a `prefilled` case, is in matrix products and softmax."""
-    shared, way = prefilled(omni, asked(path)), ways(omni, base)["knockout"]
+    shared, way = prefilled(omni, a_case(path)), ways(omni, base)["knockout"]
     way(shared)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         way(shared)

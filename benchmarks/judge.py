@@ -45,19 +45,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.05)
     parser.add_argument("--layers", action="store_true", help="what each layer costs")
     parser.add_argument("--serve", action="store_true", help="be the server")
-    asked = parser.parse_args()
-    if asked.serve:
-        asyncio.run(_serve(asked.seconds))
+    given = parser.parse_args()
+    if given.serve:
+        asyncio.run(_serve(given.seconds))
         return
-    command = [sys.executable, "-m", "benchmarks.judge", "--serve", "--seconds", str(asked.seconds)]
+    command = [sys.executable, "-m", "benchmarks.judge", "--serve", "--seconds", str(given.seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
             url = server.stdout.readline().strip()
-            if asked.layers:
-                layers(asked.n, asked.connections, url)
+            if given.layers:
+                layers(given.n, given.connections, url)
             else:
-                measure(asked.n, asked.connections, asked.seconds, url)
+                measure(given.n, given.connections, given.seconds, url)
         finally:
             server.terminate()
 

@@ -34,23 +34,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=20)
     parser.add_argument("--only", help="one row, by its name; or `cluster`, three")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     # Of the fork server: what takes long to import is imported once.
     slow = ["tests.support.killed", "inspect_ai.model", "openai", "sentence_transformers"]
     multiprocessing.get_context("forkserver").set_forkserver_preload(slow)
     print("| what | kills | caught in work | lost | doubled | tables equal |")
     print("|---" * 6 + "|")
     with tempfile.TemporaryDirectory() as folder:
-        runs = [] if asked.only == "cluster" else _runs(Path(folder))
+        runs = [] if arguments.only == "cluster" else _runs(Path(folder))
         for name, target, given, marker, contents in runs:
-            if asked.only in (None, name):
+            if arguments.only in (None, name):
                 out = Path(folder) / name / "out"
                 out.parent.mkdir()
-                more: Any = dict(out=out, marker=marker, n=asked.n, contents=contents)
+                more: Any = dict(out=out, marker=marker, n=arguments.n, contents=contents)
                 _print_row(name, killed.stopped_at_random(target, *given, **more))
-        if asked.only in (None, "cluster"):
+        if arguments.only in (None, "cluster"):
             data = _world(Path(folder) / "cluster's world") / "pairs.jsonl"
-            for name, stops in cluster_kills.rows(data, Path(folder) / "cluster", asked.n):
+            for name, stops in cluster_kills.rows(data, Path(folder) / "cluster", arguments.n):
                 _print_row(name, stops)
 
 

@@ -63,8 +63,8 @@ def _found(name: str, cases: list[Case], fitted: list[Case], path: Path, own: An
     omni = load(name)
     write_vectors(path, omni, fit(omni, fitted, N_NEW), fitted)
     config = mitigation.Config(own or TRIED | STEERED, str(path), max_new_tokens=N_NEW)
-    asked = cases if own is None else [case for case in cases if half(case) == "second"]
-    found = reported(mitigation.run(omni, asked, config))
+    counted = cases if own is None else [case for case in cases if half(case) == "second"]
+    found = reported(mitigation.run(omni, counted, config))
     n = found["heard"].iloc[0]["n"]
     print(f"\n{name}, {len(cases) // 2} clips, {n} reported\n")
     print(f"| mitigation | setting | heard | seen | plain log p | cost |\n{'|---' * 6}|")

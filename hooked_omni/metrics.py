@@ -62,7 +62,7 @@ class Fork:
     """Where two answers part.
 
     Attributes:
-        prompt: With what both answers begin with behind it.
+        prompt: Continued with what both answers begin with.
         heard, seen: The token with which each goes on.
     """
 
@@ -87,8 +87,6 @@ def fork(model: HookedTransformer, prompt: EmbeddedPrompt, heard: str, seen: str
     Raises:
         PromptError: For answers of which one begins the other, or that the vocabulary lacks.
     """
-    if model.tokenizer is None:
-        raise PromptError("expected a model with a tokenizer, got none. Compare logits by token.")
     ours, theirs = (known_tokens(model.tokenizer, text) for text in (heard, seen))
     pairs = zip(ours, theirs, strict=False)
     n = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
@@ -103,13 +101,13 @@ def fork(model: HookedTransformer, prompt: EmbeddedPrompt, heard: str, seen: str
 
 def first_token(model: HookedTransformer, text: str) -> int:
     """The token that a text begins with; `PromptError` for none, or an unknown one."""
-    if model.tokenizer is None:
-        raise PromptError("expected a model with a tokenizer, got none. Compare logits by token.")
     return known_tokens(model.tokenizer, text)[0]
 
 
 def known_tokens(tokenizer: object, text: str) -> list[int]:
-    """The tokens of a text; `PromptError` for none, unknown words, and special tokens."""
+    """The tokens of a text; `PromptError` for none, unknown words, special tokens, no tokenizer."""
+    if tokenizer is None:
+        raise PromptError("expected a model with a tokenizer, got none. Compare logits by token.")
     of: Callable[..., list[int]] = getattr(tokenizer, "encode")  # noqa: B009
     tokens = of(text, add_special_tokens=False)
     unknown = getattr(tokenizer, "unk_token_id", None)

@@ -26,12 +26,12 @@ from hooked_omni.hf import config_file
 from tests.support.places import ROOT
 from tests.support.runs import bits_equal
 
-ASKED = Prompt("Describe what you hear.", video=EXAMPLE_CLIP)
+PROMPT = Prompt("Describe what you hear.", video=EXAMPLE_CLIP)
 
 
 @pytest.fixture(scope="module")
 def embedded(omni):
-    return omni.embed(ASKED)
+    return omni.embed(PROMPT)
 
 
 def test_the_first_lines_print_what_stands_beneath_them():
@@ -47,9 +47,9 @@ def test_the_first_lines_print_what_stands_beneath_them():
 
 
 def test_a_model_takes_a_prompt_and_embeds_it(omni, embedded):
-    bits_equal(omni(ASKED), omni.model(embedded))
+    bits_equal(omni(PROMPT), omni.model(embedded))
     bits_equal(omni(embedded, stop_at_layer=1), omni.model(embedded, stop_at_layer=1))
-    made, known = omni.generate(ASKED, max_new_tokens=3), omni.model.generate(embedded)
+    made, known = omni.generate(PROMPT, max_new_tokens=3), omni.model.generate(embedded)
     assert made.tokens.tolist() == known.tokens[:3].tolist()
     assert not made.ended and "cut off" in repr(made)
 
@@ -58,13 +58,13 @@ def test_a_model_takes_a_prompt_and_embeds_it(omni, embedded):
 @pytest.mark.parametrize(
     ("call", "value"),
     [
-        (lambda o, e: o.model.generate(ASKED), r"got Prompt\. Call `omni.embed\(prompt\)` first"),
-        (lambda o, e: o.model(ASKED), "got Prompt"),
-        (lambda o, e: o.model.score(ASKED, e.tokens[0], [[]]), "got Prompt"),
+        (lambda o, e: o.model.generate(PROMPT), r"got Prompt\. Call `omni.embed\(prompt\)` first"),
+        (lambda o, e: o.model(PROMPT), "got Prompt"),
+        (lambda o, e: o.model.score(PROMPT, e.tokens[0], [[]]), "got Prompt"),
         (lambda o, e: o.model({"input_ids": e.tokens}), "got dict"),
         (lambda o, e: o.model([e, e]), r"\['EmbeddedPrompt', 'EmbeddedPrompt'\]"),
         (lambda o, e: o("What?"), r"got str: 'What\?'.* model\(text\) takes plain words"),
-        (lambda o, e: o.embed([ASKED, ASKED]), "expected a Prompt, got list.*embed each alone"),
+        (lambda o, e: o.embed([PROMPT, PROMPT]), "expected a Prompt, got list.*embed each alone"),
         (lambda o, e: o.generate(EXAMPLE_CLIP), "expected a Prompt, got PosixPath"),
         (lambda o, e: o.model(e.tokens), "tokens of plain text, got [1-9][0-9]* that stand for"),
         (lambda o, e: o.model.generate(e.tokens), "that stand for a clip"),
@@ -178,7 +178,7 @@ def test_a_clip_with_another_sound_is_counterfactual_and_named_by_both(tmp_path)
     assert (one.sample.kind, one.sample.id) == ("counterfactual", f"{EXAMPLE_CLIP}+{other}")
     (same,) = CaseSelection(clips=(EXAMPLE_CLIP,), audio=EXAMPLE_CLIP).sample_questions()
     assert (same.sample.kind, same.sample.id) == ("factual", str(EXAMPLE_CLIP))
-    prompts = [ASKED, Prompt("?", EXAMPLE_CLIP, other), Prompt("?", audio=other)]
+    prompts = [PROMPT, Prompt("?", EXAMPLE_CLIP, other), Prompt("?", audio=other)]
     assert [c.kind for c in as_cases(prompts)] == ["factual", "counterfactual", "factual"]
 
 
@@ -216,7 +216,7 @@ def test_a_hub_that_is_not_there_is_noticed_at_once(monkeypatch):
         (lambda spans: spans["vidoe"], SpanError, "video"),
     ],
 )
-def test_a_slip_of_the_pen_is_asked_back(embedded, attempt, kind, meant):
+def test_a_slip_of_the_pen_is_answered(embedded, attempt, kind, meant):
     with pytest.raises(kind, match=f"Did you mean '{meant}'"):
         attempt(embedded.spans)
 

@@ -44,7 +44,7 @@ def direct(
 
     Args:
         model: The decoder.
-        at: The word that is asked about.
+        at: The word at which the two answers part.
         spans: Of `at.prompt`, none in two of them; the rest of the keys is `OTHER`.
         before: What `at.prompt` begins with, prefilled: no pass over it is made.
 

@@ -49,8 +49,8 @@ class LanguageModelJudge:
         return {"model": self.name, **decisive}
 
     def require(self) -> None:
-        told = connection.require_server(self.url, self.name) if self.url is not None else None
-        context = min(filter(None, (told, self.settings.context)), default=math.inf)
+        served = connection.require_server(self.url, self.name) if self.url is not None else None
+        context = min(filter(None, (served, self.settings.context)), default=math.inf)
         reply = self.settings.max_tokens or _REPLY
         fixed = reply + max(n_tokens(Item("", "", "", "", what, "")) for what in get_args(What))
         if context < fixed + _ROOM:

@@ -73,23 +73,8 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
         [] if layers is None else [knockout(query=config.query, key=key, layers=layers)]
         for key, layers in cuts
     ]
-    prompt, n_new = prefill(omni.model, embedded(omni, case, *config.keys)), config.max_new_tokens
-    # Only where other analyses have the answer, too: decoding it alone costs what it would save.
-    shared = prompt is case.prefilled_prompt
-    draft = tuple(plain_answer(omni, case, prompt, n_new).tokens.tolist()) if shared else ()
-    draft = draft if len(draft) > 1 else ()
-    budget, scored = config.memory_budget, bool(draft)
-    decoding = Decoding(n_new, memory_budget=budget, draft=draft, score_draft=scored)
-    captions = omni.model.generate_many(prompt, conditions, decoding)
-    baseline = captions[0].tokens
-    if len(baseline) < 2:
-        raise Skip(
-            f"expected an answer of two tokens or more, got {captions[0].text!r}: a knockout of "
-            "generated positions cannot reach its only one."
-        )
-    scores: Sequence[Any] = [made.draft_logprobs for made in captions]
-    if tuple(baseline.tolist()) != draft:  # unknown, or in half precision rounded otherwise
-        scores = omni.model.score(prompt, baseline, conditions, budget)
+    prompt = prefill(omni.model, embedded(omni, case, *config.keys))
+    captions, scores = _captions(omni, case, prompt, conditions, config)
     events = case.events(config.own)
     measured = _reference_words(omni, case, prompt, conditions, config)
     for i, ((key, layers), caption) in enumerate(zip(cuts, captions, strict=True)):
@@ -106,10 +91,33 @@ def _rows(omni: HookedOmni, case: Case, config: Config) -> Iterator[dict[str, An
             ended=caption.ended,
             n_same=_n_same(caption, captions[0]),
             caption_logprob=float(scores[i].double().sum()),
-            n_scored=len(baseline),
+            n_scored=len(captions[0].tokens),
             **{name: column[i] for name, column in measured.items()},
             **{f"{name}_found": named.share(caption.text) for name, named in events.items()},
         )
+
+
+def _captions(
+    omni: HookedOmni, case: Case, prompt: EmbeddedPrompt, conditions: Sequence[Any], config: Config
+) -> tuple[list[Generation], Sequence[Any]]:
+    """The caption under each condition, and what each gives the baseline's tokens, in nats."""
+    n_new, budget = config.max_new_tokens, config.memory_budget
+    # Only where other analyses have the answer, too: decoding it alone costs what it would save.
+    shared = prompt is case.prefilled_prompt
+    draft = tuple(plain_answer(omni, case, prompt, n_new).tokens.tolist()) if shared else ()
+    draft = draft if len(draft) > 1 else ()
+    decoding = Decoding(n_new, memory_budget=budget, draft=draft, score_draft=bool(draft))
+    captions = omni.model.generate_many(prompt, conditions, decoding)
+    baseline = captions[0].tokens
+    if len(baseline) < 2:
+        raise Skip(
+            f"expected an answer of two tokens or more, got {captions[0].text!r}: a knockout of "
+            "generated positions cannot reach its only one."
+        )
+    scores: Sequence[Any] = [made.draft_logprobs for made in captions]
+    if tuple(baseline.tolist()) != draft:  # unknown, or in half precision rounded otherwise
+        scores = omni.model.score(prompt, baseline, conditions, budget)
+    return captions, scores
 
 
 def _reference_words(

@@ -76,8 +76,8 @@ def require_taken(models: ModelOptions, cases: Sequence[Case]) -> None:
     The base skips such a case; it is refused if it takes none of them. `PromptError`.
     """
     whole: Any = lambda prompt: prompt  # noqa: E731
-    asked = [(models.model, whole, 1), (models.base, without_sound, len(cases))]
-    for name, prompt_of, too_many in asked:
+    wanted = [(models.model, whole, 1), (models.base, without_sound, len(cases))]
+    for name, prompt_of, too_many in wanted:
         if name is None:
             continue
         family, refused = family_named(name), []

@@ -162,10 +162,10 @@ def _recall(
     if not any(case.audio_captions for case in samples if case.sample in read):
         return [], []
     made, cut, elsewhere = [], [], _others(samples)
-    asked = tables["captions"].merge(top[[*KEYS]].drop_duplicates(), on=[*KEYS])
-    if len(asked):
-        answers = asked["caption"].map(_on_a_line, na_action="ignore")
-        answers = asked.assign(caption=answers, condition=ANSWER)
+    rows = tables["captions"].merge(top[[*KEYS]].drop_duplicates(), on=[*KEYS])
+    if len(rows):
+        answers = rows["caption"].map(_on_a_line, na_action="ignore")
+        answers = rows.assign(caption=answers, condition=ANSWER)
         made += items(answers, samples, ("recall",), first_only)
     words = {text: _word(text) for text in top["token_text"].unique()}
     top["caption"] = top["token_text"].map(words)

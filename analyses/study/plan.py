@@ -49,8 +49,9 @@ def plan(stages: Stages, models: ModelOptions) -> pd.DataFrame:
         One row per stage with `n_cases` that will not be skipped; `n_pos` of the longest prompt;
         `n_bytes`, the peak of memory at that one, weights and all; `captions`, the work of all
         cases, in plain captions of theirs. `attrs` has "weights" in bytes, those of the model by
-        device in "places" if there is a `device_map`, "dtype", "skipped", and "towers", the peak
-        as the longest clip is embedded, weights and all: None if not known, 0 for bundles.
+        device in "places" if there is a `device_map`, "dtype", "skipped", and "towers", the least
+        that stands at once as the longest clip is embedded, weights and all, for kernels add their
+        own: None if not known, 0 for bundles.
 
     Raises:
         UnknownModelError, CheckpointError: As `load`, by the config, and as `unloaded`.

@@ -44,8 +44,9 @@ def avcd(
 ) -> Contrast:
     """Audio-visual contrastive decoding (Jung et al., arXiv 2505.20862).
 
-    Weights and gates are those of the released code, there for the modality that dominates: with
-    text, both others are masked. Its masks leave out the most attended half; here they are whole.
+    Weights and gates are those of the released code (`videollama2/__init__.py`), there for the
+    modality that dominates: with text, both others are masked. Its masks leave out what gets more
+    attention than the median, in all layers but the last; here a modality is cut as a whole.
     """
     first, second = masked
     both = Term(-2 * a, without(*masked))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses import heads
+from analyses import choice, heads
 from analyses.cases import Case, prefilled
 from analyses.forks import fork_of
 from analyses.heads.direct import OTHER, direct
@@ -124,6 +124,13 @@ def test_answers_may_be_given(omni: HookedOmni, case: Case):
 def test_what_has_no_fork_is_skipped(omni: HookedOmni, case: Case, given: Any, decisive: str):
     table = heads.run(omni, [replace(case, choice=given)])
     assert table.empty and decisive in table.attrs["skipped"]["clip/hear"]
+
+
+def test_words_need_a_tokenizer(omni: HookedOmni, case: Case, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(omni.model, "tokenizer", None)
+    for analysis in (heads, choice):
+        table = analysis.run(omni, [case])
+        assert table.empty and "tokenizer" in table.attrs["skipped"]["clip/hear"]
 
 
 def test_wrong_spans_and_heads_are_refused(omni: HookedOmni, prompt: EmbeddedPrompt, case: Case):

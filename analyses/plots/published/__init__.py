@@ -41,8 +41,8 @@ def points(name: str, of: Mapping[Any, Any], question: str, kind: str) -> pd.Dat
     if "base" in published:
         fits &= published["base"].map(lambda known: pd.isna(known) or _is(of.get("base"), known))
     orders = (order for known, order in _ORDERS.items() if _is(of.get("model"), known))
-    asked = next(orders, "embedded")
-    fits &= {asked, of.get("order", "embedded")} <= {asked, "embedded"}
+    own = next(orders, "embedded")
+    fits &= {own, of.get("order", "embedded")} <= {own, "embedded"}
     if "judge" in published and "model" not in of.get("judge", {"model": ""}):
         fits &= published["judge"].isna()
     return cast(pd.DataFrame, published[fits]).reset_index(drop=True)

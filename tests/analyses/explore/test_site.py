@@ -423,18 +423,18 @@ def test_clips_that_are_gone_or_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("why", ["this model does not hear", "leaves the sound out"])
 def test_a_sound_that_was_not_heard_is_neither_played_nor_drawn(tmp_path: Path, why: str) -> None:
     path = recoded(tmp_path / "a.mp4", *CLIPS["plain.mp4"][0])
-    asked = MediaSettings(), tmp_path / "media"
-    heard = clip_record(Sample("a", video="a.mp4"), tmp_path, *asked)
+    how = MediaSettings(), tmp_path / "media"
+    heard = clip_record(Sample("a", video="a.mp4"), tmp_path, *how)
     deaf = why.startswith("this")
     sample = Sample("a", video="a.mp4", extra={} if deaf else {"modality": "visual"})
-    clip = clip_record(sample, tmp_path, *asked, hears=not deaf)
+    clip = clip_record(sample, tmp_path, *how, hears=not deaf)
     assert clip["peaks"] == [] and clip["mel"] is None and clip["frames"] == heard["frames"]
     assert why in clip["problem"] and heard["peaks"] and heard["src"] != clip["src"]
     with av.open(str(tmp_path / clip["src"])) as made:
         loudest = max(np.abs(one.to_ndarray()).max() for one in made.decode(audio=0))
     assert loudest < 1e-4 and path.read_bytes() == (tmp_path / heard["src"]).read_bytes()
     apart = replace(sample, audio="a.mp4", extra={"modality": "visual"})  # a sound beside it
-    assert clip_record(apart, tmp_path, *asked)["peaks"]
+    assert clip_record(apart, tmp_path, *how)["peaks"]
 
 
 @pytest.fixture
@@ -451,12 +451,12 @@ def test_the_site_is_served_to_this_machine_alone_with_parts_of_clips(
     (clip,) = [*(site / "media").iterdir()][:1]
     data, url = clip.read_bytes(), f"{address}/media/{clip.name}"
     assert urlopen(url).read() == data
-    for asked, part in (
+    for range_, part in (
         ("bytes=0-", data),
         ("bytes=5-9", data[5:10]),
         (f"bytes=9-{10**9}", data[9:]),
     ):
-        with urlopen(Request(url, headers={"Range": asked})) as reply:
+        with urlopen(Request(url, headers={"Range": range_})) as reply:
             assert (reply.status, reply.read()) == (206, part)
     for headers, code in (({"Host": "evil.example"}, 403), ({"Range": f"bytes={len(data)}-"}, 416)):
         with pytest.raises(HTTPError, match=str(code)):
